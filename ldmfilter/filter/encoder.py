@@ -1,0 +1,47 @@
+"""From the counts of one bin to a pseudo-observation."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module):
+    """A multilayer perceptron on the square roots of the counts of one bin.
+
+    The square root stabilises a Poisson count's variance (Anscombe 1948). Each unit's root is standardised with
+    the mean and deviation of the training part (`set_input_scale`), so that a unit that is not observed can
+    enter as 0, its mean. One bin goes in, no neighbours: windows that overlapped would make prediction trivial.
+
+    Args:
+        n_units: number of units.
+        latent_dim: dimensions of the pseudo-observation.
+        hidden: widths of the hidden layers.
+        dropout: share of units and of hidden activations that is dropped in training.
+    """
+
+    input_mean: Tensor
+    input_scale: Tensor
+
+    def __init__(self, n_units: int, latent_dim: int, hidden: tuple[int, ...] = (128, 128), dropout: float = 0.1):
+        super().__init__()
+        self.register_buffer("input_mean", torch.zeros(n_units))
+        self.register_buffer("input_scale", torch.ones(n_units))
+        layers: list[nn.Module] = [nn.Dropout(dropout)]
+        width = n_units
+        for size in hidden:
+            layers += [nn.Linear(width, size), nn.GELU(), nn.Dropout(dropout)]
+            width = size
+        layers.append(nn.Linear(width, latent_dim))
+        self.layers = nn.Sequential(*layers)
+
+    @torch.no_grad()
+    def set_input_scale(self, counts: Float[Tensor, "time unit"]) -> None:
+        """Learn each unit's mean and deviation of the root of its counts."""
+        roots = counts.sqrt()
+        self.input_mean.copy_(roots.mean(0))
+        self.input_scale.copy_(roots.std(0).clamp_min(1e-3))
+
+    def forward(self, counts: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch latent"]:
+        """Counts (NaN where a unit is not observed) to pseudo-observations, not yet standardised."""
+        x = torch.nan_to_num((counts.sqrt() - self.input_mean) / self.input_scale)
+        return self.layers(x)
