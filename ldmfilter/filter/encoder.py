@@ -22,7 +22,9 @@ class Encoder(nn.Module):
     input_mean: Tensor
     input_scale: Tensor
 
-    def __init__(self, n_units: int, latent_dim: int, hidden: tuple[int, ...] = (128, 128), dropout: float = 0.1):
+    def __init__(
+        self, n_units: int, latent_dim: int, hidden: tuple[int, ...] = (128, 128), dropout: float = 0.1
+    ):
         super().__init__()
         self.register_buffer("input_mean", torch.zeros(n_units))
         self.register_buffer("input_scale", torch.ones(n_units))
@@ -36,10 +38,13 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def set_input_scale(self, counts: Float[Tensor, "time unit"]) -> None:
-        """Learn each unit's mean and deviation of the root of its counts."""
+        """Learn each unit's mean and deviation of the root of its counts, over the bins it was observed in."""
         roots = counts.sqrt()
-        self.input_mean.copy_(roots.mean(0))
-        self.input_scale.copy_(roots.std(0).clamp_min(1e-3))
+        mean = torch.nan_to_num(roots.nanmean(0))
+        variance = torch.nan_to_num((roots - mean).square().nanmean(0))
+        self.input_mean.copy_(mean)
+        # A unit that hardly fires where it is trained must not be blown up by its first spikes elsewhere.
+        self.input_scale.copy_(variance.sqrt().clamp_min(0.05))
 
     def forward(self, counts: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch latent"]:
         """Counts (NaN where a unit is not observed) to pseudo-observations, not yet standardised."""

@@ -5,7 +5,7 @@ Three time indices are told apart by name: predicted t|t-1, filtered t|t, smooth
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,8 +14,7 @@ from torch import Tensor
 from ldmfilter.filter.linalg import NotPositiveDefiniteError, safe_cholesky, symmetrise
 
 
-@dataclass(frozen=True)
-class LinearGaussian:
+class LinearGaussian(NamedTuple):
     """Parameters of the hidden dynamics and its observation; time is counted in bins."""
 
     A: Float[Tensor, "state state"]
@@ -25,9 +24,9 @@ class LinearGaussian:
     b: Float[Tensor, " state"]  # prior mean, and the point that the dynamics returns to
     P0: Float[Tensor, "state state"]  # prior covariance, at the first bin of every segment
 
-    def to(self, *args: object, **kwargs: object) -> "LinearGaussian":
+    def to(self, *args: Any, **kwargs: Any) -> "LinearGaussian":
         """The same parameters in another dtype or on another device, as `torch.Tensor.to`."""
-        return LinearGaussian(**{name: value.to(*args, **kwargs) for name, value in vars(self).items()})
+        return LinearGaussian._make(value.to(*args, **kwargs) for value in self)
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,9 @@ def filter(  # the field's name for it
         m_pred, P_pred = (prior_mean, prior_cov) if t == 0 or first[t] else predict(model, m, P)
         S, K, P_upd = gain(model, P_pred)
         seen = observed[..., t, None]
-        e = torch.where(seen, z[..., t, :] - m_pred @ model.C.mT, torch.zeros((), dtype=z.dtype, device=z.device))
+        e = torch.where(
+            seen, z[..., t, :] - m_pred @ model.C.mT, torch.zeros((), dtype=z.dtype, device=z.device)
+        )
         m = m_pred + (K @ e[..., None])[..., 0]
         P = torch.where(seen[..., None], P_upd, P_pred)
         e = torch.where(seen, e, torch.full((), torch.nan, dtype=z.dtype, device=z.device))
@@ -208,7 +209,9 @@ def steady_state(model: LinearGaussian) -> tuple[Tensor, Tensor, Tensor]:
 
 def filter_windows(
     model: LinearGaussian, z: Float[Tensor, "batch time latent"]
-) -> tuple[Float[Tensor, "batch time latent"], Float[Tensor, "latent latent"], Float[Tensor, "batch time state"]]:
+) -> tuple[
+    Float[Tensor, "batch time latent"], Float[Tensor, "latent latent"], Float[Tensor, "batch time state"]
+]:
     """Filter windows cut from the middle of recordings with the steady-state gain: what training needs.
 
     The covariances neither depend on the data nor on the bin, so that the filtered mean is a linear recurrence

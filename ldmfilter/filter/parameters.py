@@ -26,10 +26,13 @@ class Dynamics(nn.Module):
         noise: the initial share r of a latent dimension's variance that is observation noise.
     """
 
-    def __init__(self, latent_dim: int, state_dim: int, decay: float = 0.9, noise: float = 0.5):
+    def __init__(
+        self, latent_dim: int, state_dim: int, decay: float = 0.9, noise: float = 0.5, coupling: float = 0.1
+    ):
         super().__init__()
         self.latent_dim = latent_dim
-        self.contraction = nn.Parameter(torch.eye(state_dim) * (decay / math.sqrt(1 - decay**2)))
+        slow = torch.eye(state_dim) * (decay / math.sqrt(1 - decay**2))
+        self.contraction = nn.Parameter(slow + coupling * torch.randn(state_dim, state_dim))
         self.correlation = nn.Parameter(torch.zeros(state_dim, state_dim))
         self.noise = nn.Parameter(torch.full((latent_dim,), math.log(noise / (1 - noise))))
 
@@ -50,5 +53,10 @@ class Dynamics(nn.Module):
         A = torch.linalg.solve_triangular(L, L @ W, upper=False, left=False)  # L W L^-1
         LZ = L @ torch.linalg.solve_triangular(G, eye, upper=False)  # I - W W' = G^-1 G'^-1
         return LinearGaussian(
-            A=A, Q=symmetrise(LZ @ LZ.mT), C=eye[: self.latent_dim], R=torch.diag(r), b=r.new_zeros(n), P0=symmetrise(L @ L.mT)
+            A=A,
+            Q=symmetrise(LZ @ LZ.mT),
+            C=eye[: self.latent_dim],
+            R=torch.diag(r),
+            b=r.new_zeros(n),
+            P0=symmetrise(L @ L.mT),
         )

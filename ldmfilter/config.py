@@ -1,0 +1,263 @@
+"""The configuration: typed, validated, and written as TOML. One field here is one option of the command line."""
+
+import dataclasses
+import math
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ldmfilter.errors import InputError
+
+ENTROPIES = ("logdet", "knn", "stopgrad", "kde")
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which spikes are used, and in which bins."""
+
+    bin_size: float = _option(0.1, "Width of a time bin, s.")
+    interval: str | None = _option(
+        None, "Interval table and tag, as epochs=run; a table alone takes all its rows."
+    )
+    spans: tuple[tuple[float, float], ...] = _option(
+        (), "Spans of time to use, s; with an interval, what lies in both."
+    )
+    units: str | None = _option(None, "Expression on unit columns, as \"quality == 'good'\".")
+    min_rate: float = _option(
+        0.001, "Lowest mean rate of a unit that is used, Hz; the default drops silent units."
+    )
+
+    def validate(self) -> None:
+        """Check what can be checked without a session.
+
+        Raises:
+            InputError: a value is outside its range; names the option and the range.
+        """
+        _require(
+            math.isfinite(self.bin_size) and self.bin_size > 0,
+            "bin_size",
+            self.bin_size,
+            "a positive number of seconds",
+        )
+        _require(
+            math.isfinite(self.min_rate) and self.min_rate >= 0,
+            "min_rate",
+            self.min_rate,
+            "a rate of 0 Hz or more",
+        )
+        for start, stop in self.spans:
+            _require(
+                math.isfinite(start) and math.isfinite(stop) and stop > start,
+                "span", f"{start}:{stop}", "START:STOP in seconds with STOP after START",
+            )  # fmt: skip
+
+
+@dataclass
+class FilterConfig:
+    """Shape of the filter and the settings of its training."""
+
+    latent_dim: int = _option(8, "Dimensions of the pseudo-observation z.")
+    state_dim: int = _option(8, "Dimensions of the hidden state h, at least those of z.")
+    entropy: str = _option(
+        "logdet", "Estimator of the entropy that prevents collapse: " + ", ".join(ENTROPIES) + "."
+    )
+    seed: int = _option(0, "Seed of everything random.")
+    max_steps: int = _option(600, "Training steps; held-out time chooses the step that is kept.")
+    learning_rate: float | None = _option(None, "Step size of AdamW; each entropy has its own default.")
+    batch_size: int | None = _option(None, "Windows in a training step; each entropy has its own default.")
+    window: int = _option(64, "Bins in a training window.")
+    warmup: int = _option(8, "First bins of a window, which warm the filter up and carry no loss.")
+    hidden: tuple[int, ...] = _option((128, 128), "Widths of the encoder's hidden layers.")
+    dropout: float = _option(0.1, "Share of units and activations dropped in training.")
+    weight_decay: float = _option(0.01, "Weight decay of the encoder.")
+    held_out: float = _option(0.15, "Share of the time, in blocks, that is held out to choose the step.")
+    device: str = _option("auto", "Where to compute: " + ", ".join(DEVICES) + ".")
+    precision: str = _option("32-true", "Precision of the encoder: " + ", ".join(PRECISIONS) + ".")
+
+    def validate(self) -> None:
+        """Check every field and how they fit together.
+
+        Raises:
+            InputError: a value is outside its range; names the option and the range.
+        """
+        for name in ("latent_dim", "max_steps", "warmup"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of 1 or more")
+        _require(
+            self.state_dim >= self.latent_dim,
+            "state_dim",
+            self.state_dim,
+            f"at least latent_dim, {self.latent_dim}",
+        )
+        _require(
+            self.window >= self.warmup + 2, "window", self.window, f"at least warmup + 2, {self.warmup + 2}"
+        )
+        _require(self.entropy in ENTROPIES, "entropy", self.entropy, "one of " + ", ".join(ENTROPIES))
+        _require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
+        _require(
+            self.batch_size is None or self.batch_size >= 2,
+            "batch_size",
+            self.batch_size,
+            "a whole number of 2 or more",
+        )
+        _require(
+            self.learning_rate is None or 0 < self.learning_rate <= 1,
+            "learning_rate",
+            self.learning_rate,
+            "a number above 0 and up to 1",
+        )
+        _require(all(size >= 1 for size in self.hidden), "hidden", list(self.hidden), "widths of 1 or more")
+        _require(0 <= self.dropout < 1, "dropout", self.dropout, "a share from 0 to below 1")
+        _require(
+            0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "a number of 0 or more"
+        )
+        _require(0 < self.held_out <= 0.5, "held_out", self.held_out, "a share above 0 and up to 0.5")
+        _require(self.device in DEVICES, "device", self.device, "one of " + ", ".join(DEVICES))
+        _require(self.precision in PRECISIONS, "precision", self.precision, "one of " + ", ".join(PRECISIONS))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run was made with."""
+
+    data: DataConfig
+    filter: FilterConfig
+
+    def validate(self) -> None:
+        """Raises: InputError, as its parts do."""
+        self.data.validate()
+        self.filter.validate()
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain types only, as TOML and JSON take them; options that are None are left out."""
+        return {
+            "data": settings(self.data),
+            "filter": settings(self.filter),
+        }
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], where: str) -> "Config":
+        """The reverse of `to_dict`; missing options take their defaults.
+
+        Raises:
+            InputError: an unknown table or option, or a value of the wrong type; `where` names the file.
+        """
+        unknown = sorted(set(raw) - {"data", "filter"})
+        if unknown:
+            raise InputError(f"{where}: unknown table [{unknown[0]}]; the tables are [data] and [filter]")
+        config = cls(
+            _build(DataConfig, raw.get("data", {}), f"{where}: [data]"),
+            _build(FilterConfig, raw.get("filter", {}), f"{where}: [filter]"),
+        )
+        try:
+            config.validate()
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        return config
+
+    def to_toml(self) -> str:
+        """As a TOML text that `read` reads back to an equal configuration."""
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Config":
+        """Read a TOML file.
+
+        Raises:
+            InputError: the file is missing, is not TOML, or holds an option that does not exist or does not fit.
+        """
+        return cls.from_dict(read_toml(path), str(path))
+
+    def replace(self, **options: Any) -> "Config":
+        """A copy with some options replaced, each by its field name, wherever the field lies."""
+        data = {k: v for k, v in options.items() if k in _names(DataConfig)}
+        rest = {k: v for k, v in options.items() if k not in data}
+        return Config(dataclasses.replace(self.data, **data), dataclasses.replace(self.filter, **rest))
+
+
+def settings(part: DataConfig | FilterConfig) -> dict[str, Any]:
+    """A configuration's fields as plain types (tuples as lists), without those that are None."""
+    base = DataConfig if isinstance(part, DataConfig) else FilterConfig
+    values = {name: getattr(part, name) for name in _names(base)}
+    return {name: _plain(value) for name, value in values.items() if value is not None}
+
+
+def build_filter_config(raw: Any, where: str) -> FilterConfig:
+    """A validated `FilterConfig` from plain types. Raises: InputError, naming `where`."""
+    config: FilterConfig = _build(FilterConfig, raw, where)
+    config.validate()
+    return config
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises: InputError when it is missing or not TOML."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give an existing TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: not a TOML file ({error}); see config.toml in a run folder for an example"
+        ) from None
+
+
+def _require(ok: bool, name: str, value: Any, wanted: str) -> None:
+    if not ok:
+        raise InputError(f"{name.replace('_', '-')} is {value}; it must be {wanted}")
+
+
+def _names(cls: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls)]
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+
+
+def _build(cls: type, raw: Any, where: str) -> Any:
+    if not isinstance(raw, dict):
+        raise InputError(f"{where}: must be a table of options")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    values = {}
+    for name, value in raw.items():
+        key = name.replace("-", "_")
+        if key not in fields:
+            raise InputError(f"{where}: unknown option {name!r}; the options are {', '.join(fields)}")
+        values[key] = _checked(fields[key], _frozen(value), f"{where}: {name}")
+    return cls(**values)
+
+
+def _checked(spec: dataclasses.Field, value: Any, where: str) -> Any:
+    kind = spec.type if isinstance(spec.type, type) else None
+    text = str(spec.type)
+    if kind is float or text.startswith("float"):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif kind is int or text.startswith("int"):
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif kind is str or text.startswith("str"):
+        if isinstance(value, str):
+            return value
+    elif spec.name == "hidden":
+        if isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+            return value
+    elif isinstance(value, tuple) and all(
+        isinstance(v, tuple) and len(v) == 2 and all(isinstance(x, int | float) for x in v) for v in value
+    ):
+        return tuple((float(a), float(b)) for a, b in value)
+    raise InputError(
+        f"{where} is {_plain(value)!r}; it must be {text.removeprefix('<class ').strip(chr(39) + '>')}"
+    )

@@ -1,0 +1,177 @@
+"""Session -> counts (time, unit), with a segment for every gap-free stretch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import xarray as xr
+
+from ldmfilter.data.selection import Span, choose_spans, choose_units, join_overlaps, union
+from ldmfilter.data.session import Session
+from ldmfilter.data.tables import Array, Floats, Ints
+from ldmfilter.errors import InputError
+
+__all__ = ["Span", "bin_spikes", "choose_spans", "choose_units"]
+
+Intervals = str | Sequence[Span] | Sequence[tuple[float, float]] | None
+
+# About as many spikes are handled at a time: the temporaries stay in the processor's cache.
+_CHUNK = 2**17
+# A span of 10 s holds 100 bins of 0.1 s, although 10 / 0.1 may come out a rounding error short; in bins.
+_ROUNDING = 1e-9
+
+
+def bin_spikes(
+    session: Session,
+    bin_size: float,
+    intervals: Intervals = None,
+) -> xr.DataArray:
+    """Count the spikes of every unit in bins of `bin_size` s.
+
+    intervals: None for the whole session, "TABLE=TAG" or "TABLE" for rows of an interval table, or spans
+        (start, stop) in s. Every span is one gap-free segment with its own bins from its start; only whole
+        bins are kept, and spans without one are left out with a warning.
+
+    Returns counts with dims (time, unit) in the smallest unsigned dtype. Bin k of a span is exactly
+    [start + k * bin_size, start + (k + 1) * bin_size). Coordinates: `time` (bin centres, s), `unit` (ids),
+    `segment` (time), `interval` (time): the span's label, `observed` (time): whether at least half of the
+    units were observed during the whole bin, and, where units differ, `unit_observed` (time, unit).
+    Attributes: bin_size and the session's source.
+
+    Raises InputError for a bin size that is not positive or longer than every span, and as `choose_spans`.
+
+    >>> session = Session.from_spikes([[0.0, 0.2, 0.3], [0.7]])
+    >>> bin_spikes(session, 0.25, [(0, 1)]).values.tolist()
+    [[2, 0], [1, 0], [0, 1], [0, 0]]
+    """
+    where = session.source.path
+    if not (math.isfinite(bin_size) and bin_size > 0):
+        raise InputError(
+            f"{where}: a bin size of {bin_size:g} s cannot be used; give a positive number of seconds"
+        )
+    spans = _spans(session, intervals)
+    starts = np.asarray([span.start for span in spans])
+    lengths = np.asarray([span.stop - span.start for span in spans])
+    n_bins = np.floor(lengths / bin_size + _ROUNDING).astype(np.int64)
+    kept = n_bins > 0
+    if not kept.any():
+        what = "the session" if intervals is None else "every span"
+        raise InputError(
+            f"{where}: a bin size of {bin_size:g} s is longer than {what} ({lengths.max():g} s); give less"
+        )
+    if not kept.all():
+        lost = f"{(~kept).sum()} of {kept.size} spans"
+        warnings.warn(f"{where}: left out {lost}, shorter than a bin of {bin_size:g} s", stacklevel=2)
+    spans = [span for span, keep in zip(spans, kept, strict=True) if keep]
+    starts, n_bins = starts[kept], n_bins[kept]
+
+    segment = np.repeat(np.arange(len(spans), dtype=np.int32), n_bins)
+    step = np.arange(n_bins.sum()) - np.repeat(np.cumsum(n_bins) - n_bins, n_bins)
+    left, right = starts[segment] + step * bin_size, starts[segment] + (step + 1) * bin_size
+    observed, unit_observed = _observed(session, left, right, 1e-6 * bin_size)
+    coords = {
+        "time": ("time", starts[segment] + (step + 0.5) * bin_size, {"units": "s"}),
+        "unit": session.units["unit"].values,
+        "segment": ("time", segment),
+        "interval": ("time", np.asarray([span.label for span in spans], dtype=np.str_)[segment]),
+        "observed": ("time", observed),
+    }
+    if unit_observed is not None:
+        coords["unit_observed"] = (("time", "unit"), unit_observed)
+    return xr.DataArray(
+        _count(session, starts, n_bins, bin_size),
+        dims=("time", "unit"),
+        coords=coords,
+        name="counts",
+        attrs={"bin_size": float(bin_size), **asdict(session.source)},
+    )
+
+
+def _spans(session: Session, intervals: Intervals) -> list[Span]:
+    where = session.source.path
+    if intervals is None or isinstance(intervals, str):
+        return choose_spans(session, interval=intervals)
+    spans = [s if isinstance(s, Span) else Span(float(s[0]), float(s[1])) for s in intervals]
+    if not spans:
+        raise InputError(f"{where}: no span to bin; give at least one (start, stop) in seconds")
+    for span in spans:
+        if not (span.stop > span.start and math.isfinite(span.start) and math.isfinite(span.stop)):
+            raise InputError(
+                f"{where}: span {span.start:g}:{span.stop:g} is empty or infinite; give STOP after START"
+            )
+    return join_overlaps(
+        [s if s.label else s._replace(label=f"{s.start:g}:{s.stop:g}") for s in spans], where
+    )
+
+
+def _count(session: Session, starts: Floats, n_bins: Ints, bin_size: float) -> Array:
+    """Counts (time, unit); the dtype grows only when a count asks for it."""
+    first_bin = np.cumsum(n_bins) - n_bins
+    counts = np.zeros((n_bins.sum(), session.n_units), dtype=np.uint8)
+    flat = counts.reshape(-1)
+    for times, units in _chunks(session):
+        span = np.searchsorted(starts, times, side="right") - 1
+        start = starts[span]  # span -1, before the first, is sorted out below by its negative bin
+        bins = np.floor((times - start) / bin_size).astype(np.int64)
+        # The division rounds; the edges decide.
+        bins -= times < start + bins * bin_size
+        bins += times >= start + (bins + 1) * bin_size
+        inside = (span >= 0) & (bins >= 0) & (bins < n_bins[span])
+        cells = ((first_bin[span] + bins) * session.n_units + units)[inside]
+        if not cells.size:
+            continue
+        # Times are sorted within units: a bin's spikes lie side by side, and the length of a run is a count.
+        runs = np.flatnonzero(np.diff(cells, prepend=-1))
+        cells_once = cells[runs]
+        # A run may go on from the chunk before, hence the sum.
+        totals = flat[cells_once] + np.diff(runs, append=cells.size)
+        most = totals.max()
+        if most > np.iinfo(flat.dtype).max:
+            flat = flat.astype(np.min_scalar_type(most))
+        flat[cells_once] = totals
+    return flat.reshape(counts.shape)
+
+
+def _chunks(session: Session) -> Iterator[tuple[Floats, Ints]]:
+    """Spike times (spike,) and the positions (spike,) of their units, one stretch of time after the other."""
+    # Going through time, not through units, keeps the cells that are written close together in memory.
+    edges = np.linspace(session.start, session.stop, 2 + session.n_spikes // _CHUNK)[1:-1]
+    trains = [session.spikes_of(unit) for unit in range(session.n_units)]
+    ends = np.asarray([[0, *np.searchsorted(train, edges), train.size] for train in trains])
+    units = np.arange(session.n_units)
+    for low, high in itertools.pairwise(ends.T):
+        parts = [train[a:b] for train, a, b in zip(trains, low, high, strict=True)]
+        yield np.concatenate(parts), np.repeat(units, high - low)
+
+
+def _observed(session: Session, left: Floats, right: Floats, tolerance: float) -> tuple[Array, Array | None]:
+    """Whether enough units were observed (time,), and, where units differ, which ones (time, unit).
+
+    A unit is observed in a bin that lies wholly within the union of its intervals, up to `tolerance` s.
+    """
+    if session.observed is None:
+        return np.ones(left.size, dtype=bool), None
+
+    def covered(bounds: Floats) -> Array:
+        low = np.searchsorted(left, bounds[:, 0] - tolerance, side="left")
+        high = np.searchsorted(right, bounds[:, 1] + tolerance, side="right")
+        some = high > low
+        change = np.bincount(low[some], minlength=left.size + 1) - np.bincount(
+            high[some], minlength=left.size + 1
+        )
+        return np.cumsum(change[:-1]) > 0
+
+    each = [session.observed.of(unit) for unit in range(session.n_units)]
+    if all(np.array_equal(each[0], other) for other in each[1:]):
+        return covered(union(each[0])), None
+    observed = np.empty((left.size, session.n_units), dtype=bool)
+    for unit, bounds in enumerate(each):
+        observed[:, unit] = covered(union(bounds))
+    if (observed == observed[:, :1]).all():
+        return observed[:, 0].copy(), None
+    return observed.mean(axis=1) >= 0.5, observed

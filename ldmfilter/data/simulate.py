@@ -1,0 +1,235 @@
+"""Seeded worlds whose latents are known: a rat on a linear track, and a linear Gaussian system."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from scipy.linalg import solve_discrete_lyapunov
+from scipy.ndimage import gaussian_filter1d
+
+from ldmfilter.data.session import Session
+from ldmfilter.data.tables import Floats
+from ldmfilter.errors import InputError
+
+_FRAME = 0.02  # s, of behaviour
+_CLOCK = 2.0**15  # Hz, of spikes; a power of two keeps their times short in binary
+_REFRACTORY = 0.002  # s
+_THETA = 8.0  # Hz, in the running rat
+_MOVING = 2.0  # cm/s; slower is standing
+
+
+def linear_track_session(
+    seed: int = 0,
+    n_units: int = 60,
+    duration: float = 600.0,
+    rest: float = 120.0,
+    track_length: float = 180.0,
+    n_interneurons: int | None = None,
+) -> Session:
+    """A rat that runs to and fro on a linear track, pausing at its ends, and then rests away from it.
+
+    duration: s, of which the last `rest` s are rest
+    track_length: cm
+    n_interneurons: a sixth of the units if None
+
+    Most place cells have a field in both directions, at unrelated places, over a low background. Their spikes
+    are Poisson with a refractory time of 2 ms, modulated by theta (8 Hz) while the rat moves, by a gain drawn
+    for each cell and traversal and by a slow gain shared by all. Interneurons know theta and speed only. At
+    rest no cell knows the place; place cells then join in brief population bursts.
+
+    The session has interval tables `epochs` (tags "run" and "rest") and `trials` (one traversal a row,
+    `direction` "outbound" or "inbound"), the unit columns `cell_type`, `outbound_field`, `inbound_field`
+    (centres, cm, NaN for none), `field_width` (sd, cm), `peak_rate` and `background_rate` (Hz), and behaviour
+    at 50 Hz below "processing/behavior/": `linear_position` (cm, NaN at rest), `direction` (1 outbound,
+    -1 inbound, 0 standing), `speed` (cm/s), and the rest of the true state: `facing` (1 or -1), `theta_phase`
+    (rad), `gain`.
+    Raises InputError where the durations leave no time to run or there are too few units.
+    """
+    if not 0 <= rest < duration or not n_units >= 1:
+        raise InputError(
+            f"simulation: {n_units} units in {duration:g} s, {rest:g} s of them rest, cannot be; give more"
+        )
+    rng = np.random.default_rng(seed)
+    time = _FRAME * np.arange(round(duration / _FRAME), dtype=np.float64)
+    running = time < duration - rest
+    position, facing, trials = _run(rng, time[running], track_length)
+    n_rest = time.size - position.size
+    position = np.concatenate([position, np.full(n_rest, np.nan)])
+    facing = np.concatenate([facing, np.full(n_rest, facing[-1])])
+    speed = np.where(running, np.abs(np.gradient(np.nan_to_num(position), _FRAME)), 0.0)
+    speed[np.flatnonzero(running)[-1]] = 0.0  # no step from the track to the rest box
+    direction = np.where(speed > _MOVING, facing, 0.0)
+    theta_rate = _THETA + 0.5 * _smooth_noise(rng, time.size, 1.0)
+    theta = np.cumsum(theta_rate) * _FRAME * 2 * np.pi
+    gain = np.exp(0.15 * _smooth_noise(rng, time.size, 5.0))
+    # 100 ms bursts of the whole population, one in two seconds, at rest only.
+    starts = np.flatnonzero(~running & (rng.random(time.size) < 0.5 * _FRAME))
+    burst = np.zeros(time.size)
+    burst[np.minimum(starts[:, None] + np.arange(round(0.1 / _FRAME)), time.size - 1)] = 1.0
+
+    n_inter = n_units // 6 if n_interneurons is None else n_interneurons
+    n_place = n_units - n_inter
+    centres = np.stack([_field_centres(rng, n_place, track_length) for _ in range(2)])
+    width = rng.uniform(8.0, 16.0, n_place)
+    peak = rng.uniform(10.0, 25.0, n_place)
+    background = rng.uniform(0.05, 0.4, n_place)
+    theta_at = rng.uniform(-np.pi, np.pi, n_units)
+    inter_rate = rng.uniform(6.0, 14.0, n_inter)
+    traversal = np.searchsorted(trials["start_time"], time, side="right")
+    theta_depth = np.where(speed > _MOVING, 0.6, 0.0)
+
+    trains = []
+    for unit in range(n_units):
+        if unit < n_place:
+            centre = np.where(facing > 0, centres[0, unit], centres[1, unit])
+            field = np.nan_to_num(np.exp(-0.5 * ((position - centre) / width[unit]) ** 2))
+            # Standing still at the goal, place cells fire less.
+            field = (
+                field
+                * np.where(speed > _MOVING, 1.0, 0.5)
+                * rng.lognormal(0.0, 0.25, traversal.max() + 1)[traversal]
+            )
+            rate = background[unit] + peak[unit] * field + 6.0 * burst
+        else:
+            rate = inter_rate[unit - n_place] * (0.8 + 0.01 * speed + burst)
+        trains.append(_spikes(rng, time, rate * gain, theta, theta_depth, theta_at[unit]))
+
+    def series(name: str, values: Floats, unit: str, description: str) -> xr.DataArray:
+        attrs = {"unit": unit, "rate": 1 / _FRAME, "description": description}
+        return xr.DataArray(values, dims="time", coords={"time": time}, name=name, attrs=attrs)
+
+    none = np.full(n_inter, np.nan)
+    behavior = [
+        series("linear_position", position, "cm", "position along the track, NaN at rest away from it"),
+        series(
+            "direction", direction, "a.u.", "1 running outbound, -1 running inbound, 0 standing or at rest"
+        ),
+        series("speed", speed, "cm/s", "running speed"),
+        series("facing", facing, "a.u.", "true state: the direction whose place fields are in force"),
+        series("theta_phase", np.mod(theta, 2 * np.pi), "radians", "true state: phase of the theta rhythm"),
+        series("gain", gain, "a.u.", "true state: slow gain shared by all units"),
+    ]
+    return Session.from_spikes(
+        trains,
+        units={
+            "cell_type": ["place"] * n_place + ["interneuron"] * n_inter,
+            "outbound_field": np.concatenate([centres[0], none]),
+            "inbound_field": np.concatenate([centres[1], none]),
+            "field_width": np.concatenate([width, none]),
+            "peak_rate": np.concatenate([peak, none]),
+            "background_rate": np.concatenate([background, inter_rate]),
+        },
+        intervals={
+            "epochs": {
+                "start_time": [0.0, duration - rest][: 1 + (rest > 0)],
+                "stop_time": [duration - rest, duration][: 1 + (rest > 0)],
+                "tags": [["run"], ["rest"]][: 1 + (rest > 0)],
+            },
+            "trials": trials,
+        },
+        behavior={f"processing/behavior/{values.name}": values for values in behavior},
+    )
+
+
+def _smooth_noise(rng: np.random.Generator, n: int, seconds: float) -> Floats:
+    """Gaussian noise (time,) of unit variance on the frames, smoothed over a time."""
+    noise = gaussian_filter1d(rng.standard_normal(n), seconds / _FRAME, mode="wrap")
+    return noise / noise.std()
+
+
+def _run(rng: np.random.Generator, time: Floats, length: float) -> tuple[Floats, Floats, dict[str, list]]:
+    """Position (time,), cm, and facing (time,), 1 or -1, of a rat going to and fro, and its traversals."""
+    trials: dict[str, list] = {"start_time": [], "stop_time": [], "direction": []}
+    positions, facings, n, way = [], [], 0, 1.0
+    while n < time.size:
+        pause = round((1.0 + rng.exponential(2.0)) / _FRAME)
+        frames = round(1.2 * length / rng.uniform(30.0, 50.0) / _FRAME)
+        # A bell of speed, made uneven, whose sum is one track length.
+        speed = np.sqrt(np.sin(np.pi * (np.arange(frames) + 0.5) / frames))
+        speed *= np.exp(0.25 * _smooth_noise(rng, frames, 0.4))
+        path = np.cumsum(speed) / speed.sum()
+        here = 0.0 if way > 0 else length
+        positions += [np.full(pause, here), here + way * length * path]
+        # The rat turns round in the middle of a pause.
+        facings += [np.full(pause // 2, -way), np.full(pause - pause // 2 + frames, way)]
+        start, stop = (n + pause) * _FRAME, (n + pause + frames) * _FRAME
+        if n + pause + frames <= time.size:
+            trials["start_time"].append(start)
+            trials["stop_time"].append(stop)
+            trials["direction"].append("outbound" if way > 0 else "inbound")
+        n, way = n + pause + frames, -way
+    return np.concatenate(positions)[: time.size], np.concatenate(facings)[: time.size], trials
+
+
+def _field_centres(rng: np.random.Generator, n: int, length: float) -> Floats:
+    """Centres (unit,), cm, evenly over the track in a random order; NaN for the sixth without a field."""
+    centres = np.full(n, np.nan)
+    has_field = rng.permutation(n)[: n - n // 6]
+    spacing = length / max(has_field.size, 1)
+    centres[has_field] = spacing * (np.arange(has_field.size) + rng.random(has_field.size))
+    return centres
+
+
+def _spikes(
+    rng: np.random.Generator, time: Floats, rate: Floats, theta: Floats, depth: Floats, phase: float
+) -> Floats:
+    """Spike times (spike,), s: Poisson by thinning; rate (time,), Hz, before modulation by theta."""
+    ceiling = (rate * (1 + depth)).max()
+    times = np.sort(rng.uniform(time[0], time[-1], rng.poisson(ceiling * (time[-1] - time[0]))))
+    frame = np.minimum((times / _FRAME).astype(np.int64), time.size - 1)
+    modulated = rate[frame] * (1 + depth[frame] * np.cos(np.interp(times, time, theta) - phase))
+    times = times[rng.random(times.size) * ceiling < modulated]
+    times = times[np.diff(times, prepend=-np.inf) > _REFRACTORY]
+    return np.round(times * _CLOCK) / _CLOCK
+
+
+@dataclass(frozen=True, eq=False)
+class LinearGaussianWorld:
+    """A linear Gaussian system and one sequence drawn from it; float64, no units.
+
+    h_t = b + A (h_{t-1} - b) + w_t, w ~ N(0, Q); z_t = C h_t + v_t, v ~ N(0, R); h_0 stationary.
+    A, Q (state, state), C (latent, state), R (latent, latent), b (state,), h (time, state), z (time, latent)
+    """
+
+    A: Floats
+    Q: Floats
+    C: Floats
+    R: Floats
+    b: Floats
+    h: Floats
+    z: Floats
+
+
+def linear_gaussian_world(
+    seed: int = 0, n_steps: int = 200, state_dim: int = 4, latent_dim: int = 2, radius: float = 0.95
+) -> LinearGaussianWorld:
+    """Draw a stable system of a spectral radius, with full Q and R and C = [I 0], and a sequence of it.
+
+    Raises InputError unless 1 <= latent_dim <= state_dim and 0 < radius < 1.
+
+    >>> linear_gaussian_world(n_steps=5).z.shape
+    (5, 2)
+    """
+    if not (1 <= latent_dim <= state_dim and 0 < radius < 1 and n_steps >= 1):
+        raise InputError(
+            "simulation: give 1 <= latent_dim <= state_dim, 0 < radius < 1 and at least one step"
+        )
+    rng = np.random.default_rng(seed)
+
+    def covariance(dim: int, scale: float) -> Floats:
+        root = rng.standard_normal((dim, dim))
+        return scale * (root @ root.T / dim + 0.2 * np.eye(dim))
+
+    A = radius * np.linalg.qr(rng.standard_normal((state_dim, state_dim)))[0]
+    Q, R = covariance(state_dim, 0.3), covariance(latent_dim, 0.5)
+    C = np.eye(latent_dim, state_dim)
+    b = rng.standard_normal(state_dim)
+    h = np.empty((n_steps, state_dim))
+    h[0] = rng.multivariate_normal(b, solve_discrete_lyapunov(A, Q), method="cholesky")
+    noise = rng.standard_normal((n_steps, state_dim)) @ np.linalg.cholesky(Q).T
+    for t in range(1, n_steps):
+        h[t] = b + A @ (h[t - 1] - b) + noise[t]
+    z = h @ C.T + rng.standard_normal((n_steps, latent_dim)) @ np.linalg.cholesky(R).T
+    return LinearGaussianWorld(A, Q, C, R, b, h, z)

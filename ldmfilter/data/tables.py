@@ -1,0 +1,117 @@
+"""Plain arrays and tables: what every reader makes its columns and spike times into."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from ldmfilter.errors import InputError
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+def check_spikes(times: Floats, index: Ints, ids: Array, where: str) -> Floats:
+    """Spike times (spike,), sorted within each unit; with a warning where they were not.
+
+    Raises InputError where `index` is no cumulative count of `times`, and for times that are NaN or infinite.
+    """
+    if len(ids) != len(index):
+        raise InputError(f"{where}: units: {len(ids)} ids for {len(index)} units; write the unit table anew")
+    steps = np.diff(index, prepend=0)
+    if (steps < 0).any() or (index[-1] if index.size else 0) != times.size:
+        raise InputError(
+            f"{where}: units: spike_times_index does not fit its {times.size} spike_times; write them anew"
+        )
+
+    def units_of(spikes: Ints) -> Ints:
+        return np.unique(np.searchsorted(index, spikes, side="right"))
+
+    bad = units_of(np.flatnonzero(~np.isfinite(times)))
+    if bad.size:
+        raise InputError(
+            f"{where}: units: NaN or infinite spike_times in unit {shorten(ids[bad].tolist())};"
+            " remove these spikes or units from the file"
+        )
+    back = np.flatnonzero(np.diff(times) < 0) + 1
+    unsorted = units_of(back[~np.isin(back, index)])
+    if unsorted.size:
+        times = times.copy()
+        for unit in unsorted:
+            times[index[unit] - steps[unit] : index[unit]].sort()
+        warnings.warn(
+            f"{where}: units: sorted the spike_times of {unsorted.size} unsorted units", stacklevel=3
+        )
+    return times
+
+
+def make_table(columns: Mapping[str, Any] | pd.DataFrame, dim: str, ids: Array, where: str) -> xr.Dataset:
+    """A Dataset with one dim and one variable a column, in dtypes that every store can hold.
+
+    Raises InputError for a column of another length or of values that are no numbers, bools or strings.
+    """
+    variables: dict[str, xr.Variable] = {}
+    for name, values in columns.items():
+        column = plain_array(values)
+        if column is None:
+            raise InputError(f"{where}: column {name!r} holds no numbers, bools or strings; leave it out")
+        if len(column) != len(ids):
+            raise InputError(f"{where}: column {name!r} has {len(column)} rows, not {len(ids)}")
+        variables[str(name)] = xr.Variable((dim,) if column.ndim == 1 else (dim, f"{name}_item"), column)
+    return xr.Dataset(variables, coords={dim: ids})
+
+
+def make_intervals(
+    columns: Mapping[str, Any] | pd.DataFrame, where: str, ids: Array | None = None
+) -> xr.Dataset:
+    """An interval table: dim "interval", start_time and stop_time (float64, s) and further columns.
+
+    Raises InputError as `make_table` does, and where start_time or stop_time is missing.
+    """
+    missing = [name for name in ("start_time", "stop_time") if name not in columns]
+    if missing:
+        raise InputError(f"{where}: an interval table needs the columns start_time and stop_time")
+    table: dict[str, Any] = {str(name): column for name, column in columns.items()}
+    for name in ("start_time", "stop_time"):
+        table[name] = np.asarray(table[name], dtype=np.float64)
+    rows = np.arange(len(table["start_time"])) if ids is None else ids
+    return make_table(table, "interval", rows, where)
+
+
+def plain_array(values: Any) -> Array | None:
+    """Values as a native array of bools, numbers or fixed-width strings; None where they are no such thing.
+
+    A list of lists of strings becomes two-dimensional, padded with "".
+    """
+    if isinstance(values, list | tuple) and values and isinstance(values[0], list | tuple | np.ndarray):
+        width = max(len(row) for row in values)
+        values = np.asarray([[*map(str, row)] + [""] * (width - len(row)) for row in values], dtype=np.str_)
+    array = np.asarray(values)
+    if array.dtype.kind in "biuf":
+        # Files hold either byte order; arithmetic and stores want the machine's own.
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype.kind in "OSUT":
+        scalars = [v.decode() if isinstance(v, bytes) else v for v in array.ravel().tolist()]
+        if not all(isinstance(v, str | int | float | bool) or v is None or v is pd.NA for v in scalars):
+            return None
+        text = ["" if v is None or v is pd.NA else str(v) for v in scalars]
+        return np.asarray(text, dtype=np.str_).reshape(array.shape)
+    return None
+
+
+def shorten(items: Any, most: int = 12) -> str:
+    """Items as one comma-separated line of at most `most`.
+
+    >>> shorten(range(5), most=3)
+    '0, 1, 2 and 2 more'
+    """
+    names = [str(item) for item in items]
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

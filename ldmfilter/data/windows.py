@@ -1,0 +1,86 @@
+"""From counts to training windows and held-out blocks of time."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from ldmfilter.errors import InputError
+
+#: Held-out blocks are spread over the recording in this number, so that no single stretch of behaviour judges.
+HELD_OUT_BLOCKS = 4
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where training windows may start. A window never crosses a segment, a gap, or the edge of a held-out block.
+
+    Attributes:
+        window: bins in a window.
+        train_starts: (start,) int64, first bins of the windows that training draws from.
+        held_starts: (start,) int64, first bins of the windows that are held out, one every half window.
+        train_bins: (bin,) int64, observed bins outside the held-out blocks: scaling is learnt from these alone.
+        held_bins: (bin,) int64, observed bins inside them.
+    """
+
+    window: int
+    train_starts: np.ndarray
+    held_starts: np.ndarray
+    train_bins: np.ndarray
+    held_bins: np.ndarray
+
+
+def split_windows(counts: xr.DataArray, window: int, held_out: float) -> Windows:
+    """Divide the observed bins into training windows and held-out blocks.
+
+    Args:
+        counts: (time, unit), as `bin_spikes` makes them, with coordinates `segment` and `observed`.
+        window: bins in a window.
+        held_out: share of the observed bins that is held out, in `HELD_OUT_BLOCKS` blocks spread evenly.
+
+    Raises:
+        InputError: too few bins in a row for a training window and a held-out one.
+    """
+    segment = np.asarray(counts["segment"])
+    usable = np.asarray(counts["observed"]) & (segment >= 0)
+    time = np.flatnonzero(usable)
+    held = np.zeros(len(usable), dtype=bool)
+    if time.size:
+        blocks = min(HELD_OUT_BLOCKS, max(1, int(held_out * time.size) // (2 * window)))
+        length = max(int(held_out * time.size / blocks), window)
+        for i in range(blocks):
+            first = max(int((i + 0.5) * time.size / blocks) - length // 2, 0)
+            held[time[first : first + length]] = True
+    train_starts = _starts(usable & ~held, segment, window)
+    held_starts = _starts(usable & held, segment, window)
+    if train_starts.size == 0 or held_starts.size == 0:
+        longest = int(_run_lengths(usable, segment).max(initial=0))
+        raise InputError(
+            f"{_where(counts)}: {time.size} observed bins, {longest} in a row at the longest, are too few to train on "
+            f"windows of {window} bins and hold some out; use a longer span, smaller bins or --window"
+        )
+    # Neighbouring held-out windows overlap by half: more would only count the same bins again.
+    keep = np.zeros(held_starts.size, dtype=bool)
+    last = -window
+    for i, start in enumerate(held_starts.tolist()):
+        if start >= last + window // 2:
+            keep[i], last = True, start
+    return Windows(window, train_starts, held_starts[keep], time[~held[time]], time[held[time]])
+
+
+def _run_lengths(usable: np.ndarray, segment: np.ndarray) -> np.ndarray:
+    """For every bin, how many usable bins of its own segment follow in a row, itself included."""
+    n = len(usable)
+    breaks = np.ones(n + 1, dtype=bool)
+    breaks[1:n] = ~usable[1:] | ~usable[:-1] | (segment[1:] != segment[:-1])
+    stops = np.flatnonzero(breaks)
+    following = stops[np.searchsorted(stops, np.arange(n), side="right")] - np.arange(n)
+    return np.where(usable, following, 0)
+
+
+def _starts(usable: np.ndarray, segment: np.ndarray, window: int) -> np.ndarray:
+    return np.flatnonzero(_run_lengths(usable, segment) >= window)
+
+
+def _where(counts: xr.DataArray) -> str:
+    return str(counts.attrs.get("path") or "counts")

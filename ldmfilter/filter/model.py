@@ -1,0 +1,256 @@
+"""LDMFilter: the estimator. Settings in, `fit`, `decode`, `save` and `load`."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ldmfilter.config import FilterConfig, build_filter_config, settings
+from ldmfilter.errors import InputError
+from ldmfilter.files import write_bytes
+from ldmfilter.filter.decode import decode
+from ldmfilter.filter.network import Network
+from ldmfilter.filter.training import Record, Training
+from ldmfilter.version import __version__
+
+log = logging.getLogger("ldmfilter")
+
+MODEL_FILE = "model.safetensors"
+#: Version of the model file. It rises when an older package could not read a newer file.
+MODEL_FORMAT = 1
+
+
+@dataclass(eq=False, repr=False)
+class LDMFilter(FilterConfig):
+    """Nonlinear Bayesian filter for spike counts, trained without labels by predictive latent distribution
+    matching (Mikulasch & Zenke 2026).
+
+    The settings are those of `FilterConfig`. `fit` adds attributes that end in an underscore:
+
+        unit_ids_      (unit,) ids of the units, in the order of the counts
+        bin_size_      s
+        history_       one `Record` for each evaluation
+        kept_step_     the step whose held-out score was best: its parameters are used
+        source_        dict: where the training counts came from
+        network_       encoder and dynamics, a torch module on the CPU
+        model_id_      hash of the parameters
+
+    >>> LDMFilter(latent_dim=4, state_dim=8)
+    LDMFilter(latent_dim=4)
+    """
+
+    def fit(
+        self, counts: xr.DataArray, y: None = None, progress: Callable[[Record], None] | None = None
+    ) -> "LDMFilter":
+        """Train on counts.
+
+        Args:
+            counts: (time, unit), as `bin_spikes` makes them.
+            y: ignored, for scikit-learn.
+            progress: called with each evaluation's record.
+
+        Raises:
+            InputError: a setting is out of range, or the bins are too few.
+            TrainingError: training diverged or collapsed, or the device is not there.
+        """
+        training = Training(self, check_counts(counts))
+        for record in training.run():
+            log.info("step %d: held-out score %.3f nats per bin", record.step, record.score)
+            if progress is not None:
+                progress(record)
+        return self.take(training, counts)
+
+    def take(self, training: Training, counts: xr.DataArray) -> "LDMFilter":
+        """Take over what a training has reached: the parameters at its kept step."""
+        self.unit_ids_ = counts["unit"].to_numpy()
+        self.bin_size_ = float(counts.attrs["bin_size"])
+        self.source_ = {k: str(v) for k, v in counts.attrs.items() if k in SOURCE_KEYS}
+        self.history_ = list(training.history)
+        self.kept_step_ = training.kept_step
+        self._set_network(training.best_state())
+        return self
+
+    def _set_network(self, tensors: dict[str, Tensor]) -> None:
+        network = Network(len(self.unit_ids_), self, self.bin_size_)
+        network.load_state_dict(tensors)
+        self.network_ = network.eval()
+        digest = hashlib.sha256()
+        for name in sorted(tensors):
+            digest.update(name.encode())
+            digest.update(tensors[name].contiguous().numpy().tobytes())
+        self.model_id_ = digest.hexdigest()[:16]
+
+    def decode(self, counts: xr.DataArray, ci: float = 0.95, smooth: bool = False) -> xr.Dataset:
+        """Filter a session's counts: states with covariances and intervals, labelled (see `decode.decode`).
+
+        Raises:
+            InputError: not fitted, other units, another bin size, or ci outside (0, 1).
+        """
+        self._check_fitted()
+        return decode(self, check_counts(counts), ci, smooth)
+
+    def transform(self, counts: xr.DataArray) -> np.ndarray:
+        """Filtered means (time, state), as an array. Raises: InputError, as `decode`."""
+        return self.decode(counts)["filtered_mean"].to_numpy()
+
+    def fit_transform(self, counts: xr.DataArray, y: None = None) -> np.ndarray:
+        """`fit`, then `transform` of the same counts."""
+        return self.fit(counts).transform(counts)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The settings, as scikit-learn asks for them."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(FilterConfig)}
+
+    def set_params(self, **params: Any) -> "LDMFilter":
+        """Change settings. Raises: InputError for one that does not exist."""
+        known = self.get_params()
+        for name, value in params.items():
+            if name not in known:
+                raise InputError(f"unknown setting {name!r}; the settings are {', '.join(known)}")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        changed = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in dataclasses.fields(FilterConfig)
+            if getattr(self, f.name) != f.default
+        ]
+        return f"LDMFilter({', '.join(changed)})"
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "network_"):
+            raise InputError("this LDMFilter has not been fitted; call fit(counts) or load a model first")
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the model into a folder, which is made where it is missing; one file, replaced at once.
+
+        The file is safetensors; its header holds the settings, units and source as JSON.
+
+        Raises:
+            InputError: not fitted, or the folder cannot be written to.
+        """
+        self._check_fitted()
+        path = Path(folder) / MODEL_FILE
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be made ({error.strerror}); write elsewhere") from error
+        ids = self.unit_ids_.tolist()
+        description = {
+            "format": MODEL_FORMAT,
+            "package_version": __version__,
+            "settings": settings(self),
+            "unit_ids": ids,
+            "bin_size": self.bin_size_,
+            "source": self.source_,
+            "kept_step": self.kept_step_,
+        }
+        tensors = {k: v.contiguous() for k, v in self.network_.state_dict().items()}
+        write_bytes(path, save_tensors(tensors, {"ldmfilter": json.dumps(description)}))
+        return path
+
+
+SOURCE_KEYS = ("path", "identifier", "session_id", "session_start_time", "checksum")
+
+
+def load(folder: str | os.PathLike[str]) -> LDMFilter:
+    """Read a model that `LDMFilter.save` or a training run wrote. Nothing in it is executed.
+
+    Args:
+        folder: the folder, or the model file itself.
+
+    Raises:
+        InputError: the file is missing, damaged, or of a newer version.
+    """
+    path = Path(folder)
+    if path.is_dir():
+        path = path / MODEL_FILE
+    tensors, header = read_tensors(path, "ldmfilter")
+    found = header.get("format")
+    if not isinstance(found, int) or found > MODEL_FORMAT:
+        raise InputError(
+            f"{path}: model format {found}, made by ldmfilter {header.get('package_version')}, is newer than this "
+            f"package reads ({MODEL_FORMAT}); update ldmfilter"
+        )
+    try:
+        config = build_filter_config(header["settings"], f"{path}: settings")
+        model = LDMFilter(**{f.name: getattr(config, f.name) for f in dataclasses.fields(FilterConfig)})
+        model.unit_ids_ = np.asarray(header["unit_ids"])
+        model.bin_size_ = float(header["bin_size"])
+        model.source_ = {k: str(v) for k, v in header["source"].items() if k in SOURCE_KEYS}
+        model.kept_step_ = int(header["kept_step"])
+        model.history_ = []
+        model._set_network(tensors)
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path}: damaged model ({first_line(error)}); train again or restore the file"
+        ) from None
+    return model
+
+
+def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of a safetensors file, and the JSON object in its header under `key`.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); train again or restore the file"
+        ) from None
+    try:
+        tensors = load_tensors(content)
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][key])
+        if not isinstance(header, dict):
+            raise TypeError("no description in the header")
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: damaged file ({first_line(error)}); train again or restore the file"
+        ) from None
+    return tensors, header
+
+
+def first_line(error: Exception) -> str:
+    """An error's own words, on one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def check_counts(counts: xr.DataArray) -> xr.DataArray:
+    """Counts as this package works with them: (time, unit), with `segment` and `observed`.
+
+    Raises:
+        InputError: dims, bin_size or values that cannot be counts.
+    """
+    if counts.dims != ("time", "unit") or "time" not in counts.coords or "unit" not in counts.coords:
+        raise InputError(
+            f"counts: dims {counts.dims} without labels; give dims (time, unit) with both coordinates"
+        )
+    bin_size = counts.attrs.get("bin_size")
+    if not isinstance(bin_size, int | float | np.number) or not bin_size > 0:
+        raise InputError("counts: no attribute bin_size (s); bin with ldmfilter.bin_spikes or set it")
+    values = counts.to_numpy()
+    if values.dtype.kind not in "ui" or (values.dtype.kind == "i" and values.size and values.min() < 0):
+        raise InputError(
+            f"counts: {values.dtype} values that are not whole numbers of 0 or more; give counts"
+        )
+    defaults = {"segment": np.zeros(len(values), np.int32), "observed": np.ones(len(values), bool)}
+    return counts.assign_coords({k: ("time", v) for k, v in defaults.items() if k not in counts.coords})

@@ -1,0 +1,332 @@
+"""The training loop: yields one record an evaluation, prints nothing, and can be stopped and taken up again."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from ldmfilter.config import FilterConfig
+from ldmfilter.data.windows import split_windows
+from ldmfilter.errors import TrainingError
+from ldmfilter.filter.kalman import filter_windows
+from ldmfilter.filter.network import Network
+from ldmfilter.ldm.alignment import predictive_gaussian
+from ldmfilter.ldm.entropy import logdet
+from ldmfilter.ldm.objectives import Objective, predictive
+
+EVALUATE_EVERY = 25  # steps
+EVALUATION_WINDOWS = 256  # held-out windows at most, spread evenly
+SCALING_BINS = 20_000  # bins at most that the mean and deviation of z are learnt from, spread evenly
+GRADIENT_NORM = 5.0  # gradients are clipped to it
+COLLAPSED_RANK = 0.2  # an effective rank below this share of the latent dimensions is a collapse
+GRACE = 100  # steps before a collapse is told
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of the optimisation that differ between entropies; measured by tests/benchmarks/linear_track.py."""
+
+    learning_rate: float
+    batch_size: int  # windows
+    samples: int | None = None  # bins of each window that the entropy is estimated from; None takes all
+    options: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+RECIPES = {
+    "logdet": Recipe(1e-3, 32),
+    "knn": Recipe(1e-3, 128, samples=4, options={"k": 3, "clip": 0.1}),
+    "stopgrad": Recipe(1e-3, 32),
+    "kde": Recipe(1e-3, 128, samples=4),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one evaluation saw. All log-likelihoods are in nats per bin.
+
+    Attributes:
+        step: training steps done.
+        loss: mean negative objective since the last evaluation (NaN before the first step).
+        held_out_log_likelihood: of standardised z in held-out blocks, each bin predicted from those before.
+        score: the same minus the log-likelihood of a Gaussian without memory, which makes it independent of
+            the scale and correlation of z: how much prediction helps. The step with the highest is kept.
+        effective_rank: of z, the exponential of the entropy of its covariance's normalised eigenvalues
+            (Roy & Vetterli 2007).
+        kept_step: the best step so far.
+    """
+
+    step: int
+    loss: float
+    held_out_log_likelihood: float
+    score: float
+    effective_rank: float
+    kept_step: int
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        TrainingError: CUDA was asked for and is not there.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise TrainingError("no CUDA device was found; use --device cpu or auto")
+    return "cuda" if device != "cpu" and available else "cpu"
+
+
+def effective_rank(z: Float[Tensor, "sample latent"]) -> float:
+    """Exponential of the entropy of the normalised eigenvalues of Cov z (Roy & Vetterli 2007)."""
+    share = torch.linalg.eigvalsh(torch.cov(z.double().mT).reshape(z.shape[1], z.shape[1])).clamp_min(0)
+    share = share / share.sum().clamp_min(torch.finfo(torch.float64).tiny)
+    return float(torch.special.entr(share).sum().exp())
+
+
+class Training:
+    """One training, with everything it needs to go on after a stop.
+
+    Args:
+        config: the filter's settings.
+        counts: (time, unit), as `bin_spikes` makes them.
+
+    Raises:
+        InputError: too few bins for the windows.
+        TrainingError: the device is not there.
+    """
+
+    def __init__(self, config: FilterConfig, counts: xr.DataArray):
+        from lightning_fabric import Fabric
+
+        config.validate()
+        self.config = config
+        self.recipe = RECIPES[config.entropy]
+        self.learning_rate = config.learning_rate or self.recipe.learning_rate
+        self.batch_size = config.batch_size or self.recipe.batch_size
+        self.device = resolve_device(config.device)
+        self.windows = split_windows(counts, config.window, config.held_out)
+        self._counts = _Counts(counts, self.device)
+        self.step = 0
+        self.history: list[Record] = []
+        self._best_score = -math.inf
+        self._losses: list[Tensor] = []
+        with self._randomness(torch.Generator().manual_seed(config.seed).get_state(), None):
+            network = Network(counts.sizes["unit"], config, float(counts.attrs["bin_size"]))
+            self._save_random_state()
+        network.encoder.set_input_scale(self._counts[_spread(self.windows.train_bins, SCALING_BINS)].cpu())
+        self._draws = torch.Generator().manual_seed(config.seed)
+        fabric = Fabric(accelerator=self.device, devices=1, precision=config.precision)  # type: ignore[arg-type]
+        decay, plain = list(network.encoder.parameters()), list(network.dynamics.parameters())
+        optimizer = torch.optim.AdamW(
+            [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=self.learning_rate,
+        )
+        self._fabric = fabric
+        self._module, self._optimizer = fabric.setup(network, optimizer)
+        self._network = network
+        self._best = self._copy_of_network()
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose held-out score is the highest so far."""
+        return self.history[-1].kept_step if self.history else 0
+
+    def best_state(self) -> dict[str, Tensor]:
+        """Parameters and statistics of the network at the kept step, on the CPU."""
+        return {name: value.cpu() for name, value in self._best.items()}
+
+    def run(self) -> Iterator[Record]:
+        """Train to `max_steps`; one record an evaluation, the first before the first step.
+
+        Raises:
+            TrainingError: the loss is not finite any more, or z has collapsed.
+        """
+        if not self.history:
+            with self._randomness(*self._random_state):
+                yield self._evaluate()
+        while self.step < self.config.max_steps:
+            with self._randomness(*self._random_state):
+                for _ in range(min(EVALUATE_EVERY, self.config.max_steps - self.step)):
+                    self._losses.append(self._train_step())
+                    self.step += 1
+                record = self._evaluate()
+                self._save_random_state()
+            self._check(record)
+            yield record
+
+    def _train_step(self) -> Tensor:
+        self._module.train()
+        progress = self.step / self.config.max_steps
+        rate = min(1.0, (self.step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * progress))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate * rate
+        picks = torch.randint(len(self.windows.train_starts), (self.batch_size,), generator=self._draws)
+        starts = self.windows.train_starts[picks.numpy()]
+        objective = self._objective(self._counts.windows(starts, self.config.window))
+        self._optimizer.zero_grad()
+        loss = -objective.value
+        self._fabric.backward(loss)
+        self._fabric.clip_gradients(
+            self._module, self._optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False
+        )
+        self._optimizer.step()
+        return loss.detach()
+
+    def _objective(self, counts: Float[Tensor, "batch time unit"]) -> Objective:
+        raw, model = self._module(counts)
+        flat = raw.flatten(0, 1)
+        z = (raw - flat.mean(0)) / (flat.std(0) + 1e-4)
+        zhat, S, _ = filter_windows(model, z)
+        z, zhat = z[:, self.config.warmup :], zhat[:, self.config.warmup :]
+        if self.config.entropy in ("stopgrad", "logdet"):
+            return predictive(z, zhat, S, self.config.entropy, **self.recipe.options)
+        batch, time, _ = z.shape
+        k = min(self.recipe.samples or time, time)
+        order = torch.rand(batch, time, generator=self._draws).argsort(1)[:, :k].to(z.device)
+        window = torch.arange(batch, device=z.device)[:, None]
+        group = window.expand(batch, k).flatten()
+        return predictive(
+            z, zhat, S, self.config.entropy, z[window, order].flatten(0, 1), group, **self.recipe.options
+        )
+
+    @torch.no_grad()
+    def _evaluate(self) -> Record:
+        self._module.eval()
+        windows, warmup = self.windows, self.config.warmup
+        raw, model = self._module(self._counts[_spread(windows.train_bins, SCALING_BINS)])
+        self._network.set_z_scale(raw)
+        standard = (raw - self._network.z_mean) / self._network.z_scale
+        held, _ = self._module(
+            self._counts.windows(_spread(windows.held_starts, EVALUATION_WINDOWS), windows.window)
+        )
+        z = (held - self._network.z_mean) / self._network.z_scale
+        zhat, S, _ = filter_windows(model, z)
+        z, zhat = z[:, warmup:], zhat[:, warmup:]
+        log_likelihood = float(predictive_gaussian(z, zhat, S).mean())
+        # A Gaussian without memory, with the mean and covariance of these very bins, scores minus its entropy.
+        score = log_likelihood + float(logdet(z.flatten(0, 1)))
+        loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
+        self._losses = []
+        if score > self._best_score:
+            self._best_score, kept = score, self.step
+            self._best = self._copy_of_network()
+        else:
+            kept = self.kept_step
+        record = Record(self.step, loss, log_likelihood, score, effective_rank(standard), kept)
+        self.history.append(record)
+        return record
+
+    def _check(self, record: Record) -> None:
+        if not (math.isfinite(record.loss) and math.isfinite(record.held_out_log_likelihood)):
+            raise TrainingError(
+                f"training diverged at step {record.step} (loss {record.loss:g}); "
+                f"try a --learning-rate below {self.learning_rate:g}"
+            )
+        limit = 1 + COLLAPSED_RANK * (self.config.latent_dim - 1)
+        constant = float(self._network.z_scale.min()) < 1e-6
+        if record.step >= GRACE and (
+            constant or (self.config.latent_dim > 1 and record.effective_rank < limit)
+        ):
+            raise TrainingError(
+                f"training collapsed at step {record.step}: z of {self.config.latent_dim} dimensions has an effective "
+                f"rank of {record.effective_rank:.1f}; try --entropy logdet, fewer --latent-dim or more spikes"
+            )
+
+    def _copy_of_network(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self._network.state_dict().items()}
+
+    # Random numbers: dropout draws from torch's global generators, which are lent for each stretch of steps and
+    # given back, so that a caller's random numbers are not disturbed and a resumed training goes on with its own.
+
+    @contextmanager
+    def _randomness(self, cpu: Tensor, cuda: Tensor | None) -> Iterator[None]:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if self.device == "cuda" else []):
+            torch.set_rng_state(cpu)
+            if self.device == "cuda":
+                torch.cuda.manual_seed(self.config.seed) if cuda is None else torch.cuda.set_rng_state(cuda)
+            torch.use_deterministic_algorithms(self.device == "cpu" or deterministic)
+            try:
+                yield
+            finally:
+                torch.use_deterministic_algorithms(deterministic)
+
+    def _save_random_state(self) -> None:
+        cuda = torch.cuda.get_rng_state() if self.device == "cuda" else None
+        self._random_state = (torch.get_rng_state(), cuda)
+
+    # A checkpoint: named tensors and plain values, nothing else.
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that a later `restore` needs to go on to the same result: tensors, and JSON values."""
+        tensors = {f"network.{k}": v for k, v in self._copy_of_network().items()}
+        tensors |= {f"best.{k}": v for k, v in self._best.items()}
+        for i, state in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        cpu, cuda = self._random_state
+        tensors |= {"random.cpu": cpu, "random.draws": self._draws.get_state()}
+        if cuda is not None:
+            tensors["random.cuda"] = cuda
+        values = {
+            "step": self.step,
+            "best_score": self._best_score,
+            "history": [dataclasses.asdict(record) for record in self.history],
+        }
+        return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, values
+
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            KeyError, RuntimeError: the state is of another network.
+        """
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self._network.load_state_dict(part("network."))
+        self._best = {k: v.to(self.device) for k, v in part("best.").items()}
+        optimizer = self._optimizer.state_dict()
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in part("optimizer.").items():
+            index, key = name.split(".")
+            moments.setdefault(int(index), {})[key] = value
+        self._optimizer.load_state_dict({"state": moments, "param_groups": optimizer["param_groups"]})
+        self._draws.set_state(tensors["random.draws"])
+        self._random_state = (tensors["random.cpu"], tensors.get("random.cuda"))
+        self.step = values["step"]
+        self._best_score = values["best_score"]
+        self.history = [Record(**record) for record in values["history"]]
+
+
+class _Counts:
+    """Counts on the device in a small dtype, handed out as float32, NaN where a unit was not observed."""
+
+    def __init__(self, counts: xr.DataArray, device: str):
+        values = counts.to_numpy()
+        if values.dtype.kind == "u" and values.dtype.itemsize > 1:
+            values = values.astype(np.int32)  # torch indexes no uint16 or uint32
+        self._values = torch.from_numpy(np.ascontiguousarray(values)).to(device)
+        self._seen: Tensor | None = None
+        if "unit_observed" in counts.coords:
+            self._seen = torch.from_numpy(np.ascontiguousarray(counts["unit_observed"].to_numpy())).to(device)
+
+    def __getitem__(self, bins: np.ndarray) -> Float[Tensor, "... unit"]:
+        index = torch.from_numpy(bins).to(self._values.device)
+        x = self._values[index].float()
+        return x if self._seen is None else x.masked_fill(~self._seen[index], math.nan)
+
+    def windows(self, starts: np.ndarray, window: int) -> Float[Tensor, "batch time unit"]:
+        return self[starts[:, None] + np.arange(window)]
+
+
+def _spread(items: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of the items, spread evenly."""
+    return items if len(items) <= most else items[np.linspace(0, len(items) - 1, most).astype(np.int64)]

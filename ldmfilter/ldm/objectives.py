@@ -1,0 +1,49 @@
+"""Objectives of latent distribution matching: an alignment plus an entropy (Mikulasch & Zenke 2026)."""
+
+from typing import NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ldmfilter.ldm.alignment import predictive_gaussian
+from ldmfilter.ldm.entropy import ENTROPIES
+
+
+class Objective(NamedTuple):
+    """F = alignment + entropy, to be maximised; nats per sample."""
+
+    value: Float[Tensor, ""]
+    alignment: Float[Tensor, ""]
+    entropy: Float[Tensor, ""] | None
+
+
+def predictive(
+    z: Float[Tensor, "batch time latent"],
+    zhat: Float[Tensor, "batch time latent"],
+    S: Float[Tensor, "latent latent"],
+    entropy: str,
+    samples: Float[Tensor, "sample latent"] | None = None,
+    group: Int[Tensor, " sample"] | None = None,
+    **options: float,
+) -> Objective:
+    """Predictive LDM, F = <log N(z_t; zhat_t, S)> + H[z].
+
+    Args:
+        z: pseudo-observations, the bins that carry loss.
+        zhat: their predictions from the bins before, t|t-1.
+        S: covariance of the prediction.
+        entropy: "stopgrad" detaches the target z_t and needs no H (a plug-in for the conditional entropy);
+            else a key of `entropy.ENTROPIES`.
+        samples: the pseudo-observations that H is estimated from. Default: all of z.
+        group: the window that each of `samples` comes from; those of one window are never compared.
+        options: for the entropy's estimator.
+
+    Raises:
+        KeyError: an unknown entropy.
+    """
+    if entropy == "stopgrad":
+        alignment = predictive_gaussian(z.detach(), zhat, S).mean()
+        return Objective(alignment, alignment, None)
+    alignment = predictive_gaussian(z, zhat, S).mean()
+    H = ENTROPIES[entropy](z.flatten(0, 1) if samples is None else samples, group, **options)
+    return Objective(alignment + H, alignment, H)
