@@ -31,7 +31,7 @@ class DataConfig:
     )
     units: str | None = _option(None, "Expression on unit columns, as \"quality == 'good'\".")
     min_rate: float = _option(
-        0.001, "Lowest mean rate of a unit that is used, Hz; the default drops silent units."
+        0.0, "Lowest mean rate of a unit that is used, Hz; silent units are always left out."
     )
 
     def validate(self) -> None:
@@ -54,7 +54,7 @@ class DataConfig:
         )
         for start, stop in self.spans:
             _require(
-                math.isfinite(start) and math.isfinite(stop) and stop > start,
+                stop > start,
                 "span", f"{start}:{stop}", "START:STOP in seconds with STOP after START",
             )  # fmt: skip
 
@@ -72,7 +72,7 @@ class FilterConfig:
     max_steps: int = _option(600, "Training steps; held-out time chooses the step that is kept.")
     learning_rate: float | None = _option(None, "Step size of AdamW; each entropy has its own default.")
     batch_size: int | None = _option(None, "Windows in a training step; each entropy has its own default.")
-    window: int = _option(64, "Bins in a training window.")
+    window: int = _option(32, "Bins in a training window.")
     warmup: int = _option(8, "First bins of a window, which warm the filter up and carry no loss.")
     hidden: tuple[int, ...] = _option((128, 128), "Widths of the encoder's hidden layers.")
     dropout: float = _option(0.1, "Share of units and activations dropped in training.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +16,20 @@ from torch import Tensor
 
 from ldmfilter.config import settings
 from ldmfilter.errors import InputError
+from ldmfilter.files import replacing
 from ldmfilter.filter.kalman import filter, smooth
 from ldmfilter.version import __version__
 
 if TYPE_CHECKING:
+    from ldmfilter.data.session import Session
     from ldmfilter.filter.model import LDMFilter
+
+TIME_CHUNK = 16_384  # bins in a chunk of the store
+
+
+def zarr_version() -> int:
+    """Major version of the installed zarr: 2 wants consolidated metadata, 3 has no standard for it."""
+    return int(version("zarr").split(".")[0])
 
 
 def decode(model: LDMFilter, counts: xr.DataArray, ci: float = 0.95, smoothing: bool = False) -> xr.Dataset:
@@ -63,6 +74,7 @@ def decode(model: LDMFilter, counts: xr.DataArray, ci: float = 0.95, smoothing: 
         "state": state,
         "state_2": state,
         "latent": latent,
+        "latent_2": latent,
         "unit": model.unit_ids_,
         "bound": np.asarray(["lower", "upper"]),
         "segment": ("time", segment.astype(np.int32)),
@@ -119,6 +131,20 @@ def _check(model: LDMFilter, counts: xr.DataArray, ci: float) -> None:
         raise InputError(f"{where}: no bins to decode; choose a longer span")
 
 
+def _other_units(where: str, ids: list, expected: list) -> str:
+    missing = [u for u in expected if u not in set(ids)]
+    extra = [u for u in ids if u not in set(expected)]
+    what = (
+        f"it lacks {_listed(missing)} and has {_listed(extra)} besides"
+        if missing or extra
+        else "their order differs"
+    )
+    return (
+        f"{where}: its {len(ids)} units are not the {len(expected)} that the model was trained on: {what}; "
+        "decode a session with the same units or train on this one"
+    )
+
+
 def _listed(items: list, most: int = 10) -> str:
     if not items:
         return "none"
@@ -155,3 +181,34 @@ def _attributes(model: LDMFilter, counts: xr.DataArray, ci: float) -> dict[str, 
         "ci_level": ci,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def select_model_units(session: Session, model: LDMFilter, session_unit_ids: list) -> Session:
+    """The session with the model's units, in the model's order.
+
+    A model of some of a session's units decodes sessions that have just these, or all those of the session
+    that it was trained on: ids such as 0, 1, 2 alone do not show that two sessions share their units.
+
+    Raises:
+        InputError: the session has other units; names the difference.
+    """
+    ids, wanted = session.units["unit"].to_numpy().tolist(), model.unit_ids_.tolist()
+    if ids in (wanted, session_unit_ids) or sorted(map(str, ids)) == sorted(map(str, session_unit_ids)):
+        return session.select_units(np.asarray(wanted))
+    raise InputError(_other_units(session.source.path, ids, session_unit_ids))
+
+
+def write_latents(latents: xr.Dataset, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Write a decoded dataset as a zarr store, chunked along time: whole or not at all.
+
+    Raises:
+        InputError: the store exists and `overwrite` is False, or the disk refuses.
+    """
+    chunks = {"time": min(latents.sizes["time"], TIME_CHUNK)}
+    encoding = {
+        str(name): {"chunks": tuple(chunks.get(str(dim), size) for dim, size in variable.sizes.items())}
+        for name, variable in latents.variables.items()
+        if variable.ndim
+    }
+    with replacing(path, overwrite) as scratch:
+        latents.to_zarr(scratch, mode="w", encoding=encoding, consolidated=zarr_version() < 3)

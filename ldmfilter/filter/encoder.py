@@ -43,8 +43,9 @@ class Encoder(nn.Module):
         mean = torch.nan_to_num(roots.nanmean(0))
         variance = torch.nan_to_num((roots - mean).square().nanmean(0))
         self.input_mean.copy_(mean)
-        # A unit that hardly fires where it is trained must not be blown up by its first spikes elsewhere.
-        self.input_scale.copy_(variance.sqrt().clamp_min(0.05))
+        scale = variance.sqrt()
+        # A unit that hardly fires would enter its rare spikes blown up: at least half the typical deviation.
+        self.input_scale.copy_(scale.clamp_min(0.5 * float(variance.mean().sqrt()) + 1e-6))
 
     def forward(self, counts: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch latent"]:
         """Counts (NaN where a unit is not observed) to pseudo-observations, not yet standardised."""

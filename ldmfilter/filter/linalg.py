@@ -70,3 +70,37 @@ def stationary_covariance(
         if bool(term.abs().max() <= torch.finfo(X.dtype).eps * X.abs().max()):
             return X
     raise NotPositiveDefiniteError("A is not stable: the state has no stationary covariance")
+
+
+class _InverseSqrt(torch.autograd.Function):
+    """Symmetric C^(-1/2). Its derivative by Daleckii & Krein (1965), with the divided differences of
+    x^(-1/2) in closed form, -1 / (sqrt(a b) (sqrt a + sqrt b)): no quotient of differences of eigenvalues, so that
+    equal ones, as of white samples, do no harm."""
+
+    @staticmethod
+    def forward(ctx, C: Tensor) -> Tensor:
+        values, V = torch.linalg.eigh(C)
+        root = values.clamp_min(torch.finfo(C.dtype).tiny).sqrt()
+        ctx.save_for_backward(root, V)
+        return (V / root) @ V.mT
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
+        root, V = ctx.saved_tensors
+        slope = -1 / (root[:, None] * root * (root[:, None] + root))
+        return V @ (slope * (V.mT @ symmetrise(grad) @ V)) @ V.mT
+
+
+def whitening(z: Float[Tensor, "sample dim"], ridge: float = 1e-4) -> tuple[Tensor, Tensor]:
+    """Mean and symmetric matrix W with (z - mean) W white: W = (Cov z + ridge)^(-1/2) (ZCA), differentiable.
+
+    The symmetric root turns z as little as possible. `ridge` is in units of the mean variance: directions in
+    which z varies less are not blown up, so that a collapse stays visible.
+    """
+    mean = z.mean(0)
+    centred = z - mean
+    cov = centred.mT @ centred / (len(z) - 1)
+    variance = cov.diagonal().mean().clamp_min(torch.finfo(z.dtype).tiny)
+    eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    W: Tensor = _InverseSqrt.apply(symmetrise(cov) + ridge * variance * eye)
+    return mean, W

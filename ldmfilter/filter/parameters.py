@@ -16,7 +16,7 @@ class Dynamics(nn.Module):
     Q = L (I - W W') L' for a W of norm below one, and any such W is G^-1 M with G G' = I + M M'. So M and L are
     free, A is stable, Q is positive definite, and the prior of each segment is X itself, with no equation
     to solve. The gauge: b = 0, X has variance 1 - r_i in the i-th latent dimension, where the observation noise
-    R = diag(r) has the rest, so that z has variance one, as the standardised encoder gives it; the state
+    R = diag(r) has the rest, so that z has variance one, as the whitened encoder gives it; the state
     dimensions beyond the latent ones have variance one. C = [I 0].
 
     Args:
@@ -27,7 +27,7 @@ class Dynamics(nn.Module):
     """
 
     def __init__(
-        self, latent_dim: int, state_dim: int, decay: float = 0.9, noise: float = 0.5, coupling: float = 0.1
+        self, latent_dim: int, state_dim: int, decay: float = 0.98, noise: float = 0.9, coupling: float = 0.0
     ):
         super().__init__()
         self.latent_dim = latent_dim

@@ -17,6 +17,7 @@ from ldmfilter.config import FilterConfig
 from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import TrainingError
 from ldmfilter.filter.kalman import filter_windows
+from ldmfilter.filter.linalg import whitening
 from ldmfilter.filter.network import Network
 from ldmfilter.ldm.alignment import predictive_gaussian
 from ldmfilter.ldm.entropy import logdet
@@ -41,10 +42,10 @@ class Recipe:
 
 
 RECIPES = {
-    "logdet": Recipe(1e-3, 32),
-    "knn": Recipe(1e-3, 128, samples=4, options={"k": 3, "clip": 0.1}),
-    "stopgrad": Recipe(1e-3, 32),
-    "kde": Recipe(1e-3, 128, samples=4),
+    "logdet": Recipe(1e-3, 64),
+    "knn": Recipe(1e-3, 64, samples=4, options={"k": 3, "clip": 0.1}),
+    "stopgrad": Recipe(1e-3, 64),
+    "kde": Recipe(1e-3, 64, samples=4),
 }
 
 
@@ -117,7 +118,7 @@ class Training:
         self.history: list[Record] = []
         self._best_score = -math.inf
         self._losses: list[Tensor] = []
-        with self._randomness(torch.Generator().manual_seed(config.seed).get_state(), None):
+        with self._lent_torch(torch.Generator().manual_seed(config.seed).get_state(), None):
             network = Network(counts.sizes["unit"], config, float(counts.attrs["bin_size"]))
             self._save_random_state()
         network.encoder.set_input_scale(self._counts[_spread(self.windows.train_bins, SCALING_BINS)].cpu())
@@ -149,10 +150,10 @@ class Training:
             TrainingError: the loss is not finite any more, or z has collapsed.
         """
         if not self.history:
-            with self._randomness(*self._random_state):
+            with self._lent_torch(*self._random_state):
                 yield self._evaluate()
         while self.step < self.config.max_steps:
-            with self._randomness(*self._random_state):
+            with self._lent_torch(*self._random_state):
                 for _ in range(min(EVALUATE_EVERY, self.config.max_steps - self.step)):
                     self._losses.append(self._train_step())
                     self.step += 1
@@ -182,7 +183,8 @@ class Training:
     def _objective(self, counts: Float[Tensor, "batch time unit"]) -> Objective:
         raw, model = self._module(counts)
         flat = raw.flatten(0, 1)
-        z = (raw - flat.mean(0)) / (flat.std(0) + 1e-4)
+        mean, W = whitening(flat)
+        z = (raw - mean) @ W
         zhat, S, _ = filter_windows(model, z)
         z, zhat = z[:, self.config.warmup :], zhat[:, self.config.warmup :]
         if self.config.entropy in ("stopgrad", "logdet"):
@@ -201,12 +203,12 @@ class Training:
         self._module.eval()
         windows, warmup = self.windows, self.config.warmup
         raw, model = self._module(self._counts[_spread(windows.train_bins, SCALING_BINS)])
-        self._network.set_z_scale(raw)
-        standard = (raw - self._network.z_mean) / self._network.z_scale
+        self._network.fix_gauge(raw)
+        white = (raw - self._network.z_mean) @ self._network.z_whiten
         held, _ = self._module(
             self._counts.windows(_spread(windows.held_starts, EVALUATION_WINDOWS), windows.window)
         )
-        z = (held - self._network.z_mean) / self._network.z_scale
+        z = (held - self._network.z_mean) @ self._network.z_whiten
         zhat, S, _ = filter_windows(model, z)
         z, zhat = z[:, warmup:], zhat[:, warmup:]
         log_likelihood = float(predictive_gaussian(z, zhat, S).mean())
@@ -219,7 +221,7 @@ class Training:
             self._best = self._copy_of_network()
         else:
             kept = self.kept_step
-        record = Record(self.step, loss, log_likelihood, score, effective_rank(standard), kept)
+        record = Record(self.step, loss, log_likelihood, score, effective_rank(white), kept)
         self.history.append(record)
         return record
 
@@ -230,8 +232,8 @@ class Training:
                 f"try a --learning-rate below {self.learning_rate:g}"
             )
         limit = 1 + COLLAPSED_RANK * (self.config.latent_dim - 1)
-        constant = float(self._network.z_scale.min()) < 1e-6
-        if record.step >= GRACE and (
+        constant = not float(self._network.z_whiten.abs().max()) < 1e6
+        if record.step >= GRACE and (constant or record.effective_rank < limit):
             constant or (self.config.latent_dim > 1 and record.effective_rank < limit)
         ):
             raise TrainingError(
@@ -242,21 +244,25 @@ class Training:
     def _copy_of_network(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self._network.state_dict().items()}
 
-    # Random numbers: dropout draws from torch's global generators, which are lent for each stretch of steps and
-    # given back, so that a caller's random numbers are not disturbed and a resumed training goes on with its own.
+    # torch's global state, its generators above all, which dropout draws from, is lent for each stretch of steps
+    # and given back: a caller's random numbers are not disturbed, and a resumed training goes on with its own.
 
     @contextmanager
-    def _randomness(self, cpu: Tensor, cuda: Tensor | None) -> Iterator[None]:
-        deterministic = torch.are_deterministic_algorithms_enabled()
+    def _lent_torch(self, cpu: Tensor, cuda: Tensor | None) -> Iterator[None]:
+        deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if self.device == "cuda" else []):
             torch.set_rng_state(cpu)
             if self.device == "cuda":
                 torch.cuda.manual_seed(self.config.seed) if cuda is None else torch.cuda.set_rng_state(cuda)
             torch.use_deterministic_algorithms(self.device == "cpu" or deterministic)
+            # The matrices are small: a second thread gains little, and costs 15 times the time where another
+            # program holds its core. One thread also makes the result the same on any number of cores.
+            torch.set_num_threads(1)
             try:
                 yield
             finally:
                 torch.use_deterministic_algorithms(deterministic)
+                torch.set_num_threads(threads)
 
     def _save_random_state(self) -> None:
         cuda = torch.cuda.get_rng_state() if self.device == "cuda" else None

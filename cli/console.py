@@ -1,0 +1,65 @@
+"""How the command line speaks: results on stdout, messages on stderr, one line for each refusal."""
+
+import functools
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from ldmfilter.errors import InputError, TrainingError
+
+FAILED, UNUSABLE, INTERRUPTED = 1, 3, 130
+
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Messages")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Results only.", rich_help_panel="Messages")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+
+
+def say(text: str) -> None:
+    """A message for the person, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Turn what a command raises into one line on stderr and an exit code: 3 for input that cannot be used,
+    1 for a failure of ours, 130 for Ctrl-C. Warnings become lines too. A traceback only with --debug."""
+
+    @functools.wraps(function)
+    def run(*args: Any, debug: bool = False, quiet: bool = False, **kwargs: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.showwarning = lambda message, *_, **__: None if quiet else say(f"warning: {message}")
+            logging.getLogger("ldmfilter").setLevel(logging.WARNING)
+            try:
+                function(*args, quiet=quiet, **kwargs)
+                sys.stdout.flush()
+            except (InputError, TrainingError) as error:
+                if debug:
+                    traceback.print_exc()
+                say(f"ldmfilter: {error}")
+                raise typer.Exit(UNUSABLE if isinstance(error, InputError) else FAILED) from None
+            except KeyboardInterrupt:
+                say("ldmfilter: interrupted")
+                raise typer.Exit(INTERRUPTED) from None
+            except BrokenPipeError:
+                # The reader of our output has gone, as `head` does: nothing is left to say, or to flush to it.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(FAILED) from None
+            except (typer.Exit, typer.Abort):
+                raise
+            except Exception as error:
+                if debug:
+                    traceback.print_exc()
+                say(
+                    f"ldmfilter: failed ({type(error).__name__}: {' '.join(str(error).split())}); --debug shows where"
+                )
+                raise typer.Exit(FAILED) from None
+
+    return run

@@ -1,0 +1,65 @@
+"""`ldmfilter decode`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ldmfilter_cli.choice import Interval, Spans, parse_spans
+from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, say
+
+
+@command
+def decode(
+    session: Annotated[
+        Path | None,
+        typer.Argument(help="Session; without it the one that the run was trained on.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="STORE", help="Where the latent states go, as latents.zarr.")
+    ] = ...,  # type: ignore[assignment]
+    run: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Run folder; without it the latest below runs/.")
+    ] = None,
+    interval: Interval = None,
+    span: Spans = None,
+    ci: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
+    smooth: Annotated[
+        bool, typer.Option("--smooth", help="Add each bin's state given its whole segment.")
+    ] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Decode a session into latent states with covariances and intervals, as a zarr store for xarray.
+
+    Example: ldmfilter decode --out latents.zarr
+
+    Without an interval or a span the whole session is decoded. Prints the store.
+    """
+    spans = parse_spans(span)
+    from ldmfilter.data import read_session
+    from ldmfilter.data.binning import bin_spikes, choose_spans
+    from ldmfilter.errors import InputError
+    from ldmfilter.filter.decode import select_model_units, write_latents
+    from ldmfilter.filter.runs import Run
+
+    if out.exists() and not overwrite:
+        raise InputError(f"{out}: exists already; choose another name or give --overwrite")
+    the_run = Run.open(run) if run is not None else Run.latest()
+    model = the_run.model()
+    done, wanted = the_run.finished_steps, the_run.config.filter.max_steps
+    if done < wanted and not quiet:
+        say(
+            f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; decoding with what it kept"
+        )
+    recording = select_model_units(
+        read_session(session or the_run.session_path), model, the_run.session_unit_ids
+    )
+    counts = bin_spikes(recording, model.bin_size_, choose_spans(recording, interval=interval, spans=spans))
+    if not quiet:
+        say(
+            f"{counts.sizes['time']} bins of {model.bin_size_:g} s from {recording.source.path}, model of {the_run.folder}"
+        )
+    write_latents(model.decode(counts, ci=ci, smooth=smooth), out, overwrite)
+    print(out)

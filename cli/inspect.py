@@ -1,0 +1,165 @@
+"""`ldmfilter inspect`."""
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ldmfilter_cli.console import Debug, Quiet, command
+
+if TYPE_CHECKING:
+    from ldmfilter.data.session import Session
+
+
+@command
+def inspect(
+    session: Annotated[Path, typer.Argument(help="NWB file, or session in zarr.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Show what a session holds: units, duration, intervals and behaviour.
+
+    Example: ldmfilter inspect session.nwb
+    """
+    from ldmfilter.data import read_session
+
+    summary = summarise(read_session(session))
+    if as_json:
+        print(json.dumps(summary, indent=1, allow_nan=False))
+    else:
+        _show(summary)
+
+
+def summarise(session: "Session") -> dict[str, Any]:
+    """What `inspect --json` prints. Times in s, rates in Hz; a rate that cannot be told is null."""
+    import numpy as np
+
+    rates = session.rates
+    quantiles = np.quantile(rates, [0, 0.5, 1]).tolist() if session.n_units else [None] * 3
+    return {
+        "path": session.source.path,
+        "identifier": session.source.identifier,
+        "session_id": session.source.session_id,
+        "session_start_time": session.source.session_start_time,
+        "checksum": session.source.checksum,
+        "start": session.start,
+        "stop": session.stop,
+        "duration": session.duration,
+        "units": {
+            "number": session.n_units,
+            "spikes": session.n_spikes,
+            "silent": int((rates == 0).sum()),
+            "rate_min": quantiles[0],
+            "rate_median": quantiles[1],
+            "rate_max": quantiles[2],
+            "columns": [str(name) for name in session.units],
+            "observed_intervals": session.observed is not None,
+            "table": [
+                {"unit": unit, "rate": rate}
+                for unit, rate in zip(session.units["unit"].to_numpy().tolist(), rates.tolist(), strict=True)
+            ],
+        },
+        "intervals": [
+            {
+                "table": name,
+                "rows": table.sizes["interval"],
+                "start": _number(table["start_time"].min().item()) if table.sizes["interval"] else None,
+                "stop": _number(table["stop_time"].max().item()) if table.sizes["interval"] else None,
+                "columns": [str(column) for column in table],
+                "tags": _tags(table),
+            }
+            for name, table in session.intervals.items()
+        ],
+        "behavior": [
+            {
+                "path": path,
+                "shape": list(series.shape),
+                "unit": str(series.attrs.get("unit", "")),
+                "rate": _number(series.attrs.get("rate")),
+                "start": _number(float(series["time"][0])) if series.sizes["time"] else None,
+                "stop": _number(float(series["time"][-1])) if series.sizes["time"] else None,
+            }
+            for path, series in session.behavior.items()
+        ],
+    }
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _tags(table: Any) -> list[str]:
+    texts = [column.to_numpy().ravel().tolist() for column in table.values() if column.dtype.kind == "U"]
+    return sorted({text for column in texts for text in column} - {""})
+
+
+def _show(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+
+    def heading(text: str) -> None:
+        console.print()
+        console.print(Text(text, style="bold"))
+
+    def table(*columns: tuple[str, str], rows: list[tuple[str, ...]]) -> None:
+        grid = Table(box=None, pad_edge=False, header_style="dim")
+        for name, justify in columns:
+            grid.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        for row in rows:
+            grid.add_row(*map(Text, row))
+        console.print(grid)
+
+    units = summary["units"]
+    console.print(Text(summary["path"], style="bold", overflow="fold"))
+    about = [summary[key] for key in ("identifier", "session_id", "session_start_time") if summary[key]]
+    if about:
+        console.print(Text(", ".join(about)))
+    console.print(
+        Text(f"{_g(summary['start'])} to {_g(summary['stop'])} s, {_g(summary['duration'])} s in all")
+    )
+
+    heading("Units")
+    silent = f", {units['silent']} of them silent" if units["silent"] else ""
+    console.print(Text(f"{units['number']} units{silent}, {units['spikes']:,} spikes"))
+    console.print(
+        Text(
+            f"rates {_g(units['rate_min'])} to {_g(units['rate_max'])} Hz, median {_g(units['rate_median'])} Hz"
+        )
+    )
+    console.print(Text("columns: " + (", ".join(units["columns"]) or "none")))
+    if units["observed_intervals"]:
+        console.print(Text("observed only within obs_intervals"))
+
+    heading("Intervals")
+    if summary["intervals"]:
+        table(
+            ("table", "left"), ("rows", "right"), ("from, s", "right"), ("to, s", "right"), ("tags", "left"),
+            rows=[(t["table"], str(t["rows"]), _g(t["start"]), _g(t["stop"]), _some(t["tags"])) for t in summary["intervals"]],
+        )  # fmt: skip
+    else:
+        console.print("none")
+
+    heading("Behavior")
+    if summary["behavior"]:
+        table(
+            ("path", "left"), ("shape", "right"), ("unit", "left"), ("rate, Hz", "right"),
+            rows=[
+                (b["path"], " x ".join(map(str, b["shape"])), b["unit"], _g(b["rate"])) for b in summary["behavior"]
+            ],
+        )  # fmt: skip
+    else:
+        console.print("none")
+
+
+def _some(items: list[str], most: int = 12) -> str:
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def _g(value: float | None) -> str:
+    return "?" if value is None else f"{value:,.6g}"

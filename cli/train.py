@@ -1,0 +1,210 @@
+"""`ldmfilter train`."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ldmfilter.config import DEVICES, ENTROPIES, PRECISIONS, Config, DataConfig, FilterConfig
+from ldmfilter_cli.choice import TIME, Interval, Spans, parse_spans
+from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, say
+
+if TYPE_CHECKING:
+    from ldmfilter.filter.training import Record
+
+_HELP = {f.name: f.metadata["help"] for f in (*fields(DataConfig), *fields(FilterConfig))}
+_UNITS, _MODEL, _TRAINING, _RUN = "Units", "Model", "Training", "Run"
+
+
+def _option(name: str, panel: str, *flags: str, **more: Any) -> Any:
+    default = {f.name: f.default for f in (*fields(DataConfig), *fields(FilterConfig))}[name]
+    shown = "" if default is None else f" \\[default: {default}]"
+    return typer.Option(*flags, help=_HELP[name] + shown, rich_help_panel=panel, show_default=False, **more)
+
+
+@command
+def train(
+    session: Annotated[
+        Path | None,
+        typer.Argument(help="NWB file, or session in zarr; not needed with --resume.", show_default=False),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Run folder; without it a new one below runs/.", rich_help_panel=_RUN
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --run, or with the latest run.", rich_help_panel=_RUN)
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="Options; the command line wins.", rich_help_panel=_RUN),
+    ] = None,
+    bin_size: Annotated[float | None, _option("bin_size", TIME)] = None,
+    interval: Interval = None,
+    span: Spans = None,
+    units: Annotated[str | None, _option("units", _UNITS, metavar="QUERY")] = None,
+    min_rate: Annotated[float | None, _option("min_rate", _UNITS, metavar="HZ")] = None,
+    latent_dim: Annotated[int | None, _option("latent_dim", _MODEL)] = None,
+    state_dim: Annotated[int | None, _option("state_dim", _MODEL)] = None,
+    hidden: Annotated[str | None, _option("hidden", _MODEL, metavar="WIDTH,WIDTH")] = None,
+    dropout: Annotated[float | None, _option("dropout", _MODEL)] = None,
+    entropy: Annotated[str | None, _option("entropy", _TRAINING, metavar="|".join(ENTROPIES))] = None,
+    seed: Annotated[int | None, _option("seed", _TRAINING)] = None,
+    max_steps: Annotated[int | None, _option("max_steps", _TRAINING)] = None,
+    learning_rate: Annotated[float | None, _option("learning_rate", _TRAINING)] = None,
+    batch_size: Annotated[int | None, _option("batch_size", _TRAINING)] = None,
+    window: Annotated[int | None, _option("window", _TRAINING)] = None,
+    warmup: Annotated[int | None, _option("warmup", _TRAINING)] = None,
+    weight_decay: Annotated[float | None, _option("weight_decay", _TRAINING)] = None,
+    held_out: Annotated[float | None, _option("held_out", _TRAINING)] = None,
+    device: Annotated[str | None, _option("device", _TRAINING, metavar="|".join(DEVICES))] = None,
+    precision: Annotated[str | None, _option("precision", _TRAINING, metavar="|".join(PRECISIONS))] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a filter on a session's spikes, without labels.
+
+    Example: ldmfilter train session.nwb --interval epochs=run --entropy knn
+
+    Prints the run folder. Ctrl-C stops; --resume goes on, to the same result.
+    """
+    given = {
+        name: value
+        for name, value in locals().items()
+        if name in _HELP and value is not None and name not in ("interval", "hidden")
+    }
+    if interval is not None:
+        given["interval"] = interval
+    if span:
+        given["spans"] = parse_spans(span)
+    if hidden is not None:
+        given["hidden"] = _widths(hidden)
+    from ldmfilter.filter.runs import Run
+
+    if resume:
+        if given or config is not None:
+            raise typer.BadParameter(
+                "a resumed run keeps its own options; leave the others out", param_hint="--resume"
+            )
+        the_run = Run.open(run) if run is not None else Run.latest()
+        training, counts = _resumed(the_run, session)
+    else:
+        if session is None:
+            raise typer.BadParameter("name a session to train on", param_hint="SESSION")
+        options = (Config.read(config) if config else Config(DataConfig(), FilterConfig())).replace(**given)
+        if "latent_dim" in given and "state_dim" not in given:
+            options = options.replace(state_dim=max(options.filter.state_dim, options.filter.latent_dim))
+        options.validate()
+        the_run, training, counts = _new(run, session, options, quiet)
+    if not quiet:
+        _say_hello(the_run, training, counts)
+    records = the_run.train(training, counts)
+    try:
+        _follow(records, training.step, the_run.config.filter.max_steps, quiet)
+    except KeyboardInterrupt:
+        say(f"ldmfilter: interrupted; go on with `ldmfilter train --resume --run {the_run.folder}`")
+        raise typer.Exit(INTERRUPTED) from None
+    if not quiet:
+        best = max(training.history, key=lambda record: record.score)
+        say(
+            f"kept step {best.step}: prediction gains {best.score:.2f} nats per bin over no memory, on held-out time; "
+            f"effective rank {best.effective_rank:.1f} of {the_run.config.filter.latent_dim}"
+        )
+    print(the_run.folder)
+
+
+def _new(folder: Path | None, path: Path, options: Config, quiet: bool) -> tuple:
+    from ldmfilter.data import read_session
+    from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
+    from ldmfilter.filter.runs import Run
+    from ldmfilter.filter.training import Training
+
+    session = read_session(path)
+    spans = choose_spans(session, interval=options.data.interval, spans=options.data.spans)
+    chosen, note = choose_units(
+        session, query=options.data.units, min_rate=options.data.min_rate, spans=spans
+    )
+    if note and not quiet:
+        say(note)
+    counts = bin_spikes(chosen, options.data.bin_size, spans)
+    training = Training(options.filter, counts)
+    return Run.create(folder, options, session, chosen), training, counts
+
+
+def _resumed(run: Any, path: Path | None) -> tuple:
+    from ldmfilter.data import read_session
+    from ldmfilter.data.binning import bin_spikes, choose_spans
+    from ldmfilter.errors import InputError
+    from ldmfilter.filter.training import Training
+
+    session = read_session(path or run.session_path)
+    if session.source.checksum != run.checksum:
+        raise InputError(
+            f"{session.source.path}: is not the session that {run.folder} was trained on, or has changed; train anew"
+        )
+    data = run.config.data
+    spans = choose_spans(session, interval=data.interval, spans=data.spans)
+    counts = bin_spikes(session.select_units(run.unit_ids), data.bin_size, spans)
+    training = Training(run.config.filter, counts)
+    run.resume(training)
+    return training, counts
+
+
+def _say_hello(run: Any, training: Any, counts: Any) -> None:
+    steps = run.config.filter.max_steps
+    done = f", from step {training.step}" if training.step else ""
+    hours = counts.sizes["time"] * float(counts.attrs["bin_size"])
+    say(
+        f"{counts.sizes['unit']} units, {counts.sizes['time']} bins ({hours:.0f} s), {run.config.filter.entropy}, "
+        f"{steps} steps on {training.device}{done}; run folder {run.folder}"
+    )
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(width) for width in text.split(",") if width.strip())
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of widths, as 128,128", param_hint="--hidden"
+        ) from None
+
+
+def _follow(records: "Iterator[Record]", done: int, total: int, quiet: bool) -> None:
+    """Consume the records: a bar with a time estimate on a terminal, a plain line now and then elsewhere."""
+    if quiet:
+        for _ in records:
+            pass
+        return
+    if not sys.stderr.isatty():
+        every = max(total // 10, 1)
+        said = -every
+        for record in records:
+            if record.step - said >= every or record.step == total:
+                said = record.step
+                say(_line(record, total))
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=total, completed=done)
+        for record in records:
+            bar.update(task, completed=record.step, description=_numbers(record))
+
+
+def _numbers(record: "Record") -> str:
+    return (
+        f"loss {record.loss:.2f}  held-out {record.held_out_log_likelihood:.2f}  gain {record.score:.2f}  "
+        f"rank {record.effective_rank:.1f}"
+    )
+
+
+def _line(record: "Record", total: int) -> str:
+    return f"step {record.step}/{total}  {_numbers(record)}"

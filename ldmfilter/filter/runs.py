@@ -1,0 +1,203 @@
+"""The run folder: what a training was asked for, how it went, and what it can go on from.
+
+    run.json                 when and on which session, with its units
+    config.toml              every option, resolved
+    log.jsonl                one record an evaluation
+    checkpoint.safetensors   the whole state of the training; its header holds JSON
+    model.safetensors        the parameters kept so far
+
+All of it is data, written whole or not at all; opening a stranger's folder runs nothing.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from safetensors.torch import save as save_tensors
+
+from ldmfilter.config import Config
+from ldmfilter.data.session import Session
+from ldmfilter.errors import InputError
+from ldmfilter.files import disk_errors, write_bytes
+from ldmfilter.filter.model import MODEL_FILE, LDMFilter, first_line, load, read_tensors
+from ldmfilter.filter.training import Record, Training
+from ldmfilter.version import __version__
+
+RUNS = Path("runs")
+RUN_FORMAT = 1
+CHECKPOINT_EVERY = 2.0  # seconds at least between checkpoints
+_RUN, _CONFIG, _LOG, _CHECKPOINT = "run.json", "config.toml", "log.jsonl", "checkpoint.safetensors"
+
+
+class Run:
+    """A run folder. Make one with `create`, open one with `open` or `latest`.
+
+    Attributes:
+        folder: where it lies.
+        config: what was asked for.
+        session_path: the session that it was trained on.
+        checksum: of that session.
+        unit_ids: the units that were used, in order.
+        session_unit_ids: all units of that session.
+        created: ISO 8601.
+    """
+
+    def __init__(self, folder: Path, config: Config, about: dict[str, Any]):
+        self.folder = folder
+        self.config = config
+        self._about = about
+        self.session_path = str(about["session"])
+        self.checksum = str(about["checksum"])
+        self.unit_ids: list = list(about["unit_ids"])
+        self.session_unit_ids: list = list(about["session_unit_ids"])
+        self.created = str(about["created"])
+
+    @classmethod
+    def create(
+        cls, folder: str | os.PathLike[str] | None, config: Config, session: Session, chosen: Session
+    ) -> "Run":
+        """Make a run folder; without a name, a new one below `runs/`.
+
+        Args:
+            folder: where, or None.
+            config: what is asked for, validated.
+            session: the session as read.
+            chosen: the same with the units that are used.
+
+        Raises:
+            InputError: the folder holds something already or cannot be written to.
+        """
+        now = datetime.now(UTC)
+        path = new_folder(session, now) if folder is None else Path(folder)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path}: exists already; choose another --run, or --resume to go on with it")
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        about = {
+            "format": RUN_FORMAT,
+            "package_version": __version__,
+            "created": now.isoformat(),
+            "session": session.source.path,
+            "checksum": session.source.checksum,
+            "unit_ids": chosen.units["unit"].to_numpy().tolist(),
+            "session_unit_ids": session.units["unit"].to_numpy().tolist(),
+        }
+        write_bytes(path / _CONFIG, config.to_toml().encode())
+        write_bytes(path / _RUN, json.dumps(about, indent=1).encode())
+        return cls(path, config, about)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> "Run":
+        """Open a run folder.
+
+        Raises:
+            InputError: it is not one, or a file in it is missing, damaged or of a newer version.
+        """
+        path = Path(folder)
+        if not (path / _RUN).is_file():
+            raise InputError(f"{path}: is not a run folder (no {_RUN}); name one that `ldmfilter train` made")
+        try:
+            about = json.loads((path / _RUN).read_text(encoding="utf-8"))
+            if about["format"] > RUN_FORMAT:
+                raise InputError(
+                    f"{path / _RUN}: run format {about['format']}, made by ldmfilter {about.get('package_version')}, "
+                    f"is newer than this package reads ({RUN_FORMAT}); update ldmfilter"
+                )
+            return cls(path, Config.read(path / _CONFIG), about)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{path / _RUN}: damaged ({first_line(error)}); train again or restore the file"
+            ) from None
+
+    @classmethod
+    def latest(cls, root: Path = RUNS) -> "Run":
+        """The run below `root` that was made last.
+
+        Raises:
+            InputError: there is none.
+        """
+        folders = [path.parent for path in root.glob(f"*/{_RUN}")] if root.is_dir() else []
+        if not folders:
+            raise InputError(
+                f"{root}: no run here; run `ldmfilter train SESSION` first, or give --run FOLDER"
+            )
+        return max((cls.open(folder) for folder in folders), key=lambda run: run.created)
+
+    def train(self, training: Training, counts: xr.DataArray) -> Iterator[Record]:
+        """Drive a training and keep log, checkpoints and model up to date; one record an evaluation.
+
+        Raises:
+            InputError: the folder cannot be written to any more.
+            TrainingError: as `Training.run`.
+        """
+        written = 0.0
+        self._write_log(training.history)
+        for record in training.run():
+            with disk_errors(self.folder / _LOG), (self.folder / _LOG).open("a", encoding="utf-8") as log:
+                log.write(_line(record))
+            if time.monotonic() - written >= CHECKPOINT_EVERY or record.step == self.config.filter.max_steps:
+                self._write_checkpoint(training, counts)
+                written = time.monotonic()
+            yield record
+
+    def resume(self, training: Training) -> None:
+        """Put a training back to the last checkpoint, if there is one.
+
+        Raises:
+            InputError: the checkpoint is damaged.
+        """
+        path = self.folder / _CHECKPOINT
+        if not path.exists():
+            return
+        tensors, values = read_tensors(path, "training")
+        try:
+            training.restore(tensors, values)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"{path}: damaged checkpoint ({first_line(error)}); train again or restore the file"
+            ) from None
+
+    @property
+    def finished_steps(self) -> int:
+        """Steps done at the last checkpoint, 0 without one. Raises: InputError when it is damaged."""
+        path = self.folder / _CHECKPOINT
+        return int(read_tensors(path, "training")[1]["step"]) if path.exists() else 0
+
+    def model(self) -> LDMFilter:
+        """The model kept so far. Raises: InputError when it is missing or damaged."""
+        return load(self.folder / MODEL_FILE)
+
+    def _write_checkpoint(self, training: Training, counts: xr.DataArray) -> None:
+        model = LDMFilter(**asdict(self.config.filter)).take(training, counts)
+        model.save(self.folder)
+        tensors, values = training.state()
+        write_bytes(self.folder / _CHECKPOINT, save_tensors(tensors, {"training": json.dumps(values)}))
+
+    def _write_log(self, history: list[Record]) -> None:
+        write_bytes(self.folder / _LOG, "".join(map(_line, history)).encode())
+
+
+def new_folder(session: Session, now: datetime) -> Path:
+    """A free name below `runs/`, of the time and the session's file name."""
+    stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(session.source.path).stem)[:60]
+    name = f"{now:%Y%m%d-%H%M%S}-{stem}"
+    path, n = RUNS / name, 2
+    while path.exists():
+        path, n = RUNS / f"{name}-{n}", n + 1
+    return path
+
+
+def _line(record: Record) -> str:
+    values = {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(record).items()
+    }
+    return json.dumps(values) + "\n"
