@@ -17,7 +17,9 @@ Interval = Annotated[
 ]
 Spans = Annotated[
     list[str] | None,
-    typer.Option("--span", metavar="START:STOP", help="Seconds; repeatable; an end may be left open. With --interval, what lies in both.", rich_help_panel=TIME),
+    typer.Option("--span", metavar="START:STOP", help="Seconds; repeatable; an end may be left open. With --interval, what lies in both.",
+        rich_help_panel=TIME,
+    ),
 ]  # fmt: skip
 
 
@@ -29,11 +31,7 @@ def parse_spans(texts: list[str] | None) -> tuple[tuple[float, float], ...]:
         try:
             if not colon:
                 raise ValueError
-            spans.append(
-                (float(start) if start.strip() else -math.inf, float(stop) if stop.strip() else math.inf)
-            )
+            spans.append((float(start) if start.strip() else -math.inf, float(stop) if stop.strip() else math.inf))
         except ValueError:
-            raise typer.BadParameter(
-                f"{text!r} is not START:STOP in seconds, as 10:60", param_hint="--span"
-            ) from None
+            raise typer.BadParameter(f"{text!r} is not START:STOP in seconds, as 10:60", param_hint="--span") from None
     return tuple(spans)

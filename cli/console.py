@@ -15,9 +15,7 @@ from ldmfilter.errors import InputError, TrainingError
 
 FAILED, UNUSABLE, INTERRUPTED = 1, 3, 130
 
-Debug = Annotated[
-    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Messages")
-]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Messages")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Results only.", rich_help_panel="Messages")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 
@@ -57,9 +55,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             except Exception as error:
                 if debug:
                     traceback.print_exc()
-                say(
-                    f"ldmfilter: failed ({type(error).__name__}: {' '.join(str(error).split())}); --debug shows where"
-                )
+                say(f"ldmfilter: failed ({type(error).__name__}: {' '.join(str(error).split())}); --debug shows where")
                 raise typer.Exit(FAILED) from None
 
     return run

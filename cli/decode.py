@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from ldmfilter_cli.choice import Interval, Spans, parse_spans
 from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, say
 
@@ -15,18 +14,14 @@ def decode(
         Path | None,
         typer.Argument(help="Session; without it the one that the run was trained on.", show_default=False),
     ] = None,
-    out: Annotated[
-        Path, typer.Option(metavar="STORE", help="Where the latent states go, as latents.zarr.")
-    ] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(metavar="STORE", help="Where the latent states go, as latents.zarr.")] = ...,  # type: ignore[assignment]
     run: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Run folder; without it the latest below runs/.")
     ] = None,
     interval: Interval = None,
     span: Spans = None,
     ci: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
-    smooth: Annotated[
-        bool, typer.Option("--smooth", help="Add each bin's state given its whole segment.")
-    ] = False,
+    smooth: Annotated[bool, typer.Option("--smooth", help="Add each bin's state given its whole segment.")] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -50,16 +45,13 @@ def decode(
     model = the_run.model()
     done, wanted = the_run.finished_steps, the_run.config.filter.max_steps
     if done < wanted and not quiet:
-        say(
-            f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; decoding with what it kept"
-        )
-    recording = select_model_units(
-        read_session(session or the_run.session_path), model, the_run.session_unit_ids
-    )
+        say(f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; decoding with what it kept")
+    recording = select_model_units(read_session(session or the_run.session_path), model, the_run.session_unit_ids)
     counts = bin_spikes(recording, model.bin_size_, choose_spans(recording, interval=interval, spans=spans))
     if not quiet:
         say(
-            f"{counts.sizes['time']} bins of {model.bin_size_:g} s from {recording.source.path}, model of {the_run.folder}"
+            f"{counts.sizes['time']} bins of {model.bin_size_:g} s from {recording.source.path}, "
+            f"model of {the_run.folder}"
         )
     write_latents(model.decode(counts, ci=ci, smooth=smooth), out, overwrite)
     print(out)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
 from ldmfilter_cli.console import Debug, Quiet, command
 
 if TYPE_CHECKING:
@@ -120,17 +119,13 @@ def _show(summary: dict[str, Any]) -> None:
     about = [summary[key] for key in ("identifier", "session_id", "session_start_time") if summary[key]]
     if about:
         console.print(Text(", ".join(about)))
-    console.print(
-        Text(f"{_g(summary['start'])} to {_g(summary['stop'])} s, {_g(summary['duration'])} s in all")
-    )
+    console.print(Text(f"{_g(summary['start'])} to {_g(summary['stop'])} s, {_g(summary['duration'])} s in all"))
 
     heading("Units")
     silent = f", {units['silent']} of them silent" if units["silent"] else ""
     console.print(Text(f"{units['number']} units{silent}, {units['spikes']:,} spikes"))
     console.print(
-        Text(
-            f"rates {_g(units['rate_min'])} to {_g(units['rate_max'])} Hz, median {_g(units['rate_median'])} Hz"
-        )
+        Text(f"rates {_g(units['rate_min'])} to {_g(units['rate_max'])} Hz, median {_g(units['rate_median'])} Hz")
     )
     console.print(Text("columns: " + (", ".join(units["columns"]) or "none")))
     if units["observed_intervals"]:
@@ -140,7 +135,9 @@ def _show(summary: dict[str, Any]) -> None:
     if summary["intervals"]:
         table(
             ("table", "left"), ("rows", "right"), ("from, s", "right"), ("to, s", "right"), ("tags", "left"),
-            rows=[(t["table"], str(t["rows"]), _g(t["start"]), _g(t["stop"]), _some(t["tags"])) for t in summary["intervals"]],
+            rows=[
+                (t["table"], str(t["rows"]), _g(t["start"]), _g(t["stop"]), _some(t["tags"])) for t in summary["intervals"]
+            ],
         )  # fmt: skip
     else:
         console.print("none")

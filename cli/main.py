@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-
 from ldmfilter_cli.decode import decode
 from ldmfilter_cli.inspect import inspect
 from ldmfilter_cli.train import train

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from ldmfilter.config import DEVICES, ENTROPIES, PRECISIONS, Config, DataConfig, FilterConfig
 from ldmfilter_cli.choice import TIME, Interval, Spans, parse_spans
 from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, say
+
+from ldmfilter.config import DEVICES, ENTROPIES, PRECISIONS, Config, DataConfig, FilterConfig
 
 if TYPE_CHECKING:
     from ldmfilter.filter.training import Record
@@ -33,9 +33,7 @@ def train(
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Run folder; without it a new one below runs/.", rich_help_panel=_RUN
-        ),
+        typer.Option(metavar="FOLDER", help="Run folder; without it a new one below runs/.", rich_help_panel=_RUN),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --run, or with the latest run.", rich_help_panel=_RUN)
@@ -88,9 +86,7 @@ def train(
 
     if resume:
         if given or config is not None:
-            raise typer.BadParameter(
-                "a resumed run keeps its own options; leave the others out", param_hint="--resume"
-            )
+            raise typer.BadParameter("a resumed run keeps its own options; leave the others out", param_hint="--resume")
         the_run = Run.open(run) if run is not None else Run.latest()
         training, counts = _resumed(the_run, session)
     else:
@@ -126,9 +122,7 @@ def _new(folder: Path | None, path: Path, options: Config, quiet: bool) -> tuple
 
     session = read_session(path)
     spans = choose_spans(session, interval=options.data.interval, spans=options.data.spans)
-    chosen, note = choose_units(
-        session, query=options.data.units, min_rate=options.data.min_rate, spans=spans
-    )
+    chosen, note = choose_units(session, query=options.data.units, min_rate=options.data.min_rate, spans=spans)
     if note and not quiet:
         say(note)
     counts = bin_spikes(chosen, options.data.bin_size, spans)
@@ -169,9 +163,7 @@ def _widths(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(width) for width in text.split(",") if width.strip())
     except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is not a list of widths, as 128,128", param_hint="--hidden"
-        ) from None
+        raise typer.BadParameter(f"{text!r} is not a list of widths, as 128,128", param_hint="--hidden") from None
 
 
 def _follow(records: "Iterator[Record]", done: int, total: int, quiet: bool) -> None:

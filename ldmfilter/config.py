@@ -23,16 +23,12 @@ class DataConfig:
     """Which spikes are used, and in which bins."""
 
     bin_size: float = _option(0.1, "Width of a time bin, s.")
-    interval: str | None = _option(
-        None, "Interval table and tag, as epochs=run; a table alone takes all its rows."
-    )
+    interval: str | None = _option(None, "Interval table and tag, as epochs=run; a table alone takes all its rows.")
     spans: tuple[tuple[float, float], ...] = _option(
         (), "Spans of time to use, s; with an interval, what lies in both."
     )
     units: str | None = _option(None, "Expression on unit columns, as \"quality == 'good'\".")
-    min_rate: float = _option(
-        0.0, "Lowest mean rate of a unit that is used, Hz; silent units are always left out."
-    )
+    min_rate: float = _option(0.0, "Lowest mean rate of a unit that is used, Hz; silent units are always left out.")
 
     def validate(self) -> None:
         """Check what can be checked without a session.
@@ -65,9 +61,7 @@ class FilterConfig:
 
     latent_dim: int = _option(8, "Dimensions of the pseudo-observation z.")
     state_dim: int = _option(8, "Dimensions of the hidden state h, at least those of z.")
-    entropy: str = _option(
-        "logdet", "Estimator of the entropy that prevents collapse: " + ", ".join(ENTROPIES) + "."
-    )
+    entropy: str = _option("logdet", "Estimator of the entropy that prevents collapse: " + ", ".join(ENTROPIES) + ".")
     seed: int = _option(0, "Seed of everything random.")
     max_steps: int = _option(600, "Training steps; held-out time chooses the step that is kept.")
     learning_rate: float | None = _option(None, "Step size of AdamW; each entropy has its own default.")
@@ -95,9 +89,7 @@ class FilterConfig:
             self.state_dim,
             f"at least latent_dim, {self.latent_dim}",
         )
-        _require(
-            self.window >= self.warmup + 2, "window", self.window, f"at least warmup + 2, {self.warmup + 2}"
-        )
+        _require(self.window >= self.warmup + 2, "window", self.window, f"at least warmup + 2, {self.warmup + 2}")
         _require(self.entropy in ENTROPIES, "entropy", self.entropy, "one of " + ", ".join(ENTROPIES))
         _require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
         _require(
@@ -114,9 +106,7 @@ class FilterConfig:
         )
         _require(all(size >= 1 for size in self.hidden), "hidden", list(self.hidden), "widths of 1 or more")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "a share from 0 to below 1")
-        _require(
-            0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "a number of 0 or more"
-        )
+        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "a number of 0 or more")
         _require(0 < self.held_out <= 0.5, "held_out", self.held_out, "a share above 0 and up to 0.5")
         _require(self.device in DEVICES, "device", self.device, "one of " + ", ".join(DEVICES))
         _require(self.precision in PRECISIONS, "precision", self.precision, "one of " + ", ".join(PRECISIONS))
@@ -204,9 +194,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give an existing TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: not a TOML file ({error}); see config.toml in a run folder for an example"
-        ) from None
+        raise InputError(f"{path}: not a TOML file ({error}); see config.toml in a run folder for an example") from None
 
 
 def _require(ok: bool, name: str, value: Any, wanted: str) -> None:
@@ -258,6 +246,4 @@ def _checked(spec: dataclasses.Field, value: Any, where: str) -> Any:
         isinstance(v, tuple) and len(v) == 2 and all(isinstance(x, int | float) for x in v) for v in value
     ):
         return tuple((float(a), float(b)) for a, b in value)
-    raise InputError(
-        f"{where} is {_plain(value)!r}; it must be {text.removeprefix('<class ').strip(chr(39) + '>')}"
-    )
+    raise InputError(f"{where} is {_plain(value)!r}; it must be {text.removeprefix('<class ').strip(chr(39) + '>')}")

@@ -77,7 +77,5 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise InputError(f"{path}: cannot be written ({error.strerror}); write elsewhere") from error
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise InputError(
-                f"{path}: its folder does not exist; make it first or write elsewhere"
-            ) from error
+            raise InputError(f"{path}: its folder does not exist; make it first or write elsewhere") from error
         raise

@@ -60,13 +60,9 @@ def to_nwb(session: Session) -> NWBFile:
     for row in range(trials.sizes["interval"]):
         nwb.add_trial(**{str(name): trials[name].item(row) for name in trials.data_vars})
 
-    behavior = nwb.create_processing_module(
-        "behavior", "what the simulated rat did, and the true state behind it"
-    )
+    behavior = nwb.create_processing_module("behavior", "what the simulated rat did, and the true state behind it")
     for path, series in session.behavior.items():
-        data = H5DataIO(
-            series.values.astype(np.float32), compression="gzip", compression_opts=9, shuffle=True
-        )
+        data = H5DataIO(series.values.astype(np.float32), compression="gzip", compression_opts=9, shuffle=True)
         behavior.add(
             TimeSeries(
                 name=path.rpartition("/")[2],

@@ -27,9 +27,7 @@ def read_session(path: str | os.PathLike[str]) -> Session:
     path = Path(path)
     if path.is_dir():
         if not any((path / name).exists() for name in _ZARR_METADATA):
-            raise InputError(
-                f"{path}: is a folder without zarr metadata; give an NWB file or a session in zarr"
-            )
+            raise InputError(f"{path}: is a folder without zarr metadata; give an NWB file or a session in zarr")
         from ldmfilter.data.zarr import read_zarr
 
         return read_zarr(path)
@@ -39,15 +37,11 @@ def read_session(path: str | os.PathLike[str]) -> Session:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); check the permissions and the disk"
-        ) from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the permissions and the disk") from error
     if not start:
         raise InputError(f"{path}: is empty; copy or download it again")
     if not any(start[offset:].startswith(_HDF5_SIGNATURE) for offset in _HDF5_OFFSETS):
-        raise InputError(
-            f"{path}: is not an NWB file (no HDF5 signature); give an NWB file or a session in zarr"
-        )
+        raise InputError(f"{path}: is not an NWB file (no HDF5 signature); give an NWB file or a session in zarr")
     from ldmfilter.data.nwb import read_nwb
 
     return read_nwb(path)

@@ -51,9 +51,7 @@ def bin_spikes(
     """
     where = session.source.path
     if not (math.isfinite(bin_size) and bin_size > 0):
-        raise InputError(
-            f"{where}: a bin size of {bin_size:g} s cannot be used; give a positive number of seconds"
-        )
+        raise InputError(f"{where}: a bin size of {bin_size:g} s cannot be used; give a positive number of seconds")
     spans = _spans(session, intervals)
     starts = np.asarray([span.start for span in spans])
     lengths = np.asarray([span.stop - span.start for span in spans])
@@ -101,12 +99,8 @@ def _spans(session: Session, intervals: Intervals) -> list[Span]:
         raise InputError(f"{where}: no span to bin; give at least one (start, stop) in seconds")
     for span in spans:
         if not (span.stop > span.start and math.isfinite(span.start) and math.isfinite(span.stop)):
-            raise InputError(
-                f"{where}: span {span.start:g}:{span.stop:g} is empty or infinite; give STOP after START"
-            )
-    return join_overlaps(
-        [s if s.label else s._replace(label=f"{s.start:g}:{s.stop:g}") for s in spans], where
-    )
+            raise InputError(f"{where}: span {span.start:g}:{span.stop:g} is empty or infinite; give STOP after START")
+    return join_overlaps([s if s.label else s._replace(label=f"{s.start:g}:{s.stop:g}") for s in spans], where)
 
 
 def _count(session: Session, starts: Floats, n_bins: Ints, bin_size: float) -> Array:
@@ -161,9 +155,7 @@ def _observed(session: Session, left: Floats, right: Floats, tolerance: float) -
         low = np.searchsorted(left, bounds[:, 0] - tolerance, side="left")
         high = np.searchsorted(right, bounds[:, 1] + tolerance, side="right")
         some = high > low
-        change = np.bincount(low[some], minlength=left.size + 1) - np.bincount(
-            high[some], minlength=left.size + 1
-        )
+        change = np.bincount(low[some], minlength=left.size + 1) - np.bincount(high[some], minlength=left.size + 1)
         return np.cumsum(change[:-1]) > 0
 
     each = [session.observed.of(unit) for unit in range(session.n_units)]

@@ -8,6 +8,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def read_nwb(path: str | os.PathLike[str]) -> Session:
             if "nwb_version" not in file.attrs and "nwb_version" not in file:
                 raise InputError(f"{path}: is HDF5 but not NWB (no nwb_version); give an NWB file")
         return _read(path)
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         if "truncated" in reason:
             raise InputError(f"{path}: is truncated; copy or download it again") from error
@@ -72,22 +73,15 @@ def _read(path: Path) -> Session:
     with warnings.catch_warnings():
         # pynwb and hdmf warn about schema versions and style, which whoever reads a file cannot change.
         warnings.simplefilter("ignore")
-        with NWBHDF5IO(str(path), mode="r", load_namespaces=True) as io:
-            nwb = _open(io, path)
+        with _opened(path) as nwb:
             table = nwb.units
             if table is None or len(table.id) == 0:
-                raise InputError(
-                    f"{path}: has no units table with rows; sort the spikes and add units to the file"
-                )
+                raise InputError(f"{path}: has no units table with rows; sort the spikes and add units to the file")
             if "spike_times" not in table.colnames:
-                raise InputError(
-                    f"{path}: units: no column spike_times; add the units' spike times to the file"
-                )
+                raise InputError(f"{path}: units: no column spike_times; add the units' spike times to the file")
             ids = np.asarray(table.id.data[:])
             spikes, index = _ragged(table["spike_times"])
-            units = make_table(
-                _scalar_columns(table, skip=("spike_times", "obs_intervals")), "unit", ids, str(path)
-            )
+            units = make_table(_scalar_columns(table, skip=("spike_times", "obs_intervals")), "unit", ids, str(path))
             observed = None
             if "obs_intervals" in table.colnames:
                 values, ends = _ragged(table["obs_intervals"])
@@ -109,16 +103,23 @@ def _read(path: Path) -> Session:
     return Session(times, index, units, intervals, behavior, observed, source)
 
 
-def _open(io: NWBHDF5IO, path: Path) -> NWBFile:
-    try:
-        return io.read()
-    except OSError:
-        raise
-    except Exception as error:  # whatever the schema machinery raises, the file is what it could not read
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path}: does not follow the NWB schema ({reason}); check it with nwbinspector"
-        ) from error
+@contextmanager
+def _opened(path: Path) -> Iterator[NWBFile]:
+    with ExitStack() as stack:
+        try:
+            nwb = stack.enter_context(NWBHDF5IO(str(path), mode="r", load_namespaces=True)).read()
+        except OSError:
+            raise
+        except Exception as error:  # whatever the schema machinery raises, the file is what it could not read
+            # hdmf puts the object that it could not build first.
+            where = getattr(next(iter(error.args), None), "path", "root")
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            reason = f"{where}: {(str(cause).splitlines() or [type(cause).__name__])[0]}"
+            line = f"{path}: does not follow the NWB schema ({reason}); check it with nwbinspector"
+            raise InputError(line) from error
+        yield nwb
 
 
 def _checksum(path: Path) -> str:
@@ -167,9 +168,7 @@ def _interval_table(table: TimeIntervals, where: str) -> xr.Dataset:
     columns: dict[str, Any] = dict(_scalar_columns(table))
     for name in table.colnames:
         column = table[name]
-        if isinstance(column, VectorIndex) and not isinstance(
-            column.target, VectorIndex | DynamicTableRegion
-        ):
+        if isinstance(column, VectorIndex) and not isinstance(column.target, VectorIndex | DynamicTableRegion):
             values, ends = _ragged(column)
             if values.ndim == 1 and values.dtype.kind in "OSU":
                 text = plain_array(values)
@@ -190,9 +189,7 @@ def _walk(container: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def _series(nwb: NWBFile) -> Iterator[tuple[str, TimeSeries]]:
     for module in nwb.processing.values():
-        yield from (
-            (p, s) for p, s in _walk(module, f"processing/{module.name}") if isinstance(s, TimeSeries)
-        )
+        yield from ((p, s) for p, s in _walk(module, f"processing/{module.name}") if isinstance(s, TimeSeries))
     for name, item in nwb.acquisition.items():
         if isinstance(item, TimeSeries):
             yield f"acquisition/{name}", item

@@ -51,13 +51,8 @@ def choose_spans(
             extent = f"{bounds[0, 0]:g} to {bounds[-1, 1]:g} s"
             text = shorten(f"{start:g}:{stop:g}" for start, stop in cuts)
             raise InputError(f"{where}: span {text} is empty: {what} is {extent}; give a span within it")
-        labels = [
-            chosen[r].label if interval is not None else _clock(given[c])
-            for r, c in zip(rows, cut, strict=True)
-        ]
-        chosen = [
-            Span(start, stop, label) for (start, stop), label in zip(both.tolist(), labels, strict=True)
-        ]
+        labels = [chosen[r].label if interval is not None else _clock(given[c]) for r, c in zip(rows, cut, strict=True)]
+        chosen = [Span(start, stop, label) for (start, stop), label in zip(both.tolist(), labels, strict=True)]
     return chosen
 
 
@@ -71,9 +66,7 @@ def _bounds(spans: Sequence[Span]) -> Floats:
 
 def _checked(span: Span, where: str) -> Span:
     if not span.stop > span.start:
-        raise InputError(
-            f"{where}: span {_clock(span)} is empty; give START:STOP in seconds, STOP after START"
-        )
+        raise InputError(f"{where}: span {_clock(span)} is empty; give START:STOP in seconds, STOP after START")
     return span
 
 
@@ -92,10 +85,7 @@ def _interval_spans(session: Session, interval: str) -> list[Span]:
     rows = np.arange(table.sizes["interval"])
     if tag is not None:
         text = {str(key): column for key, column in table.items() if column.dtype.kind == "U"}
-        hits = [
-            (column == tag).any([d for d in column.dims if d != "interval"]).values
-            for column in text.values()
-        ]
+        hits = [(column == tag).any([d for d in column.dims if d != "interval"]).values for column in text.values()]
         rows = np.flatnonzero(np.any(hits, axis=0)) if hits else rows[:0]
         if not rows.size:
             tags = sorted({v for column in text.values() for v in column.values.ravel().tolist()} - {""})
@@ -104,9 +94,7 @@ def _interval_spans(session: Session, interval: str) -> list[Span]:
     bounds = np.stack([table["start_time"].values[rows], table["stop_time"].values[rows]], axis=1)
     usable = np.isfinite(bounds).all(axis=1) & (bounds[:, 1] > bounds[:, 0])
     if not usable.any():
-        raise InputError(
-            f"{where}: interval {interval!r} has no row with a length; choose another or use spans"
-        )
+        raise InputError(f"{where}: interval {interval!r} has no row with a length; choose another or use spans")
     if not usable.all():
         lost = f"{(~usable).sum()} of {rows.size} rows of interval {interval!r}"
         warnings.warn(f"{where}: left out {lost}: no start, no stop or no length", stacklevel=4)
@@ -212,14 +200,10 @@ def choose_units(
             reasons.append(f"{(~keep).sum()} by the query")
     silent, slow = keep & (rates == 0), keep & (rates > 0) & (rates < min_rate)
     if (silent | slow)[keep].all():
+        those = f"all {keep.sum()} units" + ("" if query is None else " that fit the query")
         if silent[keep].all():
-            count = f"{'all' if query is None else 'the chosen'} {keep.sum()} units"
-            raise InputError(
-                f"{where}: units: {count} are silent in the chosen time; choose other units or time"
-            )
-        raise InputError(
-            f"{where}: units: all {keep.sum()} fire below {min_rate:g} Hz; lower the minimal rate"
-        )
+            raise InputError(f"{where}: units: {those} are silent in the chosen time; choose other units or time")
+        raise InputError(f"{where}: units: {those} fire below {min_rate:g} Hz; lower the minimal rate")
     if silent.any():
         reasons.append(f"{silent.sum()} silent")
     if slow.any():
@@ -244,9 +228,7 @@ def _query(session: Session, query: str, rates: Floats) -> Array:
     """Which units (unit,) a query keeps."""
     where = f"{session.source.path}: units: query {query!r}"
     frame = pd.DataFrame({"unit": session.units["unit"].values, "rate": rates})
-    frame = frame.assign(
-        **{str(name): column.values for name, column in session.units.items() if column.ndim == 1}
-    )
+    frame = frame.assign(**{str(name): column.values for name, column in session.units.items() if column.ndim == 1})
     columns = [str(name) for name in frame.columns]
     # Backticks are resolved here, so that what is checked is what is evaluated.
     names: dict[str, str] = {}
@@ -265,9 +247,7 @@ def _query(session: Session, query: str, rates: Floats) -> Array:
     for node in ast.walk(tree):
         if not isinstance(node, _ALLOWED):
             kind = type(node).__name__
-            raise InputError(
-                f"{where} may hold names, constants, comparisons and arithmetic only, not {kind}"
-            )
+            raise InputError(f"{where} may hold names, constants, comparisons and arithmetic only, not {kind}")
     quoted = {alias: name for name, alias in names.items()}
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     unknown = sorted({quoted.get(name, name) for name in used} - set(columns))

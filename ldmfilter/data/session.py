@@ -102,9 +102,7 @@ class Session:
         times = check_spikes(np.concatenate([np.empty(0), *trains]), index, ids, where="memory")
         for name, series in (behavior or {}).items():
             if "time" not in series.coords or series.dims[0] != "time" or series.ndim > 2:
-                raise InputError(
-                    f"memory: behavior {name!r} must have dims (time,) or (time, component) and a time"
-                )
+                raise InputError(f"memory: behavior {name!r} must have dims (time,) or (time, component) and a time")
         return cls(
             spike_times=times,
             spike_times_index=index,
@@ -160,9 +158,7 @@ class Session:
 
     def spikes_of(self, unit: int) -> Floats:
         """Spike times (spike,) of the unit at a position of the table, s."""
-        return self.spike_times[
-            self.spike_times_index[unit - 1] if unit else 0 : self.spike_times_index[unit]
-        ]
+        return self.spike_times[self.spike_times_index[unit - 1] if unit else 0 : self.spike_times_index[unit]]
 
     def select_units(self, mask_or_ids: npt.ArrayLike) -> Session:
         """The same session with fewer units: a mask (unit,) of bools, or ids in the wanted order.
@@ -172,17 +168,13 @@ class Session:
         wanted = np.asarray(mask_or_ids)
         if wanted.dtype == bool:
             if wanted.shape != (self.n_units,):
-                raise InputError(
-                    f"{self.source.path}: a mask of {wanted.size} units for a session of {self.n_units}"
-                )
+                raise InputError(f"{self.source.path}: a mask of {wanted.size} units for a session of {self.n_units}")
             rows = np.flatnonzero(wanted)
         else:
             row_of = {unit: row for row, unit in enumerate(self.units["unit"].values.tolist())}
             missing = [unit for unit in wanted.tolist() if unit not in row_of]
             if missing:
-                raise InputError(
-                    f"{self.source.path}: units: no unit {shorten(missing)}; it has {shorten(row_of)}"
-                )
+                raise InputError(f"{self.source.path}: units: no unit {shorten(missing)}; it has {shorten(row_of)}")
             rows = np.asarray([row_of[unit] for unit in wanted.tolist()], dtype=np.int64)
         trains = [self.spikes_of(row) for row in rows.tolist()]
         observed = None

@@ -87,9 +87,7 @@ def linear_track_session(
             field = np.nan_to_num(np.exp(-0.5 * ((position - centre) / width[unit]) ** 2))
             # Standing still at the goal, place cells fire less.
             field = (
-                field
-                * np.where(speed > _MOVING, 1.0, 0.5)
-                * rng.lognormal(0.0, 0.25, traversal.max() + 1)[traversal]
+                field * np.where(speed > _MOVING, 1.0, 0.5) * rng.lognormal(0.0, 0.25, traversal.max() + 1)[traversal]
             )
             rate = background[unit] + peak[unit] * field + 6.0 * burst
         else:
@@ -103,9 +101,7 @@ def linear_track_session(
     none = np.full(n_inter, np.nan)
     behavior = [
         series("linear_position", position, "cm", "position along the track, NaN at rest away from it"),
-        series(
-            "direction", direction, "a.u.", "1 running outbound, -1 running inbound, 0 standing or at rest"
-        ),
+        series("direction", direction, "a.u.", "1 running outbound, -1 running inbound, 0 standing or at rest"),
         series("speed", speed, "cm/s", "running speed"),
         series("facing", facing, "a.u.", "true state: the direction whose place fields are in force"),
         series("theta_phase", np.mod(theta, 2 * np.pi), "radians", "true state: phase of the theta rhythm"),
@@ -151,7 +147,7 @@ def _run(rng: np.random.Generator, time: Floats, length: float) -> tuple[Floats,
         speed *= np.exp(0.25 * _smooth_noise(rng, frames, 0.4))
         path = np.cumsum(speed) / speed.sum()
         here = 0.0 if way > 0 else length
-        positions += [np.full(pause, here), here + way * length * path]
+        positions += [np.full(pause, here), np.clip(here + way * length * path, 0.0, length)]
         # The rat turns round in the middle of a pause.
         facings += [np.full(pause // 2, -way), np.full(pause - pause // 2 + frames, way)]
         start, stop = (n + pause) * _FRAME, (n + pause + frames) * _FRAME
@@ -172,9 +168,7 @@ def _field_centres(rng: np.random.Generator, n: int, length: float) -> Floats:
     return centres
 
 
-def _spikes(
-    rng: np.random.Generator, time: Floats, rate: Floats, theta: Floats, depth: Floats, phase: float
-) -> Floats:
+def _spikes(rng: np.random.Generator, time: Floats, rate: Floats, theta: Floats, depth: Floats, phase: float) -> Floats:
     """Spike times (spike,), s: Poisson by thinning; rate (time,), Hz, before modulation by theta."""
     ceiling = (rate * (1 + depth)).max()
     times = np.sort(rng.uniform(time[0], time[-1], rng.poisson(ceiling * (time[-1] - time[0]))))
@@ -213,9 +207,7 @@ def linear_gaussian_world(
     (5, 2)
     """
     if not (1 <= latent_dim <= state_dim and 0 < radius < 1 and n_steps >= 1):
-        raise InputError(
-            "simulation: give 1 <= latent_dim <= state_dim, 0 < radius < 1 and at least one step"
-        )
+        raise InputError("simulation: give 1 <= latent_dim <= state_dim, 0 < radius < 1 and at least one step")
     rng = np.random.default_rng(seed)
 
     def covariance(dim: int, scale: float) -> Floats:

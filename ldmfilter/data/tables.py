@@ -46,9 +46,7 @@ def check_spikes(times: Floats, index: Ints, ids: Array, where: str) -> Floats:
         times = times.copy()
         for unit in unsorted:
             times[index[unit] - steps[unit] : index[unit]].sort()
-        warnings.warn(
-            f"{where}: units: sorted the spike_times of {unsorted.size} unsorted units", stacklevel=3
-        )
+        warnings.warn(f"{where}: units: sorted the spike_times of {unsorted.size} unsorted units", stacklevel=3)
     return times
 
 
@@ -68,9 +66,7 @@ def make_table(columns: Mapping[str, Any] | pd.DataFrame, dim: str, ids: Array, 
     return xr.Dataset(variables, coords={dim: ids})
 
 
-def make_intervals(
-    columns: Mapping[str, Any] | pd.DataFrame, where: str, ids: Array | None = None
-) -> xr.Dataset:
+def make_intervals(columns: Mapping[str, Any] | pd.DataFrame, where: str, ids: Array | None = None) -> xr.Dataset:
     """An interval table: dim "interval", start_time and stop_time (float64, s) and further columns.
 
     Raises InputError as `make_table` does, and where start_time or stop_time is missing.
@@ -98,10 +94,11 @@ def plain_array(values: Any) -> Array | None:
         # Files hold either byte order; arithmetic and stores want the machine's own.
         return array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.kind in "OSUT":
-        scalars = [v.decode() if isinstance(v, bytes) else v for v in array.ravel().tolist()]
-        if not all(isinstance(v, str | int | float | bool) or v is None or v is pd.NA for v in scalars):
+        # Whatever stands for a missing value in a column of strings (None, NaN, NA) becomes an empty one.
+        values = ["" if pd.api.types.is_scalar(v) and pd.isna(v) else v for v in array.ravel().tolist()]
+        if not all(isinstance(v, str | bytes | int | float) for v in values):
             return None
-        text = ["" if v is None or v is pd.NA else str(v) for v in scalars]
+        text = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
         return np.asarray(text, dtype=np.str_).reshape(array.shape)
     return None
 

@@ -42,7 +42,17 @@ _PLAIN_DTYPE = re.compile(r"[<>|][biufU]\d+")
 # Reading a pickled chunk runs whatever code it holds: only codecs that move bytes are let in.
 _PLAIN_CODECS = {"blosc", "zstd", "zlib", "gzip", "lz4", "lzma", "bz2", "shuffle", "delta", "crc32", "crc32c"}
 # What zarr, its codecs and numpy raise on metadata or chunks that are cut short.
-_DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, zlib.error)
+_METADATA_ERROR = getattr(zarr.errors, "MetadataError", ValueError)  # zarr 2 only
+_DAMAGE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    zlib.error,
+    _METADATA_ERROR,
+)
 
 
 def write_session(session: Session, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
@@ -52,9 +62,7 @@ def write_session(session: Session, path: str | os.PathLike[str], overwrite: boo
     cannot be written.
     """
     with _new_store(Path(path), overwrite) as store:
-        root = zarr.open_group(
-            str(store), mode="w", **({"zarr_format": 2} if _ZARR_3 else {"zarr_version": 2})
-        )
+        root = zarr.open_group(str(store), mode="w", **({"zarr_format": 2} if _ZARR_3 else {"zarr_version": 2}))
         source = session.source
         root.attrs.update(
             format=_FORMAT,
@@ -105,20 +113,18 @@ def _read(path: Path) -> Session:
         raise InputError(f"{path}: is zarr format 3; write the session with Session.to_zarr or zarr_format=2")
     if (path / ".zarray").exists():
         raise InputError(f"{path}: is a zarr array, not a session; give the store that Session.to_zarr wrote")
-    root = zarr.open_group(
-        str(path), mode="r", **({"zarr_format": 2, "use_consolidated": False} if _ZARR_3 else {})
-    )
+    for metadata in sorted(path.rglob(".zarray")):
+        _refuse_code(metadata, f"{path}: {metadata.parent.relative_to(path).as_posix()}")
+    root = zarr.open_group(str(path), mode="r", **({"zarr_format": 2, "use_consolidated": False} if _ZARR_3 else {}))
     attrs = dict(root.attrs)
     if "nwb_version" in attrs or ".specloc" in attrs:
         raise InputError(f"{path}: is NWB in zarr, which is not read yet; export it to HDF5 with hdmf-zarr")
     if attrs.get("format") == _FORMAT and attrs.get("version", 0) > _VERSION:
         raise InputError(f"{path}: was written by a newer ldmfilter; install that version or write it again")
-    arrays = {name for name, _ in root.arrays()}
+    arrays = set(root.array_keys())
     missing = sorted({"spike_times", "spike_times_index"} - arrays)
     if missing:
-        raise InputError(
-            f"{path}: holds no {' and no '.join(missing)}; give a store that Session.to_zarr wrote"
-        )
+        raise InputError(f"{path}: holds no {' and no '.join(missing)}; give a store that Session.to_zarr wrote")
     # A chunk that is not there reads as zeros; a store of our own has all its chunks.
     complete = attrs.get("format") == _FORMAT
 
@@ -145,9 +151,7 @@ def _read(path: Path) -> Session:
     for key in _groups(root, "behavior"):
         series = _dataset(root, path, f"behavior/{key}", "time", complete)
         if "time" not in series.coords or len(series) != 1:
-            raise InputError(
-                f"{path}: behavior/{key}: needs `time` and one more array; write the series anew"
-            )
+            raise InputError(f"{path}: behavior/{key}: needs `time` and one more array; write the series anew")
         name = root[f"behavior/{key}"].attrs.get("name", unquote(key))
         behavior[unquote(key)] = next(iter(series.values())).rename(name)
     source = Source(
@@ -165,14 +169,10 @@ def _key(name: str) -> str:
     return re.sub(r"^\.", "%2E", quote(name, safe=" "))
 
 
-def _put(
-    group: Any, name: str, values: Array, dims: list[str], attrs: dict[Hashable, Any] | None = None
-) -> None:
+def _put(group: Any, name: str, values: Array, dims: list[str], attrs: dict[Hashable, Any] | None = None) -> None:
     values = np.ascontiguousarray(values)
     if values.dtype.kind not in "biufU":
-        raise InputError(
-            f"{name}: values of type {values.dtype} cannot be stored; use numbers, bools or strings"
-        )
+        raise InputError(f"{name}: values of type {values.dtype} cannot be stored; use numbers, bools or strings")
     if _ZARR_3:
         array = group.create_array(name, data=values, config={"write_empty_chunks": True})
     else:
@@ -189,29 +189,30 @@ def _put_dataset(group: Any, dataset: xr.Dataset) -> None:
     group.attrs["order"] = [str(name) for name in dataset.data_vars]
 
 
-def _get(root: Any, path: Path, key: str, complete: bool) -> tuple[Array, tuple[str, ...], dict[str, Any]]:
-    """Values, dims and attributes of an array, once its metadata have been found harmless."""
-    described = json.loads((path / key / ".zarray").read_text())
+def _refuse_code(metadata: Path, where: str) -> None:
+    """Check an array's metadata before zarr sees them: it unpickles the fill value of objects on opening."""
+    described = json.loads(metadata.read_text())
     codecs = [codec["id"] for codec in [described["compressor"], *(described["filters"] or [])] if codec]
     foreign = [codec for codec in codecs if codec not in _PLAIN_CODECS]
     dtype = described["dtype"]
     if foreign or not (isinstance(dtype, str) and _PLAIN_DTYPE.fullmatch(dtype)):
         what = f"codec {foreign[0]}" if foreign else f"type {dtype}"
-        raise InputError(
-            f"{path}: {key}: {what} is refused, it may run code; store numbers, bools or fixed-width text"
-        )
+        raise InputError(f"{where}: {what} is refused, it may run code; store numbers, bools or fixed-width text")
+
+
+def _get(root: Any, path: Path, key: str, complete: bool) -> tuple[Array, tuple[str, ...], dict[str, Any]]:
+    """Values, dims and attributes of an array."""
     array = root[key]
     if complete and math.prod(array.shape) and array.nchunks_initialized < array.nchunks:
-        raise InputError(
-            f"{path}: {key}: {array.nchunks - array.nchunks_initialized} chunks are missing; copy it again"
-        )
+        lost = array.nchunks - array.nchunks_initialized
+        raise InputError(f"{path}: {key}: {lost} chunks are missing; copy it again")
     attrs = dict(array.attrs)
     dims = tuple(attrs.pop(_DIMS, ()))
     return np.asarray(array[...]), dims, attrs
 
 
 def _dataset(root: Any, path: Path, key: str, dim: str, complete: bool) -> xr.Dataset:
-    """A group of arrays along `dim`; dims, coordinates and order are as noted, or guessed in a foreign store."""
+    """A group of arrays along `dim`; dims, coordinates and order as noted, or guessed in a foreign store."""
     group = root[key]
     variables = {}
     for name in group.array_keys():
@@ -219,9 +220,7 @@ def _dataset(root: Any, path: Path, key: str, dim: str, complete: bool) -> xr.Da
         variables[unquote(name)] = xr.Variable(dims or (dim, f"{name}_item")[: values.ndim], values, attrs)
     coordinates = group.attrs.get("coordinate_names", [dim] if dim in variables else [])
     order = group.attrs.get("order", sorted(set(variables) - set(coordinates)))
-    return xr.Dataset(
-        {name: variables[name] for name in order}, {name: variables[name] for name in coordinates}
-    )
+    return xr.Dataset({name: variables[name] for name in order}, {name: variables[name] for name in coordinates})
 
 
 def _groups(root: Any, key: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from datetime import UTC, datetime
@@ -17,7 +18,8 @@ from torch import Tensor
 from ldmfilter.config import settings
 from ldmfilter.errors import InputError
 from ldmfilter.files import replacing
-from ldmfilter.filter.kalman import filter, smooth
+from ldmfilter.filter.kalman import LinearGaussian, filter, smooth
+from ldmfilter.filter.linalg import one_thread
 from ldmfilter.version import __version__
 
 if TYPE_CHECKING:
@@ -56,8 +58,9 @@ def decode(model: LDMFilter, counts: xr.DataArray, ci: float = 0.95, smoothing: 
         z = model.network_.encode(_as_float(counts)).double()
         dynamics = _double(model)
         starts = torch.from_numpy(np.diff(segment, prepend=segment[0] - 1) != 0)
-        result = filter(dynamics, z, torch.from_numpy(observed), starts)
-        smoothed = smooth(dynamics, result, starts) if smoothing else None
+        with one_thread():
+            result = filter(dynamics, z, torch.from_numpy(observed), starts)
+            smoothed = smooth(dynamics, result, starts) if smoothing else None
 
     def array(value: Tensor) -> np.ndarray:
         return value.numpy().astype(np.float32)
@@ -111,17 +114,7 @@ def _check(model: LDMFilter, counts: xr.DataArray, ci: float) -> None:
         raise InputError(f"ci is {ci}; it must be a level between 0 and 1, as 0.95")
     ids, expected = counts["unit"].to_numpy().tolist(), model.unit_ids_.tolist()
     if ids != expected:
-        missing = [u for u in expected if u not in set(ids)]
-        extra = [u for u in ids if u not in set(expected)]
-        what = (
-            f"lacks {_listed(missing)}, has besides {_listed(extra)}"
-            if missing or extra
-            else "is in another order"
-        )
-        raise InputError(
-            f"{where}: its units are not the model's {len(expected)}: it {what}; decode a session with the same units "
-            "or train on this one"
-        )
+        raise InputError(_other_units(where, ids, expected))
     bin_size = float(counts.attrs["bin_size"])
     if not np.isclose(bin_size, model.bin_size_, rtol=1e-9):
         raise InputError(
@@ -135,9 +128,7 @@ def _other_units(where: str, ids: list, expected: list) -> str:
     missing = [u for u in expected if u not in set(ids)]
     extra = [u for u in ids if u not in set(expected)]
     what = (
-        f"it lacks {_listed(missing)} and has {_listed(extra)} besides"
-        if missing or extra
-        else "their order differs"
+        f"it lacks {_listed(missing)} and has {_listed(extra)} besides" if missing or extra else "their order differs"
     )
     return (
         f"{where}: its {len(ids)} units are not the {len(expected)} that the model was trained on: {what}; "
@@ -159,10 +150,8 @@ def _as_float(counts: xr.DataArray) -> Tensor:
     return x
 
 
-def _double(model: LDMFilter):
-    """The filter's parameters in float64, made from the raw ones in float64, so that A stays stable to its precision."""
-    import copy
-
+def _double(model: LDMFilter) -> LinearGaussian:
+    """The filter's parameters in float64, made from the raw ones in float64."""
     return copy.deepcopy(model.network_.dynamics).double()()
 
 

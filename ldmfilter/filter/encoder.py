@@ -22,9 +22,7 @@ class Encoder(nn.Module):
     input_mean: Tensor
     input_scale: Tensor
 
-    def __init__(
-        self, n_units: int, latent_dim: int, hidden: tuple[int, ...] = (128, 128), dropout: float = 0.1
-    ):
+    def __init__(self, n_units: int, latent_dim: int, hidden: tuple[int, ...] = (128, 128), dropout: float = 0.1):
         super().__init__()
         self.register_buffer("input_mean", torch.zeros(n_units))
         self.register_buffer("input_scale", torch.ones(n_units))

@@ -56,9 +56,7 @@ def predict(
     return mean, symmetrise(model.A @ cov @ model.A.mT + model.Q)
 
 
-def gain(
-    model: LinearGaussian, predicted_cov: Float[Tensor, "*batch state state"]
-) -> tuple[Tensor, Tensor, Tensor]:
+def gain(model: LinearGaussian, predicted_cov: Float[Tensor, "*batch state state"]) -> tuple[Tensor, Tensor, Tensor]:
     """Innovation covariance S = C P- C' + R, gain K = P- C' S^-1 and filtered covariance in Joseph's form."""
     PC = predicted_cov @ model.C.mT
     S = symmetrise(model.C @ PC + model.R)
@@ -86,7 +84,7 @@ def filter(  # the field's name for it
     Raises:
         NotPositiveDefiniteError: an innovation covariance is not positive definite.
     """
-    *batch, time, latent = z.shape
+    *batch, time, _ = z.shape
     state = model.A.shape[-1]
     if observed is None:
         observed = torch.ones(*batch, time, dtype=torch.bool, device=z.device)
@@ -100,9 +98,7 @@ def filter(  # the field's name for it
         m_pred, P_pred = (prior_mean, prior_cov) if t == 0 or first[t] else predict(model, m, P)
         S, K, P_upd = gain(model, P_pred)
         seen = observed[..., t, None]
-        e = torch.where(
-            seen, z[..., t, :] - m_pred @ model.C.mT, torch.zeros((), dtype=z.dtype, device=z.device)
-        )
+        e = torch.where(seen, z[..., t, :] - m_pred @ model.C.mT, torch.zeros((), dtype=z.dtype, device=z.device))
         m = m_pred + (K @ e[..., None])[..., 0]
         P = torch.where(seen[..., None], P_upd, P_pred)
         e = torch.where(seen, e, torch.full((), torch.nan, dtype=z.dtype, device=z.device))
@@ -119,9 +115,7 @@ def filter(  # the field's name for it
     )
 
 
-def smooth(
-    model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor, " time"] | None = None
-) -> Smoothed:
+def smooth(model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor, " time"] | None = None) -> Smoothed:
     """Rauch-Tung-Striebel smoother: each bin given its whole segment.
 
         G_t = P_t A' (P-_{t+1})^-1,  m_t|T = m_t + G_t (m_{t+1|T} - m-_{t+1}),
@@ -209,9 +203,7 @@ def steady_state(model: LinearGaussian) -> tuple[Tensor, Tensor, Tensor]:
 
 def filter_windows(
     model: LinearGaussian, z: Float[Tensor, "batch time latent"]
-) -> tuple[
-    Float[Tensor, "batch time latent"], Float[Tensor, "latent latent"], Float[Tensor, "batch time state"]
-]:
+) -> tuple[Float[Tensor, "batch time latent"], Float[Tensor, "latent latent"], Float[Tensor, "batch time state"]]:
     """Filter windows cut from the middle of recordings with the steady-state gain: what training needs.
 
     The covariances neither depend on the data nor on the bin, so that the filtered mean is a linear recurrence
@@ -233,9 +225,7 @@ def filter_windows(
     return zhat, S, m + model.b
 
 
-def log_likelihood(
-    error: Float[Tensor, "*batch latent"], S: Float[Tensor, "latent latent"]
-) -> Float[Tensor, "*batch"]:
+def log_likelihood(error: Float[Tensor, "*batch latent"], S: Float[Tensor, "latent latent"]) -> Float[Tensor, "*batch"]:
     """Log density of N(0, S) at each error, nats."""
     L = safe_cholesky(S)
     white = torch.linalg.solve_triangular(L, error.reshape(-1, error.shape[-1]).mT, upper=False)

@@ -1,6 +1,8 @@
 """Small symmetric matrices, kept positive definite; factorised, never inverted."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -13,6 +15,21 @@ class NotPositiveDefiniteError(ValueError):
 
 class JitterWarning(RuntimeWarning):
     """A covariance needed a little added to its diagonal before it could be factorised."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread within the block.
+
+    The matrices are small: a second thread gains little, and costs 15 times the time where another program
+    holds its core. One thread also makes the result the same on any number of cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def symmetrise(P: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:

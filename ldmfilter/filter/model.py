@@ -84,7 +84,8 @@ class LDMFilter(FilterConfig):
         return self
 
     def _set_network(self, tensors: dict[str, Tensor]) -> None:
-        network = Network(len(self.unit_ids_), self, self.bin_size_)
+        with torch.random.fork_rng(devices=[]):  # a caller's random numbers are not ours to draw
+            network = Network(len(self.unit_ids_), self, self.bin_size_)
         network.load_state_dict(tensors)
         self.network_ = network.eval()
         digest = hashlib.sha256()
@@ -198,9 +199,7 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(
-            f"{path}: damaged model ({first_line(error)}); train again or restore the file"
-        ) from None
+        raise InputError(f"{path}: damaged model ({first_line(error)}); train again or restore the file") from None
     return model
 
 
@@ -213,9 +212,7 @@ def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); train again or restore the file"
-        ) from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); train again or restore the file") from None
     try:
         tensors = load_tensors(content)
         length = int.from_bytes(content[:8], "little")
@@ -223,9 +220,7 @@ def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any
         if not isinstance(header, dict):
             raise TypeError("no description in the header")
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: damaged file ({first_line(error)}); train again or restore the file"
-        ) from None
+        raise InputError(f"{path}: damaged file ({first_line(error)}); train again or restore the file") from None
     return tensors, header
 
 
@@ -241,16 +236,12 @@ def check_counts(counts: xr.DataArray) -> xr.DataArray:
         InputError: dims, bin_size or values that cannot be counts.
     """
     if counts.dims != ("time", "unit") or "time" not in counts.coords or "unit" not in counts.coords:
-        raise InputError(
-            f"counts: dims {counts.dims} without labels; give dims (time, unit) with both coordinates"
-        )
+        raise InputError(f"counts: dims {counts.dims} without labels; give dims (time, unit) with both coordinates")
     bin_size = counts.attrs.get("bin_size")
     if not isinstance(bin_size, int | float | np.number) or not bin_size > 0:
         raise InputError("counts: no attribute bin_size (s); bin with ldmfilter.bin_spikes or set it")
     values = counts.to_numpy()
     if values.dtype.kind not in "ui" or (values.dtype.kind == "i" and values.size and values.min() < 0):
-        raise InputError(
-            f"counts: {values.dtype} values that are not whole numbers of 0 or more; give counts"
-        )
+        raise InputError(f"counts: {values.dtype} values that are not whole numbers of 0 or more; give counts")
     defaults = {"segment": np.zeros(len(values), np.int32), "observed": np.ones(len(values), bool)}
     return counts.assign_coords({k: ("time", v) for k, v in defaults.items() if k not in counts.coords})

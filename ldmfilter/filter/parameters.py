@@ -3,10 +3,12 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ldmfilter.filter.kalman import LinearGaussian
 from ldmfilter.filter.linalg import symmetrise
+
+COUPLING = 0.03  # initial deviation of the coupling between latent and further state dimensions
 
 
 class Dynamics(nn.Module):
@@ -26,13 +28,14 @@ class Dynamics(nn.Module):
         noise: the initial share r of a latent dimension's variance that is observation noise.
     """
 
-    def __init__(
-        self, latent_dim: int, state_dim: int, decay: float = 0.98, noise: float = 0.9, coupling: float = 0.0
-    ):
+    def __init__(self, latent_dim: int, state_dim: int, decay: float = 0.98, noise: float = 0.9):
         super().__init__()
         self.latent_dim = latent_dim
-        slow = torch.eye(state_dim) * (decay / math.sqrt(1 - decay**2))
-        self.contraction = nn.Parameter(slow + coupling * torch.randn(state_dim, state_dim))
+        M = torch.eye(state_dim) * (decay / math.sqrt(1 - decay**2))
+        # Without a little coupling the dimensions beyond the latent ones have no gradient, and never get one.
+        M[:latent_dim, latent_dim:] = COUPLING * torch.randn(latent_dim, state_dim - latent_dim)
+        M[latent_dim:, :latent_dim] = COUPLING * torch.randn(state_dim - latent_dim, latent_dim)
+        self.contraction = nn.Parameter(M)
         self.correlation = nn.Parameter(torch.zeros(state_dim, state_dim))
         self.noise = nn.Parameter(torch.full((latent_dim,), math.log(noise / (1 - noise))))
 
@@ -42,7 +45,9 @@ class Dynamics(nn.Module):
         n = len(M)
         eye = torch.eye(n, dtype=M.dtype, device=M.device)
         # Rows of unit norm and a positive diagonal: the Cholesky factor of a correlation matrix.
-        L = self.correlation.tril(-1) + eye
+        # Bounded below the diagonal, so that L stays well conditioned and A is stable in floating point too.
+        below = self.correlation.tril(-1)
+        L = below / (1 + below.square().sum(1, keepdim=True) / 9).sqrt() + eye
         L = L / L.norm(dim=1, keepdim=True)
         # A hundredth of the variance is noise at least, so that the gain stays below one.
         r = 0.01 + 0.99 * torch.sigmoid(self.noise)

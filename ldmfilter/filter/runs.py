@@ -60,9 +60,7 @@ class Run:
         self.created = str(about["created"])
 
     @classmethod
-    def create(
-        cls, folder: str | os.PathLike[str] | None, config: Config, session: Session, chosen: Session
-    ) -> "Run":
+    def create(cls, folder: str | os.PathLike[str] | None, config: Config, session: Session, chosen: Session) -> "Run":
         """Make a run folder; without a name, a new one below `runs/`.
 
         Args:
@@ -114,9 +112,7 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(
-                f"{path / _RUN}: damaged ({first_line(error)}); train again or restore the file"
-            ) from None
+            raise InputError(f"{path / _RUN}: damaged ({first_line(error)}); train again or restore the file") from None
 
     @classmethod
     def latest(cls, root: Path = RUNS) -> "Run":
@@ -127,9 +123,7 @@ class Run:
         """
         folders = [path.parent for path in root.glob(f"*/{_RUN}")] if root.is_dir() else []
         if not folders:
-            raise InputError(
-                f"{root}: no run here; run `ldmfilter train SESSION` first, or give --run FOLDER"
-            )
+            raise InputError(f"{root}: no run here; run `ldmfilter train SESSION` first, or give --run FOLDER")
         return max((cls.open(folder) for folder in folders), key=lambda run: run.created)
 
     def train(self, training: Training, counts: xr.DataArray) -> Iterator[Record]:
@@ -197,7 +191,5 @@ def new_folder(session: Session, now: datetime) -> Path:
 
 
 def _line(record: Record) -> str:
-    values = {
-        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(record).items()
-    }
+    values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(record).items()}
     return json.dumps(values) + "\n"

@@ -17,7 +17,7 @@ from ldmfilter.config import FilterConfig
 from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import TrainingError
 from ldmfilter.filter.kalman import filter_windows
-from ldmfilter.filter.linalg import whitening
+from ldmfilter.filter.linalg import NotPositiveDefiniteError, one_thread, whitening
 from ldmfilter.filter.network import Network
 from ldmfilter.ldm.alignment import predictive_gaussian
 from ldmfilter.ldm.entropy import logdet
@@ -59,7 +59,7 @@ class Record:
         held_out_log_likelihood: of standardised z in held-out blocks, each bin predicted from those before.
         score: the same minus the log-likelihood of a Gaussian without memory, which makes it independent of
             the scale and correlation of z: how much prediction helps. The step with the highest is kept.
-        effective_rank: of z, the exponential of the entropy of its covariance's normalised eigenvalues
+        effective_rank: of held-out z, the exponential of the entropy of its covariance's normalised eigenvalues
             (Roy & Vetterli 2007).
         kept_step: the best step so far.
     """
@@ -151,7 +151,8 @@ class Training:
         """
         if not self.history:
             with self._lent_torch(*self._random_state):
-                yield self._evaluate()
+                record = self._evaluate()
+            yield record
         while self.step < self.config.max_steps:
             with self._lent_torch(*self._random_state):
                 for _ in range(min(EVALUATE_EVERY, self.config.max_steps - self.step)):
@@ -174,9 +175,7 @@ class Training:
         self._optimizer.zero_grad()
         loss = -objective.value
         self._fabric.backward(loss)
-        self._fabric.clip_gradients(
-            self._module, self._optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False
-        )
+        self._fabric.clip_gradients(self._module, self._optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
         self._optimizer.step()
         return loss.detach()
 
@@ -188,15 +187,13 @@ class Training:
         zhat, S, _ = filter_windows(model, z)
         z, zhat = z[:, self.config.warmup :], zhat[:, self.config.warmup :]
         if self.config.entropy in ("stopgrad", "logdet"):
-            return predictive(z, zhat, S, self.config.entropy, **self.recipe.options)
+            return predictive(z, zhat, S, self.config.entropy)
         batch, time, _ = z.shape
         k = min(self.recipe.samples or time, time)
         order = torch.rand(batch, time, generator=self._draws).argsort(1)[:, :k].to(z.device)
         window = torch.arange(batch, device=z.device)[:, None]
         group = window.expand(batch, k).flatten()
-        return predictive(
-            z, zhat, S, self.config.entropy, z[window, order].flatten(0, 1), group, **self.recipe.options
-        )
+        return predictive(z, zhat, S, self.config.entropy, z[window, order].flatten(0, 1), group, self.recipe.options)
 
     @torch.no_grad()
     def _evaluate(self) -> Record:
@@ -204,10 +201,7 @@ class Training:
         windows, warmup = self.windows, self.config.warmup
         raw, model = self._module(self._counts[_spread(windows.train_bins, SCALING_BINS)])
         self._network.fix_gauge(raw)
-        white = (raw - self._network.z_mean) @ self._network.z_whiten
-        held, _ = self._module(
-            self._counts.windows(_spread(windows.held_starts, EVALUATION_WINDOWS), windows.window)
-        )
+        held, _ = self._module(self._counts.windows(_spread(windows.held_starts, EVALUATION_WINDOWS), windows.window))
         z = (held - self._network.z_mean) @ self._network.z_whiten
         zhat, S, _ = filter_windows(model, z)
         z, zhat = z[:, warmup:], zhat[:, warmup:]
@@ -221,21 +215,22 @@ class Training:
             self._best = self._copy_of_network()
         else:
             kept = self.kept_step
-        record = Record(self.step, loss, log_likelihood, score, effective_rank(white), kept)
+        record = Record(self.step, loss, log_likelihood, score, effective_rank(z.flatten(0, 1)), kept)
         self.history.append(record)
         return record
 
+    def _diverged(self) -> TrainingError:
+        return TrainingError(
+            f"training diverged at step {self.step}: its numbers are not finite any more; "
+            f"try a --learning-rate below {self.learning_rate:g}"
+        )
+
     def _check(self, record: Record) -> None:
         if not (math.isfinite(record.loss) and math.isfinite(record.held_out_log_likelihood)):
-            raise TrainingError(
-                f"training diverged at step {record.step} (loss {record.loss:g}); "
-                f"try a --learning-rate below {self.learning_rate:g}"
-            )
+            raise self._diverged()
         limit = 1 + COLLAPSED_RANK * (self.config.latent_dim - 1)
         constant = not float(self._network.z_whiten.abs().max()) < 1e6
         if record.step >= GRACE and (constant or record.effective_rank < limit):
-            constant or (self.config.latent_dim > 1 and record.effective_rank < limit)
-        ):
             raise TrainingError(
                 f"training collapsed at step {record.step}: z of {self.config.latent_dim} dimensions has an effective "
                 f"rank of {record.effective_rank:.1f}; try --entropy logdet, fewer --latent-dim or more spikes"
@@ -249,20 +244,20 @@ class Training:
 
     @contextmanager
     def _lent_torch(self, cpu: Tensor, cuda: Tensor | None) -> Iterator[None]:
-        deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+        deterministic = torch.are_deterministic_algorithms_enabled()
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if self.device == "cuda" else []):
             torch.set_rng_state(cpu)
             if self.device == "cuda":
                 torch.cuda.manual_seed(self.config.seed) if cuda is None else torch.cuda.set_rng_state(cuda)
             torch.use_deterministic_algorithms(self.device == "cpu" or deterministic)
-            # The matrices are small: a second thread gains little, and costs 15 times the time where another
-            # program holds its core. One thread also makes the result the same on any number of cores.
-            torch.set_num_threads(1)
             try:
-                yield
+                with one_thread():
+                    yield
+            except (torch.linalg.LinAlgError, NotPositiveDefiniteError) as error:
+                # Numbers that are not finite any more are first met by a factorisation.
+                raise self._diverged() from error
             finally:
                 torch.use_deterministic_algorithms(deterministic)
-                torch.set_num_threads(threads)
 
     def _save_random_state(self) -> None:
         cuda = torch.cuda.get_rng_state() if self.device == "cuda" else None

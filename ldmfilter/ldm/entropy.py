@@ -47,9 +47,7 @@ def knn(
     squared, allowed = _distances(z, group)
     others = allowed.sum(1)
     if int(others.min()) < k:
-        raise ValueError(
-            f"kNN entropy needs at least {k} samples outside each group, got {int(others.min())}"
-        )
+        raise ValueError(f"kNN entropy needs at least {k} samples outside each group, got {int(others.min())}")
     with torch.no_grad():
         nearest = squared.masked_fill(~allowed, math.inf).topk(k, largest=False).indices[:, -1]
     eps2 = (z - z[nearest]).square().sum(-1).clamp_min(torch.finfo(z.dtype).tiny)

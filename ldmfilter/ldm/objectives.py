@@ -1,5 +1,6 @@
 """Objectives of latent distribution matching: an alignment plus an entropy (Mikulasch & Zenke 2026)."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
@@ -24,7 +25,7 @@ def predictive(
     entropy: str,
     samples: Float[Tensor, "sample latent"] | None = None,
     group: Int[Tensor, " sample"] | None = None,
-    **options: float,
+    options: Mapping[str, float] | None = None,
 ) -> Objective:
     """Predictive LDM, F = <log N(z_t; zhat_t, S)> + H[z].
 
@@ -45,5 +46,5 @@ def predictive(
         alignment = predictive_gaussian(z.detach(), zhat, S).mean()
         return Objective(alignment, alignment, None)
     alignment = predictive_gaussian(z, zhat, S).mean()
-    H = ENTROPIES[entropy](z.flatten(0, 1) if samples is None else samples, group, **options)
+    H = ENTROPIES[entropy](z.flatten(0, 1) if samples is None else samples, group, **(options or {}))
     return Objective(alignment + H, alignment, H)

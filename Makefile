@@ -1,0 +1,46 @@
+# make demo: train on the sample session, decode it, draw one picture. make test: the whole test suite.
+# make bench: every benchmark, with its table.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: demo test bench clean
+
+demo: $(VENV)/.demo
+	rm -rf demo && mkdir demo
+	cd demo && ../$(BIN)/ldmfilter train ../sample_data/linear_track_sim.nwb --interval epochs=run --run run
+	cd demo && ../$(BIN)/ldmfilter decode --run run --out latents.zarr
+	$(BIN)/python sample_data/draw_demo.py demo/latents.zarr sample_data/linear_track_sim.nwb demo/latents.png
+	@echo "run folder: demo/run"
+	@echo "states:     demo/latents.zarr   (xarray.open_zarr)"
+	@echo "picture:    demo/latents.png"
+
+test: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.bench
+	$(BIN)/python tests/benchmarks/linear_track.py
+
+# An extra is installed again when what it is made of changes.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)
+	$(PIP) -e '.[plot]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)
+	$(PIP) -e '.[test]'
+	touch $@
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)
+	$(PIP) -e '.[test,bench]'
+	touch $@
+
+$(VENV):
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "ldmfilter needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

@@ -1,0 +1,230 @@
+"""The estimator: fit, decode, save, load; and the dataset that it gives."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from safetensors.torch import load_file, save_file
+from scipy.stats import norm
+
+import ldmfilter
+from ldmfilter.data.session import Session
+from ldmfilter.errors import InputError
+from ldmfilter.filter.decode import select_model_units, write_latents
+from ldmfilter.filter.model import LDMFilter, load
+from tests.filter.conftest import SMALL
+from tests.filter.reference import loop
+
+
+def test_follows_scikit_learn(counts):
+    model = LDMFilter(latent_dim=3)
+    assert model.get_params()["latent_dim"] == 3
+    assert not [name for name in vars(model) if name.endswith("_")]
+    assert model.set_params(seed=4) is model
+    assert model.seed == 4
+    with pytest.raises(InputError, match="unknown setting 'depth'"):
+        model.set_params(depth=3)
+    assert type(model)(**model.get_params()).get_params() == model.get_params()
+    with pytest.raises(InputError, match="has not been fitted"):
+        model.decode(counts)
+
+
+def test_states_are_those_of_the_plain_loop(fitted, counts):
+    latents = fitted.decode(counts, smooth=True)
+    with torch.no_grad():
+        z = fitted.network_.encode(torch.from_numpy(counts.to_numpy().astype(np.float32))).double().numpy()
+        model = [v.double().numpy() for v in fitted.network_.double().dynamics()]
+        fitted.network_.float()
+    T = len(z)
+    expected = loop(*model, z, np.ones(T, bool), np.zeros(T, bool))
+    names = (
+        "predicted_mean",
+        "predicted_cov",
+        "filtered_mean",
+        "filtered_cov",
+        "smoothed_mean",
+        "smoothed_cov",
+    )
+    for name, value in zip(names, expected, strict=True):
+        np.testing.assert_allclose(latents[name], value, atol=2e-5, err_msg=name)
+
+
+def test_intervals_are_the_normal_quantile(fitted, counts):
+    for level in (0.5, 0.95):
+        latents = fitted.decode(counts, ci=level)
+        sd = np.sqrt(np.diagonal(latents["filtered_cov"], axis1=1, axis2=2))
+        half = norm.ppf(0.5 + level / 2) * sd
+        np.testing.assert_allclose(latents["ci"].sel(bound="upper"), latents["filtered_mean"] + half, atol=1e-5)
+        np.testing.assert_allclose(latents["ci"].sel(bound="lower"), latents["filtered_mean"] - half, atol=1e-5)
+        assert latents.attrs["ci_level"] == latents["ci"].attrs["level"] == level
+
+
+def test_causal(fitted, counts):
+    """What comes after a bin does not change its state."""
+    whole = fitted.decode(counts)["filtered_mean"]
+    changed = counts.copy()
+    changed[300:] = 9
+    np.testing.assert_array_equal(fitted.decode(changed)["filtered_mean"][:300], whole[:300])
+    assert not np.allclose(fitted.decode(changed)["filtered_mean"][300], whole[300])
+
+
+def test_unobserved_bins_are_predicted_only(fitted, counts):
+    observed = np.ones(counts.sizes["time"], bool)
+    observed[50:60] = False
+    latents = fitted.decode(counts.assign_coords(observed=("time", observed)))
+    np.testing.assert_array_equal(latents["filtered_mean"][50:60], latents["predicted_mean"][50:60])
+    np.testing.assert_array_equal(np.isnan(latents["innovation"]).all("latent"), ~observed)
+    variance = np.trace(latents["filtered_cov"].to_numpy(), axis1=1, axis2=2)
+    assert (np.diff(variance[49:60]) > 0).all()
+
+
+def test_a_unit_that_is_not_observed_enters_as_its_mean(fitted, counts):
+    seen = np.ones(counts.shape, bool)
+    seen[:, 0] = False
+    masked = counts.assign_coords(unit_observed=(("time", "unit"), seen))
+    silent = counts.copy()
+    silent[:, 0] = 0
+    assert np.isfinite(fitted.decode(masked)["filtered_mean"]).all()
+    assert not np.allclose(fitted.decode(masked)["filtered_mean"], fitted.decode(silent)["filtered_mean"])
+
+
+def test_schema_and_store(fitted, counts, tmp_path):
+    latents = fitted.decode(counts, smooth=True)
+    write_latents(latents, tmp_path / "latents.zarr")
+    with xr.open_zarr(tmp_path / "latents.zarr") as store:
+        xr.testing.assert_identical(store.load(), latents)
+        assert set(store.sizes) == {"time", "state", "state_2", "latent", "latent_2", "unit", "bound"}
+        assert store["time"].dtype == np.float64
+        assert store["time"].attrs["units"] == "s"
+        assert store["segment"].dtype == np.int32
+        assert {"interval", "segment", "unit"} <= set(store.coords)
+        for name in (
+            "model_id",
+            "config",
+            "seed",
+            "source_checksum",
+            "session_start_time",
+            "bin_size",
+            "created",
+        ):
+            assert name in store.attrs, name
+        assert json.loads(store.attrs["config"])["latent_dim"] == 3
+        assert all(variable.dtype.kind in "fibuU" for variable in store.variables.values())
+    assert [p.name for p in tmp_path.iterdir()] == ["latents.zarr"]
+    with pytest.raises(InputError, match="exists already; choose another name or give --overwrite"):
+        write_latents(latents, tmp_path / "latents.zarr")
+    write_latents(latents.isel(time=slice(10)), tmp_path / "latents.zarr", overwrite=True)
+    with xr.open_zarr(tmp_path / "latents.zarr") as store:
+        assert store.sizes["time"] == 10
+
+
+def test_a_write_that_fails_leaves_the_old_store(fitted, counts, tmp_path, monkeypatch):
+    latents = fitted.decode(counts)
+    write_latents(latents, tmp_path / "latents.zarr")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(xr.Dataset, "to_zarr", full)
+    with pytest.raises(InputError, match="no space left on the disk"):
+        write_latents(latents, tmp_path / "latents.zarr", overwrite=True)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["latents.zarr"]
+    with xr.open_zarr(tmp_path / "latents.zarr") as store:
+        xr.testing.assert_identical(store.load(), latents)
+
+
+def test_save_and_load(fitted, counts, tmp_path):
+    fitted.save(tmp_path / "model")
+    again = ldmfilter.load(tmp_path / "model")
+    assert again.model_id_ == fitted.model_id_
+    assert again.get_params() == fitted.get_params()
+    xr.testing.assert_equal(again.decode(counts), fitted.decode(counts))
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["ldmfilter"])
+    save_file(load_file(path), path, {"ldmfilter": json.dumps({**header, **changes})})
+
+
+def test_damaged_models_are_refused_in_one_line(fitted, tmp_path):
+    path = fitted.save(tmp_path)
+    good = path.read_bytes()
+    cases = {
+        "truncated": good[:-100],
+        "empty": b"",
+        "not safetensors": b"\x80\x04pickle",
+        "tensors missing": None,
+    }
+    for name, content in cases.items():
+        if content is None:
+            path.write_bytes(good)
+            tensors = load_file(path)
+            meta = json.loads(good[8 : 8 + int.from_bytes(good[:8], "little")])["__metadata__"]
+            save_file({"z_mean": tensors["z_mean"]}, path, meta)
+        else:
+            path.write_bytes(content)
+        with pytest.raises(InputError, match=r"model\.safetensors: damaged") as error:
+            load(tmp_path)
+        assert "\n" not in str(error.value), name
+    path.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path)
+
+
+def test_a_newer_model_and_a_strange_one(fitted, tmp_path):
+    path = fitted.save(tmp_path)
+    rewrite(path, format=99, package_version="9.0")
+    with pytest.raises(InputError, match=r"model format 99, made by ldmfilter 9\.0, is newer .* update ldmfilter"):
+        load(tmp_path)
+    rewrite(path, format=1, settings={"latent_dim": "many"})
+    with pytest.raises(InputError, match="latent_dim is 'many'; it must be int"):
+        load(tmp_path)
+
+
+def test_other_units_and_other_bins_are_refused(fitted, counts):
+    with pytest.raises(InputError, match=r"its 15 units are not the 16 .* it lacks 0 and has none besides"):
+        fitted.decode(counts.isel(unit=slice(1, None)))
+    renamed = counts.assign_coords(unit=[100, *range(1, 16)])
+    with pytest.raises(InputError, match="it lacks 0 and has 100 besides"):
+        fitted.decode(renamed)
+    with pytest.raises(InputError, match=r"bins of 0\.2 s, but the model was trained on 0\.1 s"):
+        fitted.decode(counts.assign_attrs(bin_size=0.2))
+    with pytest.raises(InputError, match="ci is 95"):
+        fitted.decode(counts, ci=95)
+
+
+def test_ids_alone_do_not_make_sessions_the_same(fitted):
+    """A model of units 0 to 15 of some session must not decode a session of 100 units that holds these ids."""
+    large = Session.from_spikes([[0.1, 0.5]] * 100)
+    ids = fitted.unit_ids_.tolist()
+    with pytest.raises(InputError, match="its 100 units are not the 16"):
+        select_model_units(large, fitted, ids)
+    assert select_model_units(large, fitted, list(range(100))).n_units == 16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.T, "give dims"),
+        (lambda c: c.assign_attrs(bin_size=0), "no attribute bin_size"),
+        (lambda c: c.astype(float), "whole numbers"),
+        (lambda c: c.astype(np.int64) - 5, "whole numbers"),
+    ],
+)
+def test_counts_that_are_none(counts, change, message):
+    with pytest.raises(InputError, match=message):
+        LDMFilter(**SMALL).fit(change(counts))
+
+
+def test_the_readmes_lines(session, tmp_path):
+    counts = ldmfilter.bin_spikes(session, 0.1)
+    model = ldmfilter.LDMFilter(latent_dim=2, state_dim=2, max_steps=25, window=16).fit(counts)
+    latents = model.decode(counts, ci=0.95)
+    assert np.isfinite(latents["filtered_mean"]).all()
+    assert latents["ci"].sizes["bound"] == 2

@@ -1,0 +1,157 @@
+"""Training: the same every time, resumable to the bit, watched on held-out time."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ldmfilter.config import FilterConfig
+from ldmfilter.data.windows import split_windows
+from ldmfilter.errors import InputError, TrainingError
+from ldmfilter.filter.model import LDMFilter
+from ldmfilter.filter.training import Training, effective_rank, resolve_device
+from tests.filter.conftest import SMALL
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("entropy", ["logdet", "knn", "stopgrad", "kde"])
+def test_learns_to_predict_and_keeps_its_rank(counts, entropy):
+    training = Training(FilterConfig(**SMALL, entropy=entropy), counts)
+    records = list(training.run())
+    assert [r.step for r in records] == [0, 25, 50, 75, 100]
+    best = max(records, key=lambda r: r.score)
+    assert best.score > records[0].score + 0.1
+    assert best.score > 0
+    assert best.step == records[-1].kept_step == training.kept_step
+    assert all(2.0 < r.effective_rank <= 3.001 for r in records)
+
+
+def test_nothing_is_predicted_where_nothing_is_there(noise_counts):
+    best = max(LDMFilter(**SMALL).fit(noise_counts).history_, key=lambda r: r.score)
+    assert best.score < 0.05
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(counts):
+    torch.manual_seed(123)
+    one = LDMFilter(**SMALL, seed=5).fit(counts)
+    torch.manual_seed(321)
+    torch.rand(7)
+    two = LDMFilter(**SMALL, seed=5).fit(counts)
+    other = LDMFilter(**SMALL, seed=6).fit(counts)
+    assert same(one.network_.state_dict(), two.network_.state_dict())
+    assert one.model_id_ == two.model_id_ != other.model_id_
+    assert str(one.history_) == str(two.history_)
+
+
+def test_the_callers_random_numbers_and_threads_are_left_alone(counts):
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    threads = torch.get_num_threads()
+    torch.manual_seed(1)
+    LDMFilter(**SMALL | {"max_steps": 25}).fit(counts)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("entropy", ["logdet", "knn"])
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_resumed_equals_undisturbed(counts, entropy, stop_after):
+    config = FilterConfig(**SMALL, entropy=entropy)
+    whole = Training(config, counts)
+    records = list(whole.run())
+    first = Training(config, counts)
+    for _, _ in zip(first.run(), range(stop_after), strict=False):
+        pass
+    tensors, values = first.state()
+    second = Training(config, counts)
+    second.restore(tensors, json.loads(json.dumps(values)))
+    torch.rand(5)
+    list(second.run())
+    assert str(second.history) == str(records)
+    assert same(second.best_state(), whole.best_state())
+    assert same(second.state()[0], whole.state()[0])
+
+
+def test_divergence_is_told(counts):
+    training = Training(FilterConfig(**SMALL), counts)
+    with torch.no_grad():
+        training._network.encoder.layers[-1].weight.fill_(math.nan)
+    with pytest.raises(TrainingError, match=r"training diverged at step 0: .*--learning-rate below 0\.01"):
+        list(training.run())
+
+
+def test_collapse_is_told(counts, monkeypatch):
+    # An encoder of one hidden unit has one dimension to give: the other two latents collapse onto it.
+    config = FilterConfig(**SMALL | {"hidden": (1,), "max_steps": 200}, entropy="stopgrad")
+    training = Training(config, counts)
+    for layer in training._network.encoder.layers:
+        if isinstance(layer, torch.nn.GELU):
+            monkeypatch.setattr(layer, "forward", lambda x: x)
+    with pytest.raises(TrainingError, match=r"training collapsed at step 100: z of 3 dimensions.*rank of 1\."):
+        list(training.run())
+
+
+def test_no_device_of_that_kind():
+    if torch.cuda.is_available():
+        assert resolve_device("auto") == resolve_device("cuda") == "cuda"
+    else:
+        assert resolve_device("auto") == "cpu"
+        with pytest.raises(TrainingError, match="no CUDA device"):
+            resolve_device("cuda")
+
+
+def test_effective_rank():
+    z = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
+    assert effective_rank(z) == pytest.approx(3, abs=0.01)
+    assert effective_rank(z @ torch.diag(torch.tensor([1.0, 1.0, 0.0]))) == pytest.approx(2, abs=0.01)
+    assert effective_rank(z[:, :1]) == pytest.approx(1)
+
+
+def test_windows_stay_within_segments_and_out_of_held_out_blocks(counts):
+    n = counts.sizes["time"]
+    segment = np.repeat([0, 1, 2], [500, 300, n - 800]).astype(np.int32)
+    observed = np.ones(n, bool)
+    observed[100:130] = False
+    world = counts.assign_coords(segment=("time", segment), observed=("time", observed))
+    windows = split_windows(world, 24, 0.2)
+    held = np.zeros(n, bool)
+    held[windows.held_bins] = True
+    for starts, inside in ((windows.train_starts, False), (windows.held_starts, True)):
+        assert len(starts) > 0
+        for start in starts.tolist():
+            bins = slice(start, start + 24)
+            assert observed[bins].all()
+            assert len(set(segment[bins])) == 1
+            assert (held[bins] == inside).all()
+    assert set(windows.train_bins) | set(windows.held_bins) == set(np.flatnonzero(observed))
+    assert held.sum() == pytest.approx(0.2 * observed.sum(), rel=0.05)
+
+
+def test_too_few_bins(counts):
+    with pytest.raises(InputError, match=r"40 observed bins, 40 in a row .* windows of 24 bins .*--window"):
+        Training(FilterConfig(**SMALL), counts[:40])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"latent_dim": 0}, "latent-dim is 0; it must be a whole number of 1 or more"),
+        ({"state_dim": 2}, "state-dim is 2; it must be at least latent_dim, 3"),
+        ({"entropy": "none"}, "entropy is none; it must be one of logdet, knn, stopgrad, kde"),
+        ({"window": 5}, "window is 5; it must be at least warmup"),
+        ({"held_out": 0.9}, "held-out is 0.9; it must be a share above 0 and up to 0.5"),
+        ({"learning_rate": -1.0}, "learning-rate is -1.0; it must be a number above 0 and up to 1"),
+        ({"device": "tpu"}, "device is tpu; it must be one of auto, cpu, cuda"),
+    ],
+)
+def test_settings_out_of_range(counts, setting, message):
+    config = dataclasses.replace(FilterConfig(**SMALL), **setting)
+    with pytest.raises(InputError, match=message):
+        Training(config, counts)

@@ -1,0 +1,48 @@
+"""The predictive objective: its parts, and what each entropy lets through."""
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+
+from ldmfilter.ldm.alignment import predictive_gaussian
+from ldmfilter.ldm.entropy import ENTROPIES
+from ldmfilter.ldm.objectives import predictive
+
+
+@pytest.fixture
+def latents():
+    torch.manual_seed(0)
+    z = torch.randn(6, 5, 3, dtype=torch.float64, requires_grad=True)
+    zhat = torch.randn(6, 5, 3, dtype=torch.float64, requires_grad=True)
+    B = torch.randn(3, 3, dtype=torch.float64)
+    return z, zhat, B @ B.mT + torch.eye(3)
+
+
+def test_alignment_is_the_gaussian_density(latents):
+    z, zhat, S = latents
+    expected = MultivariateNormal(zhat, S).log_prob(z)
+    torch.testing.assert_close(predictive_gaussian(z, zhat, S), expected)
+
+
+@pytest.mark.parametrize("name", sorted(ENTROPIES))
+def test_value_is_alignment_plus_entropy(latents, name):
+    z, zhat, S = latents
+    F = predictive(z, zhat, S, name)
+    expected = MultivariateNormal(zhat, S).log_prob(z).mean() + ENTROPIES[name](z.flatten(0, 1))
+    torch.testing.assert_close(F.value, expected)
+    F.value.backward()
+    assert z.grad.abs().sum() > 0
+
+
+def test_stopgrad_teaches_through_the_prediction_alone(latents):
+    z, zhat, S = latents
+    F = predictive(z, zhat, S, "stopgrad")
+    F.value.backward()
+    assert z.grad is None
+    assert zhat.grad.abs().sum() > 0
+    assert F.entropy is None
+
+
+def test_unknown_entropy(latents):
+    with pytest.raises(KeyError):
+        predictive(*latents, "none")
