@@ -17,10 +17,13 @@ Interval = Annotated[
 ]
 Spans = Annotated[
     list[str] | None,
-    typer.Option("--span", metavar="START:STOP", help="Seconds; repeatable; an end may be left open. With --interval, what lies in both.",
+    typer.Option(
+        "--span",
+        metavar="START:STOP",
+        help="Seconds; repeatable; an end may be left open. With --interval, what lies in both.",
         rich_help_panel=TIME,
     ),
-]  # fmt: skip
+]
 
 
 def parse_spans(texts: list[str] | None) -> tuple[tuple[float, float], ...]:

@@ -38,6 +38,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             try:
                 function(*args, quiet=quiet, **kwargs)
                 sys.stdout.flush()
+            except (typer.Exit, typer.Abort, typer.BadParameter):
+                raise
             except (InputError, TrainingError) as error:
                 if debug:
                     traceback.print_exc()
@@ -50,8 +52,6 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 # The reader of our output has gone, as `head` does: nothing is left to say, or to flush to it.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(FAILED) from None
-            except (typer.Exit, typer.Abort):
-                raise
             except Exception as error:
                 if debug:
                     traceback.print_exc()

@@ -10,11 +10,11 @@ from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, say
 
 @command
 def decode(
+    out: Annotated[Path, typer.Option(metavar="STORE", help="Where the states go, as latents.zarr.")],
     session: Annotated[
         Path | None,
-        typer.Argument(help="Session; without it the one that the run was trained on.", show_default=False),
+        typer.Argument(help="Session; without it the run's own.", show_default=False),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="STORE", help="Where the latent states go, as latents.zarr.")] = ...,  # type: ignore[assignment]
     run: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Run folder; without it the latest below runs/.")
     ] = None,
@@ -26,21 +26,19 @@ def decode(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Decode a session into latent states with covariances and intervals, as a zarr store for xarray.
+    """Example: [bold]ldmfilter decode --out latents.zarr[/bold]
 
-    Example: ldmfilter decode --out latents.zarr
-
-    Without an interval or a span the whole session is decoded. Prints the store.
+    Decode a session into latent states with covariances and intervals, as a zarr store for xarray. Without an
+    interval or a span the whole session is decoded. Prints the store.
     """
     spans = parse_spans(span)
     from ldmfilter.data import read_session
     from ldmfilter.data.binning import bin_spikes, choose_spans
-    from ldmfilter.errors import InputError
+    from ldmfilter.files import check_target
     from ldmfilter.filter.decode import select_model_units, write_latents
     from ldmfilter.filter.runs import Run
 
-    if out.exists() and not overwrite:
-        raise InputError(f"{out}: exists already; choose another name or give --overwrite")
+    check_target(out, overwrite)
     the_run = Run.open(run) if run is not None else Run.latest()
     model = the_run.model()
     done, wanted = the_run.finished_steps, the_run.config.filter.max_steps

@@ -19,9 +19,9 @@ def inspect(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Show what a session holds: units, duration, intervals and behaviour.
+    """Example: [bold]ldmfilter inspect session.nwb[/bold]
 
-    Example: ldmfilter inspect session.nwb
+    Show what a session holds: units, duration, intervals and behaviour.
     """
     from ldmfilter.data import read_session
 
@@ -136,7 +136,8 @@ def _show(summary: dict[str, Any]) -> None:
         table(
             ("table", "left"), ("rows", "right"), ("from, s", "right"), ("to, s", "right"), ("tags", "left"),
             rows=[
-                (t["table"], str(t["rows"]), _g(t["start"]), _g(t["stop"]), _some(t["tags"])) for t in summary["intervals"]
+                (t["table"], str(t["rows"]), _g(t["start"]), _g(t["stop"]), _some(t["tags"]))
+                for t in summary["intervals"]
             ],
         )  # fmt: skip
     else:

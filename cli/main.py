@@ -10,15 +10,13 @@ from ldmfilter_cli.train import train
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""What a population of neurons encodes, moment by moment, and how sure one can be.
+    help="""Example: [bold]ldmfilter train session.nwb[/bold], then [bold]ldmfilter decode --out latents.zarr[/bold]
 
-    Example:
-
-      ldmfilter train session.nwb
-      ldmfilter decode --out latents.zarr
-    """.replace("\n      ", "\n\n      "),
+    What a population of neurons encodes, moment by moment, and how sure one can be: an unsupervised filter for
+    spike trains.""",
 )
 
 
@@ -39,9 +37,9 @@ def _main(
     pass
 
 
-app.command()(inspect)
-app.command()(train)
-app.command()(decode)
+app.command(short_help="Show what a session holds: units, intervals, behaviour.")(inspect)
+app.command(short_help="Train a filter on a session's spikes, without labels.")(train)
+app.command(short_help="Decode a session into latent states with covariances.")(decode)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ def _option(name: str, panel: str, *flags: str, **more: Any) -> Any:
 def train(
     session: Annotated[
         Path | None,
-        typer.Argument(help="NWB file, or session in zarr; not needed with --resume.", show_default=False),
+        typer.Argument(help="NWB file or session in zarr; not needed with --resume.", show_default=False),
     ] = None,
     run: Annotated[
         Path | None,
@@ -65,11 +65,10 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a filter on a session's spikes, without labels.
+    """Example: [bold]ldmfilter train session.nwb --interval epochs=run[/bold]
 
-    Example: ldmfilter train session.nwb --interval epochs=run --entropy knn
-
-    Prints the run folder. Ctrl-C stops; --resume goes on, to the same result.
+    Train a filter on a session's spikes, without labels. Prints the run folder. Ctrl-C stops; --resume
+    goes on, to the same result.
     """
     given = {
         name: value
@@ -123,11 +122,12 @@ def _new(folder: Path | None, path: Path, options: Config, quiet: bool) -> tuple
     session = read_session(path)
     spans = choose_spans(session, interval=options.data.interval, spans=options.data.spans)
     chosen, note = choose_units(session, query=options.data.units, min_rate=options.data.min_rate, spans=spans)
-    if note and not quiet:
-        say(note)
     counts = bin_spikes(chosen, options.data.bin_size, spans)
     training = Training(options.filter, counts)
-    return Run.create(folder, options, session, chosen), training, counts
+    run = Run.create(folder, options, session, chosen)
+    if note and not quiet:
+        say(note)
+    return run, training, counts
 
 
 def _resumed(run: Any, path: Path | None) -> tuple:

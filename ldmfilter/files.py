@@ -21,11 +21,7 @@ def replacing(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
         InputError: `path` exists and `overwrite` is False; its folder is missing or cannot be written to;
             no space is left on the disk.
     """
-    path = Path(path)
-    if path.is_symlink():
-        path = path.resolve()
-    if not overwrite and path.exists():
-        raise InputError(f"{path}: exists already; choose another name or give --overwrite")
+    path = check_target(path, overwrite)
     with disk_errors(path):
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
@@ -42,6 +38,22 @@ def replacing(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    """Where an output will lie, links resolved; called early, it saves a person from waiting for a refusal.
+
+    Raises:
+        InputError: `path` exists and `overwrite` is False, or its folder does not exist.
+    """
+    path = Path(path)
+    if path.is_symlink():
+        path = path.resolve()
+    if not overwrite and path.exists():
+        raise InputError(f"{path}: exists already; choose another name or give --overwrite")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: its folder does not exist; make it first or write elsewhere")
+    return path
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -72,7 +84,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise InputError(f"{path}: no space left on the disk; free some or write elsewhere") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise InputError(f"{path}: cannot be written ({error.strerror}); write elsewhere") from error

@@ -1,5 +1,7 @@
 """What training changes: the encoder and the filter's raw parameters, with the scale of z."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,6 +11,9 @@ from ldmfilter.filter.encoder import Encoder
 from ldmfilter.filter.kalman import LinearGaussian
 from ldmfilter.filter.linalg import whitening
 from ldmfilter.filter.parameters import Dynamics
+
+INITIAL_TIME_CONSTANT = 5.0  # s, of the states before training
+INITIAL_NOISE_TIME = 0.9  # s; a bin of this length would have as much signal as noise
 
 
 class Network(nn.Module):
@@ -20,7 +25,14 @@ class Network(nn.Module):
     def __init__(self, n_units: int, config: FilterConfig, bin_size: float):
         super().__init__()
         self.encoder = Encoder(n_units, config.latent_dim, tuple(config.hidden), config.dropout)
-        self.dynamics = Dynamics(config.latent_dim, config.state_dim)
+        # Slow states seen through much noise are where training has to start: from fast ones (decay 0.9, noise
+        # 0.5) it ends at 1.6 times the error on the real session.
+        self.dynamics = Dynamics(
+            config.latent_dim,
+            config.state_dim,
+            decay=math.exp(-bin_size / INITIAL_TIME_CONSTANT),
+            noise=1 / (1 + bin_size / INITIAL_NOISE_TIME),
+        )
         self.register_buffer("z_mean", torch.zeros(config.latent_dim))
         self.register_buffer("z_whiten", torch.eye(config.latent_dim))
 

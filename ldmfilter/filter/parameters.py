@@ -28,7 +28,7 @@ class Dynamics(nn.Module):
         noise: the initial share r of a latent dimension's variance that is observation noise.
     """
 
-    def __init__(self, latent_dim: int, state_dim: int, decay: float = 0.98, noise: float = 0.9):
+    def __init__(self, latent_dim: int, state_dim: int, decay: float, noise: float):
         super().__init__()
         self.latent_dim = latent_dim
         M = torch.eye(state_dim) * (decay / math.sqrt(1 - decay**2))

@@ -2,14 +2,26 @@
 
 Samples have shape (sample, dim). `group` marks samples that are not independent of one another (bins of one
 training window): a sample is never compared with its own group (a Theiler window).
+
+Nothing here holds all pairs of samples at once: a k-d tree finds neighbours in O(N log N) where one pays, and
+elsewhere pairs are gone through in tiles, some rows of the N x N matrix of distances at a time.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.spatial import cKDTree
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+#: Pairs of samples in a tile. On the CPU the tile stays near the processor's caches; a GPU wants more at once.
+TILE_CPU, TILE_CUDA = 2**18, 2**26
+#: Where a k-d tree beats tiles (measured by tests/benchmarks/entropy_speed.py): beyond these dimensions it
+#: looks at nearly every sample, and a few hundred samples are compared as fast as a tree is built.
+TREE_MOST_DIMS, TREE_LEAST_SAMPLES = 12, 512
 
 
 def log_unit_ball(d: int) -> float:
@@ -17,14 +29,56 @@ def log_unit_ball(d: int) -> float:
     return 0.5 * d * math.log(math.pi) - math.lgamma(0.5 * d + 1.0)
 
 
-def _distances(
+def _groups(
     z: Float[Tensor, "sample dim"], group: Int[Tensor, " sample"] | None
-) -> tuple[Float[Tensor, "sample sample"], Tensor]:
-    """Squared distances between all pairs, and which pairs may be compared."""
-    squared = (z[:, None, :] - z[None, :, :]).square().sum(-1)
+) -> tuple[Int[Tensor, " sample"], Int[Tensor, " sample"]]:
+    """Each sample's group, its own where none is given, and how many samples lie outside it."""
+    n = len(z)
     if group is None:
-        group = torch.arange(len(z), device=z.device)
-    return squared, group[:, None] != group[None, :]
+        return torch.arange(n, device=z.device), torch.full((n,), n - 1, device=z.device)
+    _, group, size = torch.unique(group, return_inverse=True, return_counts=True)
+    return group, n - size[group]
+
+
+def _tiles(
+    z: Float[Tensor, "sample dim"], group: Int[Tensor, " sample"]
+) -> Iterator[tuple[slice, Float[Tensor, "row sample"]]]:
+    """The matrix of distances some rows at a time, infinite within a group; the caller may overwrite a tile."""
+    n = len(z)
+    height = max(1, (TILE_CPU if z.device.type == "cpu" else TILE_CUDA) // n)
+    for start in range(0, n, height):
+        rows = slice(start, start + height)
+        # Differences, not |a|^2 + |b|^2 - 2 a'b: this would lose the small distances to rounding.
+        distance = torch.cdist(z[rows], z, compute_mode="donot_use_mm_for_euclid_dist")
+        yield rows, distance.masked_fill_(group[rows, None] == group[None, :], math.inf)
+
+
+def _nearest_by_tree(x: np.ndarray, group: np.ndarray, k: int, workers: int) -> np.ndarray:
+    """Index of each sample's k-th nearest neighbour outside its own group, in O(N log N) for small groups."""
+    tree = cKDTree(x)
+    nearest = np.empty(len(x), np.int64)
+    left, ask = np.arange(len(x)), 2 * k + 2
+    while left.size:
+        # A sample whose neighbours are mostly of its own group asks again, for twice as many.
+        short = []
+        for rows in np.array_split(left, math.ceil(left.size * ask / TILE_CPU)):
+            found = tree.query(x[rows], min(ask, len(x)), workers=workers)[1]
+            rank = np.cumsum(group[found] != group[rows, None], axis=1)
+            enough = rank[:, -1] >= k
+            nearest[rows[enough]] = found[enough, (rank[enough] == k).argmax(1)]
+            short.append(rows[~enough])
+        left, ask = np.concatenate(short), 2 * ask
+    return nearest
+
+
+@torch.no_grad()
+def _nearest(z: Float[Tensor, "sample dim"], group: Int[Tensor, " sample"], k: int) -> Int[Tensor, " sample"]:
+    """Index of each sample's k-th nearest neighbour outside its own group, by the faster way."""
+    n, d = z.shape
+    in_tree = z.device.type == "cpu" and n > TREE_LEAST_SAMPLES and d <= TREE_MOST_DIMS
+    if in_tree and bool(torch.isfinite(z).all()):  # a tree refuses NaN, which is the caller's to find in the result
+        return torch.from_numpy(_nearest_by_tree(z.double().numpy(), group.numpy(), k, torch.get_num_threads()))
+    return torch.cat([tile.topk(k, largest=False).indices[:, -1] for _, tile in _tiles(z, group)])
 
 
 def knn(
@@ -41,16 +95,16 @@ def knn(
     (Kozachenko & Leonenko 1987). `clip`: the share of the largest distances that is set to the largest one
     below it, so that outliers do not pull (the paper uses k = 3 and 0.1; exact only with 0).
 
+    Which sample is the neighbour is found without gradient; only its distance is differentiated.
+
     Raises:
         ValueError: fewer than k samples outside a sample's own group.
     """
-    squared, allowed = _distances(z, group)
-    others = allowed.sum(1)
+    group, others = _groups(z, group)
     if int(others.min()) < k:
         raise ValueError(f"kNN entropy needs at least {k} samples outside each group, got {int(others.min())}")
-    with torch.no_grad():
-        nearest = squared.masked_fill(~allowed, math.inf).topk(k, largest=False).indices[:, -1]
-    eps2 = (z - z[nearest]).square().sum(-1).clamp_min(torch.finfo(z.dtype).tiny)
+    neighbour = z.index_select(0, _nearest(z.detach(), group, k))
+    eps2 = (z - neighbour).square().sum(-1).clamp_min(torch.finfo(z.dtype).tiny)
     log_eps = 0.5 * eps2.log()
     if clip > 0:
         log_eps = log_eps.clamp_max(torch.quantile(log_eps.detach(), 1.0 - clip))
@@ -76,6 +130,34 @@ def logdet(
     return half_logdet + 0.5 * d * math.log(2 * math.pi * math.e)
 
 
+class _MeanLogKernel(torch.autograd.Function):
+    """Mean over i of log sum_j exp(-|z_i - z_j|^2 / 2 h^2), j outside the group of i.
+
+    The gradient is summed up tile by tile on the way forward, from the weights w_ij that the log-sum-exp has anyway:
+    that of row i is sum_j (w_ij + w_ji) (z_j - z_i) / h^2, so that no tile is kept or computed twice.
+    """
+
+    @staticmethod
+    def forward(ctx, z: Tensor, group: Tensor, h: float) -> Tensor:
+        x = z - z.mean(0)  # sum_j w_ij (z_j - z_i) is taken as a difference of two sums: keep both small
+        total = z.new_zeros(())
+        pull = torch.zeros_like(z)
+        for rows, distance in _tiles(z, group):
+            log_kernel = distance.square_().mul_(-0.5 / h**2)
+            total += torch.logsumexp(log_kernel, 1).sum()
+            if ctx.needs_input_grad[0]:
+                weight = torch.softmax(log_kernel, 1)
+                pull[rows] += weight @ x - x[rows]
+                pull += weight.mT @ x[rows] - weight.sum(0)[:, None] * x
+        ctx.save_for_backward(pull / (len(z) * h**2))
+        return total / len(z)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return grad * ctx.saved_tensors[0], None, None
+
+
 def kde(
     z: Float[Tensor, "sample dim"],
     group: Int[Tensor, " sample"] | None = None,
@@ -83,20 +165,20 @@ def kde(
 ) -> Float[Tensor, ""]:
     """Leave-one-out kernel density estimate with a Gaussian kernel, H = -<log p_-i(z_i)>, by log-sum-exp.
 
-    `bandwidth` is the kernel's standard deviation; None takes Scott's rule for unit variance, N^(-1/(d+4)).
+    `bandwidth` is the kernel's standard deviation, in the units of z; None takes Scott's rule for unit variance,
+    N^(-1/(d+4)). Differentiable once.
 
     Raises:
         ValueError: a sample has nothing outside its own group.
     """
     n, d = z.shape
-    squared, allowed = _distances(z, group)
-    others = allowed.sum(1)
+    group, others = _groups(z, group)
     if int(others.min()) < 1:
         raise ValueError("KDE entropy needs at least one sample outside each group")
     h = n ** (-1.0 / (d + 4)) if bandwidth is None else bandwidth
-    log_kernel = (-0.5 / h**2 * squared).masked_fill(~allowed, -math.inf)
-    log_p = torch.logsumexp(log_kernel, 1) - others.to(z.dtype).log()
-    return -(log_p - d * math.log(h) - 0.5 * d * math.log(2 * math.pi)).mean()
+    log_kernel: Tensor = _MeanLogKernel.apply(z, group, h)
+    log_p = log_kernel - others.to(z.dtype).log().mean() - d * math.log(h) - 0.5 * d * math.log(2 * math.pi)
+    return -log_p
 
 
 #: Entropy estimators by the name that `--entropy` takes; the stop-gradient needs none (see `objectives`).

@@ -19,7 +19,7 @@ from ldmfilter.filter.parameters import Dynamics
 def test_valid_by_construction(size, latent, state):
     torch.manual_seed(0)
     for _ in range(20):
-        dynamics = Dynamics(latent, state).double()
+        dynamics = Dynamics(latent, state, 0.98, 0.9).double()
         with torch.no_grad():
             for parameter in dynamics.parameters():
                 parameter.normal_(0, size)
@@ -36,7 +36,7 @@ def test_valid_by_construction(size, latent, state):
 @pytest.mark.parametrize(("latent", "state"), [(2, 2), (2, 5)])
 def test_the_prior_is_stationary(latent, state):
     torch.manual_seed(1)
-    dynamics = Dynamics(latent, state).double()
+    dynamics = Dynamics(latent, state, 0.98, 0.9).double()
     with torch.no_grad():
         for parameter in dynamics.parameters():
             parameter.normal_()
@@ -46,7 +46,7 @@ def test_the_prior_is_stationary(latent, state):
 
 def test_every_parameter_has_a_gradient():
     torch.manual_seed(2)
-    dynamics = Dynamics(2, 4).double()
+    dynamics = Dynamics(2, 4, 0.98, 0.9).double()
     with torch.no_grad():
         for parameter in dynamics.parameters():
             parameter.normal_()

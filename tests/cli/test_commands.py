@@ -1,0 +1,358 @@
+"""The command line as a person meets it: words, exit codes, one line for each refusal, nothing left behind."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+from ldmfilter_cli.main import app
+from typer.testing import CliRunner
+
+from ldmfilter.data.session import Session
+from tests.cli.conftest import QUICK, Ended, ldmfilter
+
+SAMPLE = Path(__file__).parents[2] / "sample_data" / "linear_track_sim.nwb"
+
+
+def here(*words: object, cwd: Path) -> Ended:
+    """Run the command in this process, which is quicker than in its own."""
+    with contextlib.chdir(cwd):
+        result = CliRunner().invoke(app, list(map(str, words)), prog_name="ldmfilter")
+    return Ended(result.exit_code, result.stdout, result.stderr)
+
+
+def refused(ended, *words: str) -> None:
+    """One line on stderr that holds the words, exit code 3, nothing on stdout."""
+    assert ended.code == 3, ended.err
+    assert ended.out == ""
+    lines = ended.err.strip().splitlines()
+    assert len(lines) == 1, ended.err
+    for word in ("ldmfilter: ", *words):
+        assert word in lines[0], lines[0]
+
+
+@pytest.mark.parametrize("words", [[], ["inspect"], ["train"], ["decode"]])
+def test_help_begins_with_an_example(words, tmp_path):
+    ended = here(*words, "--help", cwd=tmp_path)
+    assert ended.code == 0
+    text = ended.out.split("Usage:")[1].split("\n", 1)[1].strip()
+    assert text.startswith("Example: ldmfilter ")
+
+
+def test_help_needs_nothing_heavy(tmp_path):
+    code = (
+        "import sys\nsys.argv = ['ldmfilter', '--help']\n"
+        "from ldmfilter_cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "names = {'torch', 'numpy', 'pandas', 'xarray', 'pynwb', 'zarr', 'h5py', 'lightning_fabric'}\n"
+        "heavy = names & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_inspect(session_file, tmp_path):
+    text = here("inspect", session_file, cwd=tmp_path)
+    assert text.code == 0
+    assert "16 units" in text.out
+    assert "processing/behavior/linear_position" in text.out
+    assert "\x1b[" not in text.out
+    summary = json.loads(here("inspect", session_file, "--json", cwd=tmp_path).out)
+    assert summary["units"]["number"] == 16
+    assert len(summary["units"]["table"]) == 16
+    tables = {table["table"]: table for table in summary["intervals"]}
+    assert tables["epochs"]["tags"] == ["rest", "run"]
+    paths = {b["path"]: b for b in summary["behavior"]}
+    assert paths["processing/behavior/linear_position"] == {
+        "path": "processing/behavior/linear_position",
+        "shape": [6000],
+        "unit": "cm",
+        "rate": pytest.approx(50),
+        "start": pytest.approx(0),
+        "stop": pytest.approx(119.98),
+    }
+
+
+def test_the_two_commands_verbatim(session_file, tmp_path):
+    """In an empty folder, with a session of that name, and on a narrow terminal's width."""
+    shutil.copytree(session_file, tmp_path / "session.nwb")
+    trained = ldmfilter("train", "session.nwb", "--max-steps", "25", cwd=tmp_path, env=os.environ | {"COLUMNS": "40"})
+    assert trained.code == 0, trained.err
+    run = Path(trained.out.strip())
+    assert run.parent == Path("runs")
+    assert {path.name for path in (tmp_path / run).iterdir()} == {
+        "run.json", "config.toml", "log.jsonl", "checkpoint.safetensors", "model.safetensors",
+    }  # fmt: skip
+    decoded = ldmfilter("decode", "--out", "latents.zarr", cwd=tmp_path)
+    assert decoded.code == 0, decoded.err
+    assert decoded.out == "latents.zarr\n"
+    with xr.open_zarr(tmp_path / "latents.zarr") as latents:
+        assert latents.sizes["time"] == 1200
+        assert np.isfinite(latents["filtered_mean"]).all()
+        assert latents.attrs["source_path"].endswith("session.nwb")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latents.zarr", "runs", "session.nwb"]
+
+
+def test_decode_takes_the_latest_run(session_file, trained, tmp_path):
+    for name, seed in (("b", 1), ("a", 2)):
+        here("train", session_file, "--run", f"runs/{name}", "--seed", seed, *QUICK, "--quiet", cwd=tmp_path)
+    assert here("decode", "--out", "latents.zarr", cwd=tmp_path).code == 0
+    with xr.open_zarr(tmp_path / "latents.zarr") as latents:
+        assert latents.attrs["seed"] == 2
+
+
+def test_interval_and_span_keep_what_lies_in_both(trained, tmp_path):
+    out = tmp_path / "latents.zarr"
+    words = ["--interval", "epochs=run", "--span", "10:20", "--span", "95:110", "--ci", "0.5", "--smooth"]
+    assert here("decode", "--run", "run", "--out", out, *words, cwd=trained).code == 0
+    with xr.open_zarr(out) as latents:
+        assert latents.sizes["time"] == 150
+        assert np.unique(latents["segment"]).tolist() == [0, 1]
+        assert np.unique(latents["interval"]).tolist() == ["run"]
+        assert latents.attrs["ci_level"] == 0.5
+        assert "smoothed_cov" in latents
+
+
+def test_options_of_the_file_and_of_the_command_line(session_file, tmp_path):
+    (tmp_path / "options.toml").write_text(
+        "[data]\nbin_size = 0.2\nspans = [[0.0, 80.0]]\n[filter]\nlatent_dim = 2\nmax_steps = 25\nwindow = 16\n"
+        "hidden = [8]\n"
+    )
+    words = ["--config", "options.toml", "--bin-size", "0.05", "--run", "run", "--units", "rate > 0.5"]
+    ended = here("train", session_file, *words, cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    resolved = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert resolved["data"] == {"bin_size": 0.05, "spans": [[0.0, 80.0]], "units": "rate > 0.5", "min_rate": 0.0}
+    assert resolved["filter"]["latent_dim"] == 2
+    assert resolved["filter"]["hidden"] == [8]
+    # The resolved file is a configuration itself.
+    again = here("train", session_file, "--config", "run/config.toml", "--run", "again", cwd=tmp_path)
+    assert again.code == 0, again.err
+    assert (tmp_path / "again" / "config.toml").read_text() == (tmp_path / "run" / "config.toml").read_text()
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
+        tmp_path / "run" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_units_left_out_are_told(tmp_path):
+    rng = np.random.default_rng(0)
+    spikes = [np.sort(rng.uniform(0, 100, 300)) for _ in range(4)]
+    Session.from_spikes([*spikes, [], [1.0]]).to_zarr(tmp_path / "s.zarr")
+    ended = here("train", "s.zarr", "--min-rate", 0.5, "--run", "run", *QUICK, cwd=tmp_path)
+    assert "left out 2 of 6 units: 1 silent, 1 below 0.5 Hz" in ended.err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["unit_ids"] == [0, 1, 2, 3]
+
+
+def test_quiet_and_log(session_file, tmp_path):
+    ended = here("train", session_file, "--run", "run", "--quiet", *QUICK, cwd=tmp_path)
+    assert (ended.out, ended.err) == ("run\n", "")
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in log] == [0, 25, 50]
+    assert {"loss", "held_out_log_likelihood", "effective_rank", "score", "kept_step"} <= set(log[1])
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("model.safetensors", "checkpoint.safetensors", "log.jsonl")}
+
+
+def start(session_file, cwd, *words):
+    command = [sys.executable, "-m", "ldmfilter_cli", "train", session_file, "--run", "run", *words]
+    return subprocess.Popen(list(map(str, command)), cwd=cwd, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_and_resumed_equals_undisturbed(session_file, tmp_path, how):
+    words = [*QUICK[:2], "--max-steps", "1000", *QUICK[4:]]
+    process = start(session_file, tmp_path, *words)
+    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    assert process.poll() is None, process.stderr.read()
+    process.send_signal(how)
+    said = process.communicate(timeout=60)[1]
+    if how is signal.SIGINT:
+        assert process.returncode == 130
+        assert said.strip().endswith("go on with `ldmfilter train --resume --run run`")
+    # What is there can be decoded already, with a warning.
+    early = ldmfilter("decode", "--run", "run", "--out", "early.zarr", cwd=tmp_path)
+    assert early.code == 0, early.err
+    assert "training stopped at step" in early.err
+    resumed = ldmfilter("train", "--resume", "--run", "run", cwd=tmp_path)
+    assert resumed.code == 0, resumed.err
+    assert ldmfilter("train", session_file, "--run", "whole", *words, cwd=tmp_path).code == 0
+    assert outputs(tmp_path / "run") == outputs(tmp_path / "whole")
+
+
+def test_resuming_what_is_finished_changes_nothing(trained, tmp_path):
+    shutil.copytree(trained / "run", tmp_path / "run")
+    before = outputs(tmp_path / "run")
+    assert here("train", "--resume", "--run", "run", cwd=tmp_path).code == 0
+    assert outputs(tmp_path / "run") == before
+
+
+def test_a_pipe_that_closes_is_no_error(session_file, tmp_path):
+    command = f"{sys.executable} -m ldmfilter_cli inspect {session_file} --json | head -n 1"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
+
+
+# Bad input: one line, exit code 3, nothing written.
+
+
+def test_files_that_are_no_session(tmp_path):
+    (tmp_path / "empty.nwb").touch()
+    (tmp_path / "text.nwb").write_text("no session")
+    (tmp_path / "cut.nwb").write_bytes(SAMPLE.read_bytes()[:100_000])
+    with h5py.File(tmp_path / "other.nwb", "w") as file:
+        file["x"] = [1.0]
+    for name, words in {
+        "missing.nwb": "no such file",
+        "empty.nwb": "is empty",
+        "text.nwb": "is not an NWB file",
+        "cut.nwb": "cut.nwb",
+        "other.nwb": "other.nwb",
+    }.items():
+        refused(here("train", name, cwd=tmp_path), name, words)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--bin-size", "0"], "bin-size is 0.0; it must be a positive number of seconds"),
+        (["--bin-size", "-1"], "bin-size is -1.0"),
+        (["--bin-size", "nan"], "bin-size is nan"),
+        (["--bin-size", "500"], "longer than"),
+        (["--interval", "trial"], "no interval table 'trial'; it has epochs, trials"),
+        (["--interval", "epochs=swim"], "no tag 'swim' in interval table 'epochs'; it has rest, run"),
+        (["--span", "20:10"], "span is 20.0:10.0; it must be START:STOP in seconds with STOP after START"),
+        (["--span", "1000:2000"], "span 1000:2000 is empty"),
+        (["--span", "0:1"], "10 observed bins, 10 in a row at the longest, are too few"),
+        (["--units", "quality == 'good'"], "no column quality; it has"),
+        (["--units", "rate > 1e6"], "none of 16 fits the query"),
+        (["--entropy", "none"], "entropy is none; it must be one of logdet, knn, stopgrad, kde"),
+        (["--latent-dim", "0"], "latent-dim is 0"),
+        (["--config", "missing.toml"], "missing.toml: cannot be read"),
+    ],
+)
+def test_options_that_cannot_be_used(session_file, tmp_path, words, expected):
+    refused(here("train", session_file, *words, cwd=tmp_path), expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("bin_size = 1", "unknown table [bin_size]; the tables are [data] and [filter]"),
+        ("[filter]\ndepth = 3", "unknown option 'depth'; the options are latent_dim"),
+        ("[filter]\nlatent_dim = 'two'", "latent_dim is 'two'; it must be int"),
+        ("[filter]\nlatent_dim = -2", "latent-dim is -2"),
+        ("[filter", "not a TOML file"),
+    ],
+)
+def test_configurations_that_cannot_be_used(session_file, tmp_path, text, expected):
+    (tmp_path / "options.toml").write_text(text)
+    refused(here("train", session_file, "--config", "options.toml", cwd=tmp_path), "options.toml", expected)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["train"], ["train", "x", "--span", "ten"], ["train", "x", "--bin-size", "ten"], ["decode"], ["swim"]],
+)
+def test_wrong_usage_is_exit_code_2(tmp_path, words):
+    assert here(*words, cwd=tmp_path).code == 2
+
+
+def test_all_units_silent(tmp_path):
+    Session.from_spikes([[], []], intervals={"epochs": {"start_time": [0.0], "stop_time": [50.0]}}).to_zarr(
+        tmp_path / "s.zarr"
+    )
+    refused(here("train", "s.zarr", cwd=tmp_path), "s.zarr", "all 2 units are silent")
+
+
+def test_nothing_to_decode_from(tmp_path):
+    refused(here("decode", "--out", "latents.zarr", cwd=tmp_path), "no run here", "ldmfilter train SESSION")
+    refused(here("decode", "--run", "x", "--out", "latents.zarr", cwd=tmp_path), "x: is not a run folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_outputs_are_kept(session_file, trained, tmp_path):
+    refused(here("train", session_file, "--run", "run", *QUICK, cwd=trained), "run: exists already", "--resume")
+    out = tmp_path / "latents.zarr"
+    out.mkdir()
+    (out / "mine").write_text("precious")
+    refused(here("decode", "--run", "run", "--out", out, cwd=trained), "exists already", "--overwrite")
+    assert (out / "mine").read_text() == "precious"
+    assert here("decode", "--run", "run", "--out", out, "--overwrite", cwd=trained).code == 0
+    assert xr.open_zarr(out).sizes["time"] == 1200
+
+
+def test_other_units_are_refused(trained, tmp_path):
+    Session.from_spikes({1: [0.5], 2: [0.7], 99: [3.0]}).to_zarr(tmp_path / "other.zarr")
+    ended = here("decode", tmp_path / "other.zarr", "--run", "run", "--out", tmp_path / "out.zarr", cwd=trained)
+    refused(ended, "its 3 units are not the 16", "it lacks 0, 3", "has 99 besides")
+    assert not (tmp_path / "out.zarr").exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.toml", "model.safetensors", "checkpoint.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
+def test_damaged_run_folders(trained, tmp_path, name, damage):
+    shutil.copytree(trained / "run", tmp_path / "run")
+    path = tmp_path / "run" / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    if name == "checkpoint.safetensors" and damage == "missing":
+        return  # the model is whole: it can be decoded, and a resumed training starts at its beginning
+    if name == "config.toml" and damage == "empty":
+        return  # an empty TOML file is a whole one, of defaults
+    ended = here("decode", "--run", "run", "--out", "out.zarr", cwd=tmp_path)
+    refused(ended, "run" if name == "run.json" and damage == "missing" else name)
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_no_space_on_the_disk(session_file, trained, tmp_path):
+    """A file size limit stands for a full disk: the write fails in the middle in the same way."""
+    command = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); sys.argv[0] = 'ldmfilter';"
+        "from ldmfilter_cli.main import main; main()"
+    )
+    words = ["decode", "--run", str(trained / "run"), "--out", "out.zarr"]
+    done = subprocess.run(
+        [sys.executable, "-c", command, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3, done.stderr
+    assert len(done.stderr.strip().splitlines()[-1:]) == 1
+    assert "out.zarr: no space left" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_read_only(trained, tmp_path):
+    tmp_path.chmod(0o555)
+    ended = here("decode", "--run", "run", "--out", tmp_path / "out.zarr", cwd=trained)
+    refused(ended, "cannot be written")
+
+
+def test_a_folder_that_does_not_exist(trained):
+    refused(here("decode", "--run", "run", "--out", "nowhere/out.zarr", cwd=trained), "its folder does not exist")
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    assert "Traceback" in here("inspect", "missing.nwb", "--debug", cwd=tmp_path).err
