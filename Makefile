@@ -8,10 +8,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 .PHONY: demo test bench clean
 
 demo: $(VENV)/.demo
-	rm -rf demo && mkdir demo
+	rm -rf demo
+	mkdir demo
 	cd demo && ../$(BIN)/ldmfilter train ../sample_data/linear_track_sim.nwb --interval epochs=run --run run
 	cd demo && ../$(BIN)/ldmfilter decode --run run --out latents.zarr
-	$(BIN)/python sample_data/draw_demo.py demo/latents.zarr sample_data/linear_track_sim.nwb demo/latents.png
+	$(BIN)/python sample_data/draw.py demo/latents.zarr sample_data/linear_track_sim.nwb demo/latents.png
 	@echo "run folder: demo/run"
 	@echo "states:     demo/latents.zarr   (xarray.open_zarr)"
 	@echo "picture:    demo/latents.png"

@@ -2,16 +2,31 @@
 z_t = C h_t + v_t, w ~ N(0, Q), v ~ N(0, R)).
 
 Three time indices are told apart by name: predicted t|t-1, filtered t|t, smoothed t|T.
+
+Parallel in time (Sarkka & Garcia-Fernandez 2021, *Temporal parallelization of Bayesian smoothers*), in two passes.
+The covariances depend on the pattern of segment starts and missing bins alone: `_trace` computes each distinct one
+once, and in steady state it is solved for. Given these, the means are a linear recurrence, which is an
+associative scan (`linalg.linear_recurrence`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ldmfilter.filter.linalg import NotPositiveDefiniteError, safe_cholesky, symmetrise
+from ldmfilter.filter.linalg import (
+    NotPositiveDefiniteError,
+    constant_recurrence,
+    linear_recurrence,
+    pick,
+    riccati,
+    safe_cholesky,
+    stationary_covariance,
+    symmetrise,
+)
 
 
 class LinearGaussian(NamedTuple):
@@ -29,16 +44,53 @@ class LinearGaussian(NamedTuple):
         return LinearGaussian._make(value.to(*args, **kwargs) for value in self)
 
 
+# Covariances that differ by less, relative to their largest entry, are taken for the same. The equations' map is a
+# contraction (near the steady state by the closed loop F = (I - K C) A, on both sides), so that what is taken for the
+# same here differs by no more than sup_k |F^k|^2 times as much in any later bin.
+SAME = {torch.float64: 1e-12, torch.float32: 1e-8}
+STRIDE = 256  # bins between further places that irregular stretches are entered at
+
+
+class Covariances(NamedTuple):
+    """The distinct covariances of a recording, in float64 on the CPU; `Filtered.row` tells which bin has which."""
+
+    predicted: Float[Tensor, "row state state"]  # t|t-1
+    filtered: Float[Tensor, "row state state"]  # t|t
+    innovation: Float[Tensor, "row latent latent"]  # S_t
+    gain: Float[Tensor, "row state latent"]  # K_t, zero in a missing bin
+
+
 @dataclass(frozen=True)
 class Filtered:
-    """Result of `filter`. Where a bin is not observed its innovation is NaN and filtered equals predicted."""
+    """Result of `filter`. Where a bin is not observed its innovation is NaN and filtered equals predicted.
+
+    Long recordings have few distinct covariances: `covariances` holds these, and bin t has those of row[t].
+    `predicted_cov` and the other two spread them over all bins.
+    """
 
     predicted_mean: Float[Tensor, "*batch time state"]  # t|t-1
-    predicted_cov: Float[Tensor, "*batch time state state"]
     filtered_mean: Float[Tensor, "*batch time state"]  # t|t
-    filtered_cov: Float[Tensor, "*batch time state state"]
     innovation: Float[Tensor, "*batch time latent"]  # e_t = z_t - C predicted_mean_t
-    innovation_cov: Float[Tensor, "*batch time latent latent"]  # S_t
+    covariances: Covariances
+    row: Int[Tensor, "*batch time"]  # on the CPU
+
+    @property
+    def predicted_cov(self) -> Float[Tensor, "*batch time state state"]:
+        """t|t-1"""
+        return self._spread(self.covariances.predicted)
+
+    @property
+    def filtered_cov(self) -> Float[Tensor, "*batch time state state"]:
+        """t|t"""
+        return self._spread(self.covariances.filtered)
+
+    @property
+    def innovation_cov(self) -> Float[Tensor, "*batch time latent latent"]:
+        """S_t"""
+        return self._spread(self.covariances.innovation)
+
+    def _spread(self, table: Tensor) -> Tensor:
+        return _spread(table, self.row, self.filtered_mean)
 
 
 class Smoothed(NamedTuple):
@@ -77,42 +129,39 @@ def filter(  # the field's name for it
     Args:
         model: the linear-Gaussian parameters.
         z: pseudo-observations; entries of bins that are not observed are ignored.
-        observed: False for a missing bin, which is a predict step only. Default: all observed.
+        observed: False for a missing bin, which is a predict step only; (time,) for one pattern that the batch
+            shares. Default: all observed.
         starts: True at the first bin of each segment, where the filter starts anew from the prior
             (mean b, covariance P0). Default: the first bin only.
 
     Raises:
         NotPositiveDefiniteError: an innovation covariance is not positive definite.
     """
-    *batch, time, _ = z.shape
-    state = model.A.shape[-1]
-    if observed is None:
-        observed = torch.ones(*batch, time, dtype=torch.bool, device=z.device)
-    if starts is None:
-        starts = torch.zeros(time, dtype=torch.bool, device=z.device)
-    first = starts.tolist()
-    prior_mean, prior_cov = model.b.expand(*batch, state), model.P0.expand(*batch, state, state)
-    m, P = prior_mean, prior_cov
-    out: list[list[Tensor]] = [[] for _ in range(6)]
-    for t in range(time):
-        m_pred, P_pred = (prior_mean, prior_cov) if t == 0 or first[t] else predict(model, m, P)
-        S, K, P_upd = gain(model, P_pred)
-        seen = observed[..., t, None]
-        e = torch.where(seen, z[..., t, :] - m_pred @ model.C.mT, torch.zeros((), dtype=z.dtype, device=z.device))
-        m = m_pred + (K @ e[..., None])[..., 0]
-        P = torch.where(seen[..., None], P_upd, P_pred)
-        e = torch.where(seen, e, torch.full((), torch.nan, dtype=z.dtype, device=z.device))
-        for column, value in zip(out, (m_pred, P_pred, m, P, e, S), strict=True):
-            column.append(value)
-    mean_axis, cov_axis = -2, -3
-    return Filtered(
-        torch.stack(out[0], mean_axis),
-        torch.stack(out[1], cov_axis),
-        torch.stack(out[2], mean_axis),
-        torch.stack(out[3], cov_axis),
-        torch.stack(out[4], mean_axis),
-        torch.stack(out[5], cov_axis),
-    )
+    *batch, time, latent = z.shape
+    starts = _starts(starts, time)
+    observed = torch.ones(time, dtype=torch.bool) if observed is None else observed.cpu()
+    # Sequences of several patterns are segments of one long one.
+    tables, row = _filter_covariances(model, observed.flatten(), _tiled(starts, observed), z.dtype)
+    row = row.reshape(observed.shape).expand(*batch, time)
+
+    # Around b: x_t = F_t x_{t-1} + K_t (z_t - C b), F_t = (I - K_t C) A, and F_t = A in a missing bin.
+    A, C, b = model.A, model.C, model.b
+    K = tables.gain.to(z)
+    seen = None if bool(observed.all()) else observed.to(z.device).expand(*batch, time)[..., None]
+    error = z - b @ C.mT
+    if seen is not None:
+        error = error.masked_fill(~seen, 0)
+    index = row.flatten()
+    u = pick(K, index, error.reshape(-1, latent))
+    x = linear_recurrence(A - K @ (C @ A), index.masked_fill(_tiled(starts, row), -1), u).reshape(*batch, time, -1)
+    before = torch.cat([torch.zeros_like(x[..., :1, :]), x[..., :-1, :]], -2)
+    if bool(starts[1:].any()):
+        before = before.masked_fill(starts.to(z.device)[:, None], 0)
+    predicted = b + before @ A.mT
+    innovation = z - predicted @ C.mT
+    if seen is not None:
+        innovation = innovation.masked_fill(~seen, torch.nan)
+    return Filtered(predicted, b + x, innovation, tables, row)
 
 
 def smooth(model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor, " time"] | None = None) -> Smoothed:
@@ -126,68 +175,161 @@ def smooth(model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor, " tim
         filtered: result of `filter`.
         starts: as given to `filter`; nothing flows back over the start of a segment.
     """
-    time = filtered.filtered_mean.shape[-2]
-    first = [False] * time if starts is None else starts.tolist()
-    m, P = filtered.filtered_mean[..., -1, :], filtered.filtered_cov[..., -1, :, :]
-    means, covs = [m], [P]
-    for t in range(time - 2, -1, -1):
-        m_t, P_t = filtered.filtered_mean[..., t, :], filtered.filtered_cov[..., t, :, :]
-        if first[t + 1]:
-            m, P = m_t, P_t
-        else:
-            m_next, P_next = filtered.predicted_mean[..., t + 1, :], filtered.predicted_cov[..., t + 1, :, :]
-            G = torch.cholesky_solve(model.A @ P_t, safe_cholesky(P_next)).mT
-            m = m_t + (G @ (m - m_next)[..., None])[..., 0]
-            P = symmetrise(P_t + G @ (P - P_next) @ G.mT)
-        means.append(m)
-        covs.append(P)
-    return Smoothed(torch.stack(means[::-1], -2), torch.stack(covs[::-1], -3))
+    mean, row = filtered.filtered_mean, filtered.row
+    *batch, time, state = mean.shape
+    last = _starts(starts, time).roll(-1)
+    A, Q = model.A.double().cpu(), model.Q.double().cpu()
+    P = filtered.covariances.filtered
+    ahead = symmetrise(A @ P @ A.mT + Q)
+    G = torch.cholesky_solve(A @ P, safe_cholesky(ahead)).mT
+    # One pattern of the batch is enough where all have the same.
+    shared = row[(0,) * len(batch)] if all(s == 0 for s in row.stride()[:-1]) else row
+    table, kept = _smoother_covariances(P, ahead, G, shared.flatten(), _tiled(last, shared), mean.dtype)
+    # d_t = m_t|T - m_t, backwards: d_t = G_t (d_{t+1} + m_{t+1} - m-_{t+1}).
+    update = (mean - filtered.predicted_mean).roll(-1, -2).reshape(-1, state)
+    stop, index = _tiled(last, row), row.flatten()
+    G = G.to(mean)
+    u = pick(G, index, update).masked_fill(stop.to(mean.device)[:, None], 0)
+    d = linear_recurrence(G, index.masked_fill(stop, -1).flip(0), u.flip(0)).flip(0)
+    return Smoothed(mean + d.reshape(mean.shape), _spread(table, kept.reshape(shared.shape).expand_as(row), mean))
 
 
-class _SteadyCovariance(torch.autograd.Function):
-    """Predicted covariance in steady state: the solution of the discrete algebraic Riccati equation
+def _starts(starts: Tensor | None, time: int) -> Tensor:
+    """Where segments start, on the CPU; the first bin always does."""
+    starts = torch.zeros(time, dtype=torch.bool) if starts is None else starts.cpu().clone()
+    starts[:1] = True
+    return starts
 
-        P = A P A' - A P C' (C P C' + R)^-1 C P A' + Q
 
-    by structure-preserving doubling (Chu, Fan & Lin 2005): round k spans 2^k bins. Backwards by the implicit
-    function theorem: with the gain at its optimum, dP = F dP F' + (direct terms), F = A - A K C.
-    """
+def _tiled(flags: Bool[Tensor, " time"], like: Tensor) -> Bool[Tensor, " all_bins"]:
+    """Flags of a sequence for all sequences of a batch, one after the other."""
+    return flags.expand(like.shape).flatten()
 
-    @staticmethod
-    def forward(ctx, A: Tensor, Q: Tensor, C: Tensor, R: Tensor) -> Tensor:
-        n = A.shape[-1]
-        eye = torch.eye(n, dtype=A.dtype, device=A.device)
-        M, G, P = A.mT, symmetrise(C.mT @ torch.cholesky_solve(C, safe_cholesky(R))), Q
-        eps = torch.finfo(A.dtype).eps
-        for _ in range(40):
-            # (I + G P)^-1 [M, G], one factorisation for both.
-            solved = torch.linalg.solve(eye + G @ P, torch.cat([M, G @ M.mT], -1))
-            step = M.mT @ P @ solved[..., :n]
-            G = symmetrise(G + M @ solved[..., n:])
-            M = M @ solved[..., :n]
-            P = symmetrise(P + step)
-            if bool(step.abs().max() <= eps * P.abs().max()):
-                break
-        else:
-            raise NotPositiveDefiniteError("the filter has no steady state: A is not stable")
-        K = torch.cholesky_solve(C @ P, safe_cholesky(symmetrise(C @ P @ C.mT + R))).mT
+
+def _spread(table: Tensor, row: Tensor, like: Tensor) -> Tensor:
+    """table[row], on the device and in the dtype of `like`; batches that share a pattern share memory."""
+    shared = row[tuple(slice(0, 1) if s == 0 else slice(None) for s in row.stride())] if len(row) else row
+    values = table.to(like)[shared.to(like.device)]
+    return values.expand(*row.shape, *table.shape[1:])
+
+
+def _filter_covariances(
+    model: LinearGaussian, observed: Bool[Tensor, " time"], starts: Bool[Tensor, " time"], dtype: torch.dtype
+) -> tuple[Covariances, Int[Tensor, " time"]]:
+    """The distinct covariances of a pattern of starts and missing bins, and which bin has which."""
+    exact = LinearGaussian._make(value.double().cpu() for value in model)
+    A, Q, C, *_ = exact
+
+    def step(cov: Tensor, seen: Tensor) -> Tensor:
+        P = torch.where(seen[:, None, None] == 1, gain(exact, cov)[2], cov)
+        return symmetrise(A @ P @ A.mT + Q)
+
+    try:
+        steady, _, K = steady_state(exact)
         F = A - A @ K @ C
-        ctx.save_for_backward(P, F, A @ K)
-        return P
+    except NotPositiveDefiniteError:
+        steady, F = exact.P0, None
+    node = starts.long()  # the steady state, or at starts the prior
+    came_from = observed.long().roll(1)
+    irregular = ~observed.roll(1) | starts.roll(1) | torch.tensor(F is None)
+    known = torch.stack([steady, exact.P0])
+    covs, node = _trace(step, known, node, came_from, irregular & ~starts, starts, F, SAME[dtype])
+    pairs, row = torch.unique(2 * node + observed, return_inverse=True)
+    predicted, seen = covs[pairs // 2], (pairs % 2 == 1)[:, None, None]
+    S, K, updated = gain(exact, predicted)
+    return Covariances(predicted, torch.where(seen, updated, predicted), S, torch.where(seen, K, 0.0)), row
 
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
-        P, F, AK = ctx.saved_tensors
-        V, M = symmetrise(grad), F
-        eps = torch.finfo(F.dtype).eps
-        for _ in range(60):
-            term = M.mT @ V @ M
-            V = symmetrise(V + term)
-            M = M @ M
-            if bool(term.abs().max() <= eps * V.abs().max()):
-                break
-        VFP = V @ F @ P
-        return 2 * VFP, V, -2 * AK.mT @ VFP, AK.mT @ V @ AK
+
+def _smoother_covariances(
+    P: Tensor, ahead: Tensor, G: Tensor, row: Int[Tensor, " time"], last: Bool[Tensor, " time"], dtype: torch.dtype
+) -> tuple[Tensor, Int[Tensor, " time"]]:
+    """The distinct smoothed covariances, and which bin has which: the recursion runs backwards."""
+
+    def step(cov: Tensor, r: Tensor) -> Tensor:
+        return symmetrise(P[r] + G[r] @ (cov - ahead[r]) @ G[r].mT)
+
+    common = int(row.bincount().argmax())
+    try:
+        noise = P[common] - G[common] @ ahead[common] @ G[common].mT
+        steady, F = stationary_covariance(G[common], noise), G[common]
+    except NotPositiveDefiniteError:
+        steady, F = P[common], None
+    row, last = row.flip(0), last.flip(0)
+    irregular = (row != common) | last.roll(1) | torch.tensor(F is None)
+    node = torch.where(last, 1 + row, 0)
+    covs, node = _trace(step, torch.cat([steady[None], P]), node, row, irregular & ~last, last, F, SAME[dtype])
+    return covs, node.flip(0)
+
+
+def _trace(
+    step: Callable[[Tensor, Tensor], Tensor],
+    known: Float[Tensor, "known state state"],
+    node: Int[Tensor, " time"],
+    symbol: Int[Tensor, " time"],
+    irregular: Bool[Tensor, " time"],
+    anew: Bool[Tensor, " time"],
+    contraction: Tensor | None,
+    same: float,
+) -> tuple[Float[Tensor, "node state state"], Int[Tensor, " time"]]:
+    """Covariances of a recursion cov_t = step(cov_{t-1}, symbol_t), all stretches at once and each distinct one once.
+
+    A guess of every bin's covariance comes in. Wherever it does not follow from that of the bin before, a front
+    sets out that corrects it, bin by bin, until it agrees with what is there: the recursion forgets, so that
+    this is soon, and the number of rounds does not grow with the recording. All fronts move in lockstep; those that
+    have seen the same share their computation. What comes out follows from bin to bin within `same`, whatever the
+    guess was.
+
+    Args:
+        step: (covariances, symbols) -> covariances of the next bin.
+        known: the covariances that the guess is made of.
+        node: the guess, as rows of `known`; at bins that start anew, their value.
+        symbol: what happens on the way into each bin.
+        irregular: the guess does not follow from that of the bin before.
+        anew: bins that do not depend on the bin before.
+        contraction: how errors die out in the guess, e_t = F e_{t-1} F'; None where they do not.
+        same: relative difference of two covariances that are taken for one.
+
+    Returns:
+        The distinct covariances and each bin's row among them.
+    """
+    time = len(node)
+    stride, least = STRIDE, 0
+    if contraction is None:
+        stride = time
+    elif torch.is_grad_enabled() and known.requires_grad:
+        # Gradients have to be forgotten too: they may not have been where values agree by chance.
+        least, M = 1, contraction.detach()
+        while least < time and float(M.square().sum()) > same:
+            least, M = 2 * least, M @ M
+        stride = max(stride, least)
+    node, broken = node.clone(), torch.cat([irregular, irregular.new_zeros(1)])
+    at = torch.arange(time)
+    run_start = torch.where(broken[:-1] & ~broken[:-1].roll(1), at, -1).cummax(0).values
+    front = at[broken[:-1] & ((at - run_start) % stride == 0)]
+    ends = torch.cat([anew, anew.new_ones(1)])
+
+    layers, store, size = [known], known.detach(), len(known)
+    current, parent, age = known, node[front - 1], 0
+    n_symbols = int(symbol.max()) + 1
+    while len(front):
+        age += 1
+        pasts, past = torch.unique(parent * n_symbols + symbol[front], return_inverse=True)
+        new = step(current[pasts // n_symbols], pasts % n_symbols)
+        pairs, pair = torch.unique(past * size + node[front], return_inverse=True)
+        before, after = store[pairs % size], new.detach()[pairs // size]
+        agrees = (after - before).abs().amax((-2, -1)) <= same * before.abs().amax((-2, -1))
+        broken[front] = False
+        on = ~agrees[pair] | broken[front + 1] | torch.tensor(age < least)
+        node[front[on]] = size + past[on]
+        layers.append(new)
+        if size + len(new) > len(store):
+            store = torch.cat([store, store.new_empty(max(len(store), len(new)), *store.shape[1:])])
+        store[size : size + len(new)] = new.detach()
+        size += len(new)
+        on &= ~ends[front + 1]
+        front, parent, current = front[on] + 1, past[on], new
+    used, node = torch.unique(node, return_inverse=True)
+    return (torch.cat(layers) if known.requires_grad else store)[used], node
 
 
 def steady_state(model: LinearGaussian) -> tuple[Tensor, Tensor, Tensor]:
@@ -196,9 +338,7 @@ def steady_state(model: LinearGaussian) -> tuple[Tensor, Tensor, Tensor]:
     Raises:
         NotPositiveDefiniteError: A is not stable, or a covariance is not positive definite.
     """
-    P = _SteadyCovariance.apply(model.A, model.Q, model.C, model.R)
-    S, K, _ = gain(model, P)
-    return P, S, K
+    return riccati(model.A, model.Q, model.C, model.R)
 
 
 def filter_windows(
@@ -214,20 +354,7 @@ def filter_windows(
         Predictions zhat_t = C m-_t (t|t-1), their covariance S, filtered means (t|t).
     """
     _, S, K = steady_state(model)
-    F = model.A - K @ (model.C @ model.A)
-    m = (z - model.b @ model.C.mT) @ K.mT
-    stride = 1
-    while stride < z.shape[1]:
-        m = torch.cat([m[:, :stride], m[:, stride:] + m[:, :-stride] @ F.mT], 1)
-        F, stride = F @ F, 2 * stride
-    previous = torch.cat([torch.zeros_like(m[:, :1]), m[:, :-1]], 1)
-    zhat = (model.b + previous @ model.A.mT) @ model.C.mT
+    CA = model.C @ model.A
+    m = constant_recurrence(model.A - K @ CA, (z - model.b @ model.C.mT) @ K.mT)
+    zhat = torch.nn.functional.pad(m[:, :-1] @ CA.mT, (0, 0, 1, 0)) + model.b @ model.C.mT
     return zhat, S, m + model.b
-
-
-def log_likelihood(error: Float[Tensor, "*batch latent"], S: Float[Tensor, "latent latent"]) -> Float[Tensor, "*batch"]:
-    """Log density of N(0, S) at each error, nats."""
-    L = safe_cholesky(S)
-    white = torch.linalg.solve_triangular(L, error.reshape(-1, error.shape[-1]).mT, upper=False)
-    log_norm = L.diagonal().log().sum() + 0.5 * len(L) * torch.log(torch.tensor(2 * torch.pi, dtype=L.dtype))
-    return (-0.5 * white.square().sum(0) - log_norm).reshape(error.shape[:-1])

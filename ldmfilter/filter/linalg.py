@@ -3,10 +3,14 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy.linalg.lapack import dgesv, dpotrf, dpotrs
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class NotPositiveDefiniteError(ValueError):
@@ -87,6 +91,237 @@ def stationary_covariance(
         if bool(term.abs().max() <= torch.finfo(X.dtype).eps * X.abs().max()):
             return X
     raise NotPositiveDefiniteError("A is not stable: the state has no stationary covariance")
+
+
+def _host(x: Tensor) -> np.ndarray:
+    return x.detach().cpu().double().numpy()
+
+
+def _cho_solve(S: np.ndarray, *rights: np.ndarray) -> list[np.ndarray]:
+    """S^-1 B for each B, by Cholesky's factorisation."""
+    L, info = dpotrf(S, lower=1)
+    if info:
+        L = safe_cholesky(torch.from_numpy(S)).numpy()
+    return [dpotrs(L, B, lower=1)[0] for B in rights]
+
+
+class _Riccati(torch.autograd.Function):
+    """By structure-preserving doubling (Chu, Fan & Lin 2005): round k spans 2^k bins. Backwards by the implicit
+    function theorem: with the gain at its optimum, dP = F dP F' + (direct terms), F = A - A K C.
+
+    These are dozens of operations on tiny matrices, which cost what it takes to start them: numpy on the host
+    starts them several times faster than torch, and in float64 at no price.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        A, Q, C, R = map(_host, inputs)
+        n = len(A)
+        eye, M, P = np.eye(n), A.T, Q
+        G = C.T @ _cho_solve(R, C)[0]
+        for _ in range(40):
+            # (I + G P)^-1 [M, G M'], one factorisation for both.
+            right = np.concatenate([M, G @ M.T], 1)
+            *_, solved, info = dgesv(eye + G @ P, right)
+            step = M.T @ (P @ solved[:, :n])
+            G = G + M @ solved[:, n:]
+            M = M @ solved[:, :n]
+            G, P = 0.5 * (G + G.T), P + 0.5 * (step + step.T)
+            if info or abs(step).max() <= 1e-15 * abs(P).max():
+                break
+        if info or not abs(step).max() <= 1e-15 * abs(P).max():
+            raise NotPositiveDefiniteError("the filter has no steady state: A is not stable")
+        CP = C @ P
+        S = CP @ C.T + R
+        S = 0.5 * (S + S.T)
+        Kt = _cho_solve(S, CP)[0]
+        like = inputs[0]
+        P, S, K = (torch.from_numpy(np.ascontiguousarray(value)).to(like) for value in (P, S, Kt.T))
+        ctx.save_for_backward(*inputs, P, S, K)
+        return P, S, K
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        A, _, C, _, P, S, K = map(_host, ctx.saved_tensors)
+        gP, gS, gK = map(_host, grads)
+        # K = P C' S^-1, then S = C P C' + R, then the equation for P.
+        gKS = _cho_solve(S, gK.T)[0].T
+        gS = gS - K.T @ gKS
+        gS = 0.5 * (gS + gS.T)
+        V = gP + gKS @ C + C.T @ gS @ C
+        V = 0.5 * (V + V.T)
+        AK = A @ K
+        M = F = A - AK @ C
+        for _ in range(60):
+            term = M.T @ V @ M
+            V = V + term
+            M = M @ M
+            if abs(term).max() <= 1e-15 * abs(V).max():
+                break
+        VFP = V @ F @ P
+        out = 2 * VFP, V, gKS.T @ P + 2 * gS @ C @ P - 2 * AK.T @ VFP, gS + AK.T @ V @ AK
+        return tuple(torch.from_numpy(np.ascontiguousarray(value)).to(ctx.saved_tensors[0]) for value in out)
+
+
+def riccati(
+    A: Float[Tensor, "n n"], Q: Float[Tensor, "n n"], C: Float[Tensor, "k n"], R: Float[Tensor, "k k"]
+) -> tuple[Float[Tensor, "n n"], Float[Tensor, "k k"], Float[Tensor, "n k"]]:
+    """P, S = C P C' + R and K = P C' S^-1, with P the solution of the discrete algebraic Riccati equation
+
+        P = A P A' - A P C' S^-1 C P A' + Q,
+
+    differentiable once. Computed on the host in float64.
+
+    Raises:
+        NotPositiveDefiniteError: the doubling does not converge, so A is not stable, or R is no covariance.
+    """
+    return _Riccati.apply(A, Q, C, R)
+
+
+class _ConstantRecurrence(torch.autograd.Function):
+    """By doubling: after round k, x_t holds the last 2^k terms. Backwards it is the same recurrence, reversed."""
+
+    @staticmethod
+    def forward(ctx: Any, F: Tensor, u: Tensor) -> Tensor:
+        powers, x, stride = [F], u.clone(), 1
+        while stride < u.shape[1]:
+            x[:, stride:] += x[:, :-stride] @ powers[-1].mT
+            stride *= 2
+            if stride < u.shape[1]:
+                powers.append(powers[-1] @ powers[-1])
+        ctx.save_for_backward(x, *powers)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, *powers = ctx.saved_tensors
+        v, stride = grad.clone(), 1
+        while stride < x.shape[1]:
+            v[:, :-stride] += v[:, stride:] @ powers[stride.bit_length() - 1]
+            stride *= 2
+        gF = v[:, 1:].flatten(0, 1).mT @ x[:, :-1].flatten(0, 1)
+        return gF, v
+
+
+def constant_recurrence(
+    F: Float[Tensor, "n n"], u: Float[Tensor, "batch time n"]
+) -> Float[Tensor, "batch time n"]:
+    """x_t = F x_{t-1} + u_t from x = 0, in log2(time) rounds; differentiable once. For many short sequences."""
+    return _ConstantRecurrence.apply(F, u)
+
+
+def pick(
+    table: Float[Tensor, "row m n"], index: Int[Tensor, " time"], x: Float[Tensor, "time n"]
+) -> Float[Tensor, "time m"]:
+    """table[index_t] x_t, by one product where the index has its most frequent value. `index` is on the CPU."""
+    common = int(index.bincount().argmax())
+    rest = (index != common).nonzero()[:, 0]
+    y = x @ table[common].mT
+    if not len(rest):
+        return y
+    at = rest.to(x.device)
+    return y.index_put((at,), (table[index[rest].to(x.device)] @ x[at, :, None])[..., 0])
+
+
+class _LinearRecurrence(torch.autograd.Function):
+    """Backwards it is the same recurrence, reversed, with F transposed."""
+
+    @staticmethod
+    def forward(ctx: Any, F: Tensor, index: Tensor, u: Tensor) -> Tensor:
+        x = _scan(F, index, u)
+        ctx.save_for_backward(F, index, x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:  # type: ignore[override]
+        F, index, x = ctx.saved_tensors
+        back = index.flip(0).roll(1)
+        back[:1] = -1
+        v = _scan(F.mT, back, grad.flip(0)).flip(0)
+        gF = torch.zeros_like(F)
+        index, later, before = index[1:], v[1:], x[:-1]
+        common = _most_frequent(index)
+        rest = ((index != common) & (index >= 0)).nonzero()[:, 0]
+        same = (index == common).to(x.device)[:, None]
+        if common >= 0:
+            gF[common] = later.masked_fill(~same, 0).mT @ before.masked_fill(~same, 0)
+        at = rest.to(x.device)
+        gF.index_add_(0, index[rest].to(x.device), later[at, :, None] * before[at, None, :])
+        return gF, None, v
+
+
+def linear_recurrence(
+    F: Float[Tensor, "row n n"], index: Int[Tensor, " time"], u: Float[Tensor, "time n"]
+) -> Float[Tensor, "time n"]:
+    """x_t = F[index_t] x_{t-1} + u_t as an associative scan; differentiable once in F and u.
+
+    Where the index is -1 nothing comes over from the bin before, not even NaN: x_t = u_t. The first bin is one.
+    Bins with the most frequent index share one product, so that few others cost little. `index` is on the CPU.
+    """
+    return _LinearRecurrence.apply(F, index, u)
+
+
+def _most_frequent(index: Tensor) -> int:
+    """The most frequent value of -1, 0, 1, ..., -1 only where there is no other."""
+    counts = (index + 1).bincount()
+    return int(counts[1:].argmax()) if len(counts) > 1 else -1
+
+
+def _scan(F: Tensor, index: Tensor, u: Tensor) -> Tensor:
+    """Blocks of about sqrt(time) bins, all blocks at once: where each ends if it starts from 0; then, by the same
+    scan over blocks, where each truly starts; then the blocks again from there."""
+    time, n = u.shape
+    length = max(16, int((time / 2) ** 0.5))
+    number = -(-time // length)
+    pad = number * length - time
+    common = _most_frequent(index)
+    blocks = torch.nn.functional.pad(u, (0, 0, 0, pad)).reshape(number, length, n).transpose(0, 1).contiguous()
+    index = torch.nn.functional.pad(index, (0, pad), value=common).reshape(number, length)
+    index[0, 0] = -1
+    # The bins whose F is not the common one, grouped by their place in the block.
+    place, block = (index.mT != common).nonzero().to(u.device).unbind(1)
+    other = index.mT[index.mT != common].to(u.device)
+    groups = place.bincount(minlength=length).tolist()
+    exceptions = list(zip(block.split(groups), other.split(groups), strict=True))
+    usual = F[common].mT.contiguous()
+
+    def sweep(x: Tensor, out: Tensor | None = None) -> Tensor:
+        for j, (rows, kinds) in enumerate(exceptions):
+            before, x = x, torch.addmm(blocks[j], x, usual)
+            if len(rows):
+                moved = (F[kinds.clamp_min(0)] @ before[rows, :, None])[..., 0]
+                x[rows] = blocks[j, rows] + moved.masked_fill(kinds[:, None] < 0, 0)
+            if out is not None:
+                out[j] = x
+        return x
+
+    start = torch.zeros_like(blocks[0])
+    if number > 1:
+        ends = sweep(start)
+        # What a block does to its start: nothing where it starts anew, else the product of its F.
+        anew = (index < 0).any(1)
+        mixed = ((index != common).any(1) & ~anew).nonzero()[:, 0]
+        products = _products(F, index[mixed])
+        over = torch.cat([torch.linalg.matrix_power(F[common], length)[None], products])
+        kind = torch.zeros(number, dtype=torch.long)
+        kind[mixed] = torch.arange(1, 1 + len(mixed))
+        carried = _scan(over, kind.masked_fill(anew, -1), ends)
+        start[1:] = carried[:-1]
+    out = torch.empty_like(blocks)
+    sweep(start, out)
+    return out.transpose(0, 1).reshape(number * length, n)[:time]
+
+
+def _products(F: Tensor, index: Int[Tensor, "block time"]) -> Tensor:
+    """F[index_last] ... F[index_first] of each block, pairwise."""
+    index = index.to(F.device)
+    product = F[index[:, 0]]
+    for column in index.mT[1:]:
+        product = F[column] @ product
+    return product
 
 
 class _InverseSqrt(torch.autograd.Function):

@@ -38,7 +38,7 @@ class Recipe:
     learning_rate: float
     batch_size: int  # windows
     samples: int | None = None  # bins of each window that the entropy is estimated from; None takes all
-    options: dict[str, float] = dataclasses.field(default_factory=dict)
+    options: dict[str, int | float] = dataclasses.field(default_factory=dict)
 
 
 RECIPES = {

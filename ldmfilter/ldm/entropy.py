@@ -144,9 +144,10 @@ class _MeanLogKernel(torch.autograd.Function):
         pull = torch.zeros_like(z)
         for rows, distance in _tiles(z, group):
             log_kernel = distance.square_().mul_(-0.5 / h**2)
-            total += torch.logsumexp(log_kernel, 1).sum()
+            log_sum = torch.logsumexp(log_kernel, 1, keepdim=True)
+            total += log_sum.sum()
             if ctx.needs_input_grad[0]:
-                weight = torch.softmax(log_kernel, 1)
+                weight = log_kernel.sub_(log_sum).exp_()
                 pull[rows] += weight @ x - x[rows]
                 pull += weight.mT @ x[rows] - weight.sum(0)[:, None] * x
         ctx.save_for_backward(pull / (len(z) * h**2))

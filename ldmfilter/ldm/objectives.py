@@ -25,7 +25,7 @@ def predictive(
     entropy: str,
     samples: Float[Tensor, "sample latent"] | None = None,
     group: Int[Tensor, " sample"] | None = None,
-    options: Mapping[str, float] | None = None,
+    options: Mapping[str, int | float] | None = None,
 ) -> Objective:
     """Predictive LDM, F = <log N(z_t; zhat_t, S)> + H[z].
 

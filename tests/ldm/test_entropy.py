@@ -96,3 +96,116 @@ def test_kde_against_brute_force_with_groups():
 def test_too_few_samples_are_refused(name):
     with pytest.raises(ValueError, match="at least"):
         ENTROPIES[name](torch.randn(6, 2), torch.zeros(6, dtype=torch.long))
+
+
+def plain_knn(z, group, k, clip=0.0):
+    """The definition: every pair's distance, differentiated through `topk`."""
+    distance = (z[:, None] - z[None]).square().sum(-1).add(1e-300).sqrt()
+    allowed = group[:, None] != group[None]
+    log_eps = distance.masked_fill(~allowed, math.inf).topk(k, largest=False).values[:, -1].log()
+    if clip:
+        log_eps = log_eps.clamp_max(torch.quantile(log_eps.detach(), 1 - clip))
+    d = z.shape[1]
+    psi = float(np.mean(digamma(allowed.sum(1).numpy() + 1.0)) - digamma(k))
+    return psi + 0.5 * d * math.log(math.pi) - float(gammaln(0.5 * d + 1)) + d * log_eps.mean()
+
+
+def plain_kde(z, group, h):
+    """The definition: the mean over the others of a Gaussian's density, for each sample."""
+    squared = (z[:, None] - z[None]).square().sum(-1)
+    allowed = (group[:, None] != group[None]).double()
+    density = torch.exp(-squared / (2 * h**2)) / (2 * math.pi * h**2) ** (z.shape[1] / 2)
+    return -((density * allowed).sum(1) / allowed.sum(1)).log().mean()
+
+
+def value_and_gradient(function, z, *args):
+    z = z.clone().requires_grad_()
+    value = function(z, *args)
+    return float(value.detach()), torch.autograd.grad(value, z)[0]
+
+
+#: Sizes and dimensions on both sides of each choice: one tile, several tiles, a tree.
+SIZES = [(60, 3), (511, 2), (700, 4), (700, 12), (700, 20), (1400, 1)]
+#: None; windows of 4; windows that follow each other closely; one of most samples; of very different sizes.
+GROUPS = {
+    "none": lambda n: None,
+    "fours": lambda n: torch.arange(n) // 4,
+    "shuffled": lambda n: torch.randperm(n, generator=torch.Generator().manual_seed(1)) // 4 - 7,
+    "one large": lambda n: torch.where(torch.arange(n) < n - 20, 0, torch.arange(n)),
+    "uneven": lambda n: (torch.arange(n).double() ** 0.5).long(),
+}
+
+
+@pytest.mark.parametrize("grouping", sorted(GROUPS))
+@pytest.mark.parametrize(("n", "d"), SIZES)
+def test_equal_to_the_plain_definition(n, d, grouping, monkeypatch):
+    monkeypatch.setattr(entropy, "TILE_CPU", 50_000)  # several tiles, the last of them not full
+    z, _ = gaussian(n, d, seed=n)
+    z = z + 3.0
+    group = GROUPS[grouping](n)
+    own = torch.arange(n) if group is None else group
+    compared = [
+        (lambda z: entropy.knn(z, group), lambda z: plain_knn(z, own, 3)),
+        (lambda z: entropy.knn(z, group, k=5, clip=0.1), lambda z: plain_knn(z, own, 5, 0.1)),
+        (lambda z: entropy.kde(z, group, 2.0), lambda z: plain_kde(z, own, 2.0)),
+    ]
+    for ours, plain in compared:
+        (value, gradient), (expected, expected_gradient) = value_and_gradient(ours, z), value_and_gradient(plain, z)
+        assert value == pytest.approx(expected, abs=1e-6)
+        torch.testing.assert_close(gradient, expected_gradient, atol=1e-9, rtol=1e-6)
+
+
+def test_windows_in_which_samples_crowd_together():
+    """The tree has to ask again: the nearest 50 samples are all of the sample's own group."""
+    g = torch.Generator().manual_seed(0)
+    centres = 10 * torch.randn(16, 3, generator=g, dtype=torch.float64)
+    z = (centres[:, None] + 0.01 * torch.randn(16, 50, 3, generator=g, dtype=torch.float64)).flatten(0, 1)
+    group = torch.arange(16).repeat_interleave(50)
+    value, gradient = value_and_gradient(entropy.knn, z, group)
+    expected, expected_gradient = value_and_gradient(plain_knn, z, group, 3)
+    assert value == pytest.approx(expected, abs=1e-9)
+    torch.testing.assert_close(gradient, expected_gradient, atol=1e-12, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["knn", "kde"])
+@pytest.mark.parametrize("n", [200, 1000])
+def test_the_same_to_the_last_bit_each_time(name, n):
+    z, _ = gaussian(n, 3)
+    z, group = z.float(), torch.arange(n) // 4
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, again = (value_and_gradient(ENTROPIES[name], z, group) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert first[0] == again[0]
+    assert torch.equal(first[1], again[1])
+
+
+@pytest.mark.parametrize("name", ["knn", "kde"])
+def test_duplicates_in_large_samples_are_finite(name):
+    value, gradient = value_and_gradient(ENTROPIES[name], torch.zeros(900, 2, dtype=torch.float64))
+    assert math.isfinite(value)
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("n", [100, 900])
+@pytest.mark.parametrize("name", ["knn", "kde"])
+def test_nan_stays_nan(name, n):
+    """A training that diverges has to see it."""
+    z, _ = gaussian(n, 2)
+    z[3, 1] = math.nan
+    assert math.isnan(float(ENTROPIES[name](z)))
+
+
+@pytest.mark.parametrize("name", ["knn", "kde"])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu(name):
+    z, _ = gaussian(3_000, 6)
+    group = torch.arange(3_000) // 4
+    on_cpu, on_gpu = (
+        value_and_gradient(ENTROPIES[name], z, group),
+        value_and_gradient(ENTROPIES[name], z.cuda(), group.cuda()),
+    )
+    assert on_gpu[0] == pytest.approx(on_cpu[0], abs=1e-9)
+    torch.testing.assert_close(on_gpu[1].cpu(), on_cpu[1], atol=1e-10, rtol=1e-6)

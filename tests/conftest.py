@@ -1,0 +1,7 @@
+"""Shapes in signatures are checked in every test."""
+
+from jaxtyping import install_import_hook
+
+import tests.typecheck
+
+install_import_hook(["ldmfilter.ldm", "ldmfilter.filter"], f"{tests.typecheck.__name__}.typechecker")

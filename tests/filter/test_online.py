@@ -1,0 +1,179 @@
+"""One bin at a time gives what decoding the whole recording gives."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from ldmfilter.errors import InputError
+from ldmfilter.filter.model import LDMFilter
+from ldmfilter.filter.online import OnlineFilter
+from tests.filter.reference import loop
+
+
+@pytest.fixture
+def online(fitted) -> OnlineFilter:
+    return OnlineFilter(fitted)
+
+
+def run(online: OnlineFilter, bins) -> tuple[np.ndarray, np.ndarray]:
+    """Means and covariances of every bin."""
+    means, covs = zip(*(online.step(bin) for bin in bins), strict=True)
+    return np.array(means), np.array(covs)
+
+
+def with_gaps(counts: xr.DataArray) -> tuple[xr.DataArray, list]:
+    """Counts with missing bins (the first, single ones, a long stretch) and what `step` gets for them."""
+    observed = np.ones(counts.sizes["time"], bool)
+    observed[[0, 7, 900, 902]] = False
+    observed[1200:1300] = False
+    values = counts.to_numpy()
+    return counts.assign_coords(observed=("time", observed)), [
+        row if seen else None for row, seen in zip(values, observed, strict=True)
+    ]
+
+
+def test_equal_to_decoding_offline(fitted, online, counts):
+    labelled, bins = with_gaps(counts)
+    latents = fitted.decode(labelled)
+    mean, cov = run(online, bins)
+    np.testing.assert_allclose(mean, latents["filtered_mean"], atol=1e-6)
+    np.testing.assert_allclose(cov, latents["filtered_cov"], atol=1e-6)
+
+
+def test_equal_to_the_plain_loop_in_float64(fitted, online, counts):
+    """Tighter than the offline states' float32 allows: the steady gain takes over and leaves no trace."""
+    labelled, bins = with_gaps(counts)
+    with torch.no_grad():
+        z = fitted.network_.encode(torch.from_numpy(counts.to_numpy().astype(np.float32))).double().numpy()
+        model = [v.numpy() for v in fitted.network_.double().dynamics()]
+        fitted.network_.float()
+    observed = labelled["observed"].to_numpy()
+    expected = loop(*model, z, observed, np.zeros(len(z), bool))
+    mean, cov = run(online, bins)
+    assert online._steady
+    np.testing.assert_allclose(cov, expected[3], atol=1e-11)
+    np.testing.assert_allclose(mean, expected[2], atol=1e-6)
+
+
+def test_units_that_are_not_observed_enter_as_their_mean(fitted, online, counts):
+    seen = np.random.default_rng(0).random(counts.shape) > 0.3
+    seen[40] = False
+    labelled = counts.assign_coords(unit_observed=(("time", "unit"), seen), observed=("time", seen.any(1)))
+    mean, cov = run(online, np.where(seen, counts.to_numpy().astype(float), np.nan))
+    latents = fitted.decode(labelled)
+    np.testing.assert_allclose(mean, latents["filtered_mean"], atol=1e-6)
+    np.testing.assert_allclose(cov, latents["filtered_cov"], atol=1e-6)
+
+
+def test_reset_starts_a_new_segment(online, counts):
+    bins = counts.to_numpy()[:30]
+    first = run(online, bins)
+    assert online.bins == 30
+    online.reset()
+    assert online.bins == 0
+    for one, other in zip(first, run(online, bins), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_missing_first_bin_is_the_prior(fitted, online):
+    mean, cov = online.step(None)
+    dynamics = fitted.network_.dynamics()
+    np.testing.assert_array_equal(mean, 0)
+    np.testing.assert_allclose(cov, dynamics.P0.detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize("nothing", [[None] * 16, np.full(16, np.nan)])
+def test_all_units_unobserved_is_a_missing_bin(fitted, counts, nothing):
+    a, b = OnlineFilter(fitted), OnlineFilter(fitted)
+    bins = list(counts.to_numpy()[:5])
+    for one, two in zip(run(a, [*bins, nothing]), run(b, [*bins, None]), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("after", [0, 5, 1500])
+def test_a_saved_state_goes_on_as_if_nothing_had_happened(fitted, online, counts, tmp_path, after):
+    bins = counts.to_numpy()
+    run(online, bins[:after]) if after else None
+    state = online.state()
+    np.savez(tmp_path / "state.npz", **state)
+    text = json.dumps({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in state.items()})
+    expected = run(online, bins[after : after + 20])
+    for saved in (json.loads(text), np.load(tmp_path / "state.npz"), state):
+        other = OnlineFilter(fitted)
+        other.restore(saved)
+        for one, two in zip(expected, run(other, bins[after : after + 20]), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_id": "0123"}, "of model 0123, but this is"),
+        ({"mean": [0.0]}, r"mean \(1,\)"),
+        ({"mean": [np.nan] * 4}, "NaN or infinity"),
+        ({"cov": -np.eye(4)}, "not symmetric and positive semidefinite"),
+        ({"cov": np.eye(4) + np.eye(4, k=1)}, "not symmetric"),
+        ({"bins": "many"}, "incomplete or damaged"),
+    ],
+)
+def test_a_state_that_cannot_be_used_is_refused(online, counts, change, message):
+    online.step(counts.to_numpy()[0])
+    before = online.state()
+    with pytest.raises(InputError, match=message):
+        online.restore({**before, **change})
+    with pytest.raises(InputError, match="incomplete or damaged"):
+        online.restore({})
+    np.testing.assert_equal(online.state(), before)
+
+
+def test_counts_that_cannot_be_used_are_refused_and_change_nothing(online, counts):
+    bin = counts.to_numpy()[0].astype(float)
+    online.step(bin)
+    before = online.state()
+    unit = online.unit_ids[3]
+    for value, shown in ((-1.0, "-1"), (np.inf, "inf"), (0.5, "0.5"), (1e300, r"1e\+300")):
+        wrong = bin.copy()
+        wrong[3] = value
+        with pytest.raises(InputError, match=f"unit {unit} has {shown}; give whole numbers of 0 or more"):
+            online.step(wrong)
+    with pytest.raises(InputError, match="15 counts, but the model has 16 units"):
+        online.step(bin[:-1])
+    with pytest.raises(InputError, match=r"shape \(1, 16\)"):
+        online.step(bin[None])
+    for wrong in ("three", [[1], [2, 3]], ["x"] * 16):
+        with pytest.raises(InputError, match="not all are numbers"):
+            online.step(wrong)
+    np.testing.assert_equal(online.state(), before)
+
+
+def test_states_are_the_callers_own(online, counts):
+    bins = counts.to_numpy()[:50]
+    expected = run(online, bins)
+    online.reset()
+    kept = []
+    for bin in bins:
+        mean, cov = online.step(bin)
+        kept.append((mean.copy(), cov.copy()))
+        mean[:], cov[:] = np.nan, np.nan
+    np.testing.assert_array_equal(np.array([m for m, _ in kept]), expected[0])
+    np.testing.assert_array_equal(np.array([c for _, c in kept]), expected[1])
+
+
+def test_the_model_is_read_once(fitted, counts):
+    model = LDMFilter(**fitted.get_params())
+    vars(model).update({k: v for k, v in vars(fitted).items() if k.endswith("_")})
+    model._set_network({k: v.clone() for k, v in fitted.network_.state_dict().items()})
+    online, bins = OnlineFilter(model), counts.to_numpy()[:5]
+    expected = run(OnlineFilter(fitted), bins)[0]
+    with torch.no_grad():
+        for parameter in model.network_.parameters():
+            parameter.zero_()
+    np.testing.assert_array_equal(run(online, bins)[0], expected)
+
+
+def test_a_model_without_training_is_refused():
+    with pytest.raises(InputError, match="has not been fitted"):
+        OnlineFilter(LDMFilter())
