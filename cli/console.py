@@ -6,8 +6,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -23,6 +23,42 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 def say(text: str) -> None:
     """A message for the person, on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+Item = TypeVar("Item")
+
+
+def follow(
+    items: Iterable[Item],
+    total: int,
+    done: Callable[[Item], int],
+    text: Callable[[Item], str],
+    unit: str,
+    quiet: bool,
+    start: int = 0,
+) -> Iterator[Item]:
+    """Pass items through and show how far they are: a bar with a time estimate on a terminal, a line for every tenth
+    elsewhere. `done` tells of an item how much of `total` is behind it."""
+    if quiet:
+        yield from items
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("", total=total, completed=start)
+            for item in items:
+                bar.update(task, completed=done(item), description=text(item))
+                yield item
+    else:
+        said = -total
+        for item in items:
+            behind = done(item)
+            if behind - said >= total / 10 or behind == total:
+                said = behind
+                say(f"{unit} {said}/{total}  {text(item)}".rstrip())
+            yield item
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

@@ -1,11 +1,12 @@
 """`ldmfilter decode`."""
 
+import itertools
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from ldmfilter_cli.choice import Interval, Spans, parse_spans
-from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, say
+from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow, say
 
 
 @command
@@ -35,7 +36,8 @@ def decode(
     from ldmfilter.data import read_session
     from ldmfilter.data.binning import bin_spikes, choose_spans
     from ldmfilter.files import check_target
-    from ldmfilter.filter.decode import select_model_units, write_latents
+    from ldmfilter.filter.decode import BLOCK, decode_blocks, select_model_units, write_latents
+    from ldmfilter.filter.model import check_counts
     from ldmfilter.filter.runs import Run
 
     check_target(out, overwrite)
@@ -51,5 +53,10 @@ def decode(
             f"{counts.sizes['time']} bins of {model.bin_size_:g} s from {recording.source.path}, "
             f"model of {the_run.folder}"
         )
-    write_latents(model.decode(counts, ci=ci, smooth=smooth), out, overwrite)
+    bins = counts.sizes["time"]
+    blocks = decode_blocks(model, check_counts(counts), ci, smooth)
+    if bins > BLOCK:
+        done = itertools.accumulate(itertools.repeat(BLOCK))
+        blocks = follow(blocks, bins, lambda _: min(next(done), bins), lambda _: "", "bin", quiet)
+    write_latents(blocks, out, overwrite)
     print(out)

@@ -1,14 +1,12 @@
 """`ldmfilter train`."""
 
-import sys
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from ldmfilter_cli.choice import TIME, Interval, Spans, parse_spans
-from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, say
+from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, follow, say
 
 from ldmfilter.config import DEVICES, ENTROPIES, PRECISIONS, Config, DataConfig, FilterConfig
 
@@ -100,7 +98,9 @@ def train(
         _say_hello(the_run, training, counts)
     records = the_run.train(training, counts)
     try:
-        _follow(records, training.step, the_run.config.filter.max_steps, quiet)
+        steps = the_run.config.filter.max_steps
+        for _ in follow(records, steps, lambda record: record.step, _numbers, "step", quiet, training.step):
+            pass
     except KeyboardInterrupt:
         say(f"ldmfilter: interrupted; go on with `ldmfilter train --resume --run {the_run.folder}`")
         raise typer.Exit(INTERRUPTED) from None
@@ -166,37 +166,8 @@ def _widths(text: str) -> tuple[int, ...]:
         raise typer.BadParameter(f"{text!r} is not a list of widths, as 128,128", param_hint="--hidden") from None
 
 
-def _follow(records: "Iterator[Record]", done: int, total: int, quiet: bool) -> None:
-    """Consume the records: a bar with a time estimate on a terminal, a plain line now and then elsewhere."""
-    if quiet:
-        for _ in records:
-            pass
-        return
-    if not sys.stderr.isatty():
-        every = max(total // 10, 1)
-        said = -every
-        for record in records:
-            if record.step - said >= every or record.step == total:
-                said = record.step
-                say(_line(record, total))
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=total, completed=done)
-        for record in records:
-            bar.update(task, completed=record.step, description=_numbers(record))
-
-
 def _numbers(record: "Record") -> str:
     return (
         f"loss {record.loss:.2f}  held-out {record.held_out_log_likelihood:.2f}  gain {record.score:.2f}  "
         f"rank {record.effective_rank:.1f}"
     )
-
-
-def _line(record: "Record", total: int) -> str:
-    return f"step {record.step}/{total}  {_numbers(record)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from torch import Tensor
 from ldmfilter.config import settings
 from ldmfilter.errors import InputError
 from ldmfilter.files import replacing
-from ldmfilter.filter.kalman import LinearGaussian, filter, smooth
+from ldmfilter.filter.kalman import Filtered, LinearGaussian, Smoothed, filter, predict, smooth
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.version import __version__
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
 
 TIME_CHUNK = 16_384  # bins in a chunk of the store
+BLOCK = 4 * TIME_CHUNK  # bins decoded at a time
 
 
 def zarr_version() -> int:
@@ -51,16 +53,54 @@ def decode(model: LDMFilter, counts: xr.DataArray, ci: float = 0.95, smoothing: 
     Raises:
         InputError: other units, another bin size, no bins, or a level outside (0, 1).
     """
+    blocks = list(decode_blocks(model, counts, ci, smoothing))
+    return blocks[0] if len(blocks) == 1 else xr.concat(blocks, "time", data_vars="minimal", coords="minimal")
+
+
+def decode_blocks(
+    model: LDMFilter, counts: xr.DataArray, ci: float = 0.95, smoothing: bool = False, block: int = BLOCK
+) -> Iterator[xr.Dataset]:
+    """What `decode` gives, in pieces of `block` bins along time, so that memory does not grow with the recording.
+
+    `counts` may be lazy, as xarray opens them from a zarr store: only the bins of one piece are read at a time.
+    With smoothing the whole recording is one piece, because every bin needs its whole segment.
+
+    Raises:
+        InputError: as `decode`.
+    """
     _check(model, counts, ci)
-    segment = np.asarray(counts["segment"])
-    observed = np.asarray(counts["observed"])
-    with torch.no_grad():
-        z = model.network_.encode(_as_float(counts)).double()
-        dynamics = _double(model)
-        starts = torch.from_numpy(np.diff(segment, prepend=segment[0] - 1) != 0)
-        with one_thread():
-            result = filter(dynamics, z, torch.from_numpy(observed), starts)
-            smoothed = smooth(dynamics, result, starts) if smoothing else None
+    dynamics = _double(model)
+    block = counts.sizes["time"] if smoothing else block
+    before: int | None = None  # segment of the last bin of the piece before
+    ahead: tuple[Tensor, Tensor] | None = None  # and the state predicted from it
+    for first in range(0, counts.sizes["time"], block):
+        part = counts.isel(time=slice(first, first + block)).load()
+        segment = np.asarray(part["segment"])
+        starts = np.diff(segment, prepend=segment[0] - 1 if before is None else before) != 0
+        with torch.no_grad():
+            z = _encode(model, part)
+            with one_thread():
+                seen, new = torch.from_numpy(np.asarray(part["observed"])), torch.from_numpy(starts)
+                result = filter(dynamics, z, seen, new, *([] if ahead is None else [ahead]))
+                ahead = predict(dynamics, result.filtered_mean[-1], result.filtered_cov[-1])
+                smoothed = smooth(dynamics, result, new) if smoothing else None
+        before = int(segment[-1])
+        yield _dataset(model, part, ci, result, smoothed)
+
+
+def _encode(model: LDMFilter, counts: xr.DataArray) -> Tensor:
+    """White pseudo-observations (time, latent), float64; the hidden layers never hold more than some bins."""
+    pieces = [
+        model.network_.encode(_as_float(counts.isel(time=slice(first, first + TIME_CHUNK)))).double()
+        for first in range(0, counts.sizes["time"], TIME_CHUNK)
+    ]
+    return torch.cat(pieces)
+
+
+def _dataset(
+    model: LDMFilter, counts: xr.DataArray, ci: float, result: Filtered, smoothed: Smoothed | None
+) -> xr.Dataset:
+    segment, observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
 
     def array(value: Tensor) -> np.ndarray:
         return value.numpy().astype(np.float32)
@@ -187,17 +227,28 @@ def select_model_units(session: Session, model: LDMFilter, session_unit_ids: lis
     raise InputError(_other_units(session.source.path, ids, session_unit_ids))
 
 
-def write_latents(latents: xr.Dataset, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-    """Write a decoded dataset as a zarr store, chunked along time: whole or not at all.
+def write_latents(
+    latents: xr.Dataset | Iterable[xr.Dataset], path: str | os.PathLike[str], overwrite: bool = False
+) -> None:
+    """Write a decoded dataset, or its pieces one after the other, as a zarr store chunked along time: whole or not
+    at all.
 
     Raises:
         InputError: the store exists and `overwrite` is False, or the disk refuses.
     """
-    chunks = {"time": min(latents.sizes["time"], TIME_CHUNK)}
-    encoding = {
-        str(name): {"chunks": tuple(chunks.get(str(dim), size) for dim, size in variable.sizes.items())}
+    consolidated = zarr_version() < 3
+    with replacing(path, overwrite) as scratch:
+        for i, piece in enumerate([latents] if isinstance(latents, xr.Dataset) else latents):
+            if i:
+                piece.to_zarr(scratch, append_dim="time", consolidated=consolidated)
+            else:
+                piece.to_zarr(scratch, mode="w", encoding=_chunks(piece), consolidated=consolidated)
+
+
+def _chunks(latents: xr.Dataset) -> dict[str, dict[str, tuple[int, ...]]]:
+    sizes = {"time": TIME_CHUNK}
+    return {
+        str(name): {"chunks": tuple(sizes.get(str(dim), size) for dim, size in variable.sizes.items())}
         for name, variable in latents.variables.items()
         if variable.ndim
     }
-    with replacing(path, overwrite) as scratch:
-        latents.to_zarr(scratch, mode="w", encoding=encoding, consolidated=zarr_version() < 3)
