@@ -56,7 +56,7 @@ def decode(
     bins = counts.sizes["time"]
     blocks = decode_blocks(model, check_counts(counts), ci, smooth)
     if bins > BLOCK:
-        done = itertools.accumulate(itertools.repeat(BLOCK))
-        blocks = follow(blocks, bins, lambda _: min(next(done), bins), lambda _: "", "bin", quiet)
+        behind = itertools.accumulate(itertools.repeat(BLOCK))
+        blocks = follow(blocks, bins, lambda _: min(next(behind), bins), lambda _: "", "bin", quiet)
     write_latents(blocks, out, overwrite)
     print(out)

@@ -62,8 +62,8 @@ def plot_state_space(latents: xr.Dataset, axes: Axes, colour: np.ndarray, cmap: 
     """
     mean = latents["filtered_mean"].to_numpy()[np.isfinite(colour)]
     centred = mean - mean.mean(0)
-    plane = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
-    points = axes.scatter(*plane.T, c=colour[np.isfinite(colour)], s=4, cmap=cmap, linewidths=0, alpha=0.8)
+    first, second = np.linalg.svd(centred, full_matrices=False)[2][:2] @ centred.T
+    points = axes.scatter(first, second, c=colour[np.isfinite(colour)], s=4, cmap=cmap, linewidths=0, alpha=0.8)
     axes.set_xlabel("first component")
     axes.set_ylabel("second component")
     axes.set_xticks([])

@@ -13,13 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ldmfilter.filter.linalg import (
     NotPositiveDefiniteError,
-    constant_recurrence,
+    distinct,
     linear_recurrence,
     pick,
     riccati,
@@ -48,7 +51,6 @@ class LinearGaussian(NamedTuple):
 # contraction (near the steady state by the closed loop F = (I - K C) A, on both sides), so that what is taken for the
 # same here differs by no more than sup_k |F^k|^2 times as much in any later bin.
 SAME = {torch.float64: 1e-12, torch.float32: 1e-8}
-STRIDE = 256  # bins between further places that irregular stretches are entered at
 
 
 class Covariances(NamedTuple):
@@ -93,11 +95,18 @@ class Filtered:
         return _spread(table, self.row, self.filtered_mean)
 
 
-class Smoothed(NamedTuple):
-    """Result of `smooth`, t|T with T the last bin of the segment."""
+@dataclass(frozen=True)
+class Smoothed:
+    """Result of `smooth`, t|T with T the last bin of the segment; bin t has the covariance of row[t]."""
 
     smoothed_mean: Float[Tensor, "*batch time state"]
-    smoothed_cov: Float[Tensor, "*batch time state state"]
+    covariances: Float[Tensor, "row state state"]  # in float64 on the CPU
+    row: Int[Tensor, "*batch time"]  # on the CPU
+
+    @property
+    def smoothed_cov(self) -> Float[Tensor, "*batch time state state"]:
+        """t|T"""
+        return _spread(self.covariances, self.row, self.smoothed_mean)
 
 
 def predict(
@@ -121,7 +130,7 @@ def gain(model: LinearGaussian, predicted_cov: Float[Tensor, "*batch state state
 def filter(  # the field's name for it
     model: LinearGaussian,
     z: Float[Tensor, "*batch time latent"],
-    observed: Bool[Tensor, "*batch time"] | None = None,
+    observed: Bool[Tensor, "*pattern time"] | None = None,
     starts: Bool[Tensor, " time"] | None = None,
 ) -> Filtered:
     """Filter pseudo-observations, causally.
@@ -154,10 +163,10 @@ def filter(  # the field's name for it
     index = row.flatten()
     u = pick(K, index, error.reshape(-1, latent))
     x = linear_recurrence(A - K @ (C @ A), index.masked_fill(_tiled(starts, row), -1), u).reshape(*batch, time, -1)
-    before = torch.cat([torch.zeros_like(x[..., :1, :]), x[..., :-1, :]], -2)
+    from_b = torch.nn.functional.pad(x[..., :-1, :] @ A.mT, (0, 0, 1, 0))
     if bool(starts[1:].any()):
-        before = before.masked_fill(starts.to(z.device)[:, None], 0)
-    predicted = b + before @ A.mT
+        from_b = from_b.masked_fill(starts.to(z.device)[:, None], 0)
+    predicted = b + from_b
     innovation = z - predicted @ C.mT
     if seen is not None:
         innovation = innovation.masked_fill(~seen, torch.nan)
@@ -191,7 +200,7 @@ def smooth(model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor, " tim
     G = G.to(mean)
     u = pick(G, index, update).masked_fill(stop.to(mean.device)[:, None], 0)
     d = linear_recurrence(G, index.masked_fill(stop, -1).flip(0), u.flip(0)).flip(0)
-    return Smoothed(mean + d.reshape(mean.shape), _spread(table, kept.reshape(shared.shape).expand_as(row), mean))
+    return Smoothed(mean + d.reshape(mean.shape), table, kept.reshape(shared.shape).expand_as(row))
 
 
 def _starts(starts: Tensor | None, time: int) -> Tensor:
@@ -234,7 +243,7 @@ def _filter_covariances(
     irregular = ~observed.roll(1) | starts.roll(1) | torch.tensor(F is None)
     known = torch.stack([steady, exact.P0])
     covs, node = _trace(step, known, node, came_from, irregular & ~starts, starts, F, SAME[dtype])
-    pairs, row = torch.unique(2 * node + observed, return_inverse=True)
+    pairs, row = distinct(2 * node + observed)
     predicted, seen = covs[pairs // 2], (pairs % 2 == 1)[:, None, None]
     S, K, updated = gain(exact, predicted)
     return Covariances(predicted, torch.where(seen, updated, predicted), S, torch.where(seen, K, 0.0)), row
@@ -292,44 +301,54 @@ def _trace(
     Returns:
         The distinct covariances and each bin's row among them.
     """
-    time = len(node)
-    stride, least = STRIDE, 0
-    if contraction is None:
-        stride = time
-    elif torch.is_grad_enabled() and known.requires_grad:
-        # Gradients have to be forgotten too: they may not have been where values agree by chance.
-        least, M = 1, contraction.detach()
-        while least < time and float(M.square().sum()) > same:
-            least, M = 2 * least, M @ M
-        stride = max(stride, least)
-    node, broken = node.clone(), torch.cat([irregular, irregular.new_zeros(1)])
-    at = torch.arange(time)
-    run_start = torch.where(broken[:-1] & ~broken[:-1].roll(1), at, -1).cummax(0).values
-    front = at[broken[:-1] & ((at - run_start) % stride == 0)]
-    ends = torch.cat([anew, anew.new_ones(1)])
+    time, needs_grad = len(node), torch.is_grad_enabled() and known.requires_grad
+    broken = np.append(irregular.numpy(), False)
+    memory, M = 1, contraction
+    while M is not None and memory < time and float(M.detach().square().sum()) > same:
+        memory, M = 2 * memory, M @ M
+    if contraction is not None:
+        # Irregular stretches that a front hardly leaves before the next are one, which fronts enter here and there.
+        broken = _joined(broken, memory // 8) & ~np.append(anew.numpy(), True)
+    # Values can agree by chance where gradients do not: these are forgotten after agreement over the memory.
+    least, regular = memory if needs_grad else 0, ~irregular.numpy()
+    stride = 2 * memory if contraction is not None else time
+    at = np.arange(time)
+    first = np.maximum.accumulate(np.where(broken[:-1] & ~np.roll(broken[:-1], 1), at, -1))
+    front = np.flatnonzero(broken[:-1] & ((at - first) % stride == 0))
 
+    rows, symbols = node.numpy().copy(), symbol.numpy()
+    n_symbols = int(symbols.max()) + 1
+    ends = np.append(anew.numpy(), True)
     layers, store, size = [known], known.detach(), len(known)
-    current, parent, age = known, node[front - 1], 0
-    n_symbols = int(symbol.max()) + 1
+    current, parent, agreed = known, rows[front - 1], np.zeros_like(front)
     while len(front):
-        age += 1
-        pasts, past = torch.unique(parent * n_symbols + symbol[front], return_inverse=True)
-        new = step(current[pasts // n_symbols], pasts % n_symbols)
-        pairs, pair = torch.unique(past * size + node[front], return_inverse=True)
-        before, after = store[pairs % size], new.detach()[pairs // size]
-        agrees = (after - before).abs().amax((-2, -1)) <= same * before.abs().amax((-2, -1))
+        pasts, past = np.unique(parent * n_symbols + symbols[front], return_inverse=True)
+        new = step(current[torch.from_numpy(pasts // n_symbols)], torch.from_numpy(pasts % n_symbols))
+        pairs, pair = np.unique(past * size + rows[front], return_inverse=True)
+        before, after = store[torch.from_numpy(pairs % size)], new.detach()[torch.from_numpy(pairs // size)]
+        agrees = ((after - before).abs().amax((-2, -1)) <= same * before.abs().amax((-2, -1))).numpy()[pair]
+        agreed = np.where(agrees, agreed + regular[front], 0)
         broken[front] = False
-        on = ~agrees[pair] | broken[front + 1] | torch.tensor(age < least)
-        node[front[on]] = size + past[on]
-        layers.append(new)
+        on = ~agrees | (agreed < least) | broken[front + 1]
+        rows[front[on]] = size + past[on]
         if size + len(new) > len(store):
             store = torch.cat([store, store.new_empty(max(len(store), len(new)), *store.shape[1:])])
         store[size : size + len(new)] = new.detach()
+        if needs_grad:
+            layers.append(new)
         size += len(new)
         on &= ~ends[front + 1]
-        front, parent, current = front[on] + 1, past[on], new
-    used, node = torch.unique(node, return_inverse=True)
-    return (torch.cat(layers) if known.requires_grad else store)[used], node
+        front, parent, agreed, current = front[on] + 1, past[on], agreed[on], new
+    used, node = distinct(torch.from_numpy(rows))
+    return (torch.cat(layers) if needs_grad else store)[used], node
+
+
+def _joined(flags: NDArray[np.bool_], most: int) -> NDArray[np.bool_]:
+    """The flags, set also between two that are set and at most so many apart."""
+    at, never = np.arange(len(flags)), 2 * len(flags) + most
+    before = np.maximum.accumulate(np.where(flags, at, -never))
+    after = np.minimum.accumulate(np.where(flags, at, never)[::-1])[::-1]
+    return after - before <= most
 
 
 def steady_state(model: LinearGaussian) -> tuple[Tensor, Tensor, Tensor]:
@@ -341,20 +360,71 @@ def steady_state(model: LinearGaussian) -> tuple[Tensor, Tensor, Tensor]:
     return riccati(model.A, model.Q, model.C, model.R)
 
 
+class _ConstantGain(torch.autograd.Function):
+    """The filter with one gain, m_t = F m_{t-1} + K z_t, F = A - K C A (around b), and zhat_{t+1} = C A m_t.
+
+    By doubling: after round k, m_t holds the last 2^k terms. Backwards it is the same recurrence, reversed. Written
+    out, as the bookkeeping of so many small operations would cost more than these. Time comes first within.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, C: Tensor, b: Tensor, K: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        batch, time, latent = z.shape
+        CA, Cb = C @ A, C @ b
+        powers = [A - K @ CA]
+        error = (z - Cb).transpose(0, 1).reshape(-1, latent)
+        m, stride = error @ K.mT, 1
+        while stride < time:
+            m[stride * batch :] += m[: -stride * batch] @ powers[-1].mT
+            stride *= 2
+            if stride < time:
+                powers.append(powers[-1] @ powers[-1])
+        zhat = torch.empty_like(error)
+        zhat[:batch] = Cb
+        torch.addmm(Cb, m[:-batch], CA.mT, out=zhat[batch:])
+        ctx.save_for_backward(A, C, b, K, CA, error, m, *powers)
+        ctx.batch = batch
+        return zhat.view(time, batch, -1).transpose(0, 1), (m + b).view(time, batch, -1).transpose(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_zhat: Tensor, g_m: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        A, C, b, K, CA, error, m, *powers = ctx.saved_tensors
+        batch, rows = ctx.batch, len(m)
+        g_zhat = g_zhat.transpose(0, 1).reshape(rows, -1)
+        v = g_m.transpose(0, 1).reshape(rows, -1).clone()
+        ahead, before = g_zhat[batch:], m[:-batch]
+        g_b = v.sum(0) if ctx.needs_input_grad[2] else None
+        v[:-batch].addmm_(ahead, CA)
+        for k, power in enumerate(powers):
+            stride = batch << k
+            if stride < rows:
+                v[:-stride] += v[stride:] @ power
+        g_F = v[batch:].mT @ before
+        g_CA = ahead.mT @ before - K.mT @ g_F
+        g_K = v.mT @ error - g_F @ CA.mT
+        g_error = v @ K
+        g_A = g_F + C.mT @ g_CA
+        g_C = None
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            g_Cb = g_zhat.sum(0) - g_error.sum(0)
+            g_C = g_CA @ A.mT + g_Cb[:, None] * b
+            g_b = None if g_b is None else g_b + C.mT @ g_Cb
+        return g_A, g_C, g_b, g_K, g_error.view(-1, batch, C.shape[0]).transpose(0, 1)
+
+
 def filter_windows(
     model: LinearGaussian, z: Float[Tensor, "batch time latent"]
 ) -> tuple[Float[Tensor, "batch time latent"], Float[Tensor, "latent latent"], Float[Tensor, "batch time state"]]:
     """Filter windows cut from the middle of recordings with the steady-state gain: what training needs.
 
     The covariances neither depend on the data nor on the bin, so that the filtered mean is a linear recurrence
-    with constant coefficients, m_t = F m_{t-1} + K z_t with F = (I - K C) A (around b), computed in
-    log2(time) rounds. The mean starts at b; its effect dies out as F^t, within the bins that carry no loss.
+    with constant coefficients, computed in log2(time) rounds. The mean starts at b; its effect dies out as F^t,
+    within the bins that carry no loss. Differentiable once.
 
     Returns:
         Predictions zhat_t = C m-_t (t|t-1), their covariance S, filtered means (t|t).
     """
     _, S, K = steady_state(model)
-    CA = model.C @ model.A
-    m = constant_recurrence(model.A - K @ CA, (z - model.b @ model.C.mT) @ K.mT)
-    zhat = torch.nn.functional.pad(m[:, :-1] @ CA.mT, (0, 0, 1, 0)) + model.b @ model.C.mT
-    return zhat, S, m + model.b
+    zhat, m = _ConstantGain.apply(model.A, model.C, model.b, K, z)
+    return zhat, S, m

@@ -97,6 +97,10 @@ def _host(x: Tensor) -> np.ndarray:
     return x.detach().cpu().double().numpy()
 
 
+def _like(x: Tensor, *values: np.ndarray) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(np.ascontiguousarray(value)).to(x) for value in values)
+
+
 def _cho_solve(S: np.ndarray, *rights: np.ndarray) -> list[np.ndarray]:
     """S^-1 B for each B, by Cholesky's factorisation."""
     L, info = dpotrf(S, lower=1)
@@ -114,7 +118,7 @@ class _Riccati(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
         A, Q, C, R = map(_host, inputs)
         n = len(A)
         eye, M, P = np.eye(n), A.T, Q
@@ -127,18 +131,17 @@ class _Riccati(torch.autograd.Function):
             G = G + M @ solved[:, n:]
             M = M @ solved[:, :n]
             G, P = 0.5 * (G + G.T), P + 0.5 * (step + step.T)
-            if info or abs(step).max() <= 1e-15 * abs(P).max():
+            if info or abs(step).max() <= 1e-9 * abs(P).max():
                 break
-        if info or not abs(step).max() <= 1e-15 * abs(P).max():
+        if info or not abs(step).max() <= 1e-9 * abs(P).max():
             raise NotPositiveDefiniteError("the filter has no steady state: A is not stable")
         CP = C @ P
         S = CP @ C.T + R
         S = 0.5 * (S + S.T)
-        Kt = _cho_solve(S, CP)[0]
-        like = inputs[0]
-        P, S, K = (torch.from_numpy(np.ascontiguousarray(value)).to(like) for value in (P, S, Kt.T))
-        ctx.save_for_backward(*inputs, P, S, K)
-        return P, S, K
+        K = _cho_solve(S, CP)[0].T
+        out = _like(inputs[0], P, S, K)
+        ctx.save_for_backward(*inputs, *out)
+        return out
 
     @staticmethod
     @once_differentiable
@@ -157,11 +160,11 @@ class _Riccati(torch.autograd.Function):
             term = M.T @ V @ M
             V = V + term
             M = M @ M
-            if abs(term).max() <= 1e-15 * abs(V).max():
+            if abs(term).max() <= 1e-9 * abs(V).max():
                 break
         VFP = V @ F @ P
-        out = 2 * VFP, V, gKS.T @ P + 2 * gS @ C @ P - 2 * AK.T @ VFP, gS + AK.T @ V @ AK
-        return tuple(torch.from_numpy(np.ascontiguousarray(value)).to(ctx.saved_tensors[0]) for value in out)
+        gC = gKS.T @ P + 2 * gS @ C @ P - 2 * AK.T @ VFP
+        return _like(ctx.saved_tensors[0], 2 * VFP, V, gC, gS + AK.T @ V @ AK)
 
 
 def riccati(
@@ -179,39 +182,6 @@ def riccati(
     return _Riccati.apply(A, Q, C, R)
 
 
-class _ConstantRecurrence(torch.autograd.Function):
-    """By doubling: after round k, x_t holds the last 2^k terms. Backwards it is the same recurrence, reversed."""
-
-    @staticmethod
-    def forward(ctx: Any, F: Tensor, u: Tensor) -> Tensor:
-        powers, x, stride = [F], u.clone(), 1
-        while stride < u.shape[1]:
-            x[:, stride:] += x[:, :-stride] @ powers[-1].mT
-            stride *= 2
-            if stride < u.shape[1]:
-                powers.append(powers[-1] @ powers[-1])
-        ctx.save_for_backward(x, *powers)
-        return x
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        x, *powers = ctx.saved_tensors
-        v, stride = grad.clone(), 1
-        while stride < x.shape[1]:
-            v[:, :-stride] += v[:, stride:] @ powers[stride.bit_length() - 1]
-            stride *= 2
-        gF = v[:, 1:].flatten(0, 1).mT @ x[:, :-1].flatten(0, 1)
-        return gF, v
-
-
-def constant_recurrence(
-    F: Float[Tensor, "n n"], u: Float[Tensor, "batch time n"]
-) -> Float[Tensor, "batch time n"]:
-    """x_t = F x_{t-1} + u_t from x = 0, in log2(time) rounds; differentiable once. For many short sequences."""
-    return _ConstantRecurrence.apply(F, u)
-
-
 def pick(
     table: Float[Tensor, "row m n"], index: Int[Tensor, " time"], x: Float[Tensor, "time n"]
 ) -> Float[Tensor, "time m"]:
@@ -222,7 +192,15 @@ def pick(
     if not len(rest):
         return y
     at = rest.to(x.device)
-    return y.index_put((at,), (table[index[rest].to(x.device)] @ x[at, :, None])[..., 0])
+    y[at] = (table[index[rest].to(x.device)] @ x[at, :, None])[..., 0]
+    return y
+
+
+def distinct(codes: Int[Tensor, " time"]) -> tuple[Int[Tensor, " distinct"], Int[Tensor, " time"]]:
+    """The distinct codes, sorted, and each code's place among them: `torch.unique` without sorting them all."""
+    used = torch.zeros(int(codes.max()) + 1, dtype=torch.bool)
+    used[codes] = True
+    return used.nonzero()[:, 0], (used.cumsum(0) - 1)[codes]
 
 
 class _LinearRecurrence(torch.autograd.Function):
@@ -276,9 +254,11 @@ def _scan(F: Tensor, index: Tensor, u: Tensor) -> Tensor:
     time, n = u.shape
     length = max(16, int((time / 2) ** 0.5))
     number = -(-time // length)
-    pad = number * length - time
+    whole, pad = time // length, number * length - time
     common = _most_frequent(index)
-    blocks = torch.nn.functional.pad(u, (0, 0, 0, pad)).reshape(number, length, n).transpose(0, 1).contiguous()
+    blocks = u.new_zeros(length, number, n)
+    blocks[:, :whole] = u[: whole * length].view(whole, length, n).transpose(0, 1)
+    blocks[: length - pad, number - 1] = u[(number - 1) * length :]
     index = torch.nn.functional.pad(index, (0, pad), value=common).reshape(number, length)
     index[0, 0] = -1
     # The bins whose F is not the common one, grouped by their place in the block.

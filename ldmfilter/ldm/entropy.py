@@ -78,7 +78,10 @@ def _nearest(z: Float[Tensor, "sample dim"], group: Int[Tensor, " sample"], k: i
     in_tree = z.device.type == "cpu" and n > TREE_LEAST_SAMPLES and d <= TREE_MOST_DIMS
     if in_tree and bool(torch.isfinite(z).all()):  # a tree refuses NaN, which is the caller's to find in the result
         return torch.from_numpy(_nearest_by_tree(z.double().numpy(), group.numpy(), k, torch.get_num_threads()))
-    return torch.cat([tile.topk(k, largest=False).indices[:, -1] for _, tile in _tiles(z, group)])
+    nearest = torch.empty(n, dtype=torch.long, device=z.device)
+    for rows, distance in _tiles(z, group):
+        nearest[rows] = distance.topk(k, largest=False).indices[:, -1]
+    return nearest
 
 
 def knn(

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ldmfilter.filter.kalman import LinearGaussian, filter, filter_windows, smooth, steady_state
-from ldmfilter.filter.linalg import NotPositiveDefiniteError, stationary_covariance, symmetrise
+from ldmfilter.filter import kalman
+from ldmfilter.filter.kalman import LinearGaussian, filter, filter_windows, gain, smooth, steady_state
+from ldmfilter.filter.linalg import NotPositiveDefiniteError, one_thread, stationary_covariance, symmetrise
 from tests.filter.reference import dense, loop
 
 
@@ -22,6 +23,13 @@ def make_model(seed: int, state: int, latent: int, radius: float = 0.95) -> Line
     Q = B @ B.mT / state + 0.1 * torch.eye(state)
     R = D @ D.mT / latent + 0.1 * torch.eye(latent)
     return LinearGaussian(A, Q, normal(latent, state), R, normal(state), stationary_covariance(A, Q))
+
+
+@pytest.fixture(autouse=True)
+def on_one_thread():
+    """The matrices are small; threads that wait for each other take longer."""
+    with one_thread():
+        yield
 
 
 def as_numpy(model: LinearGaussian) -> list[np.ndarray]:
@@ -64,7 +72,14 @@ def test_agrees_with_the_plain_loop_over_segments_and_missing_bins(state, latent
     z[~observed] = np.nan  # what a missing bin holds must not matter
     ours = filter(model, torch.from_numpy(z), torch.from_numpy(observed), torch.from_numpy(starts))
     back = smooth(model, ours, torch.from_numpy(starts))
-    got = (ours.predicted_mean, ours.predicted_cov, ours.filtered_mean, ours.filtered_cov, *back)
+    got = (
+        ours.predicted_mean,
+        ours.predicted_cov,
+        ours.filtered_mean,
+        ours.filtered_cov,
+        back.smoothed_mean,
+        back.smoothed_cov,
+    )
     for value, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(value.numpy(), other, rtol=0, atol=1e-9)
     assert np.isnan(ours.innovation.numpy()).all(1).tolist() == (~observed).tolist()
@@ -128,6 +143,170 @@ def test_unstable_dynamics_have_no_stationary_covariance():
         stationary_covariance(A, torch.eye(2, dtype=torch.float64))
 
 
+def pattern(kind: str, time: int, batch: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Missing bins and segment starts that lead through each route of the filter."""
+    rng = np.random.default_rng(7)
+    starts = np.zeros(time, dtype=bool)
+    starts[[time // 3, time // 3 + 1, 2 * time // 3]] = True
+    gap = np.ones(time, dtype=bool)
+    gap[[0, time // 2, time // 2 + 1, time - 4]] = False
+    observed = {
+        "whole": None,
+        "segments": None,
+        "gaps": gap,
+        "scattered": rng.random(time) > 0.4,
+        "each its own": rng.random((batch, time)) > 0.3,
+        "nothing": np.zeros(time, dtype=bool),
+    }[kind]
+    return (
+        None if observed is None else torch.from_numpy(observed),
+        torch.from_numpy(starts) if kind in ("segments", "each its own") else None,
+    )
+
+
+PATTERNS = ["whole", "segments", "gaps", "scattered", "each its own", "nothing"]
+
+
+def results(model, z, observed, starts) -> list[torch.Tensor]:
+    """Everything that filter and smoother return, as tensors of the batch's shape."""
+    ours = filter(model, z, observed, starts)
+    back = smooth(model, ours, starts)
+    means = ours.predicted_mean, ours.predicted_cov, ours.filtered_mean, ours.filtered_cov
+    return [*means, back.smoothed_mean, back.smoothed_cov]
+
+
+def expected_results(model, z, observed, starts) -> list[np.ndarray]:
+    """The same from the loop, float64."""
+    batch, time, _ = z.shape
+    seen = np.ones((batch, time), bool) if observed is None else np.broadcast_to(observed.numpy(), (batch, time))
+    first = np.zeros(time, bool) if starts is None else starts.numpy()
+    each = [loop(*as_numpy(model), z[i].numpy(), seen[i], first) for i in range(batch)]
+    return [np.stack(values) for values in zip(*each, strict=True)]
+
+
+@pytest.mark.parametrize("kind", PATTERNS)
+@pytest.mark.parametrize(("state", "latent", "radius"), [(1, 1, 0.5), (4, 2, 0.97), (6, 6, 0.8)])
+def test_every_route_agrees_with_the_loop(kind, state, latent, radius):
+    model = make_model(20 + state, state, latent, radius)
+    z = torch.from_numpy(np.stack([observations(s, 700, latent)[0] for s in range(2)]))
+    observed, starts = pattern(kind, 700, 2)
+    expected = expected_results(model, z, observed, starts)
+    for got, value in zip(results(model, z, observed, starts), expected, strict=True):
+        np.testing.assert_allclose(got.numpy(), value, rtol=0, atol=1e-9)
+    single = LinearGaussian._make(value.float() for value in model)
+    for got, value in zip(results(single, z.float(), observed, starts), expected, strict=True):
+        assert got.dtype == torch.float32
+        scale = np.abs(value).max()
+        np.testing.assert_allclose(got.numpy() / scale, value / scale, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", PATTERNS)
+@pytest.mark.parametrize("time", [9, 60])  # 60 bins are enough for the steady state
+def test_gradients_of_every_route(kind, time):
+    A, Q, C, R, b, P0 = make_model(30, 2, 1, radius=0.5)
+    z = torch.from_numpy(np.stack([observations(s, time, 1)[0] for s in range(2)]))
+    observed, starts = pattern(kind, time, 2)
+    picks = [0, 1, time // 2 + 2, time - 1]  # gradcheck's cost grows with the outputs
+
+    def run(A, Q, C, R, b, P0, z):
+        model = LinearGaussian(A, symmetrise(Q), C, symmetrise(R), b, symmetrise(P0))
+        return [out[:, picks] for out in results(model, z, observed, starts)]
+
+    inputs = tuple(value.clone().requires_grad_() for value in (A, Q, C, R, b, P0, z))
+    assert torch.autograd.gradcheck(run, inputs, atol=1e-6, fast_mode=time > 9)
+
+
+def test_gradients_of_a_prior_that_is_the_steady_state():
+    """Covariances agree with the steady state from the first bin, but not their gradients."""
+    model = make_model(31, 2, 1, radius=0.9)
+    P0 = steady_state(model)[0].requires_grad_()
+    z = torch.from_numpy(observations(0, 30, 1)[0])
+
+    def run(P0):
+        ours = filter(model._replace(P0=symmetrise(P0)), z)
+        return ours.filtered_mean[:6], ours.filtered_cov[:6]
+
+    assert torch.autograd.gradcheck(run, (P0,))
+
+
+def test_gradients_reach_over_batches_with_one_pattern():
+    model = make_model(32, 2, 1, radius=0.7)
+    z = torch.from_numpy(np.stack([observations(s, 8, 1)[0] for s in range(3)]))[:, None].requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: results(model, z, None, None)[4], (z,))
+
+
+@pytest.mark.parametrize("radius", [0.9, 0.999])
+def test_the_switch_to_the_steady_state_is_bounded(radius):
+    """Few covariances stand for all bins, and each bin's differs from the exact one by what was promised."""
+    model = make_model(40, 3, 1, radius)
+    z, _ = observations(0, 8_000, 1)
+    observed = np.ones(8_000, dtype=bool)
+    observed[[3_000, 3_010, 3_011, 5_000]] = False
+    observed[6_000:6_040] = False
+    _, P_pred, _, P, _, Ps = loop(*as_numpy(model), z, observed, np.zeros(8_000, bool))
+    ours = filter(model, torch.from_numpy(z), torch.from_numpy(observed))
+    back = smooth(model, ours)
+    assert len(ours.covariances.predicted) < 1_500
+    for got, value in ((ours.predicted_cov, P_pred), (ours.filtered_cov, P), (back.smoothed_cov, Ps)):
+        error = np.abs(got.numpy() - value).max((1, 2)) / np.abs(value).max((1, 2))
+        assert error.max() < 1e-10
+
+
+def test_the_rounds_do_not_grow_with_the_recording(monkeypatch):
+    model = make_model(41, 3, 1, radius=0.9)
+    rounds = []
+
+    def counted(*args):
+        rounds.append(len(args[1]))
+        return gain(*args)
+
+    monkeypatch.setattr(kalman, "gain", counted)
+    counts = []
+    for time in (2_000, 50_000):
+        rng = np.random.default_rng(0)
+        for observed in (np.ones(time, bool), rng.random(time) > 0.005, rng.random(time) > 0.3):
+            rounds.clear()
+            filter(model, torch.zeros(time, 1, dtype=torch.float64), torch.from_numpy(observed))
+            counts.append(len(rounds))
+    assert max(counts[3:]) <= 1.5 * max(counts[:3]) < 1_000
+
+
+def test_many_segments_share_their_covariances():
+    model = make_model(42, 3, 2, radius=0.99)
+    time = 50 * 200
+    starts = torch.arange(time) % 200 == 0
+    ours = filter(model, torch.zeros(time, 2, dtype=torch.float64), starts=starts)
+    assert len(ours.covariances.predicted) <= 200
+    torch.testing.assert_close(ours.predicted_cov[200:400], ours.predicted_cov[:200], rtol=0, atol=0)
+
+
+def test_unstable_but_observed_dynamics_are_filtered():
+    model = make_model(43, 3, 3, radius=0.9)
+    model = model._replace(A=model.A * 1.2)
+    z = torch.from_numpy(observations(0, 100, 3)[0])[None]
+    for kind in ("whole", "gaps"):
+        observed, starts = pattern(kind, 100, 1)
+        expected = expected_results(model, z, observed, starts)
+        for got, value in zip(results(model, z, observed, starts), expected, strict=True):
+            np.testing.assert_allclose(got.numpy(), value, rtol=1e-9, atol=1e-9)
+
+
+def test_a_random_walk_nobody_sees_is_filtered():
+    """No steady state: the covariance grows for ever."""
+    one = torch.eye(2, dtype=torch.float64)
+    model = LinearGaussian(one, one, torch.tensor([[1.0, 0.0]]).double(), one[:1, :1], one[0], one)
+    z = torch.from_numpy(observations(0, 300, 1)[0])[None]
+    expected = expected_results(model, z, None, None)
+    for got, value in zip(results(model, z, None, None), expected, strict=True):
+        np.testing.assert_allclose(got.numpy(), value, rtol=1e-9, atol=1e-9)
+
+
+def test_covariances_that_are_none_are_refused():
+    model = make_model(44, 2, 1)
+    with pytest.raises(NotPositiveDefiniteError):
+        filter(model._replace(R=-10 * torch.eye(1, dtype=torch.float64)), torch.zeros(5, 1, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("time", [1, 2, 31, 32, 33])
 def test_windows_follow_the_constant_gain(time):
     model = make_model(9, 4, 2)
@@ -145,6 +324,18 @@ def test_windows_follow_the_constant_gain(time):
     np.testing.assert_allclose(got_zhat, zhat, atol=1e-10)
     np.testing.assert_allclose(got_m, means, atol=1e-10)
     np.testing.assert_allclose(got_S, S, atol=1e-12)
+
+
+@pytest.mark.parametrize("time", [1, 2, 7])
+def test_gradients_of_windows(time):
+    A, Q, C, R, b, P0 = make_model(12, 3, 2)
+    z = torch.from_numpy(np.stack([observations(s, time, 2)[0] for s in range(2)]))
+
+    def windows(A, Q, C, R, b, z):
+        return filter_windows(LinearGaussian(A, symmetrise(Q), C, symmetrise(R), b, P0), z)
+
+    inputs = tuple(value.clone().requires_grad_() for value in (A, Q, C, R, b, z))
+    assert torch.autograd.gradcheck(windows, inputs)
 
 
 def test_windows_predict_as_the_filter_does_after_warm_up():
