@@ -44,8 +44,15 @@ def follow(
     elif sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
-        columns = [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
+        # On a narrow terminal the numbers at the end are cut, not how far it is.
+        columns = [
+            BarColumn(bar_width=20, table_column=Column(min_width=5)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(total)) + 1)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        ]
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task("", total=total, completed=start)
             for item in items:

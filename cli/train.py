@@ -167,7 +167,8 @@ def _widths(text: str) -> tuple[int, ...]:
 
 
 def _numbers(record: "Record") -> str:
+    loss = f"loss {record.loss:.2f}  " if record.step else ""
     return (
-        f"loss {record.loss:.2f}  held-out {record.held_out_log_likelihood:.2f}  gain {record.score:.2f}  "
+        f"{loss}held-out {record.held_out_log_likelihood:.2f}  gain {record.score:.2f}  "
         f"rank {record.effective_rank:.1f}"
     )
