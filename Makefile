@@ -24,7 +24,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.bench
-	$(BIN)/python tests/benchmarks/linear_track.py
+	for one in tests/benchmarks/*_speed.py tests/benchmarks/linear_track.py; do $(BIN)/python $$one; done
 
 # An extra is installed again when what it is made of changes.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)

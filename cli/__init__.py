@@ -1,0 +1,13 @@
+"""The command line; `run` is the command `ldmfilter`."""
+
+import sys
+
+
+def run() -> None:
+    """Entry point. Ctrl-C is quiet from the first moment on, while modules are still being imported."""
+    try:
+        from ldmfilter_cli.main import app
+
+        app(prog_name="ldmfilter")
+    except KeyboardInterrupt:
+        sys.exit(130)

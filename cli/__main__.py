@@ -1,5 +1,5 @@
 """`python -m ldmfilter_cli`."""
 
-from ldmfilter_cli.main import main
+from ldmfilter_cli import run
 
-main()
+run()

@@ -76,8 +76,13 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, debug: bool = False, quiet: bool = False, **kwargs: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("default")
-            warnings.showwarning = lambda message, *_, **__: None if quiet else say(f"warning: {message}")
-            logging.getLogger("ldmfilter").setLevel(logging.WARNING)
+            for noise in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning):
+                warnings.simplefilter("ignore", noise)
+            warnings.showwarning = lambda message, *_, **__: (
+                None if quiet else say(f"warning: {' '.join(str(message).split())}")
+            )
+            for name in ("lightning", "lightning_fabric"):
+                logging.getLogger(name).setLevel(logging.ERROR)
             try:
                 function(*args, quiet=quiet, **kwargs)
                 sys.stdout.flush()

@@ -32,22 +32,33 @@ def decode(
     Decode a session into latent states with covariances and intervals, as a zarr store for xarray. Without an
     interval or a span the whole session is decoded. Prints the store.
     """
-    spans = parse_spans(span)
+    wanted_spans = parse_spans(span)
     from ldmfilter.data import read_session
     from ldmfilter.data.binning import bin_spikes, choose_spans
-    from ldmfilter.files import check_target
-    from ldmfilter.filter.decode import BLOCK, decode_blocks, select_model_units, write_latents
+    from ldmfilter.filter.decode import (
+        BLOCK,
+        check_level,
+        check_store,
+        decode_blocks,
+        select_model_units,
+        write_latents,
+    )
     from ldmfilter.filter.model import check_counts
     from ldmfilter.filter.runs import Run
 
-    check_target(out, overwrite)
+    check_store(out, overwrite)
+    check_level(ci)
     the_run = Run.open(run) if run is not None else Run.latest()
     model = the_run.model()
-    done, wanted = the_run.finished_steps, the_run.config.filter.max_steps
+    recording = read_session(session or the_run.session_path)
+    spans = choose_spans(recording, interval=interval, spans=wanted_spans)
+    chosen = select_model_units(recording, model, the_run.session_unit_ids)
+    counts = bin_spikes(chosen, model.bin_size_, spans)
+    done, wanted = model.history_[-1].step, the_run.config.filter.max_steps
     if done < wanted and not quiet:
         say(f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; decoding with what it kept")
-    recording = select_model_units(read_session(session or the_run.session_path), model, the_run.session_unit_ids)
-    counts = bin_spikes(recording, model.bin_size_, choose_spans(recording, interval=interval, spans=spans))
+    if session is None and recording.source.checksum != the_run.checksum:
+        say(f"warning: {recording.source.path}: has changed since {the_run.folder} was trained on it")
     if not quiet:
         say(
             f"{counts.sizes['time']} bins of {model.bin_size_:g} s from {recording.source.path}, "

@@ -100,6 +100,8 @@ def _show(summary: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from ldmfilter.data.tables import shorten
+
     console = Console()
 
     def heading(text: str) -> None:
@@ -136,7 +138,7 @@ def _show(summary: dict[str, Any]) -> None:
         table(
             ("table", "left"), ("rows", "right"), ("from, s", "right"), ("to, s", "right"), ("tags", "left"),
             rows=[
-                (t["table"], str(t["rows"]), _g(t["start"]), _g(t["stop"]), _some(t["tags"]))
+                (t["table"], str(t["rows"]), _g(t["start"]), _g(t["stop"]), shorten(t["tags"]))
                 for t in summary["intervals"]
             ],
         )  # fmt: skip
@@ -153,10 +155,6 @@ def _show(summary: dict[str, Any]) -> None:
         )  # fmt: skip
     else:
         console.print("none")
-
-
-def _some(items: list[str], most: int = 12) -> str:
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
 def _g(value: float | None) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 from ldmfilter_cli.decode import decode
 from ldmfilter_cli.inspect import inspect
+from ldmfilter_cli.stream import stream
 from ldmfilter_cli.train import train
 
 app = typer.Typer(
@@ -40,8 +41,4 @@ def _main(
 app.command(short_help="Show what a session holds: units, intervals, behaviour.")(inspect)
 app.command(short_help="Train a filter on a session's spikes, without labels.")(train)
 app.command(short_help="Decode a session into latent states with covariances.")(decode)
-
-
-def main() -> None:
-    """Entry point."""
-    app(prog_name="ldmfilter")
+app.command(short_help="Filter one bin at a time: counts on stdin, states on stdout.")(stream)

@@ -54,15 +54,20 @@ def stream(
 ) -> None:
     """Example: [bold]acquisition | ldmfilter stream --run run > states.jsonl[/bold]
 
-    Filter one bin at a time: a line of counts comes in on stdin, a line with the state goes out on stdout at once.
+    Filter one bin at a time: a line of counts comes in on stdin, a line with
+    the state goes out on stdout at once.
 
-    JSON in: an array of counts in the order of the model's units (null: that unit is not observed), or an object
-    {"unit id": count} (units left out are 0), or null for a missing bin. CSV in: counts with commas between them; an
-    empty field is a unit that is not observed, an empty line a missing bin. In either, "reset" starts a new
-    segment. Units of the run's session that the model does not use may stand in objects and under headers.
+    JSON in: an array of counts in the order of the model's units (null: that
+    unit is not observed), or an object {"unit id": count} (units left out
+    are 0), or null for a missing bin. CSV in: counts with commas between them;
+    an empty field is a unit that is not observed, an empty line a missing bin.
+    In either, "reset" starts a new segment; no state goes out for it. Units of
+    the run's session that the model does not use may stand in objects and
+    under headers.
 
-    JSON out: bin (from 0), observed, mean, cov, ci (lower and upper bound of each state). CSV out: the same as
-    columns, below a header. A line that cannot be used is named on stderr, and its bin is missing.
+    JSON out: bin (from 0), observed, mean, cov, ci (lower and upper bound of
+    each state). CSV out: the same as columns, below a header. A line that
+    cannot be used is named on stderr, and its bin is missing.
     """
     from ldmfilter.filter.online import OnlineFilter
     from ldmfilter.filter.runs import Run
@@ -74,7 +79,7 @@ def stream(
     online = OnlineFilter(model)
     lines = _Lines(model.unit_ids_.tolist(), the_run.session_unit_ids, format, header)
     write = _Writer(out_format, ci, not no_cov)
-    write.header(model.state_dim)
+    write.header(model.states)
     if not quiet:
         say(f"{len(online.unit_ids)} units, a line for each bin of {model.bin_size_:g} s, model of {the_run.folder}")
     n = 0

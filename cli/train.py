@@ -90,8 +90,8 @@ def train(
         if session is None:
             raise typer.BadParameter("name a session to train on", param_hint="SESSION")
         options = (Config.read(config) if config else Config(DataConfig(), FilterConfig())).replace(**given)
-        if "latent_dim" in given and "state_dim" not in given:
-            options = options.replace(state_dim=max(options.filter.state_dim, options.filter.latent_dim))
+        if options.filter.state_dim is None:  # the run folder keeps every option resolved
+            options = options.replace(state_dim=options.filter.states)
         options.validate()
         the_run, training, counts = _new(run, session, options, quiet)
     if not quiet:
@@ -106,6 +106,8 @@ def train(
         raise typer.Exit(INTERRUPTED) from None
     if not quiet:
         best = max(training.history, key=lambda record: record.score)
+        if best.score <= 0:
+            say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
         say(
             f"kept step {best.step}: prediction gains {best.score:.2f} nats per bin over no memory, on held-out time; "
             f"effective rank {best.effective_rank:.1f} of {the_run.config.filter.latent_dim}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ldmfilter.data.session import Session
     from ldmfilter.errors import InputError, TrainingError
     from ldmfilter.filter.model import LDMFilter, load
+    from ldmfilter.filter.online import OnlineFilter
     from ldmfilter.version import __version__
 
 _HOMES = {
@@ -29,11 +30,13 @@ _HOMES = {
     "TrainingError": "ldmfilter.errors",
     "LDMFilter": "ldmfilter.filter.model",
     "load": "ldmfilter.filter.model",
+    "OnlineFilter": "ldmfilter.filter.online",
     "__version__": "ldmfilter.version",
 }
 __all__ = [
     "InputError",
     "LDMFilter",
+    "OnlineFilter",
     "Session",
     "TrainingError",
     "__version__",

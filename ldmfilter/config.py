@@ -60,12 +60,12 @@ class FilterConfig:
     """Shape of the filter and the settings of its training."""
 
     latent_dim: int = _option(8, "Dimensions of the pseudo-observation z.")
-    state_dim: int = _option(8, "Dimensions of the hidden state h, at least those of z.")
+    state_dim: int | None = _option(None, "Dimensions of the hidden state h; without it those of z, the fewest.")
     entropy: str = _option("logdet", "Estimator of the entropy that prevents collapse: " + ", ".join(ENTROPIES) + ".")
     seed: int = _option(0, "Seed of everything random.")
     max_steps: int = _option(600, "Training steps; held-out time chooses the step that is kept.")
-    learning_rate: float | None = _option(None, "Step size of AdamW; each entropy has its own default.")
-    batch_size: int | None = _option(None, "Windows in a training step; each entropy has its own default.")
+    learning_rate: float = _option(1e-3, "Highest step size of AdamW, which rises in 50 steps and falls as a cosine.")
+    batch_size: int = _option(64, "Windows in a training step.")
     window: int = _option(32, "Bins in a training window.")
     warmup: int = _option(8, "First bins of a window, which warm the filter up and carry no loss.")
     hidden: tuple[int, ...] = _option((128, 128), "Widths of the encoder's hidden layers.")
@@ -74,6 +74,11 @@ class FilterConfig:
     held_out: float = _option(0.15, "Share of the time, in blocks, that is held out to choose the step.")
     device: str = _option("auto", "Where to compute: " + ", ".join(DEVICES) + ".")
     precision: str = _option("32-true", "Precision of the encoder: " + ", ".join(PRECISIONS) + ".")
+
+    @property
+    def states(self) -> int:
+        """Dimensions of the hidden state, resolved."""
+        return self.latent_dim if self.state_dim is None else self.state_dim
 
     def validate(self) -> None:
         """Check every field and how they fit together.
@@ -84,22 +89,22 @@ class FilterConfig:
         for name in ("latent_dim", "max_steps", "warmup"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of 1 or more")
         _require(
-            self.state_dim >= self.latent_dim,
+            self.states >= self.latent_dim,
             "state_dim",
-            self.state_dim,
+            self.states,
             f"at least latent_dim, {self.latent_dim}",
         )
         _require(self.window >= self.warmup + 2, "window", self.window, f"at least warmup + 2, {self.warmup + 2}")
         _require(self.entropy in ENTROPIES, "entropy", self.entropy, "one of " + ", ".join(ENTROPIES))
         _require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
         _require(
-            self.batch_size is None or self.batch_size >= 2,
+            self.batch_size >= 2,
             "batch_size",
             self.batch_size,
             "a whole number of 2 or more",
         )
         _require(
-            self.learning_rate is None or 0 < self.learning_rate <= 1,
+            0 < self.learning_rate <= 1,
             "learning_rate",
             self.learning_rate,
             "a number above 0 and up to 1",
@@ -246,4 +251,5 @@ def _checked(spec: dataclasses.Field, value: Any, where: str) -> Any:
         isinstance(v, tuple) and len(v) == 2 and all(isinstance(x, int | float) for x in v) for v in value
     ):
         return tuple((float(a), float(b)) for a, b in value)
-    raise InputError(f"{where} is {_plain(value)!r}; it must be {text.removeprefix('<class ').strip(chr(39) + '>')}")
+    wanted = text.removeprefix("<class ").strip("'>").removesuffix(" | None")
+    raise InputError(f"{where} is {_plain(value)!r}; it must be {wanted}")

@@ -20,6 +20,8 @@ __all__ = ["Span", "bin_spikes", "choose_spans", "choose_units"]
 
 Intervals = str | Sequence[Span] | Sequence[tuple[float, float]] | None
 
+# Counts at most, one byte each; a day of 100 units in bins of 1 ms has as many.
+_MOST = 2**33
 # About as many spikes are handled at a time: the temporaries stay in the processor's cache.
 _CHUNK = 2**17
 # A span of 10 s holds 100 bins of 0.1 s, although 10 / 0.1 may come out a rounding error short; in bins.
@@ -65,6 +67,11 @@ def bin_spikes(
     if not kept.all():
         lost = f"{(~kept).sum()} of {kept.size} spans"
         warnings.warn(f"{where}: left out {lost}, shorter than a bin of {bin_size:g} s", stacklevel=2)
+    if n_bins.sum() * session.n_units > _MOST:
+        raise InputError(
+            f"{where}: bins of {bin_size:g} s would make {n_bins.sum():,} bins of {session.n_units} units, more than"
+            " fit into memory; use larger bins or less time"
+        )
     spans = [span for span, keep in zip(spans, kept, strict=True) if keep]
     starts, n_bins = starts[kept], n_bins[kept]
 

@@ -110,6 +110,8 @@ def _opened(path: Path) -> Iterator[NWBFile]:
             nwb = stack.enter_context(NWBHDF5IO(str(path), mode="r", load_namespaces=True)).read()
         except OSError:
             raise
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: is damaged (text that cannot be read); copy or download it again") from error
         except Exception as error:  # whatever the schema machinery raises, the file is what it could not read
             # hdmf puts the object that it could not build first.
             where = getattr(next(iter(error.args), None), "path", "root")

@@ -25,6 +25,11 @@ def check_spikes(times: Floats, index: Ints, ids: Array, where: str) -> Floats:
     """
     if len(ids) != len(index):
         raise InputError(f"{where}: units: {len(ids)} ids for {len(index)} units; write the unit table anew")
+    unique, number = np.unique(ids, return_counts=True)
+    if (number > 1).any():
+        raise InputError(
+            f"{where}: units: id {shorten(unique[number > 1].tolist())} is given twice; give each unit its own"
+        )
     steps = np.diff(index, prepend=0)
     if (steps < 0).any() or (index[-1] if index.size else 0) != times.size:
         raise InputError(

@@ -15,11 +15,8 @@ import json
 import math
 import os
 import re
-import shutil
-import uuid
 import zlib
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -31,6 +28,7 @@ import zarr
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.tables import Array, check_spikes
 from ldmfilter.errors import InputError
+from ldmfilter.files import replacing
 
 _FORMAT = "ldmfilter-session"
 _VERSION = 1
@@ -61,7 +59,9 @@ def write_session(session: Session, path: str | os.PathLike[str], overwrite: boo
     Raises InputError where the path exists and `overwrite` is not set or it is no zarr store, and where it
     cannot be written.
     """
-    with _new_store(Path(path), overwrite) as store:
+    if overwrite:
+        _check_replaceable(Path(path))
+    with replacing(path, overwrite) as store:
         root = zarr.open_group(str(store), mode="w", **({"zarr_format": 2} if _ZARR_3 else {"zarr_version": 2}))
         source = session.source
         root.attrs.update(
@@ -235,28 +235,7 @@ def _checksum(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-@contextmanager
-def _new_store(path: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder beside the target that takes its place when all is written: whole or not at all."""
-    if path.exists():
-        if not overwrite:
-            raise InputError(f"{path}: exists; give another path or allow overwriting it")
-        if not any((path / name).exists() for name in (".zgroup", ".zarray", "zarr.json")):
-            raise InputError(f"{path}: is no zarr store and is not overwritten; give another path")
-    mark = uuid.uuid4().hex[:8]
-    part, old = (path.with_name(f".{path.name}.{mark}.{kind}") for kind in ("part", "old"))
-    try:
-        yield part
-        if path.exists():
-            path.rename(old)
-        try:
-            part.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); check the disk") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+def _check_replaceable(path: Path) -> None:
+    """Raises: InputError where something lies at the path that is no zarr store."""
+    if path.exists() and not any((path / name).exists() for name in (".zgroup", ".zarray", "zarr.json")):
+        raise InputError(f"{path}: is no zarr store and is not overwritten; give another path")

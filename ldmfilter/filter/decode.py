@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +18,9 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from ldmfilter.config import settings
+from ldmfilter.data.tables import shorten
 from ldmfilter.errors import InputError
-from ldmfilter.files import replacing
+from ldmfilter.files import check_target, replacing
 from ldmfilter.filter.kalman import Filtered, LinearGaussian, Smoothed, filter, predict, smooth
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.version import __version__
@@ -150,8 +152,7 @@ def _dataset(
 
 def _check(model: LDMFilter, counts: xr.DataArray, ci: float) -> None:
     where = counts.attrs.get("path", "counts")
-    if not 0 < ci < 1:
-        raise InputError(f"ci is {ci}; it must be a level between 0 and 1, as 0.95")
+    check_level(ci)
     ids, expected = counts["unit"].to_numpy().tolist(), model.unit_ids_.tolist()
     if ids != expected:
         raise InputError(_other_units(where, ids, expected))
@@ -164,23 +165,24 @@ def _check(model: LDMFilter, counts: xr.DataArray, ci: float) -> None:
         raise InputError(f"{where}: no bins to decode; choose a longer span")
 
 
+def check_level(ci: float) -> None:
+    """Raises: InputError for a level of intervals outside (0, 1)."""
+    if not 0 < ci < 1:
+        raise InputError(f"ci is {ci}; it must be a level between 0 and 1, as 0.95")
+
+
 def _other_units(where: str, ids: list, expected: list) -> str:
     missing = [u for u in expected if u not in set(ids)]
     extra = [u for u in ids if u not in set(expected)]
     what = (
-        f"it lacks {_listed(missing)} and has {_listed(extra)} besides" if missing or extra else "their order differs"
+        f"it lacks {shorten(missing) or 'none'} and has {shorten(extra) or 'none'} besides"
+        if missing or extra
+        else "their order differs"
     )
     return (
         f"{where}: its {len(ids)} units are not the {len(expected)} that the model was trained on: {what}; "
         "decode a session with the same units or train on this one"
     )
-
-
-def _listed(items: list, most: int = 10) -> str:
-    if not items:
-        return "none"
-    shown = ", ".join(str(i) for i in items[:most])
-    return shown + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
 def _as_float(counts: xr.DataArray) -> Tensor:
@@ -237,12 +239,32 @@ def write_latents(
         InputError: the store exists and `overwrite` is False, or the disk refuses.
     """
     consolidated = zarr_version() < 3
+    check_store(path, overwrite)
     with replacing(path, overwrite) as scratch:
         for i, piece in enumerate([latents] if isinstance(latents, xr.Dataset) else latents):
             if i:
                 piece.to_zarr(scratch, append_dim="time", consolidated=consolidated)
             else:
                 piece.to_zarr(scratch, mode="w", encoding=_chunks(piece), consolidated=consolidated)
+
+
+def check_store(path: str | os.PathLike[str], overwrite: bool) -> None:
+    """Whether states may be written there; called early, it saves a person from waiting for a refusal.
+
+    Raises:
+        InputError: as `check_target`; or something lies there that is no store of states, which is never replaced.
+    """
+    store = check_target(path, overwrite)
+    if store.exists() and not any(_made_by_us(store / name) for name in (".zattrs", "zarr.json")):
+        raise InputError(f"{path}: is no store of latent states and is not replaced; choose another name")
+
+
+def _made_by_us(metadata: Path) -> bool:
+    try:
+        content = json.loads(metadata.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "model_id" in {**content, **content.get("attributes", {})}
 
 
 def _chunks(latents: xr.Dataset) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class Encoder(nn.Module):
     """A multilayer perceptron on the square roots of the counts of one bin.
 
-    The square root stabilises a Poisson count's variance (Anscombe 1948). Each unit's root is standardised with
+    The square root stabilises a Poisson count's variance (Bartlett 1936). Each unit's root is standardised with
     the mean and deviation of the training part (`set_input_scale`), so that a unit that is not observed can
     enter as 0, its mean. One bin goes in, no neighbours: windows that overlapped would make prediction trivial.
 
@@ -46,6 +46,6 @@ class Encoder(nn.Module):
         self.input_scale.copy_(scale.clamp_min(0.5 * float(variance.mean().sqrt()) + 1e-6))
 
     def forward(self, counts: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch latent"]:
-        """Counts (NaN where a unit is not observed) to pseudo-observations, not yet standardised."""
+        """Counts (NaN where a unit is not observed) to pseudo-observations, not yet white."""
         x = torch.nan_to_num((counts.sqrt() - self.input_mean) / self.input_scale)
         return self.layers(x)

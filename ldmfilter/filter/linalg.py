@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.linalg.lapack import dgesv, dpotrf, dpotrs
+from scipy.linalg.blas import dtrsm
+from scipy.linalg.lapack import dgesv, dpotrf
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -93,20 +94,22 @@ def stationary_covariance(
     raise NotPositiveDefiniteError("A is not stable: the state has no stationary covariance")
 
 
-def _host(x: Tensor) -> np.ndarray:
+def on_host(x: Tensor) -> np.ndarray:
+    """A small matrix in float64 for numpy."""
     return x.detach().cpu().double().numpy()
 
 
-def _like(x: Tensor, *values: np.ndarray) -> tuple[Tensor, ...]:
-    return tuple(torch.from_numpy(np.ascontiguousarray(value)).to(x) for value in values)
+def from_host(like: Tensor, *values: np.ndarray) -> tuple[Tensor, ...]:
+    """Back to tensors with the dtype and device of `like`."""
+    return tuple(torch.from_numpy(np.ascontiguousarray(value)).to(like) for value in values)
 
 
-def _cho_solve(S: np.ndarray, *rights: np.ndarray) -> list[np.ndarray]:
-    """S^-1 B for each B, by Cholesky's factorisation."""
+def _cho_solve(S: np.ndarray, B: np.ndarray) -> np.ndarray:
+    """S^-1 B by Cholesky's factorisation."""
     L, info = dpotrf(S, lower=1)
     if info:
         L = safe_cholesky(torch.from_numpy(S)).numpy()
-    return [dpotrs(L, B, lower=1)[0] for B in rights]
+    return dtrsm(1.0, L, dtrsm(1.0, L, B, lower=1), lower=1, trans_a=1)
 
 
 class _Riccati(torch.autograd.Function):
@@ -119,10 +122,10 @@ class _Riccati(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
-        A, Q, C, R = map(_host, inputs)
+        A, Q, C, R = map(on_host, inputs)
         n = len(A)
         eye, M, P = np.eye(n), A.T, Q
-        G = C.T @ _cho_solve(R, C)[0]
+        G = C.T @ _cho_solve(R, C)
         for _ in range(40):
             # (I + G P)^-1 [M, G M'], one factorisation for both.
             right = np.concatenate([M, G @ M.T], 1)
@@ -138,18 +141,18 @@ class _Riccati(torch.autograd.Function):
         CP = C @ P
         S = CP @ C.T + R
         S = 0.5 * (S + S.T)
-        K = _cho_solve(S, CP)[0].T
-        out = _like(inputs[0], P, S, K)
+        K = _cho_solve(S, CP).T
+        out = from_host(inputs[0], P, S, K)
         ctx.save_for_backward(*inputs, *out)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        A, _, C, _, P, S, K = map(_host, ctx.saved_tensors)
-        gP, gS, gK = map(_host, grads)
+        A, _, C, _, P, S, K = map(on_host, ctx.saved_tensors)
+        gP, gS, gK = map(on_host, grads)
         # K = P C' S^-1, then S = C P C' + R, then the equation for P.
-        gKS = _cho_solve(S, gK.T)[0].T
+        gKS = _cho_solve(S, gK.T).T
         gS = gS - K.T @ gKS
         gS = 0.5 * (gS + gS.T)
         V = gP + gKS @ C + C.T @ gS @ C
@@ -164,7 +167,7 @@ class _Riccati(torch.autograd.Function):
                 break
         VFP = V @ F @ P
         gC = gKS.T @ P + 2 * gS @ C @ P - 2 * AK.T @ VFP
-        return _like(ctx.saved_tensors[0], 2 * VFP, V, gC, gS + AK.T @ V @ AK)
+        return from_host(ctx.saved_tensors[0], 2 * VFP, V, gC, gS + AK.T @ V @ AK)
 
 
 def riccati(

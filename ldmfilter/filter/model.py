@@ -1,8 +1,6 @@
 """LDMFilter: the estimator. Settings in, `fit`, `decode`, `save` and `load`."""
 
 import dataclasses
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -13,16 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ldmfilter.config import FilterConfig, build_filter_config, settings
 from ldmfilter.errors import InputError
-from ldmfilter.files import write_bytes
+from ldmfilter.files import disk_errors
 from ldmfilter.filter.decode import decode
 from ldmfilter.filter.network import Network
+from ldmfilter.filter.tensors import damaged, digest, read_tensors, write_tensors
 from ldmfilter.filter.training import Record, Training
 from ldmfilter.version import __version__
 
@@ -88,11 +84,7 @@ class LDMFilter(FilterConfig):
             network = Network(len(self.unit_ids_), self, self.bin_size_)
         network.load_state_dict(tensors)
         self.network_ = network.eval()
-        digest = hashlib.sha256()
-        for name in sorted(tensors):
-            digest.update(name.encode())
-            digest.update(tensors[name].contiguous().numpy().tobytes())
-        self.model_id_ = digest.hexdigest()[:16]
+        self.model_id_ = digest(tensors)[:16]
 
     def decode(self, counts: xr.DataArray, ci: float = 0.95, smooth: bool = False) -> xr.Dataset:
         """Filter a session's counts: states with covariances and intervals, labelled (see `decode.decode`).
@@ -146,10 +138,8 @@ class LDMFilter(FilterConfig):
         """
         self._check_fitted()
         path = Path(folder) / MODEL_FILE
-        try:
+        with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be made ({error.strerror}); write elsewhere") from error
         ids = self.unit_ids_.tolist()
         description = {
             "format": MODEL_FORMAT,
@@ -159,9 +149,9 @@ class LDMFilter(FilterConfig):
             "bin_size": self.bin_size_,
             "source": self.source_,
             "kept_step": self.kept_step_,
+            "history": [dataclasses.asdict(record) for record in self.history_],
         }
-        tensors = {k: v.contiguous() for k, v in self.network_.state_dict().items()}
-        write_bytes(path, save_tensors(tensors, {"ldmfilter": json.dumps(description)}))
+        write_tensors(path, self.network_.state_dict(), description)
         return path
 
 
@@ -180,7 +170,7 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
     path = Path(folder)
     if path.is_dir():
         path = path / MODEL_FILE
-    tensors, header = read_tensors(path, "ldmfilter")
+    tensors, header = read_tensors(path)
     found = header.get("format")
     if not isinstance(found, int) or found > MODEL_FORMAT:
         raise InputError(
@@ -194,39 +184,13 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
         model.bin_size_ = float(header["bin_size"])
         model.source_ = {k: str(v) for k, v in header["source"].items() if k in SOURCE_KEYS}
         model.kept_step_ = int(header["kept_step"])
-        model.history_ = []
+        model.history_ = [Record(**record) for record in header["history"]]
         model._set_network(tensors)
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: damaged model ({first_line(error)}); train again or restore the file") from None
+        raise damaged(path, error) from None
     return model
-
-
-def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of a safetensors file, and the JSON object in its header under `key`.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); train again or restore the file") from None
-    try:
-        tensors = load_tensors(content)
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][key])
-        if not isinstance(header, dict):
-            raise TypeError("no description in the header")
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged file ({first_line(error)}); train again or restore the file") from None
-    return tensors, header
-
-
-def first_line(error: Exception) -> str:
-    """An error's own words, on one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def check_counts(counts: xr.DataArray) -> xr.DataArray:
@@ -240,8 +204,15 @@ def check_counts(counts: xr.DataArray) -> xr.DataArray:
     bin_size = counts.attrs.get("bin_size")
     if not isinstance(bin_size, int | float | np.number) or not bin_size > 0:
         raise InputError("counts: no attribute bin_size (s); bin with ldmfilter.bin_spikes or set it")
-    values = counts.to_numpy()
-    if values.dtype.kind not in "ui" or (values.dtype.kind == "i" and values.size and values.min() < 0):
-        raise InputError(f"counts: {values.dtype} values that are not whole numbers of 0 or more; give counts")
-    defaults = {"segment": np.zeros(len(values), np.int32), "observed": np.ones(len(values), bool)}
-    return counts.assign_coords({k: ("time", v) for k, v in defaults.items() if k not in counts.coords})
+    if counts.dtype.kind not in "ui" or (counts.dtype.kind == "i" and counts.size and int(counts.min()) < 0):
+        raise InputError(f"counts: {counts.dtype} values that are not whole numbers of 0 or more; give counts")
+    n = len(counts["time"])
+    segment = np.asarray(counts["segment"]) if "segment" in counts.coords else np.zeros(n, np.int32)
+    observed = np.asarray(counts["observed"]) if "observed" in counts.coords else np.ones(n, bool)
+    gap = np.abs(np.diff(np.asarray(counts["time"])) - bin_size) > 1e-3 * bin_size
+    if (gap & (np.diff(segment) == 0)).any():
+        # Bins were taken out: what follows a gap is another segment.
+        outside = segment < 0
+        segment = np.cumsum(np.concatenate([[False], gap | (np.diff(segment) != 0)])).astype(np.int32)
+        segment[outside] = -1
+    return counts.assign_coords(segment=("time", segment), observed=("time", observed & (segment >= 0)))

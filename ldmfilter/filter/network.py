@@ -29,7 +29,7 @@ class Network(nn.Module):
         # 0.5) it ends at 1.6 times the error on the real session.
         self.dynamics = Dynamics(
             config.latent_dim,
-            config.state_dim,
+            config.states,
             decay=math.exp(-bin_size / INITIAL_TIME_CONSTANT),
             noise=1 / (1 + bin_size / INITIAL_NOISE_TIME),
         )

@@ -1,18 +1,24 @@
 """Raw, unconstrained parameters to a valid linear-Gaussian filter."""
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from scipy.linalg.blas import dtrsm
+from scipy.linalg.lapack import dpotrf
+from scipy.special import expit
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ldmfilter.filter.kalman import LinearGaussian
-from ldmfilter.filter.linalg import symmetrise
+from ldmfilter.filter.linalg import from_host, on_host
 
 COUPLING = 0.03  # initial deviation of the coupling between latent and further state dimensions
 
 
 class Dynamics(nn.Module):
-    """Every linear-Gaussian filter with unit-variance pseudo-observations, and nothing else, by construction.
+    """Raw parameters, each of any value, to a stable linear-Gaussian filter of unit-variance pseudo-observations.
 
     With X the stationary covariance of h, X = L L', any stable A with positive Q is A = L W L^-1 and
     Q = L (I - W W') L' for a W of norm below one, and any such W is G^-1 M with G G' = I + M M'. So M and L are
@@ -41,27 +47,66 @@ class Dynamics(nn.Module):
 
     def forward(self) -> LinearGaussian:
         """The filter's parameters, differentiable."""
-        M = self.contraction
-        n = len(M)
-        eye = torch.eye(n, dtype=M.dtype, device=M.device)
+        A, Q, r, P0 = _Valid.apply(self.contraction, self.correlation, self.noise)
+        n = len(A)
+        C = torch.eye(self.latent_dim, n, dtype=A.dtype, device=A.device)
+        return LinearGaussian(A=A, Q=Q, C=C, R=torch.diag(r), b=r.new_zeros(n), P0=P0)
+
+
+class _Valid(torch.autograd.Function):
+    """The map of `Dynamics`, M, raw L and raw r to A, Q, r and P0, with its derivative written out.
+
+    On the host in float64 by numpy, as `linalg.riccati`, and for the same reason. BLAS's dtrsm stays on
+    one thread for small matrices, where LAPACK's dtrtrs waits for others.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, contraction: Tensor, correlation: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        M, raw, logit = map(on_host, (contraction, correlation, noise))
+        n, latent = len(M), len(logit)
         # Rows of unit norm and a positive diagonal: the Cholesky factor of a correlation matrix.
         # Bounded below the diagonal, so that L stays well conditioned and A is stable in floating point too.
-        below = self.correlation.tril(-1)
-        L = below / (1 + below.square().sum(1, keepdim=True) / 9).sqrt() + eye
-        L = L / L.norm(dim=1, keepdim=True)
+        below = np.tril(raw, -1)
+        bound = (1 + (below**2).sum(1, keepdims=True) / 9) ** -0.5
+        rows = below * bound + np.eye(n)
+        norm = (rows**2).sum(1, keepdims=True) ** 0.5
+        unit = rows / norm
         # A hundredth of the variance is noise at least, so that the gain stays below one.
-        r = 0.01 + 0.99 * torch.sigmoid(self.noise)
-        scale = torch.cat([(1 - r).clamp_min(1e-4).sqrt(), r.new_ones(n - self.latent_dim)])
-        L = scale[:, None] * L
-        G = torch.linalg.cholesky(eye + M @ M.mT)
-        W = torch.linalg.solve_triangular(G, M, upper=False)
-        A = torch.linalg.solve_triangular(L, L @ W, upper=False, left=False)  # L W L^-1
-        LZ = L @ torch.linalg.solve_triangular(G, eye, upper=False)  # I - W W' = G^-1 G'^-1
-        return LinearGaussian(
-            A=A,
-            Q=symmetrise(LZ @ LZ.mT),
-            C=eye[: self.latent_dim],
-            R=torch.diag(r),
-            b=r.new_zeros(n),
-            P0=symmetrise(L @ L.mT),
-        )
+        share = expit(logit)
+        r = 0.01 + 0.99 * share
+        scale = np.ones((n, 1))
+        scale[:latent, 0] = np.maximum(1 - r, 1e-4) ** 0.5
+        L = scale * unit
+        G, _ = dpotrf(np.eye(n) + M @ M.T, lower=1)
+        W = dtrsm(1.0, G, M, lower=1)
+        A = dtrsm(1.0, L, L @ W, lower=1, side=1)  # L W L^-1
+        Z = dtrsm(1.0, G, L, lower=1, side=1)  # L G^-1, as I - W W' = G^-1' G^-1
+        ctx.save_for_backward(contraction)
+        ctx.steps = M, below, bound, norm, unit, share, scale, L, G, W, A, Z
+        return from_host(contraction, A, Z @ Z.T, r, L @ L.T)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        M, below, bound, norm, unit, share, scale, L, G, W, A, Z = ctx.steps
+        gA, gQ, gr, gP0 = map(on_host, grads)
+        latent = len(gr)
+        gLZ = dtrsm(1.0, G, (gQ + gQ.T) @ Z, lower=1, side=1, trans_a=1)
+        X = dtrsm(1.0, L, gA, lower=1, side=1, trans_a=1)
+        Y = dtrsm(1.0, G, L.T @ X, lower=1, trans_a=1)
+        gL = (gP0 + gP0.T) @ L + gLZ + X @ W.T - A.T @ X
+        gG = -Z.T @ gLZ - Y @ W.T
+        # Through the Cholesky factor of I + M M' (Murray 2016).
+        inner = np.tril(G.T @ gG)
+        inner[np.diag_indices_from(inner)] *= 0.5
+        outer = dtrsm(1.0, G, dtrsm(1.0, G, inner, lower=1, trans_a=1), lower=1, side=1)
+        gM = Y + (outer + outer.T) @ M
+        # Through the scale, the unit norm and the bound of the rows of L.
+        g_scale = (gL * unit).sum(1)[:latent]
+        g_unit = scale * gL
+        g_rows = (g_unit - unit * (g_unit * unit).sum(1, keepdims=True)) / norm
+        g_bound = (g_rows * below).sum(1, keepdims=True)
+        g_raw = np.tril(g_rows * bound - below * (bound**3 * g_bound / 9), -1)
+        inside = 0.99 * (1 - share) > 1e-4
+        g_logit = 0.99 * share * (1 - share) * (gr - np.where(inside, 0.5 * g_scale / scale[:latent, 0], 0))
+        return from_host(ctx.saved_tensors[0], gM, g_raw, g_logit)

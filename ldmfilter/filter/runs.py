@@ -2,17 +2,20 @@
 
     run.json                 when and on which session, with its units
     config.toml              every option, resolved
-    log.jsonl                one record an evaluation
-    checkpoint.safetensors   the whole state of the training; its header holds JSON
-    model.safetensors        the parameters kept so far
+    log.jsonl                one record an evaluation, for people: nothing reads it back
+    checkpoint.safetensors   the whole state of the training
+    model.safetensors        the parameters kept so far, with all that decoding needs
 
 All of it is data, written whole or not at all; opening a stranger's folder runs nothing.
 """
 
+import hashlib
 import json
 import math
 import os
+import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -20,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import xarray as xr
-from safetensors.torch import save as save_tensors
 
 from ldmfilter.config import Config
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors, write_bytes
-from ldmfilter.filter.model import MODEL_FILE, LDMFilter, first_line, load, read_tensors
+from ldmfilter.filter.model import MODEL_FILE, LDMFilter, load
+from ldmfilter.filter.tensors import damaged, read_tensors, write_tensors
 from ldmfilter.filter.training import Record, Training
 from ldmfilter.version import __version__
 
@@ -76,8 +79,7 @@ class Run:
         path = new_folder(session, now) if folder is None else Path(folder)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path}: exists already; choose another --run, or --resume to go on with it")
-        with disk_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
+        toml = config.to_toml()
         about = {
             "format": RUN_FORMAT,
             "package_version": __version__,
@@ -86,9 +88,16 @@ class Run:
             "checksum": session.source.checksum,
             "unit_ids": chosen.units["unit"].to_numpy().tolist(),
             "session_unit_ids": session.units["unit"].to_numpy().tolist(),
+            "config_sha256": _sha256(toml.encode()),
         }
-        write_bytes(path / _CONFIG, config.to_toml().encode())
-        write_bytes(path / _RUN, json.dumps(about, indent=1).encode())
+        try:
+            with disk_errors(path):
+                path.mkdir(parents=True, exist_ok=True)
+            write_bytes(path / _CONFIG, toml.encode())
+            write_bytes(path / _RUN, json.dumps(about, indent=1).encode())
+        except InputError:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
         return cls(path, config, about)
 
     @classmethod
@@ -108,11 +117,16 @@ class Run:
                     f"{path / _RUN}: run format {about['format']}, made by ldmfilter {about.get('package_version')}, "
                     f"is newer than this package reads ({RUN_FORMAT}); update ldmfilter"
                 )
-            return cls(path, Config.read(path / _CONFIG), about)
+            config = Config.read(path / _CONFIG)
+            if _sha256((path / _CONFIG).read_bytes()) != about["config_sha256"]:
+                raise InputError(
+                    f"{path / _CONFIG}: is not what the run was made with; restore the file or train again"
+                )
+            return cls(path, config, about)
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{path / _RUN}: damaged ({first_line(error)}); train again or restore the file") from None
+            raise damaged(path / _RUN, error) from None
 
     @classmethod
     def latest(cls, root: Path = RUNS) -> "Run":
@@ -121,10 +135,15 @@ class Run:
         Raises:
             InputError: there is none.
         """
-        folders = [path.parent for path in root.glob(f"*/{_RUN}")] if root.is_dir() else []
-        if not folders:
+        made: dict[Path, str] = {}
+        for path in root.glob(f"*/{_RUN}") if root.is_dir() else []:
+            try:
+                made[path.parent] = str(json.loads(path.read_text(encoding="utf-8"))["created"])
+            except (OSError, ValueError, KeyError, TypeError):
+                warnings.warn(f"{path}: damaged file; this run is passed over", stacklevel=2)
+        if not made:
             raise InputError(f"{root}: no run here; run `ldmfilter train SESSION` first, or give --run FOLDER")
-        return max((cls.open(folder) for folder in folders), key=lambda run: run.created)
+        return cls.open(max(made, key=made.__getitem__))
 
     def train(self, training: Training, counts: xr.DataArray) -> Iterator[Record]:
         """Drive a training and keep log, checkpoints and model up to date; one record an evaluation.
@@ -135,46 +154,43 @@ class Run:
         """
         written = 0.0
         self._write_log(training.history)
+        if training.step:
+            self._write_model(training, counts)  # a stop may have come between checkpoint and model
         for record in training.run():
             with disk_errors(self.folder / _LOG), (self.folder / _LOG).open("a", encoding="utf-8") as log:
                 log.write(_line(record))
             if time.monotonic() - written >= CHECKPOINT_EVERY or record.step == self.config.filter.max_steps:
-                self._write_checkpoint(training, counts)
+                try:
+                    write_tensors(self.folder / _CHECKPOINT, *training.state())
+                    self._write_model(training, counts)
+                except InputError:
+                    if not written and not training.step:  # nothing is worth keeping yet
+                        shutil.rmtree(self.folder, ignore_errors=True)
+                    raise
                 written = time.monotonic()
             yield record
 
     def resume(self, training: Training) -> None:
-        """Put a training back to the last checkpoint, if there is one.
+        """Put a training back to the last checkpoint; one that was stopped before its first begins anew.
 
         Raises:
-            InputError: the checkpoint is damaged.
+            InputError: the checkpoint is missing or damaged.
         """
         path = self.folder / _CHECKPOINT
-        if not path.exists():
+        if not path.exists() and not (self.folder / MODEL_FILE).exists():
             return
-        tensors, values = read_tensors(path, "training")
+        tensors, values = read_tensors(path)
         try:
             training.restore(tensors, values)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"{path}: damaged checkpoint ({first_line(error)}); train again or restore the file"
-            ) from None
-
-    @property
-    def finished_steps(self) -> int:
-        """Steps done at the last checkpoint, 0 without one. Raises: InputError when it is damaged."""
-        path = self.folder / _CHECKPOINT
-        return int(read_tensors(path, "training")[1]["step"]) if path.exists() else 0
+            raise damaged(path, error) from None
 
     def model(self) -> LDMFilter:
         """The model kept so far. Raises: InputError when it is missing or damaged."""
         return load(self.folder / MODEL_FILE)
 
-    def _write_checkpoint(self, training: Training, counts: xr.DataArray) -> None:
-        model = LDMFilter(**asdict(self.config.filter)).take(training, counts)
-        model.save(self.folder)
-        tensors, values = training.state()
-        write_bytes(self.folder / _CHECKPOINT, save_tensors(tensors, {"training": json.dumps(values)}))
+    def _write_model(self, training: Training, counts: xr.DataArray) -> None:
+        LDMFilter(**asdict(self.config.filter)).take(training, counts).save(self.folder)
 
     def _write_log(self, history: list[Record]) -> None:
         write_bytes(self.folder / _LOG, "".join(map(_line, history)).encode())
@@ -188,6 +204,10 @@ def new_folder(session: Session, now: datetime) -> Path:
     while path.exists():
         path, n = RUNS / f"{name}-{n}", n + 1
     return path
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _line(record: Record) -> str:

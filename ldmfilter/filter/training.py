@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.windows import split_windows
-from ldmfilter.errors import TrainingError
+from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter.kalman import filter_windows
 from ldmfilter.filter.linalg import NotPositiveDefiniteError, one_thread, whitening
 from ldmfilter.filter.network import Network
@@ -25,28 +25,15 @@ from ldmfilter.ldm.objectives import Objective, predictive
 
 EVALUATE_EVERY = 25  # steps
 EVALUATION_WINDOWS = 256  # held-out windows at most, spread evenly
-SCALING_BINS = 20_000  # bins at most that the mean and deviation of z are learnt from, spread evenly
+SCALING_BINS = 20_000  # bins at most that the mean and covariance of z are learnt from, spread evenly
 GRADIENT_NORM = 5.0  # gradients are clipped to it
 COLLAPSED_RANK = 0.2  # an effective rank below this share of the latent dimensions is a collapse
 GRACE = 100  # steps before a collapse is told
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Settings of the optimisation that differ between entropies; measured by tests/benchmarks/linear_track.py."""
-
-    learning_rate: float
-    batch_size: int  # windows
-    samples: int | None = None  # bins of each window that the entropy is estimated from; None takes all
-    options: dict[str, int | float] = dataclasses.field(default_factory=dict)
-
-
-RECIPES = {
-    "logdet": Recipe(1e-3, 64),
-    "knn": Recipe(1e-3, 64, samples=4, options={"k": 3, "clip": 0.1}),
-    "stopgrad": Recipe(1e-3, 64),
-    "kde": Recipe(1e-3, 64, samples=4),
-}
+# kNN and KDE compare few bins of many windows, and none with its own window: neighbours in time are not independent.
+SAMPLES = 4  # bins of each window
+KNN_OPTIONS: dict[str, int | float] = {"k": 3, "clip": 0.1}  # the paper's
 
 
 @dataclass(frozen=True)
@@ -56,7 +43,7 @@ class Record:
     Attributes:
         step: training steps done.
         loss: mean negative objective since the last evaluation (NaN before the first step).
-        held_out_log_likelihood: of standardised z in held-out blocks, each bin predicted from those before.
+        held_out_log_likelihood: of white z in held-out blocks, each bin predicted from those before.
         score: the same minus the log-likelihood of a Gaussian without memory, which makes it independent of
             the scale and correlation of z: how much prediction helps. The step with the highest is kept.
         effective_rank: of held-out z, the exponential of the entropy of its covariance's normalised eigenvalues
@@ -108,10 +95,9 @@ class Training:
 
         config.validate()
         self.config = config
-        self.recipe = RECIPES[config.entropy]
-        self.learning_rate = config.learning_rate or self.recipe.learning_rate
-        self.batch_size = config.batch_size or self.recipe.batch_size
         self.device = resolve_device(config.device)
+        if config.precision == "16-mixed" and self.device == "cpu":
+            raise InputError("precision is 16-mixed, which needs CUDA; use bf16-mixed or 32-true on the CPU")
         self.windows = split_windows(counts, config.window, config.held_out)
         self._counts = _Counts(counts, self.device)
         self.step = 0
@@ -127,7 +113,7 @@ class Training:
         decay, plain = list(network.encoder.parameters()), list(network.dynamics.parameters())
         optimizer = torch.optim.AdamW(
             [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=self.learning_rate,
+            lr=config.learning_rate,
         )
         self._fabric = fabric
         self._module, self._optimizer = fabric.setup(network, optimizer)
@@ -168,8 +154,8 @@ class Training:
         progress = self.step / self.config.max_steps
         rate = min(1.0, (self.step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate * rate
-        picks = torch.randint(len(self.windows.train_starts), (self.batch_size,), generator=self._draws)
+            group["lr"] = self.config.learning_rate * rate
+        picks = torch.randint(len(self.windows.train_starts), (self.config.batch_size,), generator=self._draws)
         starts = self.windows.train_starts[picks.numpy()]
         objective = self._objective(self._counts.windows(starts, self.config.window))
         self._optimizer.zero_grad()
@@ -189,11 +175,19 @@ class Training:
         if self.config.entropy in ("stopgrad", "logdet"):
             return predictive(z, zhat, S, self.config.entropy)
         batch, time, _ = z.shape
-        k = min(self.recipe.samples or time, time)
+        k = min(SAMPLES, time)
         order = torch.rand(batch, time, generator=self._draws).argsort(1)[:, :k].to(z.device)
         window = torch.arange(batch, device=z.device)[:, None]
         group = window.expand(batch, k).flatten()
-        return predictive(z, zhat, S, self.config.entropy, z[window, order].flatten(0, 1), group, self.recipe.options)
+        return predictive(
+            z,
+            zhat,
+            S,
+            self.config.entropy,
+            z[window, order].flatten(0, 1),
+            group,
+            KNN_OPTIONS if self.config.entropy == "knn" else None,
+        )
 
     @torch.no_grad()
     def _evaluate(self) -> Record:
@@ -222,7 +216,7 @@ class Training:
     def _diverged(self) -> TrainingError:
         return TrainingError(
             f"training diverged at step {self.step}: its numbers are not finite any more; "
-            f"try a --learning-rate below {self.learning_rate:g}"
+            f"try a --learning-rate below {self.config.learning_rate:g}"
         )
 
     def _check(self, record: Record) -> None:

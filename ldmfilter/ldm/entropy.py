@@ -19,8 +19,8 @@ from torch.autograd.function import once_differentiable
 
 #: Pairs of samples in a tile. On the CPU the tile stays near the processor's caches; a GPU wants more at once.
 TILE_CPU, TILE_CUDA = 2**18, 2**26
-#: Where a k-d tree beats tiles (measured by tests/benchmarks/entropy_speed.py): beyond these dimensions it
-#: looks at nearly every sample, and a few hundred samples are compared as fast as a tree is built.
+#: Where a k-d tree beats tiles, measured on one core with normal samples: in more dimensions it looks at nearly every
+#: sample, and a few hundred samples are compared as fast as a tree is built.
 TREE_MOST_DIMS, TREE_LEAST_SAMPLES = 12, 512
 
 
@@ -41,45 +41,48 @@ def _groups(
 
 
 def _tiles(
-    z: Float[Tensor, "sample dim"], group: Int[Tensor, " sample"]
-) -> Iterator[tuple[slice, Float[Tensor, "row sample"]]]:
-    """The matrix of distances some rows at a time, infinite within a group; the caller may overwrite a tile."""
-    n = len(z)
-    height = max(1, (TILE_CPU if z.device.type == "cpu" else TILE_CUDA) // n)
-    for start in range(0, n, height):
-        rows = slice(start, start + height)
+    z: Float[Tensor, "sample dim"], group: Int[Tensor, " sample"], of: Int[Tensor, " row"] | None = None
+) -> Iterator[tuple[Int[Tensor, " tile_row"], Float[Tensor, "tile_row sample"]]]:
+    """The matrix of distances some rows at a time, infinite within a group; the caller may overwrite a tile.
+
+    `of`: the samples whose rows are wanted; None takes all.
+    """
+    of = torch.arange(len(z), device=z.device) if of is None else of
+    height = max(1, (TILE_CPU if z.device.type == "cpu" else TILE_CUDA) // len(z))
+    for rows in of.split(height):
         # Differences, not |a|^2 + |b|^2 - 2 a'b: this would lose the small distances to rounding.
         distance = torch.cdist(z[rows], z, compute_mode="donot_use_mm_for_euclid_dist")
         yield rows, distance.masked_fill_(group[rows, None] == group[None, :], math.inf)
 
 
-def _nearest_by_tree(x: np.ndarray, group: np.ndarray, k: int, workers: int) -> np.ndarray:
-    """Index of each sample's k-th nearest neighbour outside its own group, in O(N log N) for small groups."""
+def _nearest_in_tree(x: np.ndarray, group: np.ndarray, k: int, ask: int, workers: int) -> np.ndarray:
+    """Index of each sample's k-th nearest neighbour outside its own group, -1 where fewer than k of the nearest
+    `ask` samples, itself among them, are outside."""
     tree = cKDTree(x)
     nearest = np.empty(len(x), np.int64)
-    left, ask = np.arange(len(x)), 2 * k + 2
-    while left.size:
-        # A sample whose neighbours are mostly of its own group asks again, for twice as many.
-        short = []
-        for rows in np.array_split(left, math.ceil(left.size * ask / TILE_CPU)):
-            found = tree.query(x[rows], min(ask, len(x)), workers=workers)[1]
-            rank = np.cumsum(group[found] != group[rows, None], axis=1)
-            enough = rank[:, -1] >= k
-            nearest[rows[enough]] = found[enough, (rank[enough] == k).argmax(1)]
-            short.append(rows[~enough])
-        left, ask = np.concatenate(short), 2 * ask
+    for rows in np.array_split(np.arange(len(x)), math.ceil(len(x) * ask / TILE_CPU)):
+        found = tree.query(x[rows], ask, workers=workers)[1]
+        rank = np.cumsum(group[found] != group[rows, None], axis=1)
+        kth = found[np.arange(len(rows)), (rank == k).argmax(1)]
+        nearest[rows] = np.where(rank[:, -1] >= k, kth, -1)
     return nearest
 
 
 @torch.no_grad()
-def _nearest(z: Float[Tensor, "sample dim"], group: Int[Tensor, " sample"], k: int) -> Int[Tensor, " sample"]:
-    """Index of each sample's k-th nearest neighbour outside its own group, by the faster way."""
+def _nearest(
+    z: Float[Tensor, "sample dim"], group: Int[Tensor, " sample"], k: int, largest: int
+) -> Int[Tensor, " sample"]:
+    """Index of each sample's k-th nearest neighbour outside its own group, of at most `largest` samples."""
     n, d = z.shape
+    nearest = torch.full((n,), -1, device=z.device)
     in_tree = z.device.type == "cpu" and n > TREE_LEAST_SAMPLES and d <= TREE_MOST_DIMS
     if in_tree and bool(torch.isfinite(z).all()):  # a tree refuses NaN, which is the caller's to find in the result
-        return torch.from_numpy(_nearest_by_tree(z.double().numpy(), group.numpy(), k, torch.get_num_threads()))
-    nearest = torch.empty(n, dtype=torch.long, device=z.device)
-    for rows, distance in _tiles(z, group):
+        ask = k + min(largest, 3 * k)
+        found = _nearest_in_tree(z.double().numpy(), group.numpy(), k, ask, torch.get_num_threads())
+        nearest = torch.from_numpy(found)
+    # What is left where there is no tree is all; else samples in the middle of a large group of their own.
+    left = (nearest < 0).nonzero()[:, 0]
+    for rows, distance in _tiles(z, group, left):
         nearest[rows] = distance.topk(k, largest=False).indices[:, -1]
     return nearest
 
@@ -104,9 +107,10 @@ def knn(
         ValueError: fewer than k samples outside a sample's own group.
     """
     group, others = _groups(z, group)
-    if int(others.min()) < k:
-        raise ValueError(f"kNN entropy needs at least {k} samples outside each group, got {int(others.min())}")
-    neighbour = z.index_select(0, _nearest(z.detach(), group, k))
+    fewest = int(others.min())
+    if fewest < k:
+        raise ValueError(f"kNN entropy needs at least {k} samples outside each group, got {fewest}")
+    neighbour = z.index_select(0, _nearest(z.detach(), group, k, len(z) - fewest))
     eps2 = (z - neighbour).square().sum(-1).clamp_min(torch.finfo(z.dtype).tiny)
     log_eps = 0.5 * eps2.log()
     if clip > 0:

@@ -79,6 +79,8 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=5)
     arguments.add_argument("--json", type=Path)
     given = arguments.parse_args()
+    if not given.session.exists():
+        sys.exit(f"{given.session}: no such file; name the linear-track session (nelpy/example-data) with --session")
 
     session = ldmfilter.read_session(given.session)
     spans = ldmfilter.choose_spans(session, interval="epochs=run")

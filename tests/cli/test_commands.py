@@ -41,19 +41,19 @@ def refused(ended, *words: str) -> None:
         assert word in lines[0], lines[0]
 
 
-@pytest.mark.parametrize("words", [[], ["inspect"], ["train"], ["decode"]])
+@pytest.mark.parametrize("words", [[], ["inspect"], ["train"], ["decode"], ["stream"]])
 def test_help_begins_with_an_example(words, tmp_path):
     ended = here(*words, "--help", cwd=tmp_path)
     assert ended.code == 0
     text = ended.out.split("Usage:")[1].split("\n", 1)[1].strip()
-    assert text.startswith("Example: ldmfilter ")
+    assert text.startswith(("Example: ldmfilter ", "Example: acquisition | ldmfilter "))
 
 
 def test_help_needs_nothing_heavy(tmp_path):
     code = (
         "import sys\nsys.argv = ['ldmfilter', '--help']\n"
-        "from ldmfilter_cli.main import main\n"
-        "try: main()\n"
+        "from ldmfilter_cli import run\n"
+        "try: run()\n"
         "except SystemExit: pass\n"
         "names = {'torch', 'numpy', 'pandas', 'xarray', 'pynwb', 'zarr', 'h5py', 'lightning_fabric'}\n"
         "heavy = names & set(sys.modules)\n"
@@ -85,9 +85,9 @@ def test_inspect(session_file, tmp_path):
     }
 
 
-def test_the_two_commands_verbatim(session_file, tmp_path):
+def test_the_two_commands_verbatim(tmp_path):
     """In an empty folder, with a session of that name, and on a narrow terminal's width."""
-    shutil.copytree(session_file, tmp_path / "session.nwb")
+    shutil.copy(SAMPLE, tmp_path / "session.nwb")
     trained = ldmfilter("train", "session.nwb", "--max-steps", "25", cwd=tmp_path, env=os.environ | {"COLUMNS": "40"})
     assert trained.code == 0, trained.err
     run = Path(trained.out.strip())
@@ -99,7 +99,7 @@ def test_the_two_commands_verbatim(session_file, tmp_path):
     assert decoded.code == 0, decoded.err
     assert decoded.out == "latents.zarr\n"
     with xr.open_zarr(tmp_path / "latents.zarr") as latents:
-        assert latents.sizes["time"] == 1200
+        assert latents.sizes["time"] == 6000
         assert np.isfinite(latents["filtered_mean"]).all()
         assert latents.attrs["source_path"].endswith("session.nwb")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latents.zarr", "runs", "session.nwb"]
@@ -292,13 +292,40 @@ def test_nothing_to_decode_from(tmp_path):
 
 def test_existing_outputs_are_kept(session_file, trained, tmp_path):
     refused(here("train", session_file, "--run", "run", *QUICK, cwd=trained), "run: exists already", "--resume")
-    out = tmp_path / "latents.zarr"
+    out = tmp_path / "mine"
     out.mkdir()
-    (out / "mine").write_text("precious")
+    (out / "notes.txt").write_text("precious")
     refused(here("decode", "--run", "run", "--out", out, cwd=trained), "exists already", "--overwrite")
-    assert (out / "mine").read_text() == "precious"
-    assert here("decode", "--run", "run", "--out", out, "--overwrite", cwd=trained).code == 0
-    assert xr.open_zarr(out).sizes["time"] == 1200
+    for name in (out, trained / "run", trained):  # whatever is not a store of states is never replaced
+        ended = here("decode", "--run", "run", "--out", name, "--overwrite", cwd=trained)
+        refused(ended, "is no store of latent states")
+    assert (out / "notes.txt").read_text() == "precious"
+    store = tmp_path / "latents.zarr"
+    for words in (["--span", "0:10"], ["--span", "0:20", "--overwrite"]):
+        assert here("decode", "--run", "run", "--out", store, *words, cwd=trained).code == 0
+    assert xr.open_zarr(store).sizes["time"] == 200
+
+
+def test_decode_bins_as_train_did_where_units_were_selected(tmp_path):
+    """The unit that is left out fires first and last: the session's extent is its own, and so are the bins."""
+    rng = np.random.default_rng(0)
+    spikes = [np.sort(rng.uniform(3.03, 90.0, 300)) for _ in range(4)]
+    Session.from_spikes([*spikes, [0.01, 99.9]], units={"good": [True] * 4 + [False]}).to_zarr(tmp_path / "s.zarr")
+    ended = here("train", "s.zarr", "--units", "good == True", "--run", "run", *QUICK, cwd=tmp_path)
+    assert "4 units, 998 bins" in ended.err
+    assert here("decode", "--run", "run", "--out", "l.zarr", cwd=tmp_path).code == 0
+    with xr.open_zarr(tmp_path / "l.zarr") as latents:
+        assert latents.sizes["time"] == 998
+        assert float(latents["time"][0]) == pytest.approx(0.06)
+
+
+def test_a_damaged_neighbour_does_not_hide_the_latest_run(trained, tmp_path):
+    shutil.copytree(trained / "run", tmp_path / "runs" / "good")
+    (tmp_path / "runs" / "bad").mkdir()
+    (tmp_path / "runs" / "bad" / "run.json").write_text("{")
+    ended = here("decode", "--out", "l.zarr", cwd=tmp_path)
+    assert ended.code == 0
+    assert "bad/run.json: damaged file; this run is passed over" in ended.err
 
 
 def test_other_units_are_refused(trained, tmp_path):
@@ -309,45 +336,47 @@ def test_other_units_are_refused(trained, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run.json", "config.toml", "model.safetensors", "checkpoint.safetensors"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "one bit"])
 def test_damaged_run_folders(trained, tmp_path, name, damage):
     shutil.copytree(trained / "run", tmp_path / "run")
     path = tmp_path / "run" / name
     content = path.read_bytes()
     path.unlink()
-    if damage != "missing":
+    if damage == "one bit":
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif damage != "missing":
         path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
-    if name == "checkpoint.safetensors" and damage == "missing":
-        return  # the model is whole: it can be decoded, and a resumed training starts at its beginning
-    if name == "config.toml" and damage == "empty":
-        return  # an empty TOML file is a whole one, of defaults
-    ended = here("decode", "--run", "run", "--out", "out.zarr", cwd=tmp_path)
-    refused(ended, "run" if name == "run.json" and damage == "missing" else name)
+    before = sorted(file.name for file in (tmp_path / "run").iterdir())
+    if name == "run.json" and damage == "one bit":
+        return  # a bit in a date or a path is not seen, and changes no number
+    named = "run: is not a run folder" if name == "run.json" and damage == "missing" else name
+    if name != "checkpoint.safetensors":  # decoding does not need it
+        refused(here("decode", "--run", "run", "--out", "out.zarr", cwd=tmp_path), named)
+    if name != "model.safetensors":  # which the checkpoint makes again
+        refused(here("train", "--resume", "--run", "run", cwd=tmp_path), named)
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == before
     assert not (tmp_path / "out.zarr").exists()
 
 
-def test_no_space_on_the_disk(session_file, trained, tmp_path):
+@pytest.mark.parametrize("name", ["train", "decode"])
+def test_no_space_on_the_disk(session_file, trained, tmp_path, name):
     """A file size limit stands for a full disk: the write fails in the middle in the same way."""
     command = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); sys.argv[0] = 'ldmfilter';"
-        "from ldmfilter_cli.main import main; main()"
+        "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "from ldmfilter_cli import run\nrun()"
     )
-    words = ["decode", "--run", str(trained / "run"), "--out", "out.zarr"]
+    words = {"decode": ["--run", trained / "run", "--out", "out.zarr"], "train": [session_file, "--run", "out"]}[name]
     done = subprocess.run(
-        [sys.executable, "-c", command, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", command, name, "--quiet", *map(str, words)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.returncode == 3, done.stderr
-    assert len(done.stderr.strip().splitlines()[-1:]) == 1
-    assert "out.zarr: no space left" in done.stderr
+    refused(Ended(done.returncode, done.stdout, done.stderr), "out", "no space left on the disk")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_is_read_only(trained, tmp_path):
-    tmp_path.chmod(0o555)
-    ended = here("decode", "--run", "run", "--out", tmp_path / "out.zarr", cwd=trained)
-    refused(ended, "cannot be written")
 
 
 def test_a_folder_that_does_not_exist(trained):

@@ -74,6 +74,7 @@ def test_names_stay_within_the_store(name, tmp_path):
         session.behavior,
         observed,
     )
+    (tmp_path / "inner").mkdir()
     path = session.to_zarr(tmp_path / "inner" / "session.zarr")
     back = read_session(path)
     assert_same(session, back)
@@ -91,7 +92,7 @@ def test_xarray_opens_the_groups(session, tmp_path):
 def test_an_existing_store_is_kept_without_overwrite(session, tmp_path):
     path = session.to_zarr(tmp_path / "session.zarr")
     other = Session.from_spikes([[1.0]])
-    assert line_of(lambda p: other.to_zarr(p), path) == "exists; give another path or allow overwriting it"
+    assert line_of(lambda p: other.to_zarr(p), path) == "exists already; choose another name or give --overwrite"
     assert_same(session, read_session(path))
     other.to_zarr(path, overwrite=True)
     assert read_session(path).n_units == 1
@@ -113,7 +114,7 @@ def test_a_failed_write_leaves_the_old_store(session, tmp_path, monkeypatch):
 
     monkeypatch.setattr("ldmfilter.data.zarr._put_dataset", full)
     said = line_of(lambda p: Session.from_spikes([[1.0]]).to_zarr(p, overwrite=True), path)
-    assert said == "cannot be written (No space left on device); check the disk"
+    assert said == "no space left on the disk; free some or write elsewhere"
     monkeypatch.undo()
     assert_same(session, read_session(path))
     assert [p.name for p in tmp_path.iterdir()] == ["session.zarr"]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from safetensors.torch import load_file, save_file
 from scipy.stats import norm
 
 import ldmfilter
@@ -15,6 +14,7 @@ from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 from ldmfilter.filter.decode import select_model_units, write_latents
 from ldmfilter.filter.model import LDMFilter, load
+from ldmfilter.filter.tensors import read_tensors, write_tensors
 from tests.filter.conftest import SMALL
 from tests.filter.reference import loop
 
@@ -116,6 +116,12 @@ def test_schema_and_store(fitted, counts, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["latents.zarr"]
     with pytest.raises(InputError, match="exists already; choose another name or give --overwrite"):
         write_latents(latents, tmp_path / "latents.zarr")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "notes.txt").write_text("precious")
+    for name in ("mine", "notes.txt"):
+        with pytest.raises(InputError, match="is no store of latent states and is not replaced"):
+            write_latents(latents, tmp_path / name, overwrite=True)
+    assert (tmp_path / "notes.txt").read_text() == "precious"
     write_latents(latents.isel(time=slice(10)), tmp_path / "latents.zarr", overwrite=True)
     with xr.open_zarr(tmp_path / "latents.zarr") as store:
         assert store.sizes["time"] == 10
@@ -142,14 +148,13 @@ def test_save_and_load(fitted, counts, tmp_path):
     again = ldmfilter.load(tmp_path / "model")
     assert again.model_id_ == fitted.model_id_
     assert again.get_params() == fitted.get_params()
+    assert str(again.history_) == str(fitted.history_)
     xr.testing.assert_equal(again.decode(counts), fitted.decode(counts))
 
 
 def rewrite(path: Path, **changes: object) -> None:
-    content = path.read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["ldmfilter"])
-    save_file(load_file(path), path, {"ldmfilter": json.dumps({**header, **changes})})
+    tensors, description = read_tensors(path)
+    write_tensors(path, tensors, {**description, **changes})
 
 
 def test_damaged_models_are_refused_in_one_line(fitted, tmp_path):
@@ -159,14 +164,14 @@ def test_damaged_models_are_refused_in_one_line(fitted, tmp_path):
         "truncated": good[:-100],
         "empty": b"",
         "not safetensors": b"\x80\x04pickle",
+        "one bit": good[:-5] + bytes([good[-5] ^ 1]) + good[-4:],
         "tensors missing": None,
     }
     for name, content in cases.items():
         if content is None:
             path.write_bytes(good)
-            tensors = load_file(path)
-            meta = json.loads(good[8 : 8 + int.from_bytes(good[:8], "little")])["__metadata__"]
-            save_file({"z_mean": tensors["z_mean"]}, path, meta)
+            tensors, description = read_tensors(path)
+            write_tensors(path, {"z_mean": tensors["z_mean"]}, description)
         else:
             path.write_bytes(content)
         with pytest.raises(InputError, match=r"model\.safetensors: damaged") as error:
@@ -228,3 +233,19 @@ def test_the_readmes_lines(session, tmp_path):
     latents = model.decode(counts, ci=0.95)
     assert np.isfinite(latents["filtered_mean"]).all()
     assert latents["ci"].sizes["bound"] == 2
+
+
+def test_bins_that_were_taken_out_end_a_segment(fitted, counts):
+    apart = counts.isel(time=np.r_[0:100, 200:300])
+    latents = fitted.decode(apart)
+    assert np.unique(latents["segment"]).tolist() == [0, 1]
+    alone = fitted.decode(counts.isel(time=slice(200, 300)))
+    np.testing.assert_array_equal(latents["filtered_mean"][100:], alone["filtered_mean"])
+
+
+def test_half_precision_needs_a_gpu(counts):
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="16-mixed, which needs CUDA"):
+            LDMFilter(**SMALL, precision="16-mixed").fit(counts)
+    latents = LDMFilter(**SMALL | {"max_steps": 25}, precision="bf16-mixed", device="cpu").fit(counts).decode(counts)
+    assert np.isfinite(latents["filtered_mean"]).all()

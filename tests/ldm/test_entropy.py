@@ -156,7 +156,7 @@ def test_equal_to_the_plain_definition(n, d, grouping, monkeypatch):
 
 
 def test_windows_in_which_samples_crowd_together():
-    """The tree has to ask again: the nearest 50 samples are all of the sample's own group."""
+    """The tree gives up: the nearest 50 samples are all of the sample's own group."""
     g = torch.Generator().manual_seed(0)
     centres = 10 * torch.randn(16, 3, generator=g, dtype=torch.float64)
     z = (centres[:, None] + 0.01 * torch.randn(16, 50, 3, generator=g, dtype=torch.float64)).flatten(0, 1)

@@ -1,0 +1,66 @@
+"""Files of tensors and JSON: safetensors with a description in the header, and a digest of both. Data, never code."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ldmfilter.errors import InputError
+from ldmfilter.files import write_bytes
+
+_KEY = "ldmfilter"
+
+
+def digest(tensors: dict[str, Tensor], text: str = "") -> str:
+    """SHA-256 of named tensors, whatever their order, and of a text."""
+    total = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        total.update(value.numpy().tobytes())
+    return total.hexdigest()
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """Replace a file at once.
+
+    Raises:
+        InputError: the disk refuses.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    # One entry: safetensors writes several in no fixed order, and equal runs are to be equal files.
+    entry = {"description": description, "sha256": digest(tensors, json.dumps(description))}
+    write_bytes(path, save_tensors(tensors, {_KEY: json.dumps(entry)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and description of a file that `write_tensors` wrote.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); train again or restore the file") from None
+    try:
+        tensors = load_tensors(content)
+        length = int.from_bytes(content[:8], "little")
+        entry = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_KEY])
+        description = entry["description"]
+        if not isinstance(description, dict) or digest(tensors, json.dumps(description)) != entry["sha256"]:
+            raise ValueError("its checksum does not fit")
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error) from None
+    return tensors, description
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    """The refusal of a damaged file, on one line."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(f"{path}: damaged file ({reason}); train again or restore the file")

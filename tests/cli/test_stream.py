@@ -1,0 +1,255 @@
+"""Counts in, states out, through a real pipe."""
+
+import contextlib
+import json
+import select
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from ldmfilter_cli.main import app
+from typer.testing import CliRunner
+
+from ldmfilter import bin_spikes
+from ldmfilter.data.zarr import read_zarr
+from ldmfilter.filter.runs import Run
+
+COMMAND = [sys.executable, "-m", "ldmfilter_cli", "stream"]
+N = 16  # units of the session
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return Run.open(trained / "run").model()
+
+
+@pytest.fixture(scope="module")
+def counts(session_file, model) -> xr.DataArray:
+    return bin_spikes(read_zarr(session_file), model.bin_size_, "epochs=run")[:120]
+
+
+def stream(trained: Path, lines: Sequence[str | bytes], *words: str) -> tuple[list[str], list[str], int]:
+    """Lines of stdout and stderr, and the exit code."""
+    raw = b"".join((line.encode() if isinstance(line, str) else line) + b"\n" for line in lines)
+    with contextlib.chdir(trained):  # in this process, which is quicker than in its own
+        done = CliRunner().invoke(app, ["stream", *words], input=raw, prog_name="ldmfilter")
+    return done.stdout.splitlines(), done.stderr.splitlines(), done.exit_code
+
+
+def states(trained: Path, lines: Sequence[str | bytes], *words: str) -> list[dict]:
+    """States of lines without a fault."""
+    out, err, code = stream(trained, lines, "--run", "run", "--quiet", *words)
+    assert (err, code) == ([], 0)
+    return [json.loads(line) for line in out]
+
+
+def as_json(counts: xr.DataArray) -> list[str]:
+    return [json.dumps(row.tolist()) for row in counts.to_numpy()]
+
+
+def assert_equal(got: Sequence[dict], latents: xr.Dataset) -> None:
+    np.testing.assert_allclose([s["mean"] for s in got], latents["filtered_mean"], atol=1e-6)
+    np.testing.assert_allclose([s["cov"] for s in got], latents["filtered_cov"], atol=1e-6)
+    assert [s["bin"] for s in got] == list(range(latents.sizes["time"]))
+    assert [s["observed"] for s in got] == latents["observed"].to_numpy().tolist()
+
+
+@pytest.fixture(scope="module")
+def with_gaps(counts) -> xr.DataArray:
+    """Three missing bins, and from bin 70 on another segment."""
+    observed = np.ones(len(counts), bool)
+    observed[[5, 40, 41]] = False
+    segment = (np.arange(len(counts)) >= 70).astype(np.int32)
+    return counts.assign_coords(observed=("time", observed), segment=("time", segment))
+
+
+def test_json_equals_decoding_offline(trained, model, with_gaps):
+    lines = as_json(with_gaps)
+    lines[5], lines[40], lines[41] = "null", json.dumps([None] * N), " null "
+    lines.insert(70, '"reset"')
+    got = states(trained, lines, "--ci", "0.9")
+    latents = model.decode(with_gaps, ci=0.9)
+    assert_equal(got, latents)
+    np.testing.assert_allclose([s["ci"] for s in got], latents["ci"], atol=2e-6)
+
+
+def test_csv_equals_decoding_offline(trained, model, with_gaps):
+    order = np.random.default_rng(0).permutation(N)
+    lines = [",".join(map(str, row)) for row in with_gaps.to_numpy()[:, order]]
+    lines[5], lines[40], lines[41] = "", "," * (N - 1), " , " * 3
+    lines.insert(70, "reset")
+    assert_equal(states(trained, [",".join(map(str, model.unit_ids_[order])), *lines]), model.decode(with_gaps))
+
+
+def test_objects_by_unit_id(trained, model, counts):
+    lines = [
+        json.dumps({str(u): int(c) for u, c in zip(model.unit_ids_, row, strict=True) if c})
+        for row in counts.to_numpy()
+    ]
+    assert_equal(states(trained, lines), model.decode(counts))
+
+
+def test_units_that_are_not_observed(trained, model, counts):
+    seen = np.ones(counts.shape, bool)
+    seen[::3, 2] = False
+    latents = model.decode(counts.assign_coords(unit_observed=(("time", "unit"), seen)))
+    values = [
+        [c if s else None for c, s in zip(*pair, strict=True)]
+        for pair in zip(counts.to_numpy().tolist(), seen, strict=True)
+    ]
+    assert_equal(states(trained, list(map(json.dumps, values))), latents)
+    lines = [",".join("" if c is None else str(c) for c in row) for row in values]
+    assert_equal(states(trained, lines), latents)
+
+
+def test_csv_out(trained, counts):
+    lines = as_json(counts[:3])
+    out, _, code = stream(trained, lines, "--run", "run", "--quiet", "--out-format", "csv", "--ci", "0.95")
+    expected = states(trained, lines, "--ci", "0.95")
+    assert code == 0
+    names = out[0].split(",")
+    d = len(expected[0]["mean"])
+    assert names[:3] == ["bin", "observed", "mean_0"]
+    assert len(names) == 2 + d + d * d + 2 * d
+    assert [names[2 + d + 1], names[-1]] == ["cov_0_1", f"upper_{d - 1}"]
+    for line, state in zip(out[1:], expected, strict=True):
+        values = list(map(float, line.split(",")))
+        assert values == [state["bin"], 1, *state["mean"], *np.ravel(state["cov"]), *np.ravel(state["ci"])]
+
+
+def test_without_covariance(trained, counts):
+    assert set(states(trained, as_json(counts[:1]), "--no-cov")[0]) == {"bin", "observed", "mean"}
+    out, _, _ = stream(trained, as_json(counts[:1]), "--run", "run", "--quiet", "--no-cov", "--out-format", "csv")
+    assert "cov" not in out[0]
+
+
+MALFORMED = {
+    "[1, 2": "not JSON",
+    "[" * 100_000: "not JSON",
+    "[1, 2, 3]": "3 counts, but the model has 16 units",
+    "[]": "0 counts",
+    "[null]": "1 counts",
+    json.dumps([-1] + [0] * 15): "has -1; give whole numbers of 0 or more",
+    json.dumps([0.5] + [0] * 15): "has 0.5",
+    json.dumps([float("inf")] + [0] * 15): "has inf",
+    json.dumps([10**400] + [0] * 15): "too large",
+    json.dumps(["1"] + [0] * 15): '"1" is not a count',
+    json.dumps([True] + [0] * 15): "true is not a count",
+    json.dumps([[1] * 16]): "is not a count",
+    '{"unheard": 1}': "has no unit 'unheard'",
+    "hello": "'hello' is not a count",
+    "12": "1 counts",
+    "1,2,x": "'x' is not a count",
+    '"a,b': "is not a count",
+}
+
+
+def test_a_malformed_line_is_named_once_and_its_bin_is_missing(trained, counts):
+    lines = as_json(counts[:10])
+    bad: list[str | bytes] = [*MALFORMED, b"\xff\xfe[1]"]
+    mixed = [lines[0], *bad, *lines[1:]]
+    out, err, code = stream(trained, mixed, "--run", "run", "--quiet")
+    assert code == 0
+    assert len(err) == len(bad), err
+    for number, (said, reason) in enumerate(zip(err, [*MALFORMED.values(), "not text in UTF-8"], strict=True), 2):
+        assert said.startswith(f"line {number}: "), said
+        assert reason in said
+        assert said.endswith("; taken as a missing bin")
+        assert len(said) < 250
+    clean = states(trained, [lines[0], *["null"] * len(bad), *lines[1:]])
+    assert [json.loads(line) for line in out] == clean
+
+
+def test_a_malformed_first_line_decides_nothing(trained, counts):
+    out, err, code = stream(trained, ["what is this?", *as_json(counts[:3])], "--run", "run", "--quiet")
+    assert (code, len(out), len(err)) == (0, 4, 1)
+    assert json.loads(out[3])["observed"]
+
+
+def test_a_named_format_is_kept_to(trained, counts):
+    _, err, _ = stream(trained, ["1,2,3", ""], "--run", "run", "--quiet", "--format", "json")
+    assert ["not JSON" in line for line in err] == [True, True]
+    _, err, _ = stream(trained, as_json(counts[:1]), "--run", "run", "--quiet", "--format", "csv")
+    assert len(err) == 1
+    assert "is not a count" in err[0]
+
+
+def test_headers(trained, model, counts):
+    ids = [str(u) for u in model.unit_ids_]
+    row = ",".join(map(str, counts.to_numpy()[0]))
+    _, err, code = stream(trained, [",".join(ids[:-1]), row], "--run", "run", "--quiet", "--header")
+    assert code == 3
+    assert len(err) == 1
+    assert f"line 1: the header lacks unit {ids[-1]}" in err[0]
+    _, err, code = stream(trained, [",".join([*ids, "time"]), row + ",0.5"], "--run", "run", "--quiet")
+    assert code == 3
+    assert "has 'time', no unit of the session" in err[0]
+    out, err, code = stream(trained, [",".join(ids), row], "--run", "run", "--quiet", "--no-header")
+    assert (code, len(out), err) == (0, 2, [])
+    out, err, code = stream(trained, [",".join(ids), row + ",7"], "--run", "run")
+    assert (code, len(out), len(err)) == (0, 1, 3)
+    assert "read as a header" in err[1]
+    assert "17 fields below a header of 16" in err[2]
+
+
+def test_each_state_goes_out_while_stdin_is_open(trained, counts):
+    """An acquisition system waits for the answer before it sends the next bin."""
+    words = [*COMMAND, "--run", "run", "--quiet"]
+    with subprocess.Popen(words, cwd=trained, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            for n, line in enumerate([*as_json(counts[:5]), "null", "nonsense"]):
+                process.stdin.write(line.encode() + b"\n")
+                process.stdin.flush()
+                assert select.select([process.stdout], [], [], 60)[0], "no state came"
+                assert json.loads(process.stdout.readline())["bin"] == n
+            process.stdin.close()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+
+
+def test_a_reader_that_leaves_ends_it_quietly(trained, counts):
+    words = [*COMMAND, "--run", "run"]
+    with subprocess.Popen(
+        words, cwd=trained, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            line = as_json(counts[:1])[0].encode() + b"\n"
+            process.stdin.write(line)
+            process.stdin.flush()
+            process.stdout.readline()
+            process.stdout.close()
+            process.stdin.write(line * 5)
+            process.stdin.close()
+            process.wait(10)
+            said = process.stderr.read().decode().splitlines()
+        finally:
+            process.kill()
+    assert len(said) == 1  # which model it is, at the start
+    assert "16 units, a line for each bin of 0.1 s" in said[0]
+
+
+def test_what_cannot_begin(trained, tmp_path):
+    _, err, code = stream(tmp_path, [])
+    assert (code, len(err)) == (3, 1)
+    assert "no run here" in err[0]
+    _, err, code = stream(trained, [], "--run", "run", "--ci", "95")
+    assert (code, len(err)) == (3, 1)
+    assert "ci is 95" in err[0]
+    assert stream(trained, [], "--format", "xml")[2] == 2
+
+
+def test_nothing_in_nothing_out(trained):
+    assert stream(trained, [], "--run", "run", "--quiet") == ([], [], 0)
+
+
+def test_the_latest_run(trained, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "one").symlink_to(trained / "run")
+    out, err, code = stream(tmp_path, ["null"])
+    assert (code, len(out)) == (0, 1)
+    assert "model of runs/one" in err[0]

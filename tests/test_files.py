@@ -1,0 +1,63 @@
+"""Outputs appear whole or not at all, and a disk that refuses is told in one line."""
+
+import errno
+
+import pytest
+
+from ldmfilter.errors import InputError
+from ldmfilter.files import disk_errors, replacing, write_bytes
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "no space left on the disk"),
+        (errno.EROFS, "cannot be written"),
+        (errno.EACCES, "cannot be written"),
+        (errno.ENOENT, "its folder does not exist"),
+    ],
+)
+def test_what_a_disk_answers(tmp_path, code, words):
+    with pytest.raises(InputError, match=words), disk_errors(tmp_path / "x"):
+        raise OSError(code, "the system's words")
+
+
+def test_a_block_that_fails_leaves_the_old(tmp_path):
+    target = tmp_path / "target"
+    target.write_text("old")
+
+    def fail():
+        with replacing(target, overwrite=True) as scratch:
+            scratch.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert target.read_text() == "old"
+    with replacing(target, overwrite=True) as scratch:
+        scratch.write_text("new")
+    assert target.read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_links_are_written_through(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with replacing(tmp_path / "link", overwrite=True) as scratch:
+        scratch.write_text("new")
+    assert (tmp_path / "real").read_text() == "new"
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_nothing_is_overwritten_unasked(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(InputError, match="exists already"), replacing(tmp_path / "mine", overwrite=False):
+        raise AssertionError
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_bytes(tmp_path):
+    write_bytes(tmp_path / "x", b"one")
+    write_bytes(tmp_path / "x", b"two")
+    assert (tmp_path / "x").read_bytes() == b"two"
+    assert len(list(tmp_path.iterdir())) == 1
