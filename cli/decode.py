@@ -35,6 +35,7 @@ def decode(
     wanted_spans = parse_spans(span)
     from ldmfilter.data import read_session
     from ldmfilter.data.binning import bin_spikes, choose_spans
+    from ldmfilter.data.counts import check_counts
     from ldmfilter.filter.decode import (
         BLOCK,
         check_level,
@@ -43,7 +44,6 @@ def decode(
         select_model_units,
         write_latents,
     )
-    from ldmfilter.filter.model import check_counts
     from ldmfilter.filter.runs import Run
 
     check_store(out, overwrite)

@@ -83,7 +83,7 @@ def decode_blocks(
             z = _encode(model, part)
             with one_thread():
                 seen, new = torch.from_numpy(np.asarray(part["observed"])), torch.from_numpy(starts)
-                result = filter(dynamics, z, seen, new, *([] if ahead is None else [ahead]))
+                result = filter(dynamics, z, seen, new, ahead)
                 ahead = predict(dynamics, result.filtered_mean[-1], result.filtered_cov[-1])
                 smoothed = smooth(dynamics, result, new) if smoothing else None
         before = int(segment[-1])

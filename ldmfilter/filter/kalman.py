@@ -132,6 +132,7 @@ def filter(  # the field's name for it
     z: Float[Tensor, "*batch time latent"],
     observed: Bool[Tensor, "*pattern time"] | None = None,
     starts: Bool[Tensor, " time"] | None = None,
+    ahead: tuple[Float[Tensor, " state"], Float[Tensor, "state state"]] | None = None,
 ) -> Filtered:
     """Filter pseudo-observations, causally.
 
@@ -142,15 +143,21 @@ def filter(  # the field's name for it
             shares. Default: all observed.
         starts: True at the first bin of each segment, where the filter starts anew from the prior
             (mean b, covariance P0). Default: the first bin only.
+        ahead: mean and covariance predicted for the first bin, in place of the prior, where z (time, latent) goes on
+            from a piece that was filtered before and does not start a segment.
+
+    Results agree with the loop over bins to 1e-9 in float64 and 1e-4 in float32. Differentiable once.
 
     Raises:
         NotPositiveDefiniteError: an innovation covariance is not positive definite.
     """
     *batch, time, latent = z.shape
+    goes_on = ahead is not None and (starts is None or not bool(starts[0]))
     starts = _starts(starts, time)
     observed = torch.ones(time, dtype=torch.bool) if observed is None else observed.cpu()
     # Sequences of several patterns are segments of one long one.
-    tables, row = _filter_covariances(model, observed.flatten(), _tiled(starts, observed), z.dtype)
+    first_cov = ahead[1] if ahead is not None and goes_on else None
+    tables, row = _filter_covariances(model, observed.flatten(), _tiled(starts, observed), z.dtype, first_cov)
     row = row.reshape(observed.shape).expand(*batch, time)
 
     # Around b: x_t = F_t x_{t-1} + K_t (z_t - C b), F_t = (I - K_t C) A, and F_t = A in a missing bin.
@@ -162,10 +169,15 @@ def filter(  # the field's name for it
         error = error.masked_fill(~seen, 0)
     index = row.flatten()
     u = pick(K, index, error.reshape(-1, latent))
+    if ahead is not None and goes_on:
+        first = ahead[0] - b
+        u = torch.cat([u[:1] + first - K[index[0]] @ (C @ first), u[1:]])
     x = linear_recurrence(A - K @ (C @ A), index.masked_fill(_tiled(starts, row), -1), u).reshape(*batch, time, -1)
     from_b = torch.nn.functional.pad(x[..., :-1, :] @ A.mT, (0, 0, 1, 0))
     if bool(starts[1:].any()):
         from_b = from_b.masked_fill(starts.to(z.device)[:, None], 0)
+    if ahead is not None and goes_on:
+        from_b = torch.cat([first[None], from_b[1:]])
     predicted = b + from_b
     innovation = z - predicted @ C.mT
     if seen is not None:
@@ -223,7 +235,11 @@ def _spread(table: Tensor, row: Tensor, like: Tensor) -> Tensor:
 
 
 def _filter_covariances(
-    model: LinearGaussian, observed: Bool[Tensor, " time"], starts: Bool[Tensor, " time"], dtype: torch.dtype
+    model: LinearGaussian,
+    observed: Bool[Tensor, " time"],
+    starts: Bool[Tensor, " time"],
+    dtype: torch.dtype,
+    first: Float[Tensor, "state state"] | None = None,
 ) -> tuple[Covariances, Int[Tensor, " time"]]:
     """The distinct covariances of a pattern of starts and missing bins, and which bin has which."""
     exact = LinearGaussian._make(value.double().cpu() for value in model)
@@ -242,6 +258,9 @@ def _filter_covariances(
     came_from = observed.long().roll(1)
     irregular = ~observed.roll(1) | starts.roll(1) | torch.tensor(F is None)
     known = torch.stack([steady, exact.P0])
+    if first is not None:
+        known = torch.cat([known, first.double().cpu()[None]])
+        node[0] = 2
     covs, node = _trace(step, known, node, came_from, irregular & ~starts, starts, F, SAME[dtype])
     pairs, row = distinct(2 * node + observed)
     predicted, seen = covs[pairs // 2], (pairs % 2 == 1)[:, None, None]

@@ -134,6 +134,7 @@ class _Riccati(torch.autograd.Function):
             G = G + M @ solved[:, n:]
             M = M @ solved[:, :n]
             G, P = 0.5 * (G + G.T), P + 0.5 * (step + step.T)
+            # Each step is of the size of the last one's square: the next would be lost in rounding.
             if info or abs(step).max() <= 1e-9 * abs(P).max():
                 break
         if info or not abs(step).max() <= 1e-9 * abs(P).max():

@@ -14,6 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from ldmfilter.config import FilterConfig, build_filter_config, settings
+from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
 from ldmfilter.filter.decode import decode
@@ -191,28 +192,3 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
             raise
         raise damaged(path, error) from None
     return model
-
-
-def check_counts(counts: xr.DataArray) -> xr.DataArray:
-    """Counts as this package works with them: (time, unit), with `segment` and `observed`.
-
-    Raises:
-        InputError: dims, bin_size or values that cannot be counts.
-    """
-    if counts.dims != ("time", "unit") or "time" not in counts.coords or "unit" not in counts.coords:
-        raise InputError(f"counts: dims {counts.dims} without labels; give dims (time, unit) with both coordinates")
-    bin_size = counts.attrs.get("bin_size")
-    if not isinstance(bin_size, int | float | np.number) or not bin_size > 0:
-        raise InputError("counts: no attribute bin_size (s); bin with ldmfilter.bin_spikes or set it")
-    if counts.dtype.kind not in "ui" or (counts.dtype.kind == "i" and counts.size and int(counts.min()) < 0):
-        raise InputError(f"counts: {counts.dtype} values that are not whole numbers of 0 or more; give counts")
-    n = len(counts["time"])
-    segment = np.asarray(counts["segment"]) if "segment" in counts.coords else np.zeros(n, np.int32)
-    observed = np.asarray(counts["observed"]) if "observed" in counts.coords else np.ones(n, bool)
-    gap = np.abs(np.diff(np.asarray(counts["time"])) - bin_size) > 1e-3 * bin_size
-    if (gap & (np.diff(segment) == 0)).any():
-        # Bins were taken out: what follows a gap is another segment.
-        outside = segment < 0
-        segment = np.cumsum(np.concatenate([[False], gap | (np.diff(segment) != 0)])).astype(np.int32)
-        segment[outside] = -1
-    return counts.assign_coords(segment=("time", segment), observed=("time", observed & (segment >= 0)))

@@ -26,6 +26,8 @@ from ldmfilter.ldm.objectives import Objective, predictive
 EVALUATE_EVERY = 25  # steps
 EVALUATION_WINDOWS = 256  # held-out windows at most, spread evenly
 SCALING_BINS = 20_000  # bins at most that the mean and covariance of z are learnt from, spread evenly
+RESIDENT = 2**28  # bytes of counts that are held in (the device's) memory; more are read from where they lie
+STRETCH = 2**16  # bins read at a time then
 GRADIENT_NORM = 5.0  # gradients are clipped to it
 COLLAPSED_RANK = 0.2  # an effective rank below this share of the latent dimensions is a collapse
 GRACE = 100  # steps before a collapse is told
@@ -107,7 +109,10 @@ class Training:
         with self._lent_torch(torch.Generator().manual_seed(config.seed).get_state(), None):
             network = Network(counts.sizes["unit"], config, float(counts.attrs["bin_size"]))
             self._save_random_state()
-        network.encoder.set_input_scale(self._counts[_spread(self.windows.train_bins, SCALING_BINS)].cpu())
+        self._scaling = self._counts.read(_spread(self.windows.train_bins, SCALING_BINS))
+        held = _spread(self.windows.held_starts, EVALUATION_WINDOWS)
+        self._held = self._counts.read(held[:, None] + np.arange(config.window))
+        network.encoder.set_input_scale(self._scaling.cpu())
         self._draws = torch.Generator().manual_seed(config.seed)
         fabric = Fabric(accelerator=self.device, devices=1, precision=config.precision)  # type: ignore[arg-type]
         decay, plain = list(network.encoder.parameters()), list(network.dynamics.parameters())
@@ -141,23 +146,30 @@ class Training:
             yield record
         while self.step < self.config.max_steps:
             with self._lent_torch(*self._random_state):
-                for _ in range(min(EVALUATE_EVERY, self.config.max_steps - self.step)):
-                    self._losses.append(self._train_step())
+                for counts in self._batches(min(EVALUATE_EVERY, self.config.max_steps - self.step)):
+                    self._losses.append(self._train_step(counts))
                     self.step += 1
                 record = self._evaluate()
                 self._save_random_state()
             self._check(record)
             yield record
 
-    def _train_step(self) -> Tensor:
+    def _batches(self, steps: int) -> Iterator[Float[Tensor, "batch time unit"]]:
+        """Random training windows, a batch for each step."""
+        picks = torch.randint(len(self.windows.train_starts), (steps, self.config.batch_size), generator=self._draws)
+        bins = self.windows.train_starts[picks.numpy()][..., None] + np.arange(self.config.window)
+        if self._counts.resident:
+            yield from map(self._counts.read, bins)
+        else:  # one pass over the recording serves all steps
+            yield from self._counts.read(bins)
+
+    def _train_step(self, counts: Float[Tensor, "batch time unit"]) -> Tensor:
         self._module.train()
         progress = self.step / self.config.max_steps
         rate = min(1.0, (self.step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * rate
-        picks = torch.randint(len(self.windows.train_starts), (self.config.batch_size,), generator=self._draws)
-        starts = self.windows.train_starts[picks.numpy()]
-        objective = self._objective(self._counts.windows(starts, self.config.window))
+        objective = self._objective(counts)
         self._optimizer.zero_grad()
         loss = -objective.value
         self._fabric.backward(loss)
@@ -192,10 +204,10 @@ class Training:
     @torch.no_grad()
     def _evaluate(self) -> Record:
         self._module.eval()
-        windows, warmup = self.windows, self.config.warmup
-        raw, model = self._module(self._counts[_spread(windows.train_bins, SCALING_BINS)])
+        warmup = self.config.warmup
+        raw, model = self._module(self._scaling)
         self._network.fix_gauge(raw)
-        held, _ = self._module(self._counts.windows(_spread(windows.held_starts, EVALUATION_WINDOWS), windows.window))
+        held, _ = self._module(self._held)
         z = (held - self._network.z_mean) @ self._network.z_whiten
         zhat, S, _ = filter_windows(model, z)
         z, zhat = z[:, warmup:], zhat[:, warmup:]
@@ -302,24 +314,43 @@ class Training:
 
 
 class _Counts:
-    """Counts on the device in a small dtype, handed out as float32, NaN where a unit was not observed."""
+    """Bins handed out as float32, NaN where a unit was not observed: from the device's memory, in a small dtype, or,
+    where they are many, from where they lie, a stretch of the recording at a time."""
 
     def __init__(self, counts: xr.DataArray, device: str):
-        values = counts.to_numpy()
-        if values.dtype.kind == "u" and values.dtype.itemsize > 1:
-            values = values.astype(np.int32)  # torch indexes no uint16 or uint32
-        self._values = torch.from_numpy(np.ascontiguousarray(values)).to(device)
-        self._seen: Tensor | None = None
+        self._device = device
+        self._sources = [counts.variable]
         if "unit_observed" in counts.coords:
-            self._seen = torch.from_numpy(np.ascontiguousarray(counts["unit_observed"].to_numpy())).to(device)
+            self._sources.append(counts["unit_observed"].variable)
+        self.resident = sum(source.nbytes for source in self._sources) <= RESIDENT
+        if self.resident:
+            self._tensors = [_tensor(source.to_numpy(), device) for source in self._sources]
 
-    def __getitem__(self, bins: np.ndarray) -> Float[Tensor, "... unit"]:
-        index = torch.from_numpy(bins).to(self._values.device)
-        x = self._values[index].float()
-        return x if self._seen is None else x.masked_fill(~self._seen[index], math.nan)
+    def read(self, bins: np.ndarray) -> Float[Tensor, "... unit"]:
+        if self.resident:
+            index = torch.from_numpy(bins).to(self._device)
+            parts = [tensor[index] for tensor in self._tensors]
+        else:
+            parts = [_tensor(_gather(source, bins), self._device) for source in self._sources]
+        x = parts[0].float()
+        return x if len(parts) == 1 else x.masked_fill(~parts[1], math.nan)
 
-    def windows(self, starts: np.ndarray, window: int) -> Float[Tensor, "batch time unit"]:
-        return self[starts[:, None] + np.arange(window)]
+
+def _tensor(values: np.ndarray, device: str) -> Tensor:
+    if values.dtype.kind == "u" and values.dtype.itemsize > 1:
+        values = values.astype(np.int32)  # torch indexes no uint16 or uint32
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+
+def _gather(source: xr.Variable, bins: np.ndarray) -> np.ndarray:
+    """source[bins], reading each stretch that holds some of them once."""
+    out = np.empty((*bins.shape, source.shape[1]), source.dtype)
+    stretch = bins // STRETCH
+    for number in np.unique(stretch).tolist():
+        inside = stretch == number
+        first = number * STRETCH
+        out[inside] = source[first : first + STRETCH].to_numpy()[bins[inside] - first]
+    return out
 
 
 def _spread(items: np.ndarray, most: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ldmfilter.filter import kalman
-from ldmfilter.filter.kalman import LinearGaussian, filter, filter_windows, gain, smooth, steady_state
+from ldmfilter.filter.kalman import LinearGaussian, filter, filter_windows, gain, predict, smooth, steady_state
 from ldmfilter.filter.linalg import NotPositiveDefiniteError, one_thread, stationary_covariance, symmetrise
 from tests.filter.reference import dense, loop
 
@@ -345,3 +345,18 @@ def test_windows_predict_as_the_filter_does_after_warm_up():
     whole = filter(model, z)
     expected = whole.predicted_mean @ model.C.mT
     torch.testing.assert_close(zhat[0, 100:], expected[100:], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("cut", [1, 37, 50, 51, 199])
+def test_pieces_one_after_the_other_are_the_whole(cut):
+    model = make_model(21, 4, 2)
+    z, observed = (torch.from_numpy(x) for x in observations(21, 200, 2))
+    starts = torch.zeros(200, dtype=torch.bool)
+    starts[[0, 50, 120]] = True
+    whole = filter(model, z, observed, starts)
+    one = filter(model, z[:cut], observed[:cut], starts[:cut])
+    ahead = predict(model, one.filtered_mean[-1], one.filtered_cov[-1])
+    two = filter(model, z[cut:], observed[cut:], starts[cut:], ahead)
+    for name in ("predicted_mean", "predicted_cov", "filtered_mean", "filtered_cov", "innovation_cov"):
+        both = torch.cat([getattr(one, name), getattr(two, name)])
+        torch.testing.assert_close(both, getattr(whole, name), rtol=0, atol=1e-10)

@@ -10,9 +10,10 @@ import xarray as xr
 from scipy.stats import norm
 
 import ldmfilter
+from ldmfilter.data.counts import check_counts
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
-from ldmfilter.filter.decode import select_model_units, write_latents
+from ldmfilter.filter.decode import decode_blocks, select_model_units, write_latents
 from ldmfilter.filter.model import LDMFilter, load
 from ldmfilter.filter.tensors import read_tensors, write_tensors
 from tests.filter.conftest import SMALL
@@ -79,6 +80,17 @@ def test_unobserved_bins_are_predicted_only(fitted, counts):
     np.testing.assert_array_equal(np.isnan(latents["innovation"]).all("latent"), ~observed)
     variance = np.trace(latents["filtered_cov"].to_numpy(), axis1=1, axis2=2)
     assert (np.diff(variance[49:60]) > 0).all()
+
+
+def test_nan_is_a_missing_bin_or_a_unit_that_was_not_observed(fitted, counts):
+    values = counts.astype(np.float32)
+    values[50:60] = np.nan
+    values[100, 3] = np.nan
+    observed, seen = np.ones(counts.sizes["time"], bool), np.ones(counts.shape, bool)
+    observed[50:60], seen[100, 3] = False, False
+    marked = counts.assign_coords(observed=("time", observed), unit_observed=(("time", "unit"), seen))
+    xr.testing.assert_equal(fitted.decode(values), fitted.decode(marked))
+    assert LDMFilter(**SMALL | {"max_steps": 25}).fit(values).history_[-1].step == 25
 
 
 def test_a_unit_that_is_not_observed_enters_as_its_mean(fitted, counts):
@@ -218,8 +230,10 @@ def test_ids_alone_do_not_make_sessions_the_same(fitted):
     [
         (lambda c: c.T, "give dims"),
         (lambda c: c.assign_attrs(bin_size=0), "no attribute bin_size"),
-        (lambda c: c.astype(float), "whole numbers"),
-        (lambda c: c.astype(np.int64) - 5, "whole numbers"),
+        (lambda c: c.astype(float) + 0.5, r"counts: \d\.5 at 0\.05 s in unit 0 is no count \(48000 such values\)"),
+        (lambda c: c.astype(np.int64) - 500, r"counts: -500.* at 0\.05 s in unit 0 is no count"),
+        (lambda c: c.astype(float) / 0.0, "counts: inf at .* is no count|counts: nan"),
+        (lambda c: c.astype(str), "give whole numbers"),
     ],
 )
 def test_counts_that_are_none(counts, change, message):
@@ -249,3 +263,22 @@ def test_half_precision_needs_a_gpu(counts):
             LDMFilter(**SMALL, precision="16-mixed").fit(counts)
     latents = LDMFilter(**SMALL | {"max_steps": 25}, precision="bf16-mixed", device="cpu").fit(counts).decode(counts)
     assert np.isfinite(latents["filtered_mean"]).all()
+
+
+def test_decoding_in_blocks_is_decoding(fitted, counts, tmp_path):
+    segment = np.repeat([0, 1], [1300, 1700]).astype(np.int32)
+    observed = np.ones(3000, bool)
+    observed[995:1010] = False
+    world = check_counts(counts.assign_coords(segment=("time", segment), observed=("time", observed)))
+    whole = fitted.decode(world)
+    pieces = list(decode_blocks(fitted, world, block=500))
+    assert [piece.sizes["time"] for piece in pieces] == [500] * 6
+    together = xr.concat(pieces, "time", data_vars="minimal", coords="minimal")
+    for name in whole.data_vars:
+        np.testing.assert_allclose(together[name], whole[name], atol=1e-6, err_msg=str(name))
+    write_latents(decode_blocks(fitted, world, block=500), tmp_path / "latents.zarr")
+    with xr.open_zarr(tmp_path / "latents.zarr") as store:
+        store = store.load()
+    assert store.attrs.keys() == whole.attrs.keys()
+    for name in whole.variables:
+        np.testing.assert_array_equal(store[name], together[name], err_msg=str(name))

@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import InputError, TrainingError
+from ldmfilter.filter import training
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.training import Training, effective_rank, resolve_device
 from tests.filter.conftest import SMALL
@@ -132,6 +134,16 @@ def test_windows_stay_within_segments_and_out_of_held_out_blocks(counts):
             assert (held[bins] == inside).all()
     assert set(windows.train_bins) | set(windows.held_bins) == set(np.flatnonzero(observed))
     assert held.sum() == pytest.approx(0.2 * observed.sum(), rel=0.05)
+
+
+def test_counts_that_are_read_from_a_store_train_to_the_same_bits(counts, tmp_path, monkeypatch):
+    whole = LDMFilter(**SMALL).fit(counts)
+    counts.to_dataset(name="counts").to_zarr(tmp_path / "counts.zarr")
+    monkeypatch.setattr(training, "RESIDENT", 1000)
+    monkeypatch.setattr(training, "STRETCH", 700)
+    with xr.open_dataset(tmp_path / "counts.zarr", engine="zarr", chunks=None) as store:
+        monkeypatch.setattr(xr.Variable, "load", None)  # nothing may ask for all of it
+        assert same(LDMFilter(**SMALL).fit(store["counts"]).network_.state_dict(), whole.network_.state_dict())
 
 
 def test_too_few_bins(counts):
