@@ -33,8 +33,8 @@ COLLAPSED_RANK = 0.2  # an effective rank below this share of the latent dimensi
 GRACE = 100  # steps before a collapse is told
 
 
-# kNN and KDE compare few bins of many windows, and none with its own window: neighbours in time are not independent.
-SAMPLES = 4  # bins of each window
+# kNN and KDE compare some bins of every window, none with its own window: neighbours in time are not independent.
+SAMPLES = 12  # bins of each window
 KNN_OPTIONS: dict[str, int | float] = {"k": 3, "clip": 0.1}  # the paper's
 
 
