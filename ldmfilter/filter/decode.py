@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,11 +30,6 @@ if TYPE_CHECKING:
 
 TIME_CHUNK = 16_384  # bins in a chunk of the store
 BLOCK = 4 * TIME_CHUNK  # bins decoded at a time
-
-
-def zarr_version() -> int:
-    """Major version of the installed zarr: 2 wants consolidated metadata, 3 has no standard for it."""
-    return int(version("zarr").split(".")[0])
 
 
 def decode(model: LDMFilter, counts: xr.DataArray, ci: float = 0.95, smoothing: bool = False) -> xr.Dataset:
@@ -238,14 +232,14 @@ def write_latents(
     Raises:
         InputError: the store exists and `overwrite` is False, or the disk refuses.
     """
-    consolidated = zarr_version() < 3
     check_store(path, overwrite)
     with replacing(path, overwrite) as scratch:
         for i, piece in enumerate([latents] if isinstance(latents, xr.Dataset) else latents):
             if i:
-                piece.to_zarr(scratch, append_dim="time", consolidated=consolidated)
+                piece.to_zarr(scratch, append_dim="time", consolidated=True)
             else:
-                piece.to_zarr(scratch, mode="w", encoding=_chunks(piece), consolidated=consolidated)
+                # Format 2, which zarr 2 and 3 read: format 3 has no specification of fixed-width strings yet.
+                piece.to_zarr(scratch, mode="w", encoding=_chunks(piece), consolidated=True, zarr_format=2)
 
 
 def check_store(path: str | os.PathLike[str], overwrite: bool) -> None:
