@@ -45,7 +45,7 @@ class LDMFilter(FilterConfig):
         network_       encoder and dynamics, a torch module on the CPU
         model_id_      hash of the parameters
 
-    >>> LDMFilter(latent_dim=4, state_dim=8)
+    >>> LDMFilter(latent_dim=4, seed=0)
     LDMFilter(latent_dim=4)
     """
 
