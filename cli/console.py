@@ -1,7 +1,6 @@
 """How the command line speaks: results on stdout, messages on stderr, one line for each refusal."""
 
 import functools
-import logging
 import os
 import sys
 import traceback
@@ -81,8 +80,6 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             warnings.showwarning = lambda message, *_, **__: (
                 None if quiet else say(f"warning: {' '.join(str(message).split())}")
             )
-            for name in ("lightning", "lightning_fabric"):
-                logging.getLogger(name).setLevel(logging.ERROR)
             try:
                 function(*args, quiet=quiet, **kwargs)
                 sys.stdout.flush()

@@ -27,7 +27,7 @@ def decode(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Example: [bold]ldmfilter decode --out latents.zarr[/bold]
+    """Example: **ldmfilter decode --out latents.zarr**
 
     Decode a session into latent states with covariances and intervals, as a zarr store for xarray. Without an
     interval or a span the whole session is decoded. Prints the store.

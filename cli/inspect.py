@@ -19,7 +19,7 @@ def inspect(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Example: [bold]ldmfilter inspect session.nwb[/bold]
+    """Example: **ldmfilter inspect session.nwb**
 
     Show what a session holds: units, duration, intervals and behaviour.
     """

@@ -12,9 +12,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Example: [bold]ldmfilter train session.nwb[/bold], then [bold]ldmfilter decode --out latents.zarr[/bold]
+    help="""Example: **ldmfilter train session.nwb**, then **ldmfilter decode --out latents.zarr**
 
     What a population of neurons encodes, moment by moment, and how sure one can be: an unsupervised filter for
     spike trains.""",

@@ -52,7 +52,7 @@ def stream(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Example: [bold]acquisition | ldmfilter stream --run run > states.jsonl[/bold]
+    """Example: **acquisition | ldmfilter stream --run run > states.jsonl**
 
     Filter one bin at a time: a line of counts comes in on stdin, a line with
     the state goes out on stdout at once.

@@ -19,7 +19,9 @@ _UNITS, _MODEL, _TRAINING, _RUN = "Units", "Model", "Training", "Run"
 
 def _option(name: str, panel: str, *flags: str, **more: Any) -> Any:
     default = {f.name: f.default for f in (*fields(DataConfig), *fields(FilterConfig))}[name]
-    shown = "" if default is None else f" \\[default: {default}]"
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default)) or None
+    shown = "" if default is None else f" (default: {default})"
     return typer.Option(*flags, help=_HELP[name] + shown, rich_help_panel=panel, show_default=False, **more)
 
 
@@ -63,7 +65,7 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Example: [bold]ldmfilter train session.nwb --interval epochs=run[/bold]
+    """Example: **ldmfilter train session.nwb --interval epochs=run**
 
     Train a filter on a session's spikes, without labels. Prints the run folder. Ctrl-C stops; --resume
     goes on, to the same result.

@@ -11,8 +11,9 @@ from ldmfilter.errors import InputError
 def check_counts(counts: xr.DataArray) -> xr.DataArray:
     """Counts (time, unit) with coordinates `segment` and `observed`, as `bin_spikes` makes them.
 
-    Whole numbers stay as they are, and lazy ones are not loaded. Floats may hold NaN: a bin of NaN alone is a missing
-    bin, a NaN beside counts is a unit that was not observed there. Where bins were taken out, a new segment begins.
+    Unsigned numbers stay as they are, and lazy ones are not loaded. Floats may hold NaN: a bin of NaN alone is a
+    missing bin, a NaN beside counts is a unit that was not observed there. Where bins were taken out, a new segment
+    begins.
 
     Raises:
         InputError: no dims (time, unit) with coordinates, no bin_size, or values that are no counts; names the bin.

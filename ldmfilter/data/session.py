@@ -59,6 +59,7 @@ class Session:
         `tags` have a second dim, padded with ""
     behavior: path in the file -> DataArray (time,) or (time, component); attrs unit, rate (Hz), description
     observed: the time each unit was observed, or None where the source does not restrict it
+    extent: start and stop, s, of the recording that units were selected from; None for what the data spans
     """
 
     spike_times: Floats
@@ -68,6 +69,7 @@ class Session:
     behavior: dict[str, xr.DataArray] = field(default_factory=dict)
     observed: Observed | None = None
     source: Source = field(default_factory=Source)
+    extent: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
         span = f"{self.start:g} to {self.stop:g} s"
@@ -123,6 +125,8 @@ class Session:
 
     @cached_property
     def _extent(self) -> tuple[float, float]:
+        if self.extent is not None:
+            return self.extent
         times = [self.spike_times, *(series["time"].values for series in self.behavior.values())]
         for table in self.intervals.values():
             times += [table["start_time"].values, table["stop_time"].values]
@@ -188,6 +192,7 @@ class Session:
             spike_times_index=np.cumsum([train.size for train in trains], dtype=np.int64),
             units=self.units.isel(unit=rows),
             observed=observed,
+            extent=self._extent,  # the recording was no shorter for the units that are left out
         )
 
     def to_zarr(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:

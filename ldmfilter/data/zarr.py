@@ -72,6 +72,7 @@ def write_session(session: Session, path: str | os.PathLike[str], overwrite: boo
             session_start_time=source.session_start_time,
             source_path=source.path,
             source_checksum=source.checksum,
+            extent=None if session.extent is None else list(session.extent),
         )
         _put(root, "spike_times", session.spike_times, ["spike"])
         _put(root, "spike_times_index", session.spike_times_index, ["unit"])
@@ -161,7 +162,9 @@ def _read(path: Path) -> Session:
         session_start_time=str(attrs.get("session_start_time", "")),
         checksum=_checksum(path),
     )
-    return Session(times, index, units, intervals, behavior, observed, source)
+    extent = root.attrs.get("extent")
+    bounds = None if extent is None else (float(extent[0]), float(extent[1]))
+    return Session(times, index, units, intervals, behavior, observed, source, bounds)
 
 
 def _key(name: str) -> str:

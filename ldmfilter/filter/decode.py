@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ldmfilter.data.session import Session
     from ldmfilter.filter.model import LDMFilter
 
+_FORMAT = "ldmfilter-latents"
 TIME_CHUNK = 16_384  # bins in a chunk of the store
 BLOCK = 4 * TIME_CHUNK  # bins decoded at a time
 
@@ -194,6 +195,7 @@ def _double(model: LDMFilter) -> LinearGaussian:
 def _attributes(model: LDMFilter, counts: xr.DataArray, ci: float) -> dict[str, str | float | int]:
     source = {f"source_{k}": str(counts.attrs.get(k, "")) for k in ("path", "identifier", "checksum")}
     return {
+        "format": _FORMAT,
         "ldmfilter_version": __version__,
         "model_id": model.model_id_,
         "config": json.dumps(settings(model)),
@@ -258,7 +260,10 @@ def _made_by_us(metadata: Path) -> bool:
         content = json.loads(metadata.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and "model_id" in {**content, **content.get("attributes", {})}
+    if not isinstance(content, dict):
+        return False
+    attributes = content.get("attributes")
+    return _FORMAT in (content.get("format"), attributes.get("format") if isinstance(attributes, dict) else None)
 
 
 def _chunks(latents: xr.Dataset) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -259,7 +259,7 @@ def _scan(F: Tensor, index: Tensor, u: Tensor) -> Tensor:
     length = max(16, int((time / 2) ** 0.5))
     number = -(-time // length)
     whole, pad = time // length, number * length - time
-    common = _most_frequent(index)
+    common = max(_most_frequent(index), 0)  # bins that start anew (-1) are exceptions, never the rule
     blocks = u.new_zeros(length, number, n)
     blocks[:, :whole] = u[: whole * length].view(whole, length, n).transpose(0, 1)
     blocks[: length - pad, number - 1] = u[(number - 1) * length :]

@@ -90,14 +90,16 @@ class Run:
             "session_unit_ids": session.units["unit"].to_numpy().tolist(),
             "config_sha256": _sha256(toml.encode()),
         }
+        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with disk_errors(path):
-                path.mkdir(parents=True, exist_ok=True)
-            write_bytes(path / _CONFIG, toml.encode())
-            write_bytes(path / _RUN, json.dumps(about, indent=1).encode())
-        except InputError:
-            shutil.rmtree(path, ignore_errors=True)
-            raise
+                scratch.mkdir(parents=True)
+            write_bytes(scratch / _CONFIG, toml.encode())
+            write_bytes(scratch / _RUN, json.dumps(about, indent=1).encode())
+            with disk_errors(path):
+                os.replace(scratch, path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
         return cls(path, config, about)
 
     @classmethod
@@ -117,6 +119,8 @@ class Run:
                     f"{path / _RUN}: run format {about['format']}, made by ldmfilter {about.get('package_version')}, "
                     f"is newer than this package reads ({RUN_FORMAT}); update ldmfilter"
                 )
+            if not (path / _CONFIG).is_file():
+                raise InputError(f"{path / _CONFIG}: is missing; train again or restore the file")
             config = Config.read(path / _CONFIG)
             if _sha256((path / _CONFIG).read_bytes()) != about["config_sha256"]:
                 raise InputError(
@@ -187,6 +191,11 @@ class Run:
 
     def model(self) -> LDMFilter:
         """The model kept so far. Raises: InputError when it is missing or damaged."""
+        if not (self.folder / MODEL_FILE).exists() and not (self.folder / _CHECKPOINT).exists():
+            raise InputError(
+                f"{self.folder}: its training has kept no model yet; "
+                f"`ldmfilter train --resume --run {self.folder}` goes on"
+            )
         return load(self.folder / MODEL_FILE)
 
     def _write_model(self, training: Training, counts: xr.DataArray) -> None:

@@ -1,6 +1,7 @@
 """The training loop: yields one record an evaluation, prints nothing, and can be stopped and taken up again."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,6 +96,8 @@ class Training:
     def __init__(self, config: FilterConfig, counts: xr.DataArray):
         from lightning_fabric import Fabric
 
+        # Its greetings would stand between the command line's own lines.
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         config.validate()
         self.config = config
         self.device = resolve_device(config.device)

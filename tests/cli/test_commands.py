@@ -385,3 +385,18 @@ def test_a_folder_that_does_not_exist(trained):
 
 def test_debug_shows_the_traceback(tmp_path):
     assert "Traceback" in here("inspect", "missing.nwb", "--debug", cwd=tmp_path).err
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint(trained, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("run.json", "config.toml"):
+        shutil.copy(trained / "run" / name, tmp_path / "run")
+    ended = here("decode", "--run", "run", "--out", "l.zarr", cwd=tmp_path)
+    refused(ended, "run: its training has kept no model yet; `ldmfilter train --resume --run run` goes on")
+    assert here("train", "--resume", "--run", "run", cwd=tmp_path).code == 0
+    assert outputs(tmp_path / "run") == outputs(trained / "run")
+
+
+def test_quiet_is_quiet_in_mixed_precision(session_file, tmp_path):
+    ended = ldmfilter("train", session_file, "--run", "r", "-q", "--precision", "bf16-mixed", *QUICK, cwd=tmp_path)
+    assert (ended.code, ended.err) == (0, "")

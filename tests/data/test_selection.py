@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ldmfilter.data import read_session
 from ldmfilter.data.binning import choose_spans, choose_units
 from ldmfilter.data.selection import firing_rates, intersect, union
 from ldmfilter.data.session import Observed, Session
@@ -232,3 +233,11 @@ def test_interval_arithmetic_against_a_fine_grid():
         assert (both[:, 1] > both[:, 0]).all()
         assert (both[:, 0] >= a[rows, 0]).all()
         assert (both[:, 1] <= b[others, 1]).all()
+
+
+def test_selecting_units_keeps_the_extent_of_the_recording(tmp_path):
+    session = Session.from_spikes([[0.5, 99.5], [40.0, 50.0]])
+    chosen = session.select_units([1])
+    assert (chosen.start, chosen.stop) == (session.start, session.stop) == (0.5, 99.5)
+    again = read_session(chosen.to_zarr(tmp_path / "chosen.zarr"))
+    assert (again.start, again.stop) == (0.5, 99.5)

@@ -6,7 +6,13 @@ import torch
 
 from ldmfilter.filter import kalman
 from ldmfilter.filter.kalman import LinearGaussian, filter, filter_windows, gain, predict, smooth, steady_state
-from ldmfilter.filter.linalg import NotPositiveDefiniteError, one_thread, stationary_covariance, symmetrise
+from ldmfilter.filter.linalg import (
+    NotPositiveDefiniteError,
+    linear_recurrence,
+    one_thread,
+    stationary_covariance,
+    symmetrise,
+)
 from tests.filter.reference import dense, loop
 
 
@@ -162,6 +168,37 @@ def pattern(kind: str, time: int, batch: int) -> tuple[torch.Tensor | None, torc
         None if observed is None else torch.from_numpy(observed),
         torch.from_numpy(starts) if kind in ("segments", "each its own") else None,
     )
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 10, 20, 45, 0])
+def test_linear_recurrence_is_the_loop(every):
+    """Also where every block of the scan starts anew, and where no bin has a product at all."""
+    g = torch.Generator().manual_seed(every)
+    F = 0.6 * torch.randn(3, 2, 2, generator=g, dtype=torch.float64)
+    u = torch.randn(700, 2, generator=g, dtype=torch.float64)
+    index = torch.randint(3, (700,), generator=g)
+    index[0] = -1
+    if every:
+        index[::every] = -1
+    x, expected = torch.zeros(2, dtype=torch.float64), []
+    for t, kind in enumerate(index.tolist()):
+        x = u[t] if kind < 0 else F[kind] @ x + u[t]
+        expected.append(x)
+    torch.testing.assert_close(linear_recurrence(F, index, u), torch.stack(expected), rtol=0, atol=1e-12)
+    few = index[:40]
+    inputs = (F.clone().requires_grad_(), u[:40].clone().requires_grad_())
+    assert torch.autograd.gradcheck(lambda F, u: linear_recurrence(F, few, u), inputs)
+
+
+@pytest.mark.parametrize("length", [1, 3, 10, 20, 45])
+def test_many_short_segments_are_each_alone(length):
+    model = make_model(31, 3, 2, radius=0.99)
+    z, observed = (torch.from_numpy(x) for x in observations(31, 900, 2))
+    starts = torch.zeros(900, dtype=torch.bool)
+    starts[::length] = True
+    expected = loop(*as_numpy(model), z.numpy(), observed.numpy(), starts.numpy())
+    for value, other in zip(results(model, z, observed, starts), expected, strict=True):
+        np.testing.assert_allclose(value.numpy(), other, rtol=0, atol=1e-9)
 
 
 PATTERNS = ["whole", "segments", "gaps", "scattered", "each its own", "nothing"]

@@ -130,7 +130,8 @@ def test_schema_and_store(fitted, counts, tmp_path):
         write_latents(latents, tmp_path / "latents.zarr")
     (tmp_path / "mine").mkdir()
     (tmp_path / "notes.txt").write_text("precious")
-    for name in ("mine", "notes.txt"):
+    latents.drop_attrs().assign_attrs(model_id="of another tool").to_zarr(tmp_path / "foreign.zarr", zarr_format=2)
+    for name in ("mine", "notes.txt", "foreign.zarr"):
         with pytest.raises(InputError, match="is no store of latent states and is not replaced"):
             write_latents(latents, tmp_path / name, overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "precious"
