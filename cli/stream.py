@@ -69,11 +69,12 @@ def stream(
     each state). CSV out: the same as columns, below a header. A line that
     cannot be used is named on stderr, and its bin is missing.
     """
+    from ldmfilter.filter.decode import check_level
     from ldmfilter.filter.online import OnlineFilter
     from ldmfilter.filter.runs import Run
 
-    if ci is not None and not 0 < ci < 1:
-        raise InputError(f"ci is {ci}; it must be a level between 0 and 1, as 0.95")
+    if ci is not None:
+        check_level(ci)
     the_run = Run.open(run) if run is not None else Run.latest()
     model = the_run.model()
     online = OnlineFilter(model)
