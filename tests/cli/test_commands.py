@@ -237,6 +237,7 @@ def test_files_that_are_no_session(tmp_path):
         (["--bin-size", "-1"], "bin-size is -1.0"),
         (["--bin-size", "nan"], "bin-size is nan"),
         (["--bin-size", "500"], "longer than"),
+        (["--bin-size", "1e-8"], "more than fit into memory; use larger bins or less time"),
         (["--interval", "trial"], "no interval table 'trial'; it has epochs, trials"),
         (["--interval", "epochs=swim"], "no tag 'swim' in interval table 'epochs'; it has rest, run"),
         (["--span", "20:10"], "span is 20.0:10.0; it must be START:STOP in seconds with STOP after START"),
@@ -400,3 +401,23 @@ def test_a_run_that_was_killed_before_its_first_checkpoint(trained, tmp_path):
 def test_quiet_is_quiet_in_mixed_precision(session_file, tmp_path):
     ended = ldmfilter("train", session_file, "--run", "r", "-q", "--precision", "bf16-mixed", *QUICK, cwd=tmp_path)
     assert (ended.code, ended.err) == (0, "")
+
+
+def test_a_session_of_noise_is_told(tmp_path):
+    rng = np.random.default_rng(1)
+    Session.from_spikes([np.sort(rng.uniform(0, 200, 400)) for _ in range(6)]).to_zarr(tmp_path / "s.zarr")
+    ended = here("train", "s.zarr", "--run", "run", *QUICK, "--learning-rate", "0.05", cwd=tmp_path)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    nothing = max(record["score"] for record in log) <= 0
+    assert nothing == ("nothing was found that predicts held-out time" in ended.err)
+
+
+def test_a_session_that_has_changed_is_told(tmp_path):
+    shutil.copy(SAMPLE, tmp_path / "session.nwb")
+    assert here("train", "session.nwb", "--run", "run", *QUICK, cwd=tmp_path).code == 0
+    with h5py.File(tmp_path / "session.nwb", "a") as file:
+        file["units/spike_times"][0] += 1e-4
+    ended = here("decode", "--run", "run", "--span", "0:20", "--out", "l.zarr", cwd=tmp_path)
+    assert ended.code == 0
+    assert "session.nwb: has changed since run was trained on it" in ended.err
+    refused(here("train", "--resume", "--run", "run", cwd=tmp_path), "is not the session that run was trained on")

@@ -241,3 +241,10 @@ def test_selecting_units_keeps_the_extent_of_the_recording(tmp_path):
     assert (chosen.start, chosen.stop) == (session.start, session.stop) == (0.5, 99.5)
     again = read_session(chosen.to_zarr(tmp_path / "chosen.zarr"))
     assert (again.start, again.stop) == (0.5, 99.5)
+
+
+def test_unit_ids_that_are_given_twice_are_refused(nwb, read):
+    for unit in (4, 5, 4):
+        nwb.add_unit(spike_times=[1.0, 2.0], id=unit)
+    with pytest.raises(InputError, match=r"made\.nwb: units: id 4 is given twice; give each unit its own"):
+        read(nwb)
