@@ -407,9 +407,7 @@ def test_a_session_of_noise_is_told(tmp_path):
     rng = np.random.default_rng(1)
     Session.from_spikes([np.sort(rng.uniform(0, 200, 400)) for _ in range(6)]).to_zarr(tmp_path / "s.zarr")
     ended = here("train", "s.zarr", "--run", "run", *QUICK, "--learning-rate", "0.05", cwd=tmp_path)
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    nothing = max(record["score"] for record in log) <= 0
-    assert nothing == ("nothing was found that predicts held-out time" in ended.err)
+    assert "nothing was found that predicts held-out time" in ended.err
 
 
 def test_a_session_that_has_changed_is_told(tmp_path):
