@@ -47,6 +47,7 @@ def train(
     span: Spans = None,
     units: Annotated[str | None, _option("units", _UNITS, metavar="QUERY")] = None,
     min_rate: Annotated[float | None, _option("min_rate", _UNITS, metavar="HZ")] = None,
+    reserve: Annotated[float | None, _option("reserve", TIME)] = None,
     latent_dim: Annotated[int | None, _option("latent_dim", _MODEL)] = None,
     state_dim: Annotated[int | None, _option("state_dim", _MODEL)] = None,
     hidden: Annotated[str | None, _option("hidden", _MODEL, metavar="WIDTH,WIDTH")] = None,
@@ -120,13 +121,14 @@ def train(
 def _new(folder: Path | None, path: Path, options: Config, quiet: bool) -> tuple:
     from ldmfilter.data import read_session
     from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
+    from ldmfilter.data.windows import reserve
     from ldmfilter.filter.runs import Run
     from ldmfilter.filter.training import Training
 
     session = read_session(path)
     spans = choose_spans(session, interval=options.data.interval, spans=options.data.spans)
     chosen, note = choose_units(session, query=options.data.units, min_rate=options.data.min_rate, spans=spans)
-    counts = bin_spikes(chosen, options.data.bin_size, spans)
+    counts = reserve(bin_spikes(chosen, options.data.bin_size, spans), options.data.reserve)
     training = Training(options.filter, counts)
     run = Run.create(folder, options, session, chosen)
     if note and not quiet:
@@ -135,19 +137,11 @@ def _new(folder: Path | None, path: Path, options: Config, quiet: bool) -> tuple
 
 
 def _resumed(run: Any, path: Path | None) -> tuple:
-    from ldmfilter.data import read_session
-    from ldmfilter.data.binning import bin_spikes, choose_spans
-    from ldmfilter.errors import InputError
+    from ldmfilter.data.windows import reserve
     from ldmfilter.filter.training import Training
 
-    session = read_session(path or run.session_path)
-    if session.source.checksum != run.checksum:
-        raise InputError(
-            f"{session.source.path}: is not the session that {run.folder} was trained on, or has changed; train anew"
-        )
-    data = run.config.data
-    spans = choose_spans(session, interval=data.interval, spans=data.spans)
-    counts = bin_spikes(session.select_units(run.unit_ids), data.bin_size, spans)
+    _, counts = run.recording(path)
+    counts = reserve(counts, run.config.data.reserve)
     training = Training(run.config.filter, counts)
     run.resume(training)
     return training, counts
@@ -161,6 +155,8 @@ def _say_hello(run: Any, training: Any, counts: Any) -> None:
         f"{counts.sizes['unit']} units, {counts.sizes['time']} bins ({hours:.0f} s), {run.config.filter.entropy}, "
         f"{steps} steps on {training.device}{done}; run folder {run.folder}"
     )
+    if run.config.data.reserve:
+        say(f"{run.config.data.reserve:.0%} of the time is kept apart, to judge the filter on (--reserve 0 uses all)")
 
 
 def _widths(text: str) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ldmfilter.data import read_session
     from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
     from ldmfilter.data.session import Session
+    from ldmfilter.data.windows import reserve
     from ldmfilter.errors import InputError, TrainingError
     from ldmfilter.filter.model import LDMFilter, load
     from ldmfilter.filter.online import OnlineFilter
@@ -25,6 +26,7 @@ _HOMES = {
     "bin_spikes": "ldmfilter.data.binning",
     "choose_spans": "ldmfilter.data.binning",
     "choose_units": "ldmfilter.data.binning",
+    "reserve": "ldmfilter.data.windows",
     "Session": "ldmfilter.data.session",
     "InputError": "ldmfilter.errors",
     "TrainingError": "ldmfilter.errors",
@@ -45,6 +47,7 @@ __all__ = [
     "choose_units",
     "load",
     "read_session",
+    "reserve",
 ]
 
 

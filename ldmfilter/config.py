@@ -29,6 +29,9 @@ class DataConfig:
     )
     units: str | None = _option(None, "Expression on unit columns, as \"quality == 'good'\".")
     min_rate: float = _option(0.0, "Lowest mean rate of a unit that is used, Hz; silent units are always left out.")
+    reserve: float = _option(
+        0.4, "Share of the time, in blocks, that training never sees: there the filter is judged; 0 trains on all."
+    )
 
     def validate(self) -> None:
         """Check what can be checked without a session.
@@ -48,6 +51,7 @@ class DataConfig:
             self.min_rate,
             "a rate of 0 Hz or more",
         )
+        _require(0 <= self.reserve <= 0.8, "reserve", self.reserve, "a share from 0 to 0.8")
         for start, stop in self.spans:
             _require(
                 stop > start,

@@ -9,6 +9,9 @@ from ldmfilter.errors import InputError
 
 #: Held-out blocks are spread over the recording in this number, so that no single stretch of behaviour judges.
 HELD_OUT_BLOCKS = 4
+#: So are reserved blocks: five folds of them, two blocks each.
+RESERVED_BLOCKS = 10
+RESERVED_BLOCK = 10.0  # s, the shortest that is worth keeping: several time constants of behaviour
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,8 @@ def split_windows(counts: xr.DataArray, window: int, held_out: float) -> Windows
     segment = np.asarray(counts["segment"])
     usable = np.asarray(counts["observed"]) & (segment >= 0)
     time = np.flatnonzero(usable)
-    held = np.zeros(len(usable), dtype=bool)
-    if time.size:
-        blocks = min(HELD_OUT_BLOCKS, max(1, int(held_out * time.size) // (2 * window)))
-        length = max(int(held_out * time.size / blocks), window)
-        for i in range(blocks):
-            first = max(int((i + 0.5) * time.size / blocks) - length // 2, 0)
-            held[time[first : first + length]] = True
+    blocks = min(HELD_OUT_BLOCKS, max(1, int(held_out * time.size) // (2 * window)))
+    held = _blocks(time, len(usable), blocks, max(int(held_out * time.size / blocks), window))
     train_starts = _starts(usable & ~held, segment, window)
     held_starts = _starts(usable & held, segment, window)
     if train_starts.size == 0 or held_starts.size == 0:
@@ -66,6 +64,58 @@ def split_windows(counts: xr.DataArray, window: int, held_out: float) -> Windows
         if start >= last + window // 2:
             keep[i], last = True, start
     return Windows(window, train_starts, held_starts[keep], time[~held[time]], time[held[time]])
+
+
+def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:
+    """The counts that training may see: without blocks of time, spread evenly, that judge its result later.
+
+    Args:
+        counts: (time, unit), as `bin_spikes` makes them.
+        share: of the observed bins, kept from training in at most `RESERVED_BLOCKS` blocks of at least
+            `RESERVED_BLOCK` s; a recording that has no room for one block is returned as it is.
+
+    Returns:
+        The other bins, each stretch between two blocks a segment of its own.
+    """
+    segment = np.asarray(counts["segment"])
+    time = np.flatnonzero(np.asarray(counts["observed"]) & (segment >= 0))
+    bins = share * time.size
+    blocks = min(RESERVED_BLOCKS, int(bins * float(counts.attrs["bin_size"]) / RESERVED_BLOCK + 1e-9))
+    if not blocks:
+        return counts
+    kept = ~_blocks(time, len(segment), blocks, int(bins / blocks))
+    fresh = np.diff(segment, prepend=segment[0] - 1) != 0
+    fresh[1:] |= kept[1:] & ~kept[:-1]
+    numbers = np.where(segment < 0, -1, np.cumsum(fresh) - 1).astype(segment.dtype)
+    return counts.assign_coords(segment=("time", numbers)).isel(time=np.flatnonzero(kept))
+
+
+def stretches(counts: xr.DataArray) -> list[tuple[float, float]]:
+    """Start and stop, s, of each stretch of bins that follow one another in a segment."""
+    time, segment = np.asarray(counts["time"], dtype=np.float64), np.asarray(counts["segment"])
+    size = float(counts.attrs["bin_size"])
+    last = (np.diff(time) > 1.5 * size) | (np.diff(segment) != 0)
+    first = np.concatenate([[True], last])[: time.size]
+    stop = np.concatenate([last, [True]])[: time.size]
+    return list(zip((time[first] - size / 2).tolist(), (time[stop] + size / 2).tolist(), strict=True))
+
+
+def outside(time: np.ndarray, spans: list[tuple[float, float]], guard: float) -> np.ndarray:
+    """Which of the times (time,), s, sorted, lie more than `guard` s away from every span."""
+    near = np.zeros(len(time) + 1, dtype=np.int64)
+    for start, stop in spans:
+        near[np.searchsorted(time, start - guard)] += 1
+        near[np.searchsorted(time, stop + guard, side="right")] -= 1
+    return np.cumsum(near)[:-1] == 0
+
+
+def _blocks(time: np.ndarray, n: int, blocks: int, length: int) -> np.ndarray:
+    """(n,) bool: blocks of `length` usable bins, spread evenly over them."""
+    inside = np.zeros(n, dtype=bool)
+    for i in range(blocks):
+        first = max(int((i + 0.5) * time.size / blocks) - length // 2, 0)
+        inside[time[first : first + length]] = True
+    return inside
 
 
 def _run_lengths(usable: np.ndarray, segment: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ldmfilter.config import settings
 from ldmfilter.data.tables import shorten
+from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, replacing
 from ldmfilter.filter.kalman import Filtered, LinearGaussian, Smoothed, filter, predict, smooth
@@ -136,6 +137,7 @@ def _dataset(
             ("time", "latent", "latent_2"), array(result.innovation_cov), {"time_index": "t, given t-1"},
         ),
         "observed": ("time", observed),
+        "trained": ("time", _trained(model, counts), {"long_name": "whether the model was trained on the bin"}),
     }  # fmt: skip
     if smoothed is not None:
         variables["smoothed_mean"] = (("time", "state"), array(smoothed.smoothed_mean), {"time_index": "t|T"})
@@ -143,6 +145,14 @@ def _dataset(
             ("time", "state", "state_2"), array(smoothed.smoothed_cov), {"time_index": "t|T"},
         )  # fmt: skip
     return xr.Dataset(variables, coords, _attributes(model, counts, ci))
+
+
+def _trained(model: LDMFilter, counts: xr.DataArray) -> np.ndarray:
+    """Which bins overlap with the time that the model was trained on, in the same session."""
+    if str(counts.attrs.get("checksum", "")) != model.source_.get("checksum", ""):
+        return np.zeros(counts.sizes["time"], dtype=bool)
+    time = np.asarray(counts["time"], dtype=np.float64)
+    return ~outside(time, model.trained_spans_, 0.49 * model.bin_size_)
 
 
 def _check(model: LDMFilter, counts: xr.DataArray, ci: float) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ldmfilter.config import FilterConfig, build_filter_config, settings
 from ldmfilter.data.counts import check_counts
+from ldmfilter.data.windows import stretches
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
 from ldmfilter.filter.decode import decode
@@ -42,6 +43,7 @@ class LDMFilter(FilterConfig):
         history_       one `Record` for each evaluation
         kept_step_     the step whose held-out score was best: its parameters are used
         source_        dict: where the training counts came from
+        trained_spans_ list of (start, stop), s: the time that training saw, its held-out blocks included
         network_       encoder and dynamics, a torch module on the CPU
         model_id_      hash of the parameters
 
@@ -75,6 +77,7 @@ class LDMFilter(FilterConfig):
         self.unit_ids_ = counts["unit"].to_numpy()
         self.bin_size_ = float(counts.attrs["bin_size"])
         self.source_ = {k: str(v) for k, v in counts.attrs.items() if k in SOURCE_KEYS}
+        self.trained_spans_ = stretches(counts)
         self.history_ = list(training.history)
         self.kept_step_ = training.kept_step
         self._set_network(training.best_state())
@@ -149,6 +152,7 @@ class LDMFilter(FilterConfig):
             "unit_ids": ids,
             "bin_size": self.bin_size_,
             "source": self.source_,
+            "trained_spans": self.trained_spans_,
             "kept_step": self.kept_step_,
             "history": [dataclasses.asdict(record) for record in self.history_],
         }
@@ -184,6 +188,7 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
         model.unit_ids_ = np.asarray(header["unit_ids"])
         model.bin_size_ = float(header["bin_size"])
         model.source_ = {k: str(v) for k, v in header["source"].items() if k in SOURCE_KEYS}
+        model.trained_spans_ = [(float(start), float(stop)) for start, stop in header["trained_spans"]]
         model.kept_step_ = int(header["kept_step"])
         model.history_ = [Record(**record) for record in header["history"]]
         model._set_network(tensors)

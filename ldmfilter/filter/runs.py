@@ -22,9 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from ldmfilter.config import Config
+from ldmfilter.data import read_session
+from ldmfilter.data.binning import bin_spikes, choose_spans
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors, write_bytes
@@ -197,6 +200,25 @@ class Run:
                 f"`ldmfilter train --resume --run {self.folder}` goes on"
             )
         return load(self.folder / MODEL_FILE)
+
+    def recording(self, path: str | os.PathLike[str] | None = None) -> tuple[Session, xr.DataArray]:
+        """The run's own session, and its counts in the stretches that were asked for, reserved time included.
+
+        Args:
+            path: where the session lies now; None for where it lay.
+
+        Raises:
+            InputError: the session cannot be read, or has changed since.
+        """
+        session = read_session(path or self.session_path)
+        if session.source.checksum != self.checksum:
+            raise InputError(
+                f"{session.source.path}: is not the session that {self.folder} was trained on, or has changed; "
+                "train anew"
+            )
+        data = self.config.data
+        spans = choose_spans(session, interval=data.interval, spans=data.spans)
+        return session, bin_spikes(session.select_units(np.asarray(self.unit_ids)), data.bin_size, spans)
 
     def _write_model(self, training: Training, counts: xr.DataArray) -> None:
         LDMFilter(**asdict(self.config.filter)).take(training, counts).save(self.folder)

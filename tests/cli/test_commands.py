@@ -134,7 +134,13 @@ def test_options_of_the_file_and_of_the_command_line(session_file, tmp_path):
     ended = here("train", session_file, *words, cwd=tmp_path)
     assert ended.code == 0, ended.err
     resolved = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
-    assert resolved["data"] == {"bin_size": 0.05, "spans": [[0.0, 80.0]], "units": "rate > 0.5", "min_rate": 0.0}
+    assert resolved["data"] == {
+        "bin_size": 0.05,
+        "spans": [[0.0, 80.0]],
+        "units": "rate > 0.5",
+        "min_rate": 0.0,
+        "reserve": 0.4,
+    }
     assert resolved["filter"]["latent_dim"] == 2
     assert resolved["filter"]["hidden"] == [8]
     # The resolved file is a configuration itself.

@@ -1,0 +1,68 @@
+"""Blocks of time that training never sees."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from ldmfilter.data.windows import outside, reserve, stretches
+
+
+def make(lengths: list[int], unobserved: slice = slice(0, 0), bin_size: float = 0.1) -> xr.DataArray:
+    """Segments of these lengths, a second apart."""
+    segment = np.repeat(np.arange(len(lengths)), lengths)
+    time = (np.arange(len(segment)) + 0.5) * bin_size + segment * 1.0
+    observed = np.ones(len(segment), dtype=bool)
+    observed[unobserved] = False
+    return xr.DataArray(
+        np.zeros((len(segment), 2), np.uint8),
+        {"time": time, "unit": [0, 1], "segment": ("time", segment), "observed": ("time", observed)},
+        ("time", "unit"),
+        attrs={"bin_size": bin_size},
+    )
+
+
+def test_the_share_is_kept_apart_in_ten_blocks():
+    counts = make([5000])
+    kept = reserve(counts, 0.4)
+    assert kept.sizes["time"] == 3000
+    assert len(stretches(kept)) == 11
+    gone = ~np.isin(counts["time"], kept["time"])
+    assert np.flatnonzero(np.diff(gone.astype(int)) == 1).size == 10
+
+
+def test_a_stretch_between_two_blocks_is_a_segment_of_its_own():
+    kept = reserve(make([3000, 2000]), 0.4)
+    segment, time = kept["segment"].to_numpy(), kept["time"].to_numpy()
+    np.testing.assert_array_equal(np.diff(segment) == 1, np.diff(time) > 0.15)
+    assert (np.diff(segment) >= 0).all()
+
+
+def test_nothing_is_reserved_where_there_is_no_room_for_a_block():
+    counts = make([200])
+    assert reserve(counts, 0.4).identical(counts)
+    assert reserve(counts, 0.0).identical(counts)
+
+
+def test_blocks_are_never_shorter_than_ten_seconds():
+    counts = make([1000])
+    kept = reserve(counts, 0.4)
+    assert len(stretches(kept)) == 5
+    assert kept.sizes["time"] == 600
+
+
+def test_only_observed_time_counts_towards_the_share():
+    kept = reserve(make([4000], unobserved=slice(0, 2000)), 0.4)
+    assert kept["observed"].sum() == 1200
+    assert (~kept["observed"]).sum() == 2000
+
+
+def test_stretches_end_at_gaps_and_segments():
+    assert stretches(make([20, 30])) == [pytest.approx((0, 2)), pytest.approx((3, 6))]
+
+
+def test_outside_keeps_the_guard_on_both_sides():
+    time = np.arange(100) + 0.5
+    far = outside(time, [(20.0, 30.0), (29.0, 40.0), (90.0, 120.0)], 2.0)
+    expected = [t for t in time if not (18 <= t <= 42 or t >= 88)]
+    np.testing.assert_array_equal(time[far], expected)
+    assert outside(time, [], 2.0).all()
