@@ -65,7 +65,8 @@ class LDMFilter(FilterConfig):
             InputError: a setting is out of range, or the bins are too few.
             TrainingError: training diverged or collapsed, or the device is not there.
         """
-        training = Training(self, check_counts(counts))
+        counts = check_counts(counts)
+        training = Training(self, counts)
         for record in training.run():
             log.info("step %d: held-out score %.3f nats per bin", record.step, record.score)
             if progress is not None:

