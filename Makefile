@@ -28,7 +28,7 @@ bench: $(VENV)/.bench
 
 # An extra is installed again when what it is made of changes.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)
-	$(PIP) -e '.[plot]'
+	$(PIP) -e .
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)
