@@ -6,6 +6,7 @@ import typer
 from ldmfilter_cli.decode import decode
 from ldmfilter_cli.inspect import inspect
 from ldmfilter_cli.stream import stream
+from ldmfilter_cli.sweep import SeveralValues, sweep
 from ldmfilter_cli.train import train
 
 app = typer.Typer(
@@ -42,3 +43,4 @@ app.command(short_help="Show what a session holds: units, intervals, behaviour."
 app.command(short_help="Train a filter on a session's spikes, without labels.")(train)
 app.command(short_help="Decode a session into latent states with covariances.")(decode)
 app.command(short_help="Filter one bin at a time: counts on stdin, states on stdout.")(stream)
+app.command(cls=SeveralValues, short_help="Train with several values of options and compare on held-out time.")(sweep)

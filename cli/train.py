@@ -13,16 +13,17 @@ from ldmfilter.config import DEVICES, ENTROPIES, PRECISIONS, Config, DataConfig,
 if TYPE_CHECKING:
     from ldmfilter.filter.training import Record
 
-_HELP = {f.name: f.metadata["help"] for f in (*fields(DataConfig), *fields(FilterConfig))}
-_UNITS, _MODEL, _TRAINING, _RUN = "Units", "Model", "Training", "Run"
+HELP = {f.name: f.metadata["help"] for f in (*fields(DataConfig), *fields(FilterConfig))}
+UNITS, MODEL, TRAINING, RUN = "Units", "Model", "Training", "Run"
 
 
-def _option(name: str, panel: str, *flags: str, **more: Any) -> Any:
+def option(name: str, panel: str, *flags: str, **more: Any) -> Any:
+    """The option of a configuration's field, with the field's help and default; for `train` and `sweep`."""
     default = {f.name: f.default for f in (*fields(DataConfig), *fields(FilterConfig))}[name]
     if isinstance(default, tuple):
         default = ",".join(map(str, default)) or None
     shown = "" if default is None else f" (default: {default})"
-    return typer.Option(*flags, help=_HELP[name] + shown, rich_help_panel=panel, show_default=False, **more)
+    return typer.Option(*flags, help=HELP[name] + shown, rich_help_panel=panel, show_default=False, **more)
 
 
 @command
@@ -33,36 +34,36 @@ def train(
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Run folder; without it a new one below runs/.", rich_help_panel=_RUN),
+        typer.Option(metavar="FOLDER", help="Run folder; without it a new one below runs/.", rich_help_panel=RUN),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with --run, or with the latest run.", rich_help_panel=_RUN)
+        bool, typer.Option("--resume", help="Go on with --run, or with the latest run.", rich_help_panel=RUN)
     ] = False,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.toml", help="Options; the command line wins.", rich_help_panel=_RUN),
+        typer.Option(metavar="FILE.toml", help="Options; the command line wins.", rich_help_panel=RUN),
     ] = None,
-    bin_size: Annotated[float | None, _option("bin_size", TIME)] = None,
+    bin_size: Annotated[float | None, option("bin_size", TIME)] = None,
     interval: Interval = None,
     span: Spans = None,
-    units: Annotated[str | None, _option("units", _UNITS, metavar="QUERY")] = None,
-    min_rate: Annotated[float | None, _option("min_rate", _UNITS, metavar="HZ")] = None,
-    reserve: Annotated[float | None, _option("reserve", TIME)] = None,
-    latent_dim: Annotated[int | None, _option("latent_dim", _MODEL)] = None,
-    state_dim: Annotated[int | None, _option("state_dim", _MODEL)] = None,
-    hidden: Annotated[str | None, _option("hidden", _MODEL, metavar="WIDTH,WIDTH")] = None,
-    dropout: Annotated[float | None, _option("dropout", _MODEL)] = None,
-    entropy: Annotated[str | None, _option("entropy", _TRAINING, metavar="|".join(ENTROPIES))] = None,
-    seed: Annotated[int | None, _option("seed", _TRAINING)] = None,
-    max_steps: Annotated[int | None, _option("max_steps", _TRAINING)] = None,
-    learning_rate: Annotated[float | None, _option("learning_rate", _TRAINING)] = None,
-    batch_size: Annotated[int | None, _option("batch_size", _TRAINING)] = None,
-    window: Annotated[int | None, _option("window", _TRAINING)] = None,
-    warmup: Annotated[int | None, _option("warmup", _TRAINING)] = None,
-    weight_decay: Annotated[float | None, _option("weight_decay", _TRAINING)] = None,
-    held_out: Annotated[float | None, _option("held_out", _TRAINING)] = None,
-    device: Annotated[str | None, _option("device", _TRAINING, metavar="|".join(DEVICES))] = None,
-    precision: Annotated[str | None, _option("precision", _TRAINING, metavar="|".join(PRECISIONS))] = None,
+    units: Annotated[str | None, option("units", UNITS, metavar="QUERY")] = None,
+    min_rate: Annotated[float | None, option("min_rate", UNITS, metavar="HZ")] = None,
+    reserve: Annotated[float | None, option("reserve", TIME)] = None,
+    latent_dim: Annotated[int | None, option("latent_dim", MODEL)] = None,
+    state_dim: Annotated[int | None, option("state_dim", MODEL)] = None,
+    hidden: Annotated[str | None, option("hidden", MODEL, metavar="WIDTH,WIDTH")] = None,
+    dropout: Annotated[float | None, option("dropout", MODEL)] = None,
+    entropy: Annotated[str | None, option("entropy", TRAINING, metavar="|".join(ENTROPIES))] = None,
+    seed: Annotated[int | None, option("seed", TRAINING)] = None,
+    max_steps: Annotated[int | None, option("max_steps", TRAINING)] = None,
+    learning_rate: Annotated[float | None, option("learning_rate", TRAINING)] = None,
+    batch_size: Annotated[int | None, option("batch_size", TRAINING)] = None,
+    window: Annotated[int | None, option("window", TRAINING)] = None,
+    warmup: Annotated[int | None, option("warmup", TRAINING)] = None,
+    weight_decay: Annotated[float | None, option("weight_decay", TRAINING)] = None,
+    held_out: Annotated[float | None, option("held_out", TRAINING)] = None,
+    device: Annotated[str | None, option("device", TRAINING, metavar="|".join(DEVICES))] = None,
+    precision: Annotated[str | None, option("precision", TRAINING, metavar="|".join(PRECISIONS))] = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -74,14 +75,14 @@ def train(
     given = {
         name: value
         for name, value in locals().items()
-        if name in _HELP and value is not None and name not in ("interval", "hidden")
+        if name in HELP and value is not None and name not in ("interval", "hidden")
     }
     if interval is not None:
         given["interval"] = interval
     if span:
         given["spans"] = parse_spans(span)
     if hidden is not None:
-        given["hidden"] = _widths(hidden)
+        given["hidden"] = parse_widths(hidden)
     from ldmfilter.filter.runs import Run
 
     if resume:
@@ -159,7 +160,8 @@ def _say_hello(run: Any, training: Any, counts: Any) -> None:
         say(f"{run.config.data.reserve:.0%} of the time is kept apart, to judge the filter on (--reserve 0 uses all)")
 
 
-def _widths(text: str) -> tuple[int, ...]:
+def parse_widths(text: str) -> tuple[int, ...]:
+    """Widths of "128,128". Raises: typer.BadParameter for another form."""
     try:
         return tuple(int(width) for width in text.split(",") if width.strip())
     except ValueError:

@@ -1,0 +1,335 @@
+"""`ldmfilter sweep`."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from ldmfilter_cli.choice import TIME, Interval, Spans, parse_spans
+from ldmfilter_cli.console import FAILED, INTERRUPTED, Debug, Quiet, command, follow, say
+from ldmfilter_cli.train import MODEL, RUN, TRAINING, UNITS, option, parse_widths
+from typer.core import TyperCommand
+
+from ldmfilter.config import DEVICES, ENTROPIES, PRECISIONS, Config, DataConfig, FilterConfig
+
+if TYPE_CHECKING:
+    from ldmfilter.analysis.sweep import Combination, Progress, Sweep, SweepRun
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_widths(word: str) -> bool:
+    return all(part.isdigit() for part in word.split(","))
+
+
+NUMBERS = (
+    "latent-dim", "state-dim", "dropout", "seed", "max-steps", "learning-rate", "batch-size", "weight-decay",
+)  # fmt: skip
+# What goes on with the list of an option's values; the first value may be anything, and is checked as any option's is.
+SEVERAL: dict[str, Callable[[str], bool]] = {
+    **{f"--{name}": _is_number for name in NUMBERS},
+    "--hidden": _is_widths,
+    "--entropy": ENTROPIES.__contains__,
+}
+# Several values of these would be judged on different bins.
+ONE = ("--bin-size", "--min-rate", "--reserve", "--window", "--warmup", "--held-out")
+
+
+def expand(words: Sequence[str]) -> list[str]:
+    """`--latent-dim 2 4 8` as `--latent-dim 2 --latent-dim 4 --latent-dim 8`, for the parser, which knows no lists.
+
+    A word that is no value of the option ends its list.
+
+    Raises:
+        typer.BadParameter: several values for an option that takes one.
+    """
+    out: list[str] = []
+    flag, seen = "", set()
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return [*out, word, *rest]
+        name = word.partition("=")[0]
+        if name in SEVERAL or name in ONE:
+            again = name in ONE and (name in seen or (name == word and len(rest) > 1 and _is_number(rest[1])))
+            if again or (name in ONE and name != word and rest and _is_number(rest[0])):
+                raise typer.BadParameter(
+                    "takes one value in a sweep: with another the scores would be of other bins, and not comparable",
+                    param_hint=name,
+                )
+            seen.add(name)
+            out.append(word)
+            if name == word and rest:
+                out.append(rest.pop(0))
+            flag = name if name in SEVERAL else ""
+        elif flag and SEVERAL[flag](word):
+            out += [flag, word]
+        else:
+            out.append(word)
+            flag = ""
+    return out
+
+
+class SeveralValues(TyperCommand):
+    """A command whose options take several values after one flag."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, expand(args))
+
+
+_SWEEP = "Sweep"
+
+
+@command
+def sweep(
+    session: Annotated[
+        Path | None,
+        typer.Argument(help="NWB file or session in zarr; not needed with --resume.", show_default=False),
+    ] = None,
+    latent_dim: Annotated[list[int] | None, option("latent_dim", MODEL, metavar="N N ...")] = None,
+    state_dim: Annotated[list[int] | None, option("state_dim", MODEL, metavar="N N ...")] = None,
+    hidden: Annotated[list[str] | None, option("hidden", MODEL, metavar="WIDTH,WIDTH ...")] = None,
+    dropout: Annotated[list[float] | None, option("dropout", MODEL, metavar="X X ...")] = None,
+    entropy: Annotated[list[str] | None, option("entropy", TRAINING, metavar="|".join(ENTROPIES) + " ...")] = None,
+    seed: Annotated[list[int] | None, option("seed", TRAINING, metavar="N N ...")] = None,
+    max_steps: Annotated[list[int] | None, option("max_steps", TRAINING, metavar="N N ...")] = None,
+    learning_rate: Annotated[list[float] | None, option("learning_rate", TRAINING, metavar="X X ...")] = None,
+    batch_size: Annotated[list[int] | None, option("batch_size", TRAINING, metavar="N N ...")] = None,
+    weight_decay: Annotated[list[float] | None, option("weight_decay", TRAINING, metavar="X X ...")] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--sweep",
+            metavar="FOLDER",
+            help="Sweep folder; without it one below runs/, the same for the same command.",
+            rich_help_panel=_SWEEP,
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Go on with a sweep, or join in.", rich_help_panel=_SWEEP),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Try N combinations, drawn by Optuna; without it all.", rich_help_panel=_SWEEP
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Processes, of one thread each.", rich_help_panel=_SWEEP)
+    ] = 1,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="Options; the command line wins.", rich_help_panel=RUN),
+    ] = None,
+    bin_size: Annotated[float | None, option("bin_size", TIME)] = None,
+    interval: Interval = None,
+    span: Spans = None,
+    reserve: Annotated[float | None, option("reserve", TIME)] = None,
+    units: Annotated[str | None, option("units", UNITS, metavar="QUERY")] = None,
+    min_rate: Annotated[float | None, option("min_rate", UNITS, metavar="HZ")] = None,
+    window: Annotated[int | None, option("window", TRAINING)] = None,
+    warmup: Annotated[int | None, option("warmup", TRAINING)] = None,
+    held_out: Annotated[float | None, option("held_out", TRAINING)] = None,
+    device: Annotated[str | None, option("device", TRAINING, metavar="|".join(DEVICES))] = None,
+    precision: Annotated[str | None, option("precision", TRAINING, metavar="|".join(PRECISIONS))] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The table as JSON.", rich_help_panel="Messages")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Example: **ldmfilter sweep session.nwb --latent-dim 2 4 8 --entropy knn stopgrad**
+
+    Train with every combination of the values and compare: how much better held-out time is predicted than
+    without memory. Prints a table, the best first. Several seeds are repetitions: their median counts. The same
+    command again, or --resume, does only what is missing. The best run is a run like any other: where the sweep
+    lies below runs/, `ldmfilter decode` finds it.
+    """
+    several: dict[str, Sequence | None] = {
+        "latent_dim": latent_dim, "state_dim": state_dim, "hidden": [parse_widths(widths) for widths in hidden or ()],
+        "dropout": dropout, "entropy": entropy, "max_steps": max_steps, "learning_rate": learning_rate,
+        "batch_size": batch_size, "weight_decay": weight_decay,
+    }  # fmt: skip
+    many = {name: list(dict.fromkeys(values)) for name, values in several.items() if values}
+    one: dict[str, Any] = {
+        "bin_size": bin_size, "interval": interval, "spans": parse_spans(span) or None, "reserve": reserve,
+        "units": units, "min_rate": min_rate, "window": window, "warmup": warmup, "held_out": held_out,
+        "device": device, "precision": precision,
+    }  # fmt: skip
+    one = {name: value for name, value in one.items() if value is not None}
+    if resume is not None and (many or one or seed or config or folder or trials):
+        raise typer.BadParameter("a resumed sweep keeps its own options; leave the others out", param_hint="--resume")
+    from ldmfilter.analysis.sweep import Sweep, draw_scores
+
+    if resume is not None:
+        the_sweep = Sweep.open(resume)
+    elif session is None:
+        raise typer.BadParameter("name a session to train on", param_hint="SESSION")
+    else:
+        options = Config.read(config) if config else Config(DataConfig(), FilterConfig())
+        options = options.replace(**one, **{name: values[0] for name, values in many.items() if len(values) == 1})
+        options.data.validate()
+        grid = {name: values for name, values in many.items() if len(values) > 1}
+        the_sweep = Sweep.create(folder, session, options, grid, seed or [options.filter.seed], trials)
+    _follow(the_sweep, jobs, session, quiet)
+    results = the_sweep.results()
+    best = the_sweep.best()
+    picture = draw_scores(the_sweep) if any(one.score is not None for one in results) else None
+    if as_json:
+        print(json.dumps(summarise(the_sweep, results), indent=1, allow_nan=False))
+    else:
+        _show(the_sweep, results)
+    unfinished = the_sweep.n_runs - sum(run.ended for one in results for run in one.runs)
+    if unfinished and not quiet:
+        say(
+            f"{unfinished} run(s) are still being done by another process; "
+            f"`ldmfilter sweep --resume {the_sweep.folder}` shows the table again"
+        )
+    if best is None:
+        say(f"ldmfilter: {the_sweep.folder}: no run has ended well; the table tells why")
+        raise typer.Exit(FAILED)
+    if not quiet:
+        if results[0].score is not None and results[0].score <= 0:
+            say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
+        say(f"best run {best.folder}, picture {picture}")
+
+
+def summarise(sweep: "Sweep", results: "list[Combination]") -> dict[str, Any]:
+    """What `sweep --json` prints, the best combination first. Scores in nats per bin, null where there is none."""
+    best = results[0].runs[0] if results and results[0].score is not None else None
+    return {
+        "sweep": str(sweep.folder),
+        "session": sweep.session_path,
+        "best": None if best is None else str(best.folder),
+        "combinations": [
+            {
+                "options": dict(one.options),
+                "score": one.score,
+                "lowest": one.lowest,
+                "highest": one.highest,
+                "runs": [
+                    {
+                        "run": str(run.folder),
+                        "seed": run.seed,
+                        "state": run.state,
+                        "score": run.score,
+                        "step": run.step,
+                        "effective_rank": run.effective_rank,
+                        "seconds": run.seconds,
+                        "reason": run.reason or None,
+                    }
+                    for run in one.runs
+                ],
+            }
+            for one in results
+        ],
+    }
+
+
+def _follow(sweep: "Sweep", jobs: int, session: Path | None, quiet: bool) -> None:
+    from ldmfilter.analysis.sweep import describe
+
+    done = sum(run.ended for run in sweep.runs())
+    if not quiet:
+        if note := sweep.recording(session).note:
+            say(note)
+        seeds = f", {len(sweep.seeds)} seeds each" if len(sweep.seeds) > 1 else ""
+        what = f"{sweep.n_runs // len(sweep.seeds)} combinations{seeds}"
+        left = f", {done} of {sweep.n_runs} runs are done" if done else ""
+        say(f"{what}{left}; sweep folder {sweep.folder}")
+        possible = 1
+        for values in sweep.grid.values():
+            possible *= len(values)
+        if possible > len(sweep.combinations):
+            say(f"{possible - len(sweep.combinations)} of {possible} left out: fewer states than latent dimensions")
+
+    # A bar counts steps, so that it moves within a run; a log gets a line when a run has ended.
+    steps = sweep.n_runs * sweep.config.filter.max_steps
+    terminal = sys.stderr.isatty()
+
+    def behind(progress: "Progress") -> int:
+        return round(progress.share * steps)
+
+    def text(progress: "Progress") -> str:
+        run = progress.run
+        gain = "" if run.score is None else f": gain {run.score:.2f}"
+        return f"{progress.ended}/{progress.runs} runs  {_name(describe(run.options), run, sweep)}{gain}"
+
+    moves = sweep.run(jobs, session)
+    try:
+        for progress in follow(moves, steps, behind, text, "step", quiet or not terminal, done * steps // sweep.n_runs):
+            run = progress.run
+            if quiet or not run.ended:
+                continue
+            name = f"{progress.ended}/{progress.runs}  {_name(describe(run.options), run, sweep)}"
+            if run.state == "failed":
+                say(f"{name}: failed, {run.reason}")
+            else:
+                say(f"{name}: gain {run.score:.2f}, rank {run.effective_rank:.1f}, {run.seconds:.0f} s")
+    except KeyboardInterrupt:
+        moves.close()
+        say(f"ldmfilter: interrupted; go on with `ldmfilter sweep --resume {sweep.folder}`")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _name(options: str, run: "SweepRun", sweep: "Sweep") -> str:
+    return f"{options}, seed {run.seed}" if len(sweep.seeds) > 1 else options
+
+
+def _show(sweep: "Sweep", results: "list[Combination]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from ldmfilter.analysis.sweep import show
+
+    # In a pipe nothing is folded: a line is a row.
+    console = Console() if sys.stdout.isatty() else Console(width=1000)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    several = len(sweep.seeds) > 1
+    table.add_column("run folder", no_wrap=True)
+    for name in sweep.grid:
+        table.add_column(name.replace("_", "-"), justify="right")
+    table.add_column("gain, nats/bin", justify="right")
+    if several:
+        table.add_column("lowest to highest", justify="right")
+    for name in ("step", "rank", "s"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for one in results:
+        first = one.runs[0]
+        row = [first.folder.name, *(show(one.options[name]) for name in sweep.grid), _number(one.score)]
+        if several:
+            row.append("" if one.lowest is None else f"{one.lowest:.3f} to {one.highest:.3f}")
+        row += [
+            "" if first.step is None else str(first.step),
+            "" if first.effective_rank is None else f"{first.effective_rank:.1f}",
+            f"{sum(run.seconds for run in one.runs):.0f}",
+            _remark(one),
+        ]
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def _remark(one: "Combination") -> str:
+    failed = [run for run in one.runs if run.state == "failed"]
+    begun = sum(not run.ended for run in one.runs)
+    remarks = []
+    if failed:
+        many = f"{len(failed)} of {len(one.runs)} failed: " if len(one.runs) > 1 else "failed: "
+        remarks.append(many + failed[0].reason)
+    if begun:
+        remarks.append(f"{begun} of {len(one.runs)} to do")
+    return "; ".join(remarks)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
