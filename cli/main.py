@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from ldmfilter_cli.check import check
 from ldmfilter_cli.decode import decode
 from ldmfilter_cli.inspect import inspect
 from ldmfilter_cli.stream import stream
@@ -44,3 +45,4 @@ app.command(short_help="Train a filter on a session's spikes, without labels.")(
 app.command(short_help="Decode a session into latent states with covariances.")(decode)
 app.command(short_help="Filter one bin at a time: counts on stdin, states on stdout.")(stream)
 app.command(cls=SeveralValues, short_help="Train with several values of options and compare on held-out time.")(sweep)
+app.command(short_help="Ask whether a trained filter can be trusted: numbers, verdicts, remedies.")(check)

@@ -1,0 +1,115 @@
+"""`ldmfilter check`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from ldmfilter_cli.console import FAILED, Debug, Quiet, command, say
+
+if TYPE_CHECKING:
+    from ldmfilter.analysis.diagnostics import Diagnosis, Finding
+
+
+@command
+def check(
+    run: Annotated[
+        Path | None, typer.Argument(help="Run folder; without it the latest below runs/.", show_default=False)
+    ] = None,
+    session: Annotated[
+        Path | None,
+        typer.Option(metavar="SESSION", help="Where the run's session lies now, if it was moved."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All numbers, as JSON.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where something is found.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Example: **ldmfilter check**
+
+    Is the filter's uncertainty true, has it collapsed, did it find anything? Each finding is a number, a
+    threshold with its reason, a verdict and a remedy, on time that training never saw.
+    """
+    from ldmfilter.analysis.diagnostics import diagnose
+    from ldmfilter.filter.runs import Run
+
+    the_run = Run.open(run) if run is not None else Run.latest()
+    model = the_run.model()
+    done, wanted = model.history_[-1].step, the_run.config.filter.max_steps
+    if done < wanted and not quiet:
+        say(f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; checking what it kept")
+    _, counts = the_run.recording(session)
+    diagnosis = diagnose(model, counts, progress=None if quiet else lambda what: say(f"{what} ..."))
+    if as_json:
+        print(json.dumps({"run": str(the_run.folder)} | diagnosis.to_dict(), indent=1, allow_nan=False))
+    elif sys.stdout.isatty():
+        _show(diagnosis, str(the_run.folder))
+    else:
+        _write(diagnosis, str(the_run.folder))
+    if strict and not diagnosis.ok:
+        raise typer.Exit(FAILED)
+
+
+def _show(diagnosis: "Diagnosis", folder: str) -> None:
+    """For a terminal, however narrow: a table of numbers, then what to look at."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    console.print(Text(folder, style="bold", overflow="fold"))
+    console.print(Text(diagnosis.summary))
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    grid.add_column("", no_wrap=True)
+    grid.add_column("finding", overflow="fold", ratio=1)
+    grid.add_column("value", justify="right", no_wrap=True)
+    grid.add_column("wanted", justify="right", no_wrap=True)
+    for finding in diagnosis.findings:
+        style = "" if finding.ok else "bold yellow"
+        sign = "ok" if finding.ok else "!!"
+        grid.add_row(
+            *(Text(text, style=style) for text in (sign, finding.name, _number(finding.value), _range(finding)))
+        )
+    console.print()
+    console.print(grid)
+    for finding in diagnosis.findings:
+        if not finding.ok:
+            console.print()
+            console.print(Text(finding.name, style="bold yellow"))
+            for line in _words(finding):
+                console.print(Text(line))
+
+
+def _write(diagnosis: "Diagnosis", folder: str) -> None:
+    """For a pipe: one line a finding, in columns parted by tabs, then what to look at."""
+    print(f"{folder}: {diagnosis.summary}")
+    for finding in diagnosis.findings:
+        columns = ("ok" if finding.ok else "!!", finding.name, _number(finding.value), finding.unit, _range(finding))
+        print("\t".join((*columns, finding.verdict)))
+    for finding in diagnosis.findings:
+        if not finding.ok:
+            print(f"\n{finding.name}", *_words(finding), sep="\n")
+
+
+def _words(finding: "Finding") -> list[str]:
+    sure = (
+        f", 95 % interval {_number(finding.interval[0])} to {_number(finding.interval[1])}" if finding.interval else ""
+    )
+    return [
+        f"Found: {finding.verdict}.",
+        f"Number: {' '.join((_number(finding.value), finding.unit)).strip()}{sure}; wanted {_range(finding)}.",
+        f"Why there: {finding.reason}.",
+        f"Remedy: {finding.remedy}.",
+    ]
+
+
+def _range(finding: "Finding") -> str:
+    low, high = finding.threshold
+    if low is None:
+        return f"<= {_number(high)}"
+    return f">= {_number(low)}" if high is None else f"{_number(low)} to {_number(high)}"
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:.3g}"
