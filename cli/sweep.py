@@ -1,6 +1,7 @@
 """`ldmfilter sweep`."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -178,6 +179,10 @@ def sweep(
         options = options.replace(**one, **{name: values[0] for name, values in many.items() if len(values) == 1})
         options.data.validate()
         grid = {name: values for name, values in many.items() if len(values) > 1}
+        if not grid and len(set(seed or ())) < 2:
+            raise typer.BadParameter(
+                "nothing to compare; give an option or --seed several values", param_hint="--latent-dim 2 4 8"
+            )
         the_sweep = Sweep.create(folder, session, options, grid, seed or [options.filter.seed], trials)
     _follow(the_sweep, jobs, session, quiet)
     results = the_sweep.results()
@@ -242,12 +247,11 @@ def _follow(sweep: "Sweep", jobs: int, session: Path | None, quiet: bool) -> Non
         if note := sweep.recording(session).note:
             say(note)
         seeds = f", {len(sweep.seeds)} seeds each" if len(sweep.seeds) > 1 else ""
-        what = f"{sweep.n_runs // len(sweep.seeds)} combinations{seeds}"
+        number = sweep.n_runs // len(sweep.seeds)
+        what = f"{number} combination{'s' if number > 1 else ''}{seeds}"
         left = f", {done} of {sweep.n_runs} runs are done" if done else ""
         say(f"{what}{left}; sweep folder {sweep.folder}")
-        possible = 1
-        for values in sweep.grid.values():
-            possible *= len(values)
+        possible = math.prod(map(len, sweep.grid.values()))
         if possible > len(sweep.combinations):
             say(f"{possible - len(sweep.combinations)} of {possible} left out: fewer states than latent dimensions")
 

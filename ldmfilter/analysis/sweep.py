@@ -67,7 +67,7 @@ MOST_COMBINATIONS = 100_000  # that are listed to draw from
 MOST_RUNS = 2_000  # that are trained
 _SWEEP, _STUDY, _LOCKS, _BEST, PICTURE = "sweep.json", "sweep.db", ".locks", "best", "sweep.png"
 _NAME = "sweep"
-_PATIENCE = 60.0  # s that SQLite waits for a reader from outside, as a dashboard
+_PATIENCE = 60.0  # s to wait for a reader of the database from outside, as a dashboard, and for a job to end
 
 Options = Mapping[str, Any]
 
@@ -233,7 +233,7 @@ class Sweep:
         seeds = tuple(dict.fromkeys(seeds))
         for seed in seeds:
             config.replace(seed=seed).filter.validate()
-        config = config.replace(seed=seeds[0])
+        config = config.replace(seed=min(seeds))
         possible = combinations(config, grid)
         runs = len(seeds) * (len(possible) if trials is None else min(trials, len(possible)))
         if runs > MOST_RUNS:
@@ -562,11 +562,14 @@ class Sweep:
                         continue
                     if isinstance(message, BaseException):
                         raise message
-                    yield message
+                    if message is not None:
+                        yield message
         finally:
+            for receiver in processes:  # a worker ends at the next thing that it cannot say
+                receiver.close()
             for process in processes.values():
+                process.join(_PATIENCE)
                 process.terminate()
-            for process in processes.values():
                 process.join()
         left = self.n_runs - sum(run.ended for run in self.runs())
         if broken and left:
@@ -684,7 +687,7 @@ def combinations(config: Config, grid: Mapping[str, Sequence]) -> list[dict[str,
 
 
 def plot_scores(results: Sequence[Combination], axes: Axes, most: int = 30) -> None:
-    """Scores of the combinations, the best on top: a dot for each seed, a bar at the median, a cross where all failed.
+    """Scores of the combinations, the best on top: a dot for each seed, a bar at their median, a cross for failures.
 
     Args:
         results: from `Sweep.results`.
@@ -699,17 +702,16 @@ def plot_scores(results: Sequence[Combination], axes: Axes, most: int = 30) -> N
         scores = [run.score for run in one.runs if run.score is not None]
         colour = COLOURS[0] if row == 0 and one.score is not None else "0.45"
         axes.plot(scores, [row] * len(scores), "o", color=colour, markersize=6, alpha=0.7, markeredgewidth=0)
-        if one.score is not None:
+        if one.score is not None and len(one.runs) > 1:
             axes.plot([one.score] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2.5)
         failed = sum(run.state == "failed" for run in one.runs)
         if failed:
-            axes.plot(min(lowest, 0.0), row, "x", color=COLOURS[1])
-            axes.annotate(
-                f" {failed} of {len(one.runs)} failed", (min(lowest, 0.0), row), color=COLOURS[1], va="center",
-                xytext=(6, 0), textcoords="offset points",
-            )  # fmt: skip
+            left = axes.get_yaxis_transform()  # at the left edge: a failed run has no score
+            axes.plot(0.01, row, "x", color=COLOURS[1], transform=left)
+            axes.text(0.025, row, f"{failed} of {len(one.runs)} failed", color=COLOURS[1], va="center", transform=left)
     axes.set_yticks(range(len(shown)), [describe(one.options) for one in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.margins(x=0.15)
     if lowest <= 0:
         axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     axes.grid(axis="x", color="0.9", linewidth=0.8)
@@ -809,6 +811,7 @@ def _worker(folder: Path, session: str | None, sender: Connection) -> None:
 
     torch.set_num_threads(1)
     try:
+        sender.send(None)  # is anyone there still?
         for run in Sweep.open(folder)._work(session):
             sender.send(run)
     except BrokenPipeError:
