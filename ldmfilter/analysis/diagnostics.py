@@ -36,9 +36,11 @@ Array = np.ndarray
 GUARD = 2.0  # s between time that was trained on and time that is judged: the slowest part of behaviour's memory
 LEAST_BINS = 100  # judged bins below which a number says nothing
 MOST_BINS = 100_000  # longer recordings are judged on stretches of so many bins in all, spread evenly
-MOST_VALUES = 20_000_000  # bins times units that are held as floats
+MOST_VALUES = 5_000_000  # bins times units, likewise
+STRETCH = 40.0  # s, of such a stretch
 PIECE_BINS = 20_000  # judged bins that what is repeated many times (surrogates) is computed on
-FIT_BINS = 10_000  # bins that the linear system is fitted to
+FIT_BINS = 10_000  # bins that the linear system and the local level are fitted to
+COUPLED_UNITS = 300  # units at most that are looked at for coupling: those of most variance
 BLOCK = 5.0  # s, a block of the bootstrap: longer than what neighbouring bins remember of each other
 RESAMPLES = 1_000  # of a bootstrap or a permutation test
 DRIFT_BLOCKS = 10
@@ -47,7 +49,7 @@ SURROGATES = 19  # with which "beyond all of them" has a chance of 1 in 20
 # Thresholds; `Finding.reason` says why they lie there.
 NIS_BAND = (0.8, 1.25)
 TAIL = 0.1
-CORRELATION = 0.2
+CORRELATION = 0.25
 LAG_BEHIND = 0.02  # nats per bin and latent dimension
 LARGEST_UNIT = 0.5
 DRIFT_LEVEL = 0.01
@@ -64,7 +66,8 @@ COUPLING, SHARED = "coupling of the units", "gain through sharing"
 NO_MEMORY, RANDOM_WALK = "a Gaussian without memory", "a random walk"
 LOCAL_LEVEL, LINEAR_SYSTEM = "a random walk seen through noise", "a linear dynamical system fitted to them"
 
-OWN_TIMES, OTHERS_TIME = (0.25, 1.0, 4.0), 1.0  # s, of the averages of the past that counts are predicted from
+# s, of the averages of the past that counts are predicted from, beside those of FAST bins
+OWN_TIMES, OTHERS_TIME, FAST = (0.25, 1.0, 4.0), 1.0, 2
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ class Consistency:
     """Normalised innovations squared (NIS) against chi-square, and what is left to predict in the innovations.
 
     Attributes:
+        size: mean NIS per latent dimension, 1 where the covariances are true, and its 95 % interval.
+        tail: share of bins beyond chi-square's 95 % quantile, and its 95 % interval.
         probability: (quantile,) levels of the quantiles.
         nis: (quantile,) of the judged bins' NIS.
         chi2: (quantile,) of chi-square with as many degrees of freedom as z has dimensions.
@@ -108,6 +113,10 @@ class Consistency:
         portmanteau: Hosking's statistic of all lags together, and its p-value.
     """
 
+    size: float
+    size_interval: tuple[float, float]
+    tail: float
+    tail_interval: tuple[float, float]
     probability: Array
     nis: Array
     chi2: Array
@@ -265,6 +274,12 @@ def normalised(innovation: Array, innovation_cov: Array) -> Array:
     return np.linalg.solve(np.linalg.cholesky(innovation_cov), innovation[..., None])[..., 0]
 
 
+def _covariance(x: Array) -> Array:
+    """Covariance (dim, dim) of samples (time, dim), which can always be factorised."""
+    cov = np.cov(x.T, bias=True).reshape(x.shape[1], -1)
+    return cov + (1e-9 * float(np.diagonal(cov).mean()) + 1e-12) * np.eye(len(cov))
+
+
 def mean_interval(values: Array, block: Array, seed: int = 0) -> tuple[float, tuple[float, float]]:
     """Mean of values (time,) and its 95 % interval by the block bootstrap (Kunsch 1989): whole blocks (time,), given
     by number, are drawn anew, so that neighbours that resemble each other do not make the interval too narrow."""
@@ -286,7 +301,7 @@ def lagged_correlations(x: Array, judged: Array, segment: Array, lags: int) -> t
         lags: how many.
     """
     mean = x[judged].mean(0)
-    L = np.linalg.cholesky(np.cov(x[judged].T, bias=True).reshape(x.shape[1], -1))
+    L = np.linalg.cholesky(_covariance(x[judged]))
     white = np.where(judged[:, None], solve_triangular(L, (np.where(judged[:, None], x, 0) - mean).T, lower=True).T, 0)
     matrices, pairs = [], []
     for k in range(1, lags + 1):
@@ -310,6 +325,33 @@ def portmanteau(correlations: Array, pairs: Array) -> tuple[float, float]:
     return statistic, float(chi2.sf(statistic, correlations.size))
 
 
+def consistency(x: Array, judged: Array, segment: Array, time: Array, bin_size: float, seed: int = 0) -> Consistency:
+    """Whether innovations are what the filter says they are.
+
+    Args:
+        x: (time, latent), as `normalised` gives them; where not judged, ignored.
+        judged: (time,) bool.
+        segment: (time,) of a gap-free stretch.
+        time: (time,) s.
+        bin_size: s.
+        seed: of the bootstrap.
+    """
+    latent, nis = x.shape[1], (x[judged] ** 2).sum(1)
+    block, levels = np.floor(time[judged] / BLOCK).astype(np.int64), np.arange(1, 200) / 200
+    matrices, pairs = lagged_correlations(x, judged, segment, LAGS)
+    return Consistency(
+        *mean_interval(nis / latent, block, seed),
+        *mean_interval((nis > chi2.ppf(0.95, latent)).astype(np.float64), block, seed),
+        levels,
+        np.quantile(nis, levels),
+        chi2.ppf(levels, latent),
+        np.arange(1, LAGS + 1) * bin_size,
+        np.linalg.norm(matrices, 2, (1, 2)),
+        white_band(latent, pairs),
+        portmanteau(matrices, pairs),
+    )
+
+
 def effective_rank(variances: Array) -> float:
     """Exponential of the entropy of normalised variances (Roy & Vetterli 2007)."""
     p = np.maximum(variances, 0) / max(float(np.maximum(variances, 0).sum()), 1e-300)
@@ -327,8 +369,8 @@ def log_likelihood(error: Array, cov: Array) -> Array:
 def predictive_gain(z: Array, error: Array) -> float:
     """1/2 (log det Cov z - log det Cov e), nats per bin: how much a prediction with errors e (time, latent) tells of
     z, at the best covariance. Free of scale: every affine map of z and e gives the same."""
-    logdet = [np.linalg.slogdet(np.atleast_2d(np.cov(x.T)))[1] for x in (z, error)]
-    return 0.5 * float(logdet[0] - logdet[1])
+    of_z, of_error = (float(np.linalg.slogdet(_covariance(x))[1]) for x in (z, error))
+    return 0.5 * (of_z - of_error)
 
 
 def smoothing_errors(z: Array, starts: Array, gain: Array | float) -> Array:
@@ -370,7 +412,7 @@ def fit_linear_system(z: Array, observed: Array, starts: Array, state_dim: int, 
         steps: at most.
     """
     latent, mean = z.shape[1], z[observed].mean(0)
-    L = np.linalg.cholesky(np.cov(z[observed].T).reshape(latent, latent))
+    L = np.linalg.cholesky(_covariance(z[observed]))
     white = solve_triangular(L, np.where(observed[:, None], z - mean, 0).T, lower=True).T
     x, seen, new = torch.from_numpy(white.copy()), torch.from_numpy(observed), torch.from_numpy(starts)
     system, before = _first_guess(x, seen, state_dim), -math.inf
@@ -435,34 +477,41 @@ def coupling(x: Array, fit: Array, judged: Array, bin_size: float) -> float:
 
     Each unit's x is regressed on averages of its own past; what is left is predicted from an average of the past of
     all units, by ridge regression. Returns the correlation of what is left with its prediction in the judged bins,
-    over all units: about 0 where the units are independent, whatever their own rhythms.
+    over all units: about 0 where the units are independent, whatever their own rhythms. Of two averages, of two bins
+    and of a second, the better one counts.
 
     Args:
         x: (time, unit), standardised.
         fit, judged: (time,) bool, the bins that the regressions are fitted to and judged on.
         bin_size: s.
     """
+    n, units = int(fit.sum()), x.shape[1]
 
     def past(seconds: float) -> Array:
         keep = math.exp(-bin_size / seconds)
         average = lfilter([1 - keep], [1, -keep], x, axis=0)
-        average = np.vstack([np.zeros(x.shape[1]), average[:-1]])
+        average = np.vstack([np.zeros(units), average[:-1]])
         scale = average[fit].std(0)
         # A unit that hardly fires is not blown up: at least half the typical deviation.
         floor = 0.5 * math.sqrt(float((scale**2).mean())) + 1e-12
         return (average - average[fit].mean(0)) / np.maximum(scale, floor)
 
-    own, n = np.stack([past(seconds) for seconds in OWN_TIMES], 2), int(fit.sum())
+    times = (FAST * bin_size, *OWN_TIMES)
+    averages = {seconds: past(seconds) for seconds in {*times, OTHERS_TIME}}
+    own = np.stack([averages[seconds] for seconds in times], 2)
     inside = own[fit]
-    gram = np.einsum("tuk,tul->ukl", inside, inside) + 1e-3 * n * np.eye(len(OWN_TIMES))
+    gram = np.einsum("tuk,tul->ukl", inside, inside) + 1e-3 * n * np.eye(len(times))
     weights = np.linalg.solve(gram, np.einsum("tuk,tu->uk", inside, x[fit])[..., None])[..., 0]
     left = x - np.einsum("tuk,uk->tu", own, weights)
     left -= left[fit].mean(0)
-    others = past(OTHERS_TIME)
-    gram = others[fit].T @ others[fit] + 0.3 * n * np.eye(x.shape[1])
-    predicted = others[judged] @ np.linalg.solve(gram, others[fit].T @ left[fit])
-    size = math.sqrt(float((left[judged] ** 2).sum() * (predicted**2).sum()))
-    return float((left[judged] * predicted).sum()) / size if size > 0 else 0.0
+
+    def strength(others: Array) -> float:
+        gram = others[fit].T @ others[fit] + 0.3 * n * np.eye(units)
+        predicted = others[judged] @ np.linalg.solve(gram, others[fit].T @ left[fit])
+        size = math.sqrt(float((left[judged] ** 2).sum() * (predicted**2).sum()))
+        return float((left[judged] * predicted).sum()) / size if size > 0 else 0.0
+
+    return max(strength(averages[seconds]) for seconds in (times[0], OTHERS_TIME))
 
 
 def shift_units(n: int, units: int, rng: np.random.Generator) -> Array:
@@ -563,7 +612,7 @@ def diagnose(
         x = np.full_like(z, np.nan)
         x[bins.judged] = normalised(error[bins.judged], cov[bins.judged])
 
-        consistency, size, tail = _consistency(x, bins, block, seed)
+        innovations = consistency(x, bins.judged, bins.segment, bins.time, bins.size, seed)
         spectrum = _spectrum(z[bins.judged], (z - error)[bins.judged])
         tell("other predictors of the same pseudo-observations")
         memoryless, rivals = _rivals(model, z, scores, bins, block, seed)
@@ -577,7 +626,7 @@ def diagnose(
     # Training alone moves the dynamics little; a refit takes them all the way.
     better = "--refit, " if getattr(model, "refit", None) is False else ""
     findings = (
-        *_of_consistency(consistency, size, tail, better),
+        *innovation_findings(innovations, better),
         *_of_spectrum(spectrum),
         *_of_rivals(rivals, z.shape[1], better),
         *_of_memory(memory, bins),
@@ -593,7 +642,7 @@ def diagnose(
         int(bins.judged.sum()),
         float(bins.judged.sum() * bins.size),
         findings,
-        consistency,
+        innovations,
         spectrum,
         float(scores[bins.judged].mean()),
         rivals,
@@ -605,30 +654,24 @@ def diagnose(
 
 
 def _excerpt(counts: xr.DataArray, seed: int) -> xr.DataArray:
-    """At most `MOST_BINS` bins, in random stretches of 40 s, so that a day is diagnosed as fast as an hour."""
+    """At most `MOST_BINS` bins, in random stretches, so that a day is diagnosed as fast as an hour."""
     n, units = counts.sizes["time"], counts.sizes["unit"]
     most = min(MOST_BINS, max(MOST_VALUES // max(units, 1), 10_000))
     if n <= most:
         return counts
-    rows = np.flatnonzero(_some(n, most, float(counts.attrs["bin_size"]), seed))
-    return check_counts(counts.isel(time=rows))
-
-
-def _some(n: int, most: int, bin_size: float, seed: int) -> Array:
-    """(n,) bool: about `most` of n bins, in stretches of 40 s that are drawn at random, as reserved time is regular."""
-    length = max(math.ceil(40.0 / bin_size), 1)
-    stretches = -(-n // length)
-    kept = np.random.default_rng(seed).permutation(stretches) < max(round(most / length), 1)
-    return np.repeat(kept, length)[:n]
+    kept = _thinned(np.ones(n, dtype=bool), most, float(counts.attrs["bin_size"]), seed)
+    return check_counts(counts.isel(time=np.flatnonzero(kept)))
 
 
 def _thinned(chosen: Array, most: int, bin_size: float, seed: int) -> Array:
-    """About `most` of the chosen bins (time,), in stretches; all where they are no more, or too few would be left."""
-    share = most / max(int(chosen.sum()), 1)
-    if share >= 1:
+    """About `most` of the chosen bins (time,), in stretches of 40 s at most that are drawn at random: reserved time is
+    regular, and what is regular too could miss it."""
+    if int(chosen.sum()) <= most:
         return chosen
-    some = chosen & _some(len(chosen), int(share * len(chosen)), bin_size, seed)
-    return some if int(some.sum()) >= LEAST_BINS else chosen
+    length = max(min(math.ceil(STRETCH / bin_size), most // 4), 1)
+    stretch = (np.cumsum(chosen) - 1).clip(0) // length
+    kept = np.random.default_rng(seed).permutation(int(stretch[-1]) + 1) < max(most // length, 1)
+    return chosen & kept[stretch]
 
 
 def _bins(model: LDMFilter, counts: xr.DataArray, trained: Array) -> _Bins:
@@ -669,27 +712,8 @@ def _piece(bins: _Bins, most: int, seed: int) -> _Piece:
     return _Piece(rows, starts, judged[rows])
 
 
-def _consistency(x: Array, bins: _Bins, block: Array, seed: int) -> tuple[Consistency, tuple, tuple]:
-    latent = x.shape[1]
-    nis = (x[bins.judged] ** 2).sum(1)
-    levels = np.arange(1, 200) / 200
-    matrices, pairs = lagged_correlations(x, bins.judged, bins.segment, LAGS)
-    consistency = Consistency(
-        levels,
-        np.quantile(nis, levels),
-        chi2.ppf(levels, latent),
-        np.arange(1, LAGS + 1) * bins.size,
-        np.linalg.norm(matrices, 2, (1, 2)),
-        white_band(latent, pairs),
-        portmanteau(matrices, pairs),
-    )
-    size = mean_interval(nis / latent, block, seed)
-    tail = mean_interval((nis > chi2.ppf(0.95, latent)).astype(np.float64), block, seed)
-    return consistency, size, tail
-
-
 def _spectrum(z: Array, zhat: Array) -> Spectrum:
-    of_z, of_zhat = (np.linalg.eigvalsh(np.atleast_2d(np.cov(x.T)))[::-1].clip(0) for x in (z, zhat))
+    of_z, of_zhat = (np.linalg.eigvalsh(_covariance(x))[::-1].clip(0) for x in (z, zhat))
     return Spectrum(of_z, of_zhat, effective_rank(of_z), effective_rank(of_zhat))
 
 
@@ -703,7 +727,7 @@ def _rivals(
     system = fit_linear_system(z, some, bins.starts, model.states)
     filtered = filter(system, torch.from_numpy(z), torch.from_numpy(bins.observed), torch.from_numpy(bins.starts))
     means = (z - z[fit].mean(0), *smoothed)
-    likelihoods = [log_likelihood(e, np.cov(e[fit].T, bias=True).reshape(z.shape[1], -1)) for e in means]
+    likelihoods = [log_likelihood(e, _covariance(e[fit])) for e in means]
     of_system = np.full(len(z), np.nan)
     of_system[judged] = log_likelihood(filtered.innovation.numpy()[judged], filtered.innovation_cov.numpy()[judged])
     names = (NO_MEMORY, RANDOM_WALK, LOCAL_LEVEL, LINEAR_SYSTEM)
@@ -797,12 +821,14 @@ def _sharing(model: LDMFilter, bins: _Bins, surrogates: int, seed: int) -> Shari
     roots = np.sqrt(bins.counts[usable])
     mean, scale = np.nanmean(roots[fit], 0), np.nanstd(roots[fit], 0)
     roots = np.nan_to_num((roots - mean) / np.maximum(scale, 0.5 * math.sqrt(float((scale**2).mean())) + 1e-12))
+    lively = np.sort(np.argsort(-scale)[:COUPLED_UNITS])
+    roots = roots[:, lively]
 
     def both(shifts: Array) -> tuple[float, float]:
         rows = usable[(rank[:, None] + shifts) % len(usable)]
         z = model.network_.encode(torch.from_numpy(np.take_along_axis(bins.counts, rows, 0))).double()
         error = filter(system, z, seen, starts).innovation.numpy()
-        x = np.take_along_axis(roots, (np.arange(len(usable))[:, None] + shifts) % len(usable), 0)
+        x = np.take_along_axis(roots, (np.arange(len(usable))[:, None] + shifts[lively]) % len(usable), 0)
         return predictive_gain(z.numpy()[piece.judged], error[piece.judged]), coupling(x, fit, judged, bins.size)
 
     gain, strength = both(np.zeros(units, dtype=np.int64))
@@ -834,45 +860,47 @@ def _finding(
     return Finding(name, value, unit, interval, threshold, reason, ok, words[not ok], "" if ok else remedy)
 
 
-def _of_consistency(c: Consistency, size: tuple, tail: tuple, better: str) -> Sequence[Finding]:
-    (mean, mean_interval_), (share, share_interval) = size, tail
-    width = abs(math.sqrt(mean) - 1)
-    worst = int((c.correlation - c.white).argmax())
-    strongest, band = float(c.correlation.max()), float(max(c.white.max(), CORRELATION))
+def innovation_findings(c: Consistency, better: str = "") -> tuple[Finding, ...]:
+    """What the innovations say of the filter: of their size, their outliers, their correlation. `better` begins the
+    remedy of dynamics that do not fit."""
+    width = abs(math.sqrt(c.size) - 1)
+    strongest, white = float(c.correlation.max()), float(c.white.max())
+    limit = math.hypot(white, CORRELATION)
+    lag = float(c.lag[int(c.correlation.argmax())])
     chance = f"Hosking's test of all lags: p = {c.portmanteau[1]:.2g}"
     return (
         _finding(
-            INNOVATION_SIZE, mean, NIS_BAND,
+            INNOVATION_SIZE, c.size, NIS_BAND,
             "1 where the covariances are true; beyond 0.8 to 1.25 intervals are a tenth too wide or too narrow",
-            not _beyond(mean_interval_, *NIS_BAND),
+            not _beyond(c.size_interval, *NIS_BAND),
             (
                 "surprises are about as large as the filter expects",
-                f"the filter is {'over' if mean > 1 else 'under'}confident: surprises are {width:.0%} "
-                f"{'larger' if mean > 1 else 'smaller'} than it expects",
+                f"the filter is {'over' if c.size > 1 else 'under'}confident: surprises are {width:.0%} "
+                f"{'larger' if c.size > 1 else 'smaller'} than it expects",
             ),
-            "choose fewer --latent-dim or a longer --span, where it is overconfident; more --max-steps, where under",
-            interval=mean_interval_,
+            "choose fewer --latent-dim or a longer --span" if c.size > 1 else f"choose {better}more --max-steps",
+            interval=c.size_interval,
         ),
         _finding(
-            OUTLIERS, share, (None, TAIL),
+            OUTLIERS, c.tail, (None, TAIL),
             "0.05 where innovations are Gaussian; at twice that, 95 % regions fail twice as often as they say",
-            not _beyond(share_interval, None, TAIL),
+            not _beyond(c.tail_interval, None, TAIL),
             (
-                f"{share:.1%} of bins lie outside the region that is to hold 95 %",
-                f"{share:.1%} of bins lie outside the region that is to hold 95 %: rare large surprises, which a "
+                f"{c.tail:.1%} of bins lie outside the region that is to hold 95 %",
+                f"{c.tail:.1%} of bins lie outside the region that is to hold 95 %: rare large surprises, which a "
                 "Gaussian does not know",
             ),
             "choose a larger --bin-size, which makes counts more Gaussian, or a higher --min-rate",
-            interval=share_interval,
+            interval=c.tail_interval,
         ),
         _finding(
-            WHITENESS, strongest, (None, band),
-            f"white innovations stay below {c.white.max():.2f} in so many bins; below {CORRELATION:g} less than "
-            f"{CORRELATION**2:.0%} of an innovation could be predicted from one before it",
-            strongest <= band,
+            WHITENESS, strongest, (None, limit),
+            f"white innovations stay below {white:.2f} in so many bins; {CORRELATION:g} on top of it means that "
+            f"{CORRELATION**2:.0%} of an innovation could have been predicted from one before",
+            strongest <= limit,
             (
                 f"nothing much is left to predict in the innovations ({chance})",
-                f"innovations predict each other, the strongest {c.lag[worst]:g} s apart: the dynamics miss something "
+                f"innovations predict each other, most of all {lag:g} s apart: the dynamics miss something "
                 f"({chance})",
             ),
             f"choose {better}more --max-steps, or a --state-dim above --latent-dim",
