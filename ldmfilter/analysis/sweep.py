@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
     from matplotlib.axes import Axes
     from optuna import Study
+    from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
 SWEEP_FORMAT = 1
@@ -203,6 +204,7 @@ class Sweep:
         self.combinations = combinations(self.config, self.grid)
         self._recording: Recording | None = None
         self._enqueued = False
+        self._opened: tuple[RDBStorage, Study] | None = None
 
     @classmethod
     def create(
@@ -583,31 +585,34 @@ class Sweep:
 
     @contextmanager
     def _study(self) -> Iterator[Study]:
+        with self._lock("sweep"), _database_errors(self.folder / _STUDY):
+            if self._opened is None:
+                self._opened = self._open_study()
+            storage, study = self._opened
+            try:
+                yield study
+            finally:
+                storage.remove_session()
+
+    def _open_study(self) -> tuple[RDBStorage, Study]:
         import optuna
         from sqlalchemy.pool import NullPool
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        path = self.folder / _STUDY
-        with self._lock("sweep"), _database_errors(path):
-            storage = optuna.storages.RDBStorage(
-                # A path in a URL would have to be quoted, and braces in it mean something to Optuna.
-                "sqlite:///sweep.db",
-                engine_kwargs={
-                    "creator": functools.partial(sqlite3.connect, path, timeout=_PATIENCE),
-                    "poolclass": NullPool,
-                },
-            )
-            try:
-                yield optuna.create_study(
-                    study_name=_NAME,
-                    storage=storage,
-                    direction="maximize",
-                    load_if_exists=True,
-                    sampler=optuna.samplers.RandomSampler(seed=0),  # draws nothing: every trial has its values
-                )
-            finally:
-                storage.remove_session()
-                storage.engine.dispose()
+        # A path in a URL would have to be quoted, and braces in it mean something to Optuna. Without a pool,
+        # connections are closed as soon as they are not used.
+        connect = functools.partial(sqlite3.connect, self.folder / _STUDY, timeout=_PATIENCE)
+        storage = optuna.storages.RDBStorage(
+            f"sqlite:///{_STUDY}", engine_kwargs={"creator": connect, "poolclass": NullPool}
+        )
+        study = optuna.create_study(
+            study_name=_NAME,
+            storage=storage,
+            direction="maximize",
+            load_if_exists=True,
+            sampler=optuna.samplers.RandomSampler(seed=0),  # draws nothing: every trial has its values
+        )
+        return storage, study
 
     def _trial(self, study: Study, number: int) -> Any:
         import optuna
