@@ -25,7 +25,7 @@ from torch import Tensor
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
-from ldmfilter.filter.kalman import LinearGaussian, filter, smooth
+from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter, smooth
 from ldmfilter.filter.linalg import linear_recurrence, one_thread, safe_cholesky, stationary_covariance, symmetrise
 
 if TYPE_CHECKING:
@@ -398,72 +398,93 @@ def fit_local_level(z: Array, starts: Array, fit: Array) -> Array:
     return gains[errors.argmin(0)]
 
 
-def fit_linear_system(z: Array, observed: Array, starts: Array, state_dim: int, steps: int = 30) -> LinearGaussian:
-    """A linear dynamical system fitted to z by expectation maximisation (Shumway & Stoffer 1982).
-
-    Starts from states of one time constant that have the autocovariance of z at lags 1 and 2. C stays fixed, and the
-    prior is the stationary one. Ends when a step gains less than 0.002 nats per bin.
+def fit_linear_system(z: Array, starts: Array, state_dim: int, steps: int = 30) -> LinearGaussian:
+    """A linear dynamical system fitted to z by expectation maximisation (Shumway & Stoffer 1982), from where
+    covariances at several lags say that it lies (`_first_guess`). Ends when a step gains less than 0.002 nats per bin.
 
     Args:
-        z: (time, latent) float64; where not observed, ignored.
-        observed: (time,) bool.
+        z: (time, latent) float64.
         starts: (time,) bool, the first bins of gap-free stretches.
-        state_dim: dimensions of the state, at least those of z.
+        state_dim: dimensions of the state.
         steps: at most.
+
+    Returns the system of z less its mean over these bins.
     """
-    latent, mean = z.shape[1], z[observed].mean(0)
-    L = np.linalg.cholesky(_covariance(z[observed]))
-    white = solve_triangular(L, np.where(observed[:, None], z - mean, 0).T, lower=True).T
-    x, seen, new = torch.from_numpy(white.copy()), torch.from_numpy(observed), torch.from_numpy(starts)
-    system, before = _first_guess(x, seen, state_dim), -math.inf
-    C, within = system.C, torch.nonzero(~new[1:])[:, 0]
+    mean = z.mean(0)
+    L = np.linalg.cholesky(_covariance(z))
+    x = torch.from_numpy(solve_triangular(L, (z - mean).T, lower=True).T.copy())
+    new = torch.from_numpy(starts)
+    system, before = _first_guess(x.numpy(), starts, state_dim), -math.inf
+    within = torch.nonzero(~new[1:])[:, 0]
     for _ in range(steps):
-        filtered = filter(system, x, seen, new)
-        now = float(log_likelihood(filtered.innovation[seen].numpy(), filtered.innovation_cov[seen].numpy()).mean())
+        filtered = filter(system, x, starts=new)
+        now = float(_mean_log_likelihood(filtered))
         if now - before < 0.002:
             break
         before = now
         smoothed = smooth(system, filtered, new)
-        m, P = smoothed.smoothed_mean, smoothed.smoothed_cov
+        m, P = smoothed.smoothed_mean, smoothed.covariances
+        # Sums over bins of smoothed covariances, of which few are distinct.
+        total = _weighted(P, smoothed.row)
         # Lag-one covariance P_{t+1,t|T} = P_{t+1|T} G_t', with the smoother's gain G_t.
         ahead = system.A @ filtered.covariances.filtered
         G = torch.cholesky_solve(ahead, safe_cholesky(symmetrise(ahead @ system.A.mT + system.Q))).mT
-        cross = m[within + 1].mT @ m[within] + (P[within + 1] @ G[filtered.row[within]].mT).sum(0)
-        start = symmetrise(m[within].mT @ m[within] + P[within].sum(0))
-        stop = symmetrise(m[within + 1].mT @ m[within + 1] + P[within + 1].sum(0))
+        pair, count = torch.stack([smoothed.row[within + 1], filtered.row[within]]).unique(dim=1, return_counts=True)
+        lagged = torch.einsum("p,pij,pkj->ik", count.double(), P[pair[0]], G[pair[1]])
+        cross = m[within + 1].mT @ m[within] + lagged
+        start = symmetrise(m[within].mT @ m[within] + _weighted(P, smoothed.row[within]))
+        stop = symmetrise(m[within + 1].mT @ m[within + 1] + _weighted(P, smoothed.row[within + 1]))
         A = _stable(torch.cholesky_solve(cross.mT, safe_cholesky(start)).mT)
         Q = symmetrise(stop - A @ cross.mT - cross @ A.mT + A @ start @ A.mT) / len(within)
-        error = (x - m @ C.mT)[seen]
-        R = symmetrise(error.mT @ error / len(error) + C @ P[seen].mean(0) @ C.mT)
+        C = torch.cholesky_solve(m.mT @ x, safe_cholesky(symmetrise(m.mT @ m + total))).mT
+        error = x - m @ C.mT
+        R = symmetrise(error.mT @ error + C @ total @ C.mT) / len(x)
         system = LinearGaussian(A, Q, C, R, system.b, stationary_covariance(A, Q))
-    b = np.zeros(state_dim)
-    b[:latent] = solve_triangular(L, mean, lower=True)
     scale = torch.from_numpy(L)
-    return system._replace(C=scale @ C, R=symmetrise(scale @ system.R @ scale.mT), b=torch.from_numpy(b))
+    return system._replace(C=scale @ system.C, R=symmetrise(scale @ system.R @ scale.mT))
 
 
-def _first_guess(x: Tensor, seen: Tensor, state_dim: int) -> LinearGaussian:
-    """A system for white x (time, latent): what neighbouring bins share is state, what they do not is noise."""
-    latent = x.shape[1]
+def _weighted(table: Tensor, row: Tensor) -> Tensor:
+    """The sum over bins of table[row]."""
+    return torch.einsum("r,rij->ij", row.bincount(minlength=len(table)).double(), table)
 
-    def autocovariance(k: int) -> Tensor:
-        both = seen[k:] & seen[:-k]
-        return symmetrise(x[k:][both].mT @ x[:-k][both] / both.sum())
 
-    one, two = autocovariance(1), autocovariance(2)
-    rho = float((two.trace() / one.trace()).nan_to_num(0.5).clamp(0.3, 0.99))
-    share, V = torch.linalg.eigh(one / rho)
-    signal = (V * share.clamp(0.05, 0.95)) @ V.mT
-    X, A = torch.eye(state_dim).double(), rho * torch.eye(state_dim).double()
-    X[:latent, :latent] = signal
-    # States that z does not show would never come to do anything without a little coupling.
-    draw = torch.randn(latent, state_dim - latent, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    A[:latent, latent:], A[latent:, :latent] = 0.1 * draw, -0.1 * draw.mT
-    A, Q = _stable(A), symmetrise((1 - rho**2) * X)
-    R = symmetrise(torch.eye(latent).double() - signal)
-    return LinearGaussian(
-        A, Q, torch.eye(latent, state_dim).double(), R, Q.new_zeros(state_dim), stationary_covariance(A, Q)
-    )
+def _mean_log_likelihood(filtered: Filtered) -> float:
+    """Nats per bin, of a recording without missing bins."""
+    L = safe_cholesky(filtered.covariances.innovation)
+    x = torch.linalg.solve_triangular(L[filtered.row], filtered.innovation[..., None], upper=False)
+    logdet = 2 * torch.diagonal(L, dim1=1, dim2=2).log().sum(1)
+    return float(-0.5 * (x.square().sum((1, 2)) + logdet[filtered.row]).mean())
+
+
+def _first_guess(x: Array, starts: Array, state_dim: int, lags: int = 8) -> LinearGaussian:
+    """A system from the covariances of white x (time, latent) at lags 1 to 2 `lags`, G_k = C A^(k-1) N, N = A X C':
+    the matrix of blocks G_(i+j) has the rank of the state, and its factors hold C, A and N (Ho & Kalman 1966)."""
+    latent, segment = x.shape[1], np.cumsum(starts)
+
+    def covariance(k: int) -> Array:
+        both = segment[k:] == segment[:-k]
+        return x[k:][both].T @ x[:-k][both] / max(int(both.sum()), 1)
+
+    lagged = [covariance(k) for k in range(1, 2 * lags + 1)]
+    U, size, V = np.linalg.svd(np.block([[lagged[i + j] for j in range(lags)] for i in range(lags)]))
+    n = min(state_dim, len(size))
+    root = np.sqrt(np.maximum(size[:n], 1e-6))
+    seen, N = U[:, :n] * root, (root[:, None] * V[:n])[:, :latent]  # seen: C, C A, C A^2, ...
+    C, A = seen[:latent], np.linalg.lstsq(seen[:-latent], seen[latent:], rcond=None)[0]
+    A = _stable(torch.from_numpy(A)).numpy()
+    # N = A X C' for the stationary covariance X, by least squares.
+    X = np.linalg.lstsq(np.kron(A, C), N.reshape(-1), rcond=None)[0].reshape(n, n)
+    X = _positive(X, 1e-3)
+    Q, R = _positive(X - A @ X @ A.T, 1e-4), _positive(np.eye(latent) - C @ X @ C.T, 0.02)
+    A, Q, C, R = (torch.from_numpy(matrix) for matrix in (A, Q, C, R))
+    return LinearGaussian(A, Q, C, R, Q.new_zeros(n), stationary_covariance(A, Q))
+
+
+def _positive(M: Array, least: float) -> Array:
+    """The symmetric part with eigenvalues of `least` or more."""
+    values, vectors = np.linalg.eigh(0.5 * (M + M.T))
+    return (vectors * np.maximum(values, least)) @ vectors.T
 
 
 def _stable(A: Tensor) -> Tensor:
@@ -724,8 +745,11 @@ def _rivals(
     fit, judged = bins.fit, bins.judged
     some = _thinned(fit, FIT_BINS, bins.size, seed)
     smoothed = [smoothing_errors(z, bins.fresh, gain) for gain in (1.0, fit_local_level(z, bins.fresh, some))]
-    system = fit_linear_system(z, some, bins.starts, model.states)
-    filtered = filter(system, torch.from_numpy(z), torch.from_numpy(bins.observed), torch.from_numpy(bins.starts))
+    rows = np.flatnonzero(some)
+    broken = (np.diff(rows, prepend=-2) != 1) | bins.fresh[rows]
+    system, centre = fit_linear_system(z[rows], broken, model.states), torch.from_numpy(z[rows].mean(0))
+    seen, starts = torch.from_numpy(bins.observed), torch.from_numpy(bins.starts)
+    filtered = filter(system, torch.from_numpy(z) - centre, seen, starts)
     means = (z - z[fit].mean(0), *smoothed)
     likelihoods = [log_likelihood(e, _covariance(e[fit])) for e in means]
     of_system = np.full(len(z), np.nan)
