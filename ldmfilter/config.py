@@ -76,6 +76,10 @@ class FilterConfig:
     dropout: float = _option(0.1, "Share of units and activations dropped in training.")
     weight_decay: float = _option(0.01, "Weight decay of the encoder.")
     held_out: float = _option(0.15, "Share of the time, in blocks, that is held out to choose the step.")
+    refit: bool = _option(
+        False,
+        "After training, fit the dynamics to the encoder by maximum likelihood: faster states, better predictions.",
+    )
     device: str = _option("auto", "Where to compute: " + ", ".join(DEVICES) + ".")
     precision: str = _option("32-true", "Precision of the encoder: " + ", ".join(PRECISIONS) + ".")
 
@@ -239,7 +243,10 @@ def _build(cls: type, raw: Any, where: str) -> Any:
 def _checked(spec: dataclasses.Field, value: Any, where: str) -> Any:
     kind = spec.type if isinstance(spec.type, type) else None
     text = str(spec.type)
-    if kind is float or text.startswith("float"):
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+    elif kind is float or text.startswith("float"):
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
     elif kind is int or text.startswith("int"):

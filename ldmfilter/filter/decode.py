@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -21,7 +20,7 @@ from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, replacing
-from ldmfilter.filter.kalman import Filtered, LinearGaussian, Smoothed, filter, predict, smooth
+from ldmfilter.filter.kalman import Filtered, Smoothed, filter, predict, smooth
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.version import __version__
 
@@ -67,7 +66,7 @@ def decode_blocks(
         InputError: as `decode`.
     """
     _check(model, counts, ci)
-    dynamics = _double(model)
+    dynamics = model.network_.linear_gaussian()
     block = counts.sizes["time"] if smoothing else block
     before: int | None = None  # segment of the last bin of the piece before
     ahead: tuple[Tensor, Tensor] | None = None  # and the state predicted from it
@@ -195,11 +194,6 @@ def _as_float(counts: xr.DataArray) -> Tensor:
     if "unit_observed" in counts.coords:
         x.masked_fill_(~torch.from_numpy(counts["unit_observed"].to_numpy().copy()), torch.nan)
     return x
-
-
-def _double(model: LDMFilter) -> LinearGaussian:
-    """The filter's parameters in float64, made from the raw ones in float64."""
-    return copy.deepcopy(model.network_.dynamics).double()()
 
 
 def _attributes(model: LDMFilter, counts: xr.DataArray, ci: float) -> dict[str, str | float | int]:

@@ -81,7 +81,7 @@ class LDMFilter(FilterConfig):
         self.trained_spans_ = stretches(counts)
         self.history_ = list(training.history)
         self.kept_step_ = training.kept_step
-        self._set_network(training.best_state())
+        self._set_network(training.finished_state())
         return self
 
     def _set_network(self, tensors: dict[str, Tensor]) -> None:

@@ -1,5 +1,6 @@
 """What training changes: the encoder and the filter's raw parameters, with the scale of z."""
 
+import copy
 import math
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from ldmfilter.config import FilterConfig
 from ldmfilter.filter.encoder import Encoder
 from ldmfilter.filter.kalman import LinearGaussian
-from ldmfilter.filter.linalg import whitening
+from ldmfilter.filter.linalg import symmetrise, whitening
 from ldmfilter.filter.parameters import Dynamics
 
 INITIAL_TIME_CONSTANT = 5.0  # s, of the states before training
@@ -17,10 +18,13 @@ INITIAL_NOISE_TIME = 0.9  # s; a bin of this length would have as much signal as
 
 
 class Network(nn.Module):
-    """Encoder and dynamics. The buffers `z_mean` and `z_whiten` make z white; they are statistics, not learnt."""
+    """Encoder and dynamics, with what is not learnt but measured: `z_mean` and `z_whiten` make z white, `gauge` brings
+    the states to canonical coordinates, `covariance_scale` the covariances to the size of held-out innovations."""
 
     z_mean: Tensor
     z_whiten: Tensor
+    gauge: Tensor
+    covariance_scale: Tensor
 
     def __init__(self, n_units: int, config: FilterConfig, bin_size: float):
         super().__init__()
@@ -35,6 +39,8 @@ class Network(nn.Module):
         )
         self.register_buffer("z_mean", torch.zeros(config.latent_dim))
         self.register_buffer("z_whiten", torch.eye(config.latent_dim))
+        self.register_buffer("gauge", torch.eye(config.states))
+        self.register_buffer("covariance_scale", torch.ones(()))
 
     def forward(self, counts: Float[Tensor, "*batch unit"]) -> tuple[Tensor, LinearGaussian]:
         """Raw pseudo-observations, and the filter's parameters, which stay in float32 under mixed precision."""
@@ -45,6 +51,24 @@ class Network(nn.Module):
     def encode(self, counts: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch latent"]:
         """White pseudo-observations: mean 0 and unit covariance over the training part."""
         return (self.encoder(counts) - self.z_mean) @ self.z_whiten
+
+    @torch.no_grad()
+    def linear_gaussian(self) -> LinearGaussian:
+        """The filter as it is used: in canonical coordinates, float64, made from the raw parameters in float64."""
+        A, Q, C, R, b, P0 = copy.deepcopy(self.dynamics).double()()
+        T, scale = self.gauge.double(), self.covariance_scale.double()
+
+        def right(matrix: Tensor) -> Tensor:  # matrix T^-1
+            return torch.linalg.solve(T, matrix, left=False)
+
+        return LinearGaussian(
+            A=right(T @ A),
+            Q=scale * symmetrise(T @ Q @ T.mT),
+            C=right(C),
+            R=scale * R,
+            b=T @ b,
+            P0=scale * symmetrise(T @ P0 @ T.mT),
+        )
 
     @torch.no_grad()
     def fix_gauge(self, z: Float[Tensor, "sample latent"]) -> None:

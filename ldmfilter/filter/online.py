@@ -7,7 +7,6 @@ float64, as in `decode`.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +59,7 @@ class OnlineFilter:
         self.model_id = model.model_id_
         self._encode = _Encoder(model.network_)
         with torch.no_grad():
-            dynamics = copy.deepcopy(model.network_.dynamics).double()()
+            dynamics = model.network_.linear_gaussian()
             P, _, K = steady_state(dynamics)
             self._limit, self._limit_gain, self._limit_filtered = map(_array, (P, K, gain(dynamics, P)[2]))
         self._A, self._Q, self._C, self._R, self._b, self._P0 = map(_array, dynamics)

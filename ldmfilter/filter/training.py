@@ -17,7 +17,8 @@ from torch import Tensor
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import InputError, TrainingError
-from ldmfilter.filter.kalman import filter_windows
+from ldmfilter.filter.finish import canonical_gauge, covariance_scale, refit
+from ldmfilter.filter.kalman import filter, filter_windows
 from ldmfilter.filter.linalg import NotPositiveDefiniteError, one_thread, whitening
 from ldmfilter.filter.network import Network
 from ldmfilter.ldm.alignment import predictive_gaussian
@@ -26,6 +27,9 @@ from ldmfilter.ldm.objectives import Objective, predictive
 
 EVALUATE_EVERY = 25  # steps
 EVALUATION_WINDOWS = 256  # held-out windows at most, spread evenly
+REFIT_WINDOWS = 2048  # training windows at most that the dynamics are refitted to, spread evenly
+GAUGE_LAG = 1.0  # s, between the states whose autocorrelation orders the dimensions
+FINISH_BINS = 2**16  # bins at most, about, that gauge and scale of the covariances are measured on
 SCALING_BINS = 20_000  # bins at most that the mean and covariance of z are learnt from, spread evenly
 RESIDENT = 2**28  # bytes of counts that are held in (the device's) memory; more are read from where they lie
 STRETCH = 2**16  # bins read at a time then
@@ -104,13 +108,15 @@ class Training:
         if config.precision == "16-mixed" and self.device == "cpu":
             raise InputError("precision is 16-mixed, which needs CUDA; use bf16-mixed or 32-true on the CPU")
         self.windows = split_windows(counts, config.window, config.held_out)
+        self._segment, self._observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
+        self._units, self._bin_size = counts.sizes["unit"], float(counts.attrs["bin_size"])
         self._counts = _Counts(counts, self.device)
         self.step = 0
         self.history: list[Record] = []
         self._best_score = -math.inf
         self._losses: list[Tensor] = []
         with self._lent_torch(torch.Generator().manual_seed(config.seed).get_state(), None):
-            network = Network(counts.sizes["unit"], config, float(counts.attrs["bin_size"]))
+            network = Network(self._units, config, self._bin_size)
             self._save_random_state()
         self._scaling = self._counts.read(_spread(self.windows.train_bins, SCALING_BINS))
         held = _spread(self.windows.held_starts, EVALUATION_WINDOWS)
@@ -133,9 +139,43 @@ class Training:
         """The step whose held-out score is the highest so far."""
         return self.history[-1].kept_step if self.history else 0
 
-    def best_state(self) -> dict[str, Tensor]:
-        """Parameters and statistics of the network at the kept step, on the CPU."""
-        return {name: value.cpu() for name, value in self._best.items()}
+    def finished_state(self) -> dict[str, Tensor]:
+        """The network of the kept step as it is used, on the CPU: in canonical coordinates, its covariances as large as
+        held-out innovations say, and, once training has ended and where asked for, its dynamics refitted."""
+        with self._lent_torch(*self._random_state):
+            network = Network(self._units, self.config, self._bin_size).eval()
+            network.load_state_dict({name: value.cpu() for name, value in self._best.items()})
+            if self.config.refit and self.step >= self.config.max_steps:
+                starts = self.windows.train_starts
+                apart = starts[np.diff(starts // self.config.window, prepend=-1) != 0]
+                train = self._counts.read(_spread(apart, REFIT_WINDOWS)[:, None] + np.arange(self.config.window))
+                with torch.no_grad():
+                    z = [network.encode(counts.cpu()).double() for counts in (train, self._held)]
+                dynamics = network.dynamics.double()
+                refit(dynamics, *z, self.config.warmup)
+                network.dynamics.float()
+            self._finish(network)
+        return network.state_dict()
+
+    @torch.no_grad()
+    def _finish(self, network: Network) -> None:
+        bins = _around(self.windows.held_bins, self._segment.size)
+        counts = self._counts.read(bins).cpu()
+        starts = np.diff(bins, prepend=-2) != 1
+        starts |= np.diff(self._segment[bins], prepend=-1) != 0
+        filtered = filter(
+            network.linear_gaussian(),
+            network.encode(counts).double(),
+            torch.from_numpy(self._observed[bins]),
+            torch.from_numpy(starts),
+        )
+        held = np.isin(bins, self.windows.held_bins, assume_unique=True)
+        roots = counts.nan_to_num().sqrt().double().numpy()
+        lag = max(1, round(GAUGE_LAG / self._bin_size))
+        scale = covariance_scale(filtered, held)
+        mean, cov = filtered.filtered_mean.numpy(), scale * filtered.filtered_cov.mean(0).numpy()
+        network.covariance_scale.fill_(scale)
+        network.gauge.copy_(torch.from_numpy(canonical_gauge(mean, cov, np.cumsum(starts), roots, lag)))
 
     def run(self) -> Iterator[Record]:
         """Train to `max_steps`; one record an evaluation, the first before the first step.
@@ -354,6 +394,15 @@ def _gather(source: xr.Variable, bins: np.ndarray) -> np.ndarray:
         first = number * STRETCH
         out[inside] = source[first : first + STRETCH].to_numpy()[bins[inside] - first]
     return out
+
+
+def _around(held: np.ndarray, n: int) -> np.ndarray:
+    """Bins to measure a finished filter on: all n, or, of more than FINISH_BINS, stretches around held-out ones."""
+    if n <= FINISH_BINS:
+        return np.arange(n)
+    half = FINISH_BINS // 16
+    stretches = _spread(held, 8)[:, None] + np.arange(-half, half)
+    return np.unique(stretches[(stretches >= 0) & (stretches < n)])
 
 
 def _spread(items: np.ndarray, most: int) -> np.ndarray:

@@ -34,7 +34,7 @@ class TorchFilter:
 
     def __init__(self, model: LDMFilter):
         self.network = model.network_
-        self.dynamics = copy.deepcopy(model.network_.dynamics).double()()
+        self.dynamics = model.network_.linear_gaussian()
         self.mean, self.cov = self.dynamics.b, self.dynamics.P0
 
     @torch.no_grad()

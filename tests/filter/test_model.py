@@ -37,7 +37,7 @@ def test_states_are_those_of_the_plain_loop(fitted, counts):
     latents = fitted.decode(counts, smooth=True)
     with torch.no_grad():
         z = fitted.network_.encode(torch.from_numpy(counts.to_numpy().astype(np.float32))).double().numpy()
-        model = [v.double().numpy() for v in fitted.network_.double().dynamics()]
+        model = [v.double().numpy() for v in fitted.network_.linear_gaussian()]
         fitted.network_.float()
     T = len(z)
     expected = loop(*model, z, np.ones(T, bool), np.zeros(T, bool))

@@ -48,7 +48,7 @@ def test_equal_to_the_plain_loop_in_float64(fitted, online, counts):
     labelled, bins = with_gaps(counts)
     with torch.no_grad():
         z = fitted.network_.encode(torch.from_numpy(counts.to_numpy().astype(np.float32))).double().numpy()
-        model = [v.numpy() for v in fitted.network_.double().dynamics()]
+        model = [v.numpy() for v in fitted.network_.linear_gaussian()]
         fitted.network_.float()
     observed = labelled["observed"].to_numpy()
     expected = loop(*model, z, observed, np.zeros(len(z), bool))
@@ -80,7 +80,7 @@ def test_reset_starts_a_new_segment(online, counts):
 
 def test_a_missing_first_bin_is_the_prior(fitted, online):
     mean, cov = online.step(None)
-    dynamics = fitted.network_.dynamics()
+    dynamics = fitted.network_.linear_gaussian()
     np.testing.assert_array_equal(mean, 0)
     np.testing.assert_allclose(cov, dynamics.P0.detach(), atol=1e-6)
 

@@ -77,7 +77,7 @@ def test_resumed_equals_undisturbed(counts, entropy, stop_after):
     torch.rand(5)
     list(second.run())
     assert str(second.history) == str(records)
-    assert same(second.best_state(), whole.best_state())
+    assert same(second.finished_state(), whole.finished_state())
     assert same(second.state()[0], whole.state()[0])
 
 

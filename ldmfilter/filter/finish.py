@@ -1,0 +1,99 @@
+"""What is done once when the encoder has been trained: dynamics fitted to it, honest covariances, one gauge."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ldmfilter.filter.kalman import Filtered, filter_windows
+from ldmfilter.filter.linalg import safe_cholesky
+from ldmfilter.filter.parameters import Dynamics
+from ldmfilter.ldm.alignment import predictive_gaussian
+
+ITERATIONS = 60  # of L-BFGS at most
+HELD_OUT_WEIGHT = 0.5  # of the held-out windows together
+
+
+def covariance_scale(filtered: Filtered, held: NDArray[np.bool_]) -> float:
+    """The factor on all covariances that makes held-out innovations as large as they are said to be: the mean of
+    e' S^-1 e over held-out bins and latent dimensions.
+
+    A common factor on Q, R and the prior leaves the gains, and so every mean, as they are. Training needs it because
+    dropout makes z noisier there than it is in use.
+    """
+    judged = torch.from_numpy(held) & torch.isfinite(filtered.innovation).all(-1)
+    e = filtered.innovation[judged]
+    roots = safe_cholesky(filtered.covariances.innovation)
+    white = torch.linalg.solve_triangular(roots[filtered.row[judged]], e[..., None], upper=False)
+    return float(white.square().mean()) if len(e) else 1.0
+
+
+def refit(
+    dynamics: Dynamics,
+    train: Float[Tensor, "window time latent"],
+    held: Float[Tensor, "window_2 time latent"],
+    warmup: int,
+) -> None:
+    """Fit the dynamics by maximum likelihood to the pseudo-observations of the trained encoder, in place.
+
+    Training moves the dynamics little; this takes them all the way, with L-BFGS. The encoder was fitted to the
+    training windows, so that innovations are larger on others: held-out windows weigh as much as all of training.
+    """
+    z = torch.cat([train, held])
+    weight = torch.cat(
+        [
+            torch.full((len(train),), (1 - HELD_OUT_WEIGHT) / len(train), dtype=z.dtype),
+            torch.full((len(held),), HELD_OUT_WEIGHT / len(held), dtype=z.dtype),
+        ]
+    ).to(z.device)
+    optimizer = torch.optim.LBFGS(
+        dynamics.parameters(), max_iter=ITERATIONS, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+    def negative() -> Tensor:
+        optimizer.zero_grad()
+        zhat, S, _ = filter_windows(dynamics(), z)
+        loss = -(weight * predictive_gaussian(z[:, warmup:], zhat[:, warmup:], S).mean(1)).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(negative)
+
+
+def canonical_gauge(
+    mean: NDArray[np.float64],
+    cov: NDArray[np.float64],
+    segment: NDArray[np.integer],
+    roots: NDArray[np.float64],
+    lag: int,
+) -> NDArray[np.float64]:
+    """T of the coordinates h' = T h in which two fits of the same recording can be laid over each other.
+
+    Unit marginal covariance: Cov of the filtered means plus the mean of their covariances is the identity. The slowest
+    dimension first: the rotation is that of slow feature analysis (Wiskott & Sejnowski 2002), which diagonalises
+    the autocovariance of the means, here `lag` bins apart, in falling order of the autocorrelation. Sign: each
+    dimension rises with the activity of the units, the sum of its correlations with their root counts is positive.
+
+    Args:
+        mean: (time, state) filtered means of the training time, in the coordinates of training.
+        cov: (state, state) mean of their covariances.
+        segment: (time,) different numbers on both sides of a gap.
+        roots: (time, unit) square roots of the counts, 0 where a unit was not observed.
+        lag: bins; from one bin to the next states hardly differ, and neither do their autocorrelations.
+    """
+    centred = mean - mean.mean(0)
+    L = np.linalg.cholesky(centred.T @ centred / len(mean) + cov)
+    white = np.linalg.solve(L, centred.T).T
+    lag = lag if (segment[lag:] == segment[:-lag]).any() else 1
+    same = segment[lag:] == segment[:-lag]
+    lagged = white[:-lag][same].T @ white[lag:][same] / max(same.sum(), 1)
+    rotation = np.linalg.eigh(0.5 * (lagged + lagged.T))[1]
+    variance = ((white @ rotation) ** 2).mean(0)  # of the means: the rest of the one is what remains unknown
+    autocorrelation = (rotation * (lagged @ rotation)).sum(0) / np.maximum(variance, 1e-12)
+    rotation = rotation[:, np.argsort(-autocorrelation, kind="stable")]
+    units = (roots - roots.mean(0)) / np.maximum(roots.std(0), 1e-12)
+    with_units = (white @ rotation).T @ units.sum(1)
+    return np.linalg.solve(L.T, rotation).T * np.where(with_units < 0, -1.0, 1.0)[:, None]

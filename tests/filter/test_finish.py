@@ -1,0 +1,128 @@
+"""Canonical coordinates, honest covariances, refitted dynamics."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import solve_discrete_lyapunov
+
+from ldmfilter.data.simulate import linear_gaussian_world
+from ldmfilter.filter.finish import canonical_gauge, covariance_scale, refit
+from ldmfilter.filter.kalman import LinearGaussian, filter
+from ldmfilter.filter.linalg import one_thread
+from ldmfilter.filter.model import LDMFilter
+from ldmfilter.filter.parameters import Dynamics
+from tests.filter.conftest import SMALL
+
+
+def world(seed: int = 0, n: int = 4000):
+    """A world's filter, its pseudo-observations and its states, around zero."""
+    w = linear_gaussian_world(seed, n)
+    P0 = solve_discrete_lyapunov(w.A, w.Q)
+    model = LinearGaussian._make(torch.from_numpy(np.asarray(v)) for v in (w.A, w.Q, w.C, w.R, 0 * w.b, P0))
+    return model, torch.from_numpy(w.z - w.C @ w.b), w.h - w.b
+
+
+def filtered(model: LinearGaussian, z: torch.Tensor):
+    return filter(model, z, torch.ones(len(z), dtype=torch.bool), torch.arange(len(z)) == 0)
+
+
+def moments(result) -> tuple[np.ndarray, np.ndarray]:
+    return result.filtered_mean.numpy(), result.filtered_cov.numpy().mean(0)
+
+
+def changed(model: LinearGaussian, M: np.ndarray) -> LinearGaussian:
+    """The same filter in coordinates M h."""
+    A, Q, C, R, b, P0 = (v.numpy() for v in model)
+    inverse = np.linalg.inv(M)
+    parts = (M @ A @ inverse, M @ Q @ M.T, C @ inverse, R, M @ b, M @ P0 @ M.T)
+    return LinearGaussian._make(map(torch.from_numpy, parts))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_gauge_does_not_depend_on_the_coordinates_of_training(seed):
+    model, z, h = world(seed)
+    roots = np.abs(h @ np.random.default_rng(seed).standard_normal((4, 6)))
+    segment = np.arange(len(z)) // 1000
+    M = np.random.default_rng(10 + seed).standard_normal((4, 4)) + 2 * np.eye(4)
+    states, same = (
+        mean @ canonical_gauge(mean, cov, segment, roots, 3).T
+        for mean, cov in (moments(filtered(model, z)), moments(filtered(changed(model, M), z)))
+    )
+    np.testing.assert_allclose(same, states, atol=1e-6)
+
+
+def test_canonical_states_have_unit_covariance_the_slowest_first_and_rise_with_the_units():
+    slow, fast = 0.98, 0.6
+    A = np.array([[fast, 0.0], [0.0, slow]])
+    Q = np.diag([1 - fast**2, 1 - slow**2])
+    rng = np.random.default_rng(0)
+    h = np.zeros((20_000, 2))
+    for t in range(1, len(h)):
+        h[t] = A @ h[t - 1] + rng.standard_normal(2) * np.sqrt(np.diag(Q))
+    z = h + 0.5 * rng.standard_normal(h.shape)
+    parts = (A, Q, np.eye(2), 0.25 * np.eye(2), np.zeros(2), np.eye(2))
+    result = filtered(LinearGaussian._make(map(torch.from_numpy, parts)), torch.from_numpy(z))
+    T = canonical_gauge(*moments(result), np.zeros(len(z), int), np.stack([-h[:, 1], h[:, 0]], 1), 1)
+    true = h @ T.T
+    np.testing.assert_allclose(np.cov(true.T), np.eye(2), atol=0.05)
+    lagged = [np.corrcoef(true[1:, i], true[:-1, i])[0, 1] for i in range(2)]
+    np.testing.assert_allclose(lagged, [slow, fast], atol=0.02)
+    assert np.corrcoef(true[:, 0], -h[:, 1])[0, 1] > 0.99
+    assert np.corrcoef(true[:, 1], h[:, 0])[0, 1] > 0.99
+
+
+def test_covariances_of_the_wrong_size_are_told_by_how_much():
+    model, z, _ = world()
+    large = model._replace(Q=4 * model.Q, R=4 * model.R, P0=4 * model.P0)
+    held = np.arange(len(z)) % 2 == 0
+    right, scale = covariance_scale(filtered(model, z), held), covariance_scale(filtered(large, z), held)
+    assert right == pytest.approx(1, abs=0.05)
+    assert scale == pytest.approx(right / 4, rel=1e-9)
+
+
+def test_refitted_dynamics_are_those_of_the_world():
+    torch.manual_seed(0)
+    true = Dynamics(2, 2, decay=0.8, noise=0.2).double()
+    true.contraction.data += 0.5 * torch.randn(2, 2, dtype=torch.float64)
+    with torch.no_grad():
+        A, Q, _, R, _, P0 = (v.numpy() for v in true())
+    rng = np.random.default_rng(0)
+    h = rng.multivariate_normal(np.zeros(2), P0, 400)
+    z = np.empty((400, 64, 2))
+    for t in range(64):
+        z[:, t] = h + rng.multivariate_normal(np.zeros(2), R, 400)
+        h = h @ A.T + rng.multivariate_normal(np.zeros(2), Q, 400)
+    dynamics = Dynamics(2, 2, decay=0.98, noise=0.9).double()
+    with one_thread():
+        refit(dynamics, torch.from_numpy(z[:200]), torch.from_numpy(z[200:]), warmup=8)
+    with torch.no_grad():
+        found = dynamics()
+    np.testing.assert_allclose(found.A.numpy(), A, atol=0.05)
+    np.testing.assert_allclose(found.R.numpy(), R, atol=0.05)
+
+
+def test_a_fitted_filter_is_canonical_and_its_innovations_as_large_as_it_says(fitted, counts):
+    latents = fitted.decode(counts)
+    mean = latents["filtered_mean"].to_numpy()
+    total = np.cov(mean.T) + latents["filtered_cov"].to_numpy().mean(0)
+    np.testing.assert_allclose(total, np.eye(len(total)), atol=0.005)
+    e, S = latents["innovation"].to_numpy(), latents["innovation_cov"].to_numpy()
+    size = np.einsum("ti,ti->t", e, np.linalg.solve(S, e[..., None])[..., 0]).mean() / e.shape[1]
+    assert size == pytest.approx(1, abs=0.15)
+    raw = copy.deepcopy(fitted)
+    raw.network_.covariance_scale.fill_(1.0)
+    np.testing.assert_allclose(raw.decode(counts)["filtered_mean"], latents["filtered_mean"], atol=1e-5)
+
+
+def test_a_refit_predicts_better(counts, fitted):
+    def log_likelihood(model: LDMFilter) -> float:
+        latents = model.decode(counts)
+        e, S = latents["innovation"].to_numpy(), latents["innovation_cov"].to_numpy()
+        size = np.einsum("ti,ti->t", e, np.linalg.solve(S, e[..., None])[..., 0])
+        return float(np.mean(-0.5 * (size + np.linalg.slogdet(2 * np.pi * S)[1])))
+
+    again = LDMFilter(**SMALL, refit=True).fit(counts)
+    assert again.kept_step_ == fitted.kept_step_
+    assert log_likelihood(again) > log_likelihood(fitted) + 0.02
