@@ -1,12 +1,23 @@
 """`ldmfilter decode`."""
 
 import itertools
+import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from ldmfilter_cli.choice import Interval, Spans, parse_spans
 from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow, say
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from ldmfilter.analysis.behavior import Behavior
+    from ldmfilter.analysis.readout import BehaviorReport
+
+BEHAVIOR = "Behaviour"
+HUGE = 3_000_000  # bins: their states and covariances are then several GB in memory
 
 
 @command
@@ -23,6 +34,34 @@ def decode(
     span: Spans = None,
     ci: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     smooth: Annotated[bool, typer.Option("--smooth", help="Add each bin's state given its whole segment.")] = False,
+    behavior: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Behaviour to read from the states, as `inspect` prints it or its unique last part, a column as "
+            "led[0]; repeatable.",
+            rich_help_panel=BEHAVIOR,
+        ),
+    ] = None,
+    circular: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A behaviour that is circular; repeatable. Angles and directions are seen without.",
+            rich_help_panel=BEHAVIOR,
+        ),
+    ] = None,
+    min_speed: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Leave out bins in which the first behaviour changes more slowly, its unit per s.",
+            rich_help_panel=BEHAVIOR,
+        ),
+    ] = 0.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report on the behaviour as JSON.", rich_help_panel=BEHAVIOR)
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -31,8 +70,13 @@ def decode(
 
     Decode a session into latent states with covariances and intervals, as a zarr store for xarray. Without an
     interval or a span the whole session is decoded. Prints the store.
+
+    With **--behavior** the store also holds what the states say of it, with intervals that are calibrated on time that
+    training never saw; a table on stderr says how well.
     """
     wanted_spans = parse_spans(span)
+    if not behavior and (circular or min_speed or as_json):
+        raise typer.BadParameter("means something only with --behavior", param_hint="--circular, --min-speed, --json")
     from ldmfilter.data import read_session
     from ldmfilter.data.binning import bin_spikes, choose_spans
     from ldmfilter.data.counts import check_counts
@@ -52,6 +96,11 @@ def decode(
     model = the_run.model()
     recording = read_session(session or the_run.session_path)
     spans = choose_spans(recording, interval=interval, spans=wanted_spans)
+    variables: list[Behavior] = []
+    if behavior:
+        from ldmfilter.analysis.behavior import choose_behavior
+
+        variables = choose_behavior(recording, behavior, circular or ())
     chosen = select_model_units(recording, model, the_run.session_unit_ids)
     counts = bin_spikes(chosen, model.bin_size_, spans)
     done, wanted = model.history_[-1].step, the_run.config.filter.max_steps
@@ -69,5 +118,96 @@ def decode(
     if bins > BLOCK:
         behind = itertools.accumulate(itertools.repeat(BLOCK))
         blocks = follow(blocks, bins, lambda _: min(next(behind), bins), lambda _: "", "bin", quiet)
-    write_latents(blocks, out, overwrite)
+    if not variables:
+        write_latents(blocks, out, overwrite)
+        print(out)
+        return
+    latents, reports = _read(blocks, variables, counts, ci, min_speed, quiet)
+    write_latents(latents, out, overwrite)
+    if as_json:
+        print(json.dumps({"store": str(out), "behavior": [one.to_dict() for one in reports]}, indent=1))
+        return
+    if not quiet:
+        _show(reports)
     print(out)
+
+
+def _read(
+    blocks: "Iterable[xr.Dataset]",
+    variables: "list[Behavior]",
+    counts: "xr.DataArray",
+    ci: float,
+    min_speed: float,
+    quiet: bool,
+) -> "tuple[xr.Dataset, tuple[BehaviorReport, ...]]":
+    """The states, all in memory, with the behaviour that is read from them."""
+    import xarray as xr
+
+    from ldmfilter.analysis.readout import read_behavior
+
+    if counts.sizes["time"] > HUGE and not quiet:
+        say(f"warning: reading behaviour takes all {counts.sizes['time']:,} bins into memory; --span takes fewer")
+    pieces = list(blocks)
+    latents = pieces[0] if len(pieces) == 1 else xr.concat(pieces, "time", data_vars="minimal", coords="minimal")
+    if not quiet:
+        for one in variables:
+            if one.note:
+                say(f"{one.path}: {one.note}")
+    reading = read_behavior(latents, variables, counts, ci=ci, min_speed=min_speed)
+    return reading.latents, reading.reports
+
+
+def _show(reports: "tuple[BehaviorReport, ...]") -> None:
+    """The table of a report, for people, on stderr."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(stderr=True)
+
+    def table(heads: list[str], rows: list[list[str]]) -> None:
+        grid = Table(box=None, pad_edge=False, header_style="dim")
+        for i, head in enumerate(heads):
+            grid.add_column(head, justify="right" if i else "left")
+        for row in rows:
+            grid.add_row(*map(Text, row))
+        console.print(grid)
+
+    for one in reports:
+        unit = one.unit or "its unit"
+        console.print()
+        console.print(Text(one.path + (", circular" if one.circular else ""), style="bold"))
+        left = ", ".join(f"{n} {why}" for why, n in one.bins.items() if why != "used")
+        console.print(
+            Text(f"{one.bins['used']} bins in {one.blocks} blocks" + (f"; left out {left}" if left else "")),
+            soft_wrap=True,
+        )
+        if one.note:
+            console.print(Text(one.note), soft_wrap=True)
+        rows = [
+            [name + (" (chosen)" if name == one.chosen else ""), f"{score.r2:.3f}", f"{score.median_error:.3g}"]
+            for name, score in one.readouts.items()
+        ]
+        if one.decoder:
+            name = f"Bayesian decoder, {one.decoder.window:g} s"
+            rows.append([name, f"{one.decoder.r2:.3f}", f"{one.decoder.median_error:.3g}"])
+        if one.control:
+            rows.append(["shifted behaviour, 95th percentile", f"{one.control.shifted_95:.3f}", ""])
+        if rows:
+            table(["readout", "R2", f"median error, {unit}"], rows)
+        if one.control:
+            console.print(Text(f"p {one.control.p:.2g} against {one.control.shifts} shifts"))
+        if one.intervals:
+            table(
+                ["interval", "covers", "width", "score", "score at constant width"],
+                [
+                    [
+                        f"{i.level:.0%}",
+                        f"{i.coverage:.1%} +- {i.coverage_se:.1%}",
+                        f"{i.width:.3g} +- {i.width_se:.2g}",
+                        f"{i.score:.4g} +- {i.score_se:.2g}",
+                        f"{min(i.constant_score, i.same_coverage_score):.4g}",
+                    ]
+                    for i in one.intervals
+                ],
+            )

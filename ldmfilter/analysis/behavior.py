@@ -1,0 +1,293 @@
+"""Behaviour beside states: which series is meant, what its numbers are, and its value in every bin."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from ldmfilter.data.session import Session
+from ldmfilter.data.tables import shorten
+from ldmfilter.errors import InputError
+
+#: Columns of one series that are read at once: a place has up to three.
+MOST_COLUMNS = 3
+#: A series of at most so many distinct values is one of categories: between two of them nothing lies.
+MOST_CATEGORIES = 8
+#: Behaviour is interpolated over gaps of at most so many bins, or of its own usual step where that is longer.
+WIDEST_GAP = 3.0
+#: Why a bin has no value. `align` gives the position in this list; 0 is a bin with a value.
+REASONS = ("used", "nan", "lost", "gap", "outside")
+
+_ANGLE = re.compile(r"rad|radians?|deg|degrees?|°", re.IGNORECASE)
+_NO_UNIT = re.compile(r"|a\.?u\.?|n/?a|none|unknown|unitless|-+", re.IGNORECASE)
+_DIRECTION = re.compile(
+    r"compass_?direction|head_?(direction|angle)|heading|orientation|azimuth|yaw|phase|angle", re.IGNORECASE
+)
+_INDEX = re.compile(r"(.+)\[(\d+)\]")
+_TAKEN = {"filtered", "predicted", "smoothed"}  # <name>_mean would be a variable of the states
+
+
+@dataclass(frozen=True, eq=False)
+class Behavior:
+    """One behavioural variable, as it was sampled.
+
+    name: safe as the name of a variable; path: where it lies in the session, with the column as [0]
+    unit: as the file gives it, "" where it gives none
+    time (sample,), s, rising; values (sample,), NaN where missing; lost (sample,): where -1 or the like stood for
+        "tracking lost"
+    period: of a circular variable, in its unit (2 pi or 360); None for one on a line
+    categories: whether it takes a few values only
+    note: what was taken for granted, in words, or ""
+    """
+
+    name: str
+    path: str
+    unit: str
+    time: np.ndarray
+    values: np.ndarray
+    lost: np.ndarray
+    period: float | None = None
+    categories: bool = False
+    note: str = ""
+
+    def difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """a - b in the variable's unit, the short way round where it is circular.
+
+        >>> Behavior("x", "x", "deg", *[np.zeros(0)] * 3, period=360.0).difference(np.array([350.0]), np.array([10.0]))
+        array([-20.])
+        """
+        if self.period is None:
+            return a - b
+        return (a - b + self.period / 2) % self.period - self.period / 2
+
+    def mean(self, values: np.ndarray, axis: int) -> np.ndarray:
+        """Mean along an axis; of a circular variable the direction of the mean vector."""
+        if self.period is None:
+            return values.mean(axis)
+        turn = 2 * np.pi / self.period
+        return self.wrap(np.arctan2(np.sin(turn * values).mean(axis), np.cos(turn * values).mean(axis)) / turn)
+
+    def wrap(self, values: np.ndarray) -> np.ndarray:
+        """Circular values brought into the period that the series uses, from 0 or from minus half of it."""
+        if self.period is None:
+            return values
+        start = -self.period / 2 if np.nanmin(self.values, initial=0.0) < -1e-3 * self.period else 0.0
+        return (values - start) % self.period + start
+
+
+def choose_behavior(session: Session, wanted: Sequence[str], circular: Sequence[str] = ()) -> list[Behavior]:
+    """The variables that are asked for, each with what its numbers are.
+
+    Args:
+        session: holds the series.
+        wanted: paths as `inspect` prints them or their unique last parts; a column as `led[0]`. A series of up to
+            three columns gives a variable for each.
+        circular: names or paths of variables that are circular whatever their unit and name say. The others are
+            taken so where the unit is an angle, or the name is one of a direction, and the values fit one turn.
+
+    Raises:
+        InputError: no such series or several, too many columns, no such column, values that are constant or all
+            missing, or a circular variable whose period cannot be told.
+    """
+    found: dict[str, xr.DataArray] = {}
+    for text in wanted:
+        path, column = _find(session, text)
+        series = session.behavior[path]
+        where = f"{session.source.path}: {path}"
+        if series.ndim == 1:
+            if column not in (None, 0):
+                raise InputError(f"{where} has one column; leave out [{column}]")
+            found[path] = series
+            continue
+        columns = series.shape[1]
+        if column is None and columns > MOST_COLUMNS:
+            raise InputError(
+                f"{where} has {columns} columns, more than {MOST_COLUMNS}; choose some, as {path.split('/')[-1]}[0]"
+            )
+        if column is not None and column >= columns:
+            raise InputError(f"{where} has {columns} columns, [0] to [{columns - 1}], and no [{column}]")
+        for one in range(columns) if column is None else [column]:
+            found[f"{path}[{one}]"] = series[:, one]
+    names = _names(list(found))
+    forced = {key for text in circular for key in _forced(text, names, session.source.path)}
+    return [
+        _make(f"{session.source.path}: {path}", names[path], path, series, path in forced)
+        for path, series in found.items()
+    ]
+
+
+def _find(session: Session, text: str) -> tuple[str, int | None]:
+    """The path of the series that a text means, and the column."""
+    paths = list(session.behavior)
+    match = _INDEX.fullmatch(text.strip().strip("/"))
+    for name, column in ((text.strip().strip("/"), None), (match[1], int(match[2])) if match else ("", None)):
+        if not name:
+            continue
+        parts = name.split("/")
+        hits = [name] if name in paths else [path for path in paths if path.split("/")[-len(parts) :] == parts]
+        if len(hits) > 1:
+            raise InputError(f"{session.source.path}: behaviour {text!r} may be {shorten(hits)}; give the whole path")
+        if hits:
+            return hits[0], column
+    raise InputError(
+        f"{session.source.path}: no behaviour {text!r}; "
+        + (f"it has {', '.join(paths)}" if paths else "the session has none")
+    )
+
+
+def _names(paths: list[str]) -> dict[str, str]:
+    """A name for each path: its last part, made safe and unique."""
+    names: dict[str, str] = {}
+    for path in paths:
+        stem = re.sub(r"\W+", "_", path.split("/")[-1], flags=re.ASCII).strip("_") or "behavior"
+        if stem in _TAKEN or stem[0].isdigit():
+            stem = f"behavior_{stem}"
+        name, n = stem, 2
+        while name in names.values():
+            name, n = f"{stem}_{n}", n + 1
+        names[path] = name
+    return names
+
+
+def _forced(text: str, names: dict[str, str], where: str) -> list[str]:
+    text = text.strip().strip("/")
+    hits = [
+        path
+        for path, name in names.items()
+        if text in (path, name, path.split("[")[0], path.split("/")[-1], path.split("/")[-1].split("[")[0])
+    ]
+    if not hits:
+        raise InputError(f"{where}: circular {text!r} is none of the chosen behaviours {', '.join(names.values())}")
+    return hits
+
+
+def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) -> Behavior:
+    time, values = np.asarray(series["time"], dtype=np.float64), np.asarray(series, dtype=np.float64).copy()
+    unit = str(series.attrs.get("unit", "")).strip()
+    unit = "" if _NO_UNIT.fullmatch(unit) else unit
+    values[~np.isfinite(values)] = np.nan
+    # Clocks that step back or stand still are in real files: samples in order, the first of those at one time.
+    order = np.argsort(time, kind="stable")
+    order = order[np.isfinite(time[order])]
+    time, values = time[order], values[order]
+    first = np.diff(time, prepend=-np.inf) > 0
+    time, values = time[first], values[first]
+    if not np.isfinite(values).any():
+        raise InputError(f"{where} holds no value that is not NaN; choose another behaviour")
+    distinct = np.unique(values[np.isfinite(values)])
+    if distinct.size == 1:
+        raise InputError(
+            f"{where} is constant ({distinct[0]:g}); nothing can be read from it, choose another behaviour"
+        )
+    categories = distinct.size <= MOST_CATEGORIES and values.size >= 10 * distinct.size
+    sentinel = None if categories else _sentinel(values, distinct)
+    lost = np.zeros(values.size, dtype=bool) if sentinel is None else values == sentinel
+    values[lost] = np.nan
+    notes = [] if sentinel is None else [f"{sentinel:g} taken as tracking lost, {int(lost.sum())} samples"]
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if low == high:
+        raise InputError(f"{where} is constant ({low:g}) where tracking was not lost; choose another behaviour")
+    period = _period(path, unit, low, high, forced) if forced or not categories else None
+    if forced and period is None:
+        raise InputError(
+            f"{where}: values from {low:g} to {high:g} without an angle's unit fit no turn of 2 pi or 360; "
+            "it cannot be taken as circular"
+        )
+    if period is not None:
+        notes.append(f"taken as circular, one turn {'2 pi' if period < 7 else '360'}")
+    return Behavior(name, path, unit, time, values, lost, period, categories and period is None, "; ".join(notes))
+
+
+def _sentinel(values: np.ndarray, distinct: np.ndarray) -> float | None:
+    """The number that stands for "tracking lost", -1 as a rule (times the file's conversion), or None.
+
+    It is the only negative value, comes back exactly, and the series jumps into it from anywhere, much farther than
+    it moves otherwise.
+    """
+    if not distinct[0] < 0 <= distinct[1]:
+        return None
+    at = values == distinct[0]
+    steps = np.abs(np.diff(values))
+    into = at[1:] != at[:-1]
+    jumps, moves = steps[into], steps[~into]
+    moves = moves[moves > 0]
+    if not jumps.size or not moves.size or np.nanmedian(jumps) <= 5 * np.nanmedian(moves):
+        return None
+    return float(distinct[0])
+
+
+def _period(path: str, unit: str, low: float, high: float, forced: bool) -> float | None:
+    """The period of a circular variable, or None for one on a line."""
+
+    def fits(turn: float) -> bool:
+        some = 0.01 * turn
+        return (low >= -some and high <= turn + some) or (low >= -turn / 2 - some and high <= turn / 2 + some)
+
+    if _ANGLE.fullmatch(unit):
+        turn = 2 * math.pi if unit.lower().startswith("rad") else 360.0
+        return turn if forced or fits(turn) else None
+    if forced or (not unit and _DIRECTION.search(path)):
+        return next((turn for turn in (2 * math.pi, 360.0) if fits(turn)), None)
+    return None
+
+
+def align(behavior: Behavior, time: np.ndarray, bin_size: float) -> tuple[np.ndarray, np.ndarray]:
+    """The variable in every bin.
+
+    Interpolated at the bin's centre from the samples on both sides (along the shorter arc where circular); the
+    nearest sample where it takes a few values only. NaN where these lie too far apart.
+
+    Args:
+        behavior: the variable.
+        time: (time,) bin centres, s, rising.
+        bin_size: s.
+
+    Returns:
+        values (time,), and why (time,): 0, or the position in `REASONS` of why there is none.
+    """
+    known = np.isfinite(behavior.values)
+    t, v = behavior.time[known], behavior.values[known]
+    step = float(np.median(np.diff(behavior.time))) if behavior.time.size > 1 else 0.0
+    widest = max(WIDEST_GAP * bin_size, 1.5 * step)
+    right = np.searchsorted(t, time).clip(0, t.size - 1)
+    left = (right - (t[right] > time)).clip(0)
+    near = np.where(time - t[left] <= t[right] - time, left, right)
+    inside = (t[left] <= time) & (time <= t[right])
+    usable = np.where(inside, t[right] - t[left] <= widest, np.abs(t[near] - time) <= bin_size)
+    if behavior.categories:
+        values = v[near]
+    else:
+        share = np.where(inside, (time - t[left]) / np.maximum(t[right] - t[left], 1e-12), 0.0)
+        between = v[left] + share * behavior.difference(v[right], v[left])
+        values = behavior.wrap(np.where(inside, between, v[near]))
+    all_right = np.searchsorted(behavior.time, time).clip(0, behavior.time.size - 1)
+    all_left = (all_right - 1).clip(0)
+    closer = time - behavior.time[all_left] <= behavior.time[all_right] - time
+    sample = np.where(closer, all_left, all_right)
+    far = np.abs(behavior.time[sample] - time) > widest
+    out = (time < behavior.time[0]) | (time > behavior.time[-1])
+    why = np.select(
+        [usable, far & out, far, behavior.lost[sample], np.isnan(behavior.values[sample])],
+        [0, REASONS.index("outside"), REASONS.index("gap"), REASONS.index("lost"), REASONS.index("nan")],
+        REASONS.index("gap"),
+    )
+    return np.where(usable, values, np.nan), why
+
+
+def speed(behavior: Behavior, values: np.ndarray, segment: np.ndarray, bin_size: float) -> np.ndarray:
+    """How fast aligned values (time,) change, (time,), unit per s: over the bins on both sides, over one at an edge.
+
+    NaN for a bin without a value or without a neighbour.
+    """
+    step = behavior.difference(values[1:], values[:-1]) / bin_size
+    step[segment[1:] != segment[:-1]] = np.nan
+    both = np.stack([np.append(np.nan, step), np.append(step, np.nan)])
+    known = np.isfinite(both)
+    total = np.where(known, both, 0.0).sum(0)
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isfinite(values) & known.any(0), np.abs(total) / known.sum(0), np.nan)
