@@ -30,8 +30,9 @@ import sqlite3
 import statistics
 import threading
 import time
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -350,14 +351,15 @@ class Sweep:
             return
         self.recording(session)
         jobs, share = min(jobs, left), 0.0
-        for run in self._work(session) if jobs == 1 else self._spawn(jobs, session):
-            if run.state != "started":
-                known |= {other.number: other for other in self.runs() if other.ended}
-            known[run.number] = run
-            ended = sum(one.ended for one in known.values())
-            behind = ended + sum(one.trained for one in known.values() if one.state == "started")
-            share = max(share, behind / self.n_runs)
-            yield Progress(run, ended, self.n_runs, share)
+        with closing(self._work(session) if jobs == 1 else self._spawn(jobs, session)) as working:
+            for run in working:
+                if run.state != "started":
+                    known |= {other.number: other for other in self.runs() if other.ended}
+                known[run.number] = run
+                ended = sum(one.ended for one in known.values())
+                behind = ended + sum(one.trained for one in known.values() if one.state == "started")
+                share = max(share, behind / self.n_runs)
+                yield Progress(run, ended, self.n_runs, share)
 
     def runs(self) -> list[SweepRun]:
         """The runs so far, by number."""
@@ -375,12 +377,13 @@ class Sweep:
 
     # One process's share of the work.
 
-    def _work(self, session: str | os.PathLike[str] | None) -> Iterator[SweepRun]:
+    def _work(self, session: str | os.PathLike[str] | None) -> Generator[SweepRun, None, None]:
         recording = self.recording(session)
         while (claimed := self._claim()) is not None:
             run, lock = claimed
             try:
-                yield from self._train(run, recording)
+                with closing(self._train(run, recording)) as training:
+                    yield from training
             finally:
                 lock.release()
 
@@ -469,7 +472,7 @@ class Sweep:
             },
         )
 
-    def _train(self, run: SweepRun, recording: Recording) -> Iterator[SweepRun]:
+    def _train(self, run: SweepRun, recording: Recording) -> Generator[SweepRun, None, None]:
         config = _with(self.config, run.options, run.seed)
         started, spent = time.monotonic(), run.seconds
         history: list[Record] = []
@@ -537,7 +540,7 @@ class Sweep:
 
     # Several processes.
 
-    def _spawn(self, jobs: int, session: str | os.PathLike[str] | None) -> Iterator[SweepRun]:
+    def _spawn(self, jobs: int, session: str | os.PathLike[str] | None) -> Generator[SweepRun, None, None]:
         context = multiprocessing.get_context("spawn")
         where = None if session is None else os.fspath(session)
         processes: dict[Connection, Any] = {}
@@ -812,9 +815,11 @@ def _default_folder(session: Session, identity: str) -> Path:
 
 
 def _worker(folder: Path, session: str | None, sender: Connection) -> None:
+    """One process of a job: says what it does, or why it cannot go on."""
     import torch
 
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # the caller has read the same session, and has told what there is to tell
     try:
         sender.send(None)  # is anyone there still?
         for run in Sweep.open(folder)._work(session):
@@ -823,6 +828,8 @@ def _worker(folder: Path, session: str | None, sender: Connection) -> None:
         pass  # whoever began this process has ended: so does this one
     except (InputError, TrainingError) as error:
         sender.send(type(error)(str(error)))
+    except Exception as error:
+        sender.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
 @contextmanager
