@@ -4,8 +4,10 @@ from typing import Annotated
 
 import typer
 from ldmfilter_cli.check import check
+from ldmfilter_cli.compare import compare
 from ldmfilter_cli.decode import decode
 from ldmfilter_cli.inspect import inspect
+from ldmfilter_cli.report import report
 from ldmfilter_cli.stream import stream
 from ldmfilter_cli.sweep import SeveralValues, sweep
 from ldmfilter_cli.train import train
@@ -46,3 +48,5 @@ app.command(short_help="Decode a session into latent states with covariances.")(
 app.command(short_help="Filter one bin at a time: counts on stdin, states on stdout.")(stream)
 app.command(cls=SeveralValues, short_help="Train with several values of options and compare on held-out time.")(sweep)
 app.command(short_help="Ask whether a trained filter can be trusted: numbers, verdicts, remedies.")(check)
+app.command(short_help="Ask whether runs agree: how well one's states give another's.")(compare)
+app.command(short_help="Show what a run found and how sure it may be: one page, and its numbers as JSON.")(report)

@@ -62,6 +62,7 @@ def train(
     warmup: Annotated[int | None, option("warmup", TRAINING)] = None,
     weight_decay: Annotated[float | None, option("weight_decay", TRAINING)] = None,
     held_out: Annotated[float | None, option("held_out", TRAINING)] = None,
+    refit: Annotated[bool | None, option("refit", TRAINING)] = None,
     device: Annotated[str | None, option("device", TRAINING, metavar="|".join(DEVICES))] = None,
     precision: Annotated[str | None, option("precision", TRAINING, metavar="|".join(PRECISIONS))] = None,
     quiet: Quiet = False,

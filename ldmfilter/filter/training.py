@@ -150,9 +150,8 @@ class Training:
                 apart = starts[np.diff(starts // self.config.window, prepend=-1) != 0]
                 train = self._counts.read(_spread(apart, REFIT_WINDOWS)[:, None] + np.arange(self.config.window))
                 with torch.no_grad():
-                    z = [network.encode(counts.cpu()).double() for counts in (train, self._held)]
-                dynamics = network.dynamics.double()
-                refit(dynamics, *z, self.config.warmup)
+                    z, held = (network.encode(counts.cpu()).double() for counts in (train, self._held))
+                refit(network.dynamics.double(), z, held, self.config.warmup)
                 network.dynamics.float()
             self._finish(network)
         return network.state_dict()

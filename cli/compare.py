@@ -1,0 +1,56 @@
+"""`ldmfilter compare`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from ldmfilter_cli.console import Debug, Quiet, command, say
+
+if TYPE_CHECKING:
+    from ldmfilter.analysis.compare import Comparison
+
+
+@command
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of one session, two or more.", metavar="RUN RUN...")],
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Example: **ldmfilter compare runs/seed0 runs/seed1**
+
+    Do runs agree? The R2 of the best affine map from the states of one run to those of another, on time that no run
+    was trained on, beside what chance gives.
+    """
+    from ldmfilter.analysis.compare import compare as compare_runs
+    from ldmfilter.filter.runs import Run
+
+    result = compare_runs([Run.open(run) for run in runs])
+    if not result.held_out and not quiet:
+        say("warning: no time is held out by all runs; judged where they were trained, which flatters them")
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=1))
+    else:
+        _show(result)
+
+
+def _show(result: "Comparison") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    grid = Table(box=None, pad_edge=False, header_style="dim", title="R2 of the best affine map", title_justify="left")
+    grid.add_column("from \\ to", overflow="fold")
+    for number in range(len(result.runs)):
+        grid.add_column(str(number + 1), justify="right")
+    for number, (name, row) in enumerate(zip(result.runs, result.r2, strict=True)):
+        cells = ["" if number == column else f"{value:.3f}" for column, value in enumerate(row)]
+        grid.add_row(Text(f"{number + 1} {name}"), *cells)
+    console.print(grid)
+    where = "time that no run was trained on" if result.held_out else "time that runs were trained on"
+    console.print(
+        f"median {result.median:.3f}; shifted in time at most {result.control.max():.3f} "
+        f"(95th percentile); {result.bins} bins of {where}"
+    )

@@ -1,0 +1,82 @@
+"""Agreement of fits: an affine map of the same states agrees, other states do not."""
+
+import numpy as np
+import pytest
+
+from ldmfilter.analysis.compare import agreement, compare
+from ldmfilter.config import Config, DataConfig, FilterConfig
+from ldmfilter.data import read_session
+from ldmfilter.data.simulate import linear_track_session
+from ldmfilter.data.windows import reserve
+from ldmfilter.errors import InputError
+from ldmfilter.filter.runs import Run
+from ldmfilter.filter.training import Training
+from tests.filter.conftest import SMALL
+
+
+def slow(seed: int, n: int = 2000, dims: int = 3) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal((n, dims))
+    states = np.zeros((n, dims))
+    for t in range(1, n):
+        states[t] = 0.95 * states[t - 1] + noise[t]
+    return states
+
+
+def test_an_affine_map_agrees_and_chance_does_not():
+    one = slow(0)
+    fold = np.arange(len(one)) // 200 % 5
+    mapped = one @ np.random.default_rng(1).standard_normal((3, 4)) + 7
+    r2, control = agreement(one, mapped, fold)
+    assert r2 == pytest.approx(1)
+    assert control < 0.2
+    assert agreement(one, slow(2), fold)[0] < 0.2
+
+
+def test_noise_takes_its_share():
+    one = slow(0, 20_000)
+    other = one + np.random.default_rng(3).standard_normal(one.shape) * one.std(0)
+    fold = np.arange(len(one)) // 500 % 5
+    assert agreement(one, other, fold)[0] == pytest.approx(0.5, abs=0.02)
+
+
+def make_run(folder, session, **options) -> Run:
+    config = Config(DataConfig(**options), FilterConfig(**SMALL))
+    run = Run.create(folder, config, session, session)
+    _, counts = run.recording()
+    kept = reserve(counts, run.config.data.reserve)
+    for _ in run.train(Training(config.filter, kept), kept):
+        pass
+    return run
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    path = tmp_path_factory.mktemp("compare") / "session.zarr"
+    return read_session(linear_track_session(seed=3, n_units=16, duration=200.0, rest=0.0).to_zarr(path))
+
+
+def test_runs_are_compared_where_none_was_trained(session, tmp_path):
+    first = make_run(tmp_path / "a", session)
+    second = make_run(tmp_path / "b", session, spans=((0.0, 190.0),))
+    result = compare([first, second])
+    assert result.held_out
+    assert 80 < result.bins < 400  # what neither was trained on
+    assert result.median > result.control.max()
+    assert np.diag(result.r2).tolist() == [1, 1]
+    assert result.to_dict()["runs"] == [str(tmp_path / "a"), str(tmp_path / "b")]
+
+    everything = make_run(tmp_path / "c", session, reserve=0.0)
+    assert not compare([first, everything]).held_out
+
+    coarse = make_run(tmp_path / "d", session, bin_size=0.2)
+    with pytest.raises(InputError, match=r"has bins of 0.2 s, .* of 0.1 s; compare runs with the same bins"):
+        compare([first, coarse])
+    with pytest.raises(InputError, match="two runs or more"):
+        compare([first])
+
+
+def test_runs_of_two_sessions_are_refused(session, tmp_path):
+    other = linear_track_session(seed=4, n_units=16, duration=200.0, rest=0.0).to_zarr(tmp_path / "other.zarr")
+    runs = [make_run(tmp_path / "a", session), make_run(tmp_path / "b", read_session(other))]
+    with pytest.raises(InputError, match="compare runs of one session"):
+        compare(runs)

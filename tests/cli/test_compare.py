@@ -1,0 +1,27 @@
+"""`ldmfilter compare`, as a person types it."""
+
+import json
+import shutil
+
+from tests.cli.conftest import QUICK, ldmfilter
+
+
+def test_a_table_of_runs(trained, session_file):
+    ended = ldmfilter("train", session_file, "--run", "second", "--seed", "1", *QUICK, cwd=trained)
+    assert ended.code == 0, ended.err
+    try:
+        ended = ldmfilter("compare", "run", "second", cwd=trained)
+        assert ended.code == 0, ended.err
+        assert "2 second" in ended.out
+        assert "median" in ended.out
+        assert "no run was trained on" in ended.out
+        ended = ldmfilter("compare", "run", "second", "--json", cwd=trained)
+        assert json.loads(ended.out)["runs"] == ["run", "second"]
+    finally:
+        shutil.rmtree(trained / "second")
+
+
+def test_one_run_is_not_enough(trained):
+    ended = ldmfilter("compare", "run", cwd=trained)
+    assert ended.code == 3
+    assert ended.err == "ldmfilter: a comparison needs two runs or more; name another run folder\n"
