@@ -189,7 +189,7 @@ class Drift:
         gain: nats per bin over a Gaussian without memory.
         nis: mean, per latent dimension.
         mean_z: in deviations of z.
-        changes: name to (change, p-value); of mean_z the root mean square over dimensions.
+        changes: name to (change, p-value); of mean_z the length.
     """
 
     start: Array
@@ -477,8 +477,8 @@ def _first_guess(x: Array, starts: Array, state_dim: int, lags: int = 8) -> Line
     X = np.linalg.lstsq(np.kron(A, C), N.reshape(-1), rcond=None)[0].reshape(n, n)
     X = _positive(X, 1e-3)
     Q, R = _positive(X - A @ X @ A.T, 1e-4), _positive(np.eye(latent) - C @ X @ C.T, 0.02)
-    A, Q, C, R = (torch.from_numpy(matrix) for matrix in (A, Q, C, R))
-    return LinearGaussian(A, Q, C, R, Q.new_zeros(n), stationary_covariance(A, Q))
+    prior = stationary_covariance(torch.from_numpy(A), torch.from_numpy(Q))
+    return LinearGaussian._make([*map(torch.from_numpy, (A, Q, C, R, np.zeros(n))), prior])
 
 
 def _positive(M: Array, least: float) -> Array:
@@ -542,15 +542,15 @@ def shift_units(n: int, units: int, rng: np.random.Generator) -> Array:
 
 def trend(values: Array, time: Array, seed: int = 0) -> tuple[float, float]:
     """Change of values (block,) or (block, dim) along a line over time (block,), from the first to the last, and the
-    p-value of a permutation test. Of several dimensions the root mean square."""
+    p-value of a permutation test. Of several dimensions the length of the change."""
     values = values.reshape(len(values), -1)
     centred = time - time.mean()
     weights = centred * (time[-1] - time[0]) / max(float((centred**2).sum()), 1e-300)
     change = weights @ values
-    size = math.sqrt(float((change**2).mean()))
+    size = math.sqrt(float((change**2).sum()))
     rng = np.random.default_rng(seed)
     orders = np.stack([rng.permutation(len(time)) for _ in range(RESAMPLES)])
-    others = np.sqrt(((weights[orders] @ values) ** 2).mean(1))
+    others = np.sqrt(((weights[orders] @ values) ** 2).sum(1))
     p = (1 + int((others >= size * (1 - 1e-12)).sum())) / (RESAMPLES + 1)
     return (size if values.shape[1] > 1 else float(change[0])), p
 
@@ -1050,8 +1050,8 @@ def _of_drift(drift: Drift, gain: float) -> Sequence[Finding]:
             "how large surprises are against what the filter expects",
         ),
         (
-            "mean_z", DRIFT_Z, 1.0, "deviations",
-            "1 deviation of z, in each dimension, is as much as behaviour moves it",
+            "mean_z", DRIFT_Z, 0.5, "deviations",
+            "half a deviation of z, along the direction it moves in: half of what it varies by anyway",
             "where the pseudo-observations lie",
         ),
     )  # fmt: skip

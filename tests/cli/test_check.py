@@ -1,0 +1,118 @@
+"""`ldmfilter check` as a person meets it."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+from rich.cells import cell_len
+
+from ldmfilter.analysis import diagnostics
+from tests.cli.conftest import QUICK
+from tests.cli.test_commands import here, refused
+
+
+@pytest.fixture(scope="module")
+def diagnosed(trained):
+    """What the command wrote as JSON, and the diagnosis that it wrote."""
+    made, real = [], diagnostics.diagnose
+
+    def kept(*args, **more):
+        made.append(real(*args, **more))
+        return made[-1]
+
+    with mock.patch.object(diagnostics, "diagnose", kept):
+        ended = here("check", "run", "--json", cwd=trained)
+    assert ended.code == 0, ended.err
+    return json.loads(ended.out), made[0]
+
+
+@pytest.fixture
+def answer(diagnosed, monkeypatch):
+    """The JSON; and the same diagnosis is not computed again."""
+    monkeypatch.setattr(diagnostics, "diagnose", lambda *_, **__: diagnosed[1])
+    return diagnosed[0]
+
+
+def test_json_holds_every_finding_and_the_numbers_behind_them(answer):
+    assert answer["run"] == "run"
+    assert answer["held_out"] is True
+    for finding in answer["findings"]:
+        assert set(finding) >= {"name", "value", "threshold", "reason", "ok", "verdict", "remedy"}
+    assert len(answer["units"]["loss"]) == 16
+    assert answer["ok"] is all(finding["ok"] for finding in answer["findings"])
+
+
+def test_a_pipe_gets_plain_lines_with_the_same_verdicts(trained, answer):
+    ended = here("check", "run", "--quiet", cwd=trained)
+    assert ended.code == 0
+    assert ended.err == ""
+    assert "\x1b[" not in ended.out
+    first, *lines = ended.out.splitlines()
+    assert first == f"run: {answer['summary']}"
+    for finding, line in zip(answer["findings"], lines, strict=False):
+        sign, name, value, _, _, verdict = line.split("\t")
+        assert (sign == "ok") is finding["ok"]
+        assert (name, verdict) == (finding["name"], finding["verdict"])
+        assert float(value) == pytest.approx(finding["value"], rel=0.01, abs=1e-6)
+    for finding in answer["findings"]:
+        assert (f"Remedy: {finding['remedy']}." in ended.out) is not finding["ok"]
+
+
+def test_strict_turns_findings_into_a_failure(trained, answer):
+    assert not answer["ok"]  # 50 steps of training leave something to find
+    ended = here("check", "run", "--strict", "--quiet", cwd=trained)
+    assert ended.code == 1
+    assert answer["summary"] in ended.out
+
+
+def test_a_narrow_terminal_gets_a_table_that_fits(trained, answer):
+    columns = 40
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "ldmfilter_cli", "check", "run", "--quiet"]
+    with subprocess.Popen(command, cwd=trained, stdout=theirs, env=environment) as process:
+        os.close(theirs)
+        content = b""
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # the other end has closed
+                break
+            if not piece:
+                break
+            content += piece
+    os.close(ours)
+    assert process.returncode == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m|\r", "", content.decode()).splitlines()
+    assert max(map(cell_len, lines)) <= columns
+    words = " ".join(" ".join(lines).split())
+    for finding in answer["findings"]:
+        assert finding["name"].split()[0] in words
+        if not finding["ok"]:
+            assert finding["remedy"].split()[-1] in words
+
+
+def test_without_a_run_it_takes_the_latest(session_file, tmp_path):
+    words = ["--run", "runs/one", "--reserve", 0, *QUICK, "--quiet"]
+    assert here("train", session_file, *words, cwd=tmp_path).code == 0
+    ended = here("check", cwd=tmp_path)
+    assert ended.code == 0
+    assert ended.out.startswith("runs/one: ")
+    assert "optimistic" in ended.out.splitlines()[0]
+    assert "spikes shifted in time ..." in ended.err
+
+
+def test_help_begins_with_an_example(tmp_path):
+    ended = here("check", "--help", cwd=tmp_path)
+    assert ended.code == 0
+    assert ended.out.split("Usage:")[1].split("\n", 1)[1].strip().startswith("Example: ldmfilter check")
+
+
+def test_no_run_is_refused(tmp_path):
+    refused(here("check", cwd=tmp_path), "runs", "ldmfilter train")
+    refused(here("check", "nowhere", cwd=tmp_path), "nowhere", "is not a run folder")
