@@ -255,6 +255,8 @@ def _follow(sweep: "Sweep", jobs: int, session: Path | None, quiet: bool) -> Non
         if possible > len(sweep.combinations):
             say(f"{possible - len(sweep.combinations)} of {possible} left out: fewer states than latent dimensions")
 
+    if done == sweep.n_runs:
+        return
     # A bar counts steps, so that it moves within a run; a log gets a line when a run has ended.
     steps = sweep.n_runs * sweep.config.filter.max_steps
     terminal = sys.stderr.isatty()
@@ -264,7 +266,7 @@ def _follow(sweep: "Sweep", jobs: int, session: Path | None, quiet: bool) -> Non
 
     def text(progress: "Progress") -> str:
         run = progress.run
-        gain = "" if run.score is None else f": gain {run.score:.2f}"
+        gain = ": failed" if run.state == "failed" else "" if run.score is None else f": gain {run.score:.2f}"
         return f"{progress.ended}/{progress.runs} runs  {_name(describe(run.options), run, sweep)}{gain}"
 
     moves = sweep.run(jobs, session)
@@ -295,45 +297,45 @@ def _show(sweep: "Sweep", results: "list[Combination]") -> None:
 
     from ldmfilter.analysis.sweep import show
 
-    # In a pipe nothing is folded: a line is a row.
-    console = Console() if sys.stdout.isatty() else Console(width=1000)
+    # In a pipe a line is a row, however long; on a terminal the reasons of failures stand below the table.
+    terminal = sys.stdout.isatty()
+    console = Console() if terminal else Console(width=1000)
     table = Table(box=None, pad_edge=False, header_style="dim")
     several = len(sweep.seeds) > 1
-    table.add_column("run folder", no_wrap=True)
-    for name in sweep.grid:
-        table.add_column(name.replace("_", "-"), justify="right")
-    table.add_column("gain, nats/bin", justify="right")
-    if several:
-        table.add_column("lowest to highest", justify="right")
-    for name in ("step", "rank", "s"):
-        table.add_column(name, justify="right")
-    table.add_column("")
+    named = (name.replace("_", " " if terminal else "-") for name in sweep.grid)
+    columns = ["run folder", *named, "gain, nats/bin"]
+    for name in [*columns, *(["seeds from to"] if several else []), "step", "rank", "s", ""]:
+        table.add_column(name, justify="left" if name in ("run folder", "") else "right", overflow="fold")
     for one in results:
         first = one.runs[0]
-        row = [first.folder.name, *(show(one.options[name]) for name in sweep.grid), _number(one.score)]
+        row = [first.folder.name, *(show(one.options[name]) for name in sweep.grid), _number(one.score, 3)]
         if several:
-            row.append("" if one.lowest is None else f"{one.lowest:.3f} to {one.highest:.3f}")
-        row += [
-            "" if first.step is None else str(first.step),
-            "" if first.effective_rank is None else f"{first.effective_rank:.1f}",
-            f"{sum(run.seconds for run in one.runs):.0f}",
-            _remark(one),
-        ]
+            row.append(f"{_number(one.lowest, 3)} {_number(one.highest, 3)}".strip())
+        ended_well = first.score is not None
+        row += [str(first.step) if ended_well else "", _number(first.effective_rank if ended_well else None, 1)]
+        row += [f"{sum(run.seconds for run in one.runs):.0f}", _remark(one, reason=not terminal)]
         table.add_row(*map(Text, row))
+    if not terminal:
+        with console.capture() as captured:
+            console.print(table)
+        print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+        return
     console.print(table)
+    for run in (run for one in results for run in one.runs if run.state == "failed"):
+        console.print(Text(f"{run.folder.name}  {run.reason}", style="dim"))
 
 
-def _remark(one: "Combination") -> str:
+def _remark(one: "Combination", reason: bool) -> str:
     failed = [run for run in one.runs if run.state == "failed"]
     begun = sum(not run.ended for run in one.runs)
     remarks = []
     if failed:
-        many = f"{len(failed)} of {len(one.runs)} failed: " if len(one.runs) > 1 else "failed: "
-        remarks.append(many + failed[0].reason)
+        many = f"{len(failed)} of {len(one.runs)} failed" if len(one.runs) > 1 else "failed"
+        remarks.append(f"{many}: {failed[0].reason}" if reason else many)
     if begun:
         remarks.append(f"{begun} of {len(one.runs)} to do")
     return "; ".join(remarks)
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

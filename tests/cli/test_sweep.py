@@ -98,7 +98,7 @@ def test_a_run_that_fails_is_in_the_table(session_file, tmp_path):
     assert ended.code == 0, ended.err
     assert "weight-decay 1e+30, seed 0: failed, training diverged at step" in ended.err
     rows = ended.out.splitlines()
-    assert "lowest to highest" in rows[0]
+    assert "seeds from to" in rows[0]
     assert "2 of 2 failed: training diverged at step" in rows[2]
     ended = here("sweep", session_file, "--weight-decay", 1e30, 2e30, *QUICK[:-1], 5, cwd=tmp_path)
     assert ended.code == 1
