@@ -51,6 +51,6 @@ def _show(result: "Comparison") -> None:
     console.print(grid)
     where = "time that no run was trained on" if result.held_out else "time that runs were trained on"
     console.print(
-        f"median {result.median:.3f}; shifted in time at most {result.control.max():.3f} "
+        f"median {result.median:.3f}; by chance, shifted in time, {result.chance:.3f} at most "
         f"(95th percentile); {result.bins} bins of {where}"
     )

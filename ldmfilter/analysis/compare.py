@@ -45,7 +45,16 @@ class Comparison:
     @property
     def median(self) -> float:
         """Median R2 over all ordered pairs."""
-        return float(np.median(self.r2[~np.eye(len(self.runs), dtype=bool)]))
+        return float(np.median(self.r2[self._pairs]))
+
+    @property
+    def chance(self) -> float:
+        """The highest control of any pair."""
+        return float(self.control[self._pairs].max())
+
+    @property
+    def _pairs(self) -> NDArray[np.bool_]:
+        return ~np.eye(len(self.runs), dtype=bool)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON takes them."""
@@ -54,6 +63,7 @@ class Comparison:
             "r2": self.r2.tolist(),
             "control": self.control.tolist(),
             "median": self.median,
+            "chance": self.chance,
             "bins": self.bins,
             "held_out": self.held_out,
         }
