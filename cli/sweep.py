@@ -198,6 +198,8 @@ def sweep(
             f"{unfinished} run(s) are still being done by another process; "
             f"`ldmfilter sweep --resume {the_sweep.folder}` shows the table again"
         )
+    if best is None and unfinished:
+        return
     if best is None:
         say(f"ldmfilter: {the_sweep.folder}: no run has ended well; the table tells why")
         raise typer.Exit(FAILED)

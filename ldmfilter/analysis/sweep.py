@@ -179,8 +179,9 @@ class Sweep:
     a lower bound of the predictive information I(z_t; z_<t), and so comparable between dimensions and entropies. For
     another z it is that plus the negentropy of z, minus what the model misses: a dimension that is a curved function of
     the others is counted as new. This favours many dimensions, and "logdet", which maximises this very number, where
-    "knn" and "kde" see through such a dimension. So a small lead of a larger filter is no reason to take it. The step
-    is chosen on the same blocks, which lifts all scores a little.
+    "knn" and "kde" see through such a dimension. So the order is to be trusted more than the distances, and a small
+    lead of a larger filter is no reason to take it. The step is chosen on the same blocks, which lifts all scores a
+    little.
 
     Attributes:
         folder: where it lies.

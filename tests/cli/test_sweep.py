@@ -136,20 +136,7 @@ def test_a_session_is_asked_for(tmp_path):
     assert here("sweep", "--latent-dim", 2, 4, cwd=tmp_path).code == 2
 
 
-LONG = [*QUICK[:-1], 200, "--latent-dim", 2, 3, "--sweep", "sweep"]
-
-
-def gone_on_with(folder: Path) -> None:
-    """Resume the sweep of `LONG`: what was left behind is done, and every step was taken once."""
-    sweep = Sweep.open(folder / "sweep")
-    assert sum(run.ended for run in sweep.runs()) < 2
-    ended = here("sweep", "--resume", "sweep", cwd=folder)
-    assert ended.code == 0, ended.err
-    runs = sweep.runs()
-    assert [run.state for run in runs] == ["done", "done"]
-    for run in runs:
-        steps = [json.loads(line)["step"] for line in (run.folder / "log.jsonl").read_text().splitlines()]
-        assert steps == list(range(0, 201, 25))
+LONG = [*QUICK[:-1], 150, "--latent-dim", 2, 3, "--sweep", "sweep"]
 
 
 def test_killed_and_resumed(session_file, tmp_path):
@@ -159,7 +146,15 @@ def test_killed_and_resumed(session_file, tmp_path):
         time.sleep(0.02)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    gone_on_with(tmp_path)
+    sweep = Sweep.open(tmp_path / "sweep")
+    assert [run.state for run in sweep.runs()] == ["started", "waiting"]
+    ended = here("sweep", "--resume", "sweep", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    runs = sweep.runs()
+    assert [run.state for run in runs] == ["done", "done"]
+    for run in runs:  # every step was taken once
+        steps = [json.loads(line)["step"] for line in (run.folder / "log.jsonl").read_text().splitlines()]
+        assert steps == list(range(0, 151, 25))
 
 
 def test_interrupted_with_its_jobs_and_resumed(session_file, tmp_path):
@@ -181,4 +176,8 @@ def test_interrupted_with_its_jobs_and_resumed(session_file, tmp_path):
     assert ended.code == 130, ended.err
     assert ended.err.splitlines()[-1] == "ldmfilter: interrupted; go on with `ldmfilter sweep --resume sweep`"
     assert multiprocessing.active_children() == []
-    gone_on_with(tmp_path)
+    sweep = Sweep.open(tmp_path / "sweep")
+    assert sweep.runs()[0].state == "started"
+    again = sweep.run()
+    assert next(again).run.number == 0  # nobody holds it any more
+    again.close()
