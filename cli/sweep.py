@@ -141,6 +141,7 @@ def sweep(
     window: Annotated[int | None, option("window", TRAINING)] = None,
     warmup: Annotated[int | None, option("warmup", TRAINING)] = None,
     held_out: Annotated[float | None, option("held_out", TRAINING)] = None,
+    refit: Annotated[bool | None, option("refit", TRAINING)] = None,
     device: Annotated[str | None, option("device", TRAINING, metavar="|".join(DEVICES))] = None,
     precision: Annotated[str | None, option("precision", TRAINING, metavar="|".join(PRECISIONS))] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The table as JSON.", rich_help_panel="Messages")] = False,
@@ -163,7 +164,7 @@ def sweep(
     one: dict[str, Any] = {
         "bin_size": bin_size, "interval": interval, "spans": parse_spans(span) or None, "reserve": reserve,
         "units": units, "min_rate": min_rate, "window": window, "warmup": warmup, "held_out": held_out,
-        "device": device, "precision": precision,
+        "refit": refit, "device": device, "precision": precision,
     }  # fmt: skip
     one = {name: value for name, value in one.items() if value is not None}
     if resume is not None and (many or one or seed or config or folder or trials):

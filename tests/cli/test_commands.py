@@ -41,7 +41,10 @@ def refused(ended, *words: str) -> None:
         assert word in lines[0], lines[0]
 
 
-@pytest.mark.parametrize("words", [[], ["inspect"], ["train"], ["decode"], ["stream"]])
+COMMANDS = ("inspect", "train", "decode", "stream", "sweep", "check", "compare", "report")
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)])
 def test_help_begins_with_an_example(words, tmp_path):
     ended = here(*words, "--help", cwd=tmp_path)
     assert ended.code == 0
@@ -55,7 +58,8 @@ def test_help_needs_nothing_heavy(tmp_path):
         "from ldmfilter_cli import run\n"
         "try: run()\n"
         "except SystemExit: pass\n"
-        "names = {'torch', 'numpy', 'pandas', 'xarray', 'pynwb', 'zarr', 'h5py', 'lightning_fabric'}\n"
+        "names = {'torch', 'numpy', 'pandas', 'xarray', 'pynwb', 'zarr', 'h5py', 'lightning_fabric', 'sklearn', 'plotly',"
+        " 'optuna', 'sqlalchemy', 'matplotlib', 'pynapple'}\n"
         "heavy = names & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )
