@@ -265,14 +265,20 @@ def align(behavior: Behavior, time: np.ndarray, bin_size: float) -> tuple[np.nda
         share = np.where(inside, (time - t[left]) / np.maximum(t[right] - t[left], 1e-12), 0.0)
         between = v[left] + share * behavior.difference(v[right], v[left])
         values = behavior.wrap(np.where(inside, between, v[near]))
-    all_right = np.searchsorted(behavior.time, time).clip(0, behavior.time.size - 1)
-    all_left = (all_right - 1).clip(0)
-    closer = time - behavior.time[all_left] <= behavior.time[all_right] - time
-    sample = np.where(closer, all_left, all_right)
-    far = np.abs(behavior.time[sample] - time) > widest
-    out = (time < behavior.time[0]) | (time > behavior.time[-1])
+    # Why not: the samples on both sides, missing ones included, tell.
+    after = np.searchsorted(behavior.time, time).clip(0, behavior.time.size - 1)
+    before = (after - 1).clip(0)
+    beyond = (time < behavior.time[0]) | (time > behavior.time[-1])
+    far = np.minimum(np.abs(behavior.time[before] - time), np.abs(behavior.time[after] - time)) > widest
+    missing = np.isnan(behavior.values)
     why = np.select(
-        [usable, far & out, far, behavior.lost[sample], np.isnan(behavior.values[sample])],
+        [
+            usable,
+            beyond,
+            far,
+            behavior.lost[before] | behavior.lost[after],
+            missing[before] | missing[after],
+        ],
         [0, REASONS.index("outside"), REASONS.index("gap"), REASONS.index("lost"), REASONS.index("nan")],
         REASONS.index("gap"),
     )

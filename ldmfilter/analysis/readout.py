@@ -25,7 +25,7 @@ import xarray as xr
 from scipy.special import ndtr
 
 from ldmfilter.analysis.behavior import REASONS, Behavior, align, speed
-from ldmfilter.analysis.scores import IntervalScore, conformal_quantile, score_intervals
+from ldmfilter.analysis.scores import IntervalScore, conformal_quantile, interval_score, score_intervals
 from ldmfilter.data.windows import outside, stretches
 from ldmfilter.errors import InputError
 
@@ -44,6 +44,8 @@ DECODER_WINDOWS = (1, 3, 5, 9)  # bins of the Bayesian decoder's counts, this on
 DECODER_BINS = 40  # of a tuning curve
 _SLOPE_PENALTY = 0.1  # of local maps, in variances of the filter's own uncertainty
 _FLOOR = 0.003  # of the behaviour's range: a width below which no distribution is blurred
+_COMPARED = (0.8, 0.95)  # levels at which intervals that follow the state are compared with others
+_MOST_COMPARED = 600  # bins, to that end
 _MOST_FITTED = 20_000  # bins that neighbours are looked for among
 _CHUNK = 8_192  # bins handled at a time
 _EDGE = 4.0  # widths beyond the outermost deviation, where a distribution is taken to end
@@ -94,6 +96,7 @@ class BehaviorReport:
     held_out: whether training never saw the judged bins; calibrated: whether the intervals were calibrated
     readouts: "linear" and "neighbours" on the test blocks; empty where nothing could be set apart
     chosen: the readout that an inner choice on all judged blocks takes; chosen_in: how many of the nested fits took it
+    follow_state: share of the nested fits whose intervals are made of errors near the state, not of all errors
     read: the chosen readouts together, as `<name>_mean` holds them
     intervals: one for each level, empty where not calibrated
     note: what was taken for granted, or why something is missing
@@ -114,6 +117,7 @@ class BehaviorReport:
     readouts: dict[str, ReadoutScore]
     chosen: str
     chosen_in: float
+    follow_state: float
     read: ReadoutScore | None
     control: Control | None
     decoder: Decoder | None
@@ -248,7 +252,8 @@ def _number(fate: np.ndarray) -> dict[str, int]:
 
 @dataclass(frozen=True, eq=False)
 class _Guess:
-    """A distribution for each bin: mean (bin,), deviations from it (bin, sample), and their blur (bin, sample)."""
+    """A distribution for each bin: mean (bin,), deviations from it (bin, sample), and their blur (bin, sample), the
+    same for all of a bin's."""
 
     mean: np.ndarray
     deviation: np.ndarray
@@ -260,29 +265,41 @@ class _Guess:
     def _ends(self) -> tuple[np.ndarray, np.ndarray]:
         return (self.deviation - _EDGE * self.width).min(1), (self.deviation + _EDGE * self.width).max(1)
 
-    def score(self, deviation: np.ndarray, scale: float) -> np.ndarray:
+    def score(self, deviation: np.ndarray) -> np.ndarray:
         """How far out (bin,) a deviation from the mean lies: distance of its probability from one half, and beyond
-        the ends of the distribution one half and more, the distance from the end over `scale`."""
+        the ends of the distribution one half and the distance from the end, in the behaviour's unit."""
         low, high = self._ends()
         beyond = np.maximum(low - deviation, 0) + np.maximum(deviation - high, 0)
         inside = np.abs(ndtr((deviation[:, None] - self.deviation) / self.width).mean(1) - 0.5)
-        return np.where(beyond > 0, 0.5 + beyond / scale, inside)
+        return np.where(beyond > 0, 0.5 + beyond, inside)
 
-    def bounds(self, score: float, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    def bounds(self, score: float) -> tuple[np.ndarray, np.ndarray]:
         """The deviations (bin,) whose score is at most this: from a lower one to an upper one."""
         low, high = self._ends()
         if score >= 0.5:
-            beyond = (score - 0.5) * scale
-            return low - beyond, high + beyond
+            return low - (score - 0.5), high + (score - 0.5)
         return self._quantile(0.5 - score, low, high)[0], self._quantile(0.5 + score, low, high)[1]
 
     def _quantile(self, p: float, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds on both sides of where the distribution reaches p, the length between the ends times 1e-9 apart."""
-        for _ in range(30):
+        """Bounds on both sides of where the distribution reaches p, the length between the ends times 1e-6 apart."""
+        for _ in range(20):
             middle = (low + high) / 2
             below = ndtr((middle[:, None] - self.deviation) / self.width).mean(1) < p
             low, high = np.where(below, middle, low), np.where(below, high, middle)
         return low, high
+
+
+def _together(one: Behavior, mean: np.ndarray, guesses: list[_Guess]) -> _Guess:
+    """One distribution of several: their deviations pooled, and for speed neighbours in order made one, so that it has
+    no more samples than each of them."""
+    if len(guesses) == 1:
+        return guesses[0]
+    deviation = np.concatenate([one.difference(g.mean, mean)[:, None] + g.deviation for g in guesses], 1)
+    deviation.sort(1)
+    kept = min(g.deviation.shape[1] for g in guesses)
+    pooled = [part.mean(1) for part in np.array_split(deviation, kept, axis=1)]
+    width = np.mean([g.width[:, 0] for g in guesses], 0)
+    return _Guess(mean, np.column_stack(pooled), np.broadcast_to(width[:, None], (mean.size, kept)))
 
 
 class _Fit:
@@ -293,9 +310,8 @@ class _Fit:
         if y.size > _MOST_FITTED:
             keep = np.linspace(0, y.size - 1, _MOST_FITTED).round().astype(int)
             states, covs, y, block = states[keep], covs[keep], y[keep], block[keep]
-        self.centre, self.metric = states.mean(0), _metric(covs)
-        self.range = (float(y.min()), float(y.max()))
-        self.span = one.period or self.range[1] - self.range[0]
+        self.metric = _metric(covs)
+        self.span = one.period or max(float(np.ptp(y)), 1e-12)
         blocks = np.unique(block)
         if blocks.size == 1:
             block, blocks = (np.arange(y.size) >= y.size // 2).astype(int), np.arange(2)
@@ -320,6 +336,26 @@ class _Fit:
         self.line = _Line(one, states, y, self.best["linear"])
         self.residual = {kind: errors[kind, self.best[kind]] for kind in KINDS}
         self.points, self.y = states @ self.metric, y
+        self.samples = min(SAMPLES, y.size - int(np.unique(block, return_counts=True)[1].max()))
+        self.local = self._local_is_better(states, covs, block)
+
+    def _local_is_better(self, states: np.ndarray, covs: np.ndarray, block: np.ndarray) -> bool:
+        """Whether intervals that follow the state score better, each block's made of the errors of the others."""
+        error = self.residual[self.kind]
+        some = np.unique(np.linspace(0, error.size - 1, _MOST_COMPARED).round().astype(int))
+        total = []
+        for self.local in (True, False):
+            guess = _Guess(np.zeros(error.size), *[np.zeros((error.size, self.samples)) for _ in range(2)])
+            for number in np.unique(block[some]):
+                held = some[block[some] == number]
+                guess.deviation[held], guess.width[held] = self._errors(states[held], covs[held], block != number)
+            guess, away = guess.rows(some), error[some]
+            scores = guess.score(away)
+            total.append(0.0)
+            for level in _COMPARED:
+                low, high = guess.bounds(conformal_quantile(scores, level))
+                total[-1] += float(interval_score(away, low, high, level).mean())
+        return total[0] <= total[1]
 
     def means(self, states: np.ndarray) -> dict[str, np.ndarray]:
         """Both readouts' values (bin,)."""
@@ -328,17 +364,26 @@ class _Fit:
 
     def guess(self, states: np.ndarray, covs: np.ndarray) -> _Guess:
         """The chosen readout's distributions."""
-        _, index = _nearest(self.points, states @ self.metric, max(SAMPLES, SLOPE_SAMPLES))
+        deviation, width = self._errors(states, covs, np.ones(self.y.size, dtype=bool))
+        return _Guess(self.means(states)[self.kind], deviation, width)
+
+    def _errors(self, states: np.ndarray, covs: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Deviations (bin, sample) to be expected, from the errors of the fitted bins `among`, and their blur."""
+        points, y, error = self.points[among], self.y[among], self.residual[self.kind][among]
+        shape = (len(states), self.samples)
+        if not self.local:
+            every = np.quantile(error, (np.arange(self.samples) + 0.5) / self.samples)
+            return np.broadcast_to(every, shape), np.full(shape, _FLOOR * self.span)
+        _, index = _nearest(points, states @ self.metric, max(self.samples, SLOPE_SAMPLES))
         if self.kind == "linear":
-            mean, slope = self.line.mean(states), self.line.slope(states)
+            slope = self.line.slope(states)
         else:
-            mean = self.one.mean(self.y[index[:, : int(self.best["neighbours"])]], 1)
             around = index[:, :SLOPE_SAMPLES]
-            slope = _slopes(self.points[around], self.one.difference(self.y[around], mean[:, None])) @ self.metric.T
-        deviation = self.residual[self.kind][index[:, :SAMPLES]]
+            away = self.one.difference(y[around], self.one.mean(y[around], 1)[:, None])
+            slope = _slopes(points[around], away) @ self.metric.T
         variance = np.einsum("ts,tsr,tr->t", slope, covs, slope)
         width = np.minimum(np.sqrt(variance), self.span / 4) + _FLOOR * self.span
-        return _Guess(mean, deviation, np.broadcast_to(width[:, None], deviation.shape))
+        return error[index[:, : self.samples]], np.broadcast_to(width[:, None], shape)
 
 
 def _ks(bins: int) -> list[int]:
@@ -437,7 +482,6 @@ class _One:
         if np.ptp(y) == 0:
             raise InputError(f"{where} is constant ({y[0]:g}) in the {y.size} bins that can be used; choose another")
         self.low, self.high = float(y.min()), float(y.max())
-        self.scale = one.period or self.high - self.low
         self.calibrated = held_out and self.folds >= LEAST_FOLDS
 
     def _fit(self, *without: int) -> _Fit:
@@ -459,7 +503,7 @@ class _One:
         self.lower, self.upper = np.full((n, len(levels)), np.nan), np.full((n, len(levels)), np.nan)
         self.constant = np.full((n, len(levels)), np.nan)
         final = self._fit()
-        took = self._nested(levels, final) if self.calibrated else self._plain()
+        took = self._nested(levels) if self.calibrated else self._plain()
         rest = np.flatnonzero((self.fold < 0) | (self.folds < 2))
         for some, guess in self._guesses(final, rest):
             self._take([guess], some, levels if self.calibrated else [], only=self.ci)
@@ -487,7 +531,8 @@ class _One:
             calibrated=self.calibrated,
             readouts={k: self._score(v, judged) for k, v in self.by_kind.items()} if judged.any() else {},
             chosen=final.kind,
-            chosen_in=float(np.mean([kind == final.kind for kind in took])) if took else 1.0,
+            chosen_in=float(np.mean([fit.kind == final.kind for fit in took])) if took else 1.0,
+            follow_state=float(np.mean([fit.local for fit in took])) if took else float(final.local),
             read=self._score(self.mean, judged) if judged.any() else None,
             control=self._control(shifts) if judged.any() else None,
             decoder=self._decoder(counts) if counts is not None and judged.any() else None,
@@ -498,17 +543,17 @@ class _One:
         )
         return report, self._variables(levels)
 
-    def _nested(self, levels: list[float], final: _Fit) -> list[str]:
+    def _nested(self, levels: list[float]) -> list[_Fit]:
         """Every fold read, and calibrated, by readouts that never saw it."""
         guesses: dict[tuple[int, int], list[tuple[np.ndarray, _Guess]]] = {}
         means: dict[tuple[int, int], dict[str, np.ndarray]] = {}
         scores: dict[tuple[int, int], np.ndarray] = {}
         plain: dict[tuple[int, int], np.ndarray] = {}
-        took = []
+        took: list[_Fit] = []
         for a in range(self.folds):
             for b in range(a):
                 fit = self._fit(a, b)
-                took.append(fit.kind)
+                took.append(fit)
                 for this, other in ((a, b), (b, a)):
                     rows = np.flatnonzero(self.fold == this)
                     guesses[this, other] = list(self._guesses(fit, rows))
@@ -517,7 +562,7 @@ class _One:
                     for some, guess in guesses[this, other]:
                         known = self.judged[some]
                         away = self.one.difference(self.truth[some], guess.mean)[known]
-                        pairs.append((guess.rows(known).score(away, self.scale), np.abs(away)))
+                        pairs.append((guess.rows(known).score(away), np.abs(away)))
                     scores[this, other] = np.concatenate([pair[0] for pair in pairs])
                     plain[this, other] = np.concatenate([pair[1] for pair in pairs])
         for test in range(self.folds):
@@ -539,12 +584,12 @@ class _One:
         self.all_scores = np.concatenate(list(scores.values()))
         return took
 
-    def _plain(self) -> list[str]:
+    def _plain(self) -> list[_Fit]:
         """Every fold read by a readout of the others, without intervals."""
-        took = []
+        took: list[_Fit] = []
         for test in range(self.folds) if self.folds > 1 else ():
             fit, rows = self._fit(test), np.flatnonzero(self.fold == test)
-            took.append(fit.kind)
+            took.append(fit)
             for kind, values in fit.means(self.states[rows]).items():
                 self.by_kind[kind][rows] = values
             self.mean[rows] = self.by_kind[fit.kind][rows]
@@ -564,12 +609,11 @@ class _One:
         self.mean[rows] = mean
         if not levels:
             return
-        shifted = [self.one.difference(guess.mean, mean)[:, None] + guess.deviation for guess in guesses]
-        whole = _Guess(mean, np.concatenate(shifted, 1), np.concatenate([guess.width for guess in guesses], 1))
+        whole = _together(self.one, mean, guesses)
         for i, level in enumerate(levels):
             if only in (None, level):
                 cut = conformal_quantile(self.all_scores, level) if cuts is None else cuts[i]
-                low, high = whole.bounds(min(cut, 1e6), self.scale)
+                low, high = whole.bounds(cut)
                 self.lower[rows, i], self.upper[rows, i] = self._clip(mean, low, high, limits)
 
     def _clip(

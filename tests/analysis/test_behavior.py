@@ -1,0 +1,180 @@
+"""Which behaviour is meant, what its numbers are, and its value in every bin."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from ldmfilter.analysis.behavior import REASONS, align, choose_behavior, speed
+from ldmfilter.data.session import Session
+from ldmfilter.errors import InputError
+
+TIME = np.arange(0.0, 60.0, 0.05)
+WALK = 100 + 80 * np.sin(TIME / 3)
+
+
+def session(**series) -> Session:
+    """A session with behaviour: name -> values, or (values, unit), or (values, unit, time)."""
+    behavior = {}
+    for name, given in series.items():
+        values, unit, time = (*given, TIME)[:3] if isinstance(given, tuple) else (given, "cm", TIME)
+        dims = ("time", "component")[: np.ndim(values)]
+        behavior[f"processing/behavior/{name}"] = xr.DataArray(
+            np.asarray(values), dims=dims, coords={"time": time}, attrs={"unit": unit}
+        )
+    return Session.from_spikes({1: [0.5, 59.0]}, behavior=behavior)
+
+
+def one(name="x", circular=(), **series):
+    return choose_behavior(session(**series), [name], circular)[0]
+
+
+def refused(text, call, *args, **more):
+    with pytest.raises(InputError, match=text) as error:
+        call(*args, **more)
+    assert "\n" not in str(error.value)
+
+
+def test_a_path_or_its_last_part():
+    recording = session(x=WALK, Position=np.stack([WALK, -WALK], 1))
+    assert choose_behavior(recording, ["processing/behavior/x"])[0].name == "x"
+    assert choose_behavior(recording, ["behavior/x"])[0].path == "processing/behavior/x"
+    assert [b.name for b in choose_behavior(recording, ["Position"])] == ["Position_0", "Position_1"]
+    second = choose_behavior(recording, ["Position[1]"])[0]
+    assert second.path == "processing/behavior/Position[1]"
+    np.testing.assert_array_equal(second.values, -WALK)
+
+
+def test_what_cannot_be_chosen_is_refused():
+    recording = session(x=WALK, eight=np.ones((TIME.size, 8)) * WALK[:, None], flat=np.ones(TIME.size))
+    recording.behavior["acquisition/x"] = recording.behavior["processing/behavior/x"]
+    refused("no behaviour 'y'; it has processing/behavior/x", choose_behavior, recording, ["y"])
+    refused("may be .*x.*give the whole path", choose_behavior, recording, ["x"])
+    refused("eight has 8 columns, more than 3; choose some, as eight", choose_behavior, recording, ["eight"])
+    refused(r"has 8 columns, \[0\] to \[7\], and no \[8\]", choose_behavior, recording, ["eight[8]"])
+    refused("flat is constant", choose_behavior, recording, ["flat"])
+    refused("none of the chosen", choose_behavior, recording, ["behavior/x", "eight[0]"][1:], ["z"])
+    refused("no value that is not NaN", one, x=np.full(TIME.size, np.nan))
+    refused("fit no turn", one, "x", ["x"], x=5 * WALK)
+
+
+def test_names_are_safe_and_apart():
+    recording = session(**{"my place (cm)": WALK, "2d": WALK, "filtered": WALK})
+    recording.behavior["acquisition/2d"] = recording.behavior["processing/behavior/2d"]
+    wanted = ["my place (cm)", "processing/behavior/2d", "acquisition/2d", "filtered"]
+    names = [b.name for b in choose_behavior(recording, wanted)]
+    assert names == ["my_place_cm", "behavior_2d", "behavior_2d_2", "behavior_filtered"]
+    assert all(name.isidentifier() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "unit", "period"),
+    [
+        ("theta", TIME % (2 * np.pi), "radians", 2 * np.pi),
+        ("theta", TIME % (2 * np.pi) - np.pi, "rad", 2 * np.pi),
+        ("theta", 20 * TIME % 360, "degrees", 360.0),
+        ("theta", 20 * TIME, "degrees", None),  # a wheel that was turned three times is no direction
+        ("theta", TIME % (2 * np.pi), "rad/s", None),
+        ("head_direction", TIME % (2 * np.pi), "", 2 * np.pi),
+        ("head_direction", 20 * TIME % 360 - 180, "a.u.", 360.0),
+        ("head_direction", TIME % 6.0, "cm", None),
+        ("direction", np.where(TIME % 10 < 5, -1.0, 1.0), "radians", None),
+        ("x", TIME % 6.0, "", None),
+    ],
+)
+def test_circular_variables_are_recognised(name, values, unit, period):
+    chosen = one(name, **{name: (values, unit)})
+    assert chosen.period == period
+    assert ("taken as circular" in chosen.note) == (period is not None)
+
+
+def test_circular_by_word():
+    assert one("x", ["x"], x=(TIME % 6.2, "")).period == 2 * np.pi
+    assert one("x", ["x"], x=(5 * TIME, "")).period == 360
+
+
+def test_interpolation_at_bin_centres():
+    values, why = align(one(x=3 * TIME + 2), np.array([0.03, 10.013, 41.99]), 0.1)
+    np.testing.assert_allclose(values, 3 * np.array([0.03, 10.013, 41.99]) + 2)
+    assert (why == 0).all()
+
+
+def test_circular_interpolation_takes_the_shorter_arc():
+    chosen = one(x=((20 * TIME) % 360, "deg"))
+    at = np.arange(0.525, 55, 0.1)  # in the middle between samples, where the jump from 360 to 0 would show
+    values, _ = align(chosen, at, 0.1)
+    away = np.exp(1j * np.deg2rad(values)) / np.exp(1j * np.deg2rad(20 * at))
+    np.testing.assert_allclose(np.angle(away), 0, atol=1e-9)
+    assert values.min() >= 0
+    assert values.max() <= 360
+
+
+def test_categories_are_not_interpolated():
+    chosen = one(x=np.where(TIME % 4 < 2, -1.0, 1.0))
+    assert chosen.categories
+    assert np.isfinite(chosen.values).all()  # -1 is a direction here
+    values, _ = align(chosen, np.arange(1.96, 2.02, 0.003), 0.1)
+    assert set(values.tolist()) == {-1.0, 1.0}
+
+
+def test_lost_tracking_is_masked_and_counted():
+    values = WALK.copy()
+    values[(TIME >= 10) & (TIME < 14)] = -1
+    values[(TIME >= 30) & (TIME < 33)] = -1
+    chosen = one(x=values)
+    assert "-1 taken as tracking lost, 140 samples" in chosen.note
+    at = np.arange(0.05, 60, 0.1)
+    read, why = align(chosen, at, 0.1)
+    lost = why == REASONS.index("lost")
+    assert lost.sum() == pytest.approx(70, abs=3)
+    assert np.isnan(read[lost]).all()
+    assert np.nanmin(read) > 15
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        WALK - 100,  # spans -1
+        np.clip(WALK / 100 - 1, -1, 1),  # comes to -1 step by step
+        np.round(5 + 6 * np.sin(TIME)),  # whole numbers from -1 to 11
+        np.where(TIME % 4 < 2, -1.0, 1.0),
+    ],
+)
+def test_minus_one_that_is_a_value_stays(values):
+    chosen = one(x=values)
+    assert not chosen.lost.any()
+    np.testing.assert_array_equal(chosen.values, values)
+
+
+def test_nan_gaps_and_what_lies_outside_are_told_apart():
+    values, time = WALK.copy(), TIME
+    values[(time >= 5) & (time < 7)] = np.nan
+    keep = (time < 20) | (time >= 25)
+    chosen = one(x=(values[keep], "cm", time[keep]))
+    at = np.arange(0.05, 80, 0.1)
+    _, why = align(chosen, at, 0.1)
+    for reason, start, stop in (("nan", 5, 7), ("gap", 20, 25), ("outside", 60, 80)):
+        of = at[why == REASONS.index(reason)]
+        assert start - 0.1 < of.min() < of.max() < stop + 0.1
+        assert of.size == pytest.approx(10 * (stop - start), abs=5)
+
+
+def test_clocks_that_step_back_or_stand_still():
+    time = TIME.copy()
+    time[100:110] = time[100:110][::-1]
+    time[300] = time[299]
+    chosen = one(x=(3 * time, "cm", time))
+    assert (np.diff(chosen.time) > 0).all()
+    values, _ = align(chosen, np.arange(1.0, 50.0, 0.1), 0.1)
+    np.testing.assert_allclose(values, 3 * np.arange(1.0, 50.0, 0.1))
+
+
+def test_speed_on_the_line_and_on_the_circle():
+    time = np.arange(100) * 0.1
+    segment = np.repeat([0, 1], 50)
+    line, circle = one(x=WALK), one(x=(20 * TIME % 360, "deg"))
+    values = 7 * time + 1000 * segment
+    values[20] = np.nan
+    pace = speed(line, values, segment, 0.1)
+    assert np.isnan(pace[20])
+    np.testing.assert_allclose(np.delete(pace, 20), 7)  # the jump between segments is none
+    np.testing.assert_allclose(speed(circle, (130 * time) % 360, segment, 0.1), 130)

@@ -1,0 +1,212 @@
+"""Readouts and their intervals on worlds whose answer is known, and what may never be shared between roles."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.signal import lfilter
+
+from ldmfilter.analysis.behavior import Behavior
+from ldmfilter.analysis.readout import LEVELS, read_behavior
+from ldmfilter.errors import InputError
+
+BIN = 0.1
+
+
+def world(seconds=600.0, states=3, trained=None, seed=0) -> xr.Dataset:
+    """Slow states of unit variance, known to 0.2; training saw `trained`, a list of (start, stop), s."""
+    rng = np.random.default_rng(seed)
+    n = round(seconds / BIN)
+    mean = np.stack([lfilter([1], [1, -0.9], rng.normal(size=n)) * np.sqrt(1 - 0.81) for _ in range(states)], 1)
+    time = (np.arange(n) + 0.5) * BIN
+    seen = np.zeros(n, dtype=bool)
+    for start, stop in trained or []:
+        seen |= (time > start) & (time < stop)
+    return xr.Dataset(
+        {
+            "filtered_mean": (("time", "state"), mean.astype(np.float32)),
+            "filtered_cov": (("time", "state", "state_2"), np.tile(0.04 * np.eye(states, dtype=np.float32), (n, 1, 1))),
+            "observed": ("time", np.ones(n, dtype=bool)),
+            "trained": ("time", seen),
+        },
+        {"time": time, "segment": ("time", np.zeros(n, dtype=np.int32)), "bound": ["lower", "upper"]},
+        {"bin_size": BIN, "source_path": "session.nwb"},
+    )
+
+
+def sampled(latents, values, **more) -> Behavior:
+    """Behaviour with one sample a bin."""
+    time = latents["time"].to_numpy()
+    lost = np.zeros(time.size, dtype=bool)
+    return Behavior("place", "behavior/place", "cm", time, np.asarray(values, dtype=float), lost, **more)
+
+
+def linear(latents, noise, seed=1):
+    mean = latents["filtered_mean"].to_numpy()
+    return 100 + mean @ np.arange(10.0, 40.0, 10.0) + noise * np.random.default_rng(seed).normal(size=len(mean))
+
+
+def one(latents, behavior, **more):
+    reading = read_behavior(latents, [behavior], shifts=20, **more)
+    return reading.latents, reading.reports[0]
+
+
+def test_a_linear_world_is_read_as_well_as_its_noise_allows():
+    latents = world(500)
+    out, report = one(latents, sampled(latents, linear(latents, noise=20.0)))
+    expected = 1400 / (1400 + 400)  # variance of the states' part: 10^2 + 20^2 + 30^2
+    assert report.chosen == "linear"
+    assert report.readouts["linear"].r2 == pytest.approx(expected, abs=0.03)
+    assert report.readouts["linear"].median_error == pytest.approx(0.6745 * 20, rel=0.05)
+    assert report.control.p <= 1 / 21 + 1e-9
+    assert report.control.shifted_95 < 0.1
+    assert [i.level for i in report.intervals] == list(LEVELS)
+    for i in report.intervals:
+        assert i.coverage == pytest.approx(i.level, abs=max(0.02, 3 * i.coverage_se))
+    # Gaussian noise of 20 cm: the best 95 % interval is 2 x 1.96 x 20 cm wide.
+    assert report.intervals[3].width == pytest.approx(78.4, rel=0.1)
+    assert out["place_ci"].attrs["level"] == 0.95
+    judged = out["place_fold"].to_numpy() >= 0
+    inside = (out["place_true"] >= out["place_ci"][:, 0]) & (out["place_true"] <= out["place_ci"][:, 1])
+    assert float(inside.to_numpy()[judged].mean()) == pytest.approx(report.intervals[3].coverage, abs=1e-3)
+    assert json.loads(out.attrs["behavior"])[0]["intervals"][3]["coverage"] == report.intervals[3].coverage
+
+
+def test_widths_follow_noise_that_depends_on_the_state():
+    latents = world(800)
+    loud = latents["filtered_mean"].to_numpy()[:, 0] > 0
+    mean = 40 * latents["filtered_mean"].to_numpy()[:, 1]
+    values = mean + np.where(loud, 20.0, 2.0) * np.random.default_rng(2).normal(size=loud.size)
+    out, report = one(latents, sampled(latents, values))
+    width = np.diff(out["place_ci"], axis=1)[:, 0]
+    assert report.follow_state == 1
+    assert width[loud].mean() > 1.7 * width[~loud].mean()
+    at_95 = report.intervals[3]
+    assert at_95.coverage == pytest.approx(0.95, abs=0.03)
+    assert at_95.advantage > 2 * at_95.advantage_se > 0
+
+
+def test_a_bent_map_is_read_by_neighbours_and_a_direction_on_the_circle():
+    latents = world(500, states=2)
+    mean = latents["filtered_mean"].to_numpy()
+    noise = np.random.default_rng(3).normal(size=len(mean))
+    _, bent = one(latents, sampled(latents, 50 * np.abs(mean[:, 0]) + 2 * noise))
+    assert bent.chosen == "neighbours"
+    assert bent.readouts["neighbours"].r2 > 0.9 > 0.3 > bent.readouts["linear"].r2
+    direction = (np.rad2deg(np.arctan2(mean[:, 1], mean[:, 0])) + 10 * noise) % 360
+    out, circle = one(latents, sampled(latents, direction, period=360.0))
+    assert circle.read.median_error == pytest.approx(0.6745 * 10, rel=0.35)
+    assert circle.read.r2 > 0.95
+    assert circle.intervals[3].coverage == pytest.approx(0.95, abs=0.03)
+    assert (out["place_ci"][:, 0] <= out["place_mean"]).all()
+    assert (out["place_mean"] <= out["place_ci"][:, 1]).all()
+    assert float((out["place_ci"][:, 1] - out["place_ci"][:, 0]).max()) <= 360.001
+
+
+def test_behaviour_that_the_states_know_nothing_of():
+    latents = world(300)
+    other = world(300, seed=9)
+    _, report = one(latents, sampled(latents, linear(other, 0.0)))
+    assert report.read.r2 < 0.05
+    assert report.control.p > 0.05
+    assert report.intervals[3].coverage == pytest.approx(0.95, abs=0.03)
+
+
+def test_what_is_judged_was_seen_by_nothing_that_judges_it():
+    """Behaviour of one fold is replaced: what was said of that fold stays as it was, to the last bit."""
+    latents = world(160, trained=[(20, 40), (60, 80)])
+    values = linear(latents, 10.0)
+    out, report = one(latents, sampled(latents, values))
+    assert report.folds == 5
+    fold = out["place_fold"].to_numpy()
+    for test in (0, 3):
+        other = np.where(fold == test, values[::-1] * 3, values)
+        again, _ = one(latents, sampled(latents, other))
+        for name in ("place_mean", "place_ci"):
+            np.testing.assert_array_equal(again[name][fold == test], out[name][fold == test])
+            assert (again[name][fold != test] != out[name][fold != test]).any()
+
+
+def test_bins_of_different_use_lie_apart():
+    latents = world(400, trained=[(0, 60), (120, 160), (300, 310)])
+    out, report = one(latents, sampled(latents, linear(latents, 10.0)))
+    time, fold = out["time"].to_numpy(), out["place_fold"].to_numpy()
+    trained = time[latents["trained"].to_numpy()]
+    use = np.where(latents["trained"], -2, fold)
+    assert np.abs(time[fold >= 0][:, None] - trained).min() > 2.0
+    for a in range(5):
+        assert (use == a).sum() > 200
+        others = time[(use >= 0) & (use != a)]
+        assert np.abs(time[use == a][:, None] - others).min() > 2.0
+    assert sum(report.bins.values()) == time.size
+    assert report.bins["trained"] == latents["trained"].sum()
+    assert report.bins["used"] == (fold >= 0).sum()
+
+
+def test_too_few_blocks_give_no_interval():
+    latents = world(120, trained=[(0, 30), (45, 70), (85, 120)])
+    out, report = one(latents, sampled(latents, linear(latents, 5.0)))
+    assert (report.blocks, report.calibrated, report.intervals) == (2, False, ())
+    assert "2 blocks of time that training never saw are too few to calibrate" in report.note
+    assert "place_ci" not in out
+    assert out["place_mean"].attrs["calibrated"] == 0
+    assert np.isfinite(out["place_mean"]).all()
+    assert report.read.r2 > 0.8
+
+
+def test_time_that_training_saw_calibrates_nothing():
+    latents = world(300, trained=[(0, 300)])
+    out, report = one(latents, sampled(latents, linear(latents, 5.0)))
+    assert not report.held_out
+    assert not report.calibrated
+    assert "training saw all of the time" in report.note
+    assert "place_ci" not in out
+    assert np.isfinite(out["place_mean"]).all()
+
+
+def test_masked_and_slow_bins_are_counted_and_not_judged():
+    latents = world(600)
+    values = np.cumsum(np.where(np.arange(6000) % 200 < 100, 0.05, 3.0))
+    values[1000:1200] = np.nan
+    out, report = one(latents, sampled(latents, values), min_speed=5.0)
+    assert report.bins["nan"] == pytest.approx(200, abs=4)
+    judged = out["place_fold"].to_numpy() >= 0
+    pace = np.abs(np.gradient(values, BIN))
+    assert not (pace[judged] < 5).any()  # NaN beside the masked bins
+    assert report.bins["slow"] == pytest.approx((pace < 5).sum(), abs=100)
+
+
+def test_what_cannot_be_read_is_refused_in_one_line():
+    latents = world(300, trained=[(0, 20)])
+    values = linear(latents, 5.0)
+
+    def refused(text, behavior, **more):
+        with pytest.raises(InputError, match=text) as error:
+            read_behavior(latents, [behavior], **more)
+        assert "\n" not in str(error.value)
+        assert "session.nwb: behavior/place" in str(error.value)
+
+    late = Behavior("place", "behavior/place", "cm", np.arange(1000.0, 1100.0), np.arange(100.0), np.zeros(100, bool))
+    refused("does not overlap with the decoded bins", late)
+    refused("is constant", sampled(latents, np.where(np.arange(3000) < 2, 1.0, 5.0)))
+    refused("no bin is left", sampled(latents, values), min_speed=1e9)
+    nearly = np.full(3000, np.nan)
+    nearly[500:512] = values[500:512]
+    refused("12 usable bins are too few", sampled(latents, nearly))
+
+
+def test_the_decoder_reads_what_the_counts_hold():
+    latents = world(300)
+    place = 50 + 45 * np.sin(latents["time"].to_numpy())
+    centres = np.linspace(0, 100, 12)
+    rate = 0.5 + 25 * np.exp(-0.5 * ((place[:, None] - centres) / 10) ** 2)
+    counts = xr.DataArray(
+        np.random.default_rng(5).poisson(rate * BIN).astype(np.uint8), dims=("time", "unit"),
+        coords={"time": latents["time"], "unit": np.arange(12), "segment": ("time", np.zeros(3000, np.int32))},
+        attrs={"bin_size": BIN},
+    )  # fmt: skip
+    _, report = one(latents, sampled(latents, place), counts=counts)
+    assert report.decoder.r2 > 0.9
+    assert report.decoder.median_error < 8
+    assert report.read.r2 < 0.1  # the states of this world know nothing of the place

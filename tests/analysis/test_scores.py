@@ -1,0 +1,67 @@
+"""Scores of intervals against definitions written out otherwise, and against numbers known beforehand."""
+
+import numpy as np
+import pytest
+
+from ldmfilter.analysis.scores import block_means, conformal_quantile, covered, interval_score, score_intervals
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+def test_interval_score_is_the_sum_of_its_quantile_losses(level):
+    rng = np.random.default_rng(0)
+    truth, middle, half = rng.normal(size=200), rng.normal(size=200), rng.exponential(size=200)
+    lower, upper, alpha = middle - half, middle + half, 1 - level
+
+    def pinball(quantile, p):
+        return [p * (y - q) if y >= q else (1 - p) * (q - y) for y, q in zip(truth, quantile, strict=True)]
+
+    losses = np.asarray(pinball(lower, alpha / 2)) + np.asarray(pinball(upper, 1 - alpha / 2))
+    np.testing.assert_allclose(interval_score(truth, lower, upper, level), 2 / alpha * losses)
+
+
+def test_the_best_interval_is_that_of_the_quantiles():
+    truth = np.random.default_rng(1).normal(size=100_000)
+    right = interval_score(truth, np.full_like(truth, -1.645), np.full_like(truth, 1.645), 0.9).mean()
+    for half in (1.2, 2.2):
+        assert interval_score(truth, np.full_like(truth, -half), np.full_like(truth, half), 0.9).mean() > right + 0.1
+
+
+def test_a_new_score_lies_below_the_conformal_quantile_as_often_as_promised():
+    rng = np.random.default_rng(2)
+    below = [rng.exponential() <= conformal_quantile(rng.exponential(size=39), 0.9) for _ in range(4000)]
+    assert np.mean(below) == pytest.approx(0.9, abs=0.015)  # exactly 36 / 40; the error of 4,000 is 0.005
+    assert conformal_quantile(np.arange(98.0), 0.99) == np.inf
+    assert conformal_quantile(np.arange(99.0), 0.99) == 98
+
+
+def test_standard_errors_are_those_of_independent_blocks():
+    """Blocks that are constant within: the error is that of a mean of 400 numbers, not of 4,000."""
+    of_block = np.random.default_rng(3).normal(size=400)
+    mean, error = block_means(np.repeat(of_block, 10)[:, None], np.repeat(np.arange(400), 10))
+    assert mean[0] == pytest.approx(of_block.mean())
+    assert error[0] == pytest.approx(of_block.std() / np.sqrt(400), rel=0.1)
+
+
+def test_intervals_that_follow_the_spread_beat_constant_ones():
+    rng = np.random.default_rng(4)
+    spread = np.where(np.arange(6000) % 2, 0.5, 4.0)
+    truth = spread * rng.normal(size=6000)
+    half = np.full(6000, np.quantile(np.abs(truth), 0.9))
+
+    def same(coverage):
+        width = np.full(6000, np.quantile(np.abs(truth), coverage))
+        return -width, width
+
+    score = score_intervals(
+        truth, -1.645 * spread, 1.645 * spread, -half, half, same, 0.9, np.repeat(np.arange(30), 200)
+    )
+    assert score.coverage == pytest.approx(0.9, abs=0.015)
+    assert score.constant_coverage == pytest.approx(0.9, abs=0.001)
+    assert score.coverage_se == pytest.approx(np.sqrt(0.9 * 0.1 / 6000), rel=0.4)
+    assert score.width == pytest.approx(2 * 1.645 * spread.mean())
+    assert score.advantage == pytest.approx(score.same_coverage_score - score.score)
+    assert score.advantage > 5 * score.advantage_se > 0
+
+
+def test_bounds_belong_to_the_interval():
+    assert covered(np.array([0.0, 1.0, 1.1]), np.zeros(3), np.ones(3)).tolist() == [True, True, False]

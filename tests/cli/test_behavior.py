@@ -1,0 +1,125 @@
+"""`decode --behavior` as a person meets it."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from ldmfilter_cli.main import app
+from typer.testing import CliRunner
+
+from ldmfilter.data.session import Session
+from ldmfilter.data.simulate import linear_track_session
+from tests.cli.conftest import QUICK, Ended
+
+
+def here(*words: object, cwd: Path) -> Ended:
+    """Run the command in this process, which is quicker than in its own."""
+    with contextlib.chdir(cwd):
+        result = CliRunner().invoke(app, list(map(str, words)), prog_name="ldmfilter")
+    return Ended(result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A session whose tracking also has two and eight columns, a run of it, and a run of all its time."""
+    folder = tmp_path_factory.mktemp("behavior")
+    session = linear_track_session(seed=3, n_units=16, duration=240.0, rest=20.0)
+    track = session.behavior["processing/behavior/linear_position"]
+    wide = np.stack([track.to_numpy() + i for i in range(8)], 1)
+    wide[500:900] = -1
+    for name, columns in (("led", 2), ("eight", 8)):
+        session.behavior[f"processing/behavior/{name}"] = xr.DataArray(
+            wide[:, :columns], dims=("time", "component"), coords={"time": track["time"]}, attrs={"unit": "cm"}
+        )
+    session.to_zarr(folder / "s.zarr")
+    words = ["train", "s.zarr", "--interval", "epochs=run", *QUICK, "--quiet"]
+    assert here(*words, "--run", "run", cwd=folder).code == 0
+    assert here(*words, "--run", "all", "--reserve", "0", cwd=folder).code == 0
+    return folder
+
+
+def decode(folder, *words, run="run", out="l.zarr"):
+    return here("decode", "--run", run, "--out", out, "--overwrite", *words, cwd=folder)
+
+
+def test_behaviour_comes_with_the_states(folder):
+    words = ["--interval", "epochs=run", "--behavior", "linear_position", "--behavior", "theta_phase"]
+    ended = decode(folder, *words, "--min-speed", "5", "--ci", "0.9")
+    assert ended.code == 0, ended.err
+    assert ended.out == "l.zarr\n"
+    assert "processing/behavior/theta_phase: taken as circular, one turn 2 pi" in ended.err
+    assert "Bayesian decoder" in ended.err
+    with xr.open_zarr(folder / "l.zarr") as latents:
+        assert latents["linear_position_ci"].dims == ("time", "bound")
+        assert latents["linear_position_ci"].attrs["level"] == 0.9
+        assert latents["linear_position_mean"].attrs["unit"] == "cm"
+        judged = latents["linear_position_fold"].to_numpy() >= 0
+        assert not (judged & latents["trained"].to_numpy()).any()
+        assert np.isfinite(latents["linear_position_true"].to_numpy()[judged]).all()
+        reports = json.loads(latents.attrs["behavior"])
+    assert [r["name"] for r in reports] == ["linear_position", "theta_phase"]
+    assert [r["circular"] for r in reports] == [False, True]
+    assert reports[0]["bins"]["used"] == judged.sum()
+    assert reports[0]["bins"]["slow"] > 0
+    assert len(reports[0]["intervals"]) == 5
+
+
+def test_the_report_as_json(folder):
+    ended = decode(folder, "--behavior", "led", "--json", "--interval", "epochs=run")
+    assert ended.code == 0, ended.err
+    report = json.loads(ended.out)
+    assert report["store"] == "l.zarr"
+    assert [b["name"] for b in report["behavior"]] == ["led_0", "led_1"]
+    assert all("-1 taken as tracking lost, 400 samples" in b["note"] for b in report["behavior"])
+    assert report["behavior"][0]["decoder"]["median_error"] > 0
+
+
+def test_time_that_training_saw_shows_no_interval(folder):
+    ended = decode(folder, "--behavior", "linear_position", "--interval", "epochs=run", run="all")
+    assert ended.code == 0, ended.err
+    assert "training saw all of the time" in ended.err
+    with xr.open_zarr(folder / "l.zarr") as latents:
+        assert "linear_position_mean" in latents
+        assert "linear_position_ci" not in latents
+
+
+def test_a_stretch_too_short_to_calibrate_is_told(folder):
+    ended = decode(folder, "--behavior", "facing", "--behavior", "gain", "--span", "5:60")
+    assert ended.code == 0, ended.err
+    assert "are too few to calibrate" in ended.err
+    with xr.open_zarr(folder / "l.zarr") as latents:
+        assert "gain_ci" not in latents
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--behavior", "nowhere"], "no behaviour 'nowhere'; it has"),
+        (["--behavior", "eight"], "has 8 columns, more than 3"),
+        (["--behavior", "led[2]"], "has 2 columns"),
+        (["--behavior", "gain", "--circular", "speed"], "circular 'speed' is none of the chosen behaviours gain"),
+        (["--behavior", "linear_position", "--span", "221:239"], "does not overlap with the decoded bins"),
+        (["--behavior", "gain", "--min-speed", "1e9"], "no bin is left to read it in"),
+    ],
+)
+def test_behaviour_that_cannot_be_used(folder, words, expected):
+    ended = here("decode", "--run", "run", "--out", "none.zarr", *words, "--quiet", cwd=folder)
+    assert ended.code == 3, ended.err
+    assert ended.out == ""
+    assert len(ended.err.strip().splitlines()) == 1, ended.err
+    assert expected in ended.err
+    assert not (folder / "none.zarr").exists()
+
+
+def test_options_of_behaviour_without_it_are_wrong_usage(folder):
+    assert here("decode", "--run", "run", "--out", "none.zarr", "--min-speed", "3", cwd=folder).code == 2
+
+
+def test_a_session_without_behaviour(folder, tmp_path):
+    Session.from_spikes([[0.5, 3.0]]).to_zarr(tmp_path / "bare.zarr")
+    ended = here("decode", tmp_path / "bare.zarr", "--run", "run", "--out", "n.zarr", "--behavior", "x", cwd=folder)
+    assert ended.code == 3
+    assert "no behaviour 'x'; the session has none" in ended.err
