@@ -67,12 +67,14 @@ def _show(diagnosis: "Diagnosis", folder: str) -> None:
     grid.add_column("wanted", justify="right", no_wrap=True)
     for finding in diagnosis.findings:
         style = "" if finding.ok else "bold yellow"
-        sign = "ok" if finding.ok else "!!"
+        sign = "!!" if not finding.ok else "ok~" if finding.doubtful else "ok"
         grid.add_row(
             *(Text(text, style=style) for text in (sign, finding.name, _number(finding.value), _range(finding)))
         )
     console.print()
     console.print(grid)
+    if any(finding.doubtful for finding in diagnosis.findings):
+        console.print(Text("ok~: beyond what is wanted, but not beyond chance", style="dim"))
     for finding in diagnosis.findings:
         if not finding.ok:
             console.print()

@@ -415,6 +415,7 @@ def test_missing_bins_and_units_are_passed_over(model, counts):
     holes = counts.astype(float)
     holes[500:620] = np.nan
     holes[:700, 3] = np.nan
+    holes[:, 9] = np.nan
     found = d.diagnose(model, holes, surrogates=3)
     assert all(np.isfinite(finding.value) for finding in found.findings)
 
