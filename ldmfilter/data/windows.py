@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError
 
 #: Held-out blocks are spread over the recording in this number, so that no single stretch of behaviour judges.
@@ -76,7 +77,11 @@ def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:
 
     Returns:
         The other bins, each stretch between two blocks a segment of its own.
+
+    Raises:
+        InputError: as `check_counts`.
     """
+    counts = check_counts(counts)
     segment = np.asarray(counts["segment"])
     time = np.flatnonzero(np.asarray(counts["observed"]) & (segment >= 0))
     bins = share * time.size
