@@ -115,12 +115,17 @@ class Column:
     numeric: bool = False
 
 
-def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[Any]], cards: bool = False) -> Html:
+def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[Any]], kind: str = "") -> Html:
     """A table with a caption and headings of columns and rows: the first cell of a row is its heading.
 
-    With `cards` it becomes a list on a phone; its roles are written out, as a browser drops them with the layout.
+    Args:
+        caption: what it holds.
+        columns: one for each cell of a row.
+        rows: cells, as `tag` takes them.
+        kind: a class of the style sheet. "cards" becomes a list on a phone; then the roles are written out, as a
+            browser drops them with the layout.
     """
-    kind = "n" if not cards else None
+    cards = kind == "cards"
 
     def role(name: str) -> str | None:
         return name if cards else None
@@ -133,20 +138,18 @@ def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[Any]]
         cells = [tag("th", row[0], scope="row", role=role("rowheader"))]
         for column, cell in zip(columns[1:], row[1:], strict=True):
             label = column.name if cards else None
-            cells.append(
-                tag("td", cell, class_="n" if column.numeric else None, data_label=label or None, role=role("cell"))
-            )
+            cells.append(tag("td", cell, class_="n" if column.numeric else None, data_label=label, role=role("cell")))
         body.append(tag("tr", cells, role=role("row")))
     inner = tag(
         "table",
-        tag("caption", caption),
+        tag("caption", tag("span", caption)),
         tag("thead", tag("tr", head, role=role("row")), role=role("rowgroup")),
         tag("tbody", body, role=role("rowgroup")),
-        class_="cards" if cards else None,
+        class_=kind or None,
         role=role("table"),
     )
-    # What scrolls sideways must be reached with the keyboard too.
-    return tag("div", inner, class_="scroll", role="region", aria_label=caption, tabindex="0" if kind else None)
+    # What may scroll sideways must be reached with the keyboard too.
+    return tag("div", inner, class_="scroll", role="region", aria_label=caption, tabindex=None if cards else "0")
 
 
 # Pictures. They are drawn in these colours and then take the page's, which change with its theme.
@@ -199,13 +202,13 @@ class Picture:
     wide: tuple[float, float] = (9.2, 3.2)
     narrow: tuple[float, float] = (3.3, 3.0)
 
-    def html(self) -> Html:
-        """The figure element."""
+    def html(self, kind: str | None = None) -> Html:
+        """The figure element, of a class of the style sheet."""
         plots = [
             tag("div", self._svg(size, size is self.narrow), class_=f"plot {kind}")
             for kind, size in (("wide", self.wide), ("narrow", self.narrow))
         ]
-        return tag("figure", plots, self.caption(), id=f"figure-{self.name}")
+        return tag("figure", plots, self.caption(), id=f"figure-{self.name}", class_=kind)
 
     def caption(self) -> Html:
         """Title and finding."""

@@ -199,10 +199,11 @@ class _Maker:
         pictures = [states, space, raster, training, *self._pictures_diagnosis()]
         content["diagnosis"] = self.diagnosis
         content["behavior"] = self.reports
-        if any(one["intervals"] for one in self.reports):
+        if self._scaled():
             pictures.append(self._picture_calibration())
+        pictures = [dataclasses.replace(one, finding=_bound(one.finding)) for one in pictures]
         content["under"] = self._under(content)
-        content["summary"] = self._summary(content)
+        content["summary"] = _bound(self._summary(content))
         content["figures"] = {one.name: {"title": one.title, "finding": one.finding} for one in pictures}
         return Report(_finite(content), {one.name: one for one in pictures}, _finite(data))
 
@@ -329,10 +330,11 @@ class _Maker:
             keys.append(
                 _key("Surprises, over what is expected", figure_of(size["value"]), f"1 is right ({low} to {high})")
             )
-        for one in self.reports[:2]:
+        for one in self.reports:
             sentence, key = _read(one)
             sentences.append(sentence)
-            keys += [key] if key else []
+            if one is self.reports[0] and key:
+                keys.append(key)
         keys.append(_key("Checks in order", f"{len(findings) - len(wrong)} of {len(findings)}", "verdicts below"))
         return {"verdict": verdict, "sentences": sentences, "keys": keys}
 
@@ -373,11 +375,9 @@ class _Maker:
     # Which stretch of time is looked at closely: one that training never saw, where there is one.
 
     def _judged(self) -> np.ndarray:
-        judged = ~self.latents["trained"].to_numpy() & self.latents["observed"].to_numpy()
-        if self.names:
-            read = self.latents[f"{self.names[0]}_fold"].to_numpy() >= 0
-            judged = read if read.any() else judged
-        return judged if judged.any() else self.latents["observed"].to_numpy()
+        observed = self.latents["observed"].to_numpy()
+        judged = ~self.latents["trained"].to_numpy() & observed
+        return judged if judged.any() else observed
 
     def _stretch(self, seconds: float) -> tuple[float, float]:
         """Start and stop, s, of a stretch of judged time: the one in which the first behaviour varies most, or
@@ -489,6 +489,13 @@ class _Maker:
         time = self.latents["time"].to_numpy()
         inside = np.flatnonzero((time >= start) & (time < stop))
         shown = self.latents.isel(time=inside)
+        for name in self.names:  # what a readout saw when it was fitted is not shown as if it were read
+            read = shown[f"{name}_fold"] >= 0
+            drawn = [key for key in (f"{name}_mean", f"{name}_ci") if key in shown]
+            if bool(read.any()):
+                shown = shown.assign({key: shown[key].where(read) for key in drawn})
+                for key in drawn:
+                    shown[key].attrs = self.latents[key].attrs
         content["raster"] = {"start": start, "stop": stop, "spikes": int(sum(map(len, trains))), "units": len(trains)}
         names = self.names[:3]
 
@@ -505,7 +512,9 @@ class _Maker:
                 axes.set_ylabel(f"{name}{unit}", parse_math=False)
             for axes in grid[:-1]:
                 axes.set_xlabel("")
+                axes.tick_params(axis="x", length=0)
             if names:
+                grid[0].spines["bottom"].set_visible(False)
                 grid[1].legend(loc="lower left", bbox_to_anchor=(0, 0.98), ncols=1 if narrow else 3, borderaxespad=0)
 
         what = "Spikes" + (" and the behaviour decoded from the states" if names else " of all units")
@@ -513,7 +522,7 @@ class _Maker:
             f"{figure_of(len(trains))} units from {_clock(start)} to {_clock(stop)} s"
             + (", time that training never saw" if self.latents["trained"].to_numpy().any() else "")
             + f"; units in the order of {f'the {names[0]} they prefer' if names else 'their share in the state'}."
-            + (f" Below, {_and(names)}: measured, decoded, and the interval." if names else "")
+            + (f" Below, {_and(names)}: measured, and decoded by readers that never saw these blocks." if names else "")
         )
         high = 3.4 + 1.3 * len(names)
         return Picture("raster", what, finding, draw, wide=(9.2, high), narrow=(3.3, high))
@@ -533,8 +542,12 @@ class _Maker:
         )
         return Picture("training", "Training", finding, draw, wide=(9.2, 2.8), narrow=(3.3, 2.6))
 
+    def _scaled(self) -> list[Mapping[str, Any]]:
+        """Behaviours with calibrated intervals on a scale; of a few values only, an interval is no measure."""
+        return [one for one in self.reports if one["intervals"] and not one["categories"]]
+
     def _picture_calibration(self) -> Picture:
-        shown = [one for one in self.reports if one["intervals"]]
+        shown = self._scaled()
 
         def draw(figure: Canvas, narrow: bool) -> None:
             axes = figure.add_subplot()
@@ -735,6 +748,13 @@ def _key(name: str, shown: str, note: str) -> dict[str, str]:
     return {"name": name, "shown": shown, "note": note}
 
 
+def _bound(text: Any) -> Any:
+    """Sentences in which no line ends between a number and its percent sign."""
+    if isinstance(text, Mapping):
+        return {key: _bound(one) for key, one in text.items()}
+    return [_bound(one) for one in text] if isinstance(text, list) else text.replace(" %", "\u202f%")
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
@@ -744,21 +764,15 @@ def _read(one: Mapping[str, Any]) -> tuple[str, dict[str, str] | None]:
     name, score, unit = one["name"], one["read"], f" {one['unit']}" if one["unit"] else ""
     if score is None:
         return f"{name} was read from the states, but nothing could be set apart to judge it: {one['note']}.", None
-    parts = [
-        f"{name} is read from the states with an R2 of {figure_of(score['r2'])} and a median error of "
-        f"{figure_of(score['median_error'])}{unit}"
-    ]
-    if one["decoder"]:
-        parts.append(
-            f"a Bayesian decoder that was shown the {name} reaches {figure_of(one['decoder']['r2'])} and "
-            f"{figure_of(one['decoder']['median_error'])}{unit}"
-        )
+    error = "" if one["categories"] else f" and a median error of {figure_of(score['median_error'])}{unit}"
+    parts = [f"{name} is read from the states with an R\u00b2 of {figure_of(score['r2'])}{error}"]
+    if peer := one["decoder"]:
+        error = "" if one["categories"] else f" and {figure_of(peer['median_error'])}{unit}"
+        parts.append(f"a Bayesian decoder, trained on it, reaches {figure_of(peer['r2'])}{error}")
     if one["control"]:
-        parts.append(
-            f"shifted in time, as a control, {name} is read with an R2 of {figure_of(one['control']['shifted_95'])} "
-            "at best in 95 % of trials"
-        )
-    note = f"R2 of {name}; median error {figure_of(score['median_error'])}{unit}"
+        high = figure_of(one["control"]["shifted_95"])
+        parts.append(f"shifted in time, as a control, it is read with an R\u00b2 below {high} in 95 % of trials")
+    note = "R\u00b2" + ("" if one["categories"] else f"; median error {figure_of(score['median_error'])}{unit}")
     return "; ".join(parts) + ".", _key(f"Reading {name}", figure_of(score["r2"]), note)
 
 

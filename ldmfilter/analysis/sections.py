@@ -139,16 +139,16 @@ def _behavior(content: Content, pictures: Pictures) -> Html | None:
     if not reports:
         return None
     rows = [row for one in reports for row in _readers(one)]
-    columns = [Column("Read by"), Column("What"), Column("R2", True), Column("Median error", True)]
+    columns = [Column("Read by"), Column("What"), Column("R\u00b2", True), Column("Median error", True)]
     notes = [
         f"{one['name']} ({one['path']}): {_bins(one)}{'; ' + one['note'] if one['note'] else ''}." for one in reports
     ]
-    tables = [_intervals(one) for one in reports if one["intervals"]]
+    tables = [_intervals(one) for one in reports if one["intervals"] and not one["categories"]]
     uncalibrated = [one["name"] for one in reports if not one["calibrated"]]
     return join(
         _picture(pictures, "raster"),
-        table("Behaviour on blocks of time that its reader never saw", columns, rows),
-        _picture(pictures, "calibration"),
+        table("Behaviour on blocks of time that its reader never saw", columns, rows, kind="cards"),
+        pictures["calibration"].html("beside") if "calibration" in pictures else None,
         tables,
         [tag("p", f"The intervals of {name} could not be calibrated, so that none is shown.") for name in uncalibrated],
         tag("h3", "Which bins were used"),
@@ -248,7 +248,7 @@ def _findings(findings: Sequence[Content], caption: str) -> Html:
         )
         verdict = join(_sentence(one["verdict"]), remedy, tag("span", f"Why there: {one['reason']}.", class_="why"))
         rows.append((join(_sentence(one["name"], ""), " ", mark), value, _threshold(*one["threshold"]), verdict))
-    return table(caption, [Column("Check"), Column("Value"), Column("Wanted"), Column("Verdict")], rows, cards=True)
+    return table(caption, [Column("Check"), Column("Value"), Column("Wanted"), Column("Verdict")], rows, kind="cards")
 
 
 def _sentence(text: str, end: str = ".") -> str:
