@@ -58,8 +58,8 @@ def test_help_needs_nothing_heavy(tmp_path):
         "from ldmfilter_cli import run\n"
         "try: run()\n"
         "except SystemExit: pass\n"
-        "names = {'torch', 'numpy', 'pandas', 'xarray', 'pynwb', 'zarr', 'h5py', 'lightning_fabric', 'sklearn', 'plotly',"
-        " 'optuna', 'sqlalchemy', 'matplotlib', 'pynapple'}\n"
+        "names = {'torch', 'numpy', 'pandas', 'xarray', 'pynwb', 'zarr', 'h5py', 'lightning_fabric', 'sklearn',"
+        " 'plotly', 'optuna', 'sqlalchemy', 'matplotlib', 'pynapple'}\n"
         "heavy = names & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )
