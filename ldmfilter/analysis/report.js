@@ -75,6 +75,10 @@
   let chosen = data.choices[0];
   box.classList.add("turns");
   window.Plotly.newPlot(live, [trace(chosen)], layout(), { displayModeBar: false, responsive: true, scrollZoom: false });
+  // The box has a name that says what is seen; its canvas, and what plotly measures texts with, say nothing more.
+  for (const one of [...live.children, document.getElementById("js-plotly-tester")]) {
+    one?.setAttribute("aria-hidden", "true");
+  }
   hint.textContent = "Drag to turn, or use the arrow keys.";
 
   for (const input of box.querySelectorAll("input")) {

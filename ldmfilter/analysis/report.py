@@ -272,6 +272,9 @@ class _Maker:
                 value = getattr(part, field.name)
                 if field.name == "spans":
                     words += [word for start, stop in value for word in ("--span", f"{start!r}:{stop!r}")]
+                elif isinstance(value, bool):
+                    flag = field.name.replace("_", "-")
+                    words += [] if value == getattr(default, field.name) else [f"--{flag}" if value else f"--no-{flag}"]
                 elif value != getattr(default, field.name) and (field.name, value) != same:
                     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                     words += [f"--{field.name.replace('_', '-')}", text]

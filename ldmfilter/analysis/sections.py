@@ -236,10 +236,13 @@ def _trust(content: Content, pictures: Pictures) -> Html:
 
 
 def _findings(findings: Sequence[Content], caption: str) -> Html:
-    """What asks for a look comes first."""
+    """What asks for a look comes first, what chance may explain next."""
     rows = []
-    for one in sorted(findings, key=lambda finding: finding["ok"]):
-        mark = tag("span", "in order" if one["ok"] else "look here", class_=f"mark {'ok' if one['ok'] else 'look'}")
+    for one in sorted(findings, key=lambda finding: (finding["ok"], not finding["doubtful"])):
+        word, kind = (
+            ("doubtful", "look") if one["doubtful"] else ("in order", "ok") if one["ok"] else ("look here", "look")
+        )
+        mark = tag("span", word, class_=f"mark {kind}")
         remedy = tag("span", tag("b", "What to do: "), one["remedy"], class_="remedy") if one["remedy"] else None
         value = join(
             tag("span", number(one["value"]), class_="whole"),
@@ -341,4 +344,6 @@ def _plain(value: Any) -> Any:
         return ", ".join(str(_plain(one)) for one in value) or "none"
     if isinstance(value, Html):
         return value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return tag("data", str(value), value=repr(value)) if isinstance(value, int | float) else str(value)

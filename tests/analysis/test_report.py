@@ -1,0 +1,220 @@
+"""The page says what the numbers say, all of them are in the JSON beside it, and no text from a file is markup."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from ldmfilter.analysis import page as markup
+from ldmfilter.analysis.report import Report
+from ldmfilter.errors import InputError
+from tests.report_sample import HARM, PLACE, harmful_report
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return harmful_report()
+
+
+@pytest.fixture(scope="module")
+def page(report) -> str:
+    return report.html()
+
+
+class Outline(HTMLParser):
+    """What a screen reader meets: elements with their attributes, texts, numbers."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.inside: list[str] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "input", "br", "use", "path", "image"):
+            self.inside.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag in self.inside:
+            while self.inside.pop() != tag:
+                pass
+
+    def handle_data(self, data):
+        self.texts.append((self.inside[-1] if self.inside else "", data))
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def leaves(value):
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield key
+            yield from leaves(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from leaves(one)
+    else:
+        yield value
+
+
+def test_every_number_of_the_page_is_in_the_json(report, page):
+    content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    values = {float(v) for v in leaves(content) if isinstance(v, int | float) and not isinstance(v, bool)}
+    texts = "\n".join(v for v in leaves(content) if isinstance(v, str))
+    outline = Outline(page)
+    shown = [attributes["value"] for attributes in outline.all("data")]
+    assert len(shown) > 100
+    assert {float(v) for v in shown} <= values
+    # What stands in a sentence or a cell outside of those elements stands in a text of the JSON, or counts its rows.
+    counts = {str(len(content["diagnosis"]["units"]["unit"])), "95"}
+    inside = ("script", "style", "data", "text", "svg", "g", "title", "code", "tspan")
+    words = [w for tag, data in outline.texts if tag not in inside for w in re.findall(r"\d[\d.,]*\d|\d", data)]
+    assert words
+    numbers = {f"{v:g}" for v in values} | {f"{v:,.0f}" for v in values}
+    missing = {w for w in words if w not in texts and w not in numbers | counts}
+    assert not missing - set(re.findall(r"\d[\d.,]*\d|\d", " ".join(METHOD))), missing
+
+
+METHOD = ("ICML 2026, arXiv 2605.03517",)
+
+
+def test_outline_of_the_page(page, report):
+    outline = Outline(page)
+    assert len(outline.all("h1")) == 1
+    for landmark in ("header", "main", "nav", "footer"):
+        assert len(outline.all(landmark)) == 1, landmark
+    tables, captions = outline.all("table"), outline.all("caption")
+    assert len(tables) == len(captions) >= 5
+    assert all(cell.get("scope") in ("col", "row") for cell in outline.all("th"))
+    pictures = [svg for svg in outline.all("svg") if svg.get("role") == "img"]
+    assert len(pictures) == 2 * len(report.pictures) - 1  # the still picture of the state space is drawn once
+    assert all(len(svg["aria-label"]) > 40 for svg in pictures)
+    ids = [attributes["id"] for _, attributes in outline.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {a["href"][1:] for a in outline.all("a")}
+    assert targets <= set(ids)
+    drawn = re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    used = set(re.findall(r"url\(#([^)]+)\)", drawn)) | set(re.findall(r'xlink:href="#([^"]+)"', drawn))
+    assert used
+    assert used <= set(ids)
+
+
+def test_nothing_of_a_name_becomes_markup(page):
+    assert "window.harm" in page  # the names are there,
+    outline = Outline(page)
+    assert len(outline.all("script")) == 3  # but the scripts are the data, plotly and ours,
+    assert not outline.all("img")
+    assert outline.all("svg")[0]["aria-label"]
+    assert HARM in "".join(data for tag, data in outline.texts if tag == "h1")  # and are read as they are.
+    data = json.loads(next(text for tag, text in outline.texts if tag == "script"))
+    assert any(HARM in choice["low_label"] for choice in data["choices"])
+
+
+def test_the_page_asks_the_network_for_nothing(page):
+    outline = Outline(page)
+    for _, attributes in outline.elements:
+        for key in ("src", "href", "xlink:href", "action", "srcset", "data"):
+            assert attributes.get(key, "#").startswith(("#", "data:")), attributes
+    policy = next(m["content"] for m in outline.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none';")
+    assert "http" not in policy
+
+
+def test_verdict_follows_the_diagnosis(report):
+    findings = report.content["diagnosis"]["findings"]
+    wrong = [one["name"] for one in findings if not one["ok"]]
+    verdict = report.content["summary"]["verdict"]
+    assert ("Nothing predictive" in verdict) == (not report.content["diagnosis"]["predictive"])
+    if report.content["diagnosis"]["predictive"]:
+        assert all(name in verdict for name in wrong)
+
+
+def test_behavior_is_shown_only_where_its_reader_never_saw_it(report):
+    """The picture's decoded line, read back from the figure, ends where the fold does."""
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    report.pictures["raster"].draw(figure, False)
+    line = next(one for one in figure.axes[1].lines if one.get_label() == "decoded")
+    measured = next(one for one in figure.axes[1].lines if one.get_label() == "measured")
+    assert 0 < np.isfinite(line.get_ydata()).sum() < np.isfinite(measured.get_ydata()).sum()
+
+
+def test_written_whole_or_not_at_all(report, tmp_path):
+    target = tmp_path / "page.html"
+    page, numbers = report.write(target)
+    assert (page, numbers) == (target, tmp_path / "page.json")
+    assert json.loads(numbers.read_text()) == json.loads(json.dumps(report.to_dict()))
+    with pytest.raises(InputError, match=r"page\.html: exists already"):
+        report.write(target)
+    page.unlink()
+    with pytest.raises(InputError, match=r"page\.json: exists already"):
+        report.write(target)
+    assert [one.name for one in tmp_path.iterdir()] == ["page.json"]
+    report.write(target, overwrite=True)
+    with pytest.raises(InputError, match=r"end it in \.html"):
+        report.write(tmp_path / "page.json")
+    with pytest.raises(InputError, match="folder does not exist"):
+        report.write(tmp_path / "nowhere" / "page.html")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["page.html", "page.json"]
+
+
+def test_commands_make_the_run_again(report):
+    train, show = report.content["made"]["commands"]
+    for words in ("--span 0.0:260.0", "--latent-dim 3", "--hidden 32", "--max-steps 100"):
+        assert words in train
+    assert "--state-dim" not in train  # as many as latents is what it takes by itself
+    import shlex
+
+    assert PLACE in shlex.split(show)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0"),
+        (3, "3"),
+        (12345.6, "12,346"),
+        (0.5, "0.500"),
+        (-2.5, "\u22122.50"),
+        (-0.00004, "\u22124.00e\u22125"),
+    ],
+)
+def test_numbers_as_people_read_them(value, shown):
+    assert markup.figure_of(value) == shown
+    assert f'value="{value!r}"' in markup.number(value)
+    assert markup.number(math.nan) == markup.number(None)
+
+
+def test_markup_escapes_by_itself():
+    made = markup.tag("p", "a<b>&\"'", markup.tag("b", "\x00ok"), title='"><script>')
+    assert made == '<p title="&quot;&gt;&lt;script&gt;">a&lt;b&gt;&amp;&quot;&#x27;<b>\ufffdok</b></p>'
+
+
+def test_pictures_take_the_page_s_colours_and_leave_no_trace():
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+
+    def draw(figure):
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color="#0072B2")
+        axes.set_title("\u4f4d\u7f6e <b>", parse_math=False)
+
+    one = markup.svg(draw, (3, 2), 'says "<this>"', "one")
+    assert "var(--c0)" in one
+    assert "var(--muted)" in one
+    assert not re.search(r"#(0072b2|111213|717273)", one)
+    assert "&lt;b&gt;" in one
+    assert 'aria-label="says &quot;&lt;this&gt;&quot;"' in one
+    assert one == markup.svg(draw, (3, 2), 'says "<this>"', "one")
+    assert dict(mpl.rcParams) == before

@@ -1,0 +1,53 @@
+"""A run on a small simulated session whose names would do harm on a page that does not escape them."""
+
+import tempfile
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from ldmfilter.analysis.report import Report, report_run
+from ldmfilter.config import Config, DataConfig, FilterConfig
+from ldmfilter.data import read_session
+from ldmfilter.data.binning import bin_spikes
+from ldmfilter.data.session import Session, Source
+from ldmfilter.data.simulate import linear_track_session
+from ldmfilter.data.windows import reserve
+from ldmfilter.filter.runs import Run
+from ldmfilter.filter.training import Training
+
+HARM = "</script><script>window.harm = 1</script><img src=x onerror='window.harm = 2'>"
+
+
+PLACE = f"processing/behavior/place {HARM}"
+
+
+@cache
+def harmful_report() -> Report:
+    """The report of that run, made once for all tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        return report_run(harmful_run(Path(folder)), [PLACE, "facing"])
+
+
+def harmful_run(folder: Path) -> Run:
+    """A short training on 24 units and 260 s of running; session, units and behaviour carry `HARM` in their names."""
+    plain = linear_track_session(seed=5, n_units=24, duration=280.0, rest=20.0)
+    place = plain.behavior["processing/behavior/linear_position"]
+    place.attrs["unit"] = f"cm{HARM}"
+    session = replace(
+        Session.from_spikes(
+            {f"u{i}{HARM if i == 3 else ' $x$' if i == 4 else ''}": plain.spikes_of(i) for i in range(plain.n_units)},
+            behavior={
+                PLACE: place,
+                "processing/behavior/facing": plain.behavior["processing/behavior/facing"],
+            },
+        ),
+        source=Source(session_id=f"rat {HARM}", identifier=HARM),
+    )
+    session = read_session(session.to_zarr(folder / "session.zarr"))
+    options = FilterConfig(latent_dim=3, max_steps=100, hidden=(32,), window=20, batch_size=16)
+    config = Config(DataConfig(spans=((0.0, 260.0),)), options).replace(state_dim=3)
+    counts = reserve(bin_spikes(session, config.data.bin_size, config.data.spans), config.data.reserve)
+    run = Run.create(folder / "run", config, session, session)
+    for _ in run.train(Training(config.filter, counts), counts):
+        pass
+    return run
