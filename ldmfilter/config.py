@@ -78,7 +78,7 @@ class FilterConfig:
     held_out: float = _option(0.15, "Share of the time, in blocks, that is held out to choose the step.")
     refit: bool = _option(
         False,
-        "After training, fit the dynamics to the encoder by maximum likelihood: faster states, better predictions.",
+        "After training, fit noise with a memory to the encoder, by maximum likelihood: truer predictions.",
     )
     device: str = _option("auto", "Where to compute: " + ", ".join(DEVICES) + ".")
     precision: str = _option("32-true", "Precision of the encoder: " + ", ".join(PRECISIONS) + ".")

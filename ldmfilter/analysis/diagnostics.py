@@ -641,7 +641,7 @@ def diagnose(
         spectrum = _spectrum(z[bins.judged], (z - error)[bins.judged])
         tell("other predictors of the same pseudo-observations")
         memoryless, rivals = _rivals(model, z, scores, bins, block, seed)
-        A = model.network_.linear_gaussian().A
+        A = model.network_.linear_gaussian().A[: model.states, : model.states]
         memory = _memory(A.numpy(), bins.size)
         drift = _drift(z, x, scores - memoryless, bins, seed)
         tell("units")

@@ -102,7 +102,15 @@ def _dataset(
     def array(value: Tensor) -> np.ndarray:
         return value.numpy().astype(np.float32)
 
-    mean, cov = array(result.filtered_mean), array(result.filtered_cov)
+    n = model.states  # those of noise with a memory are not handed out
+
+    def means(value: Tensor) -> np.ndarray:
+        return array(value[:, :n])
+
+    def covs(value: Tensor) -> np.ndarray:
+        return array(value[:, :n, :n])
+
+    mean, cov = means(result.filtered_mean), covs(result.filtered_cov)
     half = float(ndtri(0.5 + 0.5 * ci)) * np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
     state, latent = np.arange(mean.shape[1]), np.arange(model.latent_dim)
     coords = {
@@ -124,8 +132,8 @@ def _dataset(
     variables = {
         "filtered_mean": (("time", "state"), mean, {"time_index": "t|t"}),
         "filtered_cov": (("time", "state", "state_2"), cov, {"time_index": "t|t"}),
-        "predicted_mean": (("time", "state"), array(result.predicted_mean), {"time_index": "t|t-1"}),
-        "predicted_cov": (("time", "state", "state_2"), array(result.predicted_cov), {"time_index": "t|t-1"}),
+        "predicted_mean": (("time", "state"), means(result.predicted_mean), {"time_index": "t|t-1"}),
+        "predicted_cov": (("time", "state", "state_2"), covs(result.predicted_cov), {"time_index": "t|t-1"}),
         "ci": (
             ("time", "state", "bound"),
             np.stack([mean - half, mean + half], -1).astype(np.float32),
@@ -139,9 +147,9 @@ def _dataset(
         "trained": ("time", _trained(model, counts), {"long_name": "whether the model was trained on the bin"}),
     }  # fmt: skip
     if smoothed is not None:
-        variables["smoothed_mean"] = (("time", "state"), array(smoothed.smoothed_mean), {"time_index": "t|T"})
+        variables["smoothed_mean"] = (("time", "state"), means(smoothed.smoothed_mean), {"time_index": "t|T"})
         variables["smoothed_cov"] = (
-            ("time", "state", "state_2"), array(smoothed.smoothed_cov), {"time_index": "t|T"},
+            ("time", "state", "state_2"), covs(smoothed.smoothed_cov), {"time_index": "t|T"},
         )  # fmt: skip
     return xr.Dataset(variables, coords, _attributes(model, counts, ci))
 

@@ -1,4 +1,4 @@
-"""What is done once when the encoder has been trained: dynamics fitted to it, honest covariances, one gauge."""
+"""What is done once when the encoder has been trained: noise fitted to it, honest covariances, one gauge."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldmfilter.filter.kalman import Filtered, filter_windows
+from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter_windows
 from ldmfilter.filter.linalg import safe_cholesky
-from ldmfilter.filter.parameters import Dynamics
+from ldmfilter.filter.parameters import NoiseWithMemory
 from ldmfilter.ldm.alignment import predictive_gaussian
 
-ITERATIONS = 60  # of L-BFGS at most
+ITERATIONS = 100  # of L-BFGS at most
 HELD_OUT_WEIGHT = 0.5  # of the held-out windows together
 
 
@@ -32,16 +32,27 @@ def covariance_scale(filtered: Filtered, held: NDArray[np.bool_]) -> float:
 
 
 def refit(
-    dynamics: Dynamics,
+    model: LinearGaussian,
+    noise: NoiseWithMemory,
     train: Float[Tensor, "window time latent"],
     held: Float[Tensor, "window_2 time latent"],
     warmup: int,
 ) -> None:
-    """Fit the dynamics by maximum likelihood to the pseudo-observations of the trained encoder, in place.
+    """Fit the noise by maximum likelihood to the pseudo-observations of the trained encoder, in place, with L-BFGS.
 
-    Training moves the dynamics little; this takes them all the way, with L-BFGS. The encoder was fitted to the
-    training windows, so that innovations are larger on others: held-out windows weigh as much as all of training.
+    The states keep the time constants that they were trained with; what predicts z beyond them becomes the memory of
+    the noise. Fitted dynamics without such a memory follow what is fast in z, and read behaviour worse.
+    The encoder was fitted to the training windows, so that innovations are larger on others: held-out
+    windows weigh as much as all of training.
+
+    Args:
+        model: the filter as trained, float64.
+        noise: what is fitted, float64.
+        train: pseudo-observations of training windows.
+        held: and of held-out ones.
+        warmup: first bins of a window, which do not count.
     """
+    noise.start(model)
     z = torch.cat([train, held])
     weight = torch.cat(
         [
@@ -50,17 +61,21 @@ def refit(
         ]
     ).to(z.device)
     optimizer = torch.optim.LBFGS(
-        dynamics.parameters(), max_iter=ITERATIONS, history_size=20, line_search_fn="strong_wolfe"
+        [p for p in noise.parameters() if p.requires_grad],
+        max_iter=ITERATIONS,
+        history_size=20,
+        line_search_fn="strong_wolfe",
     )
 
     def negative() -> Tensor:
         optimizer.zero_grad()
-        zhat, S, _ = filter_windows(dynamics(), z)
+        zhat, S, _ = filter_windows(noise(model), z)
         loss = -(weight * predictive_gaussian(z[:, warmup:], zhat[:, warmup:], S).mean(1)).sum()
         loss.backward()
         return loss
 
     optimizer.step(negative)
+    noise.fitted.fill_(True)
 
 
 def canonical_gauge(

@@ -11,9 +11,10 @@ from ldmfilter.config import FilterConfig
 from ldmfilter.filter.encoder import Encoder
 from ldmfilter.filter.kalman import LinearGaussian
 from ldmfilter.filter.linalg import symmetrise, whitening
-from ldmfilter.filter.parameters import Dynamics
+from ldmfilter.filter.parameters import Dynamics, NoiseWithMemory
 
 INITIAL_TIME_CONSTANT = 5.0  # s, of the states before training
+NOISE_MEMORY = 0.1  # s, time constant of the noise before it is refitted
 INITIAL_NOISE_TIME = 0.9  # s; a bin of this length would have as much signal as noise
 
 
@@ -37,6 +38,7 @@ class Network(nn.Module):
             decay=math.exp(-bin_size / INITIAL_TIME_CONSTANT),
             noise=1 / (1 + bin_size / INITIAL_NOISE_TIME),
         )
+        self.noise = NoiseWithMemory(config.latent_dim, math.exp(-bin_size / NOISE_MEMORY)) if config.refit else None
         self.register_buffer("z_mean", torch.zeros(config.latent_dim))
         self.register_buffer("z_whiten", torch.eye(config.latent_dim))
         self.register_buffer("gauge", torch.eye(config.states))
@@ -54,9 +56,16 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def linear_gaussian(self) -> LinearGaussian:
-        """The filter as it is used: in canonical coordinates, float64, made from the raw parameters in float64."""
-        A, Q, C, R, b, P0 = copy.deepcopy(self.dynamics).double()()
+        """The filter as it is used: in canonical coordinates, float64, made from the raw parameters in float64.
+
+        Where the noise has a memory, its states come after those of h.
+        """
+        model = copy.deepcopy(self.dynamics).double()()
+        if self.noise is not None and self.noise.fitted:
+            model = copy.deepcopy(self.noise).double()(model)
+        A, Q, C, R, b, P0 = model
         T, scale = self.gauge.double(), self.covariance_scale.double()
+        T = torch.block_diag(T, torch.eye(len(A) - len(T), dtype=T.dtype))
 
         def right(matrix: Tensor) -> Tensor:  # matrix T^-1
             return torch.linalg.solve(T, matrix, left=False)

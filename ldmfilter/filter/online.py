@@ -63,6 +63,7 @@ class OnlineFilter:
             P, _, K = steady_state(dynamics)
             self._limit, self._limit_gain, self._limit_filtered = map(_array, (P, K, gain(dynamics, P)[2]))
         self._A, self._Q, self._C, self._R, self._b, self._P0 = map(_array, dynamics)
+        self._states = model.states
         self._near = STEADY * float(np.abs(self._limit).max())
         self._eye = np.eye(len(self._A))
         self.reset()
@@ -96,7 +97,8 @@ class OnlineFilter:
             mean = mean + K @ (z - self._C @ mean)
         self._mean = mean
         self.bins += 1
-        return mean.copy(), self._cov.copy()
+        n = self._states  # those of noise with a memory are not handed out
+        return mean[:n].copy(), self._cov[:n, :n].copy()
 
     def _predicted_cov(self) -> Array:
         if not self.bins:
@@ -140,7 +142,8 @@ class OnlineFilter:
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on from here, as NumPy arrays and plain values.
 
-        Keys: mean (state,) and cov (state, state), t|t of the last bin; bins; model_id. For
+        Keys: mean (state,) and cov (state, state), t|t of the last bin, with the states of the noise where it has a
+        memory; bins; model_id. For
         `np.savez(path, **state)`, or for JSON with each array's `tolist`.
         """
         return {"mean": self._mean.copy(), "cov": self._cov.copy(), "bins": self.bins, "model_id": self.model_id}

@@ -141,18 +141,18 @@ class Training:
 
     def finished_state(self) -> dict[str, Tensor]:
         """The network of the kept step as it is used, on the CPU: in canonical coordinates, its covariances as large as
-        held-out innovations say, and, once training has ended and where asked for, its dynamics refitted."""
+        held-out innovations say, and, once training has ended and where asked for, its noise refitted."""
         with self._lent_torch(*self._random_state):
             network = Network(self._units, self.config, self._bin_size).eval()
             network.load_state_dict({name: value.cpu() for name, value in self._best.items()})
-            if self.config.refit and self.step >= self.config.max_steps:
+            if network.noise is not None and self.step >= self.config.max_steps:
                 starts = self.windows.train_starts
                 apart = starts[np.diff(starts // self.config.window, prepend=-1) != 0]
                 train = self._counts.read(_spread(apart, REFIT_WINDOWS)[:, None] + np.arange(self.config.window))
                 with torch.no_grad():
                     z, held = (network.encode(counts.cpu()).double() for counts in (train, self._held))
-                refit(network.dynamics.double(), z, held, self.config.warmup)
-                network.dynamics.float()
+                refit(network.linear_gaussian(), network.noise.double(), z, held, self.config.warmup)
+                network.noise.float()
             self._finish(network)
         return network.state_dict()
 
@@ -172,7 +172,8 @@ class Training:
         roots = counts.nan_to_num().sqrt().double().numpy()
         lag = max(1, round(GAUGE_LAG / self._bin_size))
         scale = covariance_scale(filtered, held)
-        mean, cov = filtered.filtered_mean.numpy(), scale * filtered.filtered_cov.mean(0).numpy()
+        n = self.config.states
+        mean, cov = filtered.filtered_mean[:, :n].numpy(), scale * filtered.filtered_cov.mean(0)[:n, :n].numpy()
         network.covariance_scale.fill_(scale)
         network.gauge.copy_(torch.from_numpy(canonical_gauge(mean, cov, np.cumsum(starts), roots, lag)))
 

@@ -12,7 +12,8 @@ from ldmfilter.filter.finish import canonical_gauge, covariance_scale, refit
 from ldmfilter.filter.kalman import LinearGaussian, filter
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.model import LDMFilter
-from ldmfilter.filter.parameters import Dynamics
+from ldmfilter.filter.online import OnlineFilter
+from ldmfilter.filter.parameters import NoiseWithMemory
 from tests.filter.conftest import SMALL
 
 
@@ -82,25 +83,41 @@ def test_covariances_of_the_wrong_size_are_told_by_how_much():
     assert scale == pytest.approx(right / 4, rel=1e-9)
 
 
-def test_refitted_dynamics_are_those_of_the_world():
-    torch.manual_seed(0)
-    true = Dynamics(2, 2, decay=0.8, noise=0.2).double()
-    true.contraction.data += 0.5 * torch.randn(2, 2, dtype=torch.float64)
-    with torch.no_grad():
-        A, Q, _, R, _, P0 = (v.numpy() for v in true())
+def test_refitted_noise_is_that_of_the_world():
+    """A slow state seen through noise that remembers: the state is kept, the noise and its memory are found."""
+    slow, fast, white = 0.97, 0.5, 0.1
     rng = np.random.default_rng(0)
-    h = rng.multivariate_normal(np.zeros(2), P0, 400)
-    z = np.empty((400, 64, 2))
-    for t in range(64):
-        z[:, t] = h + rng.multivariate_normal(np.zeros(2), R, 400)
-        h = h @ A.T + rng.multivariate_normal(np.zeros(2), Q, 400)
-    dynamics = Dynamics(2, 2, decay=0.98, noise=0.9).double()
+    h, u = rng.standard_normal((100, 2)), rng.standard_normal((100, 2))
+    z = np.empty((100, 256, 2))
+    for t in range(256):
+        z[:, t] = 0.6 * h + 0.7 * u + white**0.5 * rng.standard_normal((100, 2))
+        h = slow * h + (1 - slow**2) ** 0.5 * rng.standard_normal((100, 2))
+        u = fast * u + (1 - fast**2) ** 0.5 * rng.standard_normal((100, 2))
+    eye = torch.eye(2, dtype=torch.float64)
+    model = LinearGaussian(slow * eye, 0.3 * (1 - slow**2) * eye, eye, 0.7 * eye, 0 * eye[0], 0.3 * eye)
+    noise = NoiseWithMemory(2, 0.3).double()
     with one_thread():
-        refit(dynamics, torch.from_numpy(z[:200]), torch.from_numpy(z[200:]), warmup=8)
+        refit(model, noise, torch.from_numpy(z[:50]), torch.from_numpy(z[50:]), warmup=32)
     with torch.no_grad():
-        found = dynamics()
-    np.testing.assert_allclose(found.A.numpy(), A, atol=0.05)
-    np.testing.assert_allclose(found.R.numpy(), R, atol=0.05)
+        found = noise(model)
+    variance = (found.C @ found.P0 * found.C).numpy()  # of z, by state
+    np.testing.assert_allclose(variance[:, :2].sum(1), 0.36, atol=0.08)
+    np.testing.assert_allclose(variance[:, 2:].sum(1), 0.49, atol=0.08)
+    np.testing.assert_allclose(found.R.diagonal().numpy(), white, atol=0.05)
+    np.testing.assert_allclose(np.abs(np.linalg.eigvals(found.A[2:, 2:].numpy())), fast, atol=0.08)
+    assert torch.equal(found.A[:2, :2], model.A)
+
+
+def test_a_refitted_filter_is_the_same_offline_and_online(counts):
+    model = LDMFilter(**SMALL, refit=True).fit(counts)
+    latents = model.decode(counts[:300], smooth=True)
+    assert latents["filtered_mean"].shape == (300, SMALL["state_dim"])
+    assert latents["smoothed_cov"].shape == (300, SMALL["state_dim"], SMALL["state_dim"])
+    online = OnlineFilter(model)
+    for row in counts[:300].to_numpy():
+        mean, cov = online.step(row)
+    np.testing.assert_allclose(mean, latents["filtered_mean"][-1], atol=1e-5)
+    np.testing.assert_allclose(cov, latents["filtered_cov"][-1], atol=1e-5)
 
 
 def test_a_fitted_filter_is_canonical_and_its_innovations_as_large_as_it_says(fitted, counts):
