@@ -1,4 +1,4 @@
-# make demo: train on the sample session, decode it, draw one picture. make test: the whole test suite.
+# make demo: train on the sample session, decode it, draw a picture, make the report. make test: the whole test suite.
 # make bench: every benchmark, with its table.
 PYTHON ?= python3
 VENV := .venv
@@ -13,9 +13,11 @@ demo: $(VENV)/.demo
 	cd demo && ../$(BIN)/ldmfilter train ../sample_data/linear_track_sim.nwb --interval epochs=run --run run
 	cd demo && ../$(BIN)/ldmfilter decode --run run --out latents.zarr
 	$(BIN)/python sample_data/draw.py demo/latents.zarr sample_data/linear_track_sim.nwb demo/latents.png
+	cd demo && ../$(BIN)/ldmfilter report run --out report.html --behavior linear_position --behavior facing
 	@echo "run folder: demo/run"
 	@echo "states:     demo/latents.zarr   (xarray.open_zarr)"
 	@echo "picture:    demo/latents.png"
+	@echo "report:     $(CURDIR)/demo/report.html   (a browser opens it; its numbers: report.json)"
 
 test: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -5,7 +5,24 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ldmfilter.analysis.plots import leading_states, plot_state_space, plot_states
+from ldmfilter.analysis.plots import (
+    leading_components,
+    leading_states,
+    plot_autocorrelation,
+    plot_bars,
+    plot_behavior,
+    plot_calibration,
+    plot_drift,
+    plot_nis,
+    plot_raster,
+    plot_spectrum,
+    plot_state_space,
+    plot_state_space_3d,
+    plot_states,
+    plot_surrogates,
+    plot_training,
+)
+from ldmfilter.filter.training import Record
 
 mpl.use("Agg")
 
@@ -50,3 +67,127 @@ def test_state_space_leaves_out_bins_without_a_colour(latents, axes):
     assert len(points.get_offsets()) == 30
     # The first component is the axis of the largest variance.
     assert np.var(points.get_offsets()[:, 0]) > np.var(points.get_offsets()[:, 1])
+
+
+def test_components_are_ordered_turned_and_orthogonal():
+    rng = np.random.default_rng(1)
+    # Skewed sources of known size, rotated: each component is the source again, its long tail on the positive side.
+    sources = (rng.exponential(size=(20_000, 3)) - 1) * [3.0, 2.0, 1.0]
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    components, explained = leading_components(sources @ turn.T, 2)
+    np.testing.assert_allclose(explained, [9 / 14, 4 / 14], atol=0.02)
+    for i in range(2):
+        assert np.corrcoef(components[:, i], sources[:, i])[0, 1] > 0.99
+    assert abs(np.corrcoef(components.T)[0, 1]) < 1e-10
+
+
+def test_state_space_in_three_dimensions_leaves_out_points_without_a_colour():
+    from matplotlib.figure import Figure
+
+    points = np.random.default_rng(0).normal(size=(30, 3))
+    axes = Figure().add_subplot(projection="3d")
+    drawn = plot_state_space_3d(points, axes, np.where(np.arange(30) < 10, np.nan, np.arange(30.0)))
+    np.testing.assert_allclose(np.stack(drawn._offsets3d, -1), points[10:])
+    assert drawn.get_array().min() == 10
+
+
+def test_raster_has_a_tick_for_each_spike_that_is_shown(axes):
+    trains = [np.array([0.5, 1.5, 2.5]), np.array([]), np.array([1.0, 1.9999, 2.0])]
+    plot_raster(trains, axes, 1.0, 2.0)
+    ticks = axes.patches[0].get_path().vertices.reshape(-1, 2, 2)
+    assert ticks[:, 0, 0].tolist() == [1.5, 1.0, 1.9999]
+    assert ticks.mean(1)[:, 1].tolist() == [0, 2, 2]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first unit is at the top
+    plot_raster([np.array([])], axes, 5.0, 6.0)
+    assert len(axes.patches) == 1  # silence draws nothing
+
+
+def circle(mean, true, low, high):
+    time = np.arange(len(mean)) * 0.1
+    return xr.Dataset(
+        {
+            "angle_mean": ("time", np.array(mean)),
+            "angle_true": ("time", np.array(true)),
+            "angle_ci": (("time", "bound"), np.stack([low, high], -1), {"level": 0.95}),
+        },
+        {"time": time, "bound": ["lower", "upper"]},
+    )
+
+
+def test_circular_behavior_is_not_drawn_across_its_end(axes):
+    latents = circle([350.0, 355.0, 5.0, 10.0], [340.0, 350.0, 0.0, 10.0], [330, 335, -15, -10], [370, 375, 25, 30])
+    plot_behavior(latents, "angle", axes, period=360.0)
+    decoded, measured = axes.lines
+    assert np.isnan(decoded.get_ydata()).tolist() == [False, False, True, False]
+    assert np.isnan(measured.get_ydata()).tolist() == [False, False, True, False]
+    # What sticks out at one end of the circle is drawn at the other: inside one turn, as wide as before in all.
+    heights = [one.get_paths() for one in axes.collections]
+    tops = [path.vertices[:, 1] for paths in heights for path in paths]
+    assert min(map(np.min, tops)) >= 0
+    assert max(map(np.max, tops)) <= 360
+    assert {round(float(value)) for part in tops for value in part} >= {330, 360, 0, 10, 345}
+    assert "95%" in axes.collections[0].get_label()
+
+
+def test_behavior_on_a_line_keeps_its_band_and_lines(axes):
+    latents = circle([1.0, 2.0], [1.5, 2.5], [0.0, 1.0], [2.0, 3.0])
+    plot_behavior(latents, "angle", axes)
+    assert axes.lines[0].get_ydata().tolist() == [1.0, 2.0]
+    assert axes.lines[1].get_ydata().tolist() == [1.5, 2.5]
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (0.0, 3.0)
+    plot_behavior(latents.drop_vars("angle_ci"), "angle", axes)
+    assert len(axes.collections) == 1  # no interval, no band
+
+
+def test_calibration_bars_are_two_errors_to_each_side(axes):
+    plot_calibration(np.array([0.5, 0.95]), np.array([0.6, 0.9]), np.array([0.05, 0.01]), axes)
+    ends = [segment[:, 1].tolist() for segment in axes.collections[0].get_segments()]
+    np.testing.assert_allclose(ends, [[0.5, 0.7], [0.88, 0.92]])
+
+
+def test_training_marks_the_step_that_is_kept(axes):
+    history = [Record(step, 0.0, 0.0, score, 2.0, 50) for step, score in ((0, -1.0), (50, 2.0), (100, 1.0))]
+    plot_training(history, axes)
+    assert axes.lines[0].get_ydata().tolist() == [-1.0, 2.0, 1.0]
+    assert axes.lines[1].get_xydata().tolist() == [[50, 2.0]]
+
+
+def test_spectrum_is_drawn_in_falling_order(axes):
+    plot_spectrum({"z": np.array([1.0, 3.0, 2.0]), "zhat": np.array([0.5, 0.1, 0.9])}, axes)
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[3.0, 2.0, 1.0], [0.9, 0.5, 0.1]]
+
+
+def test_bars_stand_in_the_given_order_from_the_top(axes):
+    plot_bars(["a $x$", "b"], np.array([2.0, 1.0]), axes, "loss")
+    assert [bar.get_width() for bar in axes.patches] == [2.0, 1.0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a $x$", "b"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]
+
+
+def test_diagnoses_are_drawn_as_they_are(axes):
+    expected, observed = np.array([1.0, 4.0, 9.0]), np.array([2.0, 4.0, 16.0])
+    plot_nis(expected, observed, axes)
+    np.testing.assert_allclose(axes.lines[1].get_xydata(), np.stack([expected, observed], -1))
+    middle = axes.transData.transform([[0, 0], [4, 4], [16, 16]])  # square roots: 4 is half of 16's way
+    np.testing.assert_allclose(middle[1] - middle[0], middle[2] - middle[1])
+    axes.clear()
+    plot_autocorrelation(np.array([0.1, 0.2]), np.array([0.3, 0.1]), np.array([0.2, 0.2]), axes)
+    assert axes.lines[0].get_ydata().tolist() == [0.3, 0.1]
+    assert axes.collections[0].get_paths()[0].vertices[:, 1].max() == 0.2
+    axes.clear()
+    plot_surrogates(1.0, np.array([0.1, 0.2, 0.3]), axes, "gain")
+    assert axes.lines[0].get_xdata().tolist() == [0.1, 0.2, 0.3]
+    assert axes.lines[1].get_xdata().tolist() == [1.0]
+    axes.clear()
+    plot_drift(np.array([1.0, 2.0]), np.array([0.5, 1.5]), axes, "gain")
+    assert axes.lines[0].get_ydata() == [1.0, 1.0]
+    assert axes.get_ylim()[0] == 0
+
+
+def test_ink_follows_the_style(axes):
+    import matplotlib as mpl
+
+    with mpl.rc_context({"text.color": "#ffffff"}):
+        plot_raster([np.array([1.0])], axes, 0.0, 2.0)
+    assert axes.patches[0].get_edgecolor()[:3] == (1, 1, 1)
