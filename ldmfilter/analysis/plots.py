@@ -297,7 +297,7 @@ def plot_training(history: Sequence[Record], axes: Axes) -> None:
     axes.annotate(
         f"kept, step {kept}",
         (kept, score[at]),
-        xytext=(-6, -14),
+        xytext=(0, -24),
         textcoords="offset points",
         ha="right" if at > len(steps) / 2 else "left",
         color=COLOURS[1],

@@ -285,7 +285,7 @@ class _Maker:
         about, model = content["session"], content["model"]
         return (
             f"{figure_of(about['units'])} units, {figure_of(about['bins'])} bins of {about['bin_size']:g} s "
-            f"({about['chosen']}), {model['state_dim']} states, trained {model['created'][:10]}"
+            f"({about['chosen']}), {_states(model['state_dim'])}, trained {model['created'][:10]}"
         )
 
     def _summary(self, content: dict[str, Any]) -> dict[str, Any]:
@@ -314,7 +314,7 @@ class _Maker:
             f"{'All ' if every else ''}{figure_of(about['units'])} "
             f"{'units' if every else 'of ' + figure_of(about['units_in_file']) + ' units'} of the session, in "
             f"{figure_of(about['bins'])} bins of {about['bin_size']:g} s ({about['chosen']}), were given to a filter "
-            f"of {content['model']['state_dim']} states, which was trained without "
+            f"of {_states(content['model']['state_dim'])}, which was trained without "
             + (
                 f"labels. {share:.0f} % of the time was kept from training, in blocks: there it is judged."
                 if judged
@@ -438,8 +438,8 @@ class _Maker:
 
         mark = " The line along the foot marks time that training never saw." if fresh.any() and not fresh.all() else ""
         finding = (
-            f"Filtered means of {_words(number_shown)} of the {self.model.states} states with the most variance, "
-            f"{_clock(start)} to {_clock(stop)} s, in their {level:.0%} intervals.{mark}"
+            f"Filtered means of the {_states(number_shown)} of {self.model.states} that vary most, "
+            f"{_clock(start)} to {_clock(stop)} s, in their {100 * level:g} % intervals.{mark}"
         )
         return Picture("states", "States in time", finding, draw, wide=(9.2, 3.9), narrow=(3.3, 3.4))
 
@@ -567,8 +567,8 @@ class _Maker:
         for one in shown:
             near = min(one["intervals"], key=lambda interval: abs(interval["level"] - 0.95))
             parts.append(
-                f"{near['level']:.0%} intervals of {one['name']} hold {_percent(near['coverage'])} of what happened, "
-                f"give or take {_percent(near['coverage_se'])}"
+                f"{100 * near['level']:.0f} % intervals of {one['name']} hold {_percent(near['coverage'])} of what "
+                f"happened, give or take {_percent(near['coverage_se'])}"
             )
         finding = f"{'; '.join(parts)}. Bars are two standard errors; on the dashed line the intervals keep their word."
         return Picture("calibration", "Calibration", finding, draw, wide=(4.3, 3.6), narrow=(3.3, 3.1))
@@ -772,6 +772,9 @@ def _read(one: Mapping[str, Any]) -> tuple[str, dict[str, str] | None]:
     if peer := one["decoder"]:
         error = "" if one["categories"] else f" and {figure_of(peer['median_error'])}{unit}"
         parts.append(f"a Bayesian decoder, trained on it, reaches {figure_of(peer['r2'])}{error}")
+    if one["intervals"] and not one["categories"]:
+        near = min(one["intervals"], key=lambda interval: abs(interval["level"] - 0.95))
+        parts.append(f"its {100 * near['level']:.0f} % intervals hold {_percent(near['coverage'])} of what happened")
     if one["control"]:
         high = figure_of(one["control"]["shifted_95"])
         parts.append(f"shifted in time, as a control, it is read with an R\u00b2 below {high} in 95 % of trials")
@@ -813,6 +816,10 @@ _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight"
 def _words(count: int) -> str:
     """A small number in words."""
     return _NUMBERS[count] if count < len(_NUMBERS) else figure_of(count)
+
+
+def _states(count: int) -> str:
+    return f"{count} state{'s' if count != 1 else ''}"
 
 
 def _and(names: Sequence[str]) -> str:

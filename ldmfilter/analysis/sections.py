@@ -228,7 +228,10 @@ def _trust(content: Content, pictures: Pictures) -> Html:
         _halves(pictures, "nis", "correlation"),
         _picture(pictures, "sharing"),
         table(
-            "Predictors of the same pseudo-observations, fitted where the filter was trained", columns, [ours, *rivals]
+            "Predictors of the same pseudo-observations, fitted where the filter was trained",
+            columns,
+            [ours, *rivals],
+            kind="cards",
         ),
         _halves(pictures, "spectrum", "memory"),
         _picture(pictures, "drift"),
@@ -246,7 +249,7 @@ def _findings(findings: Sequence[Content], caption: str) -> Html:
         remedy = tag("span", tag("b", "What to do: "), one["remedy"], class_="remedy") if one["remedy"] else None
         value = join(
             tag("span", number(one["value"]), class_="whole"),
-            tag("span", one["unit"], class_="why") if one["unit"] else None,
+            tag("span", " ", one["unit"], class_="why unit") if one["unit"] else None,
             _interval(one["interval"], "why whole") if one["interval"] else None,
         )
         verdict = join(_sentence(one["verdict"]), remedy, tag("span", f"Why there: {one['reason']}.", class_="why"))
@@ -312,9 +315,8 @@ def _made(content: Content) -> Html:
     made, session = content["made"], content["session"]
 
     def facts(caption: str, heads: tuple[str, str], rows: Mapping[str, Any]) -> Html:
-        return table(
-            caption, [Column(heads[0]), Column(heads[1])], [(key, _plain(value)) for key, value in rows.items()]
-        )
+        shown = [(key, _plain(value)) for key, value in rows.items()]
+        return table(caption, [Column(head) for head in heads], shown, kind="facts")
 
     source = {
         "file": session["path"], "identifier": session["identifier"], "session": session["session_id"],
@@ -341,7 +343,7 @@ def _made(content: Content) -> Html:
 def _plain(value: Any) -> Any:
     """A setting as it is read: lists with commas, numbers with all their digits."""
     if isinstance(value, list):
-        return ", ".join(str(_plain(one)) for one in value) or "none"
+        return join([(", " if i else "", _plain(one)) for i, one in enumerate(value)]) if value else "none"
     if isinstance(value, Html):
         return value
     if isinstance(value, bool):

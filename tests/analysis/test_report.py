@@ -77,6 +77,7 @@ def test_every_number_of_the_page_is_in_the_json(report, page):
     # What stands in a sentence or a cell outside of those elements stands in a text of the JSON, or counts its rows.
     counts = {str(len(content["diagnosis"]["units"]["unit"])), "95"}
     inside = ("script", "style", "data", "text", "svg", "g", "title", "code", "tspan")
+    assert not any("<data" in data for tag, data in outline.texts if tag not in ("script", "style"))
     words = [w for tag, data in outline.texts if tag not in inside for w in re.findall(r"\d[\d.,]*\d|\d", data)]
     assert words
     numbers = {f"{v:g}" for v in values} | {f"{v:,.0f}" for v in values}
