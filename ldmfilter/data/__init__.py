@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ldmfilter.errors import InputError
 
 if TYPE_CHECKING:
     from ldmfilter.data.session import Session
+
+#: The formats that can be read, and where: a module of this package and its function.
+FORMATS = {
+    "nwb": ("nwb", "read_nwb"),
+    "zarr": ("zarr", "read_zarr"),
+    "phy": ("sorting", "read_phy"),
+    "kilosort": ("sorting", "read_phy"),
+    "sorting": ("sorting", "read_sorting"),
+    "analyzer": ("sorting", "read_analyzer"),
+    "pynapple": ("pynapple", "read_pynapple"),
+    "counts": ("binned", "read_counts"),
+}
 
 # The superblock of an HDF5 file starts at byte 0 or, behind a user block, at 512, 1024, 2048, ...
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -17,20 +31,41 @@ _HDF5_OFFSETS = (0, 512, 1024, 2048)
 _ZARR_METADATA = (".zgroup", ".zmetadata", "zarr.json", ".zarray")
 
 
-def read_session(path: str | os.PathLike[str]) -> Session:
-    """Read a session from an NWB file (HDF5) or from a zarr store that `Session.to_zarr` wrote.
+def read_session(path: str | os.PathLike[str], format: str | None = None, bin_size: float | None = None) -> Session:
+    """Read a session from any of the formats in `FORMATS`.
 
-    The content decides, not the name. Raises InputError, one line, for a file that is missing, empty,
-    truncated or of another kind, and for a session without units or with spike times that are NaN.
+    nwb: NWB in HDF5. zarr: what `Session.to_zarr` wrote. phy, kilosort: a sorter's folder. sorting, analyzer: what
+    SpikeInterface saved, as a folder or in zarr. pynapple: a TsGroup saved as .npz. counts: binned already, in netCDF,
+    zarr, .npz or .npy; they give a `BinnedSession`.
+
+    format: one of these names; without it the content decides, not the name
+    bin_size: s, of counts that do not say it themselves
+
+    Raises InputError, one line, for a file that is missing, empty, truncated or of another kind, and for a session
+    without units or with spike times that are NaN.
     """
-    # The readers need seconds to import, so only the one that is used is loaded.
+    if format is not None and format not in FORMATS:
+        raise InputError(f"{path}: no format {format!r}; the formats are {', '.join(FORMATS)}")
     path = Path(path)
+    name = _recognised(path)
+    module, function = FORMATS[format or name]
+    # The readers need seconds to import, so only the one that is used is loaded.
+    read = getattr(importlib.import_module(f"ldmfilter.data.{module}"), function)
+    return read(path, bin_size) if function == "read_counts" else read(path)
+
+
+def _recognised(path: Path) -> str:
+    """The format of what lies at a path. Raises InputError where there is nothing, or nothing known."""
     if path.is_dir():
+        if (path / "spikeinterface_info.json").exists():
+            return "analyzer"
+        if (path / "numpysorting_info.json").exists():
+            return "sorting"
+        if (path / "spike_times.npy").exists():
+            return "phy"
         if not any((path / name).exists() for name in _ZARR_METADATA):
             raise InputError(f"{path}: is a folder without zarr metadata; give an NWB file or a session in zarr")
-        from ldmfilter.data.zarr import read_zarr
-
-        return read_zarr(path)
+        return _recognised_store(path)
     try:
         with path.open("rb") as file:
             start = file.read(_HDF5_OFFSETS[-1] + len(_HDF5_SIGNATURE))
@@ -40,8 +75,59 @@ def read_session(path: str | os.PathLike[str]) -> Session:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the permissions and the disk") from error
     if not start:
         raise InputError(f"{path}: is empty; copy or download it again")
+    if start.startswith((b"\x93NUMPY", b"CDF\x01", b"CDF\x02", b"CDF\x05")):
+        return "counts"
+    if start.startswith(b"PK\x03\x04"):
+        return _recognised_npz(path)
     if not any(start[offset:].startswith(_HDF5_SIGNATURE) for offset in _HDF5_OFFSETS):
         raise InputError(f"{path}: is not an NWB file (no HDF5 signature); give an NWB file or a session in zarr")
-    from ldmfilter.data.nwb import read_nwb
+    return "counts" if _is_netcdf(path) else "nwb"
 
-    return read_nwb(path)
+
+def _recognised_store(path: Path) -> str:
+    attributes = _metadata(path / ".zattrs")
+    if "spikeinterface_info" in attributes:
+        return "analyzer"
+    if (path / "spikes" / "sample_index").is_dir():
+        return "sorting"
+    if not (path / "spike_times").is_dir():
+        for array in path.glob("*/.zattrs"):
+            dims = _metadata(array).get("_ARRAY_DIMENSIONS")
+            if isinstance(dims, list) and {"time", "unit"} == set(map(str, dims)):
+                return "counts"
+    return "zarr"
+
+
+def _recognised_npz(path: Path) -> str:
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.removesuffix(".npy") for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise InputError(f"{path}: is a damaged .npz file ({error}); write or copy it again") from error
+    # Whatever pynapple saves says its type and has a time support.
+    return "pynapple" if {"type", "start", "end"} <= names else "counts"
+
+
+def _is_netcdf(path: Path) -> bool:
+    """Whether an HDF5 file that is no NWB holds what netCDF writes: arrays with named dims."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            if "nwb_version" in file.attrs or "nwb_version" in file:
+                return False
+            arrays = [item for item in file.values() if isinstance(item, h5py.Dataset)]
+            return "_NCProperties" in file.attrs or any("DIMENSION_LIST" in array.attrs for array in arrays)
+    except (OSError, RuntimeError, KeyError, ValueError):
+        return False  # the reader of NWB says what is wrong
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """The attributes of a zarr group or array; empty where there are none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

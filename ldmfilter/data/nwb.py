@@ -1,35 +1,39 @@
-"""NWB files (HDF5) -> Session."""
+"""NWB files -> Session: what of their contents is units, intervals and behaviour."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
+import itertools
 import math
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import xarray as xr
 from hdmf.common import DynamicTable, DynamicTableRegion, EnumData, VectorIndex
-from pynwb import NWBHDF5IO, NWBFile, TimeSeries
+from hdmf.utils import LabelledDict
+from pynwb import NWBFile, TimeSeries
+from pynwb.behavior import CompassDirection, EyeTracking, Position
 from pynwb.ecephys import ElectricalSeries
-from pynwb.epoch import TimeIntervals
 from pynwb.icephys import PatchClampSeries
 from pynwb.image import ImageSeries, IndexSeries
 from pynwb.misc import AnnotationSeries, DecompositionSeries, IntervalSeries
 from pynwb.ogen import OptogeneticSeries
 from pynwb.ophys import RoiResponseSeries
 
+from ldmfilter.data.nwb_open import Door, HDF5Door, Notes, ZarrDoor, open_nwb
+from ldmfilter.data.remote import open_remote, remote_address
+from ldmfilter.data.selection import intersect, union
 from ldmfilter.data.session import Observed, Session, Source
-from ldmfilter.data.tables import Array, check_spikes, make_intervals, make_table, plain_array
+from ldmfilter.data.tables import Array, Floats, Ints, check_spikes, make_intervals, make_table, plain_array, shorten
+from ldmfilter.data.zarr import _checksum as store_checksum
 from ldmfilter.errors import InputError
-
-log = logging.getLogger(__name__)
 
 # Series that are neural, optical or marks in time rather than behaviour.
 _NOT_BEHAVIOR = (
@@ -46,82 +50,129 @@ _NOT_BEHAVIOR = (
 # Behaviour has a handful of columns; more is a raw recording. 2**26 values are 0.5 GB of float64.
 _MOST_COLUMNS = 64
 _MOST_VALUES = 2**26
+_MOST_IN_ALL = 2**27
+# What numpy, h5py, zarr and its codecs raise on values that are not what the file says they are.
+_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError, zlib.error)
 
 
 def read_nwb(path: str | os.PathLike[str]) -> Session:
-    """Read an NWB file.
+    """Read an NWB file: HDF5 on this machine or by https, or a folder in zarr.
 
-    Times are in seconds as in the file; behaviour is data * conversion + offset in its own unit. Raises
-    InputError for a file that is truncated, damaged or not NWB, and for units that are missing, without spike
-    times, or with spike times that are NaN.
+    Times are in seconds as in the file; behaviour is data * conversion + offset in its own unit, its samples in
+    order of time. A container whose SpatialSeries follow one another, as one for each epoch, gives their whole too.
+    A unit is observed within its `obs_intervals`, and none is in the session's `invalid_times`. What cannot be read
+    apart from the units is left out; a warning, one line, says what and why.
+
+    Raises InputError for a file that is truncated, damaged or not NWB, for one that a server does not give in
+    pieces, and for units that are missing, without spike times, or with spike times that are NaN.
     """
-    path = Path(path).absolute()
-    try:
-        with h5py.File(path, "r") as file:
-            if "nwb_version" not in file.attrs and "nwb_version" not in file:
-                raise InputError(f"{path}: is HDF5 but not NWB (no nwb_version); give an NWB file")
-        return _read(path)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        if "truncated" in reason:
-            raise InputError(f"{path}: is truncated; copy or download it again") from error
-        raise InputError(f"{path}: cannot be read, is perhaps damaged ({reason}); copy it again") from error
-
-
-def _read(path: Path) -> Session:
-    notes: list[str] = []  # what the user should know, said once the readers' own chatter is silenced no more
-    with warnings.catch_warnings():
-        # pynwb and hdmf warn about schema versions and style, which whoever reads a file cannot change.
-        warnings.simplefilter("ignore")
-        with _opened(path) as nwb:
-            table = nwb.units
-            if table is None or len(table.id) == 0:
-                raise InputError(f"{path}: has no units table with rows; sort the spikes and add units to the file")
-            if "spike_times" not in table.colnames:
-                raise InputError(f"{path}: units: no column spike_times; add the units' spike times to the file")
-            ids = np.asarray(table.id.data[:])
-            spikes, index = _ragged(table["spike_times"])
-            units = make_table(_scalar_columns(table, skip=("spike_times", "obs_intervals")), "unit", ids, str(path))
-            observed = None
-            if "obs_intervals" in table.colnames:
-                values, ends = _ragged(table["obs_intervals"])
-                # A column without a single row says nothing about when units were observed.
-                observed = Observed(values.astype(np.float64).reshape(-1, 2), ends) if values.size else None
-            intervals = {name: _interval_table(t, f"{path}: {name}") for name, t in _interval_tables(nwb)}
-            found = {name: _behavior(series, name, notes) for name, series in _series(nwb)}
-            behavior = {name: values for name, values in found.items() if values is not None}
-            source = Source(
-                path=str(path),
-                identifier=nwb.identifier or "",
-                session_id=nwb.session_id or "",
-                session_start_time=nwb.session_start_time.isoformat() if nwb.session_start_time else "",
-                checksum=_checksum(path),
-            )
-    for note in notes:
-        warnings.warn(f"{path}: {note}", stacklevel=4)
-    times = check_spikes(spikes.astype(np.float64), index, ids, where=str(path))
-    return Session(times, index, units, intervals, behavior, observed, source)
+    url = remote_address(path)
+    if url is not None:
+        remote = open_remote(url)
+        with _damage_told(remote.where):
+            return _read(HDF5Door(remote.where, remote.file), lambda: remote.checksum)
+    here = Path(path).absolute()
+    with _damage_told(str(here)):
+        if here.is_dir():
+            return _read(ZarrDoor(str(here), here), lambda: store_checksum(here))
+        return _read(HDF5Door(str(here), here), lambda: _checksum(here))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[NWBFile]:
-    with ExitStack() as stack:
-        try:
-            nwb = stack.enter_context(NWBHDF5IO(str(path), mode="r", load_namespaces=True)).read()
-        except OSError:
-            raise
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: is damaged (text that cannot be read); copy or download it again") from error
-        except Exception as error:  # whatever the schema machinery raises, the file is what it could not read
-            # hdmf puts the object that it could not build first.
-            where = getattr(next(iter(error.args), None), "path", "root")
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            reason = f"{where}: {(str(cause).splitlines() or [type(cause).__name__])[0]}"
-            line = f"{path}: does not follow the NWB schema ({reason}); check it with nwbinspector"
-            raise InputError(line) from error
-        yield nwb
+def _damage_told(where: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, *_DAMAGE) as error:
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        if "truncated" in reason:
+            raise InputError(f"{where}: is truncated; copy or download it again") from error
+        if "unable to lock file" in reason:
+            raise InputError(f"{where}: is open in a program that writes to it; close it there") from error
+        raise InputError(f"{where}: cannot be read, is perhaps damaged ({reason}); copy it again") from error
+
+
+def _read(door: Door, checksum: Callable[[], str]) -> Session:
+    where = door.where
+    notes: Notes = []  # what the user should know, said once the readers' own chatter is silenced no more
+    with warnings.catch_warnings():
+        # pynwb and hdmf warn about schema versions and style, which whoever reads a file cannot change.
+        warnings.simplefilter("ignore")
+        with open_nwb(door, notes) as nwb:
+            spikes, index, units, observed = _units(nwb, where, notes)
+            intervals = dict(_intervals(nwb, notes))
+            behavior = dict(_joined(_behaviors(nwb, notes)))
+            source = Source(
+                path=where,
+                identifier=nwb.identifier or "",
+                session_id=nwb.session_id or "",
+                session_start_time=nwb.session_start_time.isoformat() if nwb.session_start_time else "",
+                checksum=checksum(),
+            )
+    times = check_spikes(spikes, index, units["unit"].values, where=where)
+    session = Session(times, index, units, intervals, behavior, observed, source)
+    session = replace(session, observed=_observed(session, notes))
+    for note in notes:
+        warnings.warn(f"{where}: {note}", stacklevel=4)
+    return session
+
+
+def _units(nwb: NWBFile, where: str, notes: Notes) -> tuple[Floats, Ints, xr.Dataset, Observed | None]:
+    """Spike times (spike,), their index (unit,), the unit table, and when each unit was observed."""
+    table = nwb.units
+    if table is None or len(table.id) == 0:
+        raise InputError(f"{where}: has no units table with rows; sort the spikes and add units to the file")
+    if "spike_times" not in table.colnames:
+        raise InputError(f"{where}: units: no column spike_times; add the units' spike times to the file")
+    ids = np.asarray(table.id.data[:])
+    columns = _scalar_columns(table, "units", notes, skip=("spike_times", "obs_intervals"))
+    if len(np.unique(ids)) < len(ids):
+        notes.append(f"units: ids are given twice; numbered 0 to {len(ids) - 1}, the file's own are the column `id`")
+        columns["id"], ids = ids, np.arange(len(ids))
+    spikes, index = _ragged(table["spike_times"])
+    if spikes.ndim != 1 or spikes.dtype.kind not in "iuf" or index.shape != ids.shape:
+        raise InputError(f"{where}: units: spike_times are no list of numbers a unit; write them anew")
+    observed = None
+    if "obs_intervals" in table.colnames:
+        values, ends = _ragged(table["obs_intervals"])
+        # A column without a single row says nothing about when units were observed.
+        if values.size:
+            steps = np.diff(ends, prepend=0)
+            fits = ends.shape == ids.shape and (steps >= 0).all() and ends[-1] == len(values)
+            if values.shape[1:] != (2,) or values.dtype.kind not in "iuf" or not fits:
+                raise InputError(f"{where}: units: obs_intervals are no (start, stop) of each unit; write them anew")
+            observed = Observed(values.astype(np.float64, copy=False), ends)
+    units = make_table(columns, "unit", ids, where)
+    return spikes.astype(np.float64, copy=False), index, units, observed
+
+
+def _observed(session: Session, notes: Notes) -> Observed | None:
+    """When each unit was observed: within its own intervals, outside the session's invalid times."""
+    invalid = session.intervals.get("invalid_times")
+    lost = np.empty((0, 2))
+    if invalid is not None:
+        bounds = np.stack([invalid["start_time"].values, invalid["stop_time"].values], axis=1)
+        lost = union(bounds[np.isfinite(bounds).all(axis=1)])
+    if session.observed is None and not len(lost):
+        return None
+    # Half-open intervals would leave the very last event out.
+    whole = np.array([[session.start, np.nextafter(session.stop, np.inf)]])
+    each = [whole] * session.n_units
+    if session.observed is not None:
+        each = [session.observed.of(unit) for unit in range(session.n_units)]
+        # A unit that fires was observed, whatever its empty row says.
+        unsaid = [unit for unit, own in enumerate(each) if not len(own) and len(session.spikes_of(unit))]
+        for unit in unsaid:
+            each[unit] = whole
+        if unsaid:
+            notes.append(f"units: {len(unsaid)} units with spikes have no obs_intervals, taken as observed throughout")
+    if len(lost):
+        seconds = (lost[:, 1] - lost[:, 0]).sum()
+        notes.append(f"invalid_times: {len(lost)} stretches, {seconds:g} s in all, taken as not observed for any unit")
+        edges = np.concatenate([[-np.inf], lost.ravel(), [np.inf]]).reshape(-1, 2)
+        each = [intersect(union(own), edges)[0] for own in each]
+    return Observed(np.concatenate(each), np.cumsum([len(own) for own in each], dtype=np.int64))
 
 
 def _checksum(path: Path) -> str:
@@ -129,7 +180,7 @@ def _checksum(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _ragged(column: Any) -> tuple[Array, Array]:
+def _ragged(column: Any) -> tuple[Array, Ints]:
     """Values (item, ...) of all rows, read at once, and the rows' cumulative ends (row,)."""
     if isinstance(column, VectorIndex):
         return np.asarray(column.target.data[:]), np.asarray(column.data[:]).astype(np.int64)
@@ -137,75 +188,137 @@ def _ragged(column: Any) -> tuple[Array, Array]:
     return values, np.arange(1, len(values) + 1, dtype=np.int64)
 
 
-def _scalar_columns(table: DynamicTable, skip: tuple[str, ...] = ()) -> dict[str, Array]:
+@contextmanager
+def _leaving_out(name: str, notes: Notes) -> Iterator[None]:
+    """A part of the file that cannot be understood is left out, with a note."""
+    try:
+        yield
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        notes.append(f"{name}: left out, cannot be read ({reason})")
+
+
+def _scalar_columns(table: DynamicTable, name: str, notes: Notes, skip: tuple[str, ...] = ()) -> dict[str, Array]:
     """The columns with one number, bool or string a row; others (waveforms, regions) are never read."""
     columns = {}
-    for name in table.colnames:
-        column = table[name]
-        if name in skip or isinstance(column, VectorIndex | DynamicTableRegion):
+    for key in table.colnames:
+        column = table[key]
+        if key in skip or isinstance(column, VectorIndex | DynamicTableRegion):
             continue
-        data = column.data
-        if len(getattr(data, "shape", np.shape(data))) != 1:
+        if len(getattr(column.data, "shape", np.shape(column.data))) != 1:
             continue
-        values = data[:]
-        if isinstance(column, EnumData):
-            values = np.asarray(column.elements.data[:])[np.asarray(values)]
-        elif len(values) and hasattr(values[0], "neurodata_type"):
-            values = [item.name for item in values]  # such as electrode_group: objects of the file, by name
-        values = plain_array(values)
-        if values is not None and values.ndim == 1:
-            columns[name] = values
+        with _leaving_out(f"{name}/{key}", notes):
+            values = column.data[:]
+            if isinstance(column, EnumData):
+                values = np.asarray(column.elements.data[:])[np.asarray(values)]
+            elif len(values) and hasattr(values[0], "neurodata_type"):
+                values = [item.name for item in values]  # such as electrode_group: objects of the file, by name
+            values = plain_array(values)
+            if values is not None and values.ndim == 1:
+                columns[key] = values
     return columns
 
 
-def _interval_tables(nwb: NWBFile) -> Iterator[tuple[str, TimeIntervals]]:
-    yield from (nwb.intervals or {}).items()
-    for module in nwb.processing.values():
-        for path, item in _walk(module, f"processing/{module.name}"):
-            if isinstance(item, TimeIntervals):
-                yield path, item
+def _intervals(nwb: NWBFile, notes: Notes) -> Iterator[tuple[str, xr.Dataset]]:
+    """Every table with a start and a stop a row, and every IntervalSeries, by its path (of /intervals, its name)."""
+    for name, item in (nwb.intervals or {}).items():
+        with _leaving_out(f"intervals/{name}", notes):
+            yield name, _interval_table(item, name, notes)
+    for path, item in _contents(nwb):
+        with _leaving_out(path, notes):
+            if isinstance(item, DynamicTable) and {"start_time", "stop_time"} <= set(item.colnames):
+                yield path, _interval_table(item, path, notes)
+            elif isinstance(item, IntervalSeries):
+                yield path, _interval_series(item, path)
 
 
-def _interval_table(table: TimeIntervals, where: str) -> xr.Dataset:
-    columns: dict[str, Any] = dict(_scalar_columns(table))
-    for name in table.colnames:
-        column = table[name]
+def _interval_table(table: DynamicTable, name: str, notes: Notes) -> xr.Dataset:
+    columns: dict[str, Any] = dict(_scalar_columns(table, name, notes))
+    for key in table.colnames:
+        column = table[key]
         if isinstance(column, VectorIndex) and not isinstance(column.target, VectorIndex | DynamicTableRegion):
             values, ends = _ragged(column)
             if values.ndim == 1 and values.dtype.kind in "OSU":
                 text = plain_array(values)
                 if text is not None:
-                    columns[name] = [list(row) for row in np.split(text, ends[:-1])] or text.reshape(0, 0)
-    return make_intervals(columns, where, np.asarray(table.id.data[:]))
+                    columns[key] = [list(row) for row in np.split(text, ends[:-1])] or text.reshape(0, 0)
+    return make_intervals(columns, name, np.asarray(table.id.data[:]))
 
 
-def _walk(container: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Series and tables below a module or container, with their paths; a link is met where it leads."""
-    for child in container.children:
-        below = f"{path}/{child.name}"
-        if isinstance(child, TimeSeries | DynamicTable):
-            yield below, child
-        elif hasattr(child, "children"):
-            yield from _walk(child, below)
+def _interval_series(series: IntervalSeries, name: str) -> xr.Dataset:
+    """Rows from marks in time: n where an interval of kind n begins, -n where it ends."""
+    marks, times = np.asarray(series.data[:]), np.asarray(series.timestamps[:], dtype=np.float64)
+    rows = []
+    for kind in np.unique(np.abs(marks[marks != 0])).tolist():
+        starts, stops = times[marks == kind], times[marks == -kind]
+        after = np.searchsorted(stops, starts, side="right")
+        ends = np.append(stops, np.nan)[after]  # one that never ends has no stop
+        rows += [(start, stop, kind) for start, stop in zip(starts.tolist(), ends.tolist(), strict=True)]
+    rows.sort(key=lambda row: row[0])
+    columns = dict(zip(("start_time", "stop_time", "kind"), zip(*rows, strict=True), strict=True)) if rows else {}
+    empty = {"start_time": np.empty(0), "stop_time": np.empty(0)}
+    return make_intervals(columns or empty, name)
 
 
-def _series(nwb: NWBFile) -> Iterator[tuple[str, TimeSeries]]:
-    for module in nwb.processing.values():
-        yield from ((p, s) for p, s in _walk(module, f"processing/{module.name}") if isinstance(s, TimeSeries))
-    for name, item in nwb.acquisition.items():
-        if isinstance(item, TimeSeries):
-            yield f"acquisition/{name}", item
-        else:
-            yield from ((p, s) for p, s in _walk(item, f"acquisition/{name}") if isinstance(s, TimeSeries))
+def _contents(nwb: NWBFile) -> Iterator[tuple[str, Any]]:
+    """Series and tables of all modules, of the acquisition and of the analysis, with their paths, each once.
+
+    What a link leads to is met where it lies, or at the link if it lies elsewhere, as in another file.
+    """
+    tops = [(f"processing/{name}", module) for name, module in nwb.processing.items()]
+    for group in ("acquisition", "analysis"):
+        tops += [(f"{group}/{name}", item) for name, item in getattr(nwb, group).items()]
+    met, linked = set(), []
+    for top, container in tops:
+        for path, item, is_link in _walk(container, top):
+            if is_link:
+                linked.append((path, item))
+            else:
+                met.add(id(item))
+                yield path, item
+    for path, item in linked:
+        if id(item) not in met:
+            met.add(id(item))
+            yield path, item
 
 
-def _behavior(series: TimeSeries, name: str, notes: list[str]) -> xr.DataArray | None:
-    """A series as (time,) or (time, component), or None where it is no behaviour or cannot be used."""
-    shape = tuple(np.shape(series.data))
-    if isinstance(series, _NOT_BEHAVIOR) or len(shape) not in (1, 2) or 0 in shape:
-        return None
-    if math.prod(shape[1:]) > _MOST_COLUMNS or math.prod(shape) > _MOST_VALUES:
-        log.info("%s: too large for behaviour, shape %s, not read", name, shape)
+def _walk(item: Any, path: str, is_link: bool = False) -> Iterator[tuple[str, Any, bool]]:
+    if isinstance(item, TimeSeries | DynamicTable):
+        yield path, item, is_link
+        return
+    children = {id(child): child for child in getattr(item, "children", ())}
+    for held in getattr(item, "fields", {}).values():
+        if isinstance(held, LabelledDict):
+            children |= {id(child): child for child in held.values()}
+    for child in children.values():
+        yield from _walk(child, f"{path}/{child.name}", is_link or child.parent is not item)
+
+
+def _behaviors(nwb: NWBFile, notes: Notes) -> Iterator[tuple[str, Any, xr.DataArray]]:
+    """Path, container and values of every series that is behaviour."""
+    left, large = _MOST_IN_ALL, []
+    for path, series in _contents(nwb):
+        if not isinstance(series, TimeSeries) or isinstance(series, _NOT_BEHAVIOR):
+            continue
+        with _leaving_out(path, notes):
+            shape = tuple(np.shape(series.data))
+            if len(shape) not in (1, 2) or 0 in shape or math.prod(shape[1:]) > _MOST_COLUMNS:
+                continue
+            if math.prod(shape) > min(left, _MOST_VALUES):
+                large.append(path)
+                continue
+            values = _behavior(series, path, shape, notes)
+            if values is not None:
+                left -= values.size
+                yield path, series.parent, values
+    if large:
+        notes.append(f"{len(large)} series left out, too large for behaviour: {shorten(large)}")
+
+
+def _behavior(series: TimeSeries, name: str, shape: tuple[int, ...], notes: Notes) -> xr.DataArray | None:
+    """A series as (time,) or (time, component), or None where it holds no numbers or has no times."""
+    dtype = getattr(series.data, "dtype", None)
+    if dtype is not None and dtype.kind not in "biuf":
         return None
     values = plain_array(series.data[:])
     if values is None or values.dtype.kind not in "biuf":
@@ -221,6 +334,9 @@ def _behavior(series: TimeSeries, name: str, notes: list[str]) -> xr.DataArray |
     if time.shape != shape[:1]:
         notes.append(f"{name}: left out, its timestamps {time.shape} do not fit its data {shape}")
         return None
+    time, values = _in_order(time, values, name, notes)
+    if not time.size:
+        return None
     conversion, offset = series.conversion, series.offset
     if conversion is not None and math.isnan(conversion):
         notes.append(f"{name}: conversion is NaN, taken as 1")
@@ -230,8 +346,43 @@ def _behavior(series: TimeSeries, name: str, notes: list[str]) -> xr.DataArray |
         offset = 0.0
     if conversion not in (None, 1.0) or offset not in (None, 0.0):
         values = values * float(1.0 if conversion is None else conversion) + float(offset or 0.0)
-    step = float(np.nanmedian(np.diff(time))) if len(time) > 1 else 0.0
+    step = float(np.median(np.diff(time))) if len(time) > 1 else 0.0
     rate = float(series.rate) if series.rate else 1 / step if step > 0 else math.nan
     attrs = {"unit": series.unit or "", "rate": rate, "description": series.description or ""}
     dims = ("time",) if values.ndim == 1 else ("time", "component")
     return xr.DataArray(values, dims=dims, coords={"time": time}, name=series.name, attrs=attrs)
+
+
+def _in_order(time: Floats, values: Array, name: str, notes: Notes) -> tuple[Floats, Array]:
+    """Samples in order of their times; those without a time are left out."""
+    known = np.isfinite(time)
+    if not known.all():
+        notes.append(f"{name}: left out {(~known).sum()} of {len(time)} samples, their timestamps are NaN or infinite")
+        time, values = time[known], values[known]
+    steps = np.diff(time)
+    back = int((steps < 0).sum())
+    if back:
+        notes.append(f"{name}: timestamps step back {back} times, samples put in order")
+        order = np.argsort(time, kind="stable")
+        time, values = time[order], values[order]
+    return time, values
+
+
+def _joined(found: Iterable[tuple[str, Any, xr.DataArray]]) -> Iterator[tuple[str, xr.DataArray]]:
+    """The series, and for a container whose series follow one another, as one for each epoch, their whole."""
+    parts: dict[str, list[xr.DataArray]] = {}
+    for path, container, values in found:
+        yield path, values
+        if isinstance(container, Position | CompassDirection | EyeTracking):
+            parts.setdefault(path.rpartition("/")[0], []).append(values)
+    for path, pieces in parts.items():
+        pieces.sort(key=lambda piece: float(piece["time"][0]))
+        alike = {(piece.shape[1:], piece.attrs["unit"]) for piece in pieces}
+        apart = all(float(a["time"][-1]) < float(b["time"][0]) for a, b in itertools.pairwise(pieces))
+        if len(pieces) > 1 and len(alike) == 1 and apart:
+            names = shorten(str(piece.name) for piece in pieces)
+            attrs = pieces[0].attrs | {"description": f"{len(pieces)} series, one after the other: {names}"}
+            time = np.concatenate([piece["time"].values for piece in pieces])
+            whole = np.concatenate([piece.values for piece in pieces])
+            name = path.rpartition("/")[2]
+            yield path, xr.DataArray(whole, dims=pieces[0].dims, coords={"time": time}, name=name, attrs=attrs)

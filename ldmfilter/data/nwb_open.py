@@ -1,0 +1,234 @@
+"""Opening NWB, in HDF5 (here or by https) or zarr: whatever can be read of it, and a note on whatever cannot.
+
+An object that breaks the schema, or whose type nobody describes, is left out with a note; the rest of the file is
+read. Types of extensions come from the specification cached in the file, else from an installed extension, of which
+only the YAML is read: no name in a file makes Python import anything.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+from hdmf.backends.io import HDMFIO
+from hdmf.backends.warnings import BrokenLinkWarning
+from hdmf.build import BuildManager, GroupBuilder
+from hdmf.build.errors import ConstructError
+from pynwb import NWBHDF5IO, NWBFile, get_type_map
+
+from ldmfilter.errors import InputError
+
+# A file with more broken objects than this has a broken writer.
+_MOST_BROKEN = 32
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PICKLED = "holds pickled objects, which may run code; write it again with object_codec_class=numcodecs.JSON"
+
+Notes = list[str]
+Place = tuple[str, str]  # an object: the file that it lies in, its path there
+
+
+class Door(Protocol):
+    """A way into an NWB file; every call of `io` opens it anew."""
+
+    where: str
+
+    def io(self, manager: BuildManager) -> HDMFIO:
+        """The file, opened for reading."""
+
+
+class HDF5Door:
+    """NWB in HDF5: a path, or a file object that reads and seeks."""
+
+    def __init__(self, where: str, file: Any):
+        self.where, self._file = where, file
+        with h5py.File(file, "r") as opened:
+            version = opened.attrs.get("nwb_version")
+            if version is None and isinstance(opened.get("nwb_version"), h5py.Dataset):
+                version = opened["nwb_version"][()]  # before NWB 2 it was a dataset
+        if version is None:
+            raise InputError(f"{where}: is HDF5 but not NWB (no nwb_version); give an NWB file")
+        text = version.decode(errors="replace") if isinstance(version, bytes) else str(version)
+        text = text.removeprefix("NWB-")
+        if re.match(r"[01]\.", text):
+            raise InputError(f"{where}: is NWB {text[:20]}, NWB 2 or later is read; convert it first")
+
+    def io(self, manager: BuildManager) -> HDMFIO:
+        """The file, opened for reading."""
+        return NWBHDF5IO(file=h5py.File(self._file, "r"), mode="r", manager=manager)
+
+
+class ZarrDoor:
+    """NWB in zarr, as hdmf-zarr writes it: a folder."""
+
+    def __init__(self, where: str, folder: Path):
+        self.where, self._folder = where, folder
+        try:
+            import hdmf_zarr  # noqa: F401
+        except ImportError as error:
+            raise InputError(f"{where}: is NWB in zarr; `pip install hdmf-zarr` to read it") from error
+
+    def io(self, manager: BuildManager) -> HDMFIO:
+        """The file, opened for reading."""
+        from hdmf_zarr import NWBZarrIO
+
+        return NWBZarrIO(str(self._folder), mode="r", manager=manager)
+
+
+@contextmanager
+def open_nwb(door: Door, notes: Notes) -> Iterator[NWBFile]:
+    """The file's contents, while it is open; `notes` gets a line for whatever was left out.
+
+    Raises InputError where the file as a whole, or its units table, does not follow the schema.
+    """
+    left_out: dict[Place, str] = {}
+    with ExitStack() as stack:
+        while True:
+            attempt = stack.enter_context(ExitStack())
+            found: Notes = []
+            try:
+                nwb = _read(attempt, door, left_out, found)
+                break
+            except (OSError, InputError):
+                raise
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{door.where}: is damaged (text that cannot be read); copy or download it again"
+                ) from error
+            except Exception as error:  # whatever the schema machinery raises, the file is what it could not read
+                place, reason = _blame(error)
+                if _is_essential(place) or place in left_out or len(left_out) >= _MOST_BROKEN:
+                    line = f"{door.where}: does not follow the NWB schema ({_shown(place)}: {reason})"
+                    raise InputError(f"{line}; check it with nwbinspector") from error
+                left_out[place] = f"left out, does not follow the NWB schema ({reason})"
+                attempt.close()
+        notes += found
+        notes += [f"{_shown(place)}: {reason}" for place, reason in left_out.items()]
+        yield nwb
+
+
+def _read(stack: ExitStack, door: Door, left_out: dict[Place, str], notes: Notes) -> NWBFile:
+    types = get_type_map()
+    io = _open(stack, door, types)
+    try:
+        io.load_namespaces_io(types)
+    except OSError:
+        raise
+    except Exception as error:  # JSON, or what it describes, that is anything but a specification
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        notes.append(f"specifications: cannot be read ({reason}), installed extensions are used")
+        types = get_type_map()  # the other one may be half filled
+        io = _open(stack, door, types)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        root = io.read_builder()
+    prefix = "Path to Group altered/broken at "
+    for warning in said:
+        if issubclass(warning.category, BrokenLinkWarning):
+            name = str(warning.message).removeprefix(prefix).strip("/")
+            notes.append(f"{name}: left out, a link that leads nowhere; put the linked file beside this one")
+    _load_installed(types, root)
+    _prune(door.where, root, types, left_out)
+    return io.read()
+
+
+def _open(stack: ExitStack, door: Door, types: Any) -> HDMFIO:
+    return stack.enter_context(door.io(BuildManager(types)))
+
+
+def _load_installed(types: Any, root: GroupBuilder) -> None:
+    """Describe the types of installed extensions that a file uses without holding their specification."""
+    known = set(types.namespace_catalog.namespaces)
+    used = {str(builder.attributes.get("namespace")) for _, builder in _walk(root)}
+    for name in sorted(used - known - {"None"}):
+        if not _NAMESPACE.fullmatch(name):
+            continue
+        try:
+            files = importlib.metadata.files(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for file in files:
+            if file.name == f"{name}.namespace.yaml":
+                types.load_namespaces(str(file.locate()))
+
+
+def _walk(group: GroupBuilder, seen: set[int] | None = None) -> Iterator[tuple[GroupBuilder, Any]]:
+    """Every builder below a group, with the group that holds it, each once and parents first."""
+    seen = set() if seen is None else seen
+    for child in [*group.groups.values(), *group.datasets.values(), *group.links.values()]:
+        target = getattr(child, "builder", child)
+        if id(target) in seen:
+            continue
+        seen.add(id(target))
+        yield group, target
+        if isinstance(target, GroupBuilder):
+            yield from _walk(target, seen)
+
+
+def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str]) -> None:
+    """Take out of the tree what is to be left out, what has no known type, and the links to either."""
+    gone = set()
+    for _, builder in _walk(root):
+        place = _place(builder)
+        if place not in left_out and (needed := _unknown(builder, types)):
+            if _is_essential(place):
+                raise InputError(f"{where}: {_shown(place)}: {needed}")
+            # What lies below an object that is left out needs no line of its own.
+            if not any(place[0] == file and place[1].startswith(f"{path}/") for file, path in left_out):
+                left_out[place] = f"left out, {needed}"
+        if place in left_out:
+            gone.add(id(builder))
+    for group in [root, *(builder for _, builder in _walk(root) if isinstance(builder, GroupBuilder))]:
+        for children in (group.groups, group.datasets, group.links):
+            for name in [n for n, child in children.items() if id(getattr(child, "builder", child)) in gone]:
+                del children[name]
+                group.obj_type.pop(name, None)
+                columns = group.attributes.get("colnames")
+                if columns is not None:
+                    group.attributes["colnames"] = [column for column in columns if column != name]
+
+
+def _unknown(builder: Any, types: Any) -> str:
+    """What is needed to read an object, or "" where its type is known."""
+    name, namespace = types.get_builder_dt(builder), types.get_builder_ns(builder)
+    if name is None:
+        return ""
+    if namespace not in types.namespace_catalog.namespaces:
+        return f"needs the extension {namespace}; `pip install {namespace}` and read it again"
+    try:
+        types.get_dt_container_cls(name, namespace)
+    except Exception:  # the machinery has an exception for every way in which a specification can be wrong
+        package = "pynwb" if namespace == "core" else namespace
+        return f"its type {name} is unknown to {namespace}; `pip install --upgrade {package}` and read it again"
+    return ""
+
+
+def _blame(error: BaseException) -> tuple[Place, str]:
+    """The object that could not be built, and the first line of why."""
+    builder = error.args[0] if isinstance(error, ConstructError) else None
+    place = _place(builder) if builder is not None else ("", "/")
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return place, (str(cause).splitlines() or [type(cause).__name__])[0]
+
+
+def _place(builder: Any) -> Place:
+    location = builder.location
+    path = builder.name if builder.name == "root" and not location else f"{location or ''}/{builder.name}"
+    return str(builder.source), "/" + path.strip("/")
+
+
+def _is_essential(place: Place) -> bool:
+    """Whether there is no session without an object: the root, the units, their spike times."""
+    path = place[1]
+    return path in ("/", "/root", "/units") or path.startswith("/units/spike_times")
+
+
+def _shown(place: Place) -> str:
+    return place[1].strip("/") or "root"

@@ -1,0 +1,169 @@
+"""Files on a web server, read in pieces: a session is some of the bytes of a file that may hold terabytes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from ldmfilter.errors import InputError
+
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+# The signature stands at the start or, behind a user block, at 512, 1024 or 2048.
+_HEAD = 2048 + len(_HDF5_SIGNATURE)
+_TIMEOUT = (10.0, 60.0)  # s: to connect, and between two pieces of an answer
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file on a server.
+
+    where: its address without a user's name and password, for messages and outputs
+    file: reads, seeks and tells as a binary file does
+    checksum: "etag:..." and the size as the server gives them, so that nothing is downloaded to compare files;
+        "" where it gives no ETag
+    """
+
+    where: str
+    file: Any
+    checksum: str
+
+
+def remote_address(path: str | os.PathLike[str]) -> str | None:
+    """The address that a path is, or None for one on this machine; a `Path` has lost one of the slashes.
+
+    >>> remote_address("https://host/a.nwb"), remote_address("a.nwb")
+    ('https://host/a.nwb', None)
+
+    Raises InputError for an address of another kind, as s3://.
+    """
+    text = os.fspath(path)
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+", text)
+    # One slash is enough only for those that are known: a folder's name may end with a colon.
+    if not match or ("://" not in match[0] and match[1].lower() not in ("http", "https")):
+        return None
+    if match[1].lower() not in ("http", "https"):
+        raise InputError(f"{text}: {match[1]}:// is not read; give the file's https:// address or download it")
+    return f"{match[1].lower()}://{text[match.end() :]}"
+
+
+def is_nwb_in_zarr(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a folder that says of itself that it is NWB in zarr."""
+    try:
+        attributes = json.loads((Path(path) / ".zattrs").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(attributes, dict) and ("nwb_version" in attributes or ".specloc" in attributes)
+
+
+def open_remote(url: str) -> RemoteFile:
+    """Open an HDF5 file on a server that serves ranges of bytes.
+
+    Raises InputError, one line, where there is no such file, no answer or no access, where the server does not
+    serve ranges, and for what is not HDF5.
+    """
+    where = _public(url)
+    try:
+        import remfile
+        import requests
+    except ImportError as error:
+        raise InputError(f"{where}: `pip install remfile` to read files by https, or download it") from error
+
+    try:
+        with requests.get(url, headers={"Range": f"bytes=0-{_HEAD - 1}"}, stream=True, timeout=_TIMEOUT) as answer:
+            size = _checked_size(where, answer)
+            # What a server sends beyond the range is never read.
+            head = next(answer.iter_content(_HEAD), b"") if size else b""
+            etag = answer.headers.get("ETag", "")
+    except requests.RequestException as error:
+        raise InputError(f"{where}: {_why(error)}") from error
+    if not any(head[offset:].startswith(_HDF5_SIGNATURE) for offset in (0, 512, 1024, 2048)):
+        raise InputError(f"{where}: is not an NWB file (no HDF5 signature); give the address of an NWB file")
+    checksum = f"etag:{etag}, {size} bytes" if etag else ""
+    file = remfile.File(url, _size=size)
+    for scheme in ("https://", "http://"):
+        file.session.mount(scheme, _patient_adapter())
+    return RemoteFile(where, _Pieces(where, file, size), checksum)
+
+
+class _Pieces(io.RawIOBase):
+    """A remote file whose failures are said in one line."""
+
+    def __init__(self, where: str, file: Any, size: int):
+        self._where, self._file, self._size = where, file, size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._file.seek(offset, whence)
+        return self.tell()
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(min(len(buffer), self._size - self.tell()), 0)
+        if not wanted:
+            return 0
+        try:
+            piece = self._file.read(wanted)
+        except Exception as error:  # remfile raises the bare class once it has tried often enough
+            raise InputError(f"{self._where}: {_why(error)}") from error
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def _checked_size(where: str, answer: Any) -> int:
+    """The file's size, bytes. Raises InputError for an answer that is no range of a file."""
+    status = answer.status_code
+    if status in (404, 410):
+        raise InputError(f"{where}: no such file on the server ({status}); check the address")
+    if status in (401, 403):
+        raise InputError(f"{where}: the server gives no access ({status}); use an address that has not expired")
+    if status == 416:
+        raise InputError(f"{where}: is empty; check the address")
+    if status >= 400:
+        raise InputError(f"{where}: the server answers {status} {answer.reason}; try again later")
+    total = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.headers.get("Content-Range", ""))
+    if status != 206 or not total:
+        raise InputError(f"{where}: the server does not serve ranges of bytes; download the file and give its path")
+    return int(total[1])
+
+
+def _patient_adapter() -> Any:
+    """remfile waits for ever where no timeout is given."""
+    from requests.adapters import HTTPAdapter
+
+    class Adapter(HTTPAdapter):
+        def send(self, *args: Any, **kwargs: Any) -> Any:
+            kwargs["timeout"] = kwargs.get("timeout") or _TIMEOUT
+            return super().send(*args, **kwargs)
+
+    return Adapter()
+
+
+def _why(error: BaseException) -> str:
+    import requests
+
+    if isinstance(error, requests.exceptions.SSLError):
+        return "the server's certificate cannot be trusted; check the address"
+    if isinstance(error, requests.Timeout):
+        return "the server does not answer; try again later"
+    if isinstance(error, requests.ConnectionError):
+        return "the server cannot be reached; check the address and the network"
+    return f"cannot be fetched ({' '.join(str(error).split())[:200]}); try again or download it"
+
+
+def _public(url: str) -> str:
+    """The address without a user's name and password: it is printed, and kept in outputs."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
