@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ldmfilter.data.remote import is_nwb_in_zarr, remote_address
 from ldmfilter.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ _ZARR_METADATA = (".zgroup", ".zmetadata", "zarr.json", ".zarray")
 def read_session(path: str | os.PathLike[str], format: str | None = None, bin_size: float | None = None) -> Session:
     """Read a session from any of the formats in `FORMATS`.
 
-    nwb: NWB in HDF5. zarr: what `Session.to_zarr` wrote. phy, kilosort: a sorter's folder. sorting, analyzer: what
-    SpikeInterface saved, as a folder or in zarr. pynapple: a TsGroup saved as .npz. counts: binned already, in netCDF,
-    zarr, .npz or .npy; they give a `BinnedSession`.
+    nwb: NWB in HDF5, here or at an https:// address, or in zarr. zarr: what `Session.to_zarr` wrote. phy, kilosort:
+    a sorter's folder. sorting, analyzer: what SpikeInterface saved, as a folder or in zarr. pynapple: a TsGroup saved
+    as .npz. counts: binned already, in netCDF, zarr, .npz or .npy; they give a `BinnedSession`.
 
     format: one of these names; without it the content decides, not the name
     bin_size: s, of counts that do not say it themselves
@@ -46,9 +47,15 @@ def read_session(path: str | os.PathLike[str], format: str | None = None, bin_si
     """
     if format is not None and format not in FORMATS:
         raise InputError(f"{path}: no format {format!r}; the formats are {', '.join(FORMATS)}")
-    path = Path(path)
-    name = _recognised(path)
-    module, function = FORMATS[format or name]
+    if remote_address(path) is not None:
+        if format not in (None, "nwb"):
+            raise InputError(f"{path}: only NWB is read from a server, not {format}; download it")
+        name = "nwb"
+    else:
+        path = Path(path)
+        found = _recognised(path)
+        name = format or found
+    module, function = FORMATS[name]
     # The readers need seconds to import, so only the one that is used is loaded.
     read = getattr(importlib.import_module(f"ldmfilter.data.{module}"), function)
     return read(path, bin_size) if function == "read_counts" else read(path)
@@ -85,8 +92,9 @@ def _recognised(path: Path) -> str:
 
 
 def _recognised_store(path: Path) -> str:
-    attributes = _metadata(path / ".zattrs")
-    if "spikeinterface_info" in attributes:
+    if is_nwb_in_zarr(path):
+        return "nwb"
+    if "spikeinterface_info" in _metadata(path / ".zattrs"):
         return "analyzer"
     if (path / "spikes" / "sample_index").is_dir():
         return "sorting"

@@ -1,0 +1,90 @@
+"""numpy's files as data: numbers, bools and fixed-width text come in, pickled objects do not."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy_format
+
+from ldmfilter.data.tables import Array
+from ldmfilter.errors import InputError
+
+# What numpy and zipfile raise on files that are cut short, made up or larger than the memory.
+_DAMAGE = (
+    OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+def read_npy(path: Path) -> Array:
+    """The array of a .npy file.
+
+    Raises:
+        InputError: the file is missing or damaged, or holds pickled objects, which may run code.
+    """
+    with _damage(f"{path}"), path.open("rb") as file:
+        return npy_format.read_array(file, allow_pickle=False)
+
+
+def read_npz(path: Path, skip: Iterable[str] = ()) -> dict[str, Array]:
+    """The arrays of a .npz file by their names, those in `skip` left out.
+
+    Raises:
+        InputError: as `read_npy`.
+    """
+    arrays = {}
+    with _damage(f"{path}"), zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            name = member.removesuffix(".npy")
+            if name == member or name in skip:
+                continue
+            with _damage(f"{path}: {name}"), archive.open(member) as file:
+                arrays[name] = npy_format.read_array(file, allow_pickle=False)
+    return arrays
+
+
+def checksum(paths: Iterable[Path], root: Path) -> str:
+    """ "sha256:..." of the names below `root` and the contents of several files."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        content = hashlib.sha256(path.read_bytes()).digest()
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + content)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def file_checksum(path: Path) -> str:
+    """ "sha256:..." of a file's bytes."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def whole(values: npt.NDArray, where: str) -> npt.NDArray[np.int64]:
+    """Values as whole numbers. Raises InputError for what is none, as NaN or 0.5."""
+    if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.floor(values)).all()):
+        raise InputError(f"{where}: holds values that are no whole numbers; write it again")
+    if values.dtype.kind not in "uif":
+        raise InputError(f"{where}: holds {values.dtype} values, not whole numbers; write it again")
+    return values.astype(np.int64)
+
+
+@contextmanager
+def _damage(where: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{where}: no such file; check the path") from None
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        if "allow_pickle" in reason:
+            line = f"{where}: holds pickled objects, refused as they may run code; save numbers, bools or text"
+        else:
+            line = f"{where}: is a damaged numpy file ({reason}); write or copy it again"
+        raise InputError(line) from error
