@@ -11,6 +11,7 @@ from dataclasses import asdict
 import numpy as np
 import xarray as xr
 
+from ldmfilter.data.binned import BinnedSession
 from ldmfilter.data.selection import Span, choose_spans, choose_units, join_overlaps, union
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import Array, Floats, Ints
@@ -55,6 +56,8 @@ def bin_spikes(
     if not (math.isfinite(bin_size) and bin_size > 0):
         raise InputError(f"{where}: a bin size of {bin_size:g} s cannot be used; give a positive number of seconds")
     spans = _spans(session, intervals)
+    if isinstance(session, BinnedSession):  # its counts have edges of their own
+        bin_size, spans = session.on_grid(bin_size, spans)
     starts = np.asarray([span.start for span in spans])
     lengths = np.asarray([span.stop - span.start for span in spans])
     n_bins = np.floor(lengths / bin_size + _ROUNDING).astype(np.int64)
