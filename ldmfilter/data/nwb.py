@@ -19,6 +19,7 @@ import xarray as xr
 from hdmf.common import DynamicTable, DynamicTableRegion, EnumData, VectorIndex
 from hdmf.utils import LabelledDict
 from pynwb import NWBFile, TimeSeries
+from pynwb.base import TimeSeriesReferenceVectorData
 from pynwb.behavior import CompassDirection, EyeTracking, Position
 from pynwb.ecephys import ElectricalSeries
 from pynwb.icephys import PatchClampSeries
@@ -47,6 +48,8 @@ _NOT_BEHAVIOR = (
     DecompositionSeries,
     IntervalSeries,
 )
+# Columns that hold no values of their own.
+_POINTERS = (VectorIndex, DynamicTableRegion, TimeSeriesReferenceVectorData)
 # Behaviour has a handful of columns; more is a raw recording. 2**26 values are 0.5 GB of float64.
 _MOST_COLUMNS = 64
 _MOST_VALUES = 2**26
@@ -203,7 +206,7 @@ def _scalar_columns(table: DynamicTable, name: str, notes: Notes, skip: tuple[st
     columns = {}
     for key in table.colnames:
         column = table[key]
-        if key in skip or isinstance(column, VectorIndex | DynamicTableRegion):
+        if key in skip or isinstance(column, _POINTERS):
             continue
         if len(getattr(column.data, "shape", np.shape(column.data))) != 1:
             continue
@@ -236,7 +239,10 @@ def _interval_table(table: DynamicTable, name: str, notes: Notes) -> xr.Dataset:
     columns: dict[str, Any] = dict(_scalar_columns(table, name, notes))
     for key in table.colnames:
         column = table[key]
-        if isinstance(column, VectorIndex) and not isinstance(column.target, VectorIndex | DynamicTableRegion):
+        # Regions and references lead to other objects; reading them would read those.
+        if not isinstance(column, VectorIndex) or isinstance(column.target, _POINTERS):
+            continue
+        with _leaving_out(f"{name}/{key}", notes):
             values, ends = _ragged(column)
             if values.ndim == 1 and values.dtype.kind in "OSU":
                 text = plain_array(values)

@@ -11,7 +11,7 @@ import importlib.metadata
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,12 +22,12 @@ from hdmf.build import BuildManager, GroupBuilder
 from hdmf.build.errors import ConstructError
 from pynwb import NWBHDF5IO, NWBFile, get_type_map
 
+from ldmfilter.data.tables import shorten
 from ldmfilter.errors import InputError
 
 # A file with more broken objects than this has a broken writer.
 _MOST_BROKEN = 32
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_PICKLED = "holds pickled objects, which may run code; write it again with object_codec_class=numcodecs.JSON"
 
 Notes = list[str]
 Place = tuple[str, str]  # an object: the file that it lies in, its path there
@@ -37,6 +37,9 @@ class Door(Protocol):
     """A way into an NWB file; every call of `io` opens it anew."""
 
     where: str
+
+    def guard(self) -> AbstractContextManager[None]:
+        """What the file is read in, so that nothing in it can run."""
 
     def io(self, manager: BuildManager) -> HDMFIO:
         """The file, opened for reading."""
@@ -58,6 +61,10 @@ class HDF5Door:
         if re.match(r"[01]\.", text):
             raise InputError(f"{where}: is NWB {text[:20]}, NWB 2 or later is read; convert it first")
 
+    def guard(self) -> AbstractContextManager[None]:
+        """HDF5 holds nothing that could run."""
+        return nullcontext()
+
     def io(self, manager: BuildManager) -> HDMFIO:
         """The file, opened for reading."""
         return NWBHDF5IO(file=h5py.File(self._file, "r"), mode="r", manager=manager)
@@ -72,6 +79,12 @@ class ZarrDoor:
             import hdmf_zarr  # noqa: F401
         except ImportError as error:
             raise InputError(f"{where}: is NWB in zarr; `pip install hdmf-zarr` to read it") from error
+
+    def guard(self) -> AbstractContextManager[None]:
+        """Objects in zarr are programs: they are read as data, or not at all."""
+        from ldmfilter.data.plain_objects import objects_read_plainly
+
+        return objects_read_plainly()
 
     def io(self, manager: BuildManager) -> HDMFIO:
         """The file, opened for reading."""
@@ -88,6 +101,7 @@ def open_nwb(door: Door, notes: Notes) -> Iterator[NWBFile]:
     """
     left_out: dict[Place, str] = {}
     with ExitStack() as stack:
+        stack.enter_context(door.guard())
         while True:
             attempt = stack.enter_context(ExitStack())
             found: Notes = []
@@ -108,7 +122,9 @@ def open_nwb(door: Door, notes: Notes) -> Iterator[NWBFile]:
                 left_out[place] = f"left out, does not follow the NWB schema ({reason})"
                 attempt.close()
         notes += found
-        notes += [f"{_shown(place)}: {reason}" for place, reason in left_out.items()]
+        for reason in dict.fromkeys(left_out.values()):
+            places = [_shown(place) for place, why in left_out.items() if why == reason]
+            notes.append(f"{shorten(places)}: {reason}")
         yield nwb
 
 
@@ -198,6 +214,8 @@ def _unknown(builder: Any, types: Any) -> str:
     name, namespace = types.get_builder_dt(builder), types.get_builder_ns(builder)
     if name is None:
         return ""
+    if not _NAMESPACE.fullmatch(str(namespace)):
+        return f"its extension {namespace!r:.40} has no name that could be installed"
     if namespace not in types.namespace_catalog.namespaces:
         return f"needs the extension {namespace}; `pip install {namespace}` and read it again"
     try:
