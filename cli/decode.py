@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from ldmfilter_cli.choice import Interval, Spans, parse_spans
 from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow, say
+from ldmfilter_cli.inspect import Format
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,6 +28,7 @@ def decode(
         Path | None,
         typer.Argument(help="Session; without it the run's own.", show_default=False),
     ] = None,
+    format: Format = None,
     run: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Run folder; without it the latest below runs/.")
     ] = None,
@@ -94,7 +96,7 @@ def decode(
     check_level(ci)
     the_run = Run.open(run) if run is not None else Run.latest()
     model = the_run.model()
-    recording = read_session(session or the_run.session_path)
+    recording = read_session(session or the_run.session_path, format, model.bin_size_)
     spans = choose_spans(recording, interval=interval, spans=wanted_spans)
     variables: list[Behavior] = []
     if behavior:

@@ -8,13 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from ldmfilter_cli.console import Debug, Quiet, command
 
+from ldmfilter.data import FORMATS
+
 if TYPE_CHECKING:
     from ldmfilter.data.session import Session
+
+SESSION = "NWB file or address, session in zarr, sorter's folder, pynapple file, or counts."
+
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="|".join(FORMATS), help="What the session is; without it its content decides."),
+]
 
 
 @command
 def inspect(
-    session: Annotated[Path, typer.Argument(help="NWB file, or session in zarr.")],
+    session: Annotated[Path, typer.Argument(help=SESSION)],
+    format: Format = None,
+    bin_size: Annotated[
+        float | None, typer.Option(metavar="S", help="Width of a time bin of counts that do not say it, s.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -25,7 +38,7 @@ def inspect(
     """
     from ldmfilter.data import read_session
 
-    summary = summarise(read_session(session))
+    summary = summarise(read_session(session, format, bin_size))
     if as_json:
         print(json.dumps(summary, indent=1, allow_nan=False))
     else:
@@ -33,8 +46,11 @@ def inspect(
 
 
 def summarise(session: "Session") -> dict[str, Any]:
-    """What `inspect --json` prints. Times in s, rates in Hz; a rate that cannot be told is null."""
+    """What `inspect --json` prints. Times in s, rates in Hz; a rate that cannot be told is null, as is the bin size
+    of a session that has spike times."""
     import numpy as np
+
+    from ldmfilter.data.binned import BinnedSession
 
     rates = session.rates
     quantiles = np.quantile(rates, [0, 0.5, 1]).tolist() if session.n_units else [None] * 3
@@ -47,6 +63,7 @@ def summarise(session: "Session") -> dict[str, Any]:
         "start": session.start,
         "stop": session.stop,
         "duration": session.duration,
+        "bin_size": session.bin_size if isinstance(session, BinnedSession) else None,
         "units": {
             "number": session.n_units,
             "spikes": session.n_spikes,
@@ -122,6 +139,8 @@ def _show(summary: dict[str, Any]) -> None:
     if about:
         console.print(Text(", ".join(about)))
     console.print(Text(f"{_g(summary['start'])} to {_g(summary['stop'])} s, {_g(summary['duration'])} s in all"))
+    if summary["bin_size"]:
+        console.print(Text(f"counts in bins of {_g(summary['bin_size'])} s, no spike times"))
 
     heading("Units")
     silent = f", {units['silent']} of them silent" if units["silent"] else ""

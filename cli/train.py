@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from ldmfilter_cli.choice import TIME, Interval, Spans, parse_spans
 from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, follow, say
+from ldmfilter_cli.inspect import SESSION, Format
 
-from ldmfilter.config import DEVICES, ENTROPIES, PRECISIONS, Config, DataConfig, FilterConfig
+from ldmfilter.config import DEVICES, ENTROPIES, PRECISIONS, Config, DataConfig, FilterConfig, read_toml
 
 if TYPE_CHECKING:
     from ldmfilter.filter.training import Record
@@ -30,8 +31,9 @@ def option(name: str, panel: str, *flags: str, **more: Any) -> Any:
 def train(
     session: Annotated[
         Path | None,
-        typer.Argument(help="NWB file or session in zarr; not needed with --resume.", show_default=False),
+        typer.Argument(help=f"{SESSION} Not needed with --resume.", show_default=False),
     ] = None,
+    format: Format = None,
     run: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Run folder; without it a new one below runs/.", rich_help_panel=RUN),
@@ -87,7 +89,7 @@ def train(
     from ldmfilter.filter.runs import Run
 
     if resume:
-        if given or config is not None:
+        if given or config is not None or format is not None:
             raise typer.BadParameter("a resumed run keeps its own options; leave the others out", param_hint="--resume")
         the_run = Run.open(run) if run is not None else Run.latest()
         training, counts = _resumed(the_run, session)
@@ -98,7 +100,9 @@ def train(
         if options.filter.state_dim is None:  # the run folder keeps every option resolved
             options = options.replace(state_dim=options.filter.states)
         options.validate()
-        the_run, training, counts = _new(run, session, options, quiet)
+        told = read_toml(config).get("data", {}) if config else {}
+        said = bin_size is not None or not {"bin_size", "bin-size"}.isdisjoint(told)
+        the_run, training, counts = _new(run, session, format, options, said, quiet)
     if not quiet:
         _say_hello(the_run, training, counts)
     records = the_run.train(training, counts)
@@ -120,14 +124,18 @@ def train(
     print(the_run.folder)
 
 
-def _new(folder: Path | None, path: Path, options: Config, quiet: bool) -> tuple:
+def _new(folder: Path | None, path: Path, format: str | None, options: Config, said: bool, quiet: bool) -> tuple:
+    """A new run; `said`: whether a person chose the bin size, which counts that come binned otherwise tell."""
     from ldmfilter.data import read_session
+    from ldmfilter.data.binned import BinnedSession
     from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
     from ldmfilter.data.windows import reserve
     from ldmfilter.filter.runs import Run
     from ldmfilter.filter.training import Training
 
-    session = read_session(path)
+    session = read_session(path, format, options.data.bin_size if said else None)
+    if isinstance(session, BinnedSession) and not said:
+        options = options.replace(bin_size=session.bin_size)
     spans = choose_spans(session, interval=options.data.interval, spans=options.data.spans)
     chosen, note = choose_units(session, query=options.data.units, min_rate=options.data.min_rate, spans=spans)
     counts = reserve(bin_spikes(chosen, options.data.bin_size, spans), options.data.reserve)

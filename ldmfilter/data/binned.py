@@ -76,7 +76,7 @@ class BinnedSession(Session):
         if times < 1 or abs(bin_size / own / times - 1) > _SAME:
             raise InputError(
                 f"{where}: counts in bins of {own:g} s cannot be told in bins of {bin_size:g} s; "
-                f"use --bin-size {own:g} or a whole multiple"
+                f"give {own:g} s or a whole multiple as bin size"
             )
         ordered = sorted(spans)
         bounds = np.asarray([span[:2] for span in ordered], dtype=np.float64).reshape(-1, 2)
