@@ -9,7 +9,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from ldmfilter.errors import InputError
 
@@ -165,5 +164,4 @@ def _why(error: BaseException) -> str:
 
 def _public(url: str) -> str:
     """The address without a user's name and password: it is printed, and kept in outputs."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return re.sub(r"^(https?://)[^/?#]*@", r"\1", url)
