@@ -58,6 +58,7 @@ def read_phy(path: str | os.PathLike[str]) -> Session:
         raise InputError(f"{path}: {len(frames)} spike times for {len(clusters)} clusters; copy the folder again")
     if (frames < 0).any():
         raise InputError(f"{times_file}: {(frames < 0).sum()} spikes before the recording's start; sort it again")
+    seconds = frames / _sample_rate(rate_file)
     ids, units = np.unique(clusters, return_inverse=True)
     tables = sorted(file for file in path.iterdir() if file.suffix in (".tsv", ".csv") and file.is_file())
     columns = _cluster_columns(tables, ids)
@@ -71,7 +72,6 @@ def read_phy(path: str | os.PathLike[str]) -> Session:
             f"{path}: {noise} of {len(ids)} units are labelled noise; --units \"group != 'noise'\" leaves them out",
             stacklevel=3,
         )
-    seconds = frames / _sample_rate(rate_file)
     source = Source(path=str(path), checksum=checksum([times_file, clusters_file, rate_file, *tables], path))
     return _session(seconds, units, ids, columns, source)
 
