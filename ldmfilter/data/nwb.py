@@ -114,8 +114,7 @@ def _read(door: Door, checksum: Callable[[], str]) -> Session:
                 checksum=checksum(),
             )
     times = check_spikes(spikes, index, units["unit"].values, where=where)
-    session = Session(times, index, units, intervals, behavior, observed, source)
-    session = replace(session, observed=_observed(session, notes))
+    session = _restricted(Session(times, index, units, intervals, behavior, observed, source), notes)
     for note in notes:
         warnings.warn(f"{where}: {note}", stacklevel=4)
     return session
@@ -150,15 +149,15 @@ def _units(nwb: NWBFile, where: str, notes: Notes) -> tuple[Floats, Ints, xr.Dat
     return spikes.astype(np.float64, copy=False), index, units, observed
 
 
-def _observed(session: Session, notes: Notes) -> Observed | None:
-    """When each unit was observed: within its own intervals, outside the session's invalid times."""
+def _restricted(session: Session, notes: Notes) -> Session:
+    """The session with each unit observed within its own intervals and outside the session's invalid times."""
     invalid = session.intervals.get("invalid_times")
     lost = np.empty((0, 2))
     if invalid is not None:
         bounds = np.stack([invalid["start_time"].values, invalid["stop_time"].values], axis=1)
         lost = union(bounds[np.isfinite(bounds).all(axis=1)])
     if session.observed is None and not len(lost):
-        return None
+        return session
     # Half-open intervals would leave the very last event out.
     whole = np.array([[session.start, np.nextafter(session.stop, np.inf)]])
     each = [whole] * session.n_units
@@ -175,7 +174,8 @@ def _observed(session: Session, notes: Notes) -> Observed | None:
         notes.append(f"invalid_times: {len(lost)} stretches, {seconds:g} s in all, taken as not observed for any unit")
         edges = np.concatenate([[-np.inf], lost.ravel(), [np.inf]]).reshape(-1, 2)
         each = [intersect(union(own), edges)[0] for own in each]
-    return Observed(np.concatenate(each), np.cumsum([len(own) for own in each], dtype=np.int64))
+    observed = Observed(np.concatenate(each), np.cumsum([len(own) for own in each], dtype=np.int64))
+    return replace(session, observed=observed, extent=(session.start, session.stop))
 
 
 def _checksum(path: Path) -> str:

@@ -25,6 +25,7 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _ARRAY = {(f"numpy{core}.multiarray", "_reconstruct") for core in (".core", "._core")}
 _DTYPE = ("numpy", "dtype")
+_BYTES = ("_codecs", "encode")  # how Python 2 and its protocols spell bytes
 _REFERENCE = ("hdmf_zarr.utils", "ZarrReference")  # a dict by another name
 
 
@@ -50,12 +51,12 @@ class _Array:
         self.values: Any = np.empty(0, dtype=object)
 
     def fill(self, state: Any) -> None:
-        _, shape, dtype, fortran, items = state
+        _, shape, dtype, _, items = state  # the items are in C order, whatever the array was
         if not isinstance(dtype, _Type) or not isinstance(items, list) or math.prod(shape) != len(items):
             raise ValueError("an array whose items do not fit its shape")
         flat = np.empty(len(items), dtype=object)
         flat[:] = items
-        self.values = flat.reshape(shape, order="F" if fortran else "C")
+        self.values = flat.reshape(shape)
 
 
 def read_objects(program: bytes) -> Any:
@@ -131,6 +132,8 @@ def read_objects(program: bytes) -> Any:
                 case other:
                     raise ValueError(f"the instruction {other}")
         (made,) = stack
+        if isinstance(made, _Name | _Type):
+            raise ValueError("something that is no value")
     except (ValueError, TypeError, LookupError) as error:
         raise ValueError(f"objects are refused, they might run code ({error})") from error
     return made.values if isinstance(made, _Array) else made
@@ -150,6 +153,8 @@ def _make(name: Any, arguments: Any) -> Any:
             return _Type(arguments[0])
         if name == _REFERENCE and arguments == ():
             return {}
+        if name == _BYTES:
+            return str(arguments[0]).encode("latin1")
         raise ValueError(f"a call of {name.module}.{name.name}")
     raise ValueError("a call of something without a name")
 
