@@ -138,6 +138,10 @@ def from_counts(
         if named is None:
             raise InputError(f"{where}: unit: ids are neither numbers nor text; name the units anew")
         ids = named
+        unique, number = np.unique(ids, return_counts=True)
+        if (number > 1).any():
+            twice = shorten(unique[number > 1].tolist())
+            raise InputError(f"{where}: unit: id {twice} is given twice; give each unit its own")
     size, centres = _time(table, bin_size, where)
     # A new stretch begins where the time jumps or another segment begins.
     first = np.diff(centres, prepend=-np.inf) > (1 + _WAVER) * size
