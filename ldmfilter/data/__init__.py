@@ -25,6 +25,7 @@ FORMATS = {
     "pynapple": ("pynapple", "read_pynapple"),
     "counts": ("binned", "read_counts"),
 }
+_FOLDERS, _FILES = {"zarr", "phy", "kilosort", "sorting", "analyzer"}, {"pynapple"}
 
 # The superblock of an HDF5 file starts at byte 0 or, behind a user block, at 512, 1024, 2048, ...
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -53,8 +54,12 @@ def read_session(path: str | os.PathLike[str], format: str | None = None, bin_si
         name = "nwb"
     else:
         path = Path(path)
-        found = _recognised(path)
-        name = format or found
+        name = format or _recognised(path)
+        if not path.exists():
+            raise InputError(f"{path}: no such file; check the path")
+        if (name in _FOLDERS and not path.is_dir()) or (name in _FILES and path.is_dir()):
+            kind = "folder" if path.is_dir() else "file"
+            raise InputError(f"{path}: is a {kind}, which no session of format {name} is; let its content decide")
     module, function = FORMATS[name]
     # The readers need seconds to import, so only the one that is used is loaded.
     read = getattr(importlib.import_module(f"ldmfilter.data.{module}"), function)

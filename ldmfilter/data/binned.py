@@ -36,6 +36,8 @@ from ldmfilter.errors import InputError
 _SAME = 1e-6
 # Bins that lie off the grid by less than this share of a bin are on it: time axes in float32 waver by so much.
 _WAVER = 0.05
+# Spikes at most, eight bytes each.
+_MOST = 2**29
 # How many seconds a unit of a time axis has; "since" a date may follow.
 _SECONDS = {
     **dict.fromkeys(("", "s", "sec", "secs", "second", "seconds"), 1.0),
@@ -163,13 +165,20 @@ def from_counts(
     if "unit_observed" in table.coords:
         told = np.asarray(table["unit_observed"].transpose("time", "unit").values, dtype=bool)
         masks = told if masks is None else masks & told
-    spikes = [np.repeat(left + size / 2, column) for column in values.T]
+    index = np.cumsum(values.sum(0, dtype=np.int64))
+    if index[-1] > _MOST:
+        raise InputError(
+            f"{where}: counts: {index[-1]:,} spikes in all are more than fit into memory; are they counts?"
+        )
+    times = np.empty(index[-1])
+    for column, stop in enumerate(index.tolist()):
+        times[index[column - 1] if column else 0 : stop] = np.repeat(left + size / 2, values[:, column])
     tables = {name: make_intervals(columns, f"{where}: {name}") for name, columns in (intervals or {}).items()}
     if "interval" in table.coords and "interval" not in tables:
         tables["interval"] = _labels(table["interval"].values, first, left, size, where)
     return BinnedSession(
-        spike_times=np.concatenate(spikes),
-        spike_times_index=np.cumsum([len(train) for train in spikes], dtype=np.int64),
+        spike_times=times,
+        spike_times_index=index,
         units=make_table(units if units is not None else {}, "unit", ids, where=f"{where}: units"),
         intervals=tables,
         behavior=dict(behavior or {}),

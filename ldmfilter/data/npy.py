@@ -49,6 +49,12 @@ def read_npz(path: Path, skip: Iterable[str] = ()) -> dict[str, Array]:
     return arrays
 
 
+def read_member(path: Path, name: str) -> bytes | None:
+    """The bytes of one member of a .npz file, or None where there is none. Raises InputError where it is damaged."""
+    with _damage(f"{path}: {name}"), zipfile.ZipFile(path) as archive:
+        return archive.read(name) if name in archive.namelist() else None
+
+
 def checksum(paths: Iterable[Path], root: Path) -> str:
     """ "sha256:..." of the names below `root` and the contents of several files."""
     digest = hashlib.sha256()

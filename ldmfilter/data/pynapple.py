@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession, from_counts
-from ldmfilter.data.npy import file_checksum, read_npz
+from ldmfilter.data.npy import file_checksum, read_member, read_npz
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.tables import Array, Floats, check_spikes, make_intervals, make_table, plain_array
 from ldmfilter.errors import InputError
@@ -132,6 +131,5 @@ def _support(bounds: Floats, where: str) -> xr.Dataset:
 
 def _has_columns(path: Path) -> bool:
     """Whether the pickled columns are more than an empty dict; their bytes are looked at, not loaded."""
-    with zipfile.ZipFile(path) as archive:
-        name = f"{_METADATA}.npy"
-        return name in archive.namelist() and not archive.read(name).endswith(_EMPTY_DICT)
+    content = read_member(path, f"{_METADATA}.npy")
+    return content is not None and not content.endswith(_EMPTY_DICT)

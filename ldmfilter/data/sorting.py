@@ -254,6 +254,8 @@ def _read_store(root: Path, group: str) -> Session:
     if (root / "zarr.json").exists():
         raise InputError(f"{root}: is zarr format 3; save it again with zarr < 3")
     folder = root / group
+    if not (folder / ".zattrs").is_file():
+        raise InputError(f"{root}: holds no sorting of SpikeInterface; save it again")
 
     def read(key: str, complete: bool = False) -> Array:
         place = f"{group}/{key}" if group and not key.startswith("extensions/") else key

@@ -266,6 +266,7 @@ TIME = ("time", np.arange(6.0))
         (VALUES - 1, 0.1, "counts: -1 in bin 0 of unit 1 is no count (10 such values); give whole numbers"),
         (VALUES + 0.5, 0.1, "counts: 2.5 in bin 0 of unit 0 is no count (18 such values)"),
         (np.where(VALUES, np.inf, 0), 0.1, "is no count"),
+        (VALUES * 10**8, 0.1, "counts: 2,400,000,000 spikes in all are more than fit into memory; are they counts?"),
         (VALUES.astype(str), 0.1, "counts are <U21 values; give whole numbers of 0 or more"),
         (VALUES.astype(complex), 0.1, "counts are complex128 values"),
         (table(time=TIME, unit=["a", "a", "b"]), None, "unit: id a is given twice; give each unit its own"),
