@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import tokenize
 import zipfile
 import zlib
@@ -31,7 +32,7 @@ def read_npy(path: Path) -> Array:
         InputError: the file is missing or damaged, or holds pickled objects, which may run code.
     """
     with _damage(f"{path}"), path.open("rb") as file:
-        return npy_format.read_array(file, allow_pickle=False)
+        return check_text(npy_format.read_array(file, allow_pickle=False), f"{path}")
 
 
 def read_npz(path: Path, skip: Iterable[str] = ()) -> dict[str, Array]:
@@ -47,8 +48,17 @@ def read_npz(path: Path, skip: Iterable[str] = ()) -> dict[str, Array]:
             if name == member or name in skip:
                 continue
             with _damage(f"{path}: {name}"), archive.open(member) as file:
-                arrays[name] = npy_format.read_array(file, allow_pickle=False)
+                arrays[name] = check_text(npy_format.read_array(file, allow_pickle=False), f"{path}: {name}")
     return arrays
+
+
+def check_text(values: Array, where: str) -> Array:
+    """The same values. Raises InputError for text that is none: numpy keeps any four bytes as a letter."""
+    if values.dtype.kind == "U" and values.size and values.dtype.itemsize:
+        letters = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="), copy=False)).view(np.uint32)
+        if letters.max() > sys.maxunicode:
+            raise InputError(f"{where}: holds text that cannot be read, is perhaps damaged; write or copy it again")
+    return values
 
 
 def read_member(path: Path, name: str) -> bytes | None:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.npy import checksum, read_npy, whole
+from ldmfilter.data.npy import check_text, checksum, read_npy, whole
 from ldmfilter.data.session import Session, Source
 from ldmfilter.data.tables import Array, Floats, Ints, check_spikes, make_table, plain_array, shorten
 from ldmfilter.errors import InputError
@@ -262,7 +262,7 @@ def _read_store(root: Path, group: str) -> Session:
         if not (root / place / ".zarray").is_file():
             raise InputError(f"{root}: holds no {place}; save it again with SpikeInterface")
         _refuse_code(root / place / ".zarray", f"{root}: {place}")
-        return _get(store, root, place, complete)[0]
+        return check_text(_get(store, root, place, complete)[0], f"{root}: {place}")
 
     def children(place: Path) -> list[str]:
         return sorted(array.parent.name for array in place.glob("*/.zarray"))

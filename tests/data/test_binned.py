@@ -326,6 +326,25 @@ def test_cut_files(counts, tmp_path):
             line_of(read_session, path, "counts")
 
 
+def test_heap_without_end(counts, tmp_path):
+    """Free space of no size in a heap of HDF5: libhdf5 would not come back."""
+    path = write(counts, tmp_path / "counts.nc")
+    content = bytearray(path.read_bytes())
+    here = content.index(b"GCOL\x01") + 16
+    while content[here : here + 2] != b"\0\0":
+        here += 16 + -(-int.from_bytes(content[here + 8 : here + 16], "little") // 8) * 8
+    assert int.from_bytes(content[here + 8 : here + 16], "little") >= 16
+    content[here + 8 : here + 16] = bytes(8)
+    path.write_bytes(content)
+    assert "is a damaged netCDF file (a heap without end); copy it again" in line_of(read_session, path)
+
+
+def test_text_that_is_none(tmp_path):
+    letters = np.full((3, 4), 0x7FFFFFFF, dtype=np.uint32).view("<U4")[:, 0]
+    np.savez(tmp_path / "a.npz", counts=VALUES, bin_size=0.1, unit=letters)
+    assert "a.npz: unit: holds text that cannot be read" in line_of(read_session, tmp_path / "a.npz")
+
+
 def test_pickles_are_refused(counts, tmp_path, marker):
     bombs = np.array([[Bomb(marker)]], dtype=object)
     np.save(tmp_path / "a.npy", bombs, allow_pickle=True)

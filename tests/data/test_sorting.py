@@ -382,6 +382,9 @@ def test_formats_by_name(phy, sorting, tmp_path):
     assert "phy: holds no numpysorting_info.json" in line_of(lambda path: read_session(path, "sorting"), phy)
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", b"")
-    assert "a.npz: holds no numpysorting_info.json" in line_of(
+    assert "a.npz: is a file, which no session of format sorting is; let its content decide" in line_of(
         lambda path: read_session(path, "sorting"), tmp_path / "a.npz"
+    )
+    assert "phy: is a folder, which no session of format pynapple is" in line_of(
+        lambda path: read_session(path, "pynapple"), phy
     )
