@@ -8,6 +8,7 @@ from ldmfilter_cli.compare import compare
 from ldmfilter_cli.decode import decode
 from ldmfilter_cli.inspect import inspect
 from ldmfilter_cli.report import report
+from ldmfilter_cli.reproduce import reproduce
 from ldmfilter_cli.stream import stream
 from ldmfilter_cli.sweep import SeveralValues, sweep
 from ldmfilter_cli.train import train
@@ -50,3 +51,4 @@ app.command(cls=SeveralValues, short_help="Train with several values of options 
 app.command(short_help="Ask whether a trained filter can be trusted: numbers, verdicts, remedies.")(check)
 app.command(short_help="Ask whether runs agree: how well one's states give another's.")(compare)
 app.command(short_help="Show what a run found and how sure it may be: one page, and its numbers as JSON.")(report)
+app.command(short_help="Run an experiment of the paper: a picture, its numbers, a verdict.")(reproduce)

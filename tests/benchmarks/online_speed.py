@@ -9,7 +9,6 @@ one bin through the same model by PyTorch (encoder, predict, update), for the sa
 """
 
 import argparse
-import copy
 import os
 import sys
 import time

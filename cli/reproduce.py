@@ -1,0 +1,62 @@
+"""`ldmfilter reproduce`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, say
+
+if TYPE_CHECKING:
+    from ldmfilter.paper.experiment import Reproduction
+
+
+@command
+def reproduce(
+    figure: Annotated[
+        str | None,
+        typer.Argument(help="The figure; without one, all are listed.", metavar="FIGURE", show_default=False),
+    ] = None,
+    size: Annotated[
+        str, typer.Option(metavar="small|paper", help="small: minutes on two cores. paper: as published, for a GPU.")
+    ] = "small",
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where picture and numbers go.")] = Path("."),
+    data: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="A file or folder that the figure needs or can use.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    overwrite: Overwrite = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The written numbers on stdout too.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Example: **ldmfilter reproduce fig2b**
+
+    Run an experiment of Mikulasch & Zenke (2026): a picture, its numbers as JSON, and whether they bear out what the
+    paper says. Exit code 0 whatever they say.
+    """
+    from ldmfilter.paper.experiment import FIGURES
+    from ldmfilter.paper.experiment import reproduce as run
+
+    if figure is None:
+        for name, (_, about) in FIGURES.items():
+            print(f"{name:<10}{about}")
+        return
+    done = run(figure, size, out, seed, data, overwrite, (lambda text: None) if quiet else say)
+    if as_json:
+        print(done.record.read_text(encoding="utf-8"), end="")
+    else:
+        _show(done)
+
+
+def _show(done: "Reproduction") -> None:
+    for claim in done.outcome.claims:
+        print(
+            f"{'holds' if claim.holds else 'FAILS':<6} {claim.value:8.4g}  {claim.text}"
+            + _limits(claim.least, claim.most)
+        )
+    print(f"{done.picture}\n{done.record}")
+
+
+def _limits(least: float | None, most: float | None) -> str:
+    said = [f"{word} {limit:g}" for word, limit in (("at least", least), ("at most", most)) if limit is not None]
+    return f" ({', '.join(said)})" if said else ""

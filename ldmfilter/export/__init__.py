@@ -1,0 +1,163 @@
+"""Decoded states into files that other tools read: NWB, netCDF, CSV, pynapple, Parquet.
+
+    latents = ldmfilter.export.read_latents("latents.zarr")  # or what `LDMFilter.decode` gave
+    ldmfilter.export.to_nwb(latents, "session.nwb", "session-latents.nwb")
+    ldmfilter.export.to_csv(latents, "latents.csv")
+
+Each writes whole or not at all, one block of time after the other, and needs only what its own format needs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ldmfilter.errors import InputError
+from ldmfilter.files import check_target
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+#: Formats by name, and how their files end; a folder of pynapple's files has no ending.
+FORMATS = {"nwb": ".nwb", "netcdf": ".nc", "csv": ".csv", "pynapple": "", "parquet": ".parquet"}
+
+__all__ = ["FORMATS", "check_export", "read_latents", "to_csv", "to_netcdf", "to_nwb", "to_parquet", "to_pynapple"]
+
+
+def read_latents(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Open a store of states that `ldmfilter decode` or `write_latents` made; values are read when they are used.
+
+    Raises:
+        InputError: there is no such store, it is of another kind or damaged, or reading it would run code.
+    """
+    from ldmfilter.export.latents import open_latents
+
+    return open_latents(Path(path))
+
+
+def to_nwb(
+    latents: xr.Dataset,
+    session: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    in_place: bool = False,
+) -> Path:
+    """Write states into a copy of their NWB file, as the module `processing/ldmfilter`.
+
+    All that the file holds stays as it is, identifier, links and external data included: relative paths to other
+    files are written anew where the copy lies in another folder. The module holds, each with timestamps (s):
+    filtered_mean (time, state), filtered_cov (time, state, state_2), the bounds filtered_lower and filtered_upper
+    (time, state), the same of predicted and smoothed states where there are any, observed, trained and segment
+    (time,), each decoded behaviour in its unit with its bounds, and a table of the gap-free segments.
+
+    Args:
+        latents: states, as `LDMFilter.decode` or `read_latents` gives them.
+        session: the NWB file (HDF5) that they were decoded from.
+        out: the copy.
+        overwrite: replace a copy, and a module `processing/ldmfilter`, that exist already.
+        in_place: write into `session` itself, by way of a copy that takes its place once it is whole.
+
+    Returns:
+        The file that now holds the states.
+
+    Raises:
+        InputError: `session` is no NWB file in HDF5, is not what the states were decoded from, or holds such a
+            module already; `out` exists or is the session itself; the disk refuses.
+    """
+    from ldmfilter.export.nwb import write_nwb
+
+    return write_nwb(latents, session, out, overwrite, in_place)
+
+
+def to_netcdf(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """Write all variables and attributes as netCDF 4, for `xr.open_dataset(out, engine="h5netcdf")`.
+
+    Raises:
+        InputError: `out` exists, h5netcdf is not installed, or the disk refuses.
+    """
+    from ldmfilter.export.netcdf import write_netcdf
+
+    return write_netcdf(latents, out, overwrite)
+
+
+def to_csv(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """Write one row a bin as CSV (RFC 4180, UTF-8).
+
+    Columns: time (s), segment, interval, observed and trained (0 or 1), then each state with the bounds of its interval
+    and, where there are any, its smoothed mean, then decoded behaviour; the header gives units. A missing value is
+    an empty field. Covariances are left out: other formats hold them. A text that a spreadsheet would take for a
+    formula has an apostrophe in front.
+
+    Raises:
+        InputError: `out` exists, or the disk refuses.
+    """
+    from ldmfilter.export.tables import write_csv
+
+    return write_csv(latents, out, overwrite)
+
+
+def to_parquet(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """Write one row a bin as Parquet: the columns of the CSV, each with its unit in the field's metadata, and every
+    other variable as a column of lists of fixed size, whose shape and dims stand there too. The attributes are JSON
+    in the schema's metadata, key `ldmfilter`; pandas shows them as `attrs`.
+
+    Raises:
+        InputError: `out` exists, pyarrow is not installed, or the disk refuses.
+    """
+    from ldmfilter.export.tables import write_parquet
+
+    return write_parquet(latents, out, overwrite)
+
+
+def to_pynapple(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """Write a folder of .npz files for `pynapple.load_folder` or `load_file`: a TsdFrame with named columns for each
+    (time, state) variable and bound, a TsdTensor for each covariance, a Tsd for what has one value a bin, and the
+    segments as an IntervalSet. `about.json` holds attributes, units and the segments' labels. No file holds a pickle.
+
+    Raises:
+        InputError: `out` exists or is a folder of something else, or the disk refuses.
+    """
+    from ldmfilter.export.pynapple import write_pynapple
+
+    return write_pynapple(latents, out, overwrite)
+
+
+WRITERS: dict[str, Callable[..., Path]] = {
+    "netcdf": to_netcdf,
+    "csv": to_csv,
+    "pynapple": to_pynapple,
+    "parquet": to_parquet,
+}
+
+
+def check_export(
+    to: str, out: str | os.PathLike[str], overwrite: bool, kept: Sequence[str | os.PathLike[str]] = ()
+) -> None:
+    """Whether states may be written there; called early, it saves a person from waiting for a refusal.
+
+    Args:
+        to: one of `FORMATS`.
+        out: the target.
+        overwrite: whether an existing one is replaced.
+        kept: what the target must not be, hold or lie in: the session, the run folder, the store of states.
+
+    Raises:
+        InputError: an unknown format; the target exists, is of another kind, or is one of `kept`.
+    """
+    if to not in FORMATS:
+        raise InputError(f"{to}: is no format to export to; choose one of {', '.join(FORMATS)}")
+    path = check_target(out, overwrite)
+    target = path.resolve()
+    for one in map(Path, kept):
+        # A hard link is the same file under another name.
+        same = path.exists() and one.exists() and path.samefile(one)
+        if same or target in (one.resolve(), *one.resolve().parents) or one.resolve() in target.parents:
+            raise InputError(f"{out}: is {one} or would replace a part of it; choose another name")
+    if path.exists() and to == "pynapple":
+        from ldmfilter.export.pynapple import check_folder
+
+        check_folder(path)
+    elif path.is_dir():
+        raise InputError(f"{out}: is a folder, and {to} is one file; choose another name")

@@ -1,0 +1,1 @@
+"""Self-supervised objectives on pairs of images, as latent distribution matching."""

@@ -1,0 +1,169 @@
+"""What an experiment is and what it leaves behind: numbers, claims that they bear out or not, a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ldmfilter.errors import InputError
+from ldmfilter.files import check_target, replacing
+from ldmfilter.version import __version__
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Figures by name: the module that runs it, and what it shows.
+FIGURES: dict[str, tuple[str, str]] = {
+    "fig2b": ("ldmfilter.paper.fig2b", "Two mixed natural images, unmixed by a generalised Gaussian"),
+    "fig2c": ("ldmfilter.paper.fig2c", "Two rotated Ornstein-Uhlenbeck processes, unmixed by their known variances"),
+    "fig3": ("ldmfilter.paper.fig3", "Self-supervised images: plane and sphere, three entropies, with and without MI"),
+    "fig4": ("ldmfilter.paper.fig4", "The filter on noisy videos: position and uncertainty, kNN and stop-gradient"),
+    "fig4f": ("ldmfilter.paper.fig4f", "The filter on spikes of a rat on a track: a ring, and position with its band"),
+    "fig5": ("ldmfilter.paper.fig5", "Identification of a nonlinear oscillator behind a swirled image"),
+    "theorem1": ("ldmfilter.paper.theorem1", "The assumptions of Theorem 1, broken one at a time"),
+    "infoldm": (
+        "ldmfilter.paper.infoldm",
+        "Predictable noise of single units: what marginal entropies keep and discard",
+    ),
+}
+#: Sizes that a person may ask for: 2 cores and minutes, or the experiment as published.
+SIZES = ("small", "paper")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement that a number bears out or not.
+
+    Attributes:
+        text: the statement, as a sentence.
+        value: what was measured.
+        least: the claim holds from this value on; None for no lower limit.
+        most: the claim holds up to this value; None for no upper limit.
+        source: who says so: a figure, table or section of the paper, or of another publication.
+    """
+
+    text: str
+    value: float
+    least: float | None = None
+    most: float | None = None
+    source: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the value lies within the limits; NaN never does."""
+        return (
+            math.isfinite(self.value)
+            and (self.least is None or self.value >= self.least)
+            and (self.most is None or self.value <= self.most)
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment found.
+
+    Attributes:
+        numbers: JSON values by name, nested as is convenient.
+        claims: what the paper says, with what was measured.
+        picture: drawn, not yet saved.
+    """
+
+    numbers: dict[str, Any]
+    claims: list[Claim]
+    picture: Figure
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """An experiment that was run; `picture` and `record` are the files that were written."""
+
+    figure: str
+    size: str
+    seed: int
+    seconds: float
+    outcome: Outcome
+    picture: Path
+    record: Path
+
+    @property
+    def holds(self) -> bool:
+        """Whether all claims hold."""
+        return all(claim.holds for claim in self.outcome.claims)
+
+
+def reproduce(
+    figure: str,
+    size: str = "small",
+    out: str | os.PathLike[str] = ".",
+    seed: int = 0,
+    data: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    say: Say = lambda text: None,
+) -> Reproduction:
+    """Run an experiment and write `<figure>.png` and `<figure>.json`.
+
+    Args:
+        figure: a name in `FIGURES`.
+        size: one of `SIZES`; a module may have more, which its tests use.
+        out: the folder that both files go to.
+        seed: of everything random.
+        data: a file or folder that the figure needs or can use; see its module.
+        overwrite: replace files that exist.
+        say: called with a line about how far it is.
+
+    Raises:
+        InputError: an unknown figure or size, an output that exists, data that are missing, damaged or not used.
+    """
+    if figure not in FIGURES:
+        raise InputError(f"{figure}: no such figure; choose one of {', '.join(FIGURES)}")
+    module = importlib.import_module(FIGURES[figure][0])
+    if size not in module.SIZES:
+        raise InputError(f"{size}: no such size; choose one of {', '.join(SIZES)}")
+    folder = Path(out)
+    picture, record = (check_target(folder / f"{figure}{end}", overwrite) for end in (".png", ".json"))
+    started = time.perf_counter()
+    settings = module.SIZES[size]
+    outcome: Outcome = module.run(settings, seed, None if data is None else Path(data), say)
+    seconds = time.perf_counter() - started
+    with replacing(picture, overwrite) as scratch:
+        outcome.picture.savefig(scratch, dpi=150, format="png")
+    content = {
+        "figure": figure,
+        "about": FIGURES[figure][1],
+        "size": size,
+        "settings": dataclasses.asdict(settings),
+        "seed": seed,
+        "seconds": round(seconds, 2),
+        "package_version": __version__,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "holds": all(claim.holds for claim in outcome.claims),
+        "claims": [dataclasses.asdict(claim) | {"holds": claim.holds} for claim in outcome.claims],
+        "numbers": outcome.numbers,
+    }
+    with replacing(record, overwrite) as scratch:
+        scratch.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return Reproduction(figure, size, seed, seconds, outcome, picture, record)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON holds it: no numpy, and null for what is no finite number."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
