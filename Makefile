@@ -23,7 +23,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 bench: $(VENV)/.bench
 	for one in tests/benchmarks/*_speed.py tests/benchmarks/linear_track.py; do $(BIN)/python $$one; done

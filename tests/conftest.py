@@ -1,7 +1,12 @@
-"""Shapes in signatures are checked in every test."""
+"""Shapes in signatures are checked in every test; Ctrl-C reaches the commands that tests start."""
+
+import signal
 
 from jaxtyping import install_import_hook
 
 import tests.typecheck
 
 install_import_hook(["ldmfilter.ldm", "ldmfilter.filter"], f"{tests.typecheck.__name__}.typechecker")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So it is in the background of a shell; a process that is started by one that ignores it ignores it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)

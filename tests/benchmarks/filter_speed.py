@@ -102,7 +102,7 @@ def training_step(batch: int, window: int, latent: int, state: int, inputs: int 
     encoder = Encoder(inputs, latent, dropout=0.0)
     dynamics = Dynamics(latent, state, decay=0.98, noise=0.9)
     parameters: list[nn.Parameter] = [*encoder.parameters(), *dynamics.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     counts = torch.poisson(torch.full((batch, window, inputs), 0.5))
 
     def encode() -> Tensor:

@@ -7,6 +7,7 @@ from ldmfilter.data import read_session
 from ldmfilter.data.binning import choose_spans, choose_units
 from ldmfilter.data.selection import firing_rates, intersect, union
 from ldmfilter.data.session import Observed, Session
+from ldmfilter.data.tables import check_spikes
 from ldmfilter.errors import InputError
 
 
@@ -243,8 +244,6 @@ def test_selecting_units_keeps_the_extent_of_the_recording(tmp_path):
     assert (again.start, again.stop) == (0.5, 99.5)
 
 
-def test_unit_ids_that_are_given_twice_are_refused(nwb, read):
-    for unit in (4, 5, 4):
-        nwb.add_unit(spike_times=[1.0, 2.0], id=unit)
-    with pytest.raises(InputError, match=r"made\.nwb: units: id 4 is given twice; give each unit its own"):
-        read(nwb)
+def test_unit_ids_that_are_given_twice_are_refused():
+    with pytest.raises(InputError, match=r"^a\.zarr: units: id 4 is given twice; give each unit its own$"):
+        check_spikes(np.arange(3.0), np.array([1, 2, 3]), np.array([4, 5, 4]), "a.zarr")
