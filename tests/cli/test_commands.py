@@ -186,8 +186,8 @@ def start(session_file, cwd, *words):
 def test_stopped_and_resumed_equals_undisturbed(session_file, tmp_path, how):
     words = [*QUICK[:2], "--max-steps", "1000", *QUICK[4:]]
     process = start(session_file, tmp_path, *words)
-    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
-    while not checkpoint.exists() and process.poll() is None:
+    model = tmp_path / "run" / "model.safetensors"  # the last that an evaluation writes
+    while not model.exists() and process.poll() is None:
         time.sleep(0.02)
     time.sleep(0.3)
     assert process.poll() is None, process.stderr.read()
