@@ -61,7 +61,7 @@ def export(
     """
     from ldmfilter.errors import InputError
     from ldmfilter.export import FORMATS, WRITERS, check_export, read_latents, to_nwb
-    from ldmfilter.filter.decode import BLOCK
+    from ldmfilter.export.latents import BLOCK, clean
     from ldmfilter.filter.runs import Run
 
     if to not in FORMATS:
@@ -76,7 +76,7 @@ def export(
         raise InputError(f"{states}: is no run folder and no store of states; name what train or decode made")
     else:
         source = read_latents(states)
-        where = str(session or source.attrs.get("source_path", ""))
+        where = str(session or clean(source.attrs.get("source_path", "")))
     target = Path(where) if in_place else out or Path(f"{_stem(where)}-latents{FORMATS[to]}")
     if to == "nwb":
         from ldmfilter.export.nwb import check_session

@@ -231,7 +231,7 @@ def _add_segments(module: h5py.Group, latents: xr.Dataset) -> None:
         "start_time": (stretches.start, "start of the first bin, s"),
         "stop_time": (stretches.stop, "end of the last bin, s"),
         "segment": (stretches.number, _STATES["segment"]),
-        "interval": (np.asarray(stretches.label, dtype=object), "label of the interval that was decoded"),
+        "label": (np.asarray(stretches.label, dtype=object), "label of the interval that was decoded"),
     }
     table = _typed(module.create_group("segments"), "TimeIntervals")
     table.attrs["description"] = "Stretches of time without gaps, each filtered from its own start"

@@ -53,7 +53,7 @@ def write_pynapple(latents: xr.Dataset, out: Path, overwrite: bool, follow: Foll
             "attributes": attributes(latents),
             "units": {one.name: one.unit for one in held},
             "segments": [
-                {"segment": int(number), "start": float(first), "end": float(last), "interval": label}
+                {"segment": int(number), "start": float(first), "end": float(last), "label": label}
                 for number, first, last, label in zip(
                     stretches.number, stretches.start, stretches.stop, stretches.label, strict=True
                 )
