@@ -164,7 +164,9 @@ def segments(latents: xr.Dataset) -> Segments:
         labels = (
             latents["interval"].to_numpy()[first].tolist() if "interval" in latents.variables else [""] * first.size
         )
-    return Segments(time[first] - size / 2, time[last] + size / 2, segment[first], [clean(label) for label in labels])
+    start, stop = time[first] - size / 2, time[last] + size / 2
+    stop[:-1] = np.minimum(stop[:-1], start[1:])  # those that touch do not overlap by a rounding error
+    return Segments(start, stop, segment[first], [clean(label) for label in labels])
 
 
 def behaviors(latents: xr.Dataset) -> list[str]:

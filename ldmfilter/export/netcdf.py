@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.errors import InputError
-from ldmfilter.export.hdf5 import full_disks
+from ldmfilter.export.hdf5 import full_disks, reserve
 from ldmfilter.export.latents import BLOCK, Follow, attributes, blocks
 from ldmfilter.files import replacing
 
@@ -20,6 +20,7 @@ def write_netcdf(latents: xr.Dataset, out: Path, overwrite: bool, follow: Follow
     except ImportError:
         raise InputError("netcdf: needs the package h5netcdf; `pip install h5netcdf`") from None
     with replacing(out, overwrite) as scratch, full_disks():
+        reserve(scratch.parent, latents)
         for where, part in follow(blocks(latents)):
             if not where.start:
                 _begin(part.assign_attrs(attributes(latents)), scratch)

@@ -24,7 +24,7 @@ import xarray as xr
 from ldmfilter.data.nwb_open import HDF5Door
 from ldmfilter.data.remote import is_nwb_in_zarr, remote_address
 from ldmfilter.errors import InputError
-from ldmfilter.export.hdf5 import full_disks
+from ldmfilter.export.hdf5 import full_disks, reserve
 from ldmfilter.export.latents import BLOCK, Column, Follow, attributes, blocks, segments, series
 from ldmfilter.files import replacing
 
@@ -64,6 +64,7 @@ def write_nwb(
             raise InputError(
                 f"{session}: is not the file that the states were decoded from, or has changed since; decode it again"
             )
+        reserve(scratch.parent, latents)
         with _damage_told(session), h5py.File(scratch, "r+") as file:
             _relocate(file, session, target.resolve().parent)
             _add_module(file, latents, follow)
@@ -89,8 +90,10 @@ def check_session(session: Path, overwrite: bool) -> None:
             with h5py.File(session, "r") as file:
                 _check_module(session, file, overwrite)
     except OSError as error:
-        reason = f"cannot be read ({error.strerror})"
-        raise InputError(f"{session}: {reason}; close programs that write to it and check the permissions") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise InputError(
+            f"{session}: cannot be read ({reason}); close programs that write to it and check the permissions"
+        ) from error
 
 
 def _is_hdf5(session: Path) -> bool:
@@ -144,19 +147,20 @@ def _relocate(file: h5py.File, session: Path, folder: Path) -> None:
     links: list[tuple[str, h5py.ExternalLink]] = []
     lists: list[str] = []
 
-    def look(name: str, link: Any) -> None:
+    def look(name: str, link: Any) -> str | None:
         if isinstance(link, h5py.ExternalLink):
             links.append((name, link))
-        elif isinstance(link, h5py.HardLink):
-            item = file[name]
-            if not isinstance(item, h5py.Dataset):
-                return
+        item = file[name] if isinstance(link, h5py.HardLink) else None
+        if isinstance(item, h5py.Dataset):
             if item.is_virtual and any(source.file_name != "." for source in item.virtual_sources()):
-                raise InputError(f"{session}: {name} lies in other files; write the copy beside the session")
+                return name  # ends the walk; an exception would be lost in HDF5
             if name.endswith("/external_file") and h5py.check_string_dtype(item.dtype):
                 lists.append(name)
+        return None
 
-    file.visititems_links(look)
+    virtual = file.visititems_links(look)
+    if virtual is not None:
+        raise InputError(f"{session}: {virtual} lies in other files; write the copy beside the session")
     for name, link in links:
         moved = _moved(link.filename, homes, folder)
         if moved != link.filename:

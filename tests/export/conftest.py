@@ -1,7 +1,6 @@
 """States made by hand, with everything that a store can hold, and the NWB file that they claim to be decoded from."""
 
 import hashlib
-import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -93,17 +92,18 @@ def small_blocks(monkeypatch):
 def write_session(path: Path) -> Path:
     """An NWB file with a link to another file, a video beside it, and an object of an extension nobody has."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
-    nwb = NWBFile("a session", "session-1", start, session_id="one")
+    nwb = NWBFile(
+        session_description="a session", identifier="session-1", session_start_time=start, session_id="one"
+    )
     nwb.add_unit(spike_times=[10.5, 11.0, 30.0])
     nwb.add_unit(spike_times=[12.0, 70.0])
-    video = ImageSeries("video", external_file=["videos/a.avi", "https://host/b.avi"], format="external", rate=30.0)
-    nwb.add_acquisition(video)
-    place = TimeSeries("place", data=np.arange(600.0), unit="cm", rate=10.0, description="place on the track")
-    nwb.create_processing_module("behavior", "what it did").add(place)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with NWBHDF5IO(path, "w") as io:
-            io.write(nwb)
+    videos = ["videos/a.avi", "https://host/b.avi"]
+    frames = {"starting_frame": [0, 2], "timestamps": [10.0, 10.1, 10.2, 10.4]}
+    nwb.add_acquisition(ImageSeries(name="video", external_file=videos, format="external", **frames))
+    place = TimeSeries(name="place", data=np.arange(600.0), unit="cm", rate=10.0, description="place on the track")
+    nwb.create_processing_module(name="behavior", description="what it did").add(place)
+    with NWBHDF5IO(path, "w") as io:
+        io.write(nwb)
     raw = path.with_name("raw.h5")
     with h5py.File(raw, "w") as file:
         series = file.create_group("lfp")

@@ -116,6 +116,9 @@ def test_pynapple(states, tmp_path):
         # The two stretches that touch are one support: pynapple would cut into ends that meet.
         np.testing.assert_allclose(found.time_support.values, [[10, 40], [47, 67]], atol=1e-8)
     assert nap.load_file(tmp_path / "s" / "filtered_mean.npz").columns.tolist() == ["state_0", "state_1", "state_2"]
+    with pytest.warns(UserWarning, match="Removing 1 microsecond"):
+        ends = folder["segments"].values
+    np.testing.assert_allclose(ends, [[10, 20], [20, 40], [47, 67]], atol=2e-6)
     about = json.loads((tmp_path / "s" / "about.json").read_text())
     assert about["attributes"] == states.attrs
     assert about["units"]["place_lower"] == "cm"
