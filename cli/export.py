@@ -77,13 +77,15 @@ def export(
     else:
         source = read_latents(states)
         where = str(session or clean(source.attrs.get("source_path", "")))
+    if to == "nwb" and not where:
+        raise InputError(f"{states}: does not say which file it was decoded from; name it with --session")
     target = Path(where) if in_place else out or Path(f"{_stem(where)}-latents{FORMATS[to]}")
     if to == "nwb":
         from ldmfilter.export.nwb import check_session
 
         check_session(Path(where), overwrite)
     if not in_place:
-        check_export(to, target, overwrite, [where] if states is None else [where, states])
+        check_export(to, target, overwrite, [one for one in (where, states) if one])
     with _states(source, where, target, quiet) if isinstance(source, Run) else nullcontext(source) as found:
         bins = found.sizes["time"]
 

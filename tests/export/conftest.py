@@ -92,9 +92,7 @@ def small_blocks(monkeypatch):
 def write_session(path: Path) -> Path:
     """An NWB file with a link to another file, a video beside it, and an object of an extension nobody has."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
-    nwb = NWBFile(
-        session_description="a session", identifier="session-1", session_start_time=start, session_id="one"
-    )
+    nwb = NWBFile(session_description="a session", identifier="session-1", session_start_time=start, session_id="one")
     nwb.add_unit(spike_times=[10.5, 11.0, 30.0])
     nwb.add_unit(spike_times=[12.0, 70.0])
     videos = ["videos/a.avi", "https://host/b.avi"]

@@ -269,7 +269,7 @@ def test_a_store_that_would_run_code(states, tmp_path):
     )
 
 
-class Stop(Exception):
+class StoppedError(Exception):
     """What a block raises in the tests."""
 
 
@@ -281,7 +281,7 @@ def test_stopped_between_blocks_leaves_what_was(to, tmp_path):
 
     def stop(blocks):
         yield next(blocks)
-        raise Stop
+        raise StoppedError
 
     def content():
         files = [out] if out.is_file() else sorted(out.rglob("*"))
@@ -291,7 +291,7 @@ def test_stopped_between_blocks_leaves_what_was(to, tmp_path):
         if before:
             WRITERS[to](make_states(), out)
         kept = content() if before else None
-        with pytest.raises(Stop):
+        with pytest.raises(StoppedError):
             WRITERS[to](make_states(), out, True, stop)
         assert [path.name for path in tmp_path.iterdir()] == ([out.name] if before else [])
         assert not before or content() == kept

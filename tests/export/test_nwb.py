@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import warnings
@@ -16,10 +15,9 @@ import pytest
 from nwbinspector import Importance, inspect_nwbfile
 
 from ldmfilter.data import read_session
-from ldmfilter.errors import InputError
 from ldmfilter.export import to_nwb
-from tests.export.conftest import BIN, FORMULA, make_states, write_session
-from tests.export.test_formats import LABELS, Stop, line, same
+from tests.export.conftest import make_states, write_session
+from tests.export.test_formats import LABELS, StoppedError, line, same
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:hdmf", "ignore::UserWarning:hdmf")
 
@@ -246,9 +244,7 @@ def test_sessions_that_are_none(session, states, tmp_path):
             "https://host/session.nwb: lies on a server; download it, or choose another format to export to"
         )
     gone = tmp_path / "gone.nwb"
-    assert line(to_nwb, states, gone, out) == (
-        f"{gone}: no such file; say where the session lies now with --session"
-    )
+    assert line(to_nwb, states, gone, out) == (f"{gone}: no such file; say where the session lies now with --session")
     raw = session.with_name("raw.h5")
     assert line(to_nwb, states, raw, out) == f"{raw}: is HDF5 but not NWB (no nwb_version); give an NWB file"
     cut = tmp_path / "cut.nwb"
@@ -295,19 +291,17 @@ def test_the_copy_is_not_the_session(session, states, tmp_path):
             f"{out}: is {session} or would replace a part of it; choose another name"
         )
     for more in ({}, {"out": tmp_path / "copy.nwb", "in_place": True}):
-        assert line(to_nwb, states, session, **more) == (
-            f"{session}: name a copy, or ask for in_place, one of the two"
-        )
+        assert line(to_nwb, states, session, **more) == (f"{session}: name a copy, or ask for in_place, one of the two")
 
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_stopped_between_blocks_leaves_what_was(session, states, tmp_path, small_blocks, in_place):
     def stop(blocks):
         yield next(blocks)
-        raise Stop
+        raise StoppedError
 
     before, out = session.read_bytes(), None if in_place else tmp_path / "copy.nwb"
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         to_nwb(states, session, out, in_place=in_place, follow=stop)
     assert session.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
