@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from ldmfilter.analysis.behavior import Behavior
     from ldmfilter.analysis.readout import BehaviorReport
+    from ldmfilter.filter.model import LDMFilter
+    from ldmfilter.filter.runs import Run
 
 BEHAVIOR = "Behaviour"
 HUGE = 3_000_000  # bins: their states and covariances are then several GB in memory
@@ -81,15 +83,7 @@ def decode(
         raise typer.BadParameter("means something only with --behavior", param_hint="--circular, --min-speed, --json")
     from ldmfilter.data import read_session
     from ldmfilter.data.binning import bin_spikes, choose_spans
-    from ldmfilter.data.counts import check_counts
-    from ldmfilter.filter.decode import (
-        BLOCK,
-        check_level,
-        check_store,
-        decode_blocks,
-        select_model_units,
-        write_latents,
-    )
+    from ldmfilter.filter.decode import check_level, check_store, select_model_units, write_latents
     from ldmfilter.filter.runs import Run
 
     check_store(out, overwrite)
@@ -105,21 +99,9 @@ def decode(
         variables = choose_behavior(recording, behavior, circular or ())
     chosen = select_model_units(recording, model, the_run.session_unit_ids)
     counts = bin_spikes(chosen, model.bin_size_, spans)
-    done, wanted = model.history_[-1].step, the_run.config.filter.max_steps
-    if done < wanted and not quiet:
-        say(f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; decoding with what it kept")
     if session is None and recording.source.checksum != the_run.checksum:
         say(f"warning: {recording.source.path}: has changed since {the_run.folder} was trained on it")
-    if not quiet:
-        say(
-            f"{counts.sizes['time']} bins of {model.bin_size_:g} s from {recording.source.path}, "
-            f"model of {the_run.folder}"
-        )
-    bins = counts.sizes["time"]
-    blocks = decode_blocks(model, check_counts(counts), ci, smooth)
-    if bins > BLOCK:
-        behind = itertools.accumulate(itertools.repeat(BLOCK))
-        blocks = follow(blocks, bins, lambda _: min(next(behind), bins), lambda _: "", "bin", quiet)
+    blocks = decoded(the_run, model, counts, ci, smooth, quiet)
     if not variables:
         write_latents(blocks, out, overwrite)
         print(out)
@@ -132,6 +114,26 @@ def decode(
     if not quiet:
         _show(reports)
     print(out)
+
+
+def decoded(
+    run: "Run", model: "LDMFilter", counts: "xr.DataArray", ci: float, smooth: bool, quiet: bool
+) -> "Iterator[xr.Dataset]":
+    """The states of counts in pieces along time; says on stderr what they are of and how far they are."""
+    from ldmfilter.data.counts import check_counts
+    from ldmfilter.filter.decode import BLOCK, decode_blocks
+
+    done, wanted = model.history_[-1].step, run.config.filter.max_steps
+    if done < wanted and not quiet:
+        say(f"warning: {run.folder}: training stopped at step {done} of {wanted}; decoding with what it kept")
+    bins = counts.sizes["time"]
+    if not quiet:
+        say(f"{bins} bins of {model.bin_size_:g} s from {counts.attrs['path']}, model of {run.folder}")
+    blocks = decode_blocks(model, check_counts(counts), ci, smooth)
+    if bins <= BLOCK:
+        return blocks
+    behind = itertools.accumulate(itertools.repeat(BLOCK))
+    return follow(blocks, bins, lambda _: min(next(behind), bins), lambda _: "", "bin", quiet)
 
 
 def _read(

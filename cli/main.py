@@ -6,6 +6,7 @@ import typer
 from ldmfilter_cli.check import check
 from ldmfilter_cli.compare import compare
 from ldmfilter_cli.decode import decode
+from ldmfilter_cli.export import export
 from ldmfilter_cli.inspect import inspect
 from ldmfilter_cli.report import report
 from ldmfilter_cli.reproduce import reproduce
@@ -51,4 +52,5 @@ app.command(cls=SeveralValues, short_help="Train with several values of options 
 app.command(short_help="Ask whether a trained filter can be trusted: numbers, verdicts, remedies.")(check)
 app.command(short_help="Ask whether runs agree: how well one's states give another's.")(compare)
 app.command(short_help="Show what a run found and how sure it may be: one page, and its numbers as JSON.")(report)
+app.command(short_help="Write states for other tools: NWB, netCDF, CSV, pynapple, Parquet.")(export)
 app.command(short_help="Run an experiment of the paper: a picture, its numbers, a verdict.")(reproduce)

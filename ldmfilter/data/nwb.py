@@ -271,7 +271,8 @@ def _contents(nwb: NWBFile) -> Iterator[tuple[str, Any]]:
 
     What a link leads to is met where it lies, or at the link if it lies elsewhere, as in another file.
     """
-    tops = [(f"processing/{name}", module) for name, module in nwb.processing.items()]
+    # States that were exported into the file are not what was recorded.
+    tops = [(f"processing/{name}", module) for name, module in nwb.processing.items() if name != "ldmfilter"]
     for group in ("acquisition", "analysis"):
         tops += [(f"{group}/{name}", item) for name, item in getattr(nwb, group).items()]
     met, linked = set(), []

@@ -4,7 +4,9 @@
     ldmfilter.export.to_nwb(latents, "session.nwb", "session-latents.nwb")
     ldmfilter.export.to_csv(latents, "latents.csv")
 
-Each writes whole or not at all, one block of time after the other, and needs only what its own format needs.
+Each writes whole or not at all, one block of time after the other, and needs only what its own format needs. A
+`follow`, where one is given, gets an iterator over these blocks, each with its place among all bins, and passes them
+on: it shows how far the writing is.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from ldmfilter.files import check_target
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from ldmfilter.export.latents import Follow
 
 #: Formats by name, and how their files end; a folder of pynapple's files has no ending.
 FORMATS = {"nwb": ".nwb", "netcdf": ".nc", "csv": ".csv", "pynapple": "", "parquet": ".parquet"}
@@ -43,35 +47,47 @@ def to_nwb(
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     in_place: bool = False,
+    follow: Follow = iter,
 ) -> Path:
     """Write states into a copy of their NWB file, as the module `processing/ldmfilter`.
 
     All that the file holds stays as it is, identifier, links and external data included: relative paths to other
-    files are written anew where the copy lies in another folder. The module holds, each with timestamps (s):
-    filtered_mean (time, state), filtered_cov (time, state, state_2), the bounds filtered_lower and filtered_upper
-    (time, state), the same of predicted and smoothed states where there are any, observed, trained and segment
-    (time,), each decoded behaviour in its unit with its bounds, and a table of the gap-free segments.
+    files are written anew where the copy lies in another folder. The module holds a TimeSeries for each variable,
+    with bin centres as timestamps (s): filtered_mean (time, state), filtered_cov (time, state, state_2), the bounds
+    filtered_lower and filtered_upper (time, state), the means and covariances of predicted and, where there are any,
+    smoothed states, the innovations, observed, trained and segment (time,), and each decoded behaviour in its unit
+    with its bounds; and `segments`, a table of the gap-free stretches. The attributes are JSON in the comments of
+    filtered_mean.
 
     Args:
         latents: states, as `LDMFilter.decode` or `read_latents` gives them.
         session: the NWB file (HDF5) that they were decoded from.
         out: the copy.
         overwrite: replace a copy, and a module `processing/ldmfilter`, that exist already.
-        in_place: write into `session` itself, by way of a copy that takes its place once it is whole.
+        in_place: write into `session` itself, by way of a copy that takes its place once it is whole. Its checksum
+            is then another one, so that runs that were trained on it take it for another session.
+        follow: as the module says.
 
     Returns:
         The file that now holds the states.
 
     Raises:
         InputError: `session` is no NWB file in HDF5, is not what the states were decoded from, or holds such a
-            module already; `out` exists or is the session itself; the disk refuses.
+            module already; both or none of `out` and `in_place` are given; `out` exists or is the session itself; the
+            disk refuses.
     """
+    from ldmfilter.export.latents import check_latents
     from ldmfilter.export.nwb import write_nwb
 
-    return write_nwb(latents, session, out, overwrite, in_place)
+    check_latents(latents)
+    if (out is None) != in_place:
+        raise InputError(f"{session}: name a copy, or ask for in_place, one of the two")
+    if out is not None:
+        check_export("nwb", out, overwrite, [session])
+    return write_nwb(latents, Path(session), None if out is None else Path(out), overwrite, in_place, follow)
 
 
-def to_netcdf(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False) -> Path:
+def to_netcdf(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False, follow: Follow = iter) -> Path:
     """Write all variables and attributes as netCDF 4, for `xr.open_dataset(out, engine="h5netcdf")`.
 
     Raises:
@@ -79,10 +95,10 @@ def to_netcdf(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool 
     """
     from ldmfilter.export.netcdf import write_netcdf
 
-    return write_netcdf(latents, out, overwrite)
+    return write_netcdf(latents, _checked("netcdf", latents, out, overwrite), overwrite, follow)
 
 
-def to_csv(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False) -> Path:
+def to_csv(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False, follow: Follow = iter) -> Path:
     """Write one row a bin as CSV (RFC 4180, UTF-8).
 
     Columns: time (s), segment, interval, observed and trained (0 or 1), then each state with the bounds of its interval
@@ -95,10 +111,12 @@ def to_csv(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = F
     """
     from ldmfilter.export.tables import write_csv
 
-    return write_csv(latents, out, overwrite)
+    return write_csv(latents, _checked("csv", latents, out, overwrite), overwrite, follow)
 
 
-def to_parquet(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False) -> Path:
+def to_parquet(
+    latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False, follow: Follow = iter
+) -> Path:
     """Write one row a bin as Parquet: the columns of the CSV, each with its unit in the field's metadata, and every
     other variable as a column of lists of fixed size, whose shape and dims stand there too. The attributes are JSON
     in the schema's metadata, key `ldmfilter`; pandas shows them as `attrs`.
@@ -108,10 +126,12 @@ def to_parquet(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool
     """
     from ldmfilter.export.tables import write_parquet
 
-    return write_parquet(latents, out, overwrite)
+    return write_parquet(latents, _checked("parquet", latents, out, overwrite), overwrite, follow)
 
 
-def to_pynapple(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False) -> Path:
+def to_pynapple(
+    latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False, follow: Follow = iter
+) -> Path:
     """Write a folder of .npz files for `pynapple.load_folder` or `load_file`: a TsdFrame with named columns for each
     (time, state) variable and bound, a TsdTensor for each covariance, a Tsd for what has one value a bin, and the
     segments as an IntervalSet. `about.json` holds attributes, units and the segments' labels. No file holds a pickle.
@@ -121,7 +141,7 @@ def to_pynapple(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: boo
     """
     from ldmfilter.export.pynapple import write_pynapple
 
-    return write_pynapple(latents, out, overwrite)
+    return write_pynapple(latents, _checked("pynapple", latents, out, overwrite), overwrite, follow)
 
 
 WRITERS: dict[str, Callable[..., Path]] = {
@@ -130,6 +150,16 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "pynapple": to_pynapple,
     "parquet": to_parquet,
 }
+
+
+def _checked(to: str, latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool) -> Path:
+    """The target, once states and target are known to be fit for each other."""
+    from ldmfilter.export.latents import check_latents
+
+    check_latents(latents)
+    store = latents.encoding.get("source")
+    check_export(to, out, overwrite, [] if store is None else [store])
+    return Path(out)
 
 
 def check_export(
@@ -141,13 +171,16 @@ def check_export(
         to: one of `FORMATS`.
         out: the target.
         overwrite: whether an existing one is replaced.
-        kept: what the target must not be, hold or lie in: the session, the run folder, the store of states.
+        kept: what the target must not be, hold or lie in: the session, the store of states.
 
     Raises:
-        InputError: an unknown format; the target exists, is of another kind, or is one of `kept`.
+        InputError: an unknown format, or another ending than its own; the target exists, is of another kind, or is
+            one of `kept`.
     """
     if to not in FORMATS:
         raise InputError(f"{to}: is no format to export to; choose one of {', '.join(FORMATS)}")
+    if not str(out).lower().endswith(FORMATS[to]):
+        raise InputError(f"{out}: must end in {FORMATS[to]}, by which other programs know {to}; choose another name")
     path = check_target(out, overwrite)
     target = path.resolve()
     for one in map(Path, kept):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,9 @@ from ldmfilter.errors import InputError
 
 FORMAT = "ldmfilter-latents"
 BLOCK = 2**16  # bins that are in memory at a time
+
+Block = tuple[slice, xr.Dataset]  # some bins, and their place among all
+Follow = Callable[[Iterator[Block]], Iterator[Block]]  # passes blocks on, and shows how far they are
 
 #: Variables of states and their dims; the first ones are in every store.
 REQUIRED = {
@@ -110,7 +113,7 @@ def reading(path: object) -> Iterator[None]:
         raise InputError(f"{path}: is a damaged store of states ({reason}); decode it again") from error
 
 
-def blocks(latents: xr.Dataset, names: Sequence[str] | None = None) -> Iterator[tuple[slice, xr.Dataset]]:
+def blocks(latents: xr.Dataset, names: Sequence[str] | None = None) -> Iterator[Block]:
     """Pieces along time, in memory, of some variables or of all, with the place of each."""
     chosen = latents if names is None else latents[list(names)]
     bins = latents.sizes["time"]
@@ -140,6 +143,7 @@ class Segments:
 
     start: np.ndarray
     stop: np.ndarray
+    number: np.ndarray
     label: list[str]
 
     def joined(self, tolerance: float = 1e-6) -> tuple[np.ndarray, np.ndarray]:
@@ -152,13 +156,17 @@ def segments(latents: xr.Dataset) -> Segments:
     """The gap-free stretches of states."""
     with reading(source_of(latents)):
         segment, time = latents["segment"].to_numpy(), latents["time"].to_numpy()
-        half = 0.5 * float(latents.attrs["bin_size"])
-        first = np.flatnonzero(np.diff(segment, prepend=segment[0] - 1))
+        size = float(latents.attrs["bin_size"])
+        # Bins outside of all segments share one number, whatever lies between them.
+        begins = (np.diff(segment) != 0) | (np.diff(time) > 1.5 * size)
+        first = np.append(0, np.flatnonzero(begins) + 1)
         last = np.append(first[1:], segment.size) - 1
         labels = (
             latents["interval"].to_numpy()[first].tolist() if "interval" in latents.variables else [""] * first.size
         )
-    return Segments(time[first] - half, time[last] + half, [clean(label) for label in labels])
+    start, stop = time[first] - size / 2, time[last] + size / 2
+    stop[:-1] = np.minimum(stop[:-1], start[1:])  # those that touch do not overlap by a rounding error
+    return Segments(start, stop, segment[first], [clean(label) for label in labels])
 
 
 def behaviors(latents: xr.Dataset) -> list[str]:
@@ -176,7 +184,7 @@ def unit_of(latents: xr.Dataset, name: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """One number a bin: a variable at a position of its further dims; `unit` is "" for what has none."""
+    """A variable, or what it holds at a position of its further dims; `unit` is "" for what has none."""
 
     name: str
     variable: str
@@ -184,7 +192,7 @@ class Column:
     unit: str = ""
 
     def of(self, part: xr.Dataset) -> np.ndarray:
-        """The values (time,)."""
+        """The values (time, ...) of some bins."""
         return part[self.variable].isel(self.at).to_numpy()
 
 
@@ -208,6 +216,26 @@ def columns(latents: xr.Dataset) -> list[Column]:
         if f"{name}_true" in latents:
             table.append(Column(f"{name}_true", f"{name}_true", {}, unit))
     return table
+
+
+def series(latents: xr.Dataset) -> list[Column]:
+    """What files hold that know arrays: every variable along time that is no text, bounds as two of them."""
+    result = [Column("segment", "segment", {})]
+    for key, variable in latents.data_vars.items():
+        name = str(key)
+        if variable.dims[:1] != ("time",) or variable.dtype.kind in "UT":
+            continue
+        unit = unit_of(latents, name)
+        if "bound" in variable.dims:
+            stem = "filtered" if name == "ci" else name.removesuffix("_ci")
+            ends = enumerate(("lower", "upper"))
+            result += [Column(f"{stem}_{end}", name, {"bound": b}, unit) for b, end in ends]
+        else:
+            result.append(Column(name, name, {}, unit))
+    names = [one.name for one in result]
+    if len(set(names)) < len(names):
+        raise InputError(f"{source_of(latents)}: two variables have one name without their bounds; decode it again")
+    return result
 
 
 def attributes(latents: xr.Dataset) -> dict[str, str | int | float]:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from ldmfilter.errors import InputError
-from ldmfilter.export.hdf5 import full_disks
-from ldmfilter.export.latents import BLOCK, attributes, blocks, check_latents
+from ldmfilter.export.hdf5 import full_disks, reserve
+from ldmfilter.export.latents import BLOCK, Follow, attributes, blocks
 from ldmfilter.files import replacing
 
 
-def write_netcdf(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool) -> Path:
+def write_netcdf(latents: xr.Dataset, out: Path, overwrite: bool, follow: Follow = iter) -> Path:
     """As `ldmfilter.export.to_netcdf`."""
     try:
         import h5netcdf
     except ImportError:
         raise InputError("netcdf: needs the package h5netcdf; `pip install h5netcdf`") from None
-    check_latents(latents)
     with replacing(out, overwrite) as scratch, full_disks():
-        for where, part in blocks(latents):
+        reserve(scratch.parent, latents)
+        for where, part in follow(blocks(latents)):
             if not where.start:
                 _begin(part.assign_attrs(attributes(latents)), scratch)
                 continue
@@ -31,7 +30,7 @@ def write_netcdf(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bo
                 for name, values in part.variables.items():
                     if "time" in values.dims:
                         file.variables[name][where] = _as_stored(values.to_numpy())
-    return Path(out)
+    return out
 
 
 def _begin(part: xr.Dataset, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +10,22 @@ import pandas as pd
 import xarray as xr
 
 from ldmfilter.errors import InputError
-from ldmfilter.export.latents import attributes, blocks, check_latents, columns
+from ldmfilter.export.latents import Follow, attributes, blocks, columns
 from ldmfilter.files import replacing
 
-# A spreadsheet takes what begins so for a formula (OWASP, CSV injection).
-_FORMULA = ("=", "+", "-", "@")
+# A spreadsheet takes what begins so for a formula (OWASP, CSV injection), in some languages the wide ones too.
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
-def write_csv(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool) -> Path:
+def write_csv(latents: xr.Dataset, out: Path, overwrite: bool, follow: Follow = iter) -> Path:
     """As `ldmfilter.export.to_csv`."""
-    check_latents(latents)
     table = columns(latents)
     heads = [f"{column.name} ({column.unit})" if column.unit else column.name for column in table]
     with replacing(out, overwrite) as scratch, scratch.open("w", encoding="utf-8", newline="") as file:
-        for where, part in blocks(latents, sorted({column.variable for column in table})):
+        for where, part in follow(blocks(latents, sorted({column.variable for column in table}))):
             cells = {head: _cells(column.of(part)) for head, column in zip(heads, table, strict=True)}
             pd.DataFrame(cells).to_csv(file, index=False, header=not where.start, lineterminator="\r\n")
-    return Path(out)
+    return out
 
 
 def _cells(values: np.ndarray) -> np.ndarray:
@@ -47,14 +45,13 @@ def safe_cell(text: str) -> str:
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 
 
-def write_parquet(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool) -> Path:
+def write_parquet(latents: xr.Dataset, out: Path, overwrite: bool, follow: Follow = iter) -> Path:
     """As `ldmfilter.export.to_parquet`."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
         raise InputError("parquet: needs the package pyarrow; `pip install pyarrow`") from None
-    check_latents(latents)
     table = columns(latents)
     taken = {column.variable for column in table}
     # The rest holds several numbers a bin, or, as folds, one that the table has no place for.
@@ -75,7 +72,7 @@ def write_parquet(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: b
     said = json.dumps(attributes(latents))
     schema = pa.schema(fields, metadata={"ldmfilter": said, "PANDAS_ATTRS": said})
     with replacing(out, overwrite) as scratch, pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
-        for _, part in blocks(latents, sorted({*taken, *rest})):
+        for _, part in follow(blocks(latents, sorted({*taken, *rest}))):
             arrays = [pa.array(column.of(part)) for column in table]
             for name in rest:
                 values = np.ascontiguousarray(part[name].to_numpy())
@@ -83,4 +80,4 @@ def write_parquet(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: b
                 width = int(np.prod(values.shape[1:]))
                 arrays.append(pa.FixedSizeListArray.from_arrays(flat, width) if values.ndim > 1 else flat)
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-    return Path(out)
+    return out

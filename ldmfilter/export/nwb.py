@@ -1,0 +1,276 @@
+"""States as a module of their session's NWB file.
+
+The module is written as HDF5, by the schema of NWB 2.x (https://nwb-schema.readthedocs.io), and not through pynwb:
+whatever else the file holds is copied as it is and need not be understood, extensions that are not installed and
+objects that break the schema included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import h5py
+import numpy as np
+import xarray as xr
+
+from ldmfilter.data.nwb_open import HDF5Door
+from ldmfilter.data.remote import is_nwb_in_zarr, remote_address
+from ldmfilter.errors import InputError
+from ldmfilter.export.hdf5 import full_disks, reserve
+from ldmfilter.export.latents import BLOCK, Column, Follow, attributes, blocks, segments, series
+from ldmfilter.files import replacing
+
+MODULE = "processing/ldmfilter"
+_PIECE = 2**24  # bytes copied at a time
+
+_NEVER = "states are written into NWB in HDF5 only; choose another format to export to"
+_STATES = {
+    "segment": "number of the gap-free stretch that a bin belongs to, -1 outside of all",
+    "observed": "whether the bin was observed; where not, states are predictions",
+    "trained": "whether the model was trained on the bin",
+    "filtered": "state given the spikes up to its bin (t|t)",
+    "predicted": "state given the spikes before its bin (t|t-1)",
+    "smoothed": "state given all spikes of its segment (t|T)",
+    "innovation": "what the encoder sees in the spikes of a bin less what was predicted (t, given t-1)",
+}
+_PARTS = {
+    "mean": "mean",
+    "cov": "covariance",
+    "lower": "lower bound of the interval",
+    "upper": "upper bound of the interval",
+    "true": "as it was measured, a mean a bin",
+    "fold": "fold of a bin that was read by readouts of other blocks, or -1",
+}
+
+
+def write_nwb(
+    latents: xr.Dataset, session: Path, out: Path | None, overwrite: bool, in_place: bool, follow: Follow = iter
+) -> Path:
+    """As `ldmfilter.export.to_nwb`."""
+    check_session(session, overwrite)
+    target = session if out is None else out
+    if in_place and not os.access(session, os.W_OK):
+        raise InputError(f"{session}: is read-only; leave out --in-place and take a copy")
+    with replacing(target, overwrite or in_place) as scratch:
+        if _copy(session, scratch) != latents.attrs.get("source_checksum"):
+            raise InputError(
+                f"{session}: is not the file that the states were decoded from, or has changed since; decode it again"
+            )
+        reserve(scratch.parent, latents)
+        with _damage_told(session), h5py.File(scratch, "r+") as file:
+            _relocate(file, session, target.resolve().parent)
+            _add_module(file, latents, follow)
+        if in_place:
+            shutil.copymode(session, scratch)
+    return target
+
+
+def check_session(session: Path, overwrite: bool) -> None:
+    """Raises: InputError for what is no NWB file in HDF5 on this machine, or holds the module already."""
+    address = remote_address(session)
+    if address is not None:
+        raise InputError(f"{address}: lies on a server; download it, or choose another format to export to")
+    if not session.exists():
+        raise InputError(f"{session}: no such file; say where the session lies now with --session")
+    if is_nwb_in_zarr(session):
+        raise InputError(f"{session}: is NWB in zarr; {_NEVER}")
+    try:
+        if session.is_dir() or not _is_hdf5(session):
+            raise InputError(f"{session}: is no NWB file; {_NEVER}")
+        with _damage_told(session):
+            HDF5Door(str(session), session)
+            with h5py.File(session, "r") as file:
+                _check_module(session, file, overwrite)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise InputError(
+            f"{session}: cannot be read ({reason}); close programs that write to it and check the permissions"
+        ) from error
+
+
+def _is_hdf5(session: Path) -> bool:
+    with session.open("rb"):  # or the reason why not
+        return bool(h5py.is_hdf5(session))
+
+
+def _check_module(session: Path, file: h5py.File, overwrite: bool) -> None:
+    modules = file.get("processing", getlink=True)
+    if modules is not None and not (isinstance(modules, h5py.HardLink) and isinstance(file["processing"], h5py.Group)):
+        raise InputError(
+            f"{session}: its processing modules are a link or no group; choose another format to export to"
+        )
+    if modules is not None and "ldmfilter" in file["processing"] and not overwrite:
+        raise InputError(f"{session}: holds {MODULE} already; give --overwrite to replace it")
+
+
+@contextmanager
+def _damage_told(session: Path) -> Iterator[None]:
+    """What h5py says of damaged files in one line. A full disk is told as one."""
+    try:
+        with full_disks():
+            yield
+    except InputError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{session}: is perhaps damaged ({reason}); copy or download it again") from error
+
+
+def _copy(session: Path, to: Path) -> str:
+    """Copy a file and give the checksum of just what was copied."""
+    digest = hashlib.sha256()
+    with session.open("rb") as source, to.open("wb") as file:
+        while piece := source.read(_PIECE):
+            digest.update(piece)
+            file.write(piece)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _relocate(file: h5py.File, session: Path, folder: Path) -> None:
+    """Write relative paths to other files anew for a copy that lies in `folder`.
+
+    HDF5 looks for them from where a file lies, or from where it really lies if its name is a link.
+    """
+    homes = [session.absolute().parent, session.resolve().parent]
+    if folder == homes[1] == homes[0].resolve():
+        return
+    links: list[tuple[str, h5py.ExternalLink]] = []
+    lists: list[str] = []
+
+    def look(name: str, link: Any) -> str | None:
+        if isinstance(link, h5py.ExternalLink):
+            links.append((name, link))
+        item = file[name] if isinstance(link, h5py.HardLink) else None
+        if isinstance(item, h5py.Dataset):
+            if item.is_virtual and any(source.file_name != "." for source in item.virtual_sources()):
+                return name  # ends the walk; an exception would be lost in HDF5
+            if name.endswith("/external_file") and h5py.check_string_dtype(item.dtype):
+                lists.append(name)
+        return None
+
+    virtual = file.visititems_links(look)
+    if virtual is not None:
+        raise InputError(f"{session}: {virtual} lies in other files; write the copy beside the session")
+    for name, link in links:
+        moved = _moved(link.filename, homes, folder)
+        if moved != link.filename:
+            del file[name]
+            file[name] = h5py.ExternalLink(moved, link.path)
+    for name in lists:
+        paths = np.atleast_1d(file[name].asstr(errors="surrogateescape")[()])
+        moved_paths = [_moved(str(path), homes, folder) for path in paths.ravel()]
+        if moved_paths != paths.ravel().tolist():
+            kept = dict(file[name].attrs)
+            del file[name]
+            values = np.asarray(moved_paths, dtype=object).reshape(paths.shape)
+            file.create_dataset(name, data=values, dtype=h5py.string_dtype()).attrs.update(kept)
+
+
+def _moved(path: str, homes: list[Path], folder: Path) -> str:
+    """A path as seen from another folder; addresses and absolute ones stay.
+
+    >>> _moved("video.avi", [Path("/data/session")], Path("/data"))
+    'session/video.avi'
+    >>> _moved("https://host/video.avi", [Path("/data/session")], Path("/data"))
+    'https://host/video.avi'
+    """
+    if not path or "://" in path or os.path.isabs(path) or PureWindowsPath(path).drive:
+        return path
+    home = next((home for home in homes if (home / path).exists()), homes[0])
+    there = (home / path).parent.resolve() / Path(path).name
+    return Path(os.path.relpath(there, folder)).as_posix()
+
+
+def _add_module(file: h5py.File, latents: xr.Dataset, follow: Follow) -> None:
+    modules = file.require_group("processing")
+    if "ldmfilter" in modules:
+        del modules["ldmfilter"]
+    module = _typed(modules.create_group("ldmfilter"), "ProcessingModule")
+    about = attributes(latents)
+    module.attrs["description"] = (
+        f"Latent states of the population, a Gaussian a bin, by model {about.get('model_id', '')} of ldmfilter "
+        f"{about.get('ldmfilter_version', '')}; settings are JSON in the comments of filtered_mean"
+    )
+    held = series(latents)
+    bins = latents.sizes["time"]
+    arrays = []
+    first = None
+    for one in held:
+        values = latents[one.variable].isel(one.at)
+        group = _typed(module.create_group(one.name), "TimeSeries")
+        group.attrs["description"] = _said(one, latents)
+        group.attrs["comments"] = json.dumps(about) if one.name == "filtered_mean" else "no comments"
+        chunks = (min(bins, BLOCK // 4), *values.shape[1:])
+        data = group.create_dataset(
+            "data", values.shape, values.dtype, chunks=chunks, compression="gzip", compression_opts=1, shuffle=True
+        )
+        data.attrs.update(unit=_unit(one), conversion=1.0, offset=0.0, resolution=-1.0)
+        if first is None:
+            first = group.create_dataset(
+                "timestamps", data=latents["time"].to_numpy(), compression="gzip", shuffle=True
+            )
+            first.attrs.update(interval=np.int32(1), unit="seconds")
+        else:
+            group["timestamps"] = h5py.SoftLink(first.name)
+        arrays.append(data)
+    _add_segments(module, latents)
+    for where, part in follow(blocks(latents, sorted({one.variable for one in held}))):
+        for one, data in zip(held, arrays, strict=True):
+            data[where] = one.of(part)
+
+
+def _add_segments(module: h5py.Group, latents: xr.Dataset) -> None:
+    stretches = segments(latents)
+    columns = {
+        "start_time": (stretches.start, "start of the first bin, s"),
+        "stop_time": (stretches.stop, "end of the last bin, s"),
+        "segment": (stretches.number, _STATES["segment"]),
+        "label": (np.asarray(stretches.label, dtype=object), "label of the interval that was decoded"),
+    }
+    table = _typed(module.create_group("segments"), "TimeIntervals")
+    table.attrs["description"] = "Stretches of time without gaps, each filtered from its own start"
+    table.attrs["colnames"] = np.asarray(list(columns), dtype=h5py.string_dtype())
+    for name, (values, description) in columns.items():
+        dtype = h5py.string_dtype() if values.dtype == object else values.dtype
+        column = _typed(table.create_dataset(name, data=values, dtype=dtype), "VectorData", "hdmf-common")
+        column.attrs["description"] = description
+    _typed(table.create_dataset("id", data=np.arange(len(stretches.label))), "ElementIdentifiers", "hdmf-common")
+
+
+def _typed(item: Any, name: str, namespace: str = "core") -> Any:
+    """Make a group or dataset an object of the schema."""
+    item.attrs.update(namespace=namespace, neurodata_type=name, object_id=str(uuid.uuid4()))
+    return item
+
+
+def _said(one: Column, latents: xr.Dataset) -> str:
+    """What a series holds, in words.
+
+    Of "filtered_lower", the first half says which states, the second what of them; else the first half is behaviour.
+    """
+    stem, _, part = one.name.rpartition("_")
+    if one.name in _STATES:
+        return _STATES[one.name].capitalize()
+    level = latents[one.variable].attrs.get("level")
+    what = _PARTS.get(part, part) + (f", level {float(level):g}" if level is not None else "")
+    if stem in _STATES:
+        return f"{what.capitalize()}: {_STATES[stem]}"
+    path = latents[one.variable].attrs.get("path", stem)
+    return f"{what.capitalize()}: behaviour {path}" + ("" if part in ("true", "fold") else ", read from the states")
+
+
+def _unit(one: Column) -> str:
+    if one.unit:
+        return one.unit
+    states = one.name.startswith(("filtered", "predicted", "smoothed", "innovation"))
+    return "a.u." if states else "n.a."
