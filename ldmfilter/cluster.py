@@ -108,12 +108,14 @@ def connect(address: str, reads: Iterable[str], folder: Path, most: int) -> Iter
         yield client
 
 
-def work(client: Client, function: Callable[..., Any], tasks: Sequence[tuple]) -> Generator[Word, None, None]:
-    """Do tasks, as many at a time as there are workers. Closed before its end, tasks that have not begun are taken
-    back, and those under way stop at the next thing that they tell.
+def work(client: Client | None, function: Callable[..., Any], tasks: Sequence[tuple]) -> Generator[Word, None, None]:
+    """Do tasks, as many at a time as there are workers; without a client one after the other, here.
+
+    Closed before its end, tasks that have not begun are taken back, and those under way stop at the next thing that
+    they tell.
 
     Args:
-        client: from `connect`.
+        client: from `connect`, or None.
         function: of a module that workers can import. It takes a task's values and `tell`, which passes plain values
             on while the task goes on.
         tasks: plain values, those of a task each.
@@ -121,6 +123,12 @@ def work(client: Client, function: Callable[..., Any], tasks: Sequence[tuple]) -
     Yields:
         what tasks tell, and the end of each, once.
     """
+    if client is None:
+        for i, values in enumerate(tasks):
+            told: list[Word] = []
+            ended = _do(function, (*values, lambda message, i=i, told=told: told.append(Word(i, message))))
+            yield from (*told, _word(i, ended))
+        return
     import distributed
 
     name = f"ldmfilter-{uuid.uuid4().hex}"
@@ -168,6 +176,10 @@ def _end(i: int, future: Future) -> Word:
     except Exception as error:  # of Dask itself: the scheduler has gone, or a worker cannot load the task
         reason = " ".join(str(error).split())[:200]
         return Word(i, RuntimeError(f"lost by the Dask cluster ({type(error).__name__}: {reason})"), True)
+    return _word(i, ended)
+
+
+def _word(i: int, ended: dict[str, Any]) -> Word:
     kinds = {"input": InputError, "training": TrainingError, "failure": RuntimeError}
     result = kinds[ended["failed"]](ended["result"]) if ended["failed"] else ended["result"]
     return Word(i, result, True, tuple(ended["warned"]))
@@ -187,16 +199,23 @@ def _perform(
             raise Stopped
         worker.log_event(name, [i, message])
 
+    def task(*values: Any) -> Any:
+        if stop.is_set():
+            raise Stopped
+        _check_versions(versions, _versions(), worker.address)
+        return function(*values)
+
+    return _do(task, (*values, tell))
+
+
+def _do(function: Callable[..., Any], values: tuple) -> dict[str, Any]:
     failed = ""
     with _one_at_a_time, warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("default")
         for noise in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning):
             warnings.simplefilter("ignore", noise)
         try:
-            if stop.is_set():
-                raise Stopped
-            _check_versions(versions, _versions(), worker.address)
-            result = function(*values, tell)
+            result = function(*values)
         except InputError as error:
             failed, result = "input", str(error)
         except TrainingError as error:
