@@ -11,6 +11,7 @@ JSON could hold, so nothing of that protocol comes near the files, and no file i
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import platform
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 LOCAL = "local"
-_ANSWER = 8.0  # s that a scheduler has to answer
+_ANSWER = 5.0  # s that a scheduler has to answer
 _LOOK = 5.0  # s of silence before asking whether there are workers
 # Threads of a process share torch's settings, warnings and the HDF5 library: one task at a time in each.
 _one_at_a_time = threading.Lock()
@@ -97,13 +98,17 @@ def connect(address: str, reads: Iterable[str], folder: Path, most: int) -> Iter
                     silence_logs=logging.CRITICAL,
                 )
             )
-        try:
-            client = stack.enter_context(distributed.Client(where, timeout=_ANSWER, set_as_default=False))
-        except Exception as error:  # what a socket says that is no scheduler's can be anything
-            reason = " ".join(str(error).split())[:100] or type(error).__name__
-            raise InputError(
-                f"--dask {address}: no Dask scheduler answers there ({reason}); give its address, as tcp://HOST:8786"
-            ) from None
+        else:
+            # A client waits for ever where something else listens, so ask who is there first.
+            try:
+                asyncio.run(asyncio.wait_for(_identity(address), _ANSWER))
+            except Exception as error:  # what is no scheduler may answer anything
+                reason = "it is silent" if isinstance(error, TimeoutError) else " ".join(str(error).split())[:100]
+                raise InputError(
+                    f"--dask {address}: no Dask scheduler answers there ({reason or type(error).__name__}); give its "
+                    "address, as tcp://HOST:8786"
+                ) from None
+        client = stack.enter_context(distributed.Client(where, timeout=_ANSWER, set_as_default=False))
         _check_workers(client, address, [path for path in reads if "://" not in path], folder.absolute())
         yield client
 
@@ -242,6 +247,15 @@ def _look(paths: list[str]) -> dict[str, Any]:
     """What a worker is and what it does not see."""
     missing = [path for path in paths if not os.path.exists(path)]
     return {"versions": _versions(), "host": platform.node(), "missing": missing}
+
+
+async def _identity(address: str) -> Any:
+    import distributed
+
+    async with distributed.rpc(
+        address, timeout=_ANSWER, connection_args=distributed.Security().get_connection_args("client")
+    ) as scheduler:
+        return await scheduler.identity()
 
 
 def _check_workers(client: Client, address: str, reads: list[str], folder: Path) -> None:
