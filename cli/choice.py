@@ -1,4 +1,4 @@
-"""Options that `train` and `decode` share: which stretches of time."""
+"""Options that several commands share: which stretches of time, and who works."""
 
 import math
 from typing import Annotated
@@ -22,6 +22,15 @@ Spans = Annotated[
         metavar="START:STOP",
         help="Seconds; repeatable; an end may be left open. With --interval, what lies in both.",
         rich_help_panel=TIME,
+    ),
+]
+
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS|local",
+        help="Work on a Dask cluster: its scheduler's address, as tcp://HOST:8786, or one process a core here. Workers "
+        "need this package and the same files under the same paths. Needs ldmfilter[dask].",
     ),
 ]
 

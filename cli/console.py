@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -22,6 +22,21 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 def say(text: str) -> None:
     """A message for the person, on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def give_up(failures: Sequence[Exception]) -> None:
+    """Where some of several things have failed: a line for each, at the end. Raises: typer.Exit, 3 where all is input
+    that cannot be used."""
+    for error in failures:
+        say(f"ldmfilter: {_line(error)}")
+    if failures:
+        raise typer.Exit(UNUSABLE if all(isinstance(error, InputError) for error in failures) else FAILED)
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, InputError | TrainingError):
+        return str(error)
+    return f"failed ({type(error).__name__}: {' '.join(str(error).split())}); --debug shows where"
 
 
 Item = TypeVar("Item")
@@ -88,8 +103,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             except (InputError, TrainingError) as error:
                 if debug:
                     traceback.print_exc()
-                say(f"ldmfilter: {error}")
-                raise typer.Exit(UNUSABLE if isinstance(error, InputError) else FAILED) from None
+                give_up([error])
             except KeyboardInterrupt:
                 say("ldmfilter: interrupted")
                 raise typer.Exit(INTERRUPTED) from None
@@ -100,7 +114,6 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             except Exception as error:
                 if debug:
                     traceback.print_exc()
-                say(f"ldmfilter: failed ({type(error).__name__}: {' '.join(str(error).split())}); --debug shows where")
-                raise typer.Exit(FAILED) from None
+                give_up([error])
 
     return run

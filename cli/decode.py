@@ -2,12 +2,12 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.choice import Interval, Spans, parse_spans
+from ldmfilter_cli.choice import Dask, Interval, Spans, parse_spans
 from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow, say
 from ldmfilter_cli.inspect import Format
 
@@ -25,10 +25,16 @@ HUGE = 3_000_000  # bins: their states and covariances are then several GB in me
 
 @command
 def decode(
-    out: Annotated[Path, typer.Option(metavar="STORE", help="Where the states go, as latents.zarr.")],
-    session: Annotated[
-        Path | None,
-        typer.Argument(help="Session; without it the run's own.", show_default=False),
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="STORE",
+            help="Where the states go, as latents.zarr; of several sessions, the folder of their stores.",
+        ),
+    ],
+    sessions: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SESSION...", help="Sessions; without one the run's own.", show_default=False),
     ] = None,
     format: Format = None,
     run: Annotated[
@@ -66,6 +72,7 @@ def decode(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report on the behaviour as JSON.", rich_help_panel=BEHAVIOR)
     ] = False,
+    dask: Dask = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -77,43 +84,97 @@ def decode(
 
     With **--behavior** the store also holds what the states say of it, with intervals that are calibrated on time that
     training never saw; a table on stderr says how well.
+
+    Several sessions give a store each, named after the session. What is there already, from the same model, session
+    and options, is not done again; a session that cannot be used does not stop the others. With **--dask** the workers
+    of a cluster decode, and the session of a worker that dies is done by another.
     """
     wanted_spans = parse_spans(span)
     if not behavior and (circular or min_speed or as_json):
         raise typer.BadParameter("means something only with --behavior", param_hint="--circular, --min-speed, --json")
-    from ldmfilter.data import read_session
-    from ldmfilter.data.binning import bin_spikes, choose_spans
-    from ldmfilter.filter.decode import check_level, check_store, select_model_units, write_latents
+    from ldmfilter.filter.decode import check_level, check_store
     from ldmfilter.filter.runs import Run
 
-    check_store(out, overwrite)
+    several = len(set(sessions or ())) > 1
+    if not several and dask is None:
+        check_store(out, overwrite)
     check_level(ci)
     the_run = Run.open(run) if run is not None else Run.latest()
-    model = the_run.model()
-    recording = read_session(session or the_run.session_path, format, model.bin_size_)
-    spans = choose_spans(recording, interval=interval, spans=wanted_spans)
-    variables: list[Behavior] = []
-    if behavior:
-        from ldmfilter.analysis.behavior import choose_behavior
+    options = {
+        "format": format, "interval": interval, "spans": wanted_spans, "ci": ci, "smooth": smooth,
+        "behavior": behavior, "circular": circular, "min_speed": min_speed,
+    }  # fmt: skip
+    if several or dask is not None:
+        from ldmfilter_cli.several import decode_several
 
-        variables = choose_behavior(recording, behavior, circular or ())
-    chosen = select_model_units(recording, model, the_run.session_unit_ids)
-    counts = bin_spikes(chosen, model.bin_size_, spans)
-    if session is None and recording.source.checksum != the_run.checksum:
-        say(f"warning: {recording.source.path}: has changed since {the_run.folder} was trained on it")
-    blocks = decoded(the_run, model, counts, ci, smooth, quiet)
-    if not variables:
-        write_latents(blocks, out, overwrite)
-        print(out)
+        paths = sessions or [Path(the_run.session_path)]
+        decode_several(the_run, paths, out, options, overwrite, dask, as_json, quiet)
         return
-    latents, reports = _read(blocks, variables, counts, ci, min_speed, quiet)
-    write_latents(latents, out, overwrite)
+    session = sessions[0] if sessions else None
+    reports = decode_one(the_run, session, out, overwrite=overwrite, quiet=quiet, **options) or ()
     if as_json:
         print(json.dumps({"store": str(out), "behavior": [one.to_dict() for one in reports]}, indent=1))
         return
     if not quiet:
         _show(reports)
     print(out)
+
+
+def decode_one(
+    the_run: "Run",
+    session: Path | None,
+    out: Path,
+    *,
+    format: str | None,
+    interval: str | None,
+    spans: Sequence[tuple[float, float]],
+    ci: float,
+    smooth: bool,
+    behavior: list[str] | None,
+    circular: list[str] | None,
+    min_speed: float,
+    overwrite: bool,
+    quiet: bool,
+    keep: bool = False,
+) -> "tuple[BehaviorReport, ...] | None":
+    """Decode a session into a store. Returns the reports on behaviour; with `keep` None where the store is there
+    already, from the same model, session and options.
+
+    Raises:
+        InputError: the session cannot be used, or the store not be written.
+    """
+    from ldmfilter.data import read_session
+    from ldmfilter.data.binning import bin_spikes, choose_spans
+    from ldmfilter.filter.decode import check_store, is_made_from, select_model_units, write_latents
+
+    model = the_run.model()
+    recording = read_session(session or the_run.session_path, format, model.bin_size_)
+    asked = {
+        "format": format, "interval": interval, "spans": [f"{start!r}:{stop!r}" for start, stop in spans], "ci": ci,
+        "smooth": smooth, "behavior": behavior, "circular": circular, "min_speed": min_speed,
+    }  # fmt: skip
+    options = json.dumps(asked)
+    if keep and is_made_from(out, model, recording.source.checksum, options):
+        return None
+    check_store(out, overwrite)
+    chosen_spans = choose_spans(recording, interval=interval, spans=spans)
+    variables: list[Behavior] = []
+    if behavior:
+        from ldmfilter.analysis.behavior import choose_behavior
+
+        variables = choose_behavior(recording, behavior, circular or ())
+    chosen = select_model_units(recording, model, the_run.session_unit_ids)
+    counts = bin_spikes(chosen, model.bin_size_, chosen_spans)
+    if session is None and recording.source.checksum != the_run.checksum:
+        say(f"warning: {recording.source.path}: has changed since {the_run.folder} was trained on it")
+    pieces = decoded(the_run, model, counts, ci, smooth, quiet)
+    blocks = (piece.assign_attrs(decode_options=options) for piece in pieces)
+    if not variables:
+        write_latents(blocks, out, overwrite)
+        return ()
+    latents, reports = _read(blocks, variables, counts, ci, min_speed, quiet)
+    write_latents(latents, out, overwrite)
+    return reports
 
 
 def decoded(

@@ -4,18 +4,25 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.choice import TIME, Interval, Spans, parse_spans
-from ldmfilter_cli.console import FAILED, INTERRUPTED, Debug, Quiet, command, follow, say
+from ldmfilter_cli.choice import TIME, Dask, Interval, Spans, parse_spans
+from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, follow, give_up, say
 from ldmfilter_cli.train import MODEL, RUN, TRAINING, UNITS, option, parse_widths
 from typer.core import TyperCommand
 
 from ldmfilter.config import DEVICES, ENTROPIES, PRECISIONS, Config, DataConfig, FilterConfig
+from ldmfilter.data.remote import absolute, remote_address
+from ldmfilter.errors import InputError, TrainingError
+from ldmfilter.files import plain_names
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from ldmfilter.analysis.sweep import Combination, Progress, Sweep, SweepRun
 
 
@@ -92,9 +99,11 @@ _SWEEP = "Sweep"
 
 @command
 def sweep(
-    session: Annotated[
-        Path | None,
-        typer.Argument(help="NWB file or session in zarr; not needed with --resume.", show_default=False),
+    sessions: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="SESSION...", help="Sessions, each swept by itself; not needed with --resume.", show_default=False
+        ),
     ] = None,
     latent_dim: Annotated[list[int] | None, option("latent_dim", MODEL, metavar="N N ...")] = None,
     state_dim: Annotated[list[int] | None, option("state_dim", MODEL, metavar="N N ...")] = None,
@@ -111,7 +120,8 @@ def sweep(
         typer.Option(
             "--sweep",
             metavar="FOLDER",
-            help="Sweep folder; without it one below runs/, the same for the same command.",
+            help="Sweep folder, of several sessions one of sweep folders; without it below runs/, the same for the "
+            "same command.",
             rich_help_panel=_SWEEP,
         ),
     ] = None,
@@ -128,6 +138,7 @@ def sweep(
     jobs: Annotated[
         int, typer.Option(min=1, metavar="N", help="Processes, of one thread each.", rich_help_panel=_SWEEP)
     ] = 1,
+    dask: Dask = None,
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE.toml", help="Options; the command line wins.", rich_help_panel=RUN),
@@ -169,11 +180,24 @@ def sweep(
     one = {name: value for name, value in one.items() if value is not None}
     if resume is not None and (many or one or seed or config or folder or trials):
         raise typer.BadParameter("a resumed sweep keeps its own options; leave the others out", param_hint="--resume")
+    if dask is not None and jobs > 1:
+        raise typer.BadParameter("the workers of the cluster are the processes", param_hint="--jobs")
+    for path in sessions if sessions and len(sessions) > 1 else ():
+        # A mistyped value of an option looks like one more session.
+        if not path.exists() and remote_address(path) is None:
+            raise typer.BadParameter(f"{path} is no file, nor a value of the option before it", param_hint="SESSION")
     from ldmfilter.analysis.sweep import Sweep, draw_scores
 
+    make: list[Callable[[], Sweep]] = []
+    session = None
     if resume is not None:
-        the_sweep = Sweep.open(resume)
-    elif session is None:
+        # Of several sessions the sweeps lie below the folder that was named.
+        below = sorted(path.parent for path in resume.glob("*/sweep.json")) or [resume]
+        make = [partial(Sweep.open, path) for path in below]
+        if sessions and len(sessions) + len(below) > 2:
+            raise typer.BadParameter("where a session lies now can be told of one sweep only", param_hint="SESSION")
+        session = sessions[0] if sessions else None
+    elif not sessions:
         raise typer.BadParameter("name a session to train on", param_hint="SESSION")
     else:
         options = Config.read(config) if config else Config(DataConfig(), FilterConfig())
@@ -184,30 +208,70 @@ def sweep(
             raise typer.BadParameter(
                 "nothing to compare; give an option or --seed several values", param_hint="--latent-dim 2 4 8"
             )
-        the_sweep = Sweep.create(folder, session, options, grid, seed or [options.filter.seed], trials)
-    _follow(the_sweep, jobs, session, quiet)
-    results = the_sweep.results()
-    best = the_sweep.best()
-    picture = draw_scores(the_sweep) if any(one.score is not None for one in results) else None
-    if as_json:
-        print(json.dumps(summarise(the_sweep, results), indent=1, allow_nan=False))
+        sessions = list(dict.fromkeys(sessions))
+        for path, name in zip(sessions, plain_names(sessions), strict=True):
+            place = folder / name if folder is not None and len(sessions) > 1 else folder
+            make.append(partial(Sweep.create, place, path, options, grid, seed or [options.filter.seed], trials))
+    sweeps: list[Sweep] = []
+    failures: list[Exception] = []
+    for made in make:
+        try:
+            the_sweep = made()
+            if not quiet:
+                _introduce(the_sweep, session)
+        except InputError as error:
+            if len(make) == 1:
+                raise
+            failures.append(error)
+            continue
+        if len(make) > 1:
+            the_sweep.release()
+        sweeps.append(the_sweep)
+    if not dask or all(sweep.n_left == 0 for sweep in sweeps):
+        failures += _follow(sweeps, jobs, session, None, quiet)
     else:
-        _show(the_sweep, results)
+        from ldmfilter.cluster import connect
+
+        # All sweep folders of a command are beside each other.
+        reads = [absolute(session or sweep.session_path) for sweep in sweeps]
+        with connect(dask, reads, sweeps[0].folder, sum(sweep.n_left for sweep in sweeps)) as client:
+            failures += _follow(sweeps, jobs, session, client, quiet)
+    if len(make) == 1 and failures:
+        raise failures[0]
+    tables = [(one, one.results()) for one in sweeps]
+    if as_json:
+        summaries = [summarise(*table) for table in tables]
+        print(
+            json.dumps(summaries[0] if len(summaries) == 1 and not failures else summaries, indent=1, allow_nan=False)
+        )
+    for the_sweep, results in tables:
+        if not as_json:
+            if len(make) > 1:
+                print(the_sweep.session_path)
+            _show(the_sweep, results)
+        failures += _conclude(the_sweep, results, draw_scores, quiet)
+    give_up(failures)
+
+
+def _conclude(
+    the_sweep: "Sweep", results: "list[Combination]", draw: "Callable[[Sweep], Path]", quiet: bool
+) -> list[Exception]:
+    """Draw a sweep's scores and tell where its best run lies. Returns why there is none."""
+    best = the_sweep.best()
+    picture = draw(the_sweep) if any(one.score is not None for one in results) else None
     unfinished = the_sweep.n_runs - sum(run.ended for one in results for run in one.runs)
     if unfinished and not quiet:
         say(
             f"{unfinished} run(s) are still being done by another process; "
             f"`ldmfilter sweep --resume {the_sweep.folder}` shows the table again"
         )
-    if best is None and unfinished:
-        return
     if best is None:
-        say(f"ldmfilter: {the_sweep.folder}: no run has ended well; the table tells why")
-        raise typer.Exit(FAILED)
+        return [] if unfinished else [TrainingError(f"{the_sweep.folder}: no run has ended well; the table tells why")]
     if not quiet:
         if results[0].score is not None and results[0].score <= 0:
             say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
         say(f"best run {best.folder}, picture {picture}")
+    return []
 
 
 def summarise(sweep: "Sweep", results: "list[Combination]") -> dict[str, Any]:
@@ -242,51 +306,71 @@ def summarise(sweep: "Sweep", results: "list[Combination]") -> dict[str, Any]:
     }
 
 
-def _follow(sweep: "Sweep", jobs: int, session: Path | None, quiet: bool) -> None:
-    from ldmfilter.analysis.sweep import describe
+def _follow(
+    sweeps: "list[Sweep]", jobs: int, session: Path | None, client: "Client | None", quiet: bool
+) -> list[Exception]:
+    """Do what is missing and show how far it is. Returns why a sweep could not go on."""
+    from ldmfilter.analysis.sweep import describe, run_sweeps
 
-    done = sum(run.ended for run in sweep.runs())
-    if not quiet:
-        if note := sweep.recording(session).note:
-            say(note)
-        seeds = f", {len(sweep.seeds)} seeds each" if len(sweep.seeds) > 1 else ""
-        number = sweep.n_runs // len(sweep.seeds)
-        what = f"{number} combination{'s' if number > 1 else ''}{seeds}"
-        left = f", {done} of {sweep.n_runs} runs are done" if done else ""
-        say(f"{what}{left}; sweep folder {sweep.folder}")
-        possible = math.prod(map(len, sweep.grid.values()))
-        if possible > len(sweep.combinations):
-            say(f"{possible - len(sweep.combinations)} of {possible} left out: fewer states than latent dimensions")
-
-    if done == sweep.n_runs:
-        return
+    if all(one.n_left == 0 for one in sweeps):
+        return []
+    failures: list[Exception] = []
     # A bar counts steps, so that it moves within a run; a log gets a line when a run has ended.
-    steps = sweep.n_runs * sweep.config.filter.max_steps
+    steps = {id(one): one.n_runs * one.config.filter.max_steps for one in sweeps}
+    behind = {id(one): steps[id(one)] * (one.n_runs - one.n_left) // one.n_runs for one in sweeps}
+    ended = {id(one): one.n_runs - one.n_left for one in sweeps}
+    runs = sum(one.n_runs for one in sweeps)
     terminal = sys.stderr.isatty()
 
-    def behind(progress: "Progress") -> int:
-        return round(progress.share * steps)
+    def count(move: "tuple[Sweep, Progress | InputError | TrainingError]") -> int:
+        the_sweep, progress = move
+        if not isinstance(progress, Exception):
+            behind[id(the_sweep)] = round(progress.share * steps[id(the_sweep)])
+            ended[id(the_sweep)] = progress.ended
+        return sum(behind.values())
 
-    def text(progress: "Progress") -> str:
+    def text(move: "tuple[Sweep, Progress | InputError | TrainingError]") -> str:
+        the_sweep, progress = move
+        if isinstance(progress, Exception):
+            return ""
         run = progress.run
-        gain = ": failed" if run.state == "failed" else "" if run.score is None else f": gain {run.score:.2f}"
-        return f"{progress.ended}/{progress.runs} runs  {_name(describe(run.options), run, sweep)}{gain}"
+        where = f"{Path(the_sweep.session_path).stem}, " if len(sweeps) > 1 else ""
+        name = f"{sum(ended.values())}/{runs}  {where}{_name(describe(run.options), run, the_sweep)}"
+        if run.state == "failed":
+            return f"{name}: failed, {run.reason}"
+        if run.ended and not terminal:
+            return f"{name}: gain {run.score:.2f}, rank {run.effective_rank:.1f}, {run.seconds:.0f} s"
+        return name if run.score is None else f"{name}: gain {run.score:.2f}"
 
-    moves = sweep.run(jobs, session)
-    try:
-        for progress in follow(moves, steps, behind, text, "step", quiet or not terminal, done * steps // sweep.n_runs):
-            run = progress.run
-            if quiet or not run.ended:
-                continue
-            name = f"{progress.ended}/{progress.runs}  {_name(describe(run.options), run, sweep)}"
-            if run.state == "failed":
-                say(f"{name}: failed, {run.reason}")
-            else:
-                say(f"{name}: gain {run.score:.2f}, rank {run.effective_rank:.1f}, {run.seconds:.0f} s")
-    except KeyboardInterrupt:
-        moves.close()
-        say(f"ldmfilter: interrupted; go on with `ldmfilter sweep --resume {sweep.folder}`")
-        raise typer.Exit(INTERRUPTED) from None
+    with closing(run_sweeps(sweeps, jobs, session, client)) as moves:
+        try:
+            start = sum(behind.values())
+            for move in follow(moves, sum(steps.values()), count, text, "step", quiet or not terminal, start):
+                if isinstance(move[1], Exception):
+                    failures.append(move[1])
+                elif move[1].run.ended and not quiet:
+                    count(move)
+                    say(text(move))
+        except KeyboardInterrupt:
+            moves.close()
+            again = f"`ldmfilter sweep --resume {sweeps[0].folder}`" if len(sweeps) == 1 else "the same command"
+            say(f"ldmfilter: interrupted; go on with {again}")
+            raise typer.Exit(INTERRUPTED) from None
+    return failures
+
+
+def _introduce(sweep: "Sweep", session: Path | None) -> None:
+    if note := sweep.recording(session).note:
+        say(note)
+    seeds = f", {len(sweep.seeds)} seeds each" if len(sweep.seeds) > 1 else ""
+    number = sweep.n_runs // len(sweep.seeds)
+    what = f"{number} combination{'s' if number > 1 else ''}{seeds}"
+    done = sweep.n_runs - sweep.n_left
+    left = f", {done} of {sweep.n_runs} runs are done" if done else ""
+    say(f"{what}{left}; sweep folder {sweep.folder}")
+    possible = math.prod(map(len, sweep.grid.values()))
+    if possible > len(sweep.combinations):
+        say(f"{possible - len(sweep.combinations)} of {possible} left out: fewer states than latent dimensions")
 
 
 def _name(options: str, run: "SweepRun", sweep: "Sweep") -> str:

@@ -1,10 +1,12 @@
 """Outputs that appear whole or not at all."""
 
 import errno
+import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,6 +74,43 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.replace(scratch, path)
         finally:
             scratch.unlink(missing_ok=True)
+
+
+def plain_name(text: str) -> str:
+    """A text as part of a file's name, whatever is in it: letters, digits, - and _, 60 at most.
+
+    >>> plain_name("../a b.c")
+    '___a_b_c'
+    """
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in text)[:60]
+
+
+def plain_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """A name for what is made of each of several files: its own, and its folders' where others are called the same.
+
+    >>> plain_names(["x/a.nwb", "y/b.nwb", "z/b.nwb", "b_.nwb", "b .nwb"])
+    ['a', 'y_b', 'z_b', 'b_', 'b_-2']
+    """
+    parts = [(*path.parts[:-1], path.stem) for path in map(Path, paths)]
+    deep = [1] * len(parts)
+
+    def names() -> list[str]:
+        return [plain_name("_".join(part[-n:])) for part, n in zip(parts, deep, strict=True)]
+
+    while True:
+        seen = Counter(name.casefold() for name in names())  # some disks do not tell A from a
+        longer = [i for i, name in enumerate(names()) if seen[name.casefold()] > 1 and deep[i] < len(parts[i])]
+        if not longer:
+            break
+        for i in longer:
+            deep[i] += 1
+    used: set[str] = set()
+    unique = []
+    for name in names():
+        tried = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
+        unique.append(next(one for one in tried if one.casefold() not in used))
+        used.add(unique[-1].casefold())
+    return unique
 
 
 @contextmanager

@@ -31,27 +31,31 @@ import statistics
 import threading
 import time
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from ldmfilter import cluster
 from ldmfilter.config import Config
 from ldmfilter.data import read_session
 from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
+from ldmfilter.data.remote import absolute
 from ldmfilter.data.session import Session
 from ldmfilter.data.windows import reserve
 from ldmfilter.errors import InputError, TrainingError
-from ldmfilter.files import disk_errors, write_bytes
+from ldmfilter.files import disk_errors, plain_name, write_bytes
+from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.runs import RUNS, Run
 from ldmfilter.filter.training import Record, Training
 from ldmfilter.version import __version__
 
 if TYPE_CHECKING:
+    from distributed import Client
     from filelock import BaseFileLock
     from matplotlib.axes import Axes
     from optuna import Study
@@ -331,6 +335,10 @@ class Sweep:
             self._recording = recording
         return self._recording
 
+    def release(self) -> None:
+        """Forget what was read of the session, which takes memory; it is read again when it is needed."""
+        self._recording = None
+
     def run(self, jobs: int = 1, session: str | os.PathLike[str] | None = None) -> Generator[Progress, None, None]:
         """Do what is missing: go on with runs that were left behind, then begin others. Ends when every run is done,
         has failed, or is being done by another process. It may be stopped at any moment.
@@ -346,21 +354,35 @@ class Sweep:
             InputError: the session has changed, or the disk is full.
             TrainingError: a process of a job was ended from outside.
         """
-        known = {run.number: run for run in self.runs()}
-        left = self.n_runs - sum(run.ended for run in known.values())
+        left = self.n_left
         if not left:
             return
         self.recording(session)
-        jobs, share = min(jobs, left), 0.0
+        jobs, progress = min(jobs, left), self._progress()
         with closing(self._work(session) if jobs == 1 else self._spawn(jobs, session)) as working:
-            for run in working:
-                if run.state != "started":
-                    known |= {other.number: other for other in self.runs() if other.ended}
-                known[run.number] = run
-                ended = sum(one.ended for one in known.values())
-                behind = ended + sum(one.trained for one in known.values() if one.state == "started")
-                share = max(share, behind / self.n_runs)
-                yield Progress(run, ended, self.n_runs, share)
+            yield from map(progress, working)
+
+    def _progress(self) -> Callable[[SweepRun], Progress]:
+        """What tells how far the sweep is, from each thing that happens to a run."""
+        known = {run.number: run for run in self.runs()}
+        share = 0.0
+
+        def progress(run: SweepRun) -> Progress:
+            nonlocal share
+            if run.ended:
+                known.update({other.number: other for other in self.runs() if other.ended})
+            known[run.number] = run
+            ended = sum(one.ended for one in known.values())
+            behind = ended + sum(one.trained for one in known.values() if one.state == "started")
+            share = max(share, behind / self.n_runs)
+            return Progress(run, ended, self.n_runs, share)
+
+        return progress
+
+    @property
+    def n_left(self) -> int:
+        """Runs that are not done and have not failed."""
+        return self.n_runs - sum(run.ended for run in self.runs())
 
     def runs(self) -> list[SweepRun]:
         """The runs so far, by number."""
@@ -378,9 +400,11 @@ class Sweep:
 
     # One process's share of the work.
 
-    def _work(self, session: str | os.PathLike[str] | None) -> Generator[SweepRun, None, None]:
+    def _work(self, session: str | os.PathLike[str] | None, most: int | None = None) -> Generator[SweepRun, None, None]:
         recording = self.recording(session)
-        while (claimed := self._claim()) is not None:
+        for _ in range(self.n_runs if most is None else most):
+            if (claimed := self._claim()) is None:
+                return
             run, lock = claimed
             try:
                 with closing(self._train(run, recording)) as training:
@@ -577,7 +601,7 @@ class Sweep:
                 process.join(_PATIENCE)
                 process.terminate()
                 process.join()
-        left = self.n_runs - sum(run.ended for run in self.runs())
+        left = self.n_left
         if broken and left:
             raise TrainingError(
                 f"{len(broken)} of the processes ended before time (exit code {broken[0]}), and {left} runs are left; "
@@ -666,6 +690,82 @@ class Sweep:
         return SweepRun(
             trial.number, options, trial.user_attrs["seed"], state, score, folder=folder, trained=ended, **result
         )
+
+
+def run_sweeps(
+    sweeps: Sequence[Sweep],
+    jobs: int = 1,
+    session: str | os.PathLike[str] | None = None,
+    client: Client | None = None,
+) -> Generator[tuple[Sweep, Progress | InputError | TrainingError], None, None]:
+    """Do what is missing in several sweeps, as `Sweep.run` does in one. What ends one does not end the others.
+
+    Args:
+        sweeps: one of each session.
+        jobs: processes, which do one sweep after the other.
+        session: as in `Sweep.run`, of a single sweep.
+        client: of a Dask cluster, from `ldmfilter.cluster.connect`; its workers then do runs of all sweeps. A run
+            whose worker dies is gone on with by another.
+
+    Yields:
+        a sweep and how far it is, or why it cannot go on.
+    """
+    if client is not None:
+        yield from _run_on(client, sweeps, session)
+        return
+    for sweep in sweeps:
+        try:
+            with closing(sweep.run(jobs, session)) as moves:
+                for progress in moves:
+                    yield sweep, progress
+        except (InputError, TrainingError) as error:
+            yield sweep, error
+        if len(sweeps) > 1:
+            sweep.release()
+
+
+def _run_on(
+    client: Client, sweeps: Sequence[Sweep], session: str | os.PathLike[str] | None
+) -> Generator[tuple[Sweep, Progress | InputError | TrainingError], None, None]:
+    # Each task does one run, whichever is the next that nobody works on: the workers share a sweep as processes do.
+    tasks = [
+        (i, (os.path.abspath(sweep.folder), sweep.identity, absolute(session or sweep.session_path)))
+        for i, sweep in enumerate(sweeps)
+        for _ in range(sweep.n_left)
+    ]
+    watching = [sweep._progress() for sweep in sweeps]
+    failed: dict[int, InputError | TrainingError] = {}
+    with closing(cluster.work(client, _one_run, [values for _, values in tasks])) as words:
+        for word in words:
+            i = tasks[word.task][0]
+            if isinstance(word.said, dict):
+                run = word.said | {"folder": sweeps[i].folder / word.said["folder"]}
+                run["options"] = {name: _frozen(value) for name, value in run["options"].items()}
+                yield sweeps[i], watching[i](SweepRun(**run))
+            elif isinstance(word.said, InputError | TrainingError):
+                failed.setdefault(i, word.said)
+            elif isinstance(word.said, Exception):
+                failed.setdefault(i, TrainingError(f"{sweeps[i].folder}: {word.said}"))
+    for i, error in failed.items():
+        if sweeps[i].n_left or isinstance(error, InputError):
+            yield sweeps[i], error
+
+
+def _one_run(folder: str, identity: str, session: str, tell: cluster.Tell) -> None:
+    """What a worker of a cluster does: the next run of a sweep, if there is one."""
+    sweep = Sweep.open(folder)
+    if sweep.identity != identity:
+        raise InputError(f"{folder}: is another sweep on the worker; let all see the same files under the same paths")
+    sweep._recording = _last_recording(folder, identity, session)
+    with one_thread(), closing(sweep._work(session, most=1)) as working:
+        for run in working:
+            tell(asdict(run) | {"folder": run.folder.name})
+
+
+@functools.lru_cache(maxsize=1)
+def _last_recording(folder: str, identity: str, session: str) -> Recording:
+    """What a worker has read for the run before is not read again for the next: `identity` holds its checksum."""
+    return Sweep.open(folder).recording(session)
 
 
 def combinations(config: Config, grid: Mapping[str, Sequence]) -> list[dict[str, Any]]:
@@ -811,8 +911,7 @@ def _with(config: Config, options: Options, seed: int) -> Config:
 
 
 def _default_folder(session: Session, identity: str) -> Path:
-    stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(session.source.path).stem)[:60]
-    return RUNS / f"sweep-{stem}-{identity[:8]}"
+    return RUNS / f"sweep-{plain_name(Path(session.source.path).stem)}-{identity[:8]}"
 
 
 def _worker(folder: Path, session: str | None, sender: Connection) -> None:

@@ -51,6 +51,11 @@ def remote_address(path: str | os.PathLike[str]) -> str | None:
     return f"{match[1].lower()}://{text[match.end() :]}"
 
 
+def absolute(path: str | os.PathLike[str]) -> str:
+    """A path or address as a process in another folder finds it."""
+    return remote_address(path) or os.path.abspath(path)
+
+
 def is_nwb_in_zarr(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a folder that says of itself that it is NWB in zarr."""
     try:

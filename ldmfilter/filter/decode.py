@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -263,19 +263,34 @@ def check_store(path: str | os.PathLike[str], overwrite: bool) -> None:
         InputError: as `check_target`; or something lies there that is no store of states, which is never replaced.
     """
     store = check_target(path, overwrite)
-    if store.exists() and not any(_made_by_us(store / name) for name in (".zattrs", "zarr.json")):
+    if store.exists() and store_attributes(store).get("format") != _FORMAT:
         raise InputError(f"{path}: is no store of latent states and is not replaced; choose another name")
 
 
-def _made_by_us(metadata: Path) -> bool:
-    try:
-        content = json.loads(metadata.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    if not isinstance(content, dict):
-        return False
-    attributes = content.get("attributes")
-    return _FORMAT in (content.get("format"), attributes.get("format") if isinstance(attributes, dict) else None)
+def is_made_from(path: str | os.PathLike[str], model: LDMFilter, checksum: str, options: str) -> bool:
+    """Whether a store holds what a model gives for a session, by its checksum, and options, the store's
+    `decode_options`: all of it, since a store is whole or not there."""
+    made = {
+        "format": _FORMAT,
+        "ldmfilter_version": __version__,
+        "model_id": model.model_id_,
+        "source_checksum": checksum,
+        "decode_options": options,
+    }
+    return made.items() <= store_attributes(path).items()
+
+
+def store_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a store says of itself; nothing where there is none."""
+    for name in (".zattrs", "zarr.json"):
+        try:
+            content = json.loads((Path(path) / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict):
+            attributes = content.get("attributes") if name == "zarr.json" else content
+            return attributes if isinstance(attributes, dict) else {}
+    return {}
 
 
 def _chunks(latents: xr.Dataset) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -30,7 +30,7 @@ from ldmfilter.data import read_session
 from ldmfilter.data.binning import bin_spikes, choose_spans
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
-from ldmfilter.files import disk_errors, write_bytes
+from ldmfilter.files import disk_errors, plain_name, write_bytes
 from ldmfilter.filter.model import MODEL_FILE, LDMFilter, load
 from ldmfilter.filter.tensors import damaged, read_tensors, write_tensors
 from ldmfilter.filter.training import Record, Training
@@ -229,8 +229,7 @@ class Run:
 
 def new_folder(session: Session, now: datetime) -> Path:
     """A free name below `runs/`, of the time and the session's file name."""
-    stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(session.source.path).stem)[:60]
-    name = f"{now:%Y%m%d-%H%M%S}-{stem}"
+    name = f"{now:%Y%m%d-%H%M%S}-{plain_name(Path(session.source.path).stem)}"
     path, n = RUNS / name, 2
     while path.exists():
         path, n = RUNS / f"{name}-{n}", n + 1
