@@ -4,7 +4,8 @@ The encoder is z = W (x - mean) and the latent model is independent sources, so 
 
     F = sum_i <log p_i(z_i)> + log|det W|
 
-is the likelihood of the data: maximum likelihood ICA (Bell & Sejnowski 1995; Pham & Garat 1997).
+is the likelihood of the data: maximum likelihood ICA (Bell & Sejnowski 1995; Pham & Garat 1997). The parameters of p_i
+are matched with it: the centre, and where asked for the shape.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Density = Literal["generalized_gaussian", "logistic", "laplace", "gaussian_known
 #: Shapes that a fit chooses among: from Laplace's density to nearly the uniform. Below 1 the density has a cusp, which
 #: pulls samples to zero rather than sources apart.
 SHAPES = (1.0, 12.0)
-#: Rounding of |y| at zero, in units of alpha: without it the objective of densities with a corner has no gradient there.
+#: Rounding of |y| at zero, in units of alpha: without it densities with a corner leave the objective no gradient there.
 CORNER = 0.01
 #: Shapes closer than this ratio are taken as the same.
 SETTLED = 1.05
@@ -46,10 +47,13 @@ ROUNDING = 1e-14
 class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Independent sources z = W (x - mean) whose distribution matches a given density.
 
+    Each density is centred where F is largest, not at the mean: a skewed source, which a symmetric density held at the
+    mean separates badly, then costs no more than others.
+
     Args:
         n_components: how many sources. None takes as many as the data have dimensions (their rank); fewer keep the
             principal axes with the largest variance.
-        density: of each source, mean zero. "generalized_gaussian": see `shape`. "logistic" and "laplace": for sources
+        density: of each source. "generalized_gaussian": see `shape`. "logistic" and "laplace": for sources
             with heavier tails than a Gaussian's. "gaussian_known_variance": Gaussians with the given, different
             `variances`, mixed by a rotation, so that W is orthogonal and the volume is preserved.
         shape: beta of the generalised Gaussian, 1 or more: 1 is Laplace's, 2 the Gaussian's, which no linear method
@@ -64,7 +68,8 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         components_: (source, feature) W. Scaled as the density asks for: unit variance where the density is right.
         mixing_: (feature, source) its pseudo-inverse.
         mean_: (feature,) of the data.
-        shape_: (source,) beta; None for densities that have none.
+        location_: (source,) the centre of each density; zero with known variances.
+        shape_: (source,) beta; None for the logistic density.
         n_iter_: iterations taken.
         converged_: whether `tol` was reached.
         log_likelihood_: F, nats per sample.
@@ -105,7 +110,7 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Find W for samples X (sample, feature).
 
         Raises:
-            InputError: an option out of its range; more components than the data have dimensions; data without variance.
+            InputError: an option out of its range; more components than dimensions; data without variance.
             ValueError: X is no finite matrix of two samples or more.
         """
         self._check_options()
@@ -117,10 +122,12 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         else:
             W, log_density = self._search(centred)
         mixing = np.linalg.pinv(W)
-        W = W * np.sign(mixing[np.abs(mixing).argmax(0), np.arange(len(W))])[:, None]
-        self.components_ = W
+        sign = np.sign(mixing[np.abs(mixing).argmax(0), np.arange(len(W))])
+        self.location_ *= sign
+        self.components_ = W = W * sign[:, None]
         self.mixing_ = np.linalg.pinv(W)
-        F = independent_sources(torch.from_numpy(centred @ W.T), torch.from_numpy(W), log_density)
+        z = torch.from_numpy(centred @ W.T - self.location_)
+        F = independent_sources(z, torch.from_numpy(W), log_density)
         self.log_likelihood_ = float(F.value)
         return self
 
@@ -167,7 +174,9 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         axes = np.linalg.eigh(centred.T @ centred / n_samples)[1]
         W = np.empty_like(axes)
         W[np.argsort(variances)] = axes.T
-        self.n_iter_, self.converged_, self.shape_ = 1, True, None
+        self.n_iter_, self.converged_ = 1, True
+        self.location_: np.ndarray = np.zeros(n_features)
+        self.shape_: np.ndarray | None = np.full(n_features, 2.0)
         sd = torch.from_numpy(np.sqrt(variances))
         return W, lambda z: generalized_gaussian(z, 2.0, sd)
 
@@ -180,8 +189,8 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         found = _maximise(Y, torch.from_numpy(start), self.density, fixed, self.tol, self.max_iter)
         if not found.converged:
             warnings.warn(
-                f"LDMICA has not converged in {found.n_iter} iterations: another step promises {found.promise:.2g} nats, "
-                f"tol is {self.tol:.2g}; raise max_iter, or choose a density closer to the sources'",
+                f"LDMICA has not converged in {found.n_iter} iterations: another step promises {found.promise:.2g} "
+                f"nats, tol is {self.tol:.2g}; raise max_iter, or choose a density closer to the sources'",
                 ConvergenceWarning,
                 stacklevel=3,
             )
@@ -189,11 +198,12 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         explained = np.square(np.linalg.pinv(W)).sum(0) * np.square(centred @ W.T).mean(0)
         order = np.argsort(-explained, kind="stable")
         self.n_iter_, self.converged_ = found.n_iter, found.converged
+        self.location_ = found.location.numpy()[order]
         if self.density == "logistic":
             self.shape_ = None
             return W[order], logistic
-        self.shape_ = found.shape.numpy()[order]
-        beta = torch.from_numpy(self.shape_)
+        beta = found.shape[torch.from_numpy(order)]
+        self.shape_ = beta.numpy()
         return W[order], lambda z: generalized_gaussian(z, beta, corner=CORNER)
 
 
@@ -231,15 +241,19 @@ def _whitening(centred: np.ndarray, n_components: int | None) -> np.ndarray:
 
 
 class _Found(NamedTuple):
+    """Where the search ended, on white data."""
+
     W: Tensor
     shape: Tensor
+    location: Tensor
     n_iter: int
     converged: bool
     promise: float  # nats, of all samples
 
 
 class _Fit(NamedTuple):
-    """At one W: F less log|det W|, nats per sample; score psi = -d log p / dy; <psi'> and <psi' y^2> of each source."""
+    """Of sources y (source, sample), less their location: sum_i <log p_i(y_i)>, nats; the score psi = -d log p / dy;
+    <psi'> and <psi' y^2> of each source."""
 
     value: float
     psi: Tensor
@@ -247,13 +261,13 @@ class _Fit(NamedTuple):
     slope_y2: Tensor
 
 
-def _generalized_gaussian_fit(Y: Tensor, beta: Tensor) -> _Fit:
+def _generalized_gaussian_fit(y: Tensor, beta: Tensor) -> _Fit:
     """With x = y / alpha, r = sqrt(x^2 + corner^2): psi = beta x r^(beta-2) / alpha,
     psi' = beta r^(beta-2) (1 + (beta-2) x^2 / r^2) / alpha^2."""
     b = beta[:, None]
     log_alpha = 0.5 * (torch.lgamma(1 / b) - torch.lgamma(3 / b))
     alpha = log_alpha.exp()
-    x = Y / alpha
+    x = y / alpha
     x2 = x.square()
     r2 = x2 + CORNER**2
     power = (r2.log() * (0.5 * b - 1)).exp()  # half the time of pow
@@ -263,15 +277,15 @@ def _generalized_gaussian_fit(Y: Tensor, beta: Tensor) -> _Fit:
     return _Fit(value, x * power * (b / alpha), slope.mean(1) / alpha[:, 0].square(), (slope * x2).mean(1))
 
 
-def _logistic_fit(Y: Tensor) -> _Fit:
+def _logistic_fit(y: Tensor) -> _Fit:
     """psi = tanh(y / 2s) / s, psi' = (1 - tanh^2(y / 2s)) / 2 s^2, with e = exp(-|y| / s) computed once."""
     s = math.sqrt(3) / math.pi
-    size = Y.abs() / s
+    size = y.abs() / s
     e = torch.exp(-size)
-    value = -float((size + 2 * torch.log1p(e)).mean(1).sum()) - len(Y) * math.log(s)
-    tanh = torch.copysign((1 - e) / (1 + e), Y)
+    value = -float((size + 2 * torch.log1p(e)).mean(1).sum()) - len(y) * math.log(s)
+    tanh = torch.copysign((1 - e) / (1 + e), y)
     slope = (1 - tanh.square()) / (2 * s**2)
-    return _Fit(value, tanh / s, slope.mean(1), (slope * Y.square()).mean(1))
+    return _Fit(value, tanh / s, slope.mean(1), (slope * y.square()).mean(1))
 
 
 def _matched_shape(Y: Tensor) -> Tensor:
@@ -284,53 +298,55 @@ def _matched_shape(Y: Tensor) -> Tensor:
 
 
 def _maximise(Y: Tensor, W: Tensor, density: str, shape: float | None, tol: float, max_iter: int) -> _Found:
-    """Maximise F over W for white Y (source, sample) by relative steps W <- (I + E) W.
+    """Maximise F over W and the locations m for white Y (source, sample): W <- (I + E) W, m <- m + e.
 
-    Preconditioned L-BFGS as in Picard (Ablin, Cardoso & Gramfort 2018): the Hessian of -F at independent sources
-    couples E_ij with E_ji alone, by [[h_ij, 1], [1, h_ji]] with h_ij = <psi_i'> <y_j^2>, and E_ii by 1 + <psi_i' y_i^2>;
-    memory of past steps mends what that leaves out.
+    Preconditioned L-BFGS as in Picard (Ablin, Cardoso & Gramfort 2018): at independent sources the Hessian of -F couples
+    E_ij with E_ji alone, by [[h_ij, 1], [1, h_ji]] with h_ij = <psi_i'> <y_j^2>; E_ii has 1 + <psi_i' y_i^2>, e_i has
+    <psi_i'>. The memory of past steps mends what that leaves out. E and e are one matrix, e its last column.
     """
     n, n_samples = Y.shape
     eye = torch.eye(n, dtype=Y.dtype)
     beta = torch.full((n,), 2.0 if shape is None else float(shape), dtype=Y.dtype)
     follow = matching = density == "generalized_gaussian" and shape is None
 
-    def fit(Y: Tensor) -> _Fit:
-        return _logistic_fit(Y) if density == "logistic" else _generalized_gaussian_fit(Y, beta)
+    def fit(Y: Tensor, location: Tensor) -> _Fit:
+        y = Y - location[:, None]
+        return _logistic_fit(y) if density == "logistic" else _generalized_gaussian_fit(y, beta)
 
-    def moved() -> Tensor | None:
+    def other_shapes() -> Tensor | None:
         """Shapes that match the sources as they are, where they are not those that are used."""
         new = _matched_shape(Y)
         return new if float((new / beta).log().abs().max()) > math.log(SETTLED) else None
 
     Y = W @ Y
-    at = fit(Y)
+    location = torch.zeros(n, dtype=Y.dtype)
+    at = fit(Y, location)
     memory: deque[tuple[Tensor, Tensor]] = deque(maxlen=MEMORY)
     last: tuple[Tensor, Tensor] | None = None  # the step taken, the gradient before it
     promise = math.inf
     for iteration in range(1, max_iter + 1):
         if follow:  # shapes follow the sources until they come to rest, and are looked at again in the end
-            new = moved()
+            new = other_shapes()
             if new is None:
                 follow = False
             else:
                 beta, last = new, None
-                at = fit(Y)
+                at = fit(Y, location)
                 memory.clear()
-        G = at.psi @ Y.mT / n_samples - eye
+        G = torch.cat([at.psi @ Y.mT / n_samples - eye, -at.psi.mean(1, keepdim=True)], 1)
         if last is not None and float((last[0] * (G - last[1])).sum()) > 0:
             memory.append((last[0], G - last[1]))
         E = _direction(G, at, Y, memory)
         promise = -0.5 * n_samples * float((G * E).sum())
         if promise < tol:
-            follow = matching and moved() is not None
+            follow = matching and other_shapes() is not None
             if not follow:
-                return _Found(W, beta, iteration, True, promise)
+                return _Found(W, beta, location, iteration, True, promise)
             continue
         for _ in range(HALVINGS):
-            step = eye + E
-            trial = step @ Y
-            there = fit(trial)
+            step = eye + E[:, :n]
+            trial, moved = step @ Y, location + E[:, n]
+            there = fit(trial, moved)
             gain = there.value - at.value + float(torch.linalg.slogdet(step)[1])
             if gain > -n * ROUNDING:
                 break
@@ -342,8 +358,8 @@ def _maximise(Y: Tensor, W: Tensor, density: str, shape: float | None, tol: floa
             last = None
             continue
         last = (E, G)
-        W, Y, at = step @ W, trial, there
-    return _Found(W, beta, iteration, False, promise)
+        W, Y, location, at = step @ W, trial, moved, there
+    return _Found(W, beta, location, iteration, False, promise)
 
 
 def _direction(G: Tensor, at: _Fit, Y: Tensor, memory: deque[tuple[Tensor, Tensor]]) -> Tensor:
@@ -358,8 +374,10 @@ def _direction(G: Tensor, at: _Fit, Y: Tensor, memory: deque[tuple[Tensor, Tenso
         weight = (step * q).sum() / (step * change).sum()
         weights.append(weight)
         q = q - weight * change
-    E = (h.mT * q - q.mT) / (h * h.mT - 1)
-    E.diagonal().copy_(q.diagonal() / diagonal)
+    square = q[:, :-1]
+    pairs = (h.mT * square - square.mT) / (h * h.mT - 1)
+    pairs.diagonal().copy_(square.diagonal() / diagonal)
+    E = torch.cat([pairs, q[:, -1:] / at.slope.clamp_min(LEAST_CURVATURE)[:, None]], 1)
     for (step, change), weight in zip(memory, reversed(weights), strict=True):
         E = E + (weight - (change * E).sum() / (step * change).sum()) * step
     return -E
