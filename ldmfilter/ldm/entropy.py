@@ -137,6 +137,16 @@ def logdet(
     return half_logdet + 0.5 * d * math.log(2 * math.pi * math.e)
 
 
+def linear(W: Float[Tensor, "latent feature"]) -> Float[Tensor, ""]:
+    """What a linear encoder z = W x adds to the entropy of x, log|det W|: exact, and no samples needed.
+
+    With fewer latents than features 1/2 log det(W W'): against the entropy of x on the axes that W keeps.
+    """
+    if W.shape[0] == W.shape[1]:
+        return torch.linalg.slogdet(W).logabsdet
+    return 0.5 * torch.linalg.slogdet(W @ W.mT).logabsdet
+
+
 class _MeanLogKernel(torch.autograd.Function):
     """Mean over i of log sum_j exp(-|z_i - z_j|^2 / 2 h^2), j outside the group of i.
 

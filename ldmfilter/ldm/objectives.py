@@ -1,13 +1,13 @@
 """Objectives of latent distribution matching: an alignment plus an entropy (Mikulasch & Zenke 2026)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ldmfilter.ldm.alignment import predictive_gaussian
-from ldmfilter.ldm.entropy import ENTROPIES
+from ldmfilter.ldm.entropy import ENTROPIES, linear
 
 
 class Objective(NamedTuple):
@@ -47,4 +47,22 @@ def predictive(
         return Objective(alignment, alignment, None)
     alignment = predictive_gaussian(z, zhat, S).mean()
     H = ENTROPIES[entropy](z.flatten(0, 1) if samples is None else samples, group, **(options or {}))
+    return Objective(alignment + H, alignment, H)
+
+
+def independent_sources(
+    z: Float[Tensor, "sample source"],
+    W: Float[Tensor, "source feature"],
+    log_density: Callable[[Tensor], Tensor],
+) -> Objective:
+    """Linear ICA, F = sum_i <log p_i(z_i)> + log|det W| for z = W x: up to H[x], which no W changes, it is
+    -KL[R || P_theta] exactly.
+
+    Args:
+        z: latents.
+        W: the encoder.
+        log_density: log p_i(z_i) of every entry of z, (sample, source).
+    """
+    alignment = log_density(z).sum(-1).mean()
+    H = linear(W)
     return Objective(alignment + H, alignment, H)

@@ -104,6 +104,16 @@ class Reproduction:
         return all(claim.holds for claim in self.outcome.claims)
 
 
+def refuse_data(figure: str, data: Path | None) -> None:
+    """For a figure that brings its own data.
+
+    Raises:
+        InputError: some were given.
+    """
+    if data is not None:
+        raise InputError(f"{data}: {figure} makes its own data; leave out --data")
+
+
 def reproduce(
     figure: str,
     size: str = "small",

@@ -1,0 +1,120 @@
+"""Figure 2C: two Ornstein-Uhlenbeck processes, rotated by 45 degrees, unmixed by a rotation that matches Gaussians of
+their known variances sigma^2 / 2 theta.
+
+Gaussians are told apart because the variances differ: log N(z; 0, s^2) has 2 s^2 below z^2, and a rotation keeps the
+volume, so that log|det W| is zero. Nothing is used of the processes' memory.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ldmfilter.ica import LDMICA, amari_distance
+from ldmfilter.paper.experiment import Claim, Outcome, Say, refuse_data
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ANGLE = math.pi / 4
+ROTATION = np.array([[math.cos(ANGLE), -math.sin(ANGLE)], [math.sin(ANGLE), math.cos(ANGLE)]])
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Attributes:
+    steps: of both processes.
+    theta: rates of return, 1/s.
+    sigma: of the noise, 1/sqrt(s).
+    dt: s.
+    """
+
+    steps: int
+    theta: tuple[float, float] = (2.0, 0.2)
+    sigma: float = 0.3
+    dt: float = 0.1
+
+
+# The angle's standard error is 0.35 / sqrt(steps dt (theta_1 + theta_2) / 2): 0.0075, 0.0024 and 0.0011.
+SIZES = {"tiny": Settings(20_000), "small": Settings(200_000), "paper": Settings(1_000_000)}
+
+
+def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
+    """Draw, rotate, unmix, compare."""
+    refuse_data("fig2c", data)
+    sources = ornstein_uhlenbeck(settings, np.random.default_rng(seed))
+    mixed = sources @ ROTATION.T
+    variances = _variances(settings)
+    ica = LDMICA(density="gaussian_known_variance", variances=variances).fit(mixed)
+    W = ica.components_
+    found = ica.transform(mixed) * np.sign(np.diag(W @ ROTATION))
+    say("unmixed in closed form")
+    distance = amari_distance(W, ROTATION)
+    volume = abs(float(np.linalg.slogdet(W)[1]))
+    numbers = {
+        "amari_distance": distance,
+        "amari_distance_of_mixtures": amari_distance(np.eye(2), ROTATION),
+        "unmixing_times_mixing": W @ ROTATION,
+        "log_abs_det": volume,
+        "variances": variances,
+        "variances_of_sources": sources.var(0),
+        "variances_recovered": found.var(0),
+        "correlation_of_sources": np.corrcoef(sources.T)[0, 1],
+        "log_likelihood": ica.log_likelihood_,
+    }
+    claims = [
+        Claim("The processes are recovered: Amari distance", distance, most=0.02, source="figure 2C"),
+        Claim("The volume is preserved: size of log|det W|", volume, most=1e-9, source="figure 2C"),
+    ]
+    return Outcome(numbers, claims, _draw(sources, mixed, found, settings.dt))
+
+
+def _variances(settings: Settings) -> np.ndarray:
+    """Stationary, sigma^2 / 2 theta."""
+    return settings.sigma**2 / (2 * np.array(settings.theta))
+
+
+def ornstein_uhlenbeck(settings: Settings, rng: np.random.Generator) -> np.ndarray:
+    """(step, process) of dx = -theta x dt + sigma dW, stationary, by its exact transition
+
+    x(t + dt) = exp(-theta dt) x(t) + N(0, sigma^2 / 2 theta (1 - exp(-2 theta dt)))
+    """
+    from scipy.signal import lfilter
+
+    keep = np.exp(-np.array(settings.theta) * settings.dt)
+    noise = rng.standard_normal((settings.steps, 2)) * np.sqrt(_variances(settings))
+    noise[1:] *= np.sqrt(1 - keep**2)
+    return np.stack([lfilter([1.0], [1.0, -keep[i]], noise[:, i]) for i in (0, 1)], axis=1)
+
+
+def _draw(sources: np.ndarray, mixed: np.ndarray, found: np.ndarray, dt: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    from ldmfilter.analysis.plots import COLOURS
+
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    grid = figure.subplots(3, 2, width_ratios=(3, 1))
+    shown = slice(0, round(60 / dt))
+    time = np.arange(len(sources))[shown] * dt
+    thin = slice(None, None, max(1, len(sources) // 4000))
+    limit = 3.5 * float(mixed.std(0).max())
+    for row, (name, both) in enumerate((("sources", sources), ("mixtures", mixed), ("recovered", found))):
+        left, right = grid[row]
+        for number in (0, 1):
+            left.plot(time, both[shown, number], color=COLOURS[number], linewidth=1.0)
+        left.set_ylabel(name)
+        right.plot(*both[thin].T, ".", color=COLOURS[2], markersize=2, alpha=0.4, markeredgewidth=0)
+        right.set_aspect("equal")
+        right.set_xlim(-limit, limit)
+        right.set_ylim(-limit, limit)
+        for axes in (left, right):
+            axes.spines[["top", "right"]].set_visible(False)
+    grid[2, 0].set_xlabel("time, s")
+    grid[2, 1].set_xlabel("first")
+    for axes in grid[:, 1]:
+        axes.set_ylabel("second")
+    return figure
