@@ -62,8 +62,9 @@ def decode_several(
     ended.sort(key=lambda word: word.task)
     well = [stores[word.task] for word in ended if not isinstance(word.said, Exception)]
     if as_json:
-        made = [{"store": str(store), "behavior": _reports(store)} for store in well]
-        print(json.dumps(made if len(paths) > 1 else made[0] if made else None, indent=1))
+        made: list[Any] = [{"store": str(store), "behavior": _reports(store)} for store in well]
+        for one in [made] if len(paths) > 1 else made:
+            print(json.dumps(one, indent=1))
     else:
         for store in well:
             for one in () if quiet else _reports(store):

@@ -84,8 +84,10 @@ def connect(address: str, reads: Iterable[str], folder: Path, most: int) -> Iter
         from dask.system import CPU_COUNT
     except ImportError:
         raise InputError("--dask: the package distributed is missing; pip install 'ldmfilter[dask]'") from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is told in our own words
     with ExitStack() as stack:
+        logger = logging.getLogger("distributed")
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL)  # what matters is told in our own words
         where: Any = address
         if address == LOCAL:
             # No limit of memory, as for processes without Dask: it would be a core's share, whatever others need.
@@ -108,7 +110,7 @@ def connect(address: str, reads: Iterable[str], folder: Path, most: int) -> Iter
                     f"--dask {address}: no Dask scheduler answers there ({reason or type(error).__name__}); give its "
                     "address, as tcp://HOST:8786"
                 ) from None
-        client = stack.enter_context(distributed.Client(where, timeout=_ANSWER, set_as_default=False))
+        client = stack.enter_context(distributed.Client(where, set_as_default=False))
         _check_workers(client, address, [path for path in reads if "://" not in path], folder.absolute())
         yield client
 
@@ -193,7 +195,7 @@ def _word(i: int, ended: dict[str, Any]) -> Word:
 def _perform(
     function: Callable[..., Any], values: tuple, i: int, name: str, versions: dict[str, str]
 ) -> dict[str, Any]:
-    """One task, on a worker: what it returns or why it fails, as plain values."""
+    """One task, on a worker."""
     import distributed
 
     worker = distributed.get_worker()
@@ -214,6 +216,7 @@ def _perform(
 
 
 def _do(function: Callable[..., Any], values: tuple) -> dict[str, Any]:
+    """What a task returns or why it fails, as plain values, and what it warned of."""
     failed = ""
     with _one_at_a_time, warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("default")
@@ -250,6 +253,7 @@ def _look(paths: list[str]) -> dict[str, Any]:
 
 
 async def _identity(address: str) -> Any:
+    """What a scheduler says of itself."""
     import distributed
 
     async with distributed.rpc(

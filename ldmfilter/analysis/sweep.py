@@ -745,7 +745,8 @@ def _run_on(
             elif isinstance(word.said, InputError | TrainingError):
                 failed.setdefault(i, word.said)
             elif isinstance(word.said, Exception):
-                failed.setdefault(i, TrainingError(f"{sweeps[i].folder}: {word.said}"))
+                reason = f"{sweeps[i].folder}: {word.said}; go on with `ldmfilter sweep --resume {sweeps[i].folder}`"
+                failed.setdefault(i, TrainingError(reason))
     for i, error in failed.items():
         if sweeps[i].n_left or isinstance(error, InputError):
             yield sweeps[i], error
