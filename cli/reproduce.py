@@ -1,5 +1,8 @@
 """`ldmfilter reproduce`."""
 
+import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,8 +41,11 @@ def reproduce(
     from ldmfilter.paper.experiment import reproduce as run
 
     if figure is None:
-        for name, (_, about) in FIGURES.items():
-            print(f"{name:<10}{about}")
+        about = {name: text for name, (_, text) in FIGURES.items()}
+        if as_json:
+            print(json.dumps(about, indent=1))
+        else:
+            _print(about.items())
         return
     done = run(figure, size, out, seed, data, overwrite, (lambda text: None) if quiet else say)
     if as_json:
@@ -49,12 +55,32 @@ def reproduce(
 
 
 def _show(done: "Reproduction") -> None:
-    for claim in done.outcome.claims:
-        print(
-            f"{'holds' if claim.holds else 'FAILS':<6} {claim.value:8.4g}  {claim.text}"
-            + _limits(claim.least, claim.most)
+    _print(
+        (
+            "holds" if claim.holds else "FAILS",
+            f"{claim.value:.4g}",
+            claim.text + _limits(claim.least, claim.most),
         )
+        for claim in done.outcome.claims
+    )
     print(f"{done.picture}\n{done.record}")
+
+
+def _print(rows: Iterable[tuple[str, ...]]) -> None:
+    """In columns, of which the last is folded on a terminal; a row is a line in a pipe."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console() if sys.stdout.isatty() else Console(width=1000)
+    grid = Table.grid(padding=(0, 2))
+    for row in rows:
+        while len(grid.columns) < len(row):
+            grid.add_column(no_wrap=len(grid.columns) < len(row) - 1)
+        grid.add_row(*map(Text, row))
+    with console.capture() as captured:
+        console.print(grid)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _limits(least: float | None, most: float | None) -> str:

@@ -66,7 +66,7 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     Attributes:
         components_: (source, feature) W. Scaled as the density asks for: unit variance where the density is right.
-        mixing_: (feature, source) its pseudo-inverse.
+        mixing_: (feature, source) from sources back to data; `components_ @ mixing_` is the identity.
         mean_: (feature,) of the data.
         location_: (source,) the centre of each density; zero with known variances.
         shape_: (source,) beta; None for the logistic density.
@@ -118,14 +118,13 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.mean_ = X.mean(0)
         centred = X - self.mean_
         if self.density == "gaussian_known_variance":
-            W, log_density = self._rotate(centred)
+            W, mixing, log_density = self._rotate(centred)
         else:
-            W, log_density = self._search(centred)
-        mixing = np.linalg.pinv(W)
+            W, mixing, log_density = self._search(centred)
         sign = np.sign(mixing[np.abs(mixing).argmax(0), np.arange(len(W))])
         self.location_ *= sign
         self.components_ = W = W * sign[:, None]
-        self.mixing_ = np.linalg.pinv(W)
+        self.mixing_ = mixing * sign
         z = torch.from_numpy(centred @ W.T - self.location_)
         F = independent_sources(z, torch.from_numpy(W), log_density)
         self.log_likelihood_ = float(F.value)
@@ -158,7 +157,7 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if self.tol <= 0 or self.max_iter < 1:
             raise InputError(f"tol is {self.tol} and max_iter {self.max_iter}; tol must be above 0, max_iter 1 or more")
 
-    def _rotate(self, centred: np.ndarray) -> tuple[np.ndarray, Callable[[Tensor], Tensor]]:
+    def _rotate(self, centred: np.ndarray) -> tuple[np.ndarray, np.ndarray, Callable[[Tensor], Tensor]]:
         """The orthogonal W that maximises -sum_i <z_i^2> / 2 sigma_i^2, in closed form: by von Neumann's trace
         inequality its rows are the eigenvectors of the covariance, the larger eigenvalue for the larger sigma_i^2."""
         n_samples, n_features = centred.shape
@@ -178,11 +177,11 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.location_: np.ndarray = np.zeros(n_features)
         self.shape_: np.ndarray | None = np.full(n_features, 2.0)
         sd = torch.from_numpy(np.sqrt(variances))
-        return W, lambda z: generalized_gaussian(z, 2.0, sd)
+        return W, W.T, lambda z: generalized_gaussian(z, 2.0, sd)
 
-    def _search(self, centred: np.ndarray) -> tuple[np.ndarray, Callable[[Tensor], Tensor]]:
+    def _search(self, centred: np.ndarray) -> tuple[np.ndarray, np.ndarray, Callable[[Tensor], Tensor]]:
         """Whiten, search for W on white data, sort its rows."""
-        K = _whitening(centred, self.n_components)
+        K, colour = _whitening(centred, self.n_components)
         Y = torch.from_numpy(np.ascontiguousarray(K @ centred.T))
         start = np.linalg.qr(check_random_state(self.random_state).standard_normal((len(K), len(K))))[0]
         fixed = 1.0 if self.density == "laplace" else self.shape
@@ -195,16 +194,17 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 stacklevel=3,
             )
         W = found.W.numpy() @ K
-        explained = np.square(np.linalg.pinv(W)).sum(0) * np.square(centred @ W.T).mean(0)
-        order = np.argsort(-explained, kind="stable")
+        mixing = colour @ np.linalg.inv(found.W.numpy())
+        order = np.argsort(-np.square(mixing).sum(0) * np.square(centred @ W.T).mean(0), kind="stable")
+        W, mixing = W[order], mixing[:, order]
         self.n_iter_, self.converged_ = found.n_iter, found.converged
         self.location_ = found.location.numpy()[order]
         if self.density == "logistic":
             self.shape_ = None
-            return W[order], logistic
+            return W, mixing, logistic
         beta = found.shape[torch.from_numpy(order)]
         self.shape_ = beta.numpy()
-        return W[order], lambda z: generalized_gaussian(z, beta, corner=CORNER)
+        return W, mixing, lambda z: generalized_gaussian(z, beta, corner=CORNER)
 
 
 def amari_distance(W: np.ndarray, mixing: np.ndarray) -> float:
@@ -220,8 +220,9 @@ def amari_distance(W: np.ndarray, mixing: np.ndarray) -> float:
     return float(rows.sum() + columns.sum() - 2 * n) / (2 * n * (n - 1))
 
 
-def _whitening(centred: np.ndarray, n_components: int | None) -> np.ndarray:
-    """K (component, feature) such that K x is white, on as many axes as asked for or as there are.
+def _whitening(centred: np.ndarray, n_components: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """K (component, feature) such that K x is white, on as many axes as asked for or as there are; and the matrix
+    (feature, component) that brings white data back to these axes.
 
     Raises:
         InputError: no variance, or less dimensions than components.
@@ -237,7 +238,8 @@ def _whitening(centred: np.ndarray, n_components: int | None) -> np.ndarray:
     if n_components is not None and not 1 <= n_components <= rank:
         raise InputError(f"n_components is {n_components}; the data have {rank} dimensions, choose 1 to {rank}")
     keep = slice(rank if n_components is None else n_components)
-    return axes[keep] / size[keep, None] * math.sqrt(n_samples) / unit
+    sd = size[keep, None] / math.sqrt(n_samples)
+    return axes[keep] / sd / unit, (axes[keep] * sd * unit).T
 
 
 class _Found(NamedTuple):
@@ -300,9 +302,9 @@ def _matched_shape(Y: Tensor) -> Tensor:
 def _maximise(Y: Tensor, W: Tensor, density: str, shape: float | None, tol: float, max_iter: int) -> _Found:
     """Maximise F over W and the locations m for white Y (source, sample): W <- (I + E) W, m <- m + e.
 
-    Preconditioned L-BFGS as in Picard (Ablin, Cardoso & Gramfort 2018): at independent sources the Hessian of -F couples
-    E_ij with E_ji alone, by [[h_ij, 1], [1, h_ji]] with h_ij = <psi_i'> <y_j^2>; E_ii has 1 + <psi_i' y_i^2>, e_i has
-    <psi_i'>. The memory of past steps mends what that leaves out. E and e are one matrix, e its last column.
+    Preconditioned L-BFGS as in Picard (Ablin, Cardoso & Gramfort 2018). At independent sources the Hessian of -F
+    couples E_ij with E_ji alone, by [[h_ij, 1], [1, h_ji]] with h_ij = <psi_i'> <y_j^2>; E_ii has 1 + <psi_i' y_i^2>,
+    e_i has <psi_i'>. The memory of past steps mends what that leaves out. E and e are one matrix, e its last column.
     """
     n, n_samples = Y.shape
     eye = torch.eye(n, dtype=Y.dtype)

@@ -135,13 +135,16 @@ def reproduce(
         say: called with a line about how far it is.
 
     Raises:
-        InputError: an unknown figure or size, an output that exists, data that are missing, damaged or not used.
+        InputError: an unknown figure or size, a seed out of its range, an output that exists, data that are missing,
+            damaged or not used.
     """
     if figure not in FIGURES:
         raise InputError(f"{figure}: no such figure; choose one of {', '.join(FIGURES)}")
     module = importlib.import_module(FIGURES[figure][0])
     if size not in module.SIZES:
         raise InputError(f"{size}: no such size; choose one of {', '.join(SIZES)}")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed is {seed}; it must be a whole number from 0 to {2**32 - 1}")
     folder = Path(out)
     picture, record = (check_target(folder / f"{figure}{end}", overwrite) for end in (".png", ".json"))
     started = time.perf_counter()

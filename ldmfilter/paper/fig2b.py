@@ -1,7 +1,7 @@
 """Figure 2B: two natural images, mixed by [[1, .7], [.7, 1]], unmixed by matching a generalised Gaussian, beta = 4.
 
-The images are the two that scikit-learn ships, in grey. How far two images are independent depends on which part of them
-is taken, and no unmixing is better than that: the numbers hold the Amari distance of other crops too.
+The images are the two that scikit-learn ships, in grey. How far two images are independent depends on which part of
+them is taken, and no unmixing is better than that: the numbers hold the Amari distance of other crops too.
 """
 
 from __future__ import annotations
