@@ -90,6 +90,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                     traceback.print_exc()
                 say(f"ldmfilter: {error}")
                 raise typer.Exit(UNUSABLE if isinstance(error, InputError) else FAILED) from None
+            except MemoryError as error:
+                if debug:
+                    traceback.print_exc()
+                reason = " ".join(str(error).split()) or "out of memory"
+                say(f"ldmfilter: more memory is needed than there is ({reason}); give a shorter span or fewer units")
+                raise typer.Exit(UNUSABLE) from None
             except KeyboardInterrupt:
                 say("ldmfilter: interrupted")
                 raise typer.Exit(INTERRUPTED) from None

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from ldmfilter.data.hdf5 import check_heaps, check_scales
 from ldmfilter.data.npy import check_text, file_checksum, read_npy, read_npz
 from ldmfilter.data.selection import Span, intersect
 from ldmfilter.data.session import Observed, Session, Source
@@ -218,7 +219,8 @@ def read_counts(path: str | os.PathLike[str], bin_size: float | None = None) -> 
     else:
         engine = "scipy" if start.startswith(b"CDF") else "h5netcdf"
         if engine == "h5netcdf":
-            _check_heaps(path)
+            check_heaps(path)
+            check_scales(path)
         root, groups = _open(path, engine)
     return _session(path, root, groups, bin_size, file_checksum(path))
 
@@ -244,32 +246,6 @@ def _open(path: Path, engine: str, **options: Any) -> tuple[xr.Dataset, Groups]:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         kind = "zarr store" if engine == "zarr" else "netCDF file"
         raise InputError(f"{path}: cannot be read as a {kind} of counts ({reason}); write or copy it again") from error
-
-
-def _check_heaps(path: Path) -> None:
-    """Refuse an HDF5 file whose heaps of references and text libhdf5 would walk for ever.
-
-    A heap is "GCOL", version 1, its size, and objects one behind the other: index, count and size in 16 bytes, then
-    the content. Index 0 is free space, whose size counts those 16 bytes too; with less the walk does not go on.
-    """
-    import mmap
-
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if not size:
-            return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            heap = content.find(b"GCOL\x01\x00\x00\x00")
-            while heap >= 0:
-                stop = min(heap + int.from_bytes(content[heap + 8 : heap + 16], "little"), size)
-                here = heap + 16
-                while here + 16 <= stop:
-                    index = int.from_bytes(content[here : here + 2], "little")
-                    length = int.from_bytes(content[here + 8 : here + 16], "little")
-                    if index == 0 and length < 16:
-                        raise InputError(f"{path}: is a damaged netCDF file (a heap without end); copy it again")
-                    here += length if index == 0 else 16 + (length + 7) // 8 * 8
-                heap = content.find(b"GCOL\x01\x00\x00\x00", heap + 8)
 
 
 def _open_zarr(path: Path) -> tuple[xr.Dataset, Groups]:
