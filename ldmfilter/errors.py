@@ -1,4 +1,18 @@
-"""The two ways this package says no."""
+"""The two ways this package says no, and how a text of unknown origin is said."""
+
+import re
+
+# Control characters, which a terminal would obey, line ends of any kind, and halves of letters, which none can show.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+
+
+def one_line(text: str) -> str:
+    """The text on one line, as it can be shown on any terminal.
+
+    >>> one_line("red" + chr(27) + "[31m" + chr(10) + "alert")
+    'red [31m alert'
+    """
+    return _CONTROL.sub(" ", text)
 
 
 class InputError(ValueError):
@@ -7,9 +21,15 @@ class InputError(ValueError):
     The command line prints the line and exits with code 3.
     """
 
+    def __init__(self, line: str):
+        super().__init__(one_line(line))
+
 
 class TrainingError(RuntimeError):
     """Training that cannot go on (collapsed or diverged): one line saying what was seen and what to try.
 
     The command line prints the line and exits with code 1.
     """
+
+    def __init__(self, line: str):
+        super().__init__(one_line(line))

@@ -116,7 +116,7 @@ def write_seeds(folder: Path) -> dict[str, Path]:
     return seeds
 
 
-QUICK = "--latent-dim 2 --max-steps 20 --hidden 8 --window 12 --warmup 4 --batch-size 8".split()
+TRAIN = "--latent-dim 2 --max-steps 20 --hidden 8 --window 12 --warmup 4 --batch-size 8"
 
 
 def write_run_seeds(seeds: dict[str, Path], ask: Callable[[Sequence[str], Path], tuple[int, str, str]]) -> None:
@@ -124,9 +124,9 @@ def write_run_seeds(seeds: dict[str, Path], ask: Callable[[Sequence[str], Path],
     folder = seeds["zarr"].parent
     here = str(seeds["zarr"])
     for words in (
-        ["train", here, "--run", "run", *QUICK],
+        ["train", here, "--run", "run", *TRAIN.split()],
         ["decode", "--run", "run", "--out", "latents.zarr"],
-        ["sweep", here, "--sweep", "sweep", "--seed", "1", "2", *QUICK],
+        ["sweep", here, "--sweep", "sweep", "--seed", "1", "2", *TRAIN.split()],
     ):
         code, _, err = ask([*words, "--quiet"], folder)
         if code:
@@ -329,7 +329,8 @@ def damage_folder(path: Path, rng: Rng) -> str:
             break
         # Metadata and data alike, however many chunks there are.
         plain = [file for file in files if file.name.startswith(".z") or file.suffix]
-        file = (plain if plain and rng.random() < 0.6 else files)[int(rng.integers(len(plain or files)) % len(plain or files))]
+        files = plain if plain and rng.random() < 0.6 else files
+        file = files[int(rng.integers(len(files)))]
         name = file.relative_to(path).as_posix()
         match rng.choice(["damage"] * 8 + ["missing", "folder", "link", "empty"]):
             case "missing":
@@ -441,8 +442,9 @@ def _damage_object(file: Any, name: str, rng: Rng) -> str:
     if what in ("missing", "attribute"):
         return "missing"
     if what == "link":
-        target = [h5py.SoftLink("/nowhere"), h5py.SoftLink(f"/{name}"), h5py.SoftLink("/"), h5py.SoftLink("/units"),
-                  h5py.ExternalLink("nowhere.h5", "/"), h5py.ExternalLink("/etc/passwd", "/")][int(rng.integers(6))]  # fmt: skip
+        file_name = str(rng.choice(["nowhere.h5", "/etc/passwd", file.filename]))
+        place = str(rng.choice(["/nowhere", f"/{name}", "/", "/units"]))
+        target = h5py.ExternalLink(file_name, place) if rng.random() < 0.4 else h5py.SoftLink(place)
         file[name] = target
         return f"a link ({type(target).__name__} {target.path})"
     if what == "group":
@@ -566,7 +568,7 @@ class Kind:
     commands: tuple[str, ...]
 
 
-_SESSION = ("inspect IN", "inspect IN --json", "decode IN --run RUN --out out.zarr", f"train IN --run out {' '.join(QUICK)}")
+_SESSION = ("inspect IN", "inspect IN --json", "decode IN --run RUN --out out.zarr", f"train IN --run out {TRAIN}")
 KINDS: dict[str, Kind] = {
     "nwb": Kind(damage_hdf5, _SESSION),
     "nwb-zarr": Kind(damage_folder, _SESSION),
@@ -578,7 +580,7 @@ KINDS: dict[str, Kind] = {
     "netcdf3": Kind(damage_file, _SESSION),
     "counts-zarr": Kind(damage_folder, _SESSION),
     "npz": Kind(damage_npz, _SESSION),
-    "npy": Kind(damage_file, ("inspect IN --bin-size 0.1", f"train IN --bin-size 0.1 --run out {' '.join(QUICK)}")),
+    "npy": Kind(damage_file, ("inspect IN --bin-size 0.1", f"train IN --bin-size 0.1 --run out {TRAIN}")),
     "toml": Kind(damage_toml, ("train ZARR --run out --config IN --max-steps 10 --batch-size 4",)),
     "model": Kind(
         lambda path, rng: damage_tensors(path / "model.safetensors", rng),

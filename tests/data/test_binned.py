@@ -4,8 +4,8 @@ import os
 import pickle
 import shutil
 
-import numcodecs
 import h5py
+import numcodecs
 import numpy as np
 import pynapple as nap
 import pytest
