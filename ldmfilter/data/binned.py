@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.hdf5 import check_heaps, check_scales
+from ldmfilter.data.hdf5 import check_heaps, check_netcdf
 from ldmfilter.data.npy import check_text, file_checksum, read_npy, read_npz
 from ldmfilter.data.selection import Span, intersect
 from ldmfilter.data.session import Observed, Session, Source
@@ -220,7 +220,7 @@ def read_counts(path: str | os.PathLike[str], bin_size: float | None = None) -> 
         engine = "scipy" if start.startswith(b"CDF") else "h5netcdf"
         if engine == "h5netcdf":
             check_heaps(path)
-            check_scales(path)
+            check_netcdf(path)
         root, groups = _open(path, engine)
     return _session(path, root, groups, bin_size, file_checksum(path))
 
@@ -249,38 +249,17 @@ def _open(path: Path, engine: str, **options: Any) -> tuple[xr.Dataset, Groups]:
 
 
 def _open_zarr(path: Path) -> tuple[xr.Dataset, Groups]:
+    from ldmfilter.data.zarr import check_arrays
+
     if (path / "zarr.json").exists():
         raise InputError(f"{path}: is zarr format 3; write the counts with zarr_format=2")
-    # Every array is looked at before zarr opens one; a link could hide some.
-    for folder, below, files in os.walk(path):
-        here = Path(folder)
-        linked = [name for name in below if (here / name).is_symlink()]
-        if linked:
-            raise InputError(f"{here / linked[0]}: is a link within a store, refused; copy what it leads to")
-        if ".zarray" in files:
-            _refuse_code(here / ".zarray", f"{path}: {here.relative_to(path).as_posix()}")
-    return _open(path, "zarr", consolidated=False)
-
-
-def _refuse_code(metadata: Path, where: str) -> None:
-    """As for sessions in zarr, but text of any length, as xarray writes it, is let in: it is bytes too."""
-    from ldmfilter.data import zarr
-
     try:
-        described = json.loads(metadata.read_text())
-        codecs = [codec["id"] for codec in described["filters"] or []]
-        packed = described["compressor"]
-        if (
-            described["dtype"] == "|O"
-            and codecs == ["vlen-utf8"]
-            and (not packed or packed["id"] in zarr._PLAIN_CODECS)
-        ):
-            return
-        zarr._refuse_code(metadata, where)
+        check_arrays(path, long_text=True)
     except InputError:
         raise
     except _DAMAGE as error:
-        raise InputError(f"{where}: has damaged metadata ({error}); write or copy it again") from error
+        raise InputError(f"{path}: has damaged metadata ({error}); write or copy it again") from error
+    return _open(path, "zarr", consolidated=False)
 
 
 def _from_arrays(arrays: dict[str, Array], where: str) -> tuple[xr.Dataset, Groups]:

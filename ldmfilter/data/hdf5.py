@@ -1,4 +1,8 @@
-"""What libhdf5 takes on trust: looked at before it is asked, as it would not come back or would end the process."""
+"""What libhdf5 takes on trust, looked at before it is asked: it would not come back, end the process, or read any file.
+
+An array may say that its bytes are those of another file, whichever that is. What a session's own links lead to is
+HDF5 and told by name; that is not, so it is never read.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +45,30 @@ def check_heaps(path: Path) -> None:
                 heap = content.find(_HEAP, heap + 8)
 
 
-def check_scales(path: Path) -> None:
-    """Refuse a file whose arrays have more scales, or labels, than dims: libhdf5 would write beyond its memory.
+def is_foreign(data: object) -> bool:
+    """Whether an array's values lie in another file: raw bytes of any, or arrays of another HDF5 file."""
+    if not isinstance(data, h5py.Dataset):
+        return False
+    return bool(data.external) or (data.is_virtual and any(s.file_name != "." for s in data.virtual_sources()))
+
+
+def check_scalars(file: h5py.File, where: str) -> None:
+    """Refuse a file with single values that lie in another one: those are read on opening, before one can choose.
+
+    Raises:
+        InputError: there is such a value.
+    """
+
+    def look(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape == () and is_foreign(item):
+            raise InputError(f"{where}: {name}: its value lies in another file, refused; write the file anew")
+
+    file.visititems(look)
+
+
+def check_netcdf(path: Path) -> None:
+    """Refuse a file whose arrays have more scales, or labels, than dims, as libhdf5 would write beyond its memory; and
+    one whose values lie elsewhere.
 
     Raises:
         InputError: there is such an array, or one whose scales are no references.
@@ -51,6 +77,8 @@ def check_scales(path: Path) -> None:
     def look(name: str, item: object) -> None:
         if not isinstance(item, h5py.Dataset):
             return
+        if is_foreign(item):
+            raise InputError(f"{path}: {name}: its values lie in another file, refused; write the file anew")
         for key in ("DIMENSION_LIST", "DIMENSION_LABELS"):
             if key in item.attrs:
                 attribute = item.attrs.get_id(key)
