@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ldmfilter.errors import InputError, TrainingError, one_line
+from ldmfilter.errors import InputError, TrainingError, one_line, short
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -24,7 +24,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 
 def say(text: str) -> None:
     """A message for the person, on stderr."""
-    print(one_line(text), file=sys.stderr, flush=True)
+    print(short(text), file=sys.stderr, flush=True)
 
 
 def shown(text: str, **style: Any) -> "Text":

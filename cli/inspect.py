@@ -53,7 +53,7 @@ def summarise(session: "Session") -> dict[str, Any]:
     from ldmfilter.data.binned import BinnedSession
 
     rates = session.rates
-    quantiles = np.quantile(rates, [0, 0.5, 1]).tolist() if session.n_units else [None] * 3
+    quantiles = [_number(rate) for rate in np.quantile(rates, [0, 0.5, 1])] if session.n_units else [None] * 3
     return {
         "path": session.source.path,
         "identifier": session.source.identifier,

@@ -2,6 +2,7 @@
 
 import re
 
+LONGEST = 1200  # letters of a message
 # Control characters, which a terminal would obey, line ends of any kind, and halves of letters, which none can show.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
@@ -15,6 +16,12 @@ def one_line(text: str) -> str:
     return _CONTROL.sub(" ", text)
 
 
+def short(line: str) -> str:
+    """A line that a person reads: where a file has a name of a thousand letters, its middle is left out."""
+    line = one_line(line)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 300]} ... {line[-300:]}"
+
+
 class InputError(ValueError):
     """Input that cannot be used: one line saying what is wrong, in which file and object, and what to do.
 
@@ -22,7 +29,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, line: str):
-        super().__init__(one_line(line))
+        super().__init__(short(line))
 
 
 class TrainingError(RuntimeError):
@@ -32,4 +39,4 @@ class TrainingError(RuntimeError):
     """
 
     def __init__(self, line: str):
-        super().__init__(one_line(line))
+        super().__init__(short(line))

@@ -481,7 +481,8 @@ def damage_tensors(path: Path, rng: Rng) -> str:
     said = ""
     if rng.random() < 0.6:
         text, said = damage_json(json.dumps(description), rng)
-        description = json.loads(text)
+        with contextlib.suppress(RecursionError):
+            description = json.loads(text)
     if not said or rng.random() < 0.2:
         name = sorted(tensors)[int(rng.integers(len(tensors)))]
         value = tensors[name]

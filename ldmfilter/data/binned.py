@@ -11,7 +11,6 @@ behavior/<name>/data and behavior/<name>/time, as `Session.to_zarr` lays them ou
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence

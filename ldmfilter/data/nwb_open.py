@@ -28,7 +28,7 @@ from ldmfilter.errors import InputError
 
 # A file with more broken objects than this has a broken writer.
 _MOST_BROKEN = 32
-_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 Notes = list[str]
 Place = tuple[str, str]  # an object: the file that it lies in, its path there

@@ -35,7 +35,7 @@ from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors, write_bytes
 from ldmfilter.filter.model import MODEL_FILE, LDMFilter, load
-from ldmfilter.filter.tensors import damaged, read_tensors, write_tensors
+from ldmfilter.filter.tensors import damaged, read_tensors, unit_ids, write_tensors
 from ldmfilter.filter.training import Record, Training
 from ldmfilter.version import __version__
 
@@ -66,8 +66,8 @@ class Run:
         self._about = about
         self.session_path = str(about["session"])
         self.checksum = str(about["checksum"])
-        self.unit_ids: list = list(about["unit_ids"])
-        self.session_unit_ids: list = list(about["session_unit_ids"])
+        self.unit_ids = unit_ids(about["unit_ids"])
+        self.session_unit_ids = unit_ids(about["session_unit_ids"])
         self.created = str(about["created"])
         self._lock = FileLock(folder / _LOCK, thread_local=False)
 
@@ -141,7 +141,7 @@ class Run:
                     f"{path / _CONFIG}: is not what the run was made with; restore the file or train again"
                 )
             return cls(path, config, about)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
             raise damaged(path / _RUN, error) from None
@@ -157,7 +157,7 @@ class Run:
         for path in root.glob(f"*/{_RUN}") if root.is_dir() else []:
             try:
                 made[path.parent] = str(json.loads(path.read_text(encoding="utf-8"))["created"])
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, LookupError, TypeError, RecursionError):
                 warnings.warn(f"{path}: damaged file; this run is passed over", stacklevel=2)
         if not made:
             raise InputError(f"{root}: no run here; run `ldmfilter train SESSION` first, or give --run FOLDER")
