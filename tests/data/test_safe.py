@@ -4,6 +4,7 @@ import ast
 import os
 import pickle
 import re
+import warnings
 from pathlib import Path
 
 import h5py
@@ -79,8 +80,8 @@ def line_of(read, *arguments):
 # --- what the package itself never does ------------------------------------------------------------------------------
 
 FORBIDDEN = {
-    "pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "importlib.machinery", "runpy",
-    "yaml", "code", "jsonpickle",
+    "pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "runpy", "yaml", "code",
+    "jsonpickle",
 }  # fmt: skip
 CALLS = {
     "eval",
@@ -344,10 +345,9 @@ def test_links_in_a_circle(nwb):
     with h5py.File(nwb, "r+") as file:
         file["processing/behavior/round"] = h5py.SoftLink("/processing")
         file["processing/behavior/self"] = h5py.ExternalLink(nwb.name, "/")
-    try:
-        read_session(nwb)
-    except InputError as error:
-        assert str(error) == one_line(str(error))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whether the circle is left out, and how it is called, is hdmf's
+        assert read_session(nwb).n_units == 8
 
 
 @pytest.mark.parametrize("name", ["../../evil", "os", "ldmfilter; touch code-has-run", "a\n\x1b[31mb", "x" * 5000])
@@ -359,7 +359,7 @@ def test_names_of_specifications(nwb, bomb, name):
         speed.attrs["neurodata_type"] = "__import__('os').mkdir('code-has-run')"
         versions = file["specifications"].require_group("odd/1.0")
         versions["namespace"] = f'{{"namespaces": [{{"name": {name!r:.50}, "schema": [{{"source": "../../x"}}]}}]}}'
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning, match="left out") as said:
         assert "processing/behavior/speed" not in read_session(nwb).behavior
     assert all(len(str(one.message)) < 600 for one in said)
 
@@ -396,12 +396,7 @@ def test_no_name_leads_out_of_an_output(session, tmp_path, name):
     )
     home = tmp_path / "deep" / "deeper" / "deepest"
     home.mkdir(parents=True)
-    try:
-        path = crafted.to_zarr(home / "session.zarr")
-    except InputError as error:
-        assert str(error) == one_line(str(error))
-    else:
-        assert set(read_session(path).intervals) == {name}
+    assert set(read_session(crafted.to_zarr(home / "session.zarr")).intervals) == {name}
     files = {file.relative_to(tmp_path) for file in tmp_path.rglob("*") if file.is_file()}
     assert all(file.parts[:4] == ("deep", "deeper", "deepest", "session.zarr") for file in files)
 
