@@ -248,6 +248,7 @@ def _open(path: Path, engine: str, **options: Any) -> tuple[xr.Dataset, Groups]:
 
 
 def _open_zarr(path: Path) -> tuple[xr.Dataset, Groups]:
+    from ldmfilter.data.codecs import checked
     from ldmfilter.data.zarr import check_arrays
 
     if (path / "zarr.json").exists():
@@ -258,7 +259,8 @@ def _open_zarr(path: Path) -> tuple[xr.Dataset, Groups]:
         raise
     except _DAMAGE as error:
         raise InputError(f"{path}: has damaged metadata ({error}); write or copy it again") from error
-    return _open(path, "zarr", consolidated=False)
+    with checked():
+        return _open(path, "zarr", consolidated=False)
 
 
 def _from_arrays(arrays: dict[str, Array], where: str) -> tuple[xr.Dataset, Groups]:

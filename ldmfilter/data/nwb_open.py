@@ -86,9 +86,10 @@ class ZarrDoor:
 
     def guard(self) -> AbstractContextManager[None]:
         """Objects in zarr are programs: they are read as data, or not at all."""
-        from ldmfilter.data.plain_objects import objects_read_plainly
+        from ldmfilter.data.codecs import checked
+        from ldmfilter.data.plain_objects import PlainObjects
 
-        return objects_read_plainly()
+        return checked(PlainObjects)
 
     def io(self, manager: BuildManager) -> HDMFIO:
         """The file, opened for reading."""

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ldmfilter.data.codecs import checked
 from ldmfilter.data.npy import check_text, checksum, read_npy, whole
 from ldmfilter.data.session import Session, Source
 from ldmfilter.data.tables import Array, Floats, Ints, check_spikes, make_table, plain_array, shorten
@@ -245,6 +246,7 @@ def _read_folder(folder: Path, root: Path, tables: list[Path]) -> Session:
     )  # fmt: skip
 
 
+@checked()
 def _read_store(root: Path, group: str) -> Session:
     """A sorting in the group of a zarr store; arrays are opened one by one, and only those of plain types."""
     import zarr

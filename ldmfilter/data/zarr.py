@@ -25,6 +25,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from ldmfilter.data.codecs import checked
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.tables import Array, check_spikes
 from ldmfilter.errors import InputError
@@ -101,7 +102,8 @@ def read_zarr(path: str | os.PathLike[str]) -> Session:
     """
     path = Path(path).absolute()
     try:
-        return _read(path)
+        with checked():
+            return _read(path)
     except InputError:
         raise
     except _DAMAGE as error:

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from ldmfilter.data.codecs import checked
 from ldmfilter.data.zarr import _DAMAGE, _ZARR_3, check_arrays
 from ldmfilter.errors import InputError
 
@@ -50,7 +51,7 @@ def open_latents(path: Path) -> xr.Dataset:
         raise InputError(f"{path}: no such store; `ldmfilter decode --out {path}` makes one")
     if not (path / ".zgroup").exists():
         raise InputError(f"{path}: is no store of latent states; give one that `ldmfilter decode` made")
-    with reading(path):
+    with reading(path), checked():
         attributes = json.loads((path / ".zattrs").read_text(encoding="utf-8"))
         if not isinstance(attributes, dict) or attributes.get("format") != FORMAT:
             raise InputError(f"{path}: is no store of latent states; give one that `ldmfilter decode` made")

@@ -253,6 +253,10 @@ class Run:
         except OSError as error:
             if error.errno not in _LOCKLESS:
                 raise
+            return
+        for name in (_CHECKPOINT, _LOG, MODEL_FILE):  # nobody else writes here: these are of a process that was killed
+            for scratch in self.folder.glob(f".{name}.*.tmp"):
+                scratch.unlink(missing_ok=True)
 
     def _write_model(self, training: Training, counts: xr.DataArray) -> None:
         LDMFilter(**asdict(self.config.filter)).take(training, counts).save(self.folder)
