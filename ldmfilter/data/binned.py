@@ -50,7 +50,7 @@ _SECONDS = {
 # Coordinates that `bin_spikes` gives counts: no behaviour.
 _MARKS = {"segment", "interval", "observed", "unit_observed"}
 # What metadata raise that are cut short or made up.
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+_DAMAGE = (OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -47,6 +47,7 @@ _DAMAGE = (
     RuntimeError,
     ValueError,
     LookupError,
+    ArithmeticError,
     TypeError,
     AttributeError,
     zlib.error,
