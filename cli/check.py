@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import FAILED, Debug, Quiet, command, say
+from ldmfilter_cli.console import FAILED, Debug, Quiet, command, say, shown
+
+from ldmfilter.errors import one_line
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.diagnostics import Diagnosis, Finding
@@ -55,11 +57,10 @@ def _show(diagnosis: "Diagnosis", folder: str) -> None:
     """For a terminal, however narrow: a table of numbers, then what to look at."""
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     console = Console()
-    console.print(Text(folder, style="bold", overflow="fold"))
-    console.print(Text(diagnosis.summary))
+    console.print(shown(folder, style="bold", overflow="fold"))
+    console.print(shown(diagnosis.summary))
     grid = Table(box=None, pad_edge=False, header_style="dim")
     grid.add_column("", no_wrap=True)
     grid.add_column("finding", overflow="fold", ratio=1)
@@ -69,29 +70,29 @@ def _show(diagnosis: "Diagnosis", folder: str) -> None:
         style = "" if finding.ok else "bold yellow"
         sign = "!!" if not finding.ok else "ok~" if finding.doubtful else "ok"
         grid.add_row(
-            *(Text(text, style=style) for text in (sign, finding.name, _number(finding.value), _range(finding)))
+            *(shown(text, style=style) for text in (sign, finding.name, _number(finding.value), _range(finding)))
         )
     console.print()
     console.print(grid)
     if any(finding.doubtful for finding in diagnosis.findings):
-        console.print(Text("ok~: beyond what is wanted, but not beyond chance", style="dim"))
+        console.print(shown("ok~: beyond what is wanted, but not beyond chance", style="dim"))
     for finding in diagnosis.findings:
         if not finding.ok:
             console.print()
-            console.print(Text(finding.name, style="bold yellow"))
+            console.print(shown(finding.name, style="bold yellow"))
             for line in _words(finding):
-                console.print(Text(line))
+                console.print(shown(line))
 
 
 def _write(diagnosis: "Diagnosis", folder: str) -> None:
     """For a pipe: one line a finding, in columns parted by tabs, then what to look at."""
-    print(f"{folder}: {diagnosis.summary}")
+    print(one_line(f"{folder}: {diagnosis.summary}"))
     for finding in diagnosis.findings:
         columns = ("ok" if finding.ok else "!!", finding.name, _number(finding.value), finding.unit, _range(finding))
-        print("\t".join((*columns, finding.verdict)))
+        print("\t".join(map(one_line, (*columns, finding.verdict))))
     for finding in diagnosis.findings:
         if not finding.ok:
-            print(f"\n{finding.name}", *_words(finding), sep="\n")
+            print("", *map(one_line, (finding.name, *_words(finding))), sep="\n")
 
 
 def _words(finding: "Finding") -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import Debug, Quiet, command, say
+from ldmfilter_cli.console import Debug, Quiet, command, say, shown
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.compare import Comparison
@@ -38,7 +38,6 @@ def compare(
 def _show(result: "Comparison") -> None:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     console = Console()
     grid = Table(box=None, pad_edge=False, header_style="dim", title="R2 of the best affine map", title_justify="left")
@@ -47,7 +46,7 @@ def _show(result: "Comparison") -> None:
         grid.add_column(str(number + 1), justify="right")
     for number, (name, row) in enumerate(zip(result.runs, result.r2, strict=True)):
         cells = ["" if number == column else f"{value:.3f}" for column, value in enumerate(row)]
-        grid.add_row(Text(f"{number + 1} {name}"), *cells)
+        grid.add_row(shown(f"{number + 1} {name}"), *cells)
     console.print(grid)
     where = "time that no run was trained on" if result.held_out else "time that runs were trained on"
     console.print(

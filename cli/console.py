@@ -6,11 +6,14 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ldmfilter.errors import InputError, TrainingError
+from ldmfilter.errors import InputError, TrainingError, one_line, short
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 FAILED, UNUSABLE, INTERRUPTED = 1, 3, 130
 
@@ -21,7 +24,14 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 
 def say(text: str) -> None:
     """A message for the person, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(short(text), file=sys.stderr, flush=True)
+
+
+def shown(text: str, **style: Any) -> "Text":
+    """A text of unknown origin for a console: no markup in it is obeyed, by Rich or by the terminal."""
+    from rich.text import Text
+
+    return Text(one_line(text), **style)
 
 
 def give_up(failures: Sequence[Exception]) -> None:
@@ -104,6 +114,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 if debug:
                     traceback.print_exc()
                 give_up([error])
+            except MemoryError as error:
+                if debug:
+                    traceback.print_exc()
+                reason = " ".join(str(error).split()) or "out of memory"
+                say(f"ldmfilter: more memory is needed than there is ({reason}); give a shorter span or fewer units")
+                raise typer.Exit(UNUSABLE) from None
             except KeyboardInterrupt:
                 say("ldmfilter: interrupted")
                 raise typer.Exit(INTERRUPTED) from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from ldmfilter_cli.choice import Dask, Interval, Spans, parse_spans
-from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow, say
+from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow, say, shown
 from ldmfilter_cli.inspect import Format
 
 if TYPE_CHECKING:
@@ -226,7 +226,6 @@ def _show(reports: "tuple[BehaviorReport, ...]") -> None:
     """The table of a report, for people, on stderr."""
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     console = Console(stderr=True)
 
@@ -235,20 +234,20 @@ def _show(reports: "tuple[BehaviorReport, ...]") -> None:
         for i, head in enumerate(heads):
             grid.add_column(head, justify="right" if i else "left")
         for row in rows:
-            grid.add_row(*map(Text, row))
+            grid.add_row(*map(shown, row))
         console.print(grid)
 
     for one in reports:
         unit = one.unit or "its unit"
         console.print()
-        console.print(Text(one.path + (", circular" if one.circular else ""), style="bold"))
+        console.print(shown(one.path + (", circular" if one.circular else ""), style="bold"))
         left = ", ".join(f"{n} {why}" for why, n in one.bins.items() if why != "used")
         console.print(
-            Text(f"{one.bins['used']} bins in {one.blocks} blocks" + (f"; left out {left}" if left else "")),
+            shown(f"{one.bins['used']} bins in {one.blocks} blocks" + (f"; left out {left}" if left else "")),
             soft_wrap=True,
         )
         if one.note:
-            console.print(Text(one.note), soft_wrap=True)
+            console.print(shown(one.note), soft_wrap=True)
         rows = [
             [name + (" (chosen)" if name == one.chosen else ""), f"{score.r2:.3f}", f"{score.median_error:.3g}"]
             for name, score in one.readouts.items()
@@ -261,7 +260,7 @@ def _show(reports: "tuple[BehaviorReport, ...]") -> None:
         if rows:
             table(["readout", "R2", f"median error, {unit}"], rows)
         if one.control:
-            console.print(Text(f"p {one.control.p:.2g} against {one.control.shifts} shifts"))
+            console.print(shown(f"p {one.control.p:.2g} against {one.control.shifts} shifts"))
         if one.intervals:
             table(
                 ["interval", "covers", "width", "score", "score at constant width"],

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import Debug, Quiet, command
+from ldmfilter_cli.console import Debug, Quiet, command, shown
 
 from ldmfilter.data import FORMATS
 
@@ -53,7 +53,7 @@ def summarise(session: "Session") -> dict[str, Any]:
     from ldmfilter.data.binned import BinnedSession
 
     rates = session.rates
-    quantiles = np.quantile(rates, [0, 0.5, 1]).tolist() if session.n_units else [None] * 3
+    quantiles = [_number(rate) for rate in np.quantile(rates, [0, 0.5, 1])] if session.n_units else [None] * 3
     return {
         "path": session.source.path,
         "identifier": session.source.identifier,
@@ -115,7 +115,6 @@ def _tags(table: Any) -> list[str]:
 def _show(summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from ldmfilter.data.tables import shorten
 
@@ -123,34 +122,34 @@ def _show(summary: dict[str, Any]) -> None:
 
     def heading(text: str) -> None:
         console.print()
-        console.print(Text(text, style="bold"))
+        console.print(shown(text, style="bold"))
 
     def table(*columns: tuple[str, str], rows: list[tuple[str, ...]]) -> None:
         grid = Table(box=None, pad_edge=False, header_style="dim")
         for name, justify in columns:
             grid.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
         for row in rows:
-            grid.add_row(*map(Text, row))
+            grid.add_row(*map(shown, row))
         console.print(grid)
 
     units = summary["units"]
-    console.print(Text(summary["path"], style="bold", overflow="fold"))
+    console.print(shown(summary["path"], style="bold", overflow="fold"))
     about = [summary[key] for key in ("identifier", "session_id", "session_start_time") if summary[key]]
     if about:
-        console.print(Text(", ".join(about)))
-    console.print(Text(f"{_g(summary['start'])} to {_g(summary['stop'])} s, {_g(summary['duration'])} s in all"))
+        console.print(shown(", ".join(about)))
+    console.print(shown(f"{_g(summary['start'])} to {_g(summary['stop'])} s, {_g(summary['duration'])} s in all"))
     if summary["bin_size"]:
-        console.print(Text(f"counts in bins of {_g(summary['bin_size'])} s, no spike times"))
+        console.print(shown(f"counts in bins of {_g(summary['bin_size'])} s, no spike times"))
 
     heading("Units")
     silent = f", {units['silent']} of them silent" if units["silent"] else ""
-    console.print(Text(f"{units['number']} units{silent}, {units['spikes']:,} spikes"))
+    console.print(shown(f"{units['number']} units{silent}, {units['spikes']:,} spikes"))
     console.print(
-        Text(f"rates {_g(units['rate_min'])} to {_g(units['rate_max'])} Hz, median {_g(units['rate_median'])} Hz")
+        shown(f"rates {_g(units['rate_min'])} to {_g(units['rate_max'])} Hz, median {_g(units['rate_median'])} Hz")
     )
-    console.print(Text("columns: " + (", ".join(units["columns"]) or "none")))
+    console.print(shown("columns: " + (", ".join(units["columns"]) or "none")))
     if units["observed_intervals"]:
-        console.print(Text("observed only within obs_intervals"))
+        console.print(shown("observed only within obs_intervals"))
 
     heading("Intervals")
     if summary["intervals"]:

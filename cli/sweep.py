@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from ldmfilter_cli.choice import TIME, Dask, Interval, Spans, parse_spans
-from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, follow, give_up, say
+from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, follow, give_up, say, shown
 from ldmfilter_cli.train import MODEL, RUN, TRAINING, UNITS, option, parse_widths
 from typer.core import TyperCommand
 
@@ -380,7 +380,6 @@ def _name(options: str, run: "SweepRun", sweep: "Sweep") -> str:
 def _show(sweep: "Sweep", results: "list[Combination]") -> None:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from ldmfilter.analysis.sweep import show
 
@@ -401,7 +400,7 @@ def _show(sweep: "Sweep", results: "list[Combination]") -> None:
         ended_well = first.score is not None
         row += [str(first.step) if ended_well else "", _number(first.effective_rank if ended_well else None, 1)]
         row += [f"{sum(run.seconds for run in one.runs):.0f}", _remark(one, reason=not terminal)]
-        table.add_row(*map(Text, row))
+        table.add_row(*map(shown, row))
     if not terminal:
         with console.capture() as captured:
             console.print(table)
@@ -409,7 +408,7 @@ def _show(sweep: "Sweep", results: "list[Combination]") -> None:
         return
     console.print(table)
     for run in (run for one in results for run in one.runs if run.state == "failed"):
-        console.print(Text(f"{run.folder.name}  {run.reason}", style="dim"))
+        console.print(shown(f"{run.folder.name}  {run.reason}", style="dim"))
 
 
 def _remark(one: "Combination", reason: bool) -> str:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import numbers
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,10 @@ from ldmfilter.errors import InputError
 ENTROPIES = ("logdet", "knn", "stopgrad", "kde")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+#: Beyond these a slip of the finger is likelier than a machine that holds it.
+MOST = {
+    "latent_dim": 1024, "state_dim": 1024, "hidden": 2**16, "batch_size": 2**16, "window": 2**20, "max_steps": 2**31,
+}  # fmt: skip
 
 
 def _option(default: Any, help: str) -> Any:
@@ -37,8 +43,9 @@ class DataConfig:
         """Check what can be checked without a session.
 
         Raises:
-            InputError: a value is outside its range; names the option and the range.
+            InputError: a value is of another type or outside its range; names the option and what it must be.
         """
+        _check_types(self, DataConfig)
         _require(
             math.isfinite(self.bin_size) and self.bin_size > 0,
             "bin_size",
@@ -92,10 +99,15 @@ class FilterConfig:
         """Check every field and how they fit together.
 
         Raises:
-            InputError: a value is outside its range; names the option and the range.
+            InputError: a value is of another type or outside its range; names the option and what it must be.
         """
+        _check_types(self, FilterConfig)
         for name in ("latent_dim", "max_steps", "warmup"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of 1 or more")
+        for name, most in MOST.items():
+            value = getattr(self, name)
+            for size in value if isinstance(value, tuple | list) else () if value is None else (value,):
+                _require(size <= most, name, size, f"at most {most:,}")
         _require(
             self.states >= self.latent_dim,
             "state_dim",
@@ -220,7 +232,10 @@ def _names(cls: type) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    # numpy's numbers are known neither to TOML nor to JSON
+    return value.item() if isinstance(value, numbers.Number) and hasattr(value, "item") else value
 
 
 def _frozen(value: Any) -> Any:
@@ -240,27 +255,48 @@ def _build(cls: type, raw: Any, where: str) -> Any:
     return cls(**values)
 
 
+def _check_types(part: DataConfig | FilterConfig, base: type) -> None:
+    for spec in dataclasses.fields(base):
+        value = getattr(part, spec.name)
+        if value is not None or "None" not in str(spec.type):
+            _checked(spec, _frozen(value), spec.name.replace("_", "-"))
+
+
 def _checked(spec: dataclasses.Field, value: Any, where: str) -> Any:
-    kind = spec.type if isinstance(spec.type, type) else None
-    text = str(spec.type)
-    if kind is bool:
-        if isinstance(value, bool):
-            return value
-    elif kind is float or text.startswith("float"):
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    elif kind is int or text.startswith("int"):
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-    elif kind is str or text.startswith("str"):
-        if isinstance(value, str):
-            return value
-    elif spec.name == "hidden":
-        if isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value):
-            return value
-    elif isinstance(value, tuple) and all(
-        isinstance(v, tuple) and len(v) == 2 and all(isinstance(x, int | float) for x in v) for v in value
-    ):
-        return tuple((float(a), float(b)) for a, b in value)
-    wanted = text.removeprefix("<class ").strip("'>").removesuffix(" | None")
-    raise InputError(f"{where} is {_plain(value)!r}; it must be {wanted}")
+    kind = str(getattr(spec.type, "__name__", spec.type)).removesuffix(" | None")
+    if kind not in _KINDS:
+        kind = spec.name
+    wanted, fits, convert = _KINDS[kind]
+    if not fits(value):
+        shown = " ".join(repr(_plain(value)).split())
+        raise InputError(f"{where} is {shown[:60]}; it must be {wanted}")
+    return convert(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_spans(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(span, tuple) and len(span) == 2 and all(map(_is_number, span)) for span in value
+    )
+
+
+# What a field of a type, or of a name where its type is a tuple, must be; how to see it; what it becomes.
+_KINDS: dict[str, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
+    "bool": ("true or false", lambda value: isinstance(value, bool), bool),
+    "int": ("a whole number", _is_whole, int),
+    "float": ("a number", _is_number, float),
+    "str": ("text", lambda value: isinstance(value, str), str),
+    "hidden": ("whole numbers", lambda value: isinstance(value, tuple) and all(map(_is_whole, value)), tuple),
+    "spans": (
+        "pairs of numbers",
+        _is_spans,
+        lambda value: tuple((float(start), float(stop)) for start, stop in value),
+    ),
+}

@@ -1,4 +1,25 @@
-"""The two ways this package says no."""
+"""The two ways this package says no, and how a text of unknown origin is said."""
+
+import re
+
+LONGEST = 1200  # letters of a message
+# Control characters, which a terminal would obey, line ends of any kind, and halves of letters, which none can show.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+
+
+def one_line(text: str) -> str:
+    """The text on one line, as it can be shown on any terminal.
+
+    >>> one_line("red" + chr(27) + "[31m" + chr(10) + "alert")
+    'red [31m alert'
+    """
+    return _CONTROL.sub(" ", text)
+
+
+def short(line: str) -> str:
+    """A line that a person reads: where a file has a name of a thousand letters, its middle is left out."""
+    line = one_line(line)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 300]} ... {line[-300:]}"
 
 
 class InputError(ValueError):
@@ -7,9 +28,15 @@ class InputError(ValueError):
     The command line prints the line and exits with code 3.
     """
 
+    def __init__(self, line: str):
+        super().__init__(short(line))
+
 
 class TrainingError(RuntimeError):
     """Training that cannot go on (collapsed or diverged): one line saying what was seen and what to try.
 
     The command line prints the line and exits with code 1.
     """
+
+    def __init__(self, line: str):
+        super().__init__(short(line))

@@ -204,6 +204,8 @@ class Sweep:
         self.grid: dict[str, tuple] = {name: tuple(map(_frozen, values)) for name, values in about["grid"].items()}
         self.seeds: tuple[int, ...] = tuple(about["seeds"])
         self.trials: int | None = about["trials"]
+        if not all(type(count) is int for count in (*self.seeds, 0 if self.trials is None else self.trials)):
+            raise TypeError("seeds and trials must be whole numbers")
         self.session_path = str(about["session"])
         self.checksum = str(about["checksum"])
         self.identity = str(about["identity"])
@@ -305,7 +307,7 @@ class Sweep:
                     "update ldmfilter"
                 )
             return cls(path, about)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path / _SWEEP}: damaged ({type(error).__name__}); sweep anew") from None

@@ -63,7 +63,11 @@ def read_session(path: str | os.PathLike[str], format: str | None = None, bin_si
     module, function = FORMATS[name]
     # The readers need seconds to import, so only the one that is used is loaded.
     read = getattr(importlib.import_module(f"ldmfilter.data.{module}"), function)
-    return read(path, bin_size) if function == "read_counts" else read(path)
+    try:
+        return read(path, bin_size) if function == "read_counts" else read(path)
+    except MemoryError as error:
+        reason = (str(error).splitlines() or ["out of memory"])[0]
+        raise InputError(f"{path}: needs more memory than there is ({reason}); is it damaged, or too large?") from error
 
 
 def _recognised(path: Path) -> str:

@@ -11,7 +11,6 @@ behavior/<name>/data and behavior/<name>/time, as `Session.to_zarr` lays them ou
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from ldmfilter.data.hdf5 import check_heaps, check_netcdf
 from ldmfilter.data.npy import check_text, file_checksum, read_npy, read_npz
 from ldmfilter.data.selection import Span, intersect
 from ldmfilter.data.session import Observed, Session, Source
@@ -50,7 +50,7 @@ _SECONDS = {
 # Coordinates that `bin_spikes` gives counts: no behaviour.
 _MARKS = {"segment", "interval", "observed", "unit_observed"}
 # What metadata raise that are cut short or made up.
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+_DAMAGE = (OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -218,7 +218,8 @@ def read_counts(path: str | os.PathLike[str], bin_size: float | None = None) -> 
     else:
         engine = "scipy" if start.startswith(b"CDF") else "h5netcdf"
         if engine == "h5netcdf":
-            _check_heaps(path)
+            check_heaps(path)
+            check_netcdf(path)
         root, groups = _open(path, engine)
     return _session(path, root, groups, bin_size, file_checksum(path))
 
@@ -246,65 +247,20 @@ def _open(path: Path, engine: str, **options: Any) -> tuple[xr.Dataset, Groups]:
         raise InputError(f"{path}: cannot be read as a {kind} of counts ({reason}); write or copy it again") from error
 
 
-def _check_heaps(path: Path) -> None:
-    """Refuse an HDF5 file whose heaps of references and text libhdf5 would walk for ever.
-
-    A heap is "GCOL", version 1, its size, and objects one behind the other: index, count and size in 16 bytes, then
-    the content. Index 0 is free space, whose size counts those 16 bytes too; with less the walk does not go on.
-    """
-    import mmap
-
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if not size:
-            return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            heap = content.find(b"GCOL\x01\x00\x00\x00")
-            while heap >= 0:
-                stop = min(heap + int.from_bytes(content[heap + 8 : heap + 16], "little"), size)
-                here = heap + 16
-                while here + 16 <= stop:
-                    index = int.from_bytes(content[here : here + 2], "little")
-                    length = int.from_bytes(content[here + 8 : here + 16], "little")
-                    if index == 0 and length < 16:
-                        raise InputError(f"{path}: is a damaged netCDF file (a heap without end); copy it again")
-                    here += length if index == 0 else 16 + (length + 7) // 8 * 8
-                heap = content.find(b"GCOL\x01\x00\x00\x00", heap + 8)
-
-
 def _open_zarr(path: Path) -> tuple[xr.Dataset, Groups]:
+    from ldmfilter.data.codecs import checked
+    from ldmfilter.data.zarr import check_arrays
+
     if (path / "zarr.json").exists():
         raise InputError(f"{path}: is zarr format 3; write the counts with zarr_format=2")
-    # Every array is looked at before zarr opens one; a link could hide some.
-    for folder, below, files in os.walk(path):
-        here = Path(folder)
-        linked = [name for name in below if (here / name).is_symlink()]
-        if linked:
-            raise InputError(f"{here / linked[0]}: is a link within a store, refused; copy what it leads to")
-        if ".zarray" in files:
-            _refuse_code(here / ".zarray", f"{path}: {here.relative_to(path).as_posix()}")
-    return _open(path, "zarr", consolidated=False)
-
-
-def _refuse_code(metadata: Path, where: str) -> None:
-    """As for sessions in zarr, but text of any length, as xarray writes it, is let in: it is bytes too."""
-    from ldmfilter.data import zarr
-
     try:
-        described = json.loads(metadata.read_text())
-        codecs = [codec["id"] for codec in described["filters"] or []]
-        packed = described["compressor"]
-        if (
-            described["dtype"] == "|O"
-            and codecs == ["vlen-utf8"]
-            and (not packed or packed["id"] in zarr._PLAIN_CODECS)
-        ):
-            return
-        zarr._refuse_code(metadata, where)
+        check_arrays(path, long_text=True)
     except InputError:
         raise
     except _DAMAGE as error:
-        raise InputError(f"{where}: has damaged metadata ({error}); write or copy it again") from error
+        raise InputError(f"{path}: has damaged metadata ({error}); write or copy it again") from error
+    with checked():
+        return _open(path, "zarr", consolidated=False)
 
 
 def _from_arrays(arrays: dict[str, Array], where: str) -> tuple[xr.Dataset, Groups]:

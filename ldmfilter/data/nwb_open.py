@@ -22,12 +22,13 @@ from hdmf.build import BuildManager, GroupBuilder
 from hdmf.build.errors import ConstructError
 from pynwb import NWBHDF5IO, NWBFile, get_type_map
 
+from ldmfilter.data.hdf5 import check_heaps, check_scalars, is_foreign
 from ldmfilter.data.tables import shorten
 from ldmfilter.errors import InputError
 
 # A file with more broken objects than this has a broken writer.
 _MOST_BROKEN = 32
-_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 Notes = list[str]
 Place = tuple[str, str]  # an object: the file that it lies in, its path there
@@ -50,7 +51,10 @@ class HDF5Door:
 
     def __init__(self, where: str, file: Any):
         self.where, self._file = where, file
+        if isinstance(file, Path):
+            check_heaps(file)
         with h5py.File(file, "r") as opened:
+            check_scalars(opened, where)
             version = opened.attrs.get("nwb_version")
             if version is None and isinstance(opened.get("nwb_version"), h5py.Dataset):
                 version = opened["nwb_version"][()]  # before NWB 2 it was a dataset
@@ -82,9 +86,10 @@ class ZarrDoor:
 
     def guard(self) -> AbstractContextManager[None]:
         """Objects in zarr are programs: they are read as data, or not at all."""
-        from ldmfilter.data.plain_objects import objects_read_plainly
+        from ldmfilter.data.codecs import checked
+        from ldmfilter.data.plain_objects import PlainObjects
 
-        return objects_read_plainly()
+        return checked(PlainObjects)
 
     def io(self, manager: BuildManager) -> HDMFIO:
         """The file, opened for reading."""
@@ -189,8 +194,18 @@ def _walk(group: GroupBuilder, seen: set[int] | None = None) -> Iterator[tuple[G
 def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str]) -> None:
     """Take out of the tree what is to be left out, what has no known type, and the links to either."""
     gone = set()
+    linked: set[str] = set()
     for _, builder in _walk(root):
         place = _place(builder)
+        if place[0] != str(root.source) and place[0] not in linked and h5py.is_hdf5(place[0]):
+            linked.add(place[0])
+            with h5py.File(place[0], "r") as file:
+                check_scalars(file, place[0])
+        data = getattr(builder, "data", None)
+        if is_foreign(getattr(data, "dataset", data)):
+            if _is_essential(place):
+                raise InputError(f"{where}: {_shown(place)}: its values lie in another file, refused; write them anew")
+            left_out[place] = "left out, its values lie in another file; write them into this one"
         if place not in left_out and (needed := _unknown(builder, types)):
             if _is_essential(place):
                 raise InputError(f"{where}: {_shown(place)}: {needed}")

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import math
 import pickletools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 from numcodecs.abc import Codec
-from numcodecs.registry import codec_registry
 
 _LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
@@ -178,16 +175,3 @@ class PlainObjects(Codec):
             return made
         np.copyto(out, made)
         return out
-
-
-@contextmanager
-def objects_read_plainly() -> Iterator[None]:
-    """In this block, objects in zarr are read by `PlainObjects`, wherever a link may lead."""
-    before = codec_registry.get(PlainObjects.codec_id)
-    codec_registry[PlainObjects.codec_id] = PlainObjects
-    try:
-        yield
-    finally:
-        del codec_registry[PlainObjects.codec_id]
-        if before is not None:
-            codec_registry[PlainObjects.codec_id] = before

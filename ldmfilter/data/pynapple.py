@@ -84,6 +84,9 @@ def read_pynapple(path: str | os.PathLike[str]) -> Session:
         return _binned(times, arrays["d"], arrays["columns"], {}, bounds, source)
     owner = arrays["index"]
     ids = arrays.get("keys", np.unique(owner))
+    for name, numbers in (("index", owner), ("keys", ids)):
+        if numbers.dtype.kind not in "uif" or numbers.ndim != 1:
+            raise InputError(f"{where}: {name} holds no numbers of units; save it again with pynapple")
     if owner.shape != times.shape or not np.isin(owner, ids).all():
         raise InputError(f"{where}: spikes do not fit its units; save it again with pynapple")
     trains = [times[owner == unit] for unit in ids]

@@ -60,7 +60,7 @@ def is_nwb_in_zarr(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a folder that says of itself that it is NWB in zarr."""
     try:
         attributes = json.loads((Path(path) / ".zattrs").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(attributes, dict) and ("nwb_version" in attributes or ".specloc" in attributes)
 

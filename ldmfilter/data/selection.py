@@ -156,6 +156,9 @@ def intersect(a: Floats, b: Floats) -> tuple[Floats, Ints, Ints]:
     return both, rows, others
 
 
+_INSTANT = 1e-9  # s: in less than a tick of any clock nothing is counted
+
+
 def firing_rates(session: Session, spans: Sequence[Span] | None = None) -> Floats:
     """Rates (unit,), Hz: spikes within spans and observed time over that time; 0 where there is no such time.
 
@@ -169,7 +172,7 @@ def firing_rates(session: Session, spans: Sequence[Span] | None = None) -> Float
         if session.observed is not None:
             bounds, _, _ = intersect(within, union(session.observed.of(unit)))
         seconds = (bounds[:, 1] - bounds[:, 0]).sum()
-        if seconds > 0:
+        if seconds > _INSTANT:
             spikes = np.searchsorted(session.spikes_of(unit), bounds)
             rates[unit] = (spikes[:, 1] - spikes[:, 0]).sum() / seconds
     return rates
@@ -256,7 +259,7 @@ def _query(session: Session, query: str, rates: Floats) -> Array:
     frame = frame.assign(**{alias: frame[name] for alias, name in quoted.items()})
     try:
         kept = frame.eval(text, engine="python", local_dict={}, global_dict={})
-    except (TypeError, ValueError, NotImplementedError, SyntaxError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, NotImplementedError, SyntaxError, KeyError, AttributeError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{where} cannot be evaluated ({reason}); compare columns with values of their type"

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ldmfilter.data.codecs import checked
 from ldmfilter.data.npy import check_text, checksum, read_npy, whole
 from ldmfilter.data.session import Session, Source
 from ldmfilter.data.tables import Array, Floats, Ints, check_spikes, make_table, plain_array, shorten
@@ -245,14 +246,16 @@ def _read_folder(folder: Path, root: Path, tables: list[Path]) -> Session:
     )  # fmt: skip
 
 
+@checked()
 def _read_store(root: Path, group: str) -> Session:
     """A sorting in the group of a zarr store; arrays are opened one by one, and only those of plain types."""
     import zarr
 
-    from ldmfilter.data.zarr import _DAMAGE, _ZARR_3, _checksum, _get, _refuse_code
+    from ldmfilter.data.zarr import _DAMAGE, _ZARR_3, _checksum, _get, _refuse_code, check_links
 
     if (root / "zarr.json").exists():
         raise InputError(f"{root}: is zarr format 3; save it again with zarr < 3")
+    check_links(root)
     folder = root / group
     if not (folder / ".zattrs").is_file():
         raise InputError(f"{root}: holds no sorting of SpikeInterface; save it again")

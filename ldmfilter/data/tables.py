@@ -94,7 +94,10 @@ def plain_array(values: Any) -> Array | None:
     if isinstance(values, list | tuple) and values and isinstance(values[0], list | tuple | np.ndarray):
         width = max(len(row) for row in values)
         values = np.asarray([[*map(str, row)] + [""] * (width - len(row)) for row in values], dtype=np.str_)
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        return None
     if array.dtype.kind in "biuf":
         # Files hold either byte order; arithmetic and stores want the machine's own.
         return array.astype(array.dtype.newbyteorder("="), copy=False)

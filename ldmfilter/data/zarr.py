@@ -25,6 +25,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from ldmfilter.data.codecs import checked
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.tables import Array, check_spikes
 from ldmfilter.errors import InputError
@@ -46,6 +47,7 @@ _DAMAGE = (
     RuntimeError,
     ValueError,
     LookupError,
+    ArithmeticError,
     TypeError,
     AttributeError,
     zlib.error,
@@ -101,7 +103,8 @@ def read_zarr(path: str | os.PathLike[str]) -> Session:
     """
     path = Path(path).absolute()
     try:
-        return _read(path)
+        with checked():
+            return _read(path)
     except InputError:
         raise
     except _DAMAGE as error:
@@ -114,8 +117,7 @@ def _read(path: Path) -> Session:
         raise InputError(f"{path}: is zarr format 3; write the session with Session.to_zarr or zarr_format=2")
     if (path / ".zarray").exists():
         raise InputError(f"{path}: is a zarr array, not a session; give the store that Session.to_zarr wrote")
-    for metadata in sorted(path.rglob(".zarray")):
-        _refuse_code(metadata, f"{path}: {metadata.parent.relative_to(path).as_posix()}")
+    check_arrays(path)
     root = zarr.open_group(str(path), mode="r", **({"zarr_format": 2, "use_consolidated": False} if _ZARR_3 else {}))
     attrs = dict(root.attrs)
     if "nwb_version" in attrs or ".specloc" in attrs:
@@ -192,12 +194,36 @@ def _put_dataset(group: Any, dataset: xr.Dataset) -> None:
     group.attrs["order"] = [str(name) for name in dataset.data_vars]
 
 
-def _refuse_code(metadata: Path, where: str) -> None:
+def check_arrays(path: Path, long_text: bool = False) -> None:
+    """Look at every array of a store before zarr opens one.
+
+    long_text: let in text of any length, as xarray writes it: it is bytes too
+
+    Raises InputError for one that might run code, and as `check_links`; what json and its values raise where metadata
+    are damaged.
+    """
+    check_links(path)
+    for metadata in sorted(path.rglob(".zarray")):
+        _refuse_code(metadata, f"{path}: {metadata.parent.relative_to(path).as_posix()}", long_text)
+
+
+def check_links(path: Path) -> None:
+    """Raises InputError for a link within a store, which could hide an array or lead to any file."""
+    for folder, below, files in os.walk(path):
+        for name in (*below, *files):
+            if os.path.islink(os.path.join(folder, name)):
+                raise InputError(f"{Path(folder, name)}: is a link within a store, refused; copy what it leads to")
+
+
+def _refuse_code(metadata: Path, where: str, long_text: bool = False) -> None:
     """Check an array's metadata before zarr sees them: it unpickles the fill value of objects on opening."""
-    described = json.loads(metadata.read_text())
+    described = json.loads(metadata.read_text(encoding="utf-8"))
     codecs = [codec["id"] for codec in [described["compressor"], *(described["filters"] or [])] if codec]
-    foreign = [codec for codec in codecs if codec not in _PLAIN_CODECS]
     dtype = described["dtype"]
+    if long_text and dtype == "|O" and "vlen-utf8" in codecs:
+        codecs.remove("vlen-utf8")
+        dtype = "<U1"
+    foreign = [codec for codec in codecs if codec not in _PLAIN_CODECS]
     if foreign or not (isinstance(dtype, str) and _PLAIN_DTYPE.fullmatch(dtype)):
         what = f"codec {foreign[0]}" if foreign else f"type {dtype}"
         raise InputError(f"{where}: {what} is refused, it may run code; store numbers, bools or fixed-width text")

@@ -14,7 +14,8 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from ldmfilter.data.zarr import _DAMAGE, _ZARR_3, _refuse_code
+from ldmfilter.data.codecs import checked
+from ldmfilter.data.zarr import _DAMAGE, _ZARR_3, check_arrays
 from ldmfilter.errors import InputError
 
 FORMAT = "ldmfilter-latents"
@@ -53,12 +54,11 @@ def open_latents(path: Path) -> xr.Dataset:
         raise InputError(f"{path}: no such store; `ldmfilter decode --out {path}` makes one")
     if not (path / ".zgroup").exists():
         raise InputError(f"{path}: is no store of latent states; give one that `ldmfilter decode` made")
-    with reading(path):
+    with reading(path), checked():
         attributes = json.loads((path / ".zattrs").read_text(encoding="utf-8"))
         if not isinstance(attributes, dict) or attributes.get("format") != FORMAT:
             raise InputError(f"{path}: is no store of latent states; give one that `ldmfilter decode` made")
-        for metadata in sorted(path.rglob(".zarray")):
-            _refuse_code(metadata, f"{path}: {metadata.parent.relative_to(path).as_posix()}")
+        check_arrays(path)
         # Consolidated metadata are a copy of what was just checked, or not.
         version: dict[str, Any] = {"zarr_format": 2} if _ZARR_3 else {}
         latents = xr.open_zarr(path, chunks=None, consolidated=False, **version)

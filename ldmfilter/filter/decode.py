@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, replacing
 from ldmfilter.filter.kalman import Filtered, Smoothed, filter, predict, smooth
-from ldmfilter.filter.linalg import one_thread
+from ldmfilter.filter.linalg import NotPositiveDefiniteError, one_thread
 from ldmfilter.version import __version__
 
 if TYPE_CHECKING:
@@ -78,11 +79,27 @@ def decode_blocks(
             z = _encode(model, part)
             with one_thread():
                 seen, new = torch.from_numpy(np.asarray(part["observed"])), torch.from_numpy(starts)
-                result = filter(dynamics, z, seen, new, ahead)
-                ahead = predict(dynamics, result.filtered_mean[-1], result.filtered_cov[-1])
-                smoothed = smooth(dynamics, result, new) if smoothing else None
+                with _sound(model, part):
+                    result = filter(dynamics, z, seen, new, ahead)
+                    ahead = predict(dynamics, result.filtered_mean[-1], result.filtered_cov[-1])
+                    smoothed = smooth(dynamics, result, new) if smoothing else None
+                    if not all(bool(x.isfinite().all()) for x in (*ahead, result.filtered_mean, result.filtered_cov)):
+                        raise NotPositiveDefiniteError("not finite")
         before = int(segment[-1])
         yield _dataset(model, part, ci, result, smoothed)
+
+
+@contextmanager
+def _sound(model: LDMFilter, counts: xr.DataArray) -> Iterator[None]:
+    """Turn numbers that cannot be computed with into one line. Raises: InputError."""
+    try:
+        yield
+    except (NotPositiveDefiniteError, torch.linalg.LinAlgError) as error:
+        where = counts.attrs.get("path", "counts")
+        raise InputError(
+            f"{where}: its states under model {model.model_id_} are not finite; are the counts those that the model "
+            "was trained on, or is it damaged? train again"
+        ) from error
 
 
 def _encode(model: LDMFilter, counts: xr.DataArray) -> Tensor:
@@ -285,7 +302,7 @@ def store_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
     for name in (".zattrs", "zarr.json"):
         try:
             content = json.loads((Path(path) / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(content, dict):
             attributes = content.get("attributes") if name == "zarr.json" else content

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
 from ldmfilter.filter.decode import decode
 from ldmfilter.filter.network import Network
-from ldmfilter.filter.tensors import damaged, digest, read_tensors, write_tensors
-from ldmfilter.filter.training import Record, Training
+from ldmfilter.filter.tensors import damaged, digest, read_tensors, unit_ids, write_tensors
+from ldmfilter.filter.training import Record, Training, read_history
 from ldmfilter.version import __version__
 
 log = logging.getLogger("ldmfilter")
@@ -186,14 +187,18 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
     try:
         config = build_filter_config(header["settings"], f"{path}: settings")
         model = LDMFilter(**{f.name: getattr(config, f.name) for f in dataclasses.fields(FilterConfig)})
-        model.unit_ids_ = np.asarray(header["unit_ids"])
+        model.unit_ids_ = np.asarray(unit_ids(header["unit_ids"]))
         model.bin_size_ = float(header["bin_size"])
         model.source_ = {k: str(v) for k, v in header["source"].items() if k in SOURCE_KEYS}
         model.trained_spans_ = [(float(start), float(stop)) for start, stop in header["trained_spans"]]
         model.kept_step_ = int(header["kept_step"])
-        model.history_ = [Record(**record) for record in header["history"]]
+        model.history_ = read_history(header["history"])
+        if not (0 < model.bin_size_ < math.inf and model.history_):
+            raise ValueError("it was trained on bins of no length, or not at all")
         model._set_network(tensors)
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        if not all(bool(x.isfinite().all()) for x in (*tensors.values(), *model.network_.linear_gaussian())):
+            raise ValueError("its parameters are not finite")
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise damaged(path, error) from None

@@ -5,10 +5,12 @@
     log.jsonl                one record an evaluation, for people: nothing reads it back
     checkpoint.safetensors   the whole state of the training
     model.safetensors        the parameters kept so far, with all that decoding needs
+    .lock                    held by the process that trains; the operating system takes it away when that ends
 
 All of it is data, written whole or not at all; opening a stranger's folder runs nothing.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -24,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from filelock import FileLock, Timeout
 
 from ldmfilter.config import Config
 from ldmfilter.data import read_session
@@ -32,7 +35,7 @@ from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors, plain_name, write_bytes
 from ldmfilter.filter.model import MODEL_FILE, LDMFilter, load
-from ldmfilter.filter.tensors import damaged, read_tensors, write_tensors
+from ldmfilter.filter.tensors import damaged, read_tensors, unit_ids, write_tensors
 from ldmfilter.filter.training import Record, Training
 from ldmfilter.version import __version__
 
@@ -40,6 +43,8 @@ RUNS = Path("runs")
 RUN_FORMAT = 1
 CHECKPOINT_EVERY = 2.0  # seconds at least between checkpoints
 _RUN, _CONFIG, _LOG, _CHECKPOINT = "run.json", "config.toml", "log.jsonl", "checkpoint.safetensors"
+_LOCK = ".lock"
+_LOCKLESS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # from disks that know no locks
 
 
 class Run:
@@ -61,9 +66,10 @@ class Run:
         self._about = about
         self.session_path = str(about["session"])
         self.checksum = str(about["checksum"])
-        self.unit_ids: list = list(about["unit_ids"])
-        self.session_unit_ids: list = list(about["session_unit_ids"])
+        self.unit_ids = unit_ids(about["unit_ids"])
+        self.session_unit_ids = unit_ids(about["session_unit_ids"])
         self.created = str(about["created"])
+        self._lock = FileLock(folder / _LOCK, thread_local=False)
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str] | None, config: Config, session: Session, chosen: Session) -> "Run":
@@ -81,7 +87,7 @@ class Run:
         now = datetime.now(UTC)
         path = new_folder(session, now) if folder is None else Path(folder)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path}: exists already; choose another --run, or --resume to go on with it")
+            raise _exists(path)
         toml = config.to_toml()
         about = {
             "format": RUN_FORMAT,
@@ -99,8 +105,13 @@ class Run:
                 scratch.mkdir(parents=True)
             write_bytes(scratch / _CONFIG, toml.encode())
             write_bytes(scratch / _RUN, json.dumps(about, indent=1).encode())
-            with disk_errors(path):
-                os.replace(scratch, path)
+            try:
+                with disk_errors(path):
+                    os.replace(scratch, path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                raise _exists(path) from None  # another process was faster
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return cls(path, config, about)
@@ -130,7 +141,7 @@ class Run:
                     f"{path / _CONFIG}: is not what the run was made with; restore the file or train again"
                 )
             return cls(path, config, about)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
             raise damaged(path / _RUN, error) from None
@@ -146,7 +157,7 @@ class Run:
         for path in root.glob(f"*/{_RUN}") if root.is_dir() else []:
             try:
                 made[path.parent] = str(json.loads(path.read_text(encoding="utf-8"))["created"])
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, LookupError, TypeError, RecursionError):
                 warnings.warn(f"{path}: damaged file; this run is passed over", stacklevel=2)
         if not made:
             raise InputError(f"{root}: no run here; run `ldmfilter train SESSION` first, or give --run FOLDER")
@@ -156,9 +167,16 @@ class Run:
         """Drive a training and keep log, checkpoints and model up to date; one record an evaluation.
 
         Raises:
-            InputError: the folder cannot be written to any more.
+            InputError: the folder cannot be written to any more, or another process trains this run.
             TrainingError: as `Training.run`.
         """
+        self._hold()
+        try:
+            yield from self._train(training, counts)
+        finally:
+            self._lock.release()
+
+    def _train(self, training: Training, counts: xr.DataArray) -> Iterator[Record]:
         written = 0.0
         self._write_log(training.history)
         if training.step:
@@ -181,8 +199,9 @@ class Run:
         """Put a training back to the last checkpoint; one that was stopped before its first begins anew.
 
         Raises:
-            InputError: the checkpoint is missing or damaged.
+            InputError: the checkpoint is missing or damaged, or another process trains this run.
         """
+        self._hold()  # before the checkpoint is read: a process that still trains would write a later one
         path = self.folder / _CHECKPOINT
         if not path.exists() and not (self.folder / MODEL_FILE).exists():
             return
@@ -220,11 +239,34 @@ class Run:
         spans = choose_spans(session, interval=data.interval, spans=data.spans)
         return session, bin_spikes(session.select_units(np.asarray(self.unit_ids)), data.bin_size, spans)
 
+    def _hold(self) -> None:
+        """Hold the run's lock, until its training or this process ends. Raises: InputError where another has it."""
+        if self._lock.is_locked:
+            return
+        try:
+            with disk_errors(self.folder):
+                self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"{self.folder}: another process trains this run; wait for it, end it, or choose another --run"
+            ) from None
+        except OSError as error:
+            if error.errno not in _LOCKLESS:
+                raise
+            return
+        for name in (_CHECKPOINT, _LOG, MODEL_FILE):  # nobody else writes here: these are of a process that was killed
+            for scratch in self.folder.glob(f".{name}.*.tmp"):
+                scratch.unlink(missing_ok=True)
+
     def _write_model(self, training: Training, counts: xr.DataArray) -> None:
         LDMFilter(**asdict(self.config.filter)).take(training, counts).save(self.folder)
 
     def _write_log(self, history: list[Record]) -> None:
         write_bytes(self.folder / _LOG, "".join(map(_line, history)).encode())
+
+
+def _exists(path: Path) -> InputError:
+    return InputError(f"{path}: exists already; choose another --run, or --resume to go on with it")
 
 
 def new_folder(session: Session, now: datetime) -> Path:

@@ -55,9 +55,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         description = entry["description"]
         if not isinstance(description, dict) or digest(tensors, json.dumps(description)) != entry["sha256"]:
             raise ValueError("its checksum does not fit")
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(path, error) from None
     return tensors, description
+
+
+def unit_ids(value: Any) -> list[Any]:
+    """Ids of units as they stand in a file. Raises: TypeError where they are none."""
+    if not (isinstance(value, list) and all(isinstance(unit, int | float | str) for unit in value)):
+        raise TypeError("ids of units must be numbers or text")
+    return value
 
 
 def damaged(path: Path, error: Exception) -> InputError:

@@ -66,6 +66,17 @@ class Record:
     kept_step: int
 
 
+def read_history(raw: Any) -> list[Record]:
+    """Records as a file holds them. Raises: TypeError, ValueError where they are none."""
+    records = [Record(**record) for record in raw]
+    for record in records:
+        if not (type(record.step) is type(record.kept_step) is int and record.step >= 0):
+            raise ValueError("a record of no step")
+        if not all(isinstance(value, int | float) for value in dataclasses.astuple(record)):
+            raise TypeError("a record of no numbers")
+    return records
+
+
 def resolve_device(device: str) -> str:
     """ "auto" is CUDA where there is one, else the CPU.
 
@@ -336,14 +347,20 @@ class Training:
         """Go on where `state` was taken.
 
         Raises:
-            KeyError, RuntimeError: the state is of another network.
+            KeyError, TypeError, ValueError, RuntimeError: the state is of another network, or none.
         """
+        step, best_score, history = values["step"], float(values["best_score"]), read_history(values["history"])
+        if type(step) is not int or not 0 <= step <= self.config.max_steps or (history and history[-1].step != step):
+            raise ValueError(f"its step is {step}")
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
         self._network.load_state_dict(part("network."))
-        self._best = {k: v.to(self.device) for k, v in part("best.").items()}
+        best, own = part("best."), self._network.state_dict()
+        if {k: v.shape for k, v in best.items()} != {k: v.shape for k, v in own.items()}:
+            raise ValueError("its kept parameters are those of another network")
+        self._best = {k: v.to(self.device, own[k].dtype) for k, v in best.items()}
         optimizer = self._optimizer.state_dict()
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in part("optimizer.").items():
@@ -351,10 +368,9 @@ class Training:
             moments.setdefault(int(index), {})[key] = value
         self._optimizer.load_state_dict({"state": moments, "param_groups": optimizer["param_groups"]})
         self._draws.set_state(tensors["random.draws"])
+        torch.Generator().set_state(tensors["random.cpu"])  # refuses what is no state
         self._random_state = (tensors["random.cpu"], tensors.get("random.cuda"))
-        self.step = values["step"]
-        self._best_score = values["best_score"]
-        self.history = [Record(**record) for record in values["history"]]
+        self.step, self._best_score, self.history = step, best_score, history
 
 
 class _Counts:

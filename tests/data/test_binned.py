@@ -4,6 +4,7 @@ import os
 import pickle
 import shutil
 
+import h5py
 import numcodecs
 import numpy as np
 import pynapple as nap
@@ -333,7 +334,20 @@ def test_heap_without_end(counts, tmp_path):
     first = content.index(b"GCOL\x01") + 16  # the first object's index, count and size
     content[first : first + 16] = bytes(16)
     path.write_bytes(content)
-    assert "is a damaged netCDF file (a heap without end); copy it again" in line_of(read_session, path)
+    assert "is a damaged HDF5 file (a heap without end); copy it again" in line_of(read_session, path)
+
+
+def test_more_scales_than_dims(counts, tmp_path):
+    """libhdf5 would write beyond the memory that it takes for one scale a dim."""
+    path = write(counts, tmp_path / "counts.nc")
+    with h5py.File(path, "r+") as file:
+        scales = file["counts"].attrs["DIMENSION_LIST"]
+        del file["counts"]
+        file["counts"] = np.zeros(8)
+        file["counts"].attrs.create("DIMENSION_LIST", scales, dtype=h5py.vlen_dtype(h5py.ref_dtype))
+    assert line_of(read_session, path).endswith(
+        "counts: its DIMENSION_LIST does not fit its dims; write or copy it again"
+    )
 
 
 def test_text_that_is_none(tmp_path):

@@ -188,3 +188,19 @@ def test_a_store_written_by_hand(tmp_path):
     assert session.intervals["epochs"]["label"].values.tolist() == ["run"]
     assert session.behavior["position"].shape == (2, 2)
     assert session.stop == 1.0
+
+
+def test_chunks_that_lie_about_their_length(session, tmp_path):
+    """Blosc's C library reads as many bytes as a chunk says that it has."""
+    path = session.to_zarr(tmp_path / "session.zarr")
+    chunk = path / "spike_times" / "0"
+    content = chunk.read_bytes()
+    assert int.from_bytes(content[12:16], "little") == len(content)
+    for place, value in ((12, 2**31 - 1), (12, 0), (8, 1), (8, 2**31 - 1), (4, 2**31 - 1), (16, 2**31 - 1), (16, 0)):
+        chunk.write_bytes(content[:place] + value.to_bytes(4, "little") + content[place + 4 :])
+        assert line_of(read_session, path).startswith("is a damaged zarr store (")
+    for size in (0, 1, 15, 16, 20, len(content) - 1):
+        chunk.write_bytes(content[:size])
+        assert line_of(read_session, path).startswith("is a damaged zarr store (")
+    chunk.write_bytes(content)
+    assert_same(read_session(path), session)

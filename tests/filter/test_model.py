@@ -201,7 +201,7 @@ def test_a_newer_model_and_a_strange_one(fitted, tmp_path):
     with pytest.raises(InputError, match=r"model format 99, made by ldmfilter 9\.0, is newer .* update ldmfilter"):
         load(tmp_path)
     rewrite(path, format=1, settings={"latent_dim": "many"})
-    with pytest.raises(InputError, match="latent_dim is 'many'; it must be int"):
+    with pytest.raises(InputError, match="latent_dim is 'many'; it must be a whole number"):
         load(tmp_path)
 
 

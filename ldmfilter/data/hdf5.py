@@ -1,0 +1,100 @@
+"""What libhdf5 takes on trust, looked at before it is asked: it would not come back, end the process, or read any file.
+
+An array may say that its bytes are those of another file, whichever that is. What a session's own links lead to is
+HDF5 and told by name; that is not, so it is never read.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ldmfilter.errors import InputError
+
+_HEAP = b"GCOL\x01\x00\x00\x00"
+
+
+def check_heaps(path: Path) -> None:
+    """Refuse a file whose heaps of references and text libhdf5 would walk for ever.
+
+    A heap is "GCOL", version 1, its size, and objects one behind the other: index, count and size in 16 bytes, then
+    the content. Index 0 is free space, whose size counts those 16 bytes too; with less the walk does not go on.
+
+    Raises:
+        InputError: there is such a heap.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            heap = content.find(_HEAP)
+            while heap >= 0:
+                stop = min(heap + int.from_bytes(content[heap + 8 : heap + 16], "little"), size)
+                here = heap + 16
+                while here + 16 <= stop:
+                    index = int.from_bytes(content[here : here + 2], "little")
+                    length = int.from_bytes(content[here + 8 : here + 16], "little")
+                    if index == 0 and length < 16:
+                        raise InputError(f"{path}: is a damaged HDF5 file (a heap without end); copy it again")
+                    here += length if index == 0 else 16 + (length + 7) // 8 * 8
+                heap = content.find(_HEAP, heap + 8)
+
+
+def is_foreign(data: object) -> bool:
+    """Whether an array's values lie in another file: raw bytes of any, or arrays of another HDF5 file."""
+    if not isinstance(data, h5py.Dataset):
+        return False
+    return bool(data.external) or (data.is_virtual and any(s.file_name != "." for s in data.virtual_sources()))
+
+
+def check_scalars(file: h5py.File, where: str) -> None:
+    """Refuse a file with single values that lie in another one: those are read on opening, before one can choose.
+
+    Raises:
+        InputError: there is such a value.
+    """
+
+    def look(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape == () and is_foreign(item):
+            raise InputError(f"{where}: {name}: its value lies in another file, refused; write the file anew")
+
+    file.visititems(look)
+
+
+def check_netcdf(path: Path) -> None:
+    """Refuse a file whose arrays have more scales, or labels, than dims, as libhdf5 would write beyond its memory; and
+    one whose values lie elsewhere.
+
+    Raises:
+        InputError: there is such an array, or one whose scales are no references.
+    """
+
+    def look(name: str, item: object) -> None:
+        if not isinstance(item, h5py.Dataset):
+            return
+        if is_foreign(item):
+            raise InputError(f"{path}: {name}: its values lie in another file, refused; write the file anew")
+        for key in ("DIMENSION_LIST", "DIMENSION_LABELS"):
+            if key in item.attrs:
+                attribute = item.attrs.get_id(key)
+                references = h5py.check_ref_dtype(h5py.check_vlen_dtype(attribute.dtype) or np.dtype("u1"))
+                if attribute.shape != (item.ndim,) or (key == "DIMENSION_LIST" and references is not h5py.Reference):
+                    raise InputError(f"{path}: {name}: its {key} does not fit its dims; write or copy it again")
+        if "REFERENCE_LIST" in item.attrs:
+            kind = item.attrs.get_id("REFERENCE_LIST").dtype
+            if kind.names != ("dataset", "dimension") or h5py.check_ref_dtype(kind["dataset"]) is not h5py.Reference:
+                raise InputError(f"{path}: {name}: its REFERENCE_LIST holds no references; write or copy it again")
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(look)
+    except InputError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise InputError(f"{path}: is a damaged HDF5 file ({reason}); write or copy it again") from error
