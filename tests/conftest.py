@@ -4,4 +4,6 @@ from jaxtyping import install_import_hook
 
 import tests.typecheck
 
-install_import_hook(["ldmfilter.ldm", "ldmfilter.filter"], f"{tests.typecheck.__name__}.typechecker")
+install_import_hook(
+    ["ldmfilter.ldm", "ldmfilter.filter", "ldmfilter.images"], f"{tests.typecheck.__name__}.typechecker"
+)
