@@ -20,8 +20,8 @@ from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
 from ldmfilter.filter.decode import decode
 from ldmfilter.filter.network import Network
-from ldmfilter.filter.tensors import damaged, digest, read_tensors, write_tensors
 from ldmfilter.filter.training import Record, Training
+from ldmfilter.tensors import damaged, digest, read_tensors, write_tensors
 from ldmfilter.version import __version__
 
 log = logging.getLogger("ldmfilter")
