@@ -184,14 +184,7 @@ def categorical(
 
 def _plane(z: Views, z2: Views, H: Entropy, mutual_information: bool, correlation: float) -> Objective:
     alignment = gaussian_pair(z, z2, correlation).mean()
-    if mutual_information:
-        entropy = H(z, 1) + H(z2, 1)
-    else:
-        # In the model's own coordinates, where it is a standard normal: one kernel, one metric fits all directions.
-        common = (z + z2) / math.sqrt(2 * (1 + correlation))
-        different = (z - z2) / math.sqrt(2 * (1 - correlation))
-        shrunk = 0.5 * z.shape[1] * math.log1p(-(correlation**2))
-        entropy = H(torch.cat([common, different], 1), 2) + shrunk
+    entropy = H(z, 1) + H(z2, 1) if mutual_information else H(torch.cat([z, z2], 1), 2)
     return Objective(alignment + entropy, alignment, entropy)
 
 
