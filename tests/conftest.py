@@ -6,7 +6,9 @@ from jaxtyping import install_import_hook
 
 import tests.typecheck
 
-install_import_hook(["ldmfilter.ldm", "ldmfilter.filter"], f"{tests.typecheck.__name__}.typechecker")
+install_import_hook(
+    ["ldmfilter.ldm", "ldmfilter.filter", "ldmfilter.images"], f"{tests.typecheck.__name__}.typechecker"
+)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So it is in the background of a shell; a process that is started by one that ignores it ignores it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)

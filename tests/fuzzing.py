@@ -475,7 +475,7 @@ def damage_tensors(path: Path, rng: Rng) -> str:
         return f"header {said}"
     import torch
 
-    from ldmfilter.filter.tensors import read_tensors, write_tensors
+    from ldmfilter.tensors import read_tensors, write_tensors
 
     tensors, description = read_tensors(path)
     said = ""

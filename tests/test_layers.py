@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # A module may import from its own room and from those before it.
 ROOMS = [
     "errors version",
-    "config files cluster",
+    "config files cluster tensors",
     "data ldm",
     "filter ica images",
     "analysis export",

@@ -21,8 +21,8 @@ from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
 from ldmfilter.filter.decode import decode
 from ldmfilter.filter.network import Network
-from ldmfilter.filter.tensors import damaged, digest, read_tensors, unit_ids, write_tensors
 from ldmfilter.filter.training import Record, Training, read_history
+from ldmfilter.tensors import damaged, digest, read_tensors, unit_ids, write_tensors
 from ldmfilter.version import __version__
 
 log = logging.getLogger("ldmfilter")

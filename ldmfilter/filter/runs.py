@@ -35,8 +35,8 @@ from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors, plain_name, write_bytes
 from ldmfilter.filter.model import MODEL_FILE, LDMFilter, load
-from ldmfilter.filter.tensors import damaged, read_tensors, unit_ids, write_tensors
 from ldmfilter.filter.training import Record, Training
+from ldmfilter.tensors import damaged, read_tensors, unit_ids, write_tensors
 from ldmfilter.version import __version__
 
 RUNS = Path("runs")

@@ -24,6 +24,7 @@ from ldmfilter.filter.network import Network
 from ldmfilter.ldm.alignment import predictive_gaussian
 from ldmfilter.ldm.entropy import logdet
 from ldmfilter.ldm.objectives import Objective, predictive
+from ldmfilter.ldm.spectrum import effective_rank
 
 EVALUATE_EVERY = 25  # steps
 EVALUATION_WINDOWS = 256  # held-out windows at most, spread evenly
@@ -87,13 +88,6 @@ def resolve_device(device: str) -> str:
     if device == "cuda" and not available:
         raise TrainingError("no CUDA device was found; use --device cpu or auto")
     return "cuda" if device != "cpu" and available else "cpu"
-
-
-def effective_rank(z: Float[Tensor, "sample latent"]) -> float:
-    """Exponential of the entropy of the normalised eigenvalues of Cov z (Roy & Vetterli 2007)."""
-    share = torch.linalg.eigvalsh(torch.cov(z.double().mT).reshape(z.shape[1], z.shape[1])).clamp_min(0)
-    share = share / share.sum().clamp_min(torch.finfo(torch.float64).tiny)
-    return float(torch.special.entr(share).sum().exp())
 
 
 class Training:

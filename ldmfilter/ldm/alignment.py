@@ -57,3 +57,53 @@ def logistic(y: Float[Tensor, "*batch"], sd: float = 1.0) -> Float[Tensor, "*bat
     s = sd * math.sqrt(3) / math.pi
     size = y.abs() / s  # p is even; of the two ways to write it, this one never overflows
     return -size - 2 * torch.log1p(torch.exp(-size)) - math.log(s)
+
+
+def gaussian_pair(
+    z: Float[Tensor, "sample dim"], z2: Float[Tensor, "sample dim"], correlation: float
+) -> Float[Tensor, " sample"]:
+    """log P(z, z') of two views on the plane: standard normal each, correlated by rho in every dimension.
+
+    In the coordinates s = (z + z') / sqrt 2 and t = (z - z') / sqrt 2 this is N(s; 0, (1 + rho) I) N(t; 0, (1 - rho) I)
+    and the pull of two views towards each other is that of t, of weight 1 / 4 (1 - rho) on |z - z'|^2.
+    """
+    common, different = (z + z2).square().sum(-1), (z - z2).square().sum(-1)
+    log_norm = z.shape[-1] * (math.log(2 * math.pi) + 0.5 * math.log1p(-(correlation**2)))
+    return -0.25 * common / (1 + correlation) - 0.25 * different / (1 - correlation) - log_norm
+
+
+def log_sphere_area(dim: int) -> float:
+    """Log area of the unit sphere in `dim` dimensions."""
+    return math.log(2) + 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim)
+
+
+def log_vmf_norm(dim: int, concentration: float) -> float:
+    """Log normaliser of the von Mises-Fisher density in `dim` dimensions, (2 pi)^(-nu - 1) kappa^nu / I_nu(kappa) with
+    nu = dim / 2 - 1 (Mardia & Jupp 2000, 9.3.4).
+
+    The Bessel function's power series has positive terms alone: it is summed by logarithms, where I_nu itself would
+    leave the range of floats.
+    """
+    nu = 0.5 * dim - 1
+    k = torch.arange(int(concentration) + 64, dtype=torch.float64)
+    terms = 2 * k * math.log(0.5 * concentration) - torch.lgamma(k + 1) - torch.lgamma(k + nu + 1)
+    return nu * math.log(2) - float(torch.logsumexp(terms, 0)) - (nu + 1) * math.log(2 * math.pi)
+
+
+def von_mises_fisher(
+    z: Float[Tensor, "sample dim"], mean: Float[Tensor, "sample dim"], concentration: float
+) -> Float[Tensor, " sample"]:
+    """Log density on the unit sphere at each sample, kappa z . mean + log normaliser; both arguments of unit length."""
+    return concentration * (z * mean).sum(-1) + log_vmf_norm(z.shape[-1], concentration)
+
+
+def matching(
+    q: Float[Tensor, "sample category"], q2: Float[Tensor, "sample category"], p_match: float
+) -> Float[Tensor, " sample"]:
+    """<log P(c, c')> of two discrete latents that are c with probability q_c and c' with q'_c, independently.
+
+    Latent model: c is any of K categories alike; c' is the same with probability p_match, else any other alike.
+    """
+    n = q.shape[-1]
+    same = (q * q2).sum(-1)
+    return same * math.log(p_match) + (1 - same) * math.log((1 - p_match) / (n - 1)) - math.log(n)

@@ -17,16 +17,25 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ldmfilter.ldm.alignment import log_vmf_norm
+
 #: Pairs of samples in a tile. On the CPU the tile stays near the processor's caches; a GPU wants more at once.
 TILE_CPU, TILE_CUDA = 2**18, 2**26
 #: Where a k-d tree beats tiles, measured on one core with normal samples: in more dimensions it looks at nearly every
 #: sample, and a few hundred samples are compared as fast as a tree is built.
 TREE_MOST_DIMS, TREE_LEAST_SAMPLES = 12, 512
+#: Above this many dimensions distances are taken from a product of matrices, of so many rows at a time that it pays.
+PRODUCT_LEAST_DIMS, PRODUCT_LEAST_ROWS = 64, 256
 
 
 def log_unit_ball(d: int) -> float:
     """Log volume of the unit ball in d dimensions."""
     return 0.5 * d * math.log(math.pi) - math.lgamma(0.5 * d + 1.0)
+
+
+def scott(n: int, d: int) -> float:
+    """Width of a Gaussian kernel by Scott's rule, for n samples of unit variance in each of d dimensions."""
+    return n ** (-1.0 / (d + 4))
 
 
 def _groups(
@@ -49,9 +58,20 @@ def _tiles(
     """
     of = torch.arange(len(z), device=z.device) if of is None else of
     height = max(1, (TILE_CPU if z.device.type == "cpu" else TILE_CUDA) // len(z))
+    # Differences, not |a|^2 + |b|^2 - 2 a'b: this would lose the small distances to rounding. In many dimensions it is
+    # many times as fast, and does no harm: kernels are about as wide as the samples are spread, and `knn` takes the
+    # distance to a neighbour anew.
+    many = z.shape[1] > PRODUCT_LEAST_DIMS
+    if many:
+        height = max(height, PRODUCT_LEAST_ROWS)
+        x = z - z.mean(0)
+        square = x.square().sum(1)
     for rows in of.split(height):
-        # Differences, not |a|^2 + |b|^2 - 2 a'b: this would lose the small distances to rounding.
-        distance = torch.cdist(z[rows], z, compute_mode="donot_use_mm_for_euclid_dist")
+        if many:
+            both = square[rows, None] + square
+            distance = both.addmm_(x[rows], x.mT, alpha=-2).clamp_min_(0).sqrt_()
+        else:
+            distance = torch.cdist(z[rows], z, compute_mode="donot_use_mm_for_euclid_dist")
         yield rows, distance.masked_fill_(group[rows, None] == group[None, :], math.inf)
 
 
@@ -92,6 +112,7 @@ def knn(
     group: Int[Tensor, " sample"] | None = None,
     k: int = 3,
     clip: float = 0.0,
+    manifold: int | None = None,
 ) -> Float[Tensor, ""]:
     """Kozachenko-Leonenko estimate from the distance eps to the k-th nearest neighbour,
 
@@ -99,7 +120,9 @@ def knn(
 
     with N the number of samples that a sample is compared with, plus one, and V_d the unit ball's volume
     (Kozachenko & Leonenko 1987). `clip`: the share of the largest distances that is set to the largest one
-    below it, so that outliers do not pull (the paper uses k = 3 and 0.1; exact only with 0).
+    below it, so that outliers do not pull (the paper uses k = 3 and 0.1; exact only with 0). `manifold`: the
+    number of dimensions d of the surface that the samples lie on, where it is not all of space; its density is then
+    per unit area, and flat balls stand for its own, which small ones are.
 
     Which sample is the neighbour is found without gradient; only its distance is differentiated.
 
@@ -115,7 +138,7 @@ def knn(
     log_eps = 0.5 * eps2.log()
     if clip > 0:
         log_eps = log_eps.clamp_max(torch.quantile(log_eps.detach(), 1.0 - clip))
-    d = z.shape[1]
+    d = z.shape[1] if manifold is None else manifold
     psi_n = torch.digamma(others.to(z.dtype) + 1.0).mean()
     psi_k = torch.digamma(torch.tensor(float(k), dtype=z.dtype, device=z.device))
     return psi_n - psi_k + log_unit_ball(d) + d * log_eps.mean()
@@ -193,10 +216,60 @@ def kde(
     group, others = _groups(z, group)
     if int(others.min()) < 1:
         raise ValueError("KDE entropy needs at least one sample outside each group")
-    h = n ** (-1.0 / (d + 4)) if bandwidth is None else bandwidth
+    h = scott(n, d) if bandwidth is None else bandwidth
     log_kernel: Tensor = _MeanLogKernel.apply(z, group, h)
     log_p = log_kernel - others.to(z.dtype).log().mean() - d * math.log(h) - 0.5 * d * math.log(2 * math.pi)
     return -log_p
+
+
+def vmf_kde(
+    z: Float[Tensor, "sample dim"], concentration: float, spheres: int = 1, group: Int[Tensor, " sample"] | None = None
+) -> Float[Tensor, ""]:
+    """Leave-one-out kernel density estimate on the unit sphere, by a von Mises-Fisher kernel.
+
+    `spheres`: of how many points on spheres of their own, side by side, a sample is made; the kernel is the product of
+    one for each. Of unit vectors, exp(kappa z . u) is exp(kappa) times a Gaussian kernel of variance 1 / kappa: only
+    the normaliser is another than `kde`'s.
+    """
+    d = z.shape[1]
+    log_gaussian = 0.5 * d * (math.log(concentration) - math.log(2 * math.pi))
+    log_vmf = log_vmf_norm(d // spheres, concentration) + concentration
+    return kde(z, group, concentration**-0.5) + log_gaussian - spheres * log_vmf
+
+
+def logdet_second_order(z: Float[Tensor, "sample dim"]) -> Float[Tensor, ""]:
+    """`logdet` to second order in the correlations r between dimensions, without its ridge:
+
+        H = 1/2 sum_i log(2 pi e Var z_i) - 1/4 sum_(i != j) r_ij^2
+
+    from log det(I + E) = tr E - tr E^2 / 2 + O(E^3): a reward of variance and a punishment of correlation, as VICReg
+    has them.
+    """
+    centred = z - z.mean(0)
+    std = centred.square().sum(0).div(len(z) - 1).sqrt()
+    white = centred / std
+    r = white.mT @ white / (len(z) - 1)
+    off = r.square().sum() - r.diagonal().square().sum()
+    return std.log().sum() - 0.25 * off + 0.5 * z.shape[1] * math.log(2 * math.pi * math.e)
+
+
+def variance_covariance(
+    z: Float[Tensor, "sample dim"], variance: float = 25.0, covariance: float = 1.0
+) -> Float[Tensor, ""]:
+    """VICReg's stand-in for the log det (Bardes, Ponce & LeCun 2022, equations 1 to 4): minus `variance` times the mean
+    shortfall of the dimensions' standard deviations below 1, minus `covariance` / d times the sum of squared
+    covariances between different dimensions."""
+    n, d = z.shape
+    centred = z - z.mean(0)
+    cov = centred.mT @ centred / (n - 1)
+    shortfall = (1.0 - (cov.diagonal() + 1e-4).sqrt()).clamp_min(0.0).mean()  # 1e-4: the published epsilon
+    off = (cov.square().sum() - cov.diagonal().square().sum()) / d
+    return -variance * shortfall - covariance * off
+
+
+def discrete(p: Float[Tensor, "*category"]) -> Float[Tensor, ""]:
+    """Exact entropy of a table of probabilities."""
+    return torch.special.entr(p.clamp_min(torch.finfo(p.dtype).tiny)).sum()
 
 
 #: Entropy estimators by the name that `--entropy` takes; the stop-gradient needs none (see `objectives`).

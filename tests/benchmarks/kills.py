@@ -113,7 +113,7 @@ def run_fault(folder: Path, whole: Path) -> str:
     from ldmfilter.errors import InputError
     from ldmfilter.filter.model import load
     from ldmfilter.filter.runs import Run
-    from ldmfilter.filter.tensors import read_tensors
+    from ldmfilter.tensors import read_tensors
 
     made = folder / "run"
     if not made.exists():

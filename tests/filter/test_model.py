@@ -15,7 +15,7 @@ from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 from ldmfilter.filter.decode import decode_blocks, select_model_units, write_latents
 from ldmfilter.filter.model import LDMFilter, load
-from ldmfilter.filter.tensors import read_tensors, write_tensors
+from ldmfilter.tensors import read_tensors, write_tensors
 from tests.filter.conftest import SMALL
 from tests.filter.reference import loop
 

@@ -14,7 +14,8 @@ from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter import training
 from ldmfilter.filter.model import LDMFilter
-from ldmfilter.filter.training import Training, effective_rank, resolve_device
+from ldmfilter.filter.training import Training, resolve_device
+from ldmfilter.ldm.spectrum import effective_rank
 from tests.filter.conftest import SMALL
 
 

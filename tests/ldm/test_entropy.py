@@ -124,8 +124,8 @@ def value_and_gradient(function, z, *args):
     return float(value.detach()), torch.autograd.grad(value, z)[0]
 
 
-#: Sizes and dimensions on both sides of each choice: one tile, several tiles, a tree.
-SIZES = [(60, 3), (511, 2), (700, 4), (700, 12), (700, 20), (1400, 1)]
+#: Sizes and dimensions on both sides of each choice: one tile, several tiles, a tree, a product of matrices.
+SIZES = [(60, 3), (511, 2), (700, 4), (700, 12), (700, 20), (1400, 1), (300, 80)]
 #: None; windows of 4; windows that follow each other closely; one of most samples; of very different sizes.
 GROUPS = {
     "none": lambda n: None,

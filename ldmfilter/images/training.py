@@ -1,0 +1,327 @@
+"""Learning from pairs of views: yields one record an evaluation, prints nothing, can be stopped and taken up again."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ldmfilter.errors import InputError, TrainingError
+from ldmfilter.images import objectives
+from ldmfilter.images.augment import Views, augmentation
+from ldmfilter.images.networks import PairNetwork, ResNet18
+from ldmfilter.images.optim import LARS, parameter_groups, rate
+from ldmfilter.images.probes import knn_probe, linear_probe
+from ldmfilter.images.sources import Images
+from ldmfilter.ldm.objectives import Objective
+from ldmfilter.ldm.spectrum import effective_rank
+from ldmfilter.tensors import damaged, read_tensors, write_tensors
+
+#: Objectives of two views, and those that need a predictor.
+PAIRS: dict[str, Callable[..., Objective]] = {
+    **objectives.CELLS,
+    "simclr": objectives.simclr,
+    "vicreg": objectives.vicreg,
+    "categorical": objectives.categorical,
+}
+PREDICTED: dict[str, Callable[..., Objective]] = {
+    "plane_stopgrad": objectives.plane_stopgrad,
+    "sphere_stopgrad": objectives.sphere_stopgrad,
+}
+OPTIMIZERS = ("adamw", "lars")
+PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
+FEATURE_ROWS = 512  # images that are encoded at a time for the probes
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """How an encoder learns.
+
+    Attributes:
+        objective: a key of `PAIRS` or `PREDICTED`.
+        options: further arguments of the objective, `mutual_information` among them.
+        epochs: passes over the images.
+        batch_size: images a step, each in two views.
+        optimizer: one of `OPTIMIZERS`.
+        learning_rate: its peak.
+        warmup: epochs over which it rises; then it falls half a cosine.
+        weight_decay: of weights; biases and norms have none.
+        hidden: width of the projector's and predictor's hidden layers.
+        latent: dimensions of z.
+        precision: of the network: "32", "bf16" or "16" (CUDA alone). The objective is always computed in 32 bits.
+        evaluate_every: epochs between evaluations; the last epoch is always one.
+        views: how the two views are drawn.
+        seed: of everything random.
+    """
+
+    objective: str = "plane_knn"
+    options: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 100
+    batch_size: int = 256
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    warmup: float = 10.0
+    weight_decay: float = 1e-4
+    hidden: int = 2048
+    latent: int = 128
+    precision: str = "32"
+    evaluate_every: int = 10
+    views: Views = field(default_factory=Views)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises: InputError for a value that is none."""
+        for name, choices in (
+            ("objective", (*PAIRS, *PREDICTED)),
+            ("optimizer", OPTIMIZERS),
+            ("precision", tuple(PRECISIONS)),
+        ):
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} is {getattr(self, name)}; choose one of {', '.join(choices)}")
+        for name in ("epochs", "batch_size", "learning_rate", "hidden", "latent", "evaluate_every"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 <= self.warmup < self.epochs:
+            raise InputError(f"warmup is {self.warmup} epochs; it must be below the {self.epochs} of all")
+
+
+@dataclass(frozen=True)
+class PairRecord:
+    """What one evaluation saw.
+
+    Attributes:
+        epoch: passes done.
+        objective: mean since the last evaluation, nats per pair (NaN before the first step).
+        effective_rank: of z of test images.
+        linear: accuracy of a linear readout of the encoder's features, test images; NaN without labels.
+        knn: the same of nearest neighbours.
+    """
+
+    epoch: int
+    objective: float
+    effective_rank: float
+    linear: float
+    knn: float
+
+
+class PairTraining:
+    """One training, with everything it needs to go on after a stop.
+
+    Args:
+        config: how.
+        train: images to learn from; their labels reach the probes alone.
+        test: images that the probes are judged on, and z is measured on.
+        encoder: images -> (sample, feature), any module; None makes a ResNet-18 from the seed.
+        device: "cuda", "cpu", or None for CUDA where there is one.
+
+    Raises:
+        InputError: fewer images than a batch; half precision without CUDA; kornia is not installed.
+    """
+
+    def __init__(
+        self,
+        config: PairConfig,
+        train: Images,
+        test: Images,
+        encoder: nn.Module | None = None,
+        device: str | None = None,
+    ):
+        self.config = config
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if config.precision == "16" and self.device == "cpu":
+            raise InputError("precision is 16, which needs CUDA; use bf16 or 32 on the CPU")
+        if len(train) < config.batch_size:
+            raise InputError(f"{train.source}: {len(train)} images are fewer than a batch of {config.batch_size}")
+        channels, height, width = train.pixels.shape[1:]
+        self._augment = augmentation(config.views, channels, height, width)
+        self._train, self._test = train, test
+        self._pixels = train.pixels.to(self.device)
+        with self._random(0):
+            encoder = ResNet18(channels) if encoder is None else encoder
+            features = _count_features(encoder, train)
+            predict = config.objective in PREDICTED
+            network = PairNetwork(encoder, features, config.hidden, config.latent, predict)
+        self.network = network.to(self.device)
+        groups = parameter_groups(network, config.weight_decay)
+        if config.optimizer == "lars":
+            self._optimizer: torch.optim.Optimizer = LARS(groups, config.learning_rate)
+        else:
+            self._optimizer = torch.optim.AdamW(groups, config.learning_rate)
+        self._scaler = torch.amp.GradScaler(self.device, enabled=config.precision == "16")
+        self.steps_per_epoch = len(train) // config.batch_size
+        self.epoch = 0
+        self.history: list[PairRecord] = []
+
+    def run(self) -> Iterator[PairRecord]:
+        """Train to the last epoch; one record an evaluation.
+
+        Raises:
+            TrainingError: the objective is not finite any more.
+        """
+        total: list[Tensor] = []
+        while self.epoch < self.config.epochs:
+            total += self._epoch()
+            self.epoch += 1
+            if self.epoch % self.config.evaluate_every == 0 or self.epoch == self.config.epochs:
+                value = float(torch.stack(total).mean())
+                total = []
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"training diverged before epoch {self.epoch}: its objective is not finite any more; "
+                        f"try a learning rate below {self.config.learning_rate:g}"
+                    )
+                record = self._evaluate(value)
+                self.history.append(record)
+                yield record
+
+    def _epoch(self) -> list[Tensor]:
+        config, first = self.config, self.epoch * self.steps_per_epoch
+        steps, warmup = config.epochs * self.steps_per_epoch, round(config.warmup * self.steps_per_epoch)
+        order = np.random.default_rng([config.seed, self.epoch]).permutation(len(self._pixels))
+        values = []
+        self.network.train()
+        for i in range(self.steps_per_epoch):
+            index = torch.from_numpy(order[i * config.batch_size : (i + 1) * config.batch_size]).to(self.device)
+            for group in self._optimizer.param_groups:
+                group["lr"] = config.learning_rate * rate(first + i, steps, warmup)
+            with self._random(1 + first + i):
+                values.append(self._step(self._pixels[index].float() / 255))
+        return values
+
+    def _step(self, x: Float[Tensor, "sample channel height width"]) -> Tensor:
+        with torch.no_grad():
+            first, second = self._augment(x), self._augment(x)
+        with self._autocast():
+            # One after the other: a batch norm sees one view at a time, as in the published methods.
+            (z, p), (z2, p2) = self.network(first), self.network(second)
+        predictions = [part.float() for part in (p, p2) if part is not None]
+        objective = self._objective(z.float(), z2.float(), predictions)
+        self._optimizer.zero_grad()
+        self._scaler.scale(-objective.value).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return objective.value.detach()
+
+    def _objective(self, z: Tensor, z2: Tensor, predictions: list[Tensor]) -> Objective:
+        name = self.config.objective
+        try:
+            return (PREDICTED if predictions else PAIRS)[name](z, z2, *predictions, **self.config.options)
+        except torch.linalg.LinAlgError:
+            # Numbers that are not finite any more are first met by a factorisation.
+            raise TrainingError(
+                f"training diverged in epoch {self.epoch}; try a learning rate below {self.config.learning_rate:g}"
+            ) from None
+
+    def _evaluate(self, objective: float) -> PairRecord:
+        test, z = self.encode(self._test)
+        linear = knn = math.nan
+        if self._train.labels is not None and self._test.labels is not None:
+            labels, truth = self._train.labels.to(self.device), self._test.labels.to(self.device)
+            train, _ = self.encode(self._train)
+            linear = linear_probe(train, labels, test, truth)
+            knn = knn_probe(train, labels, test, truth)
+        return PairRecord(self.epoch, objective, effective_rank(z), linear, knn)
+
+    @torch.no_grad()
+    def encode(self, images: Images) -> tuple[Float[Tensor, "sample feature"], Float[Tensor, "sample latent"]]:
+        """The encoder's features of images as they are, and z."""
+        self.network.eval()
+        features, latents = [], []
+        for pixels in images.pixels.split(FEATURE_ROWS):
+            with self._autocast():
+                feature = self.network.encoder(pixels.to(self.device).float() / 255)
+                latents.append(self.network.projector(feature).float())
+            features.append(feature.float())
+        return torch.cat(features), torch.cat(latents)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, PRECISIONS[self.config.precision], enabled=self.config.precision != "32")
+
+    @contextmanager
+    def _random(self, number: int) -> Iterator[None]:
+        """torch's global generators, which views and dropout draw from, set by the seed and a number within the block:
+        a resumed training draws what it would have drawn, and a caller's random numbers are not disturbed."""
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if self.device == "cuda" else []):
+            torch.manual_seed(int(np.random.SeedSequence([self.config.seed, number]).generate_state(1)[0]))
+            yield
+
+    # A checkpoint: named tensors and plain values, nothing else.
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything that `resume` needs to go on to the same result; a file there is replaced at once.
+
+        Raises:
+            InputError: the disk refuses.
+        """
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        for i, state in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        values = {
+            "config": dataclasses.asdict(self.config),
+            "source": self._train.source,
+            "epoch": self.epoch,
+            "scaler": self._scaler.state_dict(),
+            "history": [dataclasses.asdict(record) for record in self.history],
+        }
+        write_tensors(Path(path), tensors, values)
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Go on where `save` was called.
+
+        Raises:
+            InputError: the file is missing, damaged, or of another training.
+        """
+        path = Path(path)
+        tensors, values = read_tensors(path)
+        if values.get("config") != dataclasses.asdict(self.config) or values.get("source") != self._train.source:
+            raise InputError(f"{path}: is of a training with other settings or images; remove it or write elsewhere")
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimizer":
+                index, key = rest.split(".")
+                moments.setdefault(int(index), {})[key] = value
+        groups = self._optimizer.state_dict()["param_groups"]
+        try:
+            network = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
+            self.network.load_state_dict(network)
+            self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            self._scaler.load_state_dict(values["scaler"])
+            self.epoch = values["epoch"]
+            self.history = [PairRecord(**record) for record in values["history"]]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise damaged(path, error) from None
+
+
+def load_encoder(path: str | os.PathLike[str], encoder: nn.Module) -> nn.Module:
+    """Put the encoder of a checkpoint into a module of the same make.
+
+    Raises:
+        InputError: the file is missing or damaged, or the module is another.
+    """
+    tensors, _ = read_tensors(Path(path))
+    prefix = "network.encoder."
+    try:
+        encoder.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    except RuntimeError as error:
+        raise InputError(f"{path}: holds another encoder ({str(error).splitlines()[0]})") from None
+    return encoder
+
+
+def _count_features(encoder: nn.Module, images: Images) -> int:
+    training = encoder.training
+    encoder.eval()
+    with torch.no_grad():
+        shape = encoder(images.pixels[:2].float() / 255).shape
+    encoder.train(training)
+    if len(shape) != 2:
+        raise InputError(f"the encoder makes {tuple(shape)} of two images; it must make (2, features)")
+    return int(shape[1])
