@@ -111,9 +111,16 @@ def objective(
 
 
 def train(
-    images: Float[Tensor, "sequence time pixel"], latent: int, entropy: str, settings: Training, seed: int
+    images: Float[Tensor, "sequence time pixel"],
+    latent: int,
+    entropy: str,
+    settings: Training,
+    seed: int,
+    steps: int | None = None,
 ) -> tuple[Recurrent, np.ndarray]:
-    """Fit encoder and predictor to sequences of images, where these lie.
+    """Fit encoder and predictor to sequences of images, on the device where these lie.
+
+    `steps` other than the settings': 0 leaves the network as it starts, but white.
 
     Returns:
         The network in its last state, white over these sequences, and F at each step, nats.
@@ -130,9 +137,10 @@ def train(
     network.scale.copy_((flat - network.mean).square().mean().sqrt())
     draws = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(network.parameters())
-    history = np.empty(settings.steps)
-    for step in range(settings.steps):
-        progress = step / settings.steps
+    steps = settings.steps if steps is None else steps
+    history = np.empty(steps)
+    for step in range(steps):
+        progress = step / steps
         rate = min(1.0, 20 * progress + 1e-3) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate

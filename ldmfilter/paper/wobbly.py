@@ -85,12 +85,15 @@ class Camera:
 
     def images(self, position: Floats) -> np.ndarray:
         """Float32 images (..., row, column) of positions (..., 2), the first coordinate down the rows."""
-        across = self.pixels / (2 * self.view)
-        x, y = position[..., 0], position[..., 1]
-        row, column = (across * value + (self.pixels - 1) / 2 for value in (np.abs(x) if self.folded else x, y))
+        x, y = position.reshape(-1, 2).T
+        across, middle = self.pixels / (2 * self.view), (self.pixels - 1) / 2
+        row, column = middle + across * (np.abs(x) if self.folded else x), middle + across * y
         pixel_row, pixel_column = swirled(self.pixels)
-        distance = (row[..., None, None] - pixel_row) ** 2 + (column[..., None, None] - pixel_column) ** 2
-        return np.exp(-distance / (2 * self.blob**2)).astype(np.float32)
+        images = np.empty((len(x), self.pixels, self.pixels), np.float32)
+        for part in np.array_split(np.arange(len(x)), len(x) // 2**14 + 1):  # doubles of all would be many
+            distance = (row[part, None, None] - pixel_row) ** 2 + (column[part, None, None] - pixel_column) ** 2
+            images[part] = np.exp(-distance / (2 * self.blob**2))
+        return images.reshape(*position.shape[:-1], self.pixels, self.pixels)
 
 
 def swirled(pixels: int, strength: float = SWIRL, radius: float = SWIRL_RADIUS) -> tuple[Floats, Floats]:
