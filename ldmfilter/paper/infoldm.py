@@ -244,3 +244,109 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
         example = example or examples(truth, states)
     numbers = {name: summary(score) for name, score in scores.items()}
     return Outcome(numbers | {"states": 2 * settings.shared}, claims(numbers), draw(numbers, example, settings))
+
+
+def summary(score: dict[str, list[Floats]]) -> dict[str, object]:
+    """R2 of all sessions as numbers: the mean over shared latents and over units, and how many dimensions of the
+    units' own modulations the states hold, which is the sum of their R2, as these are independent."""
+    shared = [float(r2.mean()) for r2 in score["shared"]]
+    private = [float(r2.clip(0).sum()) for r2 in score["private"]]
+    return {
+        "shared_r2": float(np.mean(shared)),
+        "private_r2": float(np.mean([r2.mean() for r2 in score["private"]])),
+        "private_dimensions": float(np.mean(private)),
+        "shared_r2_of_sessions": shared,
+        "private_dimensions_of_sessions": private,
+    }
+
+
+def claims(numbers: dict[str, dict]) -> list[Claim]:
+    """What should be kept and discarded, measured."""
+    own, other = numbers["own logdet"], numbers["other logdet"]
+    own_stop, other_stop = numbers["own stopgrad"], numbers["other stopgrad"]
+    return [
+        Claim(
+            f"own past, {FORMS[form]}: predictable noise is kept, in dimensions of the states",
+            numbers[f"own {form}"]["private_dimensions"],
+            least=1.0,
+            source=SOURCE,
+        )
+        for form in FORMS
+    ] + [
+        Claim(
+            "other half's past, marginal entropies: the same noise is discarded, as a share of what own past keeps",
+            other["private_dimensions"] / own["private_dimensions"],
+            most=0.5,
+            source=SOURCE,
+        ),
+        Claim(
+            "other half's past, stop-gradient: likewise",
+            other_stop["private_dimensions"] / own_stop["private_dimensions"],
+            most=0.5,
+            source=SOURCE,
+        ),
+        Claim(
+            "marginal entropies: R2 of the shared latents, other half's past less own past",
+            other["shared_r2"] - own["shared_r2"],
+            least=0.1,
+            source=SOURCE,
+        ),
+        Claim(
+            "other half's past: R2 of the shared latents, marginal entropies less stop-gradient",
+            other["shared_r2"] - other_stop["shared_r2"],
+            least=0.0,
+            source=SOURCE,
+        ),
+    ]
+
+
+def examples(truth: World, states: dict[str, Floats]) -> dict[str, tuple[Floats, dict[str, Floats]]]:
+    """Held-out time courses to draw, true and decoded from each states: the first shared latent, and the modulation
+    that own past with marginal entropies keeps most of."""
+    n = len(truth.counts) * 4 // 5
+    most = int(np.argmax(kept(states["own logdet"], truth.private)))
+    stretch = slice(n, n + round(60 / BIN))
+    return {
+        label: (
+            series[stretch],
+            {name: with_one(x[stretch]) @ affine(x[:n], series[:n]) for name, x in states.items() if name != "counts"},
+        )
+        for label, series in (
+            ("a shared latent", truth.shared[:, 0]),
+            (f"the modulation of unit {most} alone", truth.private[:, most]),
+        )
+    }
+
+
+def draw(numbers: dict[str, dict], example: dict[str, tuple[Floats, dict[str, Floats]]], settings: Settings) -> Figure:
+    """What is kept of both, by objective; time courses."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.6])
+    names = [f"{context} {form}" for context in CONTEXTS for form in FORMS]
+    labels = [f"{CONTEXTS[context]},\n{FORMS[form]}" for context in CONTEXTS for form in FORMS]
+    colours = ["C3", "C1", "C0", "C2"]
+    above, below = left.subplots(2, 1, sharey=True)
+    panels = (
+        (above, "shared_r2", "shared latents: mean R2", 1.0),
+        (below, "private_dimensions", f"noise of single units: dimensions kept of {2 * settings.shared}", None),
+    )
+    for axes, key, title, most in panels:
+        axes.barh(labels, [numbers[name][key] for name in names], color=colours)
+        for place, name in enumerate(names):
+            several = numbers[name][f"{key}_of_sessions"]
+            axes.plot(several, [place] * len(several), "k.", ms=4)
+        axes.set(title=title, xlim=(0, most or 2 * settings.shared))
+    above.axvline(numbers["counts"]["shared_r2"], color="k", ls="--", lw=0.8)
+    above.set_xlabel("dashed: from all counts, smoothed, supervised")
+    above.invert_yaxis()
+    grid = right.subplots(len(names), 2, sharex=True, sharey="col")
+    for column, (label, (series, decoded)) in enumerate(example.items()):
+        time = BIN * np.arange(len(series))
+        for axes, name, colour in zip(grid[:, column], names, colours, strict=True):
+            axes.plot(time, series, color="0.7", lw=2.5)
+            axes.plot(time, decoded[name], color=colour, lw=1)
+        grid[0, column].set_title(f"{label}: true (grey), decoded")
+        grid[-1, column].set_xlabel("held-out time, s")
+    return figure

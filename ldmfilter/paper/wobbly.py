@@ -43,9 +43,7 @@ def velocity(position: Floats) -> Floats:
     """Time derivative of positions (..., 2)."""
     r, theta = np.hypot(position[..., 0], position[..., 1]), np.arctan2(position[..., 1], position[..., 0])
     outward = AMPLITUDE * FREQUENCY * np.cos(FREQUENCY * (theta - PHASE))
-    return np.stack(
-        [outward * np.cos(theta) - r * np.sin(theta), outward * np.sin(theta) + r * np.cos(theta)], axis=-1
-    )
+    return np.stack([outward * np.cos(theta) - r * np.sin(theta), outward * np.sin(theta) + r * np.cos(theta)], axis=-1)
 
 
 def advance(position: Floats, step: float = STEP) -> Floats:
@@ -94,6 +92,12 @@ class Camera:
             distance = (row[part, None, None] - pixel_row) ** 2 + (column[part, None, None] - pixel_column) ** 2
             images[part] = np.exp(-distance / (2 * self.blob**2))
         return images.reshape(*position.shape[:-1], self.pixels, self.pixels)
+
+    def centroid(self, images: np.ndarray) -> Floats:
+        """Positions (..., 2) at the centre of the light of images (..., pixel): what the image itself tells of them."""
+        looks = np.stack(swirled(self.pixels), axis=-1).reshape(-1, 2)
+        weight = images / images.sum(-1, keepdims=True)
+        return (weight @ looks - (self.pixels - 1) / 2) * (2 * self.view) / self.pixels
 
 
 def swirled(pixels: int, strength: float = SWIRL, radius: float = SWIRL_RADIUS) -> tuple[Floats, Floats]:
