@@ -94,7 +94,7 @@ def world(
     units: int,
     shared: int,
     shared_time: float = 0.5,
-    private_time: float = 8.0,
+    private_time: float = 4.0,
     shared_gain: float = 0.7,
     private_gain: float = 0.8,
     rate: float = 30.0,
@@ -203,11 +203,11 @@ def train(counts: Float[Tensor, "time unit"], context: str, form: str, settings:
     return torch.cat(states, -1).double().cpu().numpy()
 
 
-def kept(states: Floats, truth: Floats) -> Floats:
-    """R2 (dim,) of truth (time, dim) from an affine map of states (time, state), on the last fifth, fitted before it."""
-    n = len(states) * 4 // 5
-    error = truth[n:] - with_one(states[n:]) @ affine(states[:n], truth[:n])
-    return np.asarray(1 - error.var(0) / truth[n:].var(0))
+def explained(cause: Floats, effect: Floats) -> Floats:
+    """R2 (dim,) of effect (time, dim) by an affine map of cause (time, dim), on the last fifth, fitted before it."""
+    n = len(cause) * 4 // 5
+    error = effect[n:] - with_one(cause[n:]) @ affine(cause[:n], effect[:n])
+    return np.asarray(1 - error.var(0) / effect[n:].var(0))
 
 
 def smoothed(counts: np.ndarray, seconds: tuple[float, ...] = (0.2, 1.0, 5.0)) -> Floats:
