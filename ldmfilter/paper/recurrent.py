@@ -1,4 +1,4 @@
-"""Predictive latent distribution matching with a recurrent predictor in place of the Kalman filter (method.md, 1 and 5).
+"""Predictive latent distribution matching with a recurrent predictor in place of the Kalman filter (method.md, 1, 5).
 
 z_t = f(image_t), p(z_t | z_<t) = N(mu(z_<t), Sigma) with mu a gated recurrent unit. As the scale of z, and its
 covariance, are a free gauge, z is whitened; Sigma is the covariance of the errors of the batch, which is where
@@ -158,7 +158,7 @@ def train(
 
 
 def affine(z: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Weights (latent + 1, dim) of the best affine map from z (sample, latent) to truth (sample, dim), least squares."""
+    """Weights (latent + 1, dim) of the best affine map from z (sample, latent) to truth (sample, dim)."""
     return np.linalg.lstsq(with_one(z), truth, rcond=None)[0]
 
 

@@ -1,11 +1,11 @@
 """Theorem 1 of Mikulasch & Zenke (2026), its assumptions broken one at a time.
 
-With a Gaussian predictor and as many latents, of an image that is smooth and one to one, the latents are recovered up to
-an affine map. The scene is that of figure 5. Broken are: the noise, the number of latents, the image. A second noise
+With a Gaussian predictor, as many latents and an image that is smooth and one to one, the latents are recovered up
+to an affine map. The scene is that of figure 5. Broken are: the noise, the number of latents, the image. A second noise
 breaks the letter of the theorem and loses nothing: where the noise is small against the curvature of the encoder,
 the objective knows no more of it than its covariance, whatever its shape: to first order it is, but for a constant,
-<log abs det J> - 1/2 log det <J Sigma J'>, with J the encoder's derivative by the latents, and as log det is concave, it
-is largest where J Sigma J' is the same everywhere, so that the encoder is affine. Heavy tails are not small.
+<log abs det J> - 1/2 log det <J Sigma J'>, with J the encoder's derivative by the latents, and as log det is concave,
+it is largest where J Sigma J' is the same everywhere, so that the encoder is affine. Heavy tails are not small.
 
 Beside each stands what the images tell of the position by their centre of light: whether it was there to be recovered.
 """
