@@ -162,7 +162,7 @@ def draw(recording: Recording, found: dict[str, Floats], r2: dict[str, float]) -
 
     shown = 8
     figure = Figure(figsize=(13, 7.5), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 3.2])
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 3.2])[:, 0]
     first = recording.held_out
     side = round(recording.images.shape[-1] ** 0.5)
     frames = recording.images[first, :shown].reshape(-1, side, side).cpu().numpy()

@@ -29,7 +29,7 @@ from scipy.signal import lfilter
 from torch import Tensor, nn
 
 from ldmfilter.data.tables import Floats
-from ldmfilter.errors import InputError, TrainingError
+from ldmfilter.errors import InputError
 from ldmfilter.filter.encoder import Encoder
 from ldmfilter.filter.kalman import filter_windows
 from ldmfilter.filter.linalg import whitening
@@ -37,7 +37,7 @@ from ldmfilter.filter.parameters import Dynamics
 from ldmfilter.filter.training import resolve_device
 from ldmfilter.ldm.objectives import predictive
 from ldmfilter.paper.experiment import Claim, Outcome, Say
-from ldmfilter.paper.recurrent import affine, with_one
+from ldmfilter.paper.recurrent import affine, ascend, error_covariance, with_one
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,13 +139,13 @@ def autoregression(rng: np.random.Generator, bins: int, dims: int, seconds: floa
 class View(nn.Module):
     """Encoder and dynamics of some units, and a map from their states to what they are the context of."""
 
-    def __init__(self, units: slice, counts: Tensor, latent: int, predicted: int, hidden: tuple[int, ...]):
+    def __init__(self, units: slice, counts: Tensor, latent: int, hidden: tuple[int, ...]):
         super().__init__()
         self.units = units
         self.encoder = Encoder(counts[:, units].shape[1], latent, hidden)
         self.encoder.set_input_scale(counts[:, units])
         self.dynamics = Dynamics(latent, latent, decay=math.exp(-BIN / 2.0), noise=0.5)
-        self.ahead = nn.Linear(latent, predicted, bias=False)
+        self.ahead = nn.Linear(latent, latent, bias=False)
 
     def white(self, counts: Float[Tensor, "batch time unit"], scale: Float[Tensor, "sample unit"]) -> Tensor:
         """Pseudo-observations, white over `scale`."""
@@ -157,15 +157,15 @@ class View(nn.Module):
         return filter_windows(self.dynamics(), z)
 
 
-def views(context: str, counts: Float[Tensor, "time unit"], settings: Settings) -> nn.ModuleList:
+def views(context: str, counts: Float[Tensor, "time unit"], settings: Settings) -> list[View]:
     """One view of all units, or one of each half with half the states."""
     n, d, hidden = settings.units, settings.shared, settings.hidden
     if context == "own":
-        return nn.ModuleList([View(slice(0, n), counts, 2 * d, 2 * d, hidden)])
-    return nn.ModuleList([View(part, counts, d, d, hidden) for part in (slice(0, n // 2), slice(n // 2, n))])
+        return [View(slice(0, n), counts, 2 * d, hidden)]
+    return [View(part, counts, d, hidden) for part in (slice(0, n // 2), slice(n // 2, n))]
 
 
-def objective(parts: nn.ModuleList, counts: Float[Tensor, "batch time unit"], form: str) -> Tensor:
+def objective(parts: list[View], counts: Float[Tensor, "batch time unit"], form: str) -> Tensor:
     """F, nats a bin: each view predicted from its own past where there is one, from the other's where there are two.
 
     Within a view the Kalman filter is the predictor. Across, the other view's filtered state is mapped linearly, and
@@ -180,8 +180,7 @@ def objective(parts: nn.ModuleList, counts: Float[Tensor, "batch time unit"], fo
     total = z[0].new_zeros(())
     for target, (part, (_, _, state)) in zip(z[::-1], zip(parts, filtered, strict=True), strict=True):
         zhat, now = part.ahead(state[:, WARMUP - 1 : -1]), target[:, WARMUP:]
-        error = ((now.detach() if form == "stopgrad" else now) - zhat).flatten(0, 1)
-        S = error.mT @ error / len(error) + 1e-6 * torch.eye(error.shape[1], dtype=error.dtype, device=error.device)
+        S = error_covariance((now.detach() if form == "stopgrad" else now) - zhat)
         total = total + predictive(now, zhat, S, form).value / 2
     return total
 
@@ -195,22 +194,16 @@ def train(counts: Float[Tensor, "time unit"], context: str, form: str, settings:
     fit = counts[: len(counts) * 4 // 5]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parts = views(context, fit.cpu(), settings).to(counts.device)
-        optimizer = torch.optim.Adam(parts.parameters())
+        parts = views(context, fit.cpu(), settings)
+        module = nn.ModuleList(parts).to(counts.device)
         within = torch.arange(settings.window)
-        for step in range(settings.steps):
-            progress = step / settings.steps
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * min(1.0, 20 * progress + 1e-3) * 0.5 * (1 + math.cos(math.pi * progress))
+
+        def value() -> Tensor:
             starts = torch.randint(len(fit) - settings.window, (settings.batch, 1))
-            value = objective(parts, fit[(starts + within).to(fit.device)], form)
-            if not bool(torch.isfinite(value)):
-                raise TrainingError(f"training on {context} past with {form} diverged at step {step}; try another seed")
-            optimizer.zero_grad()
-            (-value).backward()
-            nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
-            optimizer.step()
-    parts.eval()
+            return objective(parts, fit[(starts + within).to(fit.device)], form)
+
+        ascend(module, value, settings.steps, LEARNING_RATE, f"on {CONTEXTS[context]} with {form}")
+    module.eval()
     with torch.no_grad():
         states = [part.states(part.white(counts[None], fit))[2][0] for part in parts]
     return torch.cat(states, -1).double().cpu().numpy()
@@ -321,7 +314,7 @@ def draw(numbers: dict[str, dict], truth: World, states: dict[str, Floats]) -> F
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 6.5), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.5])
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 1.5])[0]
     labels = [name.replace(", ", ",\n") for name in OBJECTIVES]
     colours = ["C3", "C1", "C0", "C2"]
     above, below = left.subplots(2, 1)

@@ -8,6 +8,7 @@ the likelihood has its maximum.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ class Training:
     """How a `Recurrent` is trained.
 
     Attributes:
-        steps: of Adam, with a linear rise of the learning rate over the first twentieth and a cosine fall.
+        steps: of `ascend`.
         batch: sequences a step.
         learning_rate: the largest.
         samples: from each sequence, for entropies that compare samples: kNN and KDE.
@@ -98,8 +99,7 @@ def objective(
     mean, W = whitening(raw.flatten(0, 1))
     z = (raw - mean) @ W
     zhat, z = network.predict(z), z[:, 1:]
-    error = ((z.detach() if entropy == "stopgrad" else z) - zhat).flatten(0, 1)
-    S = error.mT @ error / len(error) + RIDGE * torch.eye(error.shape[1], dtype=z.dtype, device=z.device)
+    S = error_covariance((z.detach() if entropy == "stopgrad" else z) - zhat)
     if entropy in ("stopgrad", "logdet"):
         return predictive(z, zhat, S, entropy).value
     some = min(samples, time - 1)
@@ -108,6 +108,38 @@ def objective(
     group = sequence.expand(batch, some).flatten()
     options = KNN if entropy == "knn" else None
     return predictive(z, zhat, S, entropy, z[sequence, step].flatten(0, 1), group, options).value
+
+
+def error_covariance(error: Float[Tensor, "*batch dim"]) -> Float[Tensor, "dim dim"]:
+    """Second moment of the errors of a prediction: the Sigma of largest likelihood."""
+    flat = error.flatten(0, -2)
+    return flat.mT @ flat / len(flat) + RIDGE * torch.eye(flat.shape[1], dtype=error.dtype, device=error.device)
+
+
+def ascend(
+    module: nn.Module, value: Callable[[], Tensor], steps: int, learning_rate: float, what: str
+) -> Float[np.ndarray, " step"]:
+    """Maximise by Adam, with a linear rise of the learning rate over the first twentieth and a cosine fall; the values.
+
+    Raises:
+        TrainingError: a value is not finite; `what` is in its text.
+    """
+    optimizer = torch.optim.Adam(module.parameters())
+    history = np.empty(steps)
+    for step in range(steps):
+        progress = step / steps
+        rate = min(1.0, 20 * progress + 1e-3) * 0.5 * (1 + math.cos(math.pi * progress))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * rate
+        now = value()
+        if not bool(torch.isfinite(now)):
+            raise TrainingError(f"training {what} diverged at step {step}; try another seed")
+        optimizer.zero_grad()
+        (-now).backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        history[step] = now.item()
+    return history
 
 
 def train(
@@ -136,23 +168,13 @@ def train(
     network.mean.copy_(flat.mean(0))
     network.scale.copy_((flat - network.mean).square().mean().sqrt())
     draws = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(network.parameters())
-    steps = settings.steps if steps is None else steps
-    history = np.empty(steps)
-    for step in range(steps):
-        progress = step / steps
-        rate = min(1.0, 20 * progress + 1e-3) * 0.5 * (1 + math.cos(math.pi * progress))
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate
+
+    def value() -> Tensor:
         pick = torch.randint(len(images), (settings.batch,), generator=draws).to(device)
-        value = objective(network, images[pick], entropy, settings.samples, draws)
-        if not bool(torch.isfinite(value)):
-            raise TrainingError(f"training with {entropy} diverged at step {step}; try another seed")
-        optimizer.zero_grad()
-        (-value).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        history[step] = value.item()
+        return objective(network, images[pick], entropy, settings.samples, draws)
+
+    steps = settings.steps if steps is None else steps
+    history = ascend(network, value, steps, settings.learning_rate, f"with {entropy}")
     network.settle(flat)
     return network, history
 

@@ -136,7 +136,7 @@ def draw(numbers: dict[str, dict], first: dict[str, tuple[Floats, Floats]]) -> F
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 8), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[2, 1])
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[2, 1])[:, 0]
     grid = top.subplots(2, len(CONDITIONS))
     for column, (name, condition) in enumerate(CONDITIONS.items()):
         truth, recovered = first[name]

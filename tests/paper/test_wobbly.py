@@ -9,7 +9,7 @@ from ldmfilter.paper.wobbly import NOISES, STEP, VARIANCE, Camera, advance, swir
 
 def polar(time, state):
     """The same equations in polar coordinates, where they are simple."""
-    r, theta = state
+    _, theta = state
     return [0.5 * 4 * np.cos(4 * (theta + 3 * np.pi / 8)), 1.0]
 
 
