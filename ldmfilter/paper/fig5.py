@@ -1,0 +1,199 @@
+"""Figure 5: identification of a nonlinear system. A wobbly oscillator is seen through a swirled image; an encoder and a
+recurrent predictor with Gaussian errors recover its position up to an affine map (Theorem 1), whatever the entropy.
+
+Controls have as many dimensions and an affine map of their own: the first principal components of the images, and the
+same encoder before training, whitened. Sequences are shorter than the paper's 100 steps: the noise lets the radius
+diffuse, and what has left the picture no encoder can recover.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ldmfilter.data.tables import Floats
+from ldmfilter.errors import InputError
+from ldmfilter.filter.training import resolve_device
+from ldmfilter.paper.experiment import Claim, Outcome, Say
+from ldmfilter.paper.recurrent import Recurrent, Training, affine, affine_r2, train, with_one
+from ldmfilter.paper.wobbly import Camera, advance, trajectories
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SOURCE = "Mikulasch & Zenke 2026, figure 5"
+LATENT = 2
+ENTROPIES = {"stopgrad": "stop-gradient", "knn": "kNN", "logdet": "log det", "kde": "KDE"}
+CONTROLS = {"pca": "linear PCA", "random": "random encoder"}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Sequences of images to learn from, and others that judge.
+
+    Attributes:
+        sequences: to learn from.
+        held_out: that judge.
+        length: steps of each.
+        camera: position to image.
+    """
+
+    sequences: int
+    held_out: int
+    length: int
+    camera: Camera
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is seen, and how each entropy is trained on it."""
+
+    scene: Scene
+    training: Training
+
+
+SIZES = {
+    "tiny": Settings(Scene(600, 200, 10, Camera()), Training(steps=250, batch=48, learning_rate=1e-2)),
+    "small": Settings(Scene(4000, 500, 12, Camera()), Training(steps=2500, batch=64)),
+    "paper": Settings(
+        Scene(20_000, 1000, 30, Camera(pixels=16, view=6.0)),
+        Training(steps=20_000, batch=256, samples=8, hidden=200, memory=64),
+    ),
+}
+
+
+class Recording:
+    """A scene that was filmed; learning sequences come first, `held_out` tells where the others start.
+
+    Attributes:
+        position: (sequence, time, 2), what is to be recovered.
+        images: (sequence, time, pixel) float32.
+    """
+
+    def __init__(self, scene: Scene, seed: int, noise: str = "gaussian"):
+        rng = np.random.default_rng(seed)
+        self.position = trajectories(rng, scene.sequences + scene.held_out, scene.length, noise)
+        self.images = torch.from_numpy(scene.camera.images(self.position)).flatten(2).to(resolve_device("auto"))
+        self.held_out = scene.sequences
+
+    def r2(self, z: Floats) -> float:
+        """Affine R2 of the position from latents (sequence, time, latent), on the held-out sequences."""
+        n = self.held_out
+        return affine_r2(*(_flat(value) for value in (z[:n], self.position[:n], z[n:], self.position[n:])))
+
+    def aligned(self, z: Floats, other: Floats | None = None) -> Floats:
+        """Held-out latents, or `other` values in their coordinates, after the best affine map to the position."""
+        n = self.held_out
+        weights = affine(_flat(z[:n]), _flat(self.position[:n]))
+        values = z[n:] if other is None else other
+        return (with_one(_flat(values)) @ weights).reshape(*values.shape[:-1], -1)
+
+    def latents(self, network: Recurrent) -> Floats:
+        """White latents (sequence, time, latent) of all images."""
+        with torch.no_grad():
+            return network.encode(self.images).double().cpu().numpy()
+
+    def controls(self, training: Training, latent: int, seed: int) -> dict[str, Floats]:
+        """Latents (sequence, time, latent) by name of a control."""
+        flat = self.images[: self.held_out].flatten(0, 1).double()
+        mean = flat.mean(0)
+        components = torch.linalg.eigh(torch.cov(flat.mT))[1][:, -latent:]
+        untrained, _ = train(self.images[: self.held_out], latent, "logdet", training, seed, steps=0)
+        return {
+            "pca": ((self.images.double() - mean) @ components).cpu().numpy(),
+            "random": self.latents(untrained),
+        }
+
+
+def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
+    """All four entropies on one recording, beside the controls.
+
+    Raises:
+        InputError: data, of which none are used.
+    """
+    if data is not None:
+        raise InputError(f"{data}: fig5 simulates what it shows and reads no data; leave --data out")
+    recording = Recording(settings.scene, seed)
+    seen, position = recording.images[: recording.held_out], recording.position[recording.held_out :]
+    found = recording.controls(settings.training, LATENT, seed)
+    r2 = {name: recording.r2(z) for name, z in found.items()}
+    ahead = {}
+    for entropy, label in ENTROPIES.items():
+        say(f"fig5: {label}, {settings.training.steps} steps")
+        network, _ = train(seen, LATENT, entropy, settings.training, seed)
+        found[entropy] = recording.latents(network)
+        r2[entropy] = recording.r2(found[entropy])
+        with torch.no_grad():
+            zhat = network.predict(network.encode(recording.images[recording.held_out :])).double().cpu().numpy()
+        # What a perfect predictor would say: the step without its noise.
+        error = recording.aligned(found[entropy], zhat) - advance(position[:, :-1])
+        ahead[entropy] = float(1 - np.square(error).sum() / np.square(position - position.mean((0, 1))).sum())
+        say(f"fig5: {label}, R2 {r2[entropy]:.3f}")
+    return Outcome(
+        {"r2": r2, "r2_of_the_step_ahead_without_noise": ahead, "dimensions": LATENT},
+        claims(r2),
+        draw(recording, found, r2),
+    )
+
+
+def claims(r2: dict[str, float]) -> list[Claim]:
+    """What the figure says, measured."""
+    lowest = min(r2[name] for name in ENTROPIES)
+    return [
+        *(
+            Claim(f"{label}: position recovered up to an affine map, R2", r2[name], least=0.97, source=SOURCE)
+            for name, label in ENTROPIES.items()
+        ),
+        *(
+            Claim(f"the least R2 of the four less that of the control, {label}", lowest - r2[name], least=0.1)
+            for name, label in CONTROLS.items()
+        ),
+    ]
+
+
+def draw(recording: Recording, found: dict[str, Floats], r2: dict[str, float]) -> Figure:
+    """Frames; phase portraits, true and recovered; R2."""
+    from matplotlib.figure import Figure
+
+    shown = 8
+    figure = Figure(figsize=(13, 7.5), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 3.2])[:, 0]
+    first = recording.held_out
+    side = round(recording.images.shape[-1] ** 0.5)
+    frames = recording.images[first, :shown].reshape(-1, side, side).cpu().numpy()
+    for t, axes in enumerate(top.subplots(1, shown)):
+        axes.imshow(frames[t], cmap="gray", vmin=0, vmax=1)
+        axes.set(xticks=[], yticks=[], title=f"step {t}")
+    top.suptitle("what is seen")
+    grid = bottom.subplots(2, 4)
+    truth = recording.position[first:]
+    portrait(grid[0, 0], truth, truth, "true position")
+    for axes, (name, label) in zip(grid.flat[1:], (ENTROPIES | CONTROLS).items(), strict=False):
+        portrait(axes, recording.aligned(found[name]), truth, f"{label}, R2 {r2[name]:.3f}")
+    names = ENTROPIES | CONTROLS
+    bars = grid[1, 3]
+    bars.barh(list(names.values()), [r2[name] for name in names], color=["C0"] * len(ENTROPIES) + ["0.7"] * 2)
+    bars.axvline(0.97, color="k", lw=0.8, ls="--")
+    bars.invert_yaxis()
+    bars.set(xlim=(0, 1), xlabel="affine R2, held out (dashed: 0.97)")
+    return figure
+
+
+def portrait(axes: Axes, position: Floats, truth: Floats, title: str) -> None:
+    """Positions (sequence, time, 2) coloured by the true phase, and the path of the first sequence."""
+    some = slice(0, 250)
+    phase = np.arctan2(truth[some, :, 1], truth[some, :, 0])
+    x, y = position[some, :, 0], position[some, :, 1]
+    axes.scatter(x, y, c=phase, s=2, cmap="twilight", vmin=-np.pi, vmax=np.pi, linewidths=0)
+    axes.plot(position[0, :, 0], position[0, :, 1], "k.-", lw=0.8, ms=3)
+    limit = float(np.quantile(np.abs(truth), 0.999))
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", title=title)
+
+
+def _flat(values: Floats) -> Floats:
+    return values.reshape(-1, values.shape[-1])

@@ -1,0 +1,349 @@
+"""Predictable noise of single units: what a predictive objective keeps, and what it discards (Mikulasch & Zenke 2026,
+arXiv 2609.37789, *Predictive Self-Supervised Learning Provably Identifies Stochastic Signals under Nuisance*).
+
+From the authors' page of the paper: the objective with marginal entropies, <log p(z | z_c)> + H[z], is
+-KL[q(z | z_c) || p(z | z_c)] + I[z; z_c], with z the encoded observation and z_c its encoded context. The mutual
+information decides what is retained: the signal s that observation and context share. Nuisance n that tells
+nothing of the context, given the signal, is private, and is discarded.
+
+The experiment is our own, and so are its numbers and limits. Spikes of simulated units follow latents that all share
+and, in each unit, a slow modulation of its own. This is noise, but predictable, more so than the latents: a unit's
+past tells of it. Whether it is private is then a matter of the context. If the context is the past of the same units,
+it is not; if units are split into halves, and each half is predicted from the past of the other, it is. Both contexts
+are tried with marginal entropies (log det) and with the stop-gradient form, on the same sessions, with the same number
+of states: twice that of the shared latents, so that there is room for both. Judged is what the latents can be
+decoded from the states, and what the states are made of.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.signal import lfilter
+from torch import Tensor, nn
+
+from ldmfilter.data.tables import Floats
+from ldmfilter.errors import InputError
+from ldmfilter.filter.encoder import Encoder
+from ldmfilter.filter.kalman import filter_windows
+from ldmfilter.filter.linalg import whitening
+from ldmfilter.filter.parameters import Dynamics
+from ldmfilter.filter.training import resolve_device
+from ldmfilter.ldm.objectives import predictive
+from ldmfilter.paper.experiment import Claim, Outcome, Say
+from ldmfilter.paper.recurrent import affine, ascend, error_covariance, with_one
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SOURCE = "arXiv 2609.37789; the experiment is our own"
+BIN = 0.1  # s
+LEARNING_RATE = 5e-3  # of Adam, the largest
+WARMUP = 10  # bins of a window without loss
+CONTEXTS = {"own": "own past", "other": "the other half's past"}
+FORMS = {"logdet": "marginal entropies", "stopgrad": "stop-gradient"}
+
+
+def named(context: str, form: str) -> str:
+    """An objective's name."""
+    return f"{CONTEXTS[context]}, {FORMS[form]}"
+
+
+#: What is compared: context and form by name.
+OBJECTIVES = {named(context, form): (context, form) for context in CONTEXTS for form in FORMS}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Attributes:
+    seconds: of a session; its last fifth judges.
+    units: of a session, in two halves.
+    shared: latents that all units follow.
+    seeds: sessions, each with a training of its own.
+    steps: of Adam.
+    batch: windows a step.
+    window: bins.
+    hidden: widths of the encoders' hidden layers.
+    """
+
+    seconds: float
+    units: int
+    shared: int
+    seeds: int
+    steps: int
+    batch: int
+    window: int
+    hidden: tuple[int, ...]
+
+
+SIZES = {
+    "tiny": Settings(seconds=2000, units=20, shared=1, seeds=1, steps=100, batch=16, window=40, hidden=(32,)),
+    "small": Settings(seconds=5000, units=40, shared=2, seeds=3, steps=300, batch=32, window=50, hidden=(48,)),
+    "paper": Settings(
+        seconds=20_000, units=80, shared=4, seeds=8, steps=6000, batch=128, window=100, hidden=(128, 128)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """A simulated session: counts (time, unit) in bins of BIN s; what they follow, of unit variance: shared
+    (time, latent), private (time, unit)."""
+
+    counts: np.ndarray
+    shared: Floats
+    private: Floats
+
+
+def world(
+    rng: np.random.Generator,
+    bins: int,
+    units: int,
+    shared: int,
+    shared_time: float = 0.3,
+    private_time: float = 5.0,
+    shared_gain: float = 0.7,
+    private_gain: float = 0.8,
+    rate: float = 30.0,
+) -> World:
+    """Poisson counts of log-rates that add up shared latents, weighted at random, and a modulation of the unit's own.
+
+    Args:
+        rng: draws everything.
+        bins, units, shared: how many.
+        shared_time, private_time: time constants of the autoregressions, s.
+        shared_gain, private_gain: standard deviations in the log-rate.
+        rate: median of a unit, Hz.
+    """
+    s, n = autoregression(rng, bins, shared, shared_time), autoregression(rng, bins, units, private_time)
+    weights = rng.standard_normal((shared, units))
+    weights *= shared_gain / np.linalg.norm(weights, axis=0)
+    log_rate = math.log(rate * BIN) + s @ weights + private_gain * n
+    return World(rng.poisson(np.exp(log_rate)), s, n)
+
+
+def autoregression(rng: np.random.Generator, bins: int, dims: int, seconds: float) -> Floats:
+    """Independent stationary autoregressions of order one (time, dim), of unit variance and a time constant."""
+    decay = math.exp(-BIN / seconds)
+    noise = rng.standard_normal((bins, dims)) * math.sqrt(1 - decay**2)
+    noise[0] /= math.sqrt(1 - decay**2)
+    return np.asarray(lfilter([1.0], [1.0, -decay], noise, axis=0))
+
+
+class View(nn.Module):
+    """Encoder and dynamics of some units, and a map from their states to what they are the context of."""
+
+    def __init__(self, units: slice, counts: Tensor, latent: int, hidden: tuple[int, ...]):
+        super().__init__()
+        self.units = units
+        self.encoder = Encoder(counts[:, units].shape[1], latent, hidden)
+        self.encoder.set_input_scale(counts[:, units])
+        self.dynamics = Dynamics(latent, latent, decay=math.exp(-BIN / 2.0), noise=0.5)
+        self.ahead = nn.Linear(latent, latent, bias=False)
+
+    def white(self, counts: Float[Tensor, "batch time unit"], scale: Float[Tensor, "sample unit"]) -> Tensor:
+        """Pseudo-observations, white over `scale`."""
+        mean, W = whitening(self.encoder(scale[..., self.units]))
+        return (self.encoder(counts[..., self.units]) - mean) @ W
+
+    def states(self, z: Float[Tensor, "batch time latent"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Predictions of z, their covariance, filtered states."""
+        return filter_windows(self.dynamics(), z)
+
+
+def views(context: str, counts: Float[Tensor, "time unit"], settings: Settings) -> list[View]:
+    """One view of all units, or one of each half with half the states."""
+    n, d, hidden = settings.units, settings.shared, settings.hidden
+    if context == "own":
+        return [View(slice(0, n), counts, 2 * d, hidden)]
+    return [View(part, counts, d, hidden) for part in (slice(0, n // 2), slice(n // 2, n))]
+
+
+def objective(parts: list[View], counts: Float[Tensor, "batch time unit"], form: str) -> Tensor:
+    """F, nats a bin: each view predicted from its own past where there is one, from the other's where there are two.
+
+    Within a view the Kalman filter is the predictor. Across, the other view's filtered state is mapped linearly, and
+    the covariance is that of the errors, where the likelihood has its maximum.
+    """
+    flat = counts.flatten(0, 1)
+    z = [part.white(counts, flat) for part in parts]
+    filtered = [part.states(value) for part, value in zip(parts, z, strict=True)]
+    if len(z) == 1:
+        zhat, S, _ = filtered[0]
+        return predictive(z[0][:, WARMUP:], zhat[:, WARMUP:], S, form).value
+    total = z[0].new_zeros(())
+    for target, (part, (_, _, state)) in zip(z[::-1], zip(parts, filtered, strict=True), strict=True):
+        zhat, now = part.ahead(state[:, WARMUP - 1 : -1]), target[:, WARMUP:]
+        S = error_covariance((now.detach() if form == "stopgrad" else now) - zhat)
+        total = total + predictive(now, zhat, S, form).value / 2
+    return total
+
+
+def train(counts: Float[Tensor, "time unit"], context: str, form: str, settings: Settings, seed: int) -> Floats:
+    """Fit the views to all but the last fifth of a session; states (time, state) of the whole session, t|t.
+
+    Raises:
+        TrainingError: F is not finite any more.
+    """
+    fit = counts[: len(counts) * 4 // 5]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = views(context, fit.cpu(), settings)
+        module = nn.ModuleList(parts).to(counts.device)
+        within = torch.arange(settings.window)
+
+        def value() -> Tensor:
+            starts = torch.randint(len(fit) - settings.window, (settings.batch, 1))
+            return objective(parts, fit[(starts + within).to(fit.device)], form)
+
+        ascend(module, value, settings.steps, LEARNING_RATE, f"on {CONTEXTS[context]} with {form}")
+    module.eval()
+    with torch.no_grad():
+        states = [part.states(part.white(counts[None], fit))[2][0] for part in parts]
+    return torch.cat(states, -1).double().cpu().numpy()
+
+
+def explained(cause: Floats, effect: Floats) -> Floats:
+    """R2 (dim,) of effect (time, dim) by an affine map of cause (time, dim), on the last fifth, fitted before it."""
+    n = len(cause) * 4 // 5
+    error = effect[n:] - with_one(cause[n:]) @ affine(cause[:n], effect[:n])
+    return np.asarray(1 - error.var(0) / effect[n:].var(0))
+
+
+def smoothed(counts: np.ndarray, seconds: tuple[float, ...] = (0.2, 1.0, 5.0)) -> Floats:
+    """Roots of counts, averaged over their past with exponential weights of several time constants (time, feature)."""
+    roots = np.sqrt(counts)
+    decays = [math.exp(-BIN / tau) for tau in seconds]
+    return np.column_stack([lfilter([1 - decay], [1.0, -decay], roots, axis=0) for decay in decays])
+
+
+def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
+    """Sessions, each given to all four objectives.
+
+    Raises:
+        InputError: data, of which none are used.
+    """
+    if data is not None:
+        raise InputError(f"{data}: infoldm simulates its sessions and reads no data; leave --data out")
+    device = resolve_device("auto")
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in [*OBJECTIVES, "counts"]}
+    for session in range(settings.seeds):
+        rng = np.random.default_rng([seed, session])
+        truth = world(rng, round(settings.seconds / BIN), settings.units, settings.shared)
+        counts = torch.from_numpy(truth.counts).float().to(device)
+        states = {}
+        for name, (context, form) in OBJECTIVES.items():
+            states[name] = train(counts, context, form, settings, seed + session)
+            found[name].append(judged(states[name], truth))
+            say(f"infoldm: session {session + 1} of {settings.seeds}, {name}")
+        found["counts"].append(judged(smoothed(truth.counts), truth))
+        last = truth, states
+    numbers: dict[str, dict] = {
+        name: {
+            key: {"mean": float(np.mean([one[key] for one in each])), "sessions": [one[key] for one in each]}
+            for key in each[0]
+        }
+        for name, each in found.items()
+    }
+    return Outcome(numbers, claims(numbers), draw(numbers, *last))
+
+
+def judged(states: Floats, truth: World) -> dict[str, float]:
+    """R2 on held-out time. decoded_*: of shared latents and of the units' own modulations from the states;
+    made_of_*: of the states from those. Means over what is explained."""
+    return {
+        "decoded_shared": float(explained(states, truth.shared).mean()),
+        "decoded_private": float(explained(states, truth.private).mean()),
+        "made_of_shared": float(explained(truth.shared, states).mean()),
+        "made_of_private": float(explained(truth.private, states).mean()),
+    }
+
+
+def claims(numbers: dict[str, dict]) -> list[Claim]:
+    """What should be kept and discarded, measured; means over sessions."""
+
+    def mean(context: str, form: str, key: str) -> float:
+        return numbers[named(context, form)][key]["mean"]
+
+    return [
+        *(
+            Claim(
+                f"own past, {label}: predictable noise is kept, as a share of the states' variance",
+                mean("own", form, "made_of_private"),
+                least=0.3,
+                source=SOURCE,
+            )
+            for form, label in FORMS.items()
+        ),
+        *(
+            Claim(
+                f"the other half's past, {label}: it is discarded, as a share of the share that own past keeps",
+                mean("other", form, "made_of_private") / mean("own", form, "made_of_private"),
+                most=0.5,
+                source=SOURCE,
+            )
+            for form, label in FORMS.items()
+        ),
+        *(
+            Claim(
+                f"R2 of the shared latents: the other half's past, marginal entropies, less own past, {label}",
+                mean("other", "logdet", "decoded_shared") - mean("own", form, "decoded_shared"),
+                least=0.1,
+                source=SOURCE,
+            )
+            for form, label in FORMS.items()
+        ),
+        Claim(
+            "R2 of the shared latents: marginal entropies and stop-gradient, both on the other half's past, differ by",
+            abs(mean("other", "logdet", "decoded_shared") - mean("other", "stopgrad", "decoded_shared")),
+            most=0.1,
+            source=SOURCE,
+        ),
+    ]
+
+
+def draw(numbers: dict[str, dict], truth: World, states: dict[str, Floats]) -> Figure:
+    """What is kept by each objective; held-out time courses of a shared latent and of the modulation that own past
+    keeps most of, true and decoded."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 6.5), layout="constrained")
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 1.5])[0]
+    labels = [name.replace(", ", ",\n") for name in OBJECTIVES]
+    colours = ["C3", "C1", "C0", "C2"]
+    above, below = left.subplots(2, 1)
+    titles = {"decoded_shared": "shared latents: R2, decoded from states", "made_of": "states: share of variance"}
+    for place, name in enumerate(OBJECTIVES):
+        decoded = numbers[name]["decoded_shared"]
+        above.barh(place, decoded["mean"], color=colours[place])
+        above.plot(decoded["sessions"], [place] * len(decoded["sessions"]), "k.", ms=4)
+        shared, private = (numbers[name][f"made_of_{what}"]["mean"] for what in ("shared", "private"))
+        below.barh(place, shared, color="0.45", label="shared latents" if not place else None)
+        below.barh(place, private, left=shared, color="C6", label="noise of single units" if not place else None)
+    above.axvline(numbers["counts"]["decoded_shared"]["mean"], color="k", ls="--", lw=0.8)
+    above.set_xlabel("dashed: from all counts, smoothed, supervised")
+    for axes, title in zip((above, below), titles.values(), strict=True):
+        axes.set(title=title, xlim=(0, 1), yticks=range(len(OBJECTIVES)), yticklabels=labels)
+        axes.invert_yaxis()
+    below.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize="small")
+    n = len(truth.counts) * 4 // 5
+    stretch = slice(n, n + round(40 / BIN))
+    most = int(np.argmax(explained(states[named("own", "logdet")], truth.private)))
+    series = {"a shared latent": truth.shared[:, 0], f"noise of unit {most} alone": truth.private[:, most]}
+    right.suptitle("decoded from states, over what is true (grey)")
+    grid = right.subplots(len(OBJECTIVES), 2, sharex=True, sharey="col")
+    for column, (label, values) in enumerate(series.items()):
+        time = BIN * np.arange(len(values[stretch]))
+        for axes, name, colour in zip(grid[:, column], OBJECTIVES, colours, strict=True):
+            weights = affine(states[name][:n], values[:n])
+            axes.plot(time, values[stretch], color="0.75", lw=2)
+            axes.plot(time, with_one(states[name][stretch]) @ weights, color=colour, lw=1)
+        grid[0, column].set_title(label)
+        grid[-1, column].set_xlabel("held-out time, s")
+    return figure
