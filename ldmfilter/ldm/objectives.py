@@ -21,7 +21,7 @@ class Objective(NamedTuple):
 def predictive(
     z: Float[Tensor, "batch time latent"],
     zhat: Float[Tensor, "batch time latent"],
-    S: Float[Tensor, "latent latent"],
+    S: Float[Tensor, "*shared latent latent"],
     entropy: str,
     samples: Float[Tensor, "sample latent"] | None = None,
     group: Int[Tensor, " sample"] | None = None,
@@ -32,7 +32,7 @@ def predictive(
     Args:
         z: pseudo-observations, the bins that carry loss.
         zhat: their predictions from the bins before, t|t-1.
-        S: covariance of the prediction.
+        S: covariance of the prediction, one that all share or one for each bin.
         entropy: "stopgrad" detaches the target z_t and needs no H (a plug-in for the conditional entropy);
             else a key of `entropy.ENTROPIES`.
         samples: the pseudo-observations that H is estimated from. Default: all of z.
