@@ -85,7 +85,8 @@ def export(
 
         check_session(Path(where), overwrite, in_place)
     if not in_place:
-        check_export(to, target, overwrite, [one for one in (where, states) if one])
+        store = "" if isinstance(source, Run) else states
+        check_export(to, target, overwrite, [one for one in (where, store) if one])
     with _states(source, where, target, quiet) if isinstance(source, Run) else nullcontext(source) as found:
         bins = found.sizes["time"]
 
