@@ -83,9 +83,10 @@ def export(
     if to == "nwb":
         from ldmfilter.export.nwb import check_session
 
-        check_session(Path(where), overwrite)
+        check_session(Path(where), overwrite, in_place)
     if not in_place:
-        check_export(to, target, overwrite, [one for one in (where, states) if one])
+        store = "" if isinstance(source, Run) else states
+        check_export(to, target, overwrite, [one for one in (where, store) if one])
     with _states(source, where, target, quiet) if isinstance(source, Run) else nullcontext(source) as found:
         bins = found.sizes["time"]
 
@@ -127,15 +128,10 @@ def _states(run: "Run", where: str, target: Path, quiet: bool) -> "Iterator[xr.D
     with scratch as folder:
         store = Path(folder) / "latents.zarr"
         write_latents(decoded(run, model, counts, 0.95, False, quiet), store)
-        latents = read_latents(store)
-        latents.encoding["source"] = str(run.folder)
-        yield latents
+        yield read_latents(store)
 
 
 def _stem(where: str) -> str:
-    """The name of a session's file as a part of another name, whatever it is made of.
-
-    >>> _stem("/data/rat 1.nwb"), _stem("../..")
-    ('rat_1', 'session')
-    """
+    """The name of a session's file as a part of another name, whatever it is made of: "/data/rat 1.nwb" is rat_1,
+    "../.." is session."""
     return re.sub(r"[^\w-]", "_", Path(where).stem)[:60].strip("_") or "session"

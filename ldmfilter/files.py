@@ -17,7 +17,8 @@ from ldmfilter.errors import InputError
 def replacing(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
     """Yield a temporary path beside `path`; whatever is written there takes its place when the block ends well.
 
-    A process that is killed leaves the old output or none; a block that fails leaves nothing behind.
+    A process that is killed leaves the old output or the new one, of folders perhaps none; a block that fails leaves
+    nothing behind.
 
     Raises:
         InputError: `path` exists and `overwrite` is False; its folder is missing or cannot be written to;
@@ -30,7 +31,8 @@ def replacing(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
         with disk_errors(path):
             yield scratch / path.name
             old = scratch / "old"
-            if path.exists():
+            # A file takes another's place at once; a folder has to be gone before.
+            if path.exists() and (path.is_dir() or (scratch / path.name).is_dir()):
                 os.replace(path, old)
             try:
                 os.replace(scratch / path.name, path)

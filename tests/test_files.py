@@ -1,6 +1,8 @@
 """Outputs appear whole or not at all, and a disk that refuses is told in one line."""
 
 import errno
+import os
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +40,18 @@ def test_a_block_that_fails_leaves_the_old(tmp_path):
         scratch.write_text("new")
     assert target.read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_a_file_is_there_at_every_moment(tmp_path, monkeypatch):
+    """One step takes a file's place; folders need two."""
+    moved = []
+    monkeypatch.setattr(os, "replace", lambda a, b, move=os.replace: moved.append(Path(b).name) or move(a, b))
+    for steps, make in (["target"], Path.touch), (["old", "folder"], Path.mkdir):
+        for _ in range(2):
+            moved.clear()
+            with replacing(tmp_path / steps[-1], overwrite=True) as scratch:
+                make(scratch)
+        assert moved == steps
 
 
 def test_links_are_written_through(tmp_path):

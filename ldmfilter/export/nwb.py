@@ -55,26 +55,30 @@ def write_nwb(
     latents: xr.Dataset, session: Path, out: Path | None, overwrite: bool, in_place: bool, follow: Follow = iter
 ) -> Path:
     """As `ldmfilter.export.to_nwb`."""
-    check_session(session, overwrite)
+    check_session(session, overwrite, in_place)
     target = session if out is None else out
-    if in_place and not os.access(session, os.W_OK):
-        raise InputError(f"{session}: is read-only; leave out --in-place and take a copy")
     with replacing(target, overwrite or in_place) as scratch:
+        before = session.stat()
+        changed = f"{session}: is not the file that the states were decoded from, or has changed since; decode it again"
         if _copy(session, scratch) != latents.attrs.get("source_checksum"):
-            raise InputError(
-                f"{session}: is not the file that the states were decoded from, or has changed since; decode it again"
-            )
+            raise InputError(changed)
         reserve(scratch.parent, latents)
         with _damage_told(session), h5py.File(scratch, "r+") as file:
             _relocate(file, session, target.resolve().parent)
             _add_module(file, latents, follow)
         if in_place:
             shutil.copymode(session, scratch)
+            with scratch.open("rb") as written:
+                os.fsync(written.fileno())  # on the disk before the only other copy goes
+            after = session.stat()
+            if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+                raise InputError(changed)
     return target
 
 
-def check_session(session: Path, overwrite: bool) -> None:
-    """Raises: InputError for what is no NWB file in HDF5 on this machine, or holds the module already."""
+def check_session(session: Path, overwrite: bool, in_place: bool = False) -> None:
+    """Raises: InputError for what is no NWB file in HDF5 on this machine, holds the module already, or is read-only
+    where it is written to in place."""
     address = remote_address(session)
     if address is not None:
         raise InputError(f"{address}: lies on a server; download it, or choose another format to export to")
@@ -82,6 +86,8 @@ def check_session(session: Path, overwrite: bool) -> None:
         raise InputError(f"{session}: no such file; say where the session lies now with --session")
     if is_nwb_in_zarr(session):
         raise InputError(f"{session}: is NWB in zarr; {_NEVER}")
+    if in_place and not os.access(session, os.W_OK):
+        raise InputError(f"{session}: is read-only; leave out --in-place and take a copy")
     try:
         if session.is_dir() or not _is_hdf5(session):
             raise InputError(f"{session}: is no NWB file; {_NEVER}")

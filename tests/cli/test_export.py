@@ -94,8 +94,9 @@ def test_behaviour_and_smoothed_states_come_with_what_decode_made(trained, tmp_p
 
 
 def test_counts_and_other_sessions_that_are_no_nwb(trained, session_file, tmp_path):
-    out = tmp_path / "states.parquet"
-    assert here("export", "run", "--to", "parquet", "--out", out, cwd=trained).code == 0
+    shutil.copytree(trained / "run", tmp_path / "run")
+    out = tmp_path / "run" / "states.parquet"
+    assert here("export", "run", "--to", "parquet", "--out", "run/states.parquet", cwd=tmp_path).code == 0
     assert len(pd.read_parquet(out)) == 1200
     refused(
         here("export", "run", "--to", "nwb", cwd=trained),

@@ -209,6 +209,20 @@ def test_in_place(session, states, tmp_path):
     assert pynwb.validate(path=str(session)) == []
 
 
+def test_what_others_write_meanwhile_is_kept(session, states):
+    def follow(blocks):
+        with h5py.File(session, "a") as file:
+            file["acquisition/new"] = [1]
+        return blocks
+
+    assert line(to_nwb, states, session, in_place=True, follow=follow) == (
+        f"{session}: is not the file that the states were decoded from, or has changed since; decode it again"
+    )
+    with h5py.File(session) as file:
+        assert file["acquisition/new"][:].tolist() == [1]
+        assert "ldmfilter" not in file["processing"]
+
+
 def test_a_read_only_session_stays_so(session, states, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     before = session.read_bytes()
