@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 LOCAL = "local"
 _ANSWER = 5.0  # s that a scheduler has to answer
 _LOOK = 5.0  # s of silence before asking whether there are workers
+# Ctrl-C in a terminal is for this process, which ends the others. Dask runs the lines in each worker at its start.
+_DEAF = ["import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"]
 # Threads of a process share torch's settings, warnings and the HDF5 library: one task at a time in each.
 _one_at_a_time = threading.Lock()
 
@@ -96,8 +98,9 @@ def connect(address: str, reads: Iterable[str], folder: Path, most: int) -> Iter
                     n_workers=max(1, min(CPU_COUNT, most)),
                     threads_per_worker=1,
                     memory_limit=0,
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",
                     silence_logs=logging.CRITICAL,
+                    preload=_DEAF,
                 )
             )
         else:
