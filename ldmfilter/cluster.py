@@ -87,9 +87,9 @@ def connect(address: str, reads: Iterable[str], folder: Path, most: int) -> Iter
     except ImportError:
         raise InputError("--dask: the package distributed is missing; pip install 'ldmfilter[dask]'") from None
     with ExitStack() as stack:
-        logger = logging.getLogger("distributed")
-        stack.callback(logger.setLevel, logger.level)
-        logger.setLevel(logging.CRITICAL)  # what matters is told in our own words
+        for logger in map(logging.getLogger, ("distributed", "distributed.client")):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)  # what matters is told in our own words
         where: Any = address
         if address == LOCAL:
             # No limit of memory, as for processes without Dask: it would be a core's share, whatever others need.
@@ -184,7 +184,7 @@ def _end(i: int, future: Future) -> Word:
     except KilledWorker:
         return Word(i, RuntimeError("each worker that began it has died; is its memory too short?"), True)
     except Exception as error:  # of Dask itself: the scheduler has gone, or a worker cannot load the task
-        reason = " ".join(str(error).split())[:200]
+        reason = getattr(error, "reason", None) or " ".join(str(error).split())[:200]
         return Word(i, RuntimeError(f"lost by the Dask cluster ({type(error).__name__}: {reason})"), True)
     return _word(i, ended)
 
