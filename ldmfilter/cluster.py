@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 LOCAL = "local"
 _ANSWER = 5.0  # s that a scheduler has to answer
 _LOOK = 5.0  # s of silence before asking whether there are workers
+# Ctrl-C in a terminal is for this process, which ends the others. Dask runs the lines in each worker at its start.
+_DEAF = ["import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"]
 # Threads of a process share torch's settings, warnings and the HDF5 library: one task at a time in each.
 _one_at_a_time = threading.Lock()
 
@@ -85,9 +87,9 @@ def connect(address: str, reads: Iterable[str], folder: Path, most: int) -> Iter
     except ImportError:
         raise InputError("--dask: the package distributed is missing; pip install 'ldmfilter[dask]'") from None
     with ExitStack() as stack:
-        logger = logging.getLogger("distributed")
-        stack.callback(logger.setLevel, logger.level)
-        logger.setLevel(logging.CRITICAL)  # what matters is told in our own words
+        for logger in map(logging.getLogger, ("distributed", "distributed.client")):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)  # what matters is told in our own words
         where: Any = address
         if address == LOCAL:
             # No limit of memory, as for processes without Dask: it would be a core's share, whatever others need.
@@ -96,8 +98,9 @@ def connect(address: str, reads: Iterable[str], folder: Path, most: int) -> Iter
                     n_workers=max(1, min(CPU_COUNT, most)),
                     threads_per_worker=1,
                     memory_limit=0,
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",
                     silence_logs=logging.CRITICAL,
+                    preload=_DEAF,
                 )
             )
         else:
@@ -181,7 +184,7 @@ def _end(i: int, future: Future) -> Word:
     except KilledWorker:
         return Word(i, RuntimeError("each worker that began it has died; is its memory too short?"), True)
     except Exception as error:  # of Dask itself: the scheduler has gone, or a worker cannot load the task
-        reason = " ".join(str(error).split())[:200]
+        reason = getattr(error, "reason", None) or " ".join(str(error).split())[:200]
         return Word(i, RuntimeError(f"lost by the Dask cluster ({type(error).__name__}: {reason})"), True)
     return _word(i, ended)
 
