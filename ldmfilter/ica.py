@@ -37,9 +37,11 @@ SHAPES = (1.0, 12.0)
 CORNER = 0.01
 #: Shapes closer than this ratio are taken as the same.
 SETTLED = 1.05
-#: Least eigenvalue of the Hessian's blocks, steps that the quasi-Newton method remembers, and halvings of a step, as in
-#: Ablin, Cardoso & Gramfort (2018).
-LEAST_CURVATURE, MEMORY, HALVINGS = 0.01, 7, 10
+#: Least eigenvalue of the Hessian's blocks and steps that the quasi-Newton method remembers, as in Ablin, Cardoso &
+#: Gramfort (2018).
+LEAST_CURVATURE, MEMORY = 0.01, 7
+#: Of a step, before it is given up: ten samples around a corner tell little of the curvature, and steps are too long.
+HALVINGS = 30
 #: What rounding may take from F at a step, nats per source.
 ROUNDING = 1e-14
 

@@ -23,6 +23,7 @@ def sources():
 
 @parametrize_with_checks([LDMICA(), LDMICA(density="logistic"), LDMICA(density="laplace")])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # some checks fit ten random samples
 def test_as_scikit_learn_asks(estimator, check):
     check(estimator)
 
