@@ -1,5 +1,6 @@
 """Sessions of any kind through every format, there and back: exact."""
 
+import math
 import tempfile
 import warnings
 from datetime import UTC, datetime
@@ -49,7 +50,8 @@ def sessions(draw, names=names):
     for name in draw(st.lists(names, max_size=2, unique=True)):
         times = np.sort(draw(st.lists(seconds, min_size=2, max_size=6, unique=True)))
         shape = draw(st.sampled_from([(len(times),), (len(times), 2)]))
-        data = np.asarray(draw(st.lists(floats, min_size=np.prod(shape), max_size=np.prod(shape)))).reshape(shape)
+        size = math.prod(shape)
+        data = np.asarray(draw(st.lists(floats, min_size=size, max_size=size))).reshape(shape)
         behavior[name] = xr.DataArray(
             data, dims=("time", "component")[: data.ndim], coords={"time": times}, name=name, attrs={"unit": "cm"}
         )
