@@ -628,17 +628,17 @@ class Worker:
                 process.kill()
             code = process.wait()
             code = code if code < 0 else -signal.SIGKILL
-            self._process = None
+            self.close()
         out, err = ((said / name).read_text(errors="replace") for name in ("out", "err"))
         shutil.rmtree(said)
         return code, out, err
 
     def close(self) -> None:
         """End the process."""
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-            self._process.wait(30)
-            self._process = None
+        if self._process is not None:
+            process, self._process = self._process, None
+            with process:  # which closes its pipes, and waits
+                pass
 
 
 def serve() -> None:
