@@ -110,7 +110,7 @@ def write_seeds(folder: Path) -> dict[str, Path]:
         '[data]\nbin_size = 0.1\ninterval = "epochs=run"\nspans = [[0.0, 30.0]]\nmin_rate = 0.0\n\n'
         '[filter]\nlatent_dim = 2\nentropy = "logdet"\nhidden = [8]\nwindow = 12\nwarmup = 4\nlearning_rate = 0.001\n'
     )
-    lines = [json.dumps({"t": round(0.1 * i, 3), "counts": row}) for i, row in enumerate(counts.values[:40].tolist())]
+    lines = [json.dumps(row) for row in counts.values[:40].tolist()]
     seeds["stream"] = folder / "stream.jsonl"
     seeds["stream"].write_text("\n".join(lines) + "\n")
     return seeds
