@@ -110,7 +110,7 @@ def write_seeds(folder: Path) -> dict[str, Path]:
         '[data]\nbin_size = 0.1\ninterval = "epochs=run"\nspans = [[0.0, 30.0]]\nmin_rate = 0.0\n\n'
         '[filter]\nlatent_dim = 2\nentropy = "logdet"\nhidden = [8]\nwindow = 12\nwarmup = 4\nlearning_rate = 0.001\n'
     )
-    lines = [json.dumps({"t": round(0.1 * i, 3), "counts": row}) for i, row in enumerate(counts.values[:40].tolist())]
+    lines = [json.dumps(row) for row in counts.values[:40].tolist()]
     seeds["stream"] = folder / "stream.jsonl"
     seeds["stream"].write_text("\n".join(lines) + "\n")
     return seeds
@@ -628,17 +628,17 @@ class Worker:
                 process.kill()
             code = process.wait()
             code = code if code < 0 else -signal.SIGKILL
-            self._process = None
+            self.close()
         out, err = ((said / name).read_text(errors="replace") for name in ("out", "err"))
         shutil.rmtree(said)
         return code, out, err
 
     def close(self) -> None:
         """End the process."""
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-            self._process.wait(30)
-            self._process = None
+        if self._process is not None:
+            process, self._process = self._process, None
+            with process:  # which closes its pipes, and waits
+                pass
 
 
 def serve() -> None:

@@ -240,6 +240,11 @@ def _open(path: Path, engine: str, **options: Any) -> tuple[xr.Dataset, Groups]:
         finally:
             for group in opened.values():
                 group.close()
+        for group in groups.values():
+            for name, variable in group.variables.items():
+                # What lies there may have another length than the dim that it claims.
+                if np.shape(variable.values) != tuple(group.sizes[dim] for dim in variable.dims):
+                    raise ValueError(f"{name} does not have the length of its dims")
         return groups.pop(""), groups
     except Exception as error:  # whatever four libraries raise, the file is what they could not read
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -39,7 +39,7 @@ class CheckedBlosc(numcodecs.Blosc):
 @contextmanager
 def checked(*codecs: type[Codec]) -> Iterator[None]:
     """In this block, arrays in zarr are opened with `CheckedBlosc` and with these codecs, by their ids."""
-    mine: dict[str, type[Codec]] = {str(codec.codec_id): codec for codec in [CheckedBlosc, *codecs]}
+    mine: dict[str, Any] = {codec.codec_id: codec for codec in codecs} | {CheckedBlosc.codec_id: CheckedBlosc}
     before = {name: codec_registry.get(name) for name in mine}
     codec_registry.update(mine)
     try:

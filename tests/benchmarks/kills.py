@@ -26,7 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmarks.report import present
 
-TRAIN = "--latent-dim 2 --max-steps 300 --hidden 8 --window 12 --warmup 4 --batch-size 8"
+TRAIN = "--latent-dim 2 --max-steps 150 --hidden 8 --window 12 --warmup 4 --batch-size 8"
 PATIENCE = 120.0  # s
 
 
@@ -276,7 +276,7 @@ def main() -> None:
     places = {"SESSION": str(root / "session.zarr"), "RUN": str(root / "run")}
     child = os.fork()  # whatever starts threads stays out of the process that is forked
     if not child:
-        linear_track_session(seed=3, n_units=8, duration=120.0, rest=20.0).to_zarr(places["SESSION"])
+        linear_track_session(seed=3, n_units=8, duration=60.0, rest=10.0).to_zarr(places["SESSION"])
         os._exit(0)
     os.waitpid(child, 0)
     run(["train", places["SESSION"], "--run", places["RUN"], *TRAIN.split(), "--quiet"], root)

@@ -1,6 +1,7 @@
 """Counts against oracles that count in another way: numpy's histogram and plain loops over exact edges."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -219,3 +220,53 @@ def test_real_session_equals_a_histogram(real_path):
     np.testing.assert_array_equal(counts.values.T, expected)
     assert counts.attrs["identifier"] == "nelpy-example-data-linear-track"
     assert counts.attrs["checksum"].startswith("sha256:")
+
+
+# Spans that overlap nothing, at places and of lengths that no grid shares.
+pieces = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 400)), min_size=1, max_size=5)
+
+
+@given(trains, pieces, st.sampled_from([0.125, 0.25, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_every_spike_of_several_spans_is_in_exactly_one_bin(trains, pieces, bin_size):
+    """A spike is in one bin where it lies within the whole bins of a span, and in none elsewhere."""
+    session = Session.from_spikes([sorted(train) for train in trains])
+    edges = np.cumsum(np.ravel(pieces)) / 2**5
+    spans = [Span(float(a), float(b)) for a, b in edges.reshape(-1, 2)]
+    kept = [(s.start, s.start + (s.stop - s.start) // bin_size * bin_size) for s in spans]  # dyadic: exact
+    kept = [(a, b) for a, b in kept if b > a]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # spans that hold no bin are told
+        if not kept:
+            with pytest.raises(InputError):
+                bin_spikes(session, bin_size, spans)
+            return
+        counts = bin_spikes(session, bin_size, spans)
+    inside = [sum(any(a <= t < b for a, b in kept) for t in train) for train in trains]
+    np.testing.assert_array_equal(counts.sum("time"), inside)
+    lefts = counts["time"].values - bin_size / 2
+    for unit, train in enumerate(trains):
+        each = [sum(left <= t < left + bin_size for t in train) for left in lefts]
+        np.testing.assert_array_equal(counts.values[:, unit], each)
+
+
+@given(trains, st.integers(1, 12), st.integers(2, 5), st.sampled_from([0.125, 0.5]))
+@settings(max_examples=40, deadline=None)
+def test_wide_bins_are_sums_of_narrow_ones(trains, n_bins, times, bin_size):
+    session = Session.from_spikes([sorted(train) for train in trains])
+    span = [(0.0, n_bins * times * bin_size)]
+    narrow, wide = bin_spikes(session, bin_size, span), bin_spikes(session, times * bin_size, span)
+    np.testing.assert_array_equal(wide, narrow.values.astype(int).reshape(n_bins, times, -1).sum(1))
+
+
+@given(trains, st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_the_order_of_units_and_of_spans_does_not_matter(trains, random):
+    session = Session.from_spikes([sorted(train) for train in trains])
+    spans = [(0.0, 8.0), (16.0, 24.0), (40.0, 44.0)]
+    counts = bin_spikes(session, 0.5, spans)
+    order, mixed = list(range(len(trains))), list(spans)
+    random.shuffle(order)
+    random.shuffle(mixed)
+    np.testing.assert_array_equal(bin_spikes(session.select_units(order), 0.5, spans), counts.values[:, order])
+    np.testing.assert_array_equal(bin_spikes(session, 0.5, mixed), counts)
