@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ldmfilter.filter.linalg import whitening
+
 
 class Encoder(nn.Module):
     """A multilayer perceptron on the square roots of the counts of one bin.
@@ -11,6 +13,7 @@ class Encoder(nn.Module):
     The square root stabilises a Poisson count's variance (Bartlett 1936). Each unit's root is standardised with
     the mean and deviation of the training part (`set_input_scale`), so that a unit that is not observed can
     enter as 0, its mean. One bin goes in, no neighbours: windows that overlapped would make prediction trivial.
+    What is not learnt but measured: `z_mean` and `z_whiten` make pseudo-observations white.
 
     Args:
         n_units: number of units.
@@ -21,11 +24,15 @@ class Encoder(nn.Module):
 
     input_mean: Tensor
     input_scale: Tensor
+    z_mean: Tensor
+    z_whiten: Tensor
 
     def __init__(self, n_units: int, latent_dim: int, hidden: tuple[int, ...] = (128, 128), dropout: float = 0.1):
         super().__init__()
         self.register_buffer("input_mean", torch.zeros(n_units))
         self.register_buffer("input_scale", torch.ones(n_units))
+        self.register_buffer("z_mean", torch.zeros(latent_dim))
+        self.register_buffer("z_whiten", torch.eye(latent_dim))
         layers: list[nn.Module] = [nn.Dropout(dropout)]
         width = n_units
         for size in hidden:
@@ -49,3 +56,18 @@ class Encoder(nn.Module):
         """Counts (NaN where a unit is not observed) to pseudo-observations, not yet white."""
         x = torch.nan_to_num((counts.sqrt() - self.input_mean) / self.input_scale)
         return self.layers(x)
+
+    def white(self, raw: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
+        """What `forward` gives, made white: mean 0 and unit covariance over the training part."""
+        return (raw - self.z_mean) @ self.z_whiten
+
+    @torch.no_grad()
+    def fix_gauge(self, raw: Float[Tensor, "sample latent"]) -> None:
+        """Learn what makes raw pseudo-observations white.
+
+        The scale of z is a free gauge that training would use to switch the filter off; so is its covariance,
+        as every affine map of z has another filter that predicts it as well. Whitening fixes both.
+        """
+        mean, W = whitening(raw)
+        self.z_mean.copy_(mean)
+        self.z_whiten.copy_(W)
