@@ -26,7 +26,7 @@ def decode(
     out: Annotated[Path, typer.Option(metavar="STORE", help="Where the states go, as latents.zarr.")],
     session: Annotated[
         Path | None,
-        typer.Argument(help="Session; without it the run's own.", show_default=False),
+        typer.Argument(help="Session; without it the run's own, where it has one.", show_default=False),
     ] = None,
     format: Format = None,
     run: Annotated[
@@ -95,8 +95,11 @@ def decode(
     check_store(out, overwrite)
     check_level(ci)
     the_run = Run.open(run) if run is not None else Run.latest()
+    bin_size = the_run.config.data.bin_size
+    recording = None if session is None else read_session(session, format, bin_size)
+    the_run = the_run.choose(recording)
+    recording = recording or read_session(the_run.session_path, format, bin_size)
     model = the_run.model()
-    recording = read_session(session or the_run.session_path, format, model.bin_size_)
     spans = choose_spans(recording, interval=interval, spans=wanted_spans)
     variables: list[Behavior] = []
     if behavior:

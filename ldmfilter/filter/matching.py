@@ -159,7 +159,8 @@ def _refined(U: Floats, law: Law, onto: Law) -> tuple[Floats, Floats]:
     """Each start taken uphill to the next best rotation, and how alike it makes both laws.
 
     A power iteration: U becomes the orthogonal factor of the gradient, which never goes downhill where the
-    likeness is convex (Journee, Nesterov, Richtarik & Sepulchre 2010); a multiple of U, enlarged where it did, makes it so.
+    likeness is convex (Journee, Nesterov, Richtarik & Sepulchre 2010); a multiple of U, enlarged where it did, makes it
+    so.
     """
     shift = np.full(len(U), 0.1)
     value, gradient = _likeness(U, law, onto)

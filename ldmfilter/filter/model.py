@@ -135,7 +135,9 @@ class LDMFilter(FilterConfig):
         self._check_fitted()
         where, size = counts.attrs.get("path", "counts"), float(counts.attrs["bin_size"])
         if not np.isclose(size, self.bin_size_, rtol=1e-9):
-            raise InputError(f"{where}: bins of {size:g} s, but the model was trained on {self.bin_size_:g} s; use those")
+            raise InputError(
+                f"{where}: bins of {size:g} s, but the model was trained on {self.bin_size_:g} s; use those"
+            )
         checksum = str(counts.attrs.get("checksum", ""))
         if checksum and checksum in [one.source.get("checksum") for one in self.sessions_]:
             raise InputError(f"{where}: is one of {self._told()} already; decode it")
@@ -175,10 +177,14 @@ class LDMFilter(FilterConfig):
         self._check_fitted()
         if len(self.sessions_) == 1:
             return self
-        position = self._find(session)
+        return self.keep([self._find(session)])
+
+    def keep(self, positions: Sequence[int]) -> "LDMFilter":
+        """The filter of some of the sessions, with the same parameters, not copies."""
+        self._check_fitted()
         model = copy.copy(self)
-        model.sessions_ = [self.sessions_[position]]
-        model.network_ = self.network_.of(position)
+        model.sessions_ = [self.sessions_[i] for i in positions]
+        model.network_ = self.network_.keep(positions)
         return model
 
     def _find(self, session: int | str | xr.DataArray) -> int:

@@ -71,10 +71,10 @@ class Network(nn.Module):
         encoder: Encoder = self.encoders[session]  # type: ignore[assignment]
         return encoder
 
-    def of(self, session: int) -> "Network":
-        """The network of one of its sessions, with the same parameters, not copies."""
+    def keep(self, sessions: Sequence[int]) -> "Network":
+        """The network of some of its sessions, with the same parameters, not copies."""
         network = copy.copy(self)
-        network._modules = {**self._modules, "encoders": nn.ModuleList([self.encoders[session]])}
+        network._modules = {**self._modules, "encoders": nn.ModuleList([self.encoders[i] for i in sessions])}
         return network
 
     @property

@@ -150,7 +150,8 @@ class Training:
             network.encoder(i).set_input_scale(recording.scaling.cpu())
         self._draws = torch.Generator().manual_seed(config.seed)
         fabric = Fabric(accelerator=self.device, devices=1, precision=config.precision)  # type: ignore[arg-type]
-        decay, plain = list(network.encoders.parameters()), [p for p in network.dynamics.parameters() if p.requires_grad]
+        decay = list(network.encoders.parameters())
+        plain = [p for p in network.dynamics.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=config.learning_rate,
@@ -248,9 +249,7 @@ class Training:
     def _batches(self, steps: int) -> Iterator[tuple[Tensor, ...]]:
         """Random training windows (batch, time, unit) of each session, for each step."""
         shape = (steps, self.config.batch_size)
-        picks = [
-            torch.randint(len(one.windows.train_starts), shape, generator=self._draws) for one in self._recordings
-        ]
+        picks = [torch.randint(len(one.windows.train_starts), shape, generator=self._draws) for one in self._recordings]
         batches = (one.batches(each.numpy()) for one, each in zip(self._recordings, picks, strict=True))
         yield from zip(*batches, strict=True)
 
@@ -330,7 +329,8 @@ class Training:
         if not (math.isfinite(record.loss) and math.isfinite(record.held_out_log_likelihood)):
             raise self._diverged()
         limit = 1 + COLLAPSED_RANK * (self.config.latent_dim - 1)
-        constant = not max(float(one.z_whiten.abs().max()) for one in self._network.encoders) < 1e6
+        sizes = [float(self._network.encoder(i).z_whiten.abs().max()) for i in range(len(self._units))]
+        constant = not all(size < 1e6 for size in sizes)
         if record.step >= GRACE and (constant or record.effective_rank < limit):
             raise TrainingError(
                 f"training collapsed at step {record.step}: z of {self.config.latent_dim} dimensions has an effective "
