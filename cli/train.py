@@ -11,6 +11,7 @@ from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, follow, sa
 from ldmfilter_cli.inspect import SESSION, Format
 
 from ldmfilter.config import DEVICES, ENTROPIES, PRECISIONS, Config, DataConfig, FilterConfig, read_toml
+from ldmfilter.ranks import ranks
 
 if TYPE_CHECKING:
     from ldmfilter.filter.training import Record
@@ -129,7 +130,8 @@ def train(
         for _ in follow(records, steps, lambda record: record.step, _numbers, "step", quiet, training.step):
             pass
     except KeyboardInterrupt:
-        say(f"ldmfilter: interrupted; go on with `ldmfilter train --resume --run {the_run.folder}`")
+        if ranks().first:
+            say(f"ldmfilter: interrupted; go on with `ldmfilter train --resume --run {the_run.folder}`")
         raise typer.Exit(INTERRUPTED) from None
     if not quiet:
         best = max(training.history, key=lambda record: record.score)
@@ -140,7 +142,8 @@ def train(
             f"effective rank {best.effective_rank:.1f} of {the_run.config.filter.latent_dim}"
         )
         _say_doubts(training, [one.session for one in the_run.sessions[1:]], the_run.sessions[0].session)
-    print(the_run.folder)
+    if ranks().first:
+        print(the_run.folder)
 
 
 def _add(run: Any, path: Path, format: str | None, quiet: bool) -> None:
@@ -157,7 +160,8 @@ def _add(run: Any, path: Path, format: str | None, quiet: bool) -> None:
         pass
     if not quiet:
         _say_doubts(adding.training, [str(path)], "the others")
-    print(run.folder)
+    if ranks().first:
+        print(run.folder)
 
 
 def _say_doubts(training: Any, paths: list[str], other: str) -> None:

@@ -5,6 +5,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldmfilter.filter.linalg import whitening
+from ldmfilter.ranks import Ranks
+
+
+class Dropout(nn.Dropout):
+    """Dropout by a mask of the whole batch where processes share it: each drops what one alone would drop."""
+
+    ranks = Ranks()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x with some values set to 0 in training, and the others enlarged."""
+        if self.ranks.size == 1 or not self.training:
+            return super().forward(x)
+        # On the CPU these are the random numbers, and the operations, of nn.Dropout itself.
+        keep = x.new_empty(len(x) * self.ranks.size, *x.shape[1:]).bernoulli_(1 - self.p).div_(1 - self.p)
+        return x * keep.chunk(self.ranks.size)[self.ranks.rank]
 
 
 class Encoder(nn.Module):
@@ -33,10 +48,10 @@ class Encoder(nn.Module):
         self.register_buffer("input_scale", torch.ones(n_units))
         self.register_buffer("z_mean", torch.zeros(latent_dim))
         self.register_buffer("z_whiten", torch.eye(latent_dim))
-        layers: list[nn.Module] = [nn.Dropout(dropout)]
+        layers: list[nn.Module] = [Dropout(dropout)]
         width = n_units
         for size in hidden:
-            layers += [nn.Linear(width, size), nn.GELU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(width, size), nn.GELU(), Dropout(dropout)]
             width = size
         layers.append(nn.Linear(width, latent_dim))
         self.layers = nn.Sequential(*layers)

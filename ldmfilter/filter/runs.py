@@ -37,6 +37,7 @@ from ldmfilter.files import disk_errors, write_bytes
 from ldmfilter.filter.model import MODEL_FILE, LDMFilter, load
 from ldmfilter.filter.tensors import damaged, read_tensors, write_tensors
 from ldmfilter.filter.training import Record, Training
+from ldmfilter.ranks import ranks
 from ldmfilter.version import __version__
 
 RUNS = Path("runs")
@@ -166,7 +167,7 @@ class Run:
         session: Session | Sequence[Session],
         chosen: Session | Sequence[Session],
     ) -> "Run":
-        """Make a run folder; without a name, a new one below `runs/`.
+        """Make a run folder; without a name, a new one below `runs/`. Of processes that train together, the first does.
 
         Args:
             folder: where, or None.
@@ -180,7 +181,7 @@ class Run:
         now = datetime.now(UTC)
         sessions, used = ([one] if isinstance(one, Session) else list(one) for one in (session, chosen))
         path = new_folder(sessions, now) if folder is None else Path(folder)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if ranks().first and path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path}: exists already; choose another --run, or --resume to go on with it")
         toml = config.to_toml()
         about = {
@@ -190,6 +191,8 @@ class Run:
             "sessions": [asdict(RunSession.of(*pair)) for pair in zip(sessions, used, strict=True)],
             "config_sha256": _sha256(toml.encode()),
         }
+        if not ranks().first:
+            return cls(path, config, about)
         scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with disk_errors(path):
@@ -258,6 +261,9 @@ class Run:
             InputError: the folder cannot be written to any more.
             TrainingError: as `Training.run`.
         """
+        if not ranks().first:
+            yield from training.run()
+            return
         written = 0.0
         self._write_log(training.history)
         if training.step and not any(one.added for one in self.sessions):  # those came when all was done
@@ -408,7 +414,8 @@ class Adding:
             TrainingError: as `Training.run`.
         """
         yield from self.training.run()
-        self._run._take_added(self._model.take_added(self.training, self.counts), self._session)
+        if ranks().first:
+            self._run._take_added(self._model.take_added(self.training, self.counts), self._session)
 
 
 def new_folder(sessions: Sequence[Session], now: datetime) -> Path:

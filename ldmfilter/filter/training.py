@@ -17,6 +17,7 @@ from torch import Tensor
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import InputError, TrainingError
+from ldmfilter.filter.encoder import Dropout
 from ldmfilter.filter.finish import canonical_gauge, covariance_scale, population_activity, refit
 from ldmfilter.filter.kalman import LinearGaussian, filter, filter_windows
 from ldmfilter.filter.linalg import NotPositiveDefiniteError, one_thread, whitening
@@ -25,6 +26,7 @@ from ldmfilter.filter.network import Network
 from ldmfilter.ldm.alignment import predictive_gaussian
 from ldmfilter.ldm.entropy import logdet
 from ldmfilter.ldm.objectives import Objective, predictive
+from ldmfilter.ranks import Ranks, ranks
 
 EVALUATE_EVERY = 25  # steps
 EVALUATION_WINDOWS = 256  # held-out windows at most, spread evenly
@@ -101,8 +103,46 @@ def check_sessions(counts: Sequence[xr.DataArray]) -> None:
         seen[checksum] = path
 
 
+class _Gather(torch.autograd.Function):
+    """The whole batch, in the order of the processes, from each one's share: whitening, filter and entropy then see
+    what one process would.
+
+    Every process computes the same loss of the whole batch, and so has the gradient of its own share already; averaging
+    over the processes would divide it by their number.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, among: Ranks) -> Tensor:
+        ctx.ranks, ctx.share = among, len(z)
+        parts = [torch.empty_like(z) for _ in range(among.size)]
+        torch.distributed.all_gather(parts, z.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return ctx.ranks.size * grads[0].split(ctx.share)[ctx.ranks.rank], None
+
+
+def _fabric(device: str, precision: Any, among: Ranks) -> Any:
+    """Fabric on the device, with the other processes where there are some."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    # Its greetings would stand between the command line's own lines.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    if among.size == 1:
+        return Fabric(accelerator=device, devices=1, precision=precision)
+    nodes, strategy = among.size // among.local_size, DDPStrategy(broadcast_buffers=False)
+    fabric = Fabric(
+        accelerator=device, devices=among.local_size, num_nodes=nodes, strategy=strategy, precision=precision
+    )
+    fabric.launch()
+    return fabric
+
+
 class Training:
-    """One training, with everything it needs to go on after a stop.
+    """One training, with everything it needs to go on after a stop. Processes that `torchrun` started share it: each
+    takes its part of every batch, and all come to the result that one alone would.
 
     Several sessions train one filter together: an encoder each and the dynamics of all. Each session is matched with
     the same latent model by an objective of its own, and all weigh the same.
@@ -123,15 +163,17 @@ class Training:
         counts: xr.DataArray | Sequence[xr.DataArray],
         onto: Network | None = None,
     ):
-        from lightning_fabric import Fabric
-
-        # Its greetings would stand between the command line's own lines.
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         config.validate()
         self.config = config
+        self.ranks = ranks()
+        if config.batch_size % self.ranks.size:
+            raise InputError(
+                f"batch-size is {config.batch_size}; it must be a multiple of the {self.ranks.size} processes"
+            )
         self.device = resolve_device(config.device)
         if config.precision == "16-mixed" and self.device == "cpu":
             raise InputError("precision is 16-mixed, which needs CUDA; use bf16-mixed or 32-true on the CPU")
+        self._fabric = _fabric(self.device, config.precision, self.ranks)
         counts = [counts] if isinstance(counts, xr.DataArray) else list(counts)
         check_sessions(counts)
         self._bin_size = float(counts[0].attrs["bin_size"])
@@ -149,15 +191,18 @@ class Training:
         for i, recording in enumerate(self._recordings):
             network.encoder(i).set_input_scale(recording.scaling.cpu())
         self._draws = torch.Generator().manual_seed(config.seed)
-        fabric = Fabric(accelerator=self.device, devices=1, precision=config.precision)  # type: ignore[arg-type]
         decay = list(network.encoders.parameters())
         plain = [p for p in network.dynamics.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=config.learning_rate,
         )
-        self._fabric = fabric
-        self._module, self._optimizer = fabric.setup(network, optimizer)
+        if network.noise is not None:
+            network.noise.requires_grad_(False)  # it is fitted at the end
+        for module in network.modules():
+            if isinstance(module, Dropout):
+                module.ranks = self.ranks
+        self._module, self._optimizer = self._fabric.setup(network, optimizer)
         self._network = network
         self._best = self._copy_of_network()
 
@@ -247,10 +292,12 @@ class Training:
             yield record
 
     def _batches(self, steps: int) -> Iterator[tuple[Tensor, ...]]:
-        """Random training windows (batch, time, unit) of each session, for each step."""
+        """Random training windows (batch, time, unit) of each session, for each step: this process's share of them."""
         shape = (steps, self.config.batch_size)
         picks = [torch.randint(len(one.windows.train_starts), shape, generator=self._draws) for one in self._recordings]
-        batches = (one.batches(each.numpy()) for one, each in zip(self._recordings, picks, strict=True))
+        share = self.config.batch_size // self.ranks.size
+        own = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
+        batches = (one.batches(each.numpy()[:, own]) for one, each in zip(self._recordings, picks, strict=True))
         yield from zip(*batches, strict=True)
 
     def _train_step(self, counts: Sequence[Tensor]) -> Tensor:
@@ -261,6 +308,8 @@ class Training:
             group["lr"] = self.config.learning_rate * rate
         self._optimizer.zero_grad()
         raw, model = self._module(counts)
+        if self.ranks.size > 1:
+            raw = [_Gather.apply(one, self.ranks) for one in raw]
         loss = -torch.stack([self._objective(one, model).value for one in raw]).mean()
         self._fabric.backward(loss)
         self._fabric.clip_gradients(self._module, self._optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
