@@ -21,7 +21,7 @@ def check(
     ] = None,
     session: Annotated[
         Path | None,
-        typer.Option(metavar="SESSION", help="Where the run's session lies now, if it was moved."),
+        typer.Option(metavar="SESSION", help="Which of the run's sessions, or where it lies now, if it was moved."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All numbers, as JSON.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where something is found.")] = False,
@@ -36,7 +36,7 @@ def check(
     from ldmfilter.analysis.diagnostics import diagnose
     from ldmfilter.filter.runs import Run
 
-    the_run = Run.open(run) if run is not None else Run.latest()
+    the_run = (Run.open(run) if run is not None else Run.latest()).choose(session)
     model = the_run.model()
     done, wanted = model.history_[-1].step, the_run.config.filter.max_steps
     if done < wanted and not quiet:

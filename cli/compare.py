@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 @command
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of one session, two or more.", metavar="RUN RUN...")],
+    session: Annotated[
+        Path | None,
+        typer.Option(metavar="SESSION", help="On which session, where a run has several."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -26,7 +30,7 @@ def compare(
     from ldmfilter.analysis.compare import compare as compare_runs
     from ldmfilter.filter.runs import Run
 
-    result = compare_runs([Run.open(run) for run in runs])
+    result = compare_runs([Run.open(run).choose(session) for run in runs])
     if not result.held_out and not quiet:
         say("warning: no time is held out by all runs; judged where they were trained, which flatters them")
     if as_json:

@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from ldmfilter.errors import InputError, TrainingError, one_line, short
+from ldmfilter.ranks import ranks
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 FAILED, UNUSABLE, INTERRUPTED = 1, 3, 130
+PATIENCE = 10.0  # s
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Messages")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Results only.", rich_help_panel="Messages")]
@@ -92,12 +95,21 @@ def follow(
             yield item
 
 
+def _let_the_first_speak() -> None:
+    """What all processes of torchrun fail for, the first says, and torchrun ends the others while they wait here; one
+    that fails alone speaks after that."""
+    if not ranks().first:
+        time.sleep(PATIENCE)
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Turn what a command raises into one line on stderr and an exit code: 3 for input that cannot be used,
-    1 for a failure of ours, 130 for Ctrl-C. Warnings become lines too. A traceback only with --debug."""
+    1 for a failure of ours, 130 for Ctrl-C. Warnings become lines too. A traceback only with --debug. Of processes that
+    torchrun started, the first speaks."""
 
     @functools.wraps(function)
     def run(*args: Any, debug: bool = False, quiet: bool = False, **kwargs: Any) -> None:
+        quiet = quiet or not ranks().first
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             for noise in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning):
@@ -111,6 +123,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise
             except (InputError, TrainingError) as error:
+                _let_the_first_speak()
                 if debug:
                     traceback.print_exc()
                 give_up([error])
@@ -128,6 +141,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(FAILED) from None
             except Exception as error:
+                _let_the_first_speak()
                 if debug:
                     traceback.print_exc()
                 give_up([error])

@@ -147,8 +147,11 @@ def decode_one(
     from ldmfilter.data.binning import bin_spikes, choose_spans
     from ldmfilter.filter.decode import check_store, is_made_from, select_model_units, write_latents
 
+    bin_size = the_run.config.data.bin_size
+    recording = None if session is None else read_session(session, format, bin_size)
+    the_run = the_run.choose(recording)
+    recording = recording or read_session(the_run.session_path, format, bin_size)
     model = the_run.model()
-    recording = read_session(session or the_run.session_path, format, model.bin_size_)
     asked = {
         "format": format, "interval": interval, "spans": [f"{start!r}:{stop!r}" for start, stop in spans], "ci": ci,
         "smooth": smooth, "behavior": behavior, "circular": circular, "min_speed": min_speed,

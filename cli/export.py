@@ -36,7 +36,11 @@ def export(
     ] = None,
     session: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Where the session lies now; without it where it lay.", show_default=False),
+        typer.Option(
+            metavar="PATH",
+            help="Where the session lies now, or which of a run's it is; without it where it lay.",
+            show_default=False,
+        ),
     ] = None,
     in_place: Annotated[
         bool,
@@ -70,7 +74,7 @@ def export(
         raise typer.BadParameter("means something only with --to nwb and without --out", param_hint="--in-place")
     source: Run | xr.Dataset
     if states is None or (states / "run.json").is_file():
-        source = Run.open(states) if states is not None else Run.latest()
+        source = (Run.open(states) if states is not None else Run.latest()).choose(session)
         where = str(session or source.session_path)
     elif states.is_dir() and not (states / ".zgroup").exists():
         raise InputError(f"{states}: is no run folder and no store of states; name what train or decode made")

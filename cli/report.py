@@ -12,6 +12,9 @@ def report(
     run: Annotated[
         Path | None, typer.Argument(metavar="RUN", help="Run folder; without it the latest below runs/.")
     ] = None,
+    session: Annotated[
+        Path | None, typer.Option(metavar="SESSION", help="Which of the run's sessions, where it has several.")
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="PAGE", help="Where the page goes; its numbers go beside it.")] = Path(
         "report.html"
     ),
@@ -40,7 +43,7 @@ def report(
     from ldmfilter.filter.runs import Run
 
     check_report(out, overwrite)
-    the_run = Run.open(run) if run is not None else Run.latest()
+    the_run = (Run.open(run) if run is not None else Run.latest()).choose(session)
     made = report_run(the_run, behavior or (), circular or (), min_speed, None if quiet else say)
     page, numbers = made.write(out, overwrite)
     if not quiet:

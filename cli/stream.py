@@ -31,6 +31,9 @@ def stream(
     run: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Run folder; without it the latest below runs/.")
     ] = None,
+    session: Annotated[
+        Path | None, typer.Option(metavar="SESSION", help="Which of the run's sessions, where it has several.")
+    ] = None,
     format: Annotated[
         Format | None,
         typer.Option(help="Without it each line shows its own.", rich_help_panel=_IN, show_default=False),
@@ -75,7 +78,7 @@ def stream(
 
     if ci is not None:
         check_level(ci)
-    the_run = Run.open(run) if run is not None else Run.latest()
+    the_run = (Run.open(run) if run is not None else Run.latest()).choose(session)
     model = the_run.model()
     online = OnlineFilter(model)
     lines = _Lines(model.unit_ids_.tolist(), the_run.session_unit_ids, format, header)

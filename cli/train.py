@@ -1,5 +1,6 @@
 """`ldmfilter train`."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, follow, sa
 from ldmfilter_cli.inspect import SESSION, Format
 
 from ldmfilter.config import DEVICES, ENTROPIES, PRECISIONS, Config, DataConfig, FilterConfig, read_toml
+from ldmfilter.ranks import ranks
 
 if TYPE_CHECKING:
     from ldmfilter.filter.training import Record
@@ -30,8 +32,11 @@ def option(name: str, panel: str, *flags: str, **more: Any) -> Any:
 @command
 def train(
     session: Annotated[
-        Path | None,
-        typer.Argument(help=f"{SESSION} Not needed with --resume.", show_default=False),
+        list[Path] | None,
+        typer.Argument(
+            help=f"{SESSION} Several share one filter, with an encoder each. Not needed with --resume.",
+            show_default=False,
+        ),
     ] = None,
     format: Format = None,
     run: Annotated[
@@ -41,6 +46,14 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --run, or with the latest run.", rich_help_panel=RUN)
     ] = False,
+    add: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SESSION",
+            help="Fit an encoder for a further session to the trained filter of --run, or of the latest run.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE.toml", help="Options; the command line wins.", rich_help_panel=RUN),
@@ -73,7 +86,7 @@ def train(
     """Example: **ldmfilter train session.nwb --interval epochs=run**
 
     Train a filter on a session's spikes, without labels. Prints the run folder. Ctrl-C stops; --resume
-    goes on, to the same result.
+    goes on, to the same result. Several sessions are decoded into the same states: **ldmfilter train a.nwb b.nwb**
     """
     given = {
         name: value
@@ -88,13 +101,19 @@ def train(
         given["hidden"] = parse_widths(hidden)
     from ldmfilter.filter.runs import Run
 
+    if (resume or add is not None) and (given or config is not None or (resume and format is not None)):
+        hint = "--resume" if resume else "--add"
+        raise typer.BadParameter("a run keeps its own options; leave the others out", param_hint=hint)
+    if add is not None:
+        if resume or session:
+            raise typer.BadParameter("name the session to add, and no other", param_hint="--add")
+        _add(Run.open(run) if run is not None else Run.latest(), add, format, quiet)
+        return
     if resume:
-        if given or config is not None or format is not None:
-            raise typer.BadParameter("a resumed run keeps its own options; leave the others out", param_hint="--resume")
         the_run = Run.open(run) if run is not None else Run.latest()
-        training, counts = _resumed(the_run, session)
+        training, counts = _resumed(the_run, session or ())
     else:
-        if session is None:
+        if not session:
             raise typer.BadParameter("name a session to train on", param_hint="SESSION")
         options = (Config.read(config) if config else Config(DataConfig(), FilterConfig())).replace(**given)
         if options.filter.state_dim is None:  # the run folder keeps every option resolved
@@ -111,7 +130,8 @@ def train(
         for _ in follow(records, steps, lambda record: record.step, _numbers, "step", quiet, training.step):
             pass
     except KeyboardInterrupt:
-        say(f"ldmfilter: interrupted; go on with `ldmfilter train --resume --run {the_run.folder}`")
+        if ranks().first:
+            say(f"ldmfilter: interrupted; go on with `ldmfilter train --resume --run {the_run.folder}`")
         raise typer.Exit(INTERRUPTED) from None
     if not quiet:
         best = max(training.history, key=lambda record: record.score)
@@ -121,10 +141,40 @@ def train(
             f"kept step {best.step}: prediction gains {best.score:.2f} nats per bin over no memory, on held-out time; "
             f"effective rank {best.effective_rank:.1f} of {the_run.config.filter.latent_dim}"
         )
-    print(the_run.folder)
+        _say_doubts(training, [one.session for one in the_run.sessions[1:]], the_run.sessions[0].session)
+    if ranks().first:
+        print(the_run.folder)
 
 
-def _new(folder: Path | None, path: Path, format: str | None, options: Config, said: bool, quiet: bool) -> tuple:
+def _add(run: Any, path: Path, format: str | None, quiet: bool) -> None:
+    """Fit an encoder for a further session to a trained run, and print the run's folder."""
+    from ldmfilter.data import read_session
+
+    adding = run.add(read_session(path, format, run.config.data.bin_size))
+    if not quiet:
+        if adding.note:
+            say(adding.note)
+        _say_hello(run, adding.training, [adding.counts])
+    steps = run.config.filter.max_steps
+    for _ in follow(adding.train(), steps, lambda record: record.step, _numbers, "step", quiet):
+        pass
+    if not quiet:
+        _say_doubts(adding.training, [str(path)], "the others")
+    if ranks().first:
+        print(run.folder)
+
+
+def _say_doubts(training: Any, paths: list[str], other: str) -> None:
+    """Warn of sessions that fit together in more than one way."""
+    for match, path in zip(training.matches, paths, strict=False):
+        if match.doubtful:
+            say(
+                f"warning: {path}: its states fit those of {other} nearly as well mirrored or exchanged (likeness "
+                f"{match.likeness:.3f} and {match.rival:.3f}); what is read from one session may not hold for the other"
+            )
+
+
+def _new(folder: Path | None, paths: list[Path], format: str | None, options: Config, said: bool, quiet: bool) -> tuple:
     """A new run; `said`: whether a person chose the bin size, which counts that come binned otherwise tell."""
     from ldmfilter.data import read_session
     from ldmfilter.data.binned import BinnedSession
@@ -133,36 +183,41 @@ def _new(folder: Path | None, path: Path, format: str | None, options: Config, s
     from ldmfilter.filter.runs import Run
     from ldmfilter.filter.training import Training
 
-    session = read_session(path, format, options.data.bin_size if said else None)
-    if isinstance(session, BinnedSession) and not said:
-        options = options.replace(bin_size=session.bin_size)
-    spans = choose_spans(session, interval=options.data.interval, spans=options.data.spans)
-    chosen, note = choose_units(session, query=options.data.units, min_rate=options.data.min_rate, spans=spans)
-    counts = reserve(bin_spikes(chosen, options.data.bin_size, spans), options.data.reserve)
+    sessions = [read_session(path, format, options.data.bin_size if said else None) for path in paths]
+    if isinstance(sessions[0], BinnedSession) and not said:
+        options = options.replace(bin_size=sessions[0].bin_size)
+    used, counts, notes = [], [], []
+    for session in sessions:
+        spans = choose_spans(session, interval=options.data.interval, spans=options.data.spans)
+        chosen, note = choose_units(session, query=options.data.units, min_rate=options.data.min_rate, spans=spans)
+        used.append(chosen)
+        counts.append(reserve(bin_spikes(chosen, options.data.bin_size, spans), options.data.reserve))
+        notes += [note] if note else []
     training = Training(options.filter, counts)
-    run = Run.create(folder, options, session, chosen)
-    if note and not quiet:
-        say(note)
+    run = Run.create(folder, options, sessions, used)
+    if not quiet:
+        for note in notes:
+            say(note)
     return run, training, counts
 
 
-def _resumed(run: Any, path: Path | None) -> tuple:
-    from ldmfilter.data.windows import reserve
+def _resumed(run: Any, paths: Sequence[Path]) -> tuple:
     from ldmfilter.filter.training import Training
 
-    _, counts = run.recording(path)
-    counts = reserve(counts, run.config.data.reserve)
+    counts = run.training_counts(paths)
     training = Training(run.config.filter, counts)
     run.resume(training)
     return training, counts
 
 
-def _say_hello(run: Any, training: Any, counts: Any) -> None:
+def _say_hello(run: Any, training: Any, counts: list) -> None:
     steps = run.config.filter.max_steps
     done = f", from step {training.step}" if training.step else ""
-    hours = counts.sizes["time"] * float(counts.attrs["bin_size"])
+    bins = sum(one.sizes["time"] for one in counts)
+    several = f" in {len(counts)} sessions" if len(counts) > 1 else ""
     say(
-        f"{counts.sizes['unit']} units, {counts.sizes['time']} bins ({hours:.0f} s), {run.config.filter.entropy}, "
+        f"{' + '.join(str(one.sizes['unit']) for one in counts)} units, {bins} bins "
+        f"({bins * float(counts[0].attrs['bin_size']):.0f} s){several}, {run.config.filter.entropy}, "
         f"{steps} steps on {training.device}{done}; run folder {run.folder}"
     )
     if run.config.data.reserve:

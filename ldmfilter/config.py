@@ -76,7 +76,7 @@ class FilterConfig:
     seed: int = _option(0, "Seed of everything random.")
     max_steps: int = _option(600, "Training steps; held-out time chooses the step that is kept.")
     learning_rate: float = _option(1e-3, "Highest step size of AdamW, which rises in 50 steps and falls as a cosine.")
-    batch_size: int = _option(64, "Windows in a training step.")
+    batch_size: int = _option(64, "Windows of each session in a training step.")
     window: int = _option(32, "Bins in a training window.")
     warmup: int = _option(8, "First bins of a window, which warm the filter up and carry no loss.")
     hidden: tuple[int, ...] = _option((128, 128), "Widths of the encoder's hidden layers.")

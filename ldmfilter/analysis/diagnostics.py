@@ -825,10 +825,10 @@ def _units(model: LDMFilter, bins: _Bins, seed: int) -> Units:
 
 def _saliency(model: LDMFilter, counts: Tensor) -> Array:
     network = model.network_
-    encoder = network.encoder
+    encoder = network.encoder()
     with torch.enable_grad():
         x = torch.nan_to_num((counts.sqrt() - encoder.input_mean) / encoder.input_scale).requires_grad_()
-        z = encoder.layers(x) @ network.z_whiten
+        z = encoder.layers(x) @ encoder.z_whiten
         squares = sum(
             torch.autograd.grad(z[:, i].sum(), x, retain_graph=True)[0].square().mean(0) for i in range(z.shape[1])
         )

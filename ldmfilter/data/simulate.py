@@ -27,12 +27,16 @@ def linear_track_session(
     rest: float = 120.0,
     track_length: float = 180.0,
     n_interneurons: int | None = None,
+    asymmetry: float = 0.0,
 ) -> Session:
     """A rat that runs to and fro on a linear track, pausing at its ends, and then rests away from it.
 
     duration: s, of which the last `rest` s are rest
     track_length: cm
     n_interneurons: a sixth of the units if None
+    asymmetry: from 0 to 1; with more, pauses are longer at the far end and shorter at the near one, and the way there
+        is faster than the way back. Sessions of different seeds share a world but no unit; only where the world is not
+        symmetric in itself can their states be told from mirrored ones.
 
     Most place cells have a field in both directions, at unrelated places, over a low background. Their spikes
     are Poisson with a refractory time of 2 ms, modulated by theta (8 Hz) while the rat moves, by a gain drawn
@@ -54,7 +58,7 @@ def linear_track_session(
     rng = np.random.default_rng(seed)
     time = _FRAME * np.arange(round(duration / _FRAME), dtype=np.float64)
     running = time < duration - rest
-    position, facing, trials = _run(rng, time[running], track_length)
+    position, facing, trials = _run(rng, time[running], track_length, asymmetry)
     n_rest = time.size - position.size
     position = np.concatenate([position, np.full(n_rest, np.nan)])
     facing = np.concatenate([facing, np.full(n_rest, facing[-1])])
@@ -135,13 +139,15 @@ def _smooth_noise(rng: np.random.Generator, n: int, seconds: float) -> Floats:
     return noise / noise.std()
 
 
-def _run(rng: np.random.Generator, time: Floats, length: float) -> tuple[Floats, Floats, dict[str, list]]:
+def _run(
+    rng: np.random.Generator, time: Floats, length: float, asymmetry: float
+) -> tuple[Floats, Floats, dict[str, list]]:
     """Position (time,), cm, and facing (time,), 1 or -1, of a rat going to and fro, and its traversals."""
     trials: dict[str, list] = {"start_time": [], "stop_time": [], "direction": []}
     positions, facings, n, way = [], [], 0, 1.0
     while n < time.size:
-        pause = round((1.0 + rng.exponential(2.0)) / _FRAME)
-        frames = round(1.2 * length / rng.uniform(30.0, 50.0) / _FRAME)
+        pause = round((1.0 + rng.exponential(2.0 * (1 - way * asymmetry))) / _FRAME)
+        frames = round(1.2 * length / (rng.uniform(30.0, 50.0) * (1 + way * asymmetry / 3)) / _FRAME)
         # A bell of speed, made uneven, whose sum is one track length.
         speed = np.sqrt(np.sin(np.pi * (np.arange(frames) + 0.5) / frames))
         speed *= np.exp(0.25 * _smooth_noise(rng, frames, 0.4))

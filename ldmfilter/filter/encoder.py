@@ -4,6 +4,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ldmfilter.filter.linalg import whitening
+from ldmfilter.ranks import Ranks
+
+
+class Dropout(nn.Dropout):
+    """Dropout by a mask of the whole batch where processes share it: each drops what one alone would drop."""
+
+    ranks = Ranks()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x with some values set to 0 in training, and the others enlarged."""
+        if self.ranks.size == 1 or not self.training:
+            return super().forward(x)
+        # On the CPU these are the random numbers, and the operations, of nn.Dropout itself.
+        keep = x.new_empty(len(x) * self.ranks.size, *x.shape[1:]).bernoulli_(1 - self.p).div_(1 - self.p)
+        return x * keep.chunk(self.ranks.size)[self.ranks.rank]
+
 
 class Encoder(nn.Module):
     """A multilayer perceptron on the square roots of the counts of one bin.
@@ -11,6 +28,7 @@ class Encoder(nn.Module):
     The square root stabilises a Poisson count's variance (Bartlett 1936). Each unit's root is standardised with
     the mean and deviation of the training part (`set_input_scale`), so that a unit that is not observed can
     enter as 0, its mean. One bin goes in, no neighbours: windows that overlapped would make prediction trivial.
+    What is not learnt but measured: `z_mean` and `z_whiten` make pseudo-observations white.
 
     Args:
         n_units: number of units.
@@ -21,15 +39,19 @@ class Encoder(nn.Module):
 
     input_mean: Tensor
     input_scale: Tensor
+    z_mean: Tensor
+    z_whiten: Tensor
 
     def __init__(self, n_units: int, latent_dim: int, hidden: tuple[int, ...] = (128, 128), dropout: float = 0.1):
         super().__init__()
         self.register_buffer("input_mean", torch.zeros(n_units))
         self.register_buffer("input_scale", torch.ones(n_units))
-        layers: list[nn.Module] = [nn.Dropout(dropout)]
+        self.register_buffer("z_mean", torch.zeros(latent_dim))
+        self.register_buffer("z_whiten", torch.eye(latent_dim))
+        layers: list[nn.Module] = [Dropout(dropout)]
         width = n_units
         for size in hidden:
-            layers += [nn.Linear(width, size), nn.GELU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(width, size), nn.GELU(), Dropout(dropout)]
             width = size
         layers.append(nn.Linear(width, latent_dim))
         self.layers = nn.Sequential(*layers)
@@ -49,3 +71,18 @@ class Encoder(nn.Module):
         """Counts (NaN where a unit is not observed) to pseudo-observations, not yet white."""
         x = torch.nan_to_num((counts.sqrt() - self.input_mean) / self.input_scale)
         return self.layers(x)
+
+    def white(self, raw: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
+        """What `forward` gives, made white: mean 0 and unit covariance over the training part."""
+        return (raw - self.z_mean) @ self.z_whiten
+
+    @torch.no_grad()
+    def fix_gauge(self, raw: Float[Tensor, "sample latent"]) -> None:
+        """Learn what makes raw pseudo-observations white.
+
+        The scale of z is a free gauge that training would use to switch the filter off; so is its covariance,
+        as every affine map of z has another filter that predicts it as well. Whitening fixes both.
+        """
+        mean, W = whitening(raw)
+        self.z_mean.copy_(mean)
+        self.z_whiten.copy_(W)

@@ -82,7 +82,7 @@ def canonical_gauge(
     mean: NDArray[np.float64],
     cov: NDArray[np.float64],
     segment: NDArray[np.integer],
-    roots: NDArray[np.float64],
+    activity: NDArray[np.float64],
     lag: int,
 ) -> NDArray[np.float64]:
     """T of the coordinates h' = T h in which two fits of the same recording can be laid over each other.
@@ -90,13 +90,13 @@ def canonical_gauge(
     Unit marginal covariance: Cov of the filtered means plus the mean of their covariances is the identity. The slowest
     dimension first: the rotation is that of slow feature analysis (Wiskott & Sejnowski 2002), which diagonalises
     the autocovariance of the means, here `lag` bins apart, in falling order of the autocorrelation. Sign: each
-    dimension rises with the activity of the units, the sum of its correlations with their root counts is positive.
+    dimension rises with the activity of the units.
 
     Args:
         mean: (time, state) filtered means of the training time, in the coordinates of training.
         cov: (state, state) mean of their covariances.
         segment: (time,) different numbers on both sides of a gap.
-        roots: (time, unit) square roots of the counts, 0 where a unit was not observed.
+        activity: (time,) of the population, as `population_activity` gives it.
         lag: bins; from one bin to the next states hardly differ, and neither do their autocorrelations.
     """
     centred = mean - mean.mean(0)
@@ -109,6 +109,13 @@ def canonical_gauge(
     variance = ((white @ rotation) ** 2).mean(0)  # of the means: the rest of the one is what remains unknown
     autocorrelation = (rotation * (lagged @ rotation)).sum(0) / np.maximum(variance, 1e-12)
     rotation = rotation[:, np.argsort(-autocorrelation, kind="stable")]
-    units = (roots - roots.mean(0)) / np.maximum(roots.std(0), 1e-12)
-    with_units = (white @ rotation).T @ units.sum(1)
+    with_units = (white @ rotation).T @ activity
     return np.linalg.solve(L.T, rotation).T * np.where(with_units < 0, -1.0, 1.0)[:, None]
+
+
+def population_activity(roots: Float[Tensor, "time unit"]) -> NDArray[np.float64]:
+    """The sum (time,) of the units' standardised root counts: what is positively correlated with it is, on average,
+    with the units. Roots are 0 where a unit was not observed."""
+    x = roots.double().numpy()
+    activity: NDArray[np.float64] = ((x - x.mean(0)) / np.maximum(x.std(0), 1e-12)).sum(1)
+    return activity

@@ -1,10 +1,11 @@
 """LDMFilter: the estimator. Settings in, `fit`, `decode`, `save` and `load`."""
 
+import copy
 import dataclasses
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from torch import Tensor
 
 from ldmfilter.config import FilterConfig, build_filter_config, settings
 from ldmfilter.data.counts import check_counts
+from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import stretches
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
 from ldmfilter.filter.decode import decode
+from ldmfilter.filter.matching import empty_law
 from ldmfilter.filter.network import Network
 from ldmfilter.filter.training import Record, Training, read_history
 from ldmfilter.tensors import damaged, digest, read_tensors, unit_ids, write_tensors
@@ -29,7 +32,34 @@ log = logging.getLogger("ldmfilter")
 
 MODEL_FILE = "model.safetensors"
 #: Version of the model file. It rises when an older package could not read a newer file.
-MODEL_FORMAT = 1
+MODEL_FORMAT = 2
+
+
+@dataclass(frozen=True, eq=False)
+class FittedSession:
+    """A session that a filter has an encoder for.
+
+    Attributes:
+        unit_ids: (unit,) ids of the units, in the order of the counts.
+        source: where the training counts came from.
+        trained_spans: (start, stop), s: the time that training saw, its held-out blocks included.
+    """
+
+    unit_ids: np.ndarray
+    source: dict[str, str]
+    trained_spans: list[tuple[float, float]]
+
+    @classmethod
+    def of(cls, counts: xr.DataArray) -> "FittedSession":
+        """That of the counts that a training saw."""
+        source = {k: str(v) for k, v in counts.attrs.items() if k in SOURCE_KEYS}
+        return cls(counts["unit"].to_numpy(), source, stretches(counts))
+
+    @property
+    def names(self) -> list[str]:
+        """What it may be called: its path, the path's last part, and the ids that its file gives."""
+        path = self.source.get("path", "")
+        return [name for name in (path, Path(path).name, *map(self.source.get, SOURCE_KEYS[1:])) if name]
 
 
 @dataclass(eq=False, repr=False)
@@ -39,67 +69,192 @@ class LDMFilter(FilterConfig):
 
     The settings are those of `FilterConfig`. `fit` adds attributes that end in an underscore:
 
-        unit_ids_      (unit,) ids of the units, in the order of the counts
+        sessions_      one `FittedSession` for each session
         bin_size_      s
         history_       one `Record` for each evaluation
         kept_step_     the step whose held-out score was best: its parameters are used
-        source_        dict: where the training counts came from
-        trained_spans_ list of (start, stop), s: the time that training saw, its held-out blocks included
-        network_       encoder and dynamics, a torch module on the CPU
+        network_       an encoder for each session and the dynamics that all share, a torch module on the CPU
         model_id_      hash of the parameters
+
+    and, of a filter of one session, `unit_ids_`, `source_` and `trained_spans_` of that session. A filter of several
+    decodes them into one state space; `of` gives the filter of one of them.
 
     >>> LDMFilter(latent_dim=4, seed=0)
     LDMFilter(latent_dim=4)
     """
 
     def fit(
-        self, counts: xr.DataArray, y: None = None, progress: Callable[[Record], None] | None = None
+        self,
+        counts: xr.DataArray | Sequence[xr.DataArray],
+        y: None = None,
+        progress: Callable[[Record], None] | None = None,
     ) -> "LDMFilter":
-        """Train on counts.
+        """Train on counts of a session, or on those of several that share a world: one dynamics, an encoder each.
 
         Args:
-            counts: (time, unit), as `bin_spikes` makes them.
+            counts: (time, unit), as `bin_spikes` makes them; or several, whose units may differ.
             y: ignored, for scikit-learn.
             progress: called with each evaluation's record.
 
         Raises:
-            InputError: a setting is out of range, or the bins are too few.
+            InputError: a setting is out of range, the bins are too few, or sessions do not go together.
             TrainingError: training diverged or collapsed, or the device is not there.
         """
-        counts = check_counts(counts)
-        training = Training(self, counts)
-        for record in training.run():
-            log.info("step %d: held-out score %.3f nats per bin", record.step, record.score)
-            if progress is not None:
-                progress(record)
-        return self.take(training, counts)
+        recordings = [check_counts(one) for one in _several(counts)]
+        training = Training(self, recordings)
+        _drive(training, progress)
+        return self.take(training, recordings)
 
-    def take(self, training: Training, counts: xr.DataArray) -> "LDMFilter":
-        """Take over what a training has reached: the parameters at its kept step."""
-        self.unit_ids_ = counts["unit"].to_numpy()
-        self.bin_size_ = float(counts.attrs["bin_size"])
-        self.source_ = {k: str(v) for k, v in counts.attrs.items() if k in SOURCE_KEYS}
-        self.trained_spans_ = stretches(counts)
+    def take(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> "LDMFilter":
+        """Take over what a training on these counts has reached: the parameters at its kept step."""
+        recordings = _several(counts)
+        self.sessions_ = list(map(FittedSession.of, recordings))
+        self.bin_size_ = float(recordings[0].attrs["bin_size"])
         self.history_ = list(training.history)
         self.kept_step_ = training.kept_step
         self._set_network(training.finished_state())
         return self
 
+    def add(self, counts: xr.DataArray, progress: Callable[[Record], None] | None = None) -> "LDMFilter":
+        """Fit an encoder for a further session; the dynamics and all other encoders stay as they are.
+
+        Args:
+            counts: (time, unit) of the session, in bins of the model's size.
+            progress: called with each evaluation's record.
+
+        Raises:
+            InputError: not fitted, another bin size, too few bins, or a session that the model has already.
+            TrainingError: as `fit`.
+        """
+        counts = check_counts(counts)
+        training = self.adding(counts)
+        _drive(training, progress)
+        return self.take_added(training, counts)
+
+    def adding(self, counts: xr.DataArray) -> Training:
+        """The training of `add`, for who wants to follow it; `take_added` takes over what it has reached."""
+        self._check_fitted()
+        where, size = counts.attrs.get("path", "counts"), float(counts.attrs["bin_size"])
+        if not np.isclose(size, self.bin_size_, rtol=1e-9):
+            raise InputError(
+                f"{where}: bins of {size:g} s, but the model was trained on {self.bin_size_:g} s; use those"
+            )
+        checksum = str(counts.attrs.get("checksum", ""))
+        if checksum and checksum in [one.source.get("checksum") for one in self.sessions_]:
+            raise InputError(f"{where}: is one of {self._told()} already; decode it")
+        if not self.network_.law_second.any():
+            raise InputError(f"{where}: the model is of an older ldmfilter and takes no further session; train it anew")
+        return Training(self, counts, self.network_)
+
+    def take_added(self, training: Training, counts: xr.DataArray) -> "LDMFilter":
+        """Take over the encoder of a further session from a training that `adding` gave."""
+        first = f"encoders.{len(self.sessions_)}."
+        mine = {
+            first + name.removeprefix("encoders.0."): value
+            for name, value in training.finished_state().items()
+            if name.startswith("encoders.")
+        }
+        self.sessions_ = [*self.sessions_, FittedSession.of(counts)]
+        self._set_network(self.network_.state_dict() | mine)
+        return self
+
     def _set_network(self, tensors: dict[str, Tensor]) -> None:
         with torch.random.fork_rng(devices=[]):  # a caller's random numbers are not ours to draw
-            network = Network(len(self.unit_ids_), self, self.bin_size_)
+            network = Network([len(one.unit_ids) for one in self.sessions_], self, self.bin_size_)
         network.load_state_dict(tensors)
         self.network_ = network.eval()
         self.model_id_ = digest(tensors)[:16]
 
-    def decode(self, counts: xr.DataArray, ci: float = 0.95, smooth: bool = False) -> xr.Dataset:
-        """Filter a session's counts: states with covariances and intervals, labelled (see `decode.decode`).
+    def of(self, session: int | str | xr.DataArray) -> "LDMFilter":
+        """The filter of one of the sessions, with the same parameters, not copies; of a filter of one, itself.
+
+        Args:
+            session: its position, one of its names (`FittedSession.names`), or counts: those of the session with the
+                same checksum, else with the same identifier, else with the same units.
 
         Raises:
-            InputError: not fitted, other units, another bin size, or ci outside (0, 1).
+            InputError: none or several fit; names the sessions.
         """
         self._check_fitted()
-        return decode(self, check_counts(counts), ci, smooth)
+        if len(self.sessions_) == 1:
+            return self
+        return self.keep([self._find(session)])
+
+    def keep(self, positions: Sequence[int]) -> "LDMFilter":
+        """The filter of some of the sessions, with the same parameters, not copies."""
+        self._check_fitted()
+        model = copy.copy(self)
+        model.sessions_ = [self.sessions_[i] for i in positions]
+        model.network_ = self.network_.keep(positions)
+        return model
+
+    def _find(self, session: int | str | xr.DataArray) -> int:
+        all_of_them = range(len(self.sessions_))
+        if isinstance(session, int):
+            found, what = [i for i in all_of_them if i == session], f"session {session}"
+        elif isinstance(session, str):
+            found, what = [i for i in all_of_them if session in self.sessions_[i].names], session
+        else:
+            what = str(session.attrs.get("path") or "counts")
+            ids = session["unit"].to_numpy().tolist()
+            fits = [i for i in all_of_them if self.sessions_[i].unit_ids.tolist() == ids]
+            found = fits
+            for key, among in (("checksum", all_of_them), ("identifier", fits)):
+                value = str(session.attrs.get(key, ""))
+                same = [i for i in among if value and self.sessions_[i].source.get(key) == value]
+                if len(same) == 1:
+                    found = same
+                    break
+        if len(found) != 1:
+            raise InputError(f"{what}: is {'none' if not found else f'like {len(found)}'} of {self._told()}; name one")
+        return found[0]
+
+    def _told(self) -> str:
+        names = [one.names[0] if one.names else "memory" for one in self.sessions_]
+        return f"the model's {len(names)} sessions ({shorten(names)})"
+
+    def _only(self) -> FittedSession:
+        self._check_fitted()
+        if len(self.sessions_) > 1:
+            raise InputError(f"choose one of {self._told()} first, with of(session)")
+        return self.sessions_[0]
+
+    @property
+    def unit_ids_(self) -> np.ndarray:
+        """Ids of the units (unit,), in the order of the counts. Raises: InputError for several sessions."""
+        return self._only().unit_ids
+
+    @property
+    def source_(self) -> dict[str, str]:
+        """Where the training counts came from. Raises: InputError for several sessions."""
+        return self._only().source
+
+    @property
+    def trained_spans_(self) -> list[tuple[float, float]]:
+        """The time (start, stop), s, that training saw. Raises: InputError for several sessions."""
+        return self._only().trained_spans
+
+    def decode(
+        self,
+        counts: xr.DataArray,
+        ci: float = 0.95,
+        smooth: bool = False,
+        session: int | str | None = None,
+    ) -> xr.Dataset:
+        """Filter a session's counts: states with covariances and intervals, labelled (see `decode.decode`).
+
+        Args:
+            counts: (time, unit), as `bin_spikes` makes them.
+            ci: level of the intervals.
+            smooth: add each bin's state given its whole segment.
+            session: of a filter of several, whose encoder to use, as `of` takes it; without it the counts tell.
+
+        Raises:
+            InputError: not fitted, other units, another bin size, ci outside (0, 1), or as `of`.
+        """
+        self._check_fitted()
+        counts = check_counts(counts)
+        return decode(self.of(counts if session is None else session), counts, ci, smooth)
 
     def transform(self, counts: xr.DataArray) -> np.ndarray:
         """Filtered means (time, state), as an array. Raises: InputError, as `decode`."""
@@ -146,15 +301,15 @@ class LDMFilter(FilterConfig):
         path = Path(folder) / MODEL_FILE
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        ids = self.unit_ids_.tolist()
         description = {
             "format": MODEL_FORMAT,
             "package_version": __version__,
             "settings": settings(self),
-            "unit_ids": ids,
             "bin_size": self.bin_size_,
-            "source": self.source_,
-            "trained_spans": self.trained_spans_,
+            "sessions": [
+                {"unit_ids": one.unit_ids.tolist(), "source": one.source, "trained_spans": one.trained_spans}
+                for one in self.sessions_
+            ],
             "kept_step": self.kept_step_,
             "history": [dataclasses.asdict(record) for record in self.history_],
         }
@@ -163,6 +318,27 @@ class LDMFilter(FilterConfig):
 
 
 SOURCE_KEYS = ("path", "identifier", "session_id", "session_start_time", "checksum")
+
+
+def _several(counts: xr.DataArray | Sequence[xr.DataArray]) -> list[xr.DataArray]:
+    return [counts] if isinstance(counts, xr.DataArray) else list(counts)
+
+
+def _drive(training: Training, progress: Callable[[Record], None] | None) -> None:
+    for record in training.run():
+        log.info("step %d: held-out score %.3f nats per bin", record.step, record.score)
+        if progress is not None:
+            progress(record)
+
+
+def _of_format_1(tensors: dict[str, Tensor], latents: int) -> dict[str, Tensor]:
+    """The tensors of model format 1, which knew one session and no law, by the names they have since."""
+    new = {
+        f"encoders.0.{name.removeprefix('encoder.')}" if name.startswith(("encoder.", "z_")) else name: value
+        for name, value in tensors.items()
+    }
+    law = empty_law(latents)
+    return new | {"law_second": torch.from_numpy(law.second).float(), "law_third": torch.from_numpy(law.third).float()}
 
 
 def load(folder: str | os.PathLike[str]) -> LDMFilter:
@@ -187,15 +363,20 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
     try:
         config = build_filter_config(header["settings"], f"{path}: settings")
         model = LDMFilter(**{f.name: getattr(config, f.name) for f in dataclasses.fields(FilterConfig)})
-        model.unit_ids_ = np.asarray(unit_ids(header["unit_ids"]))
         model.bin_size_ = float(header["bin_size"])
-        model.source_ = {k: str(v) for k, v in header["source"].items() if k in SOURCE_KEYS}
-        model.trained_spans_ = [(float(start), float(stop)) for start, stop in header["trained_spans"]]
+        model.sessions_ = [
+            FittedSession(
+                np.asarray(unit_ids(one["unit_ids"])),
+                {k: str(v) for k, v in one["source"].items() if k in SOURCE_KEYS},
+                [(float(start), float(stop)) for start, stop in one["trained_spans"]],
+            )
+            for one in (header["sessions"] if found > 1 else [header])
+        ]
         model.kept_step_ = int(header["kept_step"])
         model.history_ = read_history(header["history"])
         if not (0 < model.bin_size_ < math.inf and model.history_):
             raise ValueError("it was trained on bins of no length, or not at all")
-        model._set_network(tensors)
+        model._set_network(tensors if found > 1 else _of_format_1(tensors, model.latent_dim))
         if not all(bool(x.isfinite().all()) for x in (*tensors.values(), *model.network_.linear_gaussian())):
             raise ValueError("its parameters are not finite")
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError) as error:

@@ -1,7 +1,8 @@
-"""What training changes: the encoder and the filter's raw parameters, with the scale of z."""
+"""What training changes: the encoders and the filter's raw parameters."""
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from ldmfilter.config import FilterConfig
 from ldmfilter.filter.encoder import Encoder
 from ldmfilter.filter.kalman import LinearGaussian
-from ldmfilter.filter.linalg import symmetrise, whitening
+from ldmfilter.filter.linalg import symmetrise
+from ldmfilter.filter.matching import Law, empty_law
 from ldmfilter.filter.parameters import Dynamics, NoiseWithMemory
 
 INITIAL_TIME_CONSTANT = 5.0  # s, of the states before training
@@ -19,17 +21,26 @@ INITIAL_NOISE_TIME = 0.9  # s; a bin of this length would have as much signal as
 
 
 class Network(nn.Module):
-    """Encoder and dynamics, with what is not learnt but measured: `z_mean` and `z_whiten` make z white, `gauge` brings
-    the states to canonical coordinates, `covariance_scale` the covariances to the size of held-out innovations."""
+    """An encoder for each session and the dynamics that all share, with what is not learnt but measured: `gauge`
+    brings the states to canonical coordinates, `covariance_scale` the covariances to the size of held-out innovations,
+    and the law of z (`matching.Law`) brings further sessions into the same state space.
 
-    z_mean: Tensor
-    z_whiten: Tensor
+    Args:
+        n_units: number of units of each session.
+        config: the filter's settings.
+        bin_size: s.
+    """
+
     gauge: Tensor
     covariance_scale: Tensor
+    law_second: Tensor
+    law_third: Tensor
 
-    def __init__(self, n_units: int, config: FilterConfig, bin_size: float):
+    def __init__(self, n_units: Sequence[int], config: FilterConfig, bin_size: float):
         super().__init__()
-        self.encoder = Encoder(n_units, config.latent_dim, tuple(config.hidden), config.dropout)
+        self.encoders = nn.ModuleList(
+            Encoder(n, config.latent_dim, tuple(config.hidden), config.dropout) for n in n_units
+        )
         # Slow states seen through much noise are where training has to start: from fast ones (decay 0.9, noise
         # 0.5) it ends at 1.6 times the error on the real session.
         self.dynamics = Dynamics(
@@ -39,20 +50,42 @@ class Network(nn.Module):
             noise=1 / (1 + bin_size / INITIAL_NOISE_TIME),
         )
         self.noise = NoiseWithMemory(config.latent_dim, math.exp(-bin_size / NOISE_MEMORY)) if config.refit else None
-        self.register_buffer("z_mean", torch.zeros(config.latent_dim))
-        self.register_buffer("z_whiten", torch.eye(config.latent_dim))
         self.register_buffer("gauge", torch.eye(config.states))
         self.register_buffer("covariance_scale", torch.ones(()))
+        self.set_law(empty_law(config.latent_dim))
 
-    def forward(self, counts: Float[Tensor, "*batch unit"]) -> tuple[Tensor, LinearGaussian]:
-        """Raw pseudo-observations, and the filter's parameters, which stay in float32 under mixed precision."""
-        z = self.encoder(counts)
-        with torch.autocast(counts.device.type, enabled=False):
-            return z.float(), self.dynamics()
+    def forward(self, counts: Sequence[Tensor]) -> tuple[list[Tensor], LinearGaussian]:
+        """Raw pseudo-observations of each session's counts (*batch, unit), and the filter's parameters, which stay in
+        float32 under mixed precision."""
+        z = [encoder(x) for encoder, x in zip(self.encoders, counts, strict=True)]
+        with torch.autocast(counts[0].device.type, enabled=False):
+            return [one.float() for one in z], self.dynamics()
 
-    def encode(self, counts: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch latent"]:
-        """White pseudo-observations: mean 0 and unit covariance over the training part."""
-        return (self.encoder(counts) - self.z_mean) @ self.z_whiten
+    def encode(self, counts: Float[Tensor, "*batch unit"], session: int = 0) -> Float[Tensor, "*batch latent"]:
+        """White pseudo-observations of a session's counts."""
+        encoder = self.encoder(session)
+        return encoder.white(encoder(counts))
+
+    def encoder(self, session: int = 0) -> Encoder:
+        """The encoder of the session at a position."""
+        encoder: Encoder = self.encoders[session]  # type: ignore[assignment]
+        return encoder
+
+    def keep(self, sessions: Sequence[int]) -> "Network":
+        """The network of some of its sessions, with the same parameters, not copies."""
+        network = copy.copy(self)
+        network._modules = {**self._modules, "encoders": nn.ModuleList([self.encoders[i] for i in sessions])}
+        return network
+
+    @property
+    def law(self) -> Law:
+        """The law of white z that all sessions share."""
+        return Law(self.law_second.double().numpy(), self.law_third.double().numpy())
+
+    def set_law(self, law: Law) -> None:
+        """Keep the law of white z that all sessions share."""
+        self.register_buffer("law_second", torch.from_numpy(law.second).float())
+        self.register_buffer("law_third", torch.from_numpy(law.third).float())
 
     @torch.no_grad()
     def linear_gaussian(self) -> LinearGaussian:
@@ -78,14 +111,3 @@ class Network(nn.Module):
             b=T @ b,
             P0=scale * symmetrise(T @ P0 @ T.mT),
         )
-
-    @torch.no_grad()
-    def fix_gauge(self, z: Float[Tensor, "sample latent"]) -> None:
-        """Learn what makes raw pseudo-observations white.
-
-        The scale of z is a free gauge that training would use to switch the filter off; so is its covariance,
-        as every affine map of z has another filter that predicts it as well. Whitening fixes both.
-        """
-        mean, W = whitening(z)
-        self.z_mean.copy_(mean)
-        self.z_whiten.copy_(W)

@@ -178,9 +178,9 @@ class _Encoder:
     """The network's encoder and whitening in NumPy: counts to z, or to None where no unit is observed."""
 
     def __init__(self, network: Network):
-        encoder = network.encoder
+        encoder = network.encoder()
         self._input_mean, self._input_scale = _array(encoder.input_mean), _array(encoder.input_scale)
-        self._z_mean, self._z_whiten = _array(network.z_mean), _array(network.z_whiten)
+        self._z_mean, self._z_whiten = _array(encoder.z_mean), _array(encoder.z_whiten)
         linear = [(_array(m.weight), _array(m.bias)) for m in encoder.layers if isinstance(m, nn.Linear)]
         *self._hidden, self._last = [(W, b, np.empty_like(b)) for W, b in linear]
         self._x = np.empty_like(self._input_mean)

@@ -1,6 +1,6 @@
 """The run folder: what a training was asked for, how it went, and what it can go on from.
 
-    run.json                 when and on which session, with its units
+    run.json                 when and on which sessions, with their units
     config.toml              every option, resolved
     log.jsonl                one record an evaluation, for people: nothing reads it back
     checkpoint.safetensors   the whole state of the training
@@ -18,8 +18,8 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,21 +30,56 @@ from filelock import FileLock, Timeout
 
 from ldmfilter.config import Config
 from ldmfilter.data import read_session
-from ldmfilter.data.binning import bin_spikes, choose_spans
+from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
+from ldmfilter.data.counts import check_counts
 from ldmfilter.data.session import Session
+from ldmfilter.data.tables import shorten
+from ldmfilter.data.windows import reserve
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors, plain_name, write_bytes
 from ldmfilter.filter.model import MODEL_FILE, LDMFilter, load
 from ldmfilter.filter.training import Record, Training
+from ldmfilter.ranks import ranks
 from ldmfilter.tensors import damaged, read_tensors, unit_ids, write_tensors
 from ldmfilter.version import __version__
 
 RUNS = Path("runs")
-RUN_FORMAT = 1
+RUN_FORMAT = 2
 CHECKPOINT_EVERY = 2.0  # seconds at least between checkpoints
 _RUN, _CONFIG, _LOG, _CHECKPOINT = "run.json", "config.toml", "log.jsonl", "checkpoint.safetensors"
 _LOCK = ".lock"
 _LOCKLESS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # from disks that know no locks
+
+
+@dataclass(frozen=True)
+class RunSession:
+    """A session of a run.
+
+    Attributes:
+        session: its path.
+        checksum: of its content.
+        unit_ids: the units that were used, in order.
+        session_unit_ids: all its units.
+        added: whether it came to the trained filter, as `--add` does.
+    """
+
+    session: str
+    checksum: str
+    unit_ids: list
+    session_unit_ids: list
+    added: bool = False
+
+    @classmethod
+    def of(cls, session: Session, chosen: Session, added: bool = False) -> "RunSession":
+        """That of a session as read, and with the units that are used."""
+        ids, all_ids = (one.units["unit"].to_numpy().tolist() for one in (chosen, session))
+        return cls(session.source.path, session.source.checksum, ids, all_ids, added)
+
+    @classmethod
+    def read(cls, one: dict[str, Any]) -> "RunSession":
+        """From what a run's file says. Raises: KeyError, TypeError or ValueError for what is none."""
+        ids, all_ids = (unit_ids(one[name]) for name in ("unit_ids", "session_unit_ids"))
+        return cls(str(one["session"]), str(one["checksum"]), ids, all_ids, bool(one.get("added", False)))
 
 
 class Run:
@@ -53,52 +88,125 @@ class Run:
     Attributes:
         folder: where it lies.
         config: what was asked for.
-        session_path: the session that it was trained on.
-        checksum: of that session.
-        unit_ids: the units that were used, in order.
-        session_unit_ids: all units of that session.
+        sessions: what it was trained on, then what was added.
         created: ISO 8601.
+
+    A run of one session, or one that `choose` gave, has that session's `session_path`, `checksum`, `unit_ids` and
+    `session_unit_ids`, as `RunSession` names them.
     """
 
     def __init__(self, folder: Path, config: Config, about: dict[str, Any]):
         self.folder = folder
         self.config = config
         self._about = about
-        self.session_path = str(about["session"])
-        self.checksum = str(about["checksum"])
-        self.unit_ids = unit_ids(about["unit_ids"])
-        self.session_unit_ids = unit_ids(about["session_unit_ids"])
+        self.sessions = [RunSession.read(one) for one in about["sessions"]]
+        if not self.sessions:
+            raise ValueError("it has no session")
+        self._chosen = self.sessions
         self.created = str(about["created"])
         self._lock = FileLock(folder / _LOCK, thread_local=False)
 
+    @property
+    def session(self) -> RunSession:
+        """The run's session. Raises: InputError, naming them, where it has several and none was chosen."""
+        return self.choose(None)._chosen[0]
+
+    @property
+    def told(self) -> str:
+        """How many sessions, and which."""
+        names = [Path(one.session).name for one in self.sessions]
+        if len(set(names)) < len(names):
+            names = [one.session for one in self.sessions]
+        return f"{len(names)} sessions, {shorten(names)}"
+
+    @property
+    def session_path(self) -> str:
+        """Where the session lay."""
+        return self.session.session
+
+    @property
+    def checksum(self) -> str:
+        """Of the session."""
+        return self.session.checksum
+
+    @property
+    def unit_ids(self) -> list:
+        """The units that were used, in order."""
+        return self.session.unit_ids
+
+    @property
+    def session_unit_ids(self) -> list:
+        """All units of the session."""
+        return self.session.session_unit_ids
+
+    def choose(self, session: str | os.PathLike[str] | Session | None) -> "Run":
+        """The run as one of its sessions sees it; a run of one session is that already.
+
+        Args:
+            session: a path as it was given, its last part, or a file with the same content; or a session as read,
+                which is that with the same checksum, or else has the units of just one.
+
+        Raises:
+            InputError: none or several are meant; names the sessions.
+        """
+        if len(self._chosen) == 1:
+            return self
+        if session is None:
+            raise InputError(f"{self.folder}: has {self.told}; name one of them")
+        if isinstance(session, Session):
+            where = session.source.path
+            found = [one for one in self.sessions if one.checksum == session.source.checksum]
+            ids = session.units["unit"].to_numpy().tolist()
+            found = found or [one for one in self.sessions if ids in (one.unit_ids, one.session_unit_ids)]
+        else:
+            where = str(session)
+            found = [one for one in self.sessions if where == one.session]
+            found = found or [one for one in self.sessions if Path(where).name == Path(one.session).name]
+            if not found and Path(where).exists():
+                return self.choose(read_session(where))
+        if len(found) != 1:
+            what = "is none" if not found else f"may be {len(found)}"
+            raise InputError(
+                f"{where}: {what} of the sessions of {self.folder}, which has {self.told}; name one of them"
+            )
+        run = Run(self.folder, self.config, self._about)
+        run._chosen = found
+        return run
+
     @classmethod
-    def create(cls, folder: str | os.PathLike[str] | None, config: Config, session: Session, chosen: Session) -> "Run":
-        """Make a run folder; without a name, a new one below `runs/`.
+    def create(
+        cls,
+        folder: str | os.PathLike[str] | None,
+        config: Config,
+        session: Session | Sequence[Session],
+        chosen: Session | Sequence[Session],
+    ) -> "Run":
+        """Make a run folder; without a name, a new one below `runs/`. Of processes that train together, the first does.
 
         Args:
             folder: where, or None.
             config: what is asked for, validated.
-            session: the session as read.
+            session: the session as read, or several.
             chosen: the same with the units that are used.
 
         Raises:
             InputError: the folder holds something already or cannot be written to.
         """
         now = datetime.now(UTC)
-        path = new_folder(session, now) if folder is None else Path(folder)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        sessions, used = ([one] if isinstance(one, Session) else list(one) for one in (session, chosen))
+        path = new_folder(sessions, now) if folder is None else Path(folder)
+        if ranks().first and path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise _exists(path)
         toml = config.to_toml()
         about = {
             "format": RUN_FORMAT,
             "package_version": __version__,
             "created": now.isoformat(),
-            "session": session.source.path,
-            "checksum": session.source.checksum,
-            "unit_ids": chosen.units["unit"].to_numpy().tolist(),
-            "session_unit_ids": session.units["unit"].to_numpy().tolist(),
+            "sessions": [asdict(RunSession.of(*pair)) for pair in zip(sessions, used, strict=True)],
             "config_sha256": _sha256(toml.encode()),
         }
+        if not ranks().first:
+            return cls(path, config, about)
         scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with disk_errors(path):
@@ -133,6 +241,8 @@ class Run:
                     f"{path / _RUN}: run format {about['format']}, made by ldmfilter {about.get('package_version')}, "
                     f"is newer than this package reads ({RUN_FORMAT}); update ldmfilter"
                 )
+            if about["format"] == 1:  # which knew one session
+                about["sessions"] = [{k: about.pop(k) for k in ("session", "checksum", "unit_ids", "session_unit_ids")}]
             if not (path / _CONFIG).is_file():
                 raise InputError(f"{path / _CONFIG}: is missing; train again or restore the file")
             config = Config.read(path / _CONFIG)
@@ -163,23 +273,26 @@ class Run:
             raise InputError(f"{root}: no run here; run `ldmfilter train SESSION` first, or give --run FOLDER")
         return cls.open(max(made, key=made.__getitem__))
 
-    def train(self, training: Training, counts: xr.DataArray) -> Iterator[Record]:
+    def train(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> Iterator[Record]:
         """Drive a training and keep log, checkpoints and model up to date; one record an evaluation.
 
         Raises:
             InputError: the folder cannot be written to any more, or another process trains this run.
             TrainingError: as `Training.run`.
         """
+        if not ranks().first:
+            yield from training.run()
+            return
         self._hold()
         try:
             yield from self._train(training, counts)
         finally:
             self._lock.release()
 
-    def _train(self, training: Training, counts: xr.DataArray) -> Iterator[Record]:
+    def _train(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> Iterator[Record]:
         written = 0.0
         self._write_log(training.history)
-        if training.step:
+        if training.step and not any(one.added for one in self.sessions):  # those came when all was done
             self._write_model(training, counts)  # a stop may have come between checkpoint and model
         for record in training.run():
             with disk_errors(self.folder / _LOG), (self.folder / _LOG).open("a", encoding="utf-8") as log:
@@ -212,7 +325,15 @@ class Run:
             raise damaged(path, error) from None
 
     def model(self) -> LDMFilter:
-        """The model kept so far. Raises: InputError when it is missing or damaged."""
+        """The model kept so far, of the chosen session where one was chosen.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        model = self._model()
+        return model.of(self.checksum) if len(self._chosen) == 1 else model
+
+    def _model(self) -> LDMFilter:
         if not (self.folder / MODEL_FILE).exists() and not (self.folder / _CHECKPOINT).exists():
             raise InputError(
                 f"{self.folder}: its training has kept no model yet; "
@@ -221,7 +342,7 @@ class Run:
         return load(self.folder / MODEL_FILE)
 
     def recording(self, path: str | os.PathLike[str] | None = None) -> tuple[Session, xr.DataArray]:
-        """The run's own session, and its counts in the stretches that were asked for, reserved time included.
+        """The run's own or chosen session, and its counts in the stretches that were asked for, reserved time included.
 
         Args:
             path: where the session lies now; None for where it lay.
@@ -241,7 +362,7 @@ class Run:
 
     def _hold(self) -> None:
         """Hold the run's lock, until its training or this process ends. Raises: InputError where another has it."""
-        if self._lock.is_locked:
+        if self._lock.is_locked or not ranks().first:
             return
         try:
             with disk_errors(self.folder):
@@ -258,7 +379,57 @@ class Run:
             for scratch in self.folder.glob(f".{name}.*.tmp"):
                 scratch.unlink(missing_ok=True)
 
-    def _write_model(self, training: Training, counts: xr.DataArray) -> None:
+    def training_counts(self, paths: Sequence[str | os.PathLike[str]] = ()) -> list[xr.DataArray]:
+        """What training saw of each session, in order, reserved time left out.
+
+        Args:
+            paths: where sessions lie now that were moved.
+
+        Raises:
+            InputError: as `recording`; a path is of none of the sessions.
+        """
+        trained = [one for one in self.sessions if not one.added]
+        if len(paths) > len(trained):
+            raise InputError(
+                f"{paths[-1]}: {self.folder} was trained on {len(trained)} sessions; name no more than those"
+            )
+        moved: dict[str, str | os.PathLike[str]] = {}
+        for path in paths:
+            moved[trained[0].checksum if len(trained) == 1 else self.choose(read_session(path)).checksum] = path
+        counts = []
+        for one in trained:
+            run = Run(self.folder, self.config, self._about)
+            run._chosen = [one]
+            counts.append(reserve(run.recording(moved.get(one.checksum))[1], self.config.data.reserve))
+        return counts
+
+    def add(self, session: Session) -> "Adding":
+        """Begin to fit an encoder for a further session; what was asked for of the others holds for it too.
+
+        Raises:
+            InputError: training has not ended, the run has the session already, or its bins or units are too few.
+        """
+        if session.source.checksum in [one.checksum for one in self.sessions]:
+            raise InputError(f"{session.source.path}: is one of the sessions of {self.folder} already; decode it")
+        model, data = self._model(), self.config.data
+        if model.history_[-1].step < self.config.filter.max_steps:
+            raise InputError(
+                f"{self.folder}: its training has not ended; go on with it first, by `ldmfilter train --resume --run "
+                f"{self.folder}`"
+            )
+        spans = choose_spans(session, interval=data.interval, spans=data.spans)
+        chosen, note = choose_units(session, query=data.units, min_rate=data.min_rate, spans=spans)
+        counts = check_counts(reserve(bin_spikes(chosen, data.bin_size, spans), data.reserve))
+        return Adding(self, model, RunSession.of(session, chosen, True), counts, note)
+
+    def _take_added(self, model: LDMFilter, session: RunSession) -> None:
+        # First the encoder, then its name: a stop between the two leaves an encoder that nobody asks for.
+        model.save(self.folder)
+        self.sessions.append(session)
+        self._about = self._about | {"format": RUN_FORMAT, "sessions": [asdict(one) for one in self.sessions]}
+        write_bytes(self.folder / _RUN, json.dumps(self._about, indent=1).encode())
+
+    def _write_model(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> None:
         LDMFilter(**asdict(self.config.filter)).take(training, counts).save(self.folder)
 
     def _write_log(self, history: list[Record]) -> None:
@@ -269,9 +440,43 @@ def _exists(path: Path) -> InputError:
     return InputError(f"{path}: exists already; choose another --run, or --resume to go on with it")
 
 
-def new_folder(session: Session, now: datetime) -> Path:
-    """A free name below `runs/`, of the time and the session's file name."""
-    name = f"{now:%Y%m%d-%H%M%S}-{plain_name(Path(session.source.path).stem)}"
+class Adding:
+    """A session on its way into a trained run.
+
+    Attributes:
+        counts: (time, unit) that its encoder is trained on.
+        note: on units that were left out.
+        training: of its encoder.
+    """
+
+    def __init__(self, run: Run, model: LDMFilter, session: RunSession, counts: xr.DataArray, note: str | None):
+        # A stop may have left the encoder of a session that the run does not know.
+        known = [i for i, one in enumerate(model.sessions_) if one.source.get("checksum") != session.checksum]
+        self._run, self._model, self._session = run, model.keep(known), session
+        self.counts, self.note = counts, note
+        self.training = self._model.adding(counts)
+
+    def train(self) -> Iterator[Record]:
+        """Train, and write the encoder into the run at the end: a stop before leaves the run as it was.
+
+        Raises:
+            InputError: the folder cannot be written to, or another process trains this run.
+            TrainingError: as `Training.run`.
+        """
+        self._run._hold()
+        try:
+            yield from self.training.run()
+            if ranks().first:
+                self._run._take_added(self._model.take_added(self.training, self.counts), self._session)
+        finally:
+            self._run._lock.release()
+
+
+def new_folder(sessions: Sequence[Session], now: datetime) -> Path:
+    """A free name below `runs/`, of the time and the first session's file name."""
+    stem = plain_name(Path(sessions[0].source.path).stem)
+    stem += f"-and-{len(sessions) - 1}-more" if len(sessions) > 1 else ""
+    name = f"{now:%Y%m%d-%H%M%S}-{stem}"
     path, n = RUNS / name, 2
     while path.exists():
         path, n = RUNS / f"{name}-{n}", n + 1

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +17,17 @@ from torch import Tensor
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import InputError, TrainingError
-from ldmfilter.filter.finish import canonical_gauge, covariance_scale, refit
-from ldmfilter.filter.kalman import filter, filter_windows
+from ldmfilter.filter.encoder import Dropout
+from ldmfilter.filter.finish import canonical_gauge, covariance_scale, population_activity, refit
+from ldmfilter.filter.kalman import LinearGaussian, filter, filter_windows
 from ldmfilter.filter.linalg import NotPositiveDefiniteError, one_thread, whitening
+from ldmfilter.filter.matching import Law, Match, law_of, match, mean_law, turned
 from ldmfilter.filter.network import Network
 from ldmfilter.ldm.alignment import predictive_gaussian
 from ldmfilter.ldm.entropy import logdet
 from ldmfilter.ldm.objectives import Objective, predictive
 from ldmfilter.ldm.spectrum import effective_rank
+from ldmfilter.ranks import Ranks, ranks
 
 EVALUATE_EVERY = 25  # steps
 EVALUATION_WINDOWS = 256  # held-out windows at most, spread evenly
@@ -55,7 +58,7 @@ class Record:
         score: the same minus the log-likelihood of a Gaussian without memory, which makes it independent of
             the scale and correlation of z: how much prediction helps. The step with the highest is kept.
         effective_rank: of held-out z, the exponential of the entropy of its covariance's normalised eigenvalues
-            (Roy & Vetterli 2007).
+            (Roy & Vetterli 2007); of several sessions the lowest.
         kept_step: the best step so far.
     """
 
@@ -90,53 +93,122 @@ def resolve_device(device: str) -> str:
     return "cuda" if device != "cpu" and available else "cpu"
 
 
+def check_sessions(counts: Sequence[xr.DataArray]) -> None:
+    """Raises: InputError for sessions of different bins, for the same session twice and for none."""
+    if not counts:
+        raise InputError("no session to train on; give one or more")
+    seen: dict[str, str] = {}
+    for one in counts:
+        path, checksum = str(one.attrs.get("path") or "counts"), str(one.attrs.get("checksum", ""))
+        size, first = float(one.attrs["bin_size"]), float(counts[0].attrs["bin_size"])
+        if not np.isclose(size, first, rtol=1e-9):
+            raise InputError(f"{path}: bins of {size:g} s beside others of {first:g} s; bin all sessions alike")
+        if checksum and checksum in seen:
+            raise InputError(f"{path}: is the same session as {seen[checksum]}; name each session once")
+        seen[checksum] = path
+
+
+class _Gather(torch.autograd.Function):
+    """The whole batch, in the order of the processes, from each one's share: whitening, filter and entropy then see
+    what one process would.
+
+    Every process computes the same loss of the whole batch, and so has the gradient of its own share already; averaging
+    over the processes would divide it by their number.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, among: Ranks) -> Tensor:
+        ctx.ranks, ctx.share = among, len(z)
+        parts = [torch.empty_like(z) for _ in range(among.size)]
+        torch.distributed.all_gather(parts, z.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return ctx.ranks.size * grads[0].split(ctx.share)[ctx.ranks.rank], None
+
+
+def _fabric(device: str, precision: Any, among: Ranks) -> Any:
+    """Fabric on the device, with the other processes where there are some."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    # Its greetings would stand between the command line's own lines.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    if among.size == 1:
+        return Fabric(accelerator=device, devices=1, precision=precision)
+    nodes, strategy = among.size // among.local_size, DDPStrategy(broadcast_buffers=False)
+    fabric = Fabric(
+        accelerator=device, devices=among.local_size, num_nodes=nodes, strategy=strategy, precision=precision
+    )
+    fabric.launch()
+    return fabric
+
+
 class Training:
-    """One training, with everything it needs to go on after a stop.
+    """One training, with everything it needs to go on after a stop. Processes that `torchrun` started share it: each
+    takes its part of every batch, and all come to the result that one alone would.
+
+    Several sessions train one filter together: an encoder each and the dynamics of all. Each session is matched with
+    the same latent model by an objective of its own, and all weigh the same.
 
     Args:
         config: the filter's settings.
-        counts: (time, unit), as `bin_spikes` makes them.
+        counts: (time, unit), as `bin_spikes` makes them; or several, one a session.
+        onto: a finished network; all but the encoders of these sessions stays as it is there.
 
     Raises:
-        InputError: too few bins for the windows.
+        InputError: too few bins for the windows, sessions of different bins, or the same session twice.
         TrainingError: the device is not there.
     """
 
-    def __init__(self, config: FilterConfig, counts: xr.DataArray):
-        from lightning_fabric import Fabric
-
-        # Its greetings would stand between the command line's own lines.
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    def __init__(
+        self,
+        config: FilterConfig,
+        counts: xr.DataArray | Sequence[xr.DataArray],
+        onto: Network | None = None,
+    ):
         config.validate()
         self.config = config
+        self.ranks = ranks()
+        if config.batch_size % self.ranks.size:
+            raise InputError(
+                f"batch-size is {config.batch_size}; it must be a multiple of the {self.ranks.size} processes"
+            )
         self.device = resolve_device(config.device)
         if config.precision == "16-mixed" and self.device == "cpu":
             raise InputError("precision is 16-mixed, which needs CUDA; use bf16-mixed or 32-true on the CPU")
-        self.windows = split_windows(counts, config.window, config.held_out)
-        self._segment, self._observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
-        self._units, self._bin_size = counts.sizes["unit"], float(counts.attrs["bin_size"])
-        self._counts = _Counts(counts, self.device)
+        self._fabric = _fabric(self.device, config.precision, self.ranks)
+        counts = [counts] if isinstance(counts, xr.DataArray) else list(counts)
+        check_sessions(counts)
+        self._bin_size = float(counts[0].attrs["bin_size"])
+        self._recordings = [_Recording(one, config, self.device) for one in counts]
+        self._units = [recording.n_units for recording in self._recordings]
+        self._onto = onto
+        self.matches: list[Match] = []  # how the sessions were brought into one space, when it was done last
         self.step = 0
         self.history: list[Record] = []
         self._best_score = -math.inf
         self._losses: list[Tensor] = []
         with self._lent_torch(torch.Generator().manual_seed(config.seed).get_state(), None):
-            network = Network(self._units, config, self._bin_size)
+            network = self._new_network()
             self._save_random_state()
-        self._scaling = self._counts.read(_spread(self.windows.train_bins, SCALING_BINS))
-        held = _spread(self.windows.held_starts, EVALUATION_WINDOWS)
-        self._held = self._counts.read(held[:, None] + np.arange(config.window))
-        network.encoder.set_input_scale(self._scaling.cpu())
+        for i, recording in enumerate(self._recordings):
+            network.encoder(i).set_input_scale(recording.scaling.cpu())
         self._draws = torch.Generator().manual_seed(config.seed)
-        fabric = Fabric(accelerator=self.device, devices=1, precision=config.precision)  # type: ignore[arg-type]
-        decay, plain = list(network.encoder.parameters()), list(network.dynamics.parameters())
+        decay = list(network.encoders.parameters())
+        plain = [p for p in network.dynamics.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=config.learning_rate,
             fused=True,  # one pass over all parameters: 0.1 ms a step in place of 0.5
         )
-        self._fabric = fabric
-        self._module, self._optimizer = fabric.setup(network, optimizer)
+        if network.noise is not None:
+            network.noise.requires_grad_(False)  # it is fitted at the end
+        for module in network.modules():
+            if isinstance(module, Dropout):
+                module.ranks = self.ranks
+        self._module, self._optimizer = self._fabric.setup(network, optimizer)
         self._network = network
         self._best = self._copy_of_network()
 
@@ -147,41 +219,63 @@ class Training:
 
     def finished_state(self) -> dict[str, Tensor]:
         """The network of the kept step as it is used, on the CPU: in canonical coordinates, its covariances as large as
-        held-out innovations say, and, once training has ended and where asked for, its noise refitted."""
+        held-out innovations say, and, once training has ended and where asked for, its noise refitted. Sessions are
+        turned into one state space: that of the first, or that of the network trained onto."""
         with self._lent_torch(*self._random_state):
-            network = Network(self._units, self.config, self._bin_size).eval()
+            network = self._new_network().eval()
             network.load_state_dict({name: value.cpu() for name, value in self._best.items()})
+            self._match(network)
+            if self._onto is not None:
+                return network.state_dict()
             if network.noise is not None and self.step >= self.config.max_steps:
-                starts = self.windows.train_starts
-                apart = starts[np.diff(starts // self.config.window, prepend=-1) != 0]
-                train = self._counts.read(_spread(apart, REFIT_WINDOWS)[:, None] + np.arange(self.config.window))
+                each = list(enumerate(self._recordings))
+                most = REFIT_WINDOWS // len(each)
                 with torch.no_grad():
-                    z, held = (network.encode(counts.cpu()).double() for counts in (train, self._held))
+                    z = torch.cat([network.encode(one.train(most).cpu(), i).double() for i, one in each])
+                    held = torch.cat([network.encode(one.held.cpu(), i).double() for i, one in each])
                 refit(network.linear_gaussian(), network.noise.double(), z, held, self.config.warmup)
                 network.noise.float()
             self._finish(network)
         return network.state_dict()
 
+    def _new_network(self) -> Network:
+        network = Network(self._units, self.config, self._bin_size)
+        if self._onto is not None:
+            shared = {k: v for k, v in self._onto.state_dict().items() if not k.startswith("encoders.")}
+            network.load_state_dict(shared, strict=False)
+            network.dynamics.requires_grad_(False)
+        return network
+
+    @torch.no_grad()
+    def _match(self, network: Network) -> None:
+        laws: list[Law] = [] if self._onto is None else [network.law]
+        self.matches = []
+        for i, recording in enumerate(self._recordings):
+            counts, observed, starts, _ = recording.stretches(FINISH_BINS // len(self._recordings))
+            run = np.cumsum(starts | (np.diff(observed, prepend=False) != 0))
+            law = law_of(network.encode(counts, i).double().numpy()[observed], run[observed], self._bin_size)
+            if laws:
+                self.matches.append(match(law, laws[0]))
+                U = self.matches[-1].rotation
+                encoder, law = network.encoder(i), turned(law, U)
+                encoder.z_whiten.copy_(encoder.z_whiten.double() @ torch.from_numpy(U))
+            laws.append(law)
+        if self._onto is None:
+            network.set_law(mean_law(laws))
+
     @torch.no_grad()
     def _finish(self, network: Network) -> None:
-        bins = _around(self.windows.held_bins, self._segment.size)
-        counts = self._counts.read(bins).cpu()
-        starts = np.diff(bins, prepend=-2) != 1
-        starts |= np.diff(self._segment[bins], prepend=-1) != 0
-        filtered = filter(
-            network.linear_gaussian(),
-            network.encode(counts).double(),
-            torch.from_numpy(self._observed[bins]),
-            torch.from_numpy(starts),
-        )
-        held = np.isin(bins, self.windows.held_bins, assume_unique=True)
-        roots = counts.nan_to_num().sqrt().double().numpy()
+        stretches = [recording.stretches(FINISH_BINS // len(self._recordings)) for recording in self._recordings]
+        observed, starts, held = (np.concatenate(parts) for parts in list(zip(*stretches, strict=True))[1:])
+        z = torch.cat([network.encode(counts, i).double() for i, (counts, *_) in enumerate(stretches)])
+        filtered = filter(network.linear_gaussian(), z, torch.from_numpy(observed), torch.from_numpy(starts))
+        activity = np.concatenate([population_activity(counts.nan_to_num().sqrt()) for counts, *_ in stretches])
         lag = max(1, round(GAUGE_LAG / self._bin_size))
         scale = covariance_scale(filtered, held)
         n = self.config.states
         mean, cov = filtered.filtered_mean[:, :n].numpy(), scale * filtered.filtered_cov.mean(0)[:n, :n].numpy()
         network.covariance_scale.fill_(scale)
-        network.gauge.copy_(torch.from_numpy(canonical_gauge(mean, cov, np.cumsum(starts), roots, lag)))
+        network.gauge.copy_(torch.from_numpy(canonical_gauge(mean, cov, np.cumsum(starts), activity, lag)))
 
     def run(self) -> Iterator[Record]:
         """Train to `max_steps`; one record an evaluation, the first before the first step.
@@ -203,31 +297,32 @@ class Training:
             self._check(record)
             yield record
 
-    def _batches(self, steps: int) -> Iterator[Float[Tensor, "batch time unit"]]:
-        """Random training windows, a batch for each step."""
-        picks = torch.randint(len(self.windows.train_starts), (steps, self.config.batch_size), generator=self._draws)
-        bins = self.windows.train_starts[picks.numpy()][..., None] + np.arange(self.config.window)
-        if self._counts.resident:
-            yield from map(self._counts.read, bins)
-        else:  # one pass over the recording serves all steps
-            yield from self._counts.read(bins)
+    def _batches(self, steps: int) -> Iterator[tuple[Tensor, ...]]:
+        """Random training windows (batch, time, unit) of each session, for each step: this process's share of them."""
+        shape = (steps, self.config.batch_size)
+        picks = [torch.randint(len(one.windows.train_starts), shape, generator=self._draws) for one in self._recordings]
+        share = self.config.batch_size // self.ranks.size
+        own = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
+        batches = (one.batches(each.numpy()[:, own]) for one, each in zip(self._recordings, picks, strict=True))
+        yield from zip(*batches, strict=True)
 
-    def _train_step(self, counts: Float[Tensor, "batch time unit"]) -> Tensor:
+    def _train_step(self, counts: Sequence[Tensor]) -> Tensor:
         self._module.train()
         progress = self.step / self.config.max_steps
         rate = min(1.0, (self.step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * rate
-        objective = self._objective(counts)
         self._optimizer.zero_grad()
-        loss = -objective.value
+        raw, model = self._module(counts)
+        if self.ranks.size > 1:
+            raw = [_Gather.apply(one, self.ranks) for one in raw]
+        loss = -torch.stack([self._objective(one, model).value for one in raw]).mean()
         self._fabric.backward(loss)
         self._fabric.clip_gradients(self._module, self._optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
         self._optimizer.step()
         return loss.detach()
 
-    def _objective(self, counts: Float[Tensor, "batch time unit"]) -> Objective:
-        raw, model = self._module(counts)
+    def _objective(self, raw: Float[Tensor, "batch time latent"], model: LinearGaussian) -> Objective:
         flat = raw.flatten(0, 1)
         mean, W = whitening(flat)
         z = (raw - mean) @ W
@@ -254,15 +349,20 @@ class Training:
     def _evaluate(self) -> Record:
         self._module.eval()
         warmup = self.config.warmup
-        raw, model = self._module(self._scaling)
-        self._network.fix_gauge(raw)
-        held, _ = self._module(self._held)
-        z = (held - self._network.z_mean) @ self._network.z_whiten
-        zhat, S, _ = filter_windows(model, z)
-        z, zhat = z[:, warmup:], zhat[:, warmup:]
-        log_likelihood = float(predictive_gaussian(z, zhat, S).mean())
+        raw, model = self._module([recording.scaling for recording in self._recordings])
+        held, _ = self._module([recording.held for recording in self._recordings])
+        log_likelihoods, entropies, ranks = [], [], []
+        for i, (one, other) in enumerate(zip(raw, held, strict=True)):
+            self._network.encoder(i).fix_gauge(one)
+            z = self._network.encoder(i).white(other)
+            zhat, S, _ = filter_windows(model, z)
+            z, zhat = z[:, warmup:], zhat[:, warmup:]
+            log_likelihoods.append(float(predictive_gaussian(z, zhat, S).mean()))
+            entropies.append(float(logdet(z.flatten(0, 1))))
+            ranks.append(effective_rank(z.flatten(0, 1)))
+        log_likelihood = float(np.mean(log_likelihoods))
         # A Gaussian without memory, with the mean and covariance of these very bins, scores minus its entropy.
-        score = log_likelihood + float(logdet(z.flatten(0, 1)))
+        score = log_likelihood + float(np.mean(entropies))
         loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
         self._losses = []
         if score > self._best_score:
@@ -270,7 +370,7 @@ class Training:
             self._best = self._copy_of_network()
         else:
             kept = self.kept_step
-        record = Record(self.step, loss, log_likelihood, score, effective_rank(z.flatten(0, 1)), kept)
+        record = Record(self.step, loss, log_likelihood, score, min(ranks), kept)
         self.history.append(record)
         return record
 
@@ -284,7 +384,8 @@ class Training:
         if not (math.isfinite(record.loss) and math.isfinite(record.held_out_log_likelihood)):
             raise self._diverged()
         limit = 1 + COLLAPSED_RANK * (self.config.latent_dim - 1)
-        constant = not float(self._network.z_whiten.abs().max()) < 1e6
+        sizes = [float(self._network.encoder(i).z_whiten.abs().max()) for i in range(len(self._units))]
+        constant = not all(size < 1e6 for size in sizes)
         if record.step >= GRACE and (constant or record.effective_rank < limit):
             raise TrainingError(
                 f"training collapsed at step {record.step}: z of {self.config.latent_dim} dimensions has an effective "
@@ -367,6 +468,44 @@ class Training:
         self.step, self._best_score, self.history = step, best_score, history
 
 
+class _Recording:
+    """A session's share of a training: its windows, and the counts in them."""
+
+    def __init__(self, counts: xr.DataArray, config: FilterConfig, device: str):
+        self.windows = split_windows(counts, config.window, config.held_out)
+        self.n_units = counts.sizes["unit"]
+        self._segment, self._observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
+        self._counts = _Counts(counts, device)
+        self.scaling = self._counts.read(_spread(self.windows.train_bins, SCALING_BINS))
+        self.held = self._read(_spread(self.windows.held_starts, EVALUATION_WINDOWS))
+
+    def _read(self, starts: np.ndarray) -> Float[Tensor, "*batch time unit"]:
+        return self._counts.read(starts[..., None] + np.arange(self.windows.window))
+
+    def train(self, most: int) -> Float[Tensor, "window time unit"]:
+        """At most so many training windows that do not overlap, spread evenly."""
+        starts = self.windows.train_starts
+        apart = starts[np.diff(starts // self.windows.window, prepend=-1) != 0]
+        return self._read(_spread(apart, most))
+
+    def batches(self, picks: np.ndarray) -> Iterator[Float[Tensor, "batch time unit"]]:
+        """Training windows by their number (step, batch), a batch for each step."""
+        starts = self.windows.train_starts[picks]
+        if self._counts.resident:
+            yield from map(self._read, starts)
+        else:  # one pass over the recording serves all steps
+            yield from self._read(starts)
+
+    def stretches(self, most: int) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray]:
+        """About so many bins to measure a finished filter on: their counts (time, unit), on the CPU, and whether each
+        (time,) is observed, starts a stretch, and is held out."""
+        bins = _around(self.windows.held_bins, self._segment.size, most)
+        starts = np.diff(bins, prepend=-2) != 1
+        starts |= np.diff(self._segment[bins], prepend=-1) != 0
+        held = np.isin(bins, self.windows.held_bins, assume_unique=True)
+        return self._counts.read(bins).cpu(), self._observed[bins], starts, held
+
+
 class _Counts:
     """Bins handed out as float32, NaN where a unit was not observed: from the device's memory, in a small dtype, or,
     where they are many, from where they lie, a stretch of the recording at a time."""
@@ -407,11 +546,11 @@ def _gather(source: xr.Variable, bins: np.ndarray) -> np.ndarray:
     return out
 
 
-def _around(held: np.ndarray, n: int) -> np.ndarray:
-    """Bins to measure a finished filter on: all n, or, of more than FINISH_BINS, stretches around held-out ones."""
-    if n <= FINISH_BINS:
+def _around(held: np.ndarray, n: int, most: int) -> np.ndarray:
+    """Bins to measure a finished filter on: all n, or, of more than `most`, stretches around held-out ones."""
+    if n <= most:
         return np.arange(n)
-    half = FINISH_BINS // 16
+    half = most // 16
     stretches = _spread(held, 8)[:, None] + np.arange(-half, half)
     return np.unique(stretches[(stretches >= 0) & (stretches < n)])
 

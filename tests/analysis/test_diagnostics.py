@@ -356,7 +356,7 @@ def test_saliency_is_the_gradient(model, counts):
     part = torch.from_numpy(counts.to_numpy()[:200].astype(np.float32))
     with torch.no_grad():
         saliency = d._saliency(model, part)
-        encoder, step = model.network_.encoder, 1e-2
+        encoder, step = model.network_.encoder(), 1e-2
         roots = part.sqrt()
         up, down = roots.clone(), roots.clone()
         # Roots may go below zero in the difference: shift the mean instead of the count.

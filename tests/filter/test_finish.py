@@ -8,7 +8,7 @@ import torch
 from scipy.linalg import solve_discrete_lyapunov
 
 from ldmfilter.data.simulate import linear_gaussian_world
-from ldmfilter.filter.finish import canonical_gauge, covariance_scale, refit
+from ldmfilter.filter.finish import canonical_gauge, covariance_scale, population_activity, refit
 from ldmfilter.filter.kalman import LinearGaussian, filter
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.model import LDMFilter
@@ -44,11 +44,11 @@ def changed(model: LinearGaussian, M: np.ndarray) -> LinearGaussian:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_gauge_does_not_depend_on_the_coordinates_of_training(seed):
     model, z, h = world(seed)
-    roots = np.abs(h @ np.random.default_rng(seed).standard_normal((4, 6)))
+    activity = population_activity(torch.from_numpy(h @ np.random.default_rng(seed).standard_normal((4, 6))).abs())
     segment = np.arange(len(z)) // 1000
     M = np.random.default_rng(10 + seed).standard_normal((4, 4)) + 2 * np.eye(4)
     states, same = (
-        mean @ canonical_gauge(mean, cov, segment, roots, 3).T
+        mean @ canonical_gauge(mean, cov, segment, activity, 3).T
         for mean, cov in (moments(filtered(model, z)), moments(filtered(changed(model, M), z)))
     )
     np.testing.assert_allclose(same, states, atol=1e-6)
@@ -65,7 +65,8 @@ def test_canonical_states_have_unit_covariance_the_slowest_first_and_rise_with_t
     z = h + 0.5 * rng.standard_normal(h.shape)
     parts = (A, Q, np.eye(2), 0.25 * np.eye(2), np.zeros(2), np.eye(2))
     result = filtered(LinearGaussian._make(map(torch.from_numpy, parts)), torch.from_numpy(z))
-    T = canonical_gauge(*moments(result), np.zeros(len(z), int), np.stack([-h[:, 1], h[:, 0]], 1), 1)
+    activity = population_activity(torch.from_numpy(np.stack([-h[:, 1], h[:, 0]], 1)))
+    T = canonical_gauge(*moments(result), np.zeros(len(z), int), activity, 1)
     true = h @ T.T
     np.testing.assert_allclose(np.cov(true.T), np.eye(2), atol=0.05)
     lagged = [np.corrcoef(true[1:, i], true[:-1, i])[0, 1] for i in range(2)]

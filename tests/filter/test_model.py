@@ -184,7 +184,7 @@ def test_damaged_models_are_refused_in_one_line(fitted, tmp_path):
         if content is None:
             path.write_bytes(good)
             tensors, description = read_tensors(path)
-            write_tensors(path, {"z_mean": tensors["z_mean"]}, description)
+            write_tensors(path, {"gauge": tensors["gauge"]}, description)
         else:
             path.write_bytes(content)
         with pytest.raises(InputError, match=r"model\.safetensors: damaged") as error:

@@ -85,7 +85,7 @@ def test_resumed_equals_undisturbed(counts, entropy, stop_after):
 def test_divergence_is_told(counts):
     training = Training(FilterConfig(**SMALL), counts)
     with torch.no_grad():
-        training._network.encoder.layers[-1].weight.fill_(math.nan)
+        training._network.encoder().layers[-1].weight.fill_(math.nan)
     with pytest.raises(TrainingError, match=r"training diverged at step 0: .*--learning-rate below 0\.01"):
         list(training.run())
 
@@ -94,7 +94,7 @@ def test_collapse_is_told(counts, monkeypatch):
     # An encoder of one hidden unit has one dimension to give: the other two latents collapse onto it.
     config = FilterConfig(**SMALL | {"hidden": (1,), "max_steps": 200}, entropy="stopgrad")
     training = Training(config, counts)
-    for layer in training._network.encoder.layers:
+    for layer in training._network.encoder().layers:
         if isinstance(layer, torch.nn.GELU):
             monkeypatch.setattr(layer, "forward", lambda x: x)
     with pytest.raises(TrainingError, match=r"training collapsed at step 100: z of 3 dimensions.*rank of 1\."):

@@ -1,0 +1,198 @@
+"""One state space for several sessions: the rotation that makes pseudo-observations of one behave as those of others.
+
+White z has no preferred axes: what predicts z also predicts z U for every orthogonal U that the dynamics do not notice,
+and dynamics of nearly equal time constants notice hardly any. Sessions that share a world but no unit are brought
+together by what does not depend on units: the law of z as a process. Its second moments over time tell directions that
+forget at different speeds apart, its third moments their signs; where the process is symmetric in itself (a track that
+is used alike in both directions) no data of separate sessions can tell them, and the rival is as good as the match.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+
+SMOOTHING = 0.5  # s, time constant of the average that takes the noise out of z; turning z turns it alike
+SECOND_LAGS = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0)  # s
+THIRD_LAGS = (0.0, 0.5, 1.5, 3.0)  # s
+SLOWNESS_LAG = 1.0  # s, of the autocovariance whose eigenvectors are where the search starts
+RADIUS = 3.0  # times the typical length; farther samples are drawn in, so that no few of them make the third moments
+STARTS = 16  # of the search that are refined
+ROUNDS = 100  # of a refinement at most
+MOST_SIGNS = 10  # dimensions up to which all signs are tried
+CLEAR = 2.0  # times as far from alike as the match is a rival that is none
+APART = 0.5  # mean square distance of slow z by two matches, over its variance, from which they are two and not one
+
+Floats = NDArray[np.float64]
+
+
+class Law(NamedTuple):
+    """Moments of smoothed z over time. second: (lag, latent, latent); third: (lag, latent, latent, latent)."""
+
+    second: Floats
+    third: Floats
+
+
+class Match(NamedTuple):
+    """How a session's law was turned onto another.
+
+    Attributes:
+        rotation: (latent, latent) orthogonal U; z U is in the other's coordinates.
+        likeness: the mean of the cosines between both laws' second and third moments, 1 where they are equal.
+        rival: the same of the best other rotation, one that would exchange or mirror states.
+    """
+
+    rotation: Floats
+    likeness: float
+    rival: float
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the rival is nearly as good, as where the world is symmetric or the recording short."""
+        return 1 - self.rival < CLEAR * (1 - self.likeness)
+
+
+def law_of(z: Floats, run: NDArray[np.integer], bin_size: float) -> Law:
+    """The moments of white z (time, latent); `run` (time,) has another number where something is missing between."""
+    decay = math.exp(-bin_size / SMOOTHING)
+    ends = np.flatnonzero(np.diff(run, append=run[-1] + 1)) + 1
+    parts = [lfilter([1 - decay], [1, -decay], part, axis=0) for part in np.split(z, ends[:-1])]
+    x = np.concatenate(parts)
+    x = x - x.mean(0)
+    length = np.sqrt((x**2).mean(1))
+    x /= np.sqrt((length**2).mean()) * np.sqrt(1 + (length / (RADIUS * np.sqrt((length**2).mean()))) ** 2)[:, None]
+
+    def pairs(lag: float) -> tuple[Floats, Floats]:
+        bins = max(round(lag / bin_size), 1) if lag else 0
+        same = run[bins:] == run[: len(run) - bins]
+        return x[: len(x) - bins][same], x[bins:][same]
+
+    def third(one: Floats, other: Floats) -> Floats:
+        products = (one[:, :, None] * one[:, None, :]).reshape(len(one), -1)
+        n = one.shape[1]
+        return (products.T @ other).reshape(n, n, n) / max(len(one), 1)
+
+    second = [now.T @ later / max(len(now), 1) for now, later in map(pairs, SECOND_LAGS)]
+    thirds = []
+    for lag in THIRD_LAGS:
+        now, later = pairs(lag)
+        thirds += [third(now, later), third(later, now)] if lag else [third(now, now)]
+    return Law(np.stack(second), np.stack(thirds))
+
+
+def empty_law(latents: int) -> Law:
+    """That of nothing: all moments are 0."""
+    n = (latents,) * 3
+    return Law(np.zeros((len(SECOND_LAGS), *n[1:])), np.zeros((2 * len(THIRD_LAGS) - 1, *n)))
+
+
+def mean_law(laws: list[Law]) -> Law:
+    """The law of several sessions in one space."""
+    return Law(np.mean([law.second for law in laws], 0), np.mean([law.third for law in laws], 0))
+
+
+def turned(law: Law, U: Floats) -> Law:
+    """The law of z U."""
+    third = np.einsum("lijk,ia,jb,kc->labc", law.third, U, U, U, optimize=True)
+    return Law(U.T @ law.second @ U, third)
+
+
+def match(law: Law, onto: Law) -> Match:
+    """The rotation, mirrors included, that makes a law most like another."""
+    law, onto = _unit(law), _unit(onto)
+    own, other = _slow_axes(law), _slow_axes(onto)
+    found = _refined(_mirrored(law, onto, own, other), law, onto)
+    best = found[0][int(found[1].argmax())]
+    # Around the best all mirrors once more: a better one may be among them, and the best of the others is the rival.
+    axes = best @ other
+    again = _refined(_mirrored(law, onto, axes, other), law, onto)
+    U, value = (np.concatenate(pair) for pair in zip(found, again, strict=True))
+    winner = int(value.argmax())
+    lagged = law.second[SECOND_LAGS.index(SLOWNESS_LAG)]
+    moved = U - U[winner]
+    apart = ((lagged @ moved) * moved).sum((1, 2)) > APART * np.trace(lagged)
+    rival = float(value[apart].max()) if apart.any() else 0.0
+    return Match(U[winner], float(value[winner]), rival)
+
+
+def _unit(law: Law) -> Law:
+    return Law(*(moments / max(float(np.sqrt((moments**2).sum())), 1e-300) for moments in law))
+
+
+def _slow_axes(law: Law) -> Floats:
+    """Orthogonal axes (latent, axis), the slowest first (Wiskott & Sejnowski 2002)."""
+    lagged = law.second[SECOND_LAGS.index(SLOWNESS_LAG)]
+    return np.linalg.eigh(lagged + lagged.T)[1][:, ::-1]
+
+
+def _mirrored(law: Law, onto: Law, own: Floats, other: Floats) -> Floats:
+    """The most promising rotations (start, latent, latent) that take own axes to plus or minus the other's."""
+    n = len(own)
+    one, two = turned(law, own), turned(onto, other)
+    pairs, triples = (one.second * two.second).sum(0), (one.third * two.third).sum(0)
+
+    def value(signs: Floats) -> Floats:
+        of_triples = (signs @ triples.reshape(n, -1)).reshape(-1, n, n)
+        return (((pairs + of_triples) @ signs[:, :, None])[..., 0] * signs).sum(1)
+
+    if n <= MOST_SIGNS:
+        signs = np.array(list(itertools.product([1.0, -1.0], repeat=n)))
+    else:  # each from its own start uphill, a sign at a time
+        signs = np.where(np.random.default_rng(0).random((2**MOST_SIGNS, n)) < 0.5, -1.0, 1.0)
+        for _ in range(2):
+            for axis in range(n):
+                flipped = signs.copy()
+                flipped[:, axis] *= -1
+                better = value(flipped) > value(signs)
+                signs[better] = flipped[better]
+        signs = np.unique(signs, axis=0)
+    best = signs[np.argsort(-value(signs), kind="stable")[:STARTS]]
+    return (own[None] * best[:, None, :]) @ other.T
+
+
+def _refined(U: Floats, law: Law, onto: Law) -> tuple[Floats, Floats]:
+    """Each start taken uphill to the next best rotation, and how alike it makes both laws.
+
+    A power iteration: U becomes the orthogonal factor of the gradient, which never goes downhill where the
+    likeness is convex (Journee, Nesterov, Richtarik & Sepulchre 2010); a multiple of U, enlarged where it did, makes it
+    so.
+    """
+    shift = np.full(len(U), 0.1)
+    value, gradient = _likeness(U, law, onto)
+    for _ in range(ROUNDS):
+        left, _, right = np.linalg.svd(gradient + shift[:, None, None] * U)
+        moved = left @ right
+        new, slope = _likeness(moved, law, onto)
+        up = new >= value
+        gain = np.where(up, new - value, np.inf)
+        U, gradient = np.where(up[:, None, None], moved, U), np.where(up[:, None, None], slope, gradient)
+        value, shift = np.where(up, new, value), np.where(up, shift, 4 * shift)
+        if (gain < 1e-9).all():
+            break
+    return U, value
+
+
+def _likeness(U: Floats, law: Law, onto: Law) -> tuple[Floats, Floats]:
+    """The mean cosine of second and third moments (start,), and its gradient in U (start, latent, latent)."""
+    n = U.shape[1]
+    of_second = (law.second @ U[:, None] @ onto.second.transpose(0, 2, 1)).sum(1)
+    of_second += (law.second.transpose(0, 2, 1) @ U[:, None] @ onto.second).sum(1)
+    # Third moments T_ijk are symmetric in i and j. Two of the three indices turned, in each way:
+    with_i = _last_two(law.third, U)
+    with_k = _last_two(law.third.transpose(0, 3, 1, 2), U)
+    of_third = 2 * with_i @ onto.third.transpose(0, 3, 2, 1).reshape(-1, n)
+    last = with_k @ onto.third.transpose(0, 2, 1, 3).reshape(-1, n)
+    value = 0.25 * (of_second * U).sum((1, 2)) + 0.5 * (last * U).sum((1, 2))
+    return value, 0.5 * (of_second + of_third + last)
+
+
+def _last_two(third: Floats, U: Floats) -> Floats:
+    """Moments with their last two indices turned by each U: (start, first index, lag times last times middle)."""
+    x = third @ U[:, None, None]
+    x = x.swapaxes(-1, -2) @ U[:, None, None]  # (start, lag, first, last, middle)
+    return x.swapaxes(1, 2).reshape(len(U), U.shape[1], -1)
