@@ -264,7 +264,7 @@ class _Maker:
 
     def _commands(self) -> list[str]:
         """What to type for the same run and the same page: every option that is not the default."""
-        words = ["ldmfilter", "train", self.run.session_path]
+        words = ["ldmfilter", "train", *(one.session for one in self.run.sessions if not one.added)]
         config, plain = self.run.config, Config(DataConfig(), FilterConfig())
         same = ("state_dim", config.filter.latent_dim)  # what it is where nothing is said
         for part, default in ((config.data, plain.data), (config.filter, plain.filter)):
@@ -278,7 +278,8 @@ class _Maker:
                 elif value != getattr(default, field.name) and (field.name, value) != same:
                     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                     words += [f"--{field.name.replace('_', '-')}", text]
-        report = ["ldmfilter", "report", str(self.run.folder), "--out", "report.html", *self.options]
+        which = ["--session", self.run.session_path] if len(self.run.sessions) > 1 else []
+        report = ["ldmfilter", "report", str(self.run.folder), *which, "--out", "report.html", *self.options]
         return [shlex.join([*words, "--run", str(self.run.folder)]), shlex.join(report)]
 
     def _under(self, content: dict[str, Any]) -> str:
