@@ -261,17 +261,19 @@ def _draw(settings: Settings, seed: int, cells: dict[tuple[str, bool], Cell], te
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 9), layout="constrained")
-    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=[1, 1.15]))
-    plane, sphere, accuracy = above.subplots(1, 3, width_ratios=[1, 1, 1.25])
+    figure.suptitle("Above: spectra and readouts. Below: t-SNE of the encoder's features of test images, by label")
+    rows = figure.add_gridspec(2, 1, height_ratios=[1, 1.15])
+    top = rows[0].subgridspec(1, 3, width_ratios=[1, 1, 1.25])
+    plane, sphere, accuracy = (figure.add_subplot(top[0, i]) for i in range(3))
     for axes, space in ((plane, "plane"), (sphere, "sphere")):
         _spectra(axes, space, cells)
     _accuracies(accuracy, cells)
-    panels = below.subplots(2, len(CELLS))
-    for row, mutual_information in zip(panels, (True, False), strict=True):
-        for axes, name in zip(row, CELLS, strict=True):
+    panels = rows[1].subgridspec(2, len(CELLS))
+    for row, mutual_information in enumerate((True, False)):
+        for column, name in enumerate(CELLS):
+            axes = figure.add_subplot(panels[row, column])
             _tsne(axes, settings, seed, cells[name, mutual_information], test)
             axes.set_title(_title(name, mutual_information), fontsize=9)
-    below.suptitle("t-SNE of the encoder's features of test images, coloured by label", fontsize=10)
     return figure
 
 
