@@ -168,8 +168,7 @@ class PairTraining:
         """
         total: list[Tensor] = []
         while self.epoch < self.config.epochs:
-            total += self._epoch()
-            self.epoch += 1
+            total += self.one_epoch()
             if self.epoch % self.config.evaluate_every == 0 or self.epoch == self.config.epochs:
                 value = float(torch.stack(total).mean())
                 total = []
@@ -182,7 +181,8 @@ class PairTraining:
                 self.history.append(record)
                 yield record
 
-    def _epoch(self) -> list[Tensor]:
+    def one_epoch(self) -> list[Tensor]:
+        """Train over all images once; the objective's value at each step."""
         config, first = self.config, self.epoch * self.steps_per_epoch
         steps, warmup = config.epochs * self.steps_per_epoch, round(config.warmup * self.steps_per_epoch)
         order = np.random.default_rng([config.seed, self.epoch]).permutation(len(self._pixels))
@@ -194,6 +194,7 @@ class PairTraining:
                 group["lr"] = config.learning_rate * rate(first + i, steps, warmup)
             with self._random(1 + first + i):
                 values.append(self._step(self._pixels[index].float() / 255))
+        self.epoch += 1
         return values
 
     def _step(self, x: Float[Tensor, "sample channel height width"]) -> Tensor:

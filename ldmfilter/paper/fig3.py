@@ -288,7 +288,7 @@ def _spectra(axes: Axes, space: str, cells: dict[tuple[str, bool], Cell]) -> Non
                 linestyle="-" if mutual_information else "--",
                 label=f"{label} {MI_NAMES[mutual_information]}, rank {cell.record.effective_rank:.1f}",
             )
-    axes.set(title=f"{space}: spectrum of Cov z", xlabel="eigenvalue", ylabel="share of the variance")
+    axes.set(title=f"{space}: spectrum of Cov z", xlabel="eigenvalue, largest first", ylabel="share of the variance")
     axes.legend(fontsize=7)
 
 
@@ -312,7 +312,7 @@ def _accuracies(axes: Axes, cells: dict[tuple[str, bool], Cell]) -> None:
         place, [_title(name, True).removesuffix(" with MI").replace(" ", "\n", 1) for name in CELLS], fontsize=8
     )
     axes.set(title="Readouts of the encoder's features", ylabel="accuracy, %", ylim=(max(0, min(values) - 3), 100))
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
 
 
 def _tsne(axes: Axes, settings: Settings, seed: int, cell: Cell, test: Images) -> None:
