@@ -177,7 +177,7 @@ class PairTraining:
                         f"training diverged before epoch {self.epoch}: its objective is not finite any more; "
                         f"try a learning rate below {self.config.learning_rate:g}"
                     )
-                record = self._evaluate(value)
+                record = self.evaluate(value)
                 self.history.append(record)
                 yield record
 
@@ -221,7 +221,8 @@ class PairTraining:
                 f"training diverged in epoch {self.epoch}; try a learning rate below {self.config.learning_rate:g}"
             ) from None
 
-    def _evaluate(self, objective: float) -> PairRecord:
+    def evaluate(self, objective: float = math.nan) -> PairRecord:
+        """Spectrum and probes as the network is now; `objective` is the record's."""
         test, z = self.encode(self._test)
         linear = knn = math.nan
         if self._train.labels is not None and self._test.labels is not None:
