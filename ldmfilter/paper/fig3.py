@@ -135,8 +135,8 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
     """
     train, test = _images(settings, seed, data)
     cells: dict[tuple[str, bool], Cell] = {}
-    control = PairTraining(replace(settings.training, seed=seed), train, test, _encoder(settings, seed)).evaluate()
     with one_thread() if settings.images == "digits" else nullcontext():  # the small network is too small for two
+        control = PairTraining(replace(settings.training, seed=seed), train, test, _encoder(settings, seed)).evaluate()
         for name in CELLS:
             for mutual_information in (True, False):
                 cell = _train(settings, seed, name, mutual_information, train, test, say)
