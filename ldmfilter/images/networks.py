@@ -22,7 +22,7 @@ class _Block(nn.Module):
         if stride != 1 or inputs != outputs:
             self.short = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
-    def forward(self, x: Image) -> Image:
+    def forward(self, x: Image) -> Float[Tensor, "sample feature row column"]:
         y = self.norm2(self.conv2(relu(self.norm1(self.conv1(x)))))
         return relu(y + self.short(x))
 

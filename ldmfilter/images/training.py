@@ -168,8 +168,7 @@ class PairTraining:
         """
         total: list[Tensor] = []
         while self.epoch < self.config.epochs:
-            total += self._epoch()
-            self.epoch += 1
+            total += self.one_epoch()
             if self.epoch % self.config.evaluate_every == 0 or self.epoch == self.config.epochs:
                 value = float(torch.stack(total).mean())
                 total = []
@@ -178,11 +177,12 @@ class PairTraining:
                         f"training diverged before epoch {self.epoch}: its objective is not finite any more; "
                         f"try a learning rate below {self.config.learning_rate:g}"
                     )
-                record = self._evaluate(value)
+                record = self.evaluate(value)
                 self.history.append(record)
                 yield record
 
-    def _epoch(self) -> list[Tensor]:
+    def one_epoch(self) -> list[Tensor]:
+        """Train over all images once; the objective's value at each step."""
         config, first = self.config, self.epoch * self.steps_per_epoch
         steps, warmup = config.epochs * self.steps_per_epoch, round(config.warmup * self.steps_per_epoch)
         order = np.random.default_rng([config.seed, self.epoch]).permutation(len(self._pixels))
@@ -194,6 +194,7 @@ class PairTraining:
                 group["lr"] = config.learning_rate * rate(first + i, steps, warmup)
             with self._random(1 + first + i):
                 values.append(self._step(self._pixels[index].float() / 255))
+        self.epoch += 1
         return values
 
     def _step(self, x: Float[Tensor, "sample channel height width"]) -> Tensor:
@@ -220,7 +221,8 @@ class PairTraining:
                 f"training diverged in epoch {self.epoch}; try a learning rate below {self.config.learning_rate:g}"
             ) from None
 
-    def _evaluate(self, objective: float) -> PairRecord:
+    def evaluate(self, objective: float = math.nan) -> PairRecord:
+        """Spectrum and probes as the network is now; `objective` is the record's."""
         test, z = self.encode(self._test)
         linear = knn = math.nan
         if self._train.labels is not None and self._test.labels is not None:

@@ -102,9 +102,9 @@ SIZES: dict[str, Settings] = {
     ),
     "tiny": replace(
         SMALL,
-        training=replace(SMALL.training, epochs=2, batch_size=64, hidden=32, latent=8, evaluate_every=2),
+        training=replace(SMALL.training, epochs=1, batch_size=64, warmup=0, hidden=32, latent=8),
         width=4,
-        most=320,
+        most=300,
         shown=60,
     ),
 }
@@ -136,6 +136,7 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
     train, test = _images(settings, seed, data)
     cells: dict[tuple[str, bool], Cell] = {}
     with one_thread() if settings.images == "digits" else nullcontext():  # the small network is too small for two
+        control = PairTraining(replace(settings.training, seed=seed), train, test, _encoder(settings, seed)).evaluate()
         for name in CELLS:
             for mutual_information in (True, False):
                 cell = _train(settings, seed, name, mutual_information, train, test, say)
@@ -146,6 +147,7 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
                 )
     numbers: dict[str, Any] = {
         "images": {"train": len(train), "test": len(test), "source": train.source},
+        "untrained_encoder": {"linear_accuracy": control.linear, "knn_accuracy": control.knn},
         "cells": {
             _title(*key): {
                 "linear_accuracy": cell.record.linear,
@@ -158,7 +160,7 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
             for key, cell in cells.items()
         },
     }
-    return Outcome(numbers, _claims(settings, cells), _draw(settings, seed, cells, test))
+    return Outcome(numbers, _claims(settings, cells), _draw(settings, seed, cells, control, test))
 
 
 def _images(settings: Settings, seed: int, data: Path | None) -> tuple[Images, Images]:
@@ -257,21 +259,25 @@ def _title(name: str, mutual_information: bool) -> str:
     return f"{space} {ENTROPY_NAMES[entropy]} {MI_NAMES[mutual_information]}"
 
 
-def _draw(settings: Settings, seed: int, cells: dict[tuple[str, bool], Cell], test: Images) -> Figure:
+def _draw(
+    settings: Settings, seed: int, cells: dict[tuple[str, bool], Cell], control: PairRecord, test: Images
+) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 9), layout="constrained")
-    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=[1, 1.15]))
-    plane, sphere, accuracy = above.subplots(1, 3, width_ratios=[1, 1, 1.25])
+    figure.suptitle("Above: spectra and readouts. Below: t-SNE of the encoder's features of test images, by label")
+    rows = figure.add_gridspec(2, 1, height_ratios=[1, 1.15])
+    top = rows[0].subgridspec(1, 3, width_ratios=[1, 1, 1.25])
+    plane, sphere, accuracy = (figure.add_subplot(top[0, i]) for i in range(3))
     for axes, space in ((plane, "plane"), (sphere, "sphere")):
         _spectra(axes, space, cells)
-    _accuracies(accuracy, cells)
-    panels = below.subplots(2, len(CELLS))
-    for row, mutual_information in zip(panels, (True, False), strict=True):
-        for axes, name in zip(row, CELLS, strict=True):
+    _accuracies(accuracy, cells, control)
+    panels = rows[1].subgridspec(2, len(CELLS))
+    for row, mutual_information in enumerate((True, False)):
+        for column, name in enumerate(CELLS):
+            axes = figure.add_subplot(panels[row, column])
             _tsne(axes, settings, seed, cells[name, mutual_information], test)
             axes.set_title(_title(name, mutual_information), fontsize=9)
-    below.suptitle("t-SNE of the encoder's features of test images, coloured by label", fontsize=10)
     return figure
 
 
@@ -286,13 +292,15 @@ def _spectra(axes: Axes, space: str, cells: dict[tuple[str, bool], Cell]) -> Non
                 linestyle="-" if mutual_information else "--",
                 label=f"{label} {MI_NAMES[mutual_information]}, rank {cell.record.effective_rank:.1f}",
             )
-    axes.set(title=f"{space}: spectrum of Cov z", xlabel="eigenvalue", ylabel="share of the variance")
+    axes.set(title=f"{space}: spectrum of Cov z", xlabel="eigenvalue, largest first", ylabel="share of the variance")
     axes.legend(fontsize=7)
 
 
-def _accuracies(axes: Axes, cells: dict[tuple[str, bool], Cell]) -> None:
+def _accuracies(axes: Axes, cells: dict[tuple[str, bool], Cell], control: PairRecord) -> None:
     place = np.arange(len(CELLS))
-    values = []
+    values = [100 * control.linear, 100 * control.knn]
+    axes.axhline(values[0], color="k", linewidth=0.8, label="linear, untrained encoder")
+    axes.axhline(values[1], color="k", linewidth=0.8, linestyle=":", label="kNN, untrained encoder")
     for i, mutual_information in enumerate((True, False)):
         linear = [100 * cells[name, mutual_information].record.linear for name in CELLS]
         knn = [100 * cells[name, mutual_information].record.knn for name in CELLS]
@@ -310,7 +318,7 @@ def _accuracies(axes: Axes, cells: dict[tuple[str, bool], Cell]) -> None:
         place, [_title(name, True).removesuffix(" with MI").replace(" ", "\n", 1) for name in CELLS], fontsize=8
     )
     axes.set(title="Readouts of the encoder's features", ylabel="accuracy, %", ylim=(max(0, min(values) - 3), 100))
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
 
 
 def _tsne(axes: Axes, settings: Settings, seed: int, cell: Cell, test: Images) -> None:

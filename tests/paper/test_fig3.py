@@ -1,0 +1,95 @@
+"""Figure 3 in its smallest form: every cell is trained, what is said follows from the numbers, a stop costs nothing."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ldmfilter.errors import InputError
+from ldmfilter.images import sources
+from ldmfilter.paper import fig3
+from ldmfilter.paper.experiment import reproduce
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    return reproduce("fig3", "tiny", tmp_path_factory.mktemp("fig3"))
+
+
+def test_all_cells_are_told(done):
+    cells = json.loads(done.record.read_text())["numbers"]["cells"]
+    assert len(cells) == 12
+    for cell in cells.values():
+        assert len(cell["eigenspectrum"]) == 8
+        assert sum(cell["eigenspectrum"]) == pytest.approx(1)
+        assert cell["eigenspectrum"] == sorted(cell["eigenspectrum"], reverse=True)
+        assert 1 <= cell["effective_rank"] <= 8
+        assert 0.3 < cell["linear_accuracy"] <= 1  # a tenth is chance
+    assert done.picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_claims_are_the_numbers(done):
+    content = json.loads(done.record.read_text())
+    cells = content["numbers"]["cells"]
+    linear = {name: cell["linear_accuracy"] for name, cell in cells.items()}
+    apart = max(abs(linear[name] - linear[name.replace("with", "without")]) for name in linear if "with MI" in name)
+    rank = {name: cell["effective_rank"] for name, cell in cells.items()}
+    slowest = min(
+        rank[f"{space} log det {mi}"] / max(rank[f"{space} KDE {mi}"], rank[f"{space} kNN {mi}"])
+        for space in ("plane", "sphere")
+        for mi in ("with MI", "without MI")
+    )
+    assert [claim["value"] for claim in content["claims"]] == pytest.approx([apart, slowest, min(linear.values())])
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Two cells, with checkpoints, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fig3, "_draw", lambda *args: None)
+    monkeypatch.setattr(fig3, "_claims", lambda *args: [])
+    monkeypatch.setattr(fig3, "CELLS", {"plane_knn": fig3.CELLS["plane_knn"]})
+    return dataclasses.replace(fig3.SIZES["tiny"], checkpoints="kept")
+
+
+def test_taken_up_again(kept):
+    said: list[str] = []
+    first = fig3.run(kept, 0, None, said.append)
+    assert len(list(Path("kept").iterdir())) == 2
+    assert not any("goes on" in line for line in said)
+    again = fig3.run(kept, 0, None, said.append)
+    assert sum("goes on after epoch 1" in line for line in said) == 2
+    for one, other in zip(first.numbers["cells"].values(), again.numbers["cells"].values(), strict=True):
+        assert one["linear_accuracy"] == other["linear_accuracy"]
+        assert one["eigenspectrum"].tolist() == other["eigenspectrum"].tolist()
+
+
+def test_data_that_are_not_used(tmp_path):
+    with pytest.raises(InputError, match="is not used by fig3 small"):
+        fig3.run(fig3.SIZES["small"], 0, tmp_path, print)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_data_that_are_missing(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"cifar-10-binary\.tar\.gz"):
+        fig3.run(fig3.SIZES["paper"], 0, tmp_path if given else None, print)
+
+
+def test_paper_size_begins_on_cifar10(kept, monkeypatch):
+    """The published sizes' settings with few images and epochs: from files of the binary version to a readout."""
+    paper = fig3.SIZES["paper"]
+    assert (paper.training.epochs, paper.width, paper.images) == (1000, 64, "cifar10")
+    colours = sources.digits().take(torch.arange(80))
+    pixels = colours.pixels.repeat(1, 3, 4, 4)
+    images = sources.Images(pixels, colours.labels, colours.classes, "CIFAR-10")
+    monkeypatch.setattr(fig3, "cifar10", lambda folder, part: images)
+    short = dataclasses.replace(
+        paper,
+        training=dataclasses.replace(paper.training, epochs=1, warmup=0, batch_size=40, hidden=16, latent=8),
+        width=4,
+    )
+    outcome = fig3.run(short, 0, None, print)
+    assert len(outcome.numbers["cells"]) == 2
