@@ -1,16 +1,16 @@
 """Figure 4, A to D: the filter on noisy videos of a moving dot.
 
-Frames of 10 x 10 pixels show a dot, a Gaussian of deviation 1 pixel and height 1, under independent normal noise. The dot
-goes round a path 6 pixels wide in 25 frames on average: its phase moves by 2 pi / 25 and normal noise of deviation 0.05
-a frame, so that the harmonics of the phase are linear and Gaussian to second order. Paths: a circle, a square, and a figure
-eight, whose crossing one frame alone cannot tell apart. On the circle the noise has a random level, uniform from 0 to
-0.3, that is drawn anew after 15 frames on average; on the other paths it is 0.3 throughout.
+Frames of 10 x 10 pixels show a dot, a Gaussian of deviation 1 pixel and height 1, under independent normal noise. The
+dot goes round a path 6 pixels wide in 25 frames on average: its phase moves by 2 pi / 25 and normal noise of
+deviation 0.05 a frame, so that the harmonics of the phase are linear and Gaussian to second order. Paths: a circle, a
+square, and a figure eight, whose crossing one frame alone cannot tell apart. On the circle the noise has a random
+level, uniform from 0 to 0.3, that is drawn anew after 15 frames on average; on the other paths it is 0.3 throughout.
 
-The circle has two states and two latent dimensions, the other paths ten and five (method, section 6). Filters are trained
-without labels by predictive LDM, with the kNN entropy and with the stop-gradient. On the circle the noise R of the trained
-filter is then made to depend on the frame, by maximum likelihood (`sequences.fit_noise`). Position is decoded linearly from
-the filtered mean, y = W m_t + c, fitted on other videos than it is judged on, and its uncertainty is that of the filter
-itself, W P_t W': no noise level is ever told to it.
+The circle has two states and two latent dimensions, the other paths ten and five (method, section 6). Filters are
+trained without labels by predictive LDM, with the kNN entropy and with the stop-gradient. On the circle the noise R
+of the trained filter is then made to depend on the frame, by maximum likelihood (`sequences.fit_noise`). Position is
+decoded linearly from the filtered mean, y = W m_t + c, fitted on other videos than it is judged on, and its
+uncertainty is that of the filter itself, W P_t W': no noise level is ever told to it.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ SHOWN = 75  # frames of the picture's traces
 
 @dataclass(frozen=True)
 class Settings:
-    """steps: of training; noise_steps: of the noise that depends on the frame; hidden: width of the encoder's two layers;
-    sequences: videos of 16 frames in a step; test: videos that position is fitted and judged on, each; test_frames: their
-    length; evaluations: of the gradients' similarity, besides that before training."""
+    """steps: of training; noise_steps: of the noise that depends on the frame; hidden: width of the encoder's layers;
+    sequences: videos of 16 frames in a step; test: videos that position is fitted on, and as many that it is judged on;
+    test_frames: their length; evaluations: of the gradients' similarity, besides that before training."""
 
     steps: int
     noise_steps: int
@@ -120,21 +120,28 @@ def draw_videos(shape: str, videos: int, frames: int) -> Videos:
     return Videos(image.flatten(-2) + level[..., None] * torch.randn(videos, frames, PIXELS**2), position, level)
 
 
+class Energy(nn.Module):
+    """Squares of pixels in units of the noise's mean variance: the sign of noise says nothing of its level."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return frames.square() / (LEVEL**2 / 3)
+
+
 def build(shape: str, entropy: str, settings: Settings) -> SequenceModel:
     """A filter before training; on the circle with noise that may depend on the frame, but does not yet."""
     latent, state = SHAPES[shape]
 
-    def network(out: int) -> nn.Sequential:
-        wide = settings.hidden
-        return nn.Sequential(
-            nn.Linear(PIXELS**2, wide), nn.GELU(), nn.Linear(wide, wide), nn.GELU(), nn.Linear(wide, out)
-        )
-
-    noise = network(1) if shape == "circle" else None
-    if noise is not None:
-        nn.init.zeros_(noise[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(noise[-1].bias)  # type: ignore[arg-type]
-    return SequenceModel(network(latent), LinearPredictor(latent, state, decay=0.9, noise=START_NOISE), latent, noise)
+    wide = settings.hidden
+    encoder = nn.Sequential(
+        nn.Linear(PIXELS**2, wide), nn.GELU(), nn.Linear(wide, wide), nn.GELU(), nn.Linear(wide, latent)
+    )
+    noise = None
+    if shape == "circle":
+        last = nn.Linear(wide, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        noise = nn.Sequential(Energy(), nn.Linear(PIXELS**2, wide), nn.GELU(), last)
+    return SequenceModel(encoder, LinearPredictor(latent, state, decay=0.9, noise=START_NOISE), latent, noise)
 
 
 @dataclass(frozen=True)
@@ -357,7 +364,9 @@ def draw_picture(trained: dict[str, dict[str, Trained]], settings: Settings) -> 
             level.spines[["top"]].set_visible(False)
         rising = figure.add_subplot(grid[row, 3])
         for colour, (entropy, one) in zip(COLOURS, by_entropy.items(), strict=False):
-            rising.plot(one.steps, one.similarity, "o-", color=colour, markersize=3, label=f"trained by {NAMES[entropy]}")
+            rising.plot(
+                one.steps, one.similarity, "o-", color=colour, markersize=3, label=f"trained by {NAMES[entropy]}"
+            )
         rising.set(ylabel="cosine similarity", ylim=(min(0, *rising.get_ylim()), 1))
         for axes in (plane, trace, rising):
             axes.spines[["top", "right"]].set_visible(False)

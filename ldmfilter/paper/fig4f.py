@@ -1,14 +1,14 @@
 """Figure 4, E to G: the filter on spikes of a rat that runs to and fro on a track.
 
-The filter is trained without behaviour on six tenths of the time that the animal is on the track. From its states are then
-read, by readouts that saw other blocks of the rest (`analysis.readout`): position, with a 95 % interval, and the phase of the
-lap, which is half a turn on the way out and the other half on the way back. That position and direction lie on a ring is
-seen in the picture and measured by how well the phase is read.
+The filter is trained without behaviour on six tenths of the time that the animal is on the track. From its states are
+then read, by readouts that saw other blocks of the rest (`analysis.readout`): position, with a 95 % interval, and the
+phase of the lap, which is half a turn on the way out and the other half on the way back. That position and direction
+lie on a ring is seen in the picture and measured by how well the phase is read.
 
-Data: any session that `read_session` reads, with one series of position on a track, one whose path says "linear" (DANDI
-000044: `processing/behavior/<prefix>LinearMazePosition/<prefix>LinearMazeSpatialSeries`). Two columns are taken along
-their principal axis. Without data, the sample session of the repository: simulated, so that it shows what the figure
-looks like, and not that it holds for an animal.
+Data: any session that `read_session` reads, with one series of position on a track, one whose path says "linear"
+(DANDI 000044: `processing/behavior/<prefix>LinearMazePosition/<prefix>LinearMazeSpatialSeries`). Two columns are
+taken along their principal axis. Without data, the sample session of the repository: simulated, so that it shows what
+the figure looks like, and not that it holds for an animal.
 """
 
 from __future__ import annotations
@@ -192,26 +192,29 @@ def _direction_right(latents: xr.Dataset) -> float:
 
 
 def _picture(latents: xr.Dataset, session: Session, settings: Settings) -> Figure:
-    """States in three components by place and direction with one lap over them; raster; position with its interval."""
+    """States in a plane by place and direction with one lap over them; raster; position with its interval."""
     from matplotlib.figure import Figure
 
-    from ldmfilter.analysis.plots import leading_components, plot_behavior, plot_raster, plot_state_space_3d
+    from ldmfilter.analysis.plots import plot_behavior, plot_raster
 
     time = latents["time"].to_numpy()
     start, stop = _shown(latents, settings.shown)
     shown = (time >= start) & (time < stop)
     lap = latents["lap_true"].to_numpy()
-    points, explained = leading_components(latents["filtered_mean"].to_numpy(), 3)
+    points = _phase_plane(latents)
 
-    figure = Figure(figsize=(13, 6), layout="constrained")
-    grid = figure.add_gridspec(2, 2, width_ratios=[1, 1.3], height_ratios=[1.4, 1])
-    space = figure.add_subplot(grid[:, 0], projection="3d")
-    drawn = plot_state_space_3d(points, space, lap, cmap="hsv", size=3)  # type: ignore[arg-type]
-    drawn.set_alpha(0.35)
+    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=[1, 1.4], height_ratios=[1.4, 1])
+    space = figure.add_subplot(grid[:, 0])
+    judged = latents["lap_fold"].to_numpy() >= 0
+    drawn = space.scatter(*points[judged].T, c=lap[judged], s=4, cmap="hsv", vmin=0, vmax=2 * np.pi, linewidths=0)
     path = _one_lap(lap, shown)
-    space.plot(*points[path].T, color="black", linewidth=1.6)
-    space.set_title(f"states by phase of the lap ({explained.sum():.0%} of their variance), one lap", fontsize=10)
-    bar = figure.colorbar(drawn, ax=space, shrink=0.5, ticks=[0, np.pi, 2 * np.pi])
+    space.plot(*points[path].T, color="black", linewidth=1.4)
+    space.set_aspect("equal", "datalim")
+    space.set(xlabel="cosine of the phase", ylabel="sine of the phase")
+    space.set_title("held-out states, in the plane that says most of the phase; one lap", fontsize=10)
+    space.spines[["top", "right"]].set_visible(False)
+    bar = figure.colorbar(drawn, ax=space, shrink=0.6, ticks=[0, np.pi, 2 * np.pi])
     bar.ax.set_yticklabels(["start", "far end", "start"])
 
     above = figure.add_subplot(grid[0, 1])
@@ -225,6 +228,15 @@ def _picture(latents: xr.Dataset, session: Session, settings: Settings) -> Figur
     below.set_ylabel(f"position, {unit}" if unit else "position")
     below.legend(fontsize=8, frameon=False, ncols=3, loc="upper right", bbox_to_anchor=(1, 1.18))
     return figure
+
+
+def _phase_plane(latents: xr.Dataset) -> np.ndarray:
+    """States (time, 2) in the plane of cosine and sine of the phase: least squares on bins that are not judged."""
+    mean, lap = latents["filtered_mean"].to_numpy(), latents["lap_true"].to_numpy()
+    x = np.column_stack([mean, np.ones(len(mean))])
+    fitted = (latents["lap_fold"].to_numpy() < 0) & np.isfinite(lap)
+    angle = np.stack([np.cos(lap), np.sin(lap)], 1)
+    return x @ np.linalg.lstsq(x[fitted], angle[fitted], rcond=None)[0]
 
 
 def _shown(latents: xr.Dataset, length: float) -> tuple[float, float]:

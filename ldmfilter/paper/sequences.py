@@ -1,7 +1,7 @@
-"""Predictive latent distribution matching on sequences of any kind: an encoder, a predictor, new sequences at every step.
+"""Predictive latent distribution matching on sequences: an encoder, a predictor, new sequences at every step.
 
-`ldmfilter.filter` is this for spike counts. Here any module encodes a frame, and any predictor says what comes next: the
-linear filter (`LinearPredictor`), or another module with the same `forward`.
+`ldmfilter.filter` is this for spike counts. Here any module encodes a frame, and any predictor says what comes next:
+the linear filter (`LinearPredictor`), or another module with the same `forward`.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class LinearPredictor(nn.Module):
 
 
 def filter_varying(model: LinearGaussian, z: Tensor, noise: Tensor) -> Prediction:
-    """The Kalman filter where bin t has the observation noise noise_t R. The covariances then differ from bin to bin and
-    from sequence to sequence: a loop over bins.
+    """The Kalman filter where bin t has the observation noise noise_t R. The covariances then differ from bin to bin
+    and from sequence to sequence: a loop over bins.
 
     Args:
         model: the linear-Gaussian parameters.
