@@ -51,7 +51,7 @@ HOLD = 15.0  # frames that a random level stays, on average
 SHAPES = {"circle": (2, 2), "square": (5, 10), "eight": (5, 10)}
 ENTROPIES = ("knn", "stopgrad")
 NAMES = {"knn": "kNN", "stopgrad": "stop-gradient"}
-START_NOISE = 0.7  # share of the variance that is noise before training: from little noise circles end up twisted
+START_NOISE = 0.8  # share of the variance that is noise before training: from little noise circles end up twisted
 SETTLED = 16  # first frames of a video, which are not judged
 SHOWN = 75  # frames of the picture's traces
 
@@ -73,7 +73,7 @@ class Settings:
 
 SIZES = {
     "tiny": Settings(60, 20, 64, 32, 32, 48, 2),
-    "small": Settings(400, 150, 128, 128, 128, 96, 8),
+    "small": Settings(450, 150, 192, 128, 128, 96, 6),
     "paper": Settings(10_000, 2_000, 512, 512, 512, 200, 20),
 }
 
@@ -332,36 +332,36 @@ def draw_picture(trained: dict[str, dict[str, Trained]], settings: Settings) -> 
         seen = by_entropy["stopgrad"].decoded
         frames = min(SHOWN, seen.position.shape[1])
         time = np.arange(frames)
+        video, position, level = (part[0, :frames].numpy() for part in seen.truth)
+        decoded, width = seen.position[0, :frames].numpy(), 1.96 * seen.deviation[0, :frames, 0].numpy()
         cells = grid[row, 0].subgridspec(2, 2, wspace=0.05, hspace=0.05)
         for cell in range(4):
             axes = figure.add_subplot(cells[cell // 2, cell % 2])
             at = 4 * cell
-            axes.imshow(
-                seen.truth.frames[0, at].reshape(PIXELS, PIXELS), cmap="gray", vmin=-0.5, vmax=1.2, origin="lower"
-            )
+            axes.imshow(video[at].reshape(PIXELS, PIXELS), cmap="gray", vmin=-0.5, vmax=1.2, origin="lower")
             axes.text(0.3, 8.2, f"{at}", color="white", fontsize=8)
             axes.set(xticks=[], yticks=[])
             if cell == 0:
                 axes.set_title(f"{shape}: frames", fontsize=10, loc="left")
         plane = figure.add_subplot(grid[row, 1])
-        plane.plot(*seen.truth.position[0, :frames].T, color="black", linewidth=2.5, alpha=0.3, label="true")
-        plane.plot(*seen.position[0, :frames].T, color=COLOURS[0], linewidth=1, label="decoded")
+        plane.plot(*position.T, color="black", linewidth=2.5, alpha=0.3, label="true")
+        plane.plot(*decoded.T, color=COLOURS[0], linewidth=1, label="decoded")
         plane.set(xlim=(-0.5, 9.5), ylim=(-0.5, 9.5), aspect="equal", xlabel="column", ylabel="row")
         trace = figure.add_subplot(grid[row, 2])
-        middle, width = seen.position[0, :frames, 0].numpy(), 1.96 * seen.deviation[0, :frames, 0].numpy()
+        middle = decoded[:, 0]
         trace.fill_between(
             time, middle - width, middle + width, color=COLOURS[0], alpha=BAND, linewidth=0, label="95 % of the filter"
         )
         trace.plot(time, middle, color=COLOURS[0], linewidth=1.2, label="decoded")
-        trace.plot(time, seen.truth.position[0, :frames, 0], color="black", linewidth=1, linestyle="--", label="true")
+        trace.plot(time, position[:, 0], color="black", linewidth=1, linestyle="--", label="true")
         trace.set(ylabel="column, pixels", ylim=(-0.5, 13 if shape == "circle" else 9.5), xlim=(0, frames - 1))
         if shape == "circle":
-            level = trace.twinx()
-            level.plot(time, seen.truth.level[0, :frames], color=COLOURS[1], linewidth=1.2)
-            level.set_ylim(-4 * LEVEL, LEVEL * 1.1)
-            level.set_yticks([0, LEVEL])
-            level.set_ylabel("noise level", color=COLOURS[1], loc="top")
-            level.spines[["top"]].set_visible(False)
+            beside = trace.twinx()
+            beside.plot(time, level, color=COLOURS[1], linewidth=1.2)
+            beside.set_ylim(-4 * LEVEL, LEVEL * 1.1)
+            beside.set_yticks([0, LEVEL])
+            beside.set_ylabel("noise level", color=COLOURS[1], loc="top")
+            beside.spines[["top"]].set_visible(False)
         rising = figure.add_subplot(grid[row, 3])
         for colour, (entropy, one) in zip(COLOURS, by_entropy.items(), strict=False):
             rising.plot(

@@ -144,6 +144,7 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
         model.decode(counts, ci=LEVEL), [position, phase], ci=LEVEL, min_speed=SLOW * length, shifts=39
     )
     place, lap = reading.reports
+    direction_right = _direction_right(reading.latents)
     numbers = {
         "session": Path(session.source.path).name,
         "units": chosen.n_units,
@@ -153,9 +154,9 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
         "kept_step": model.kept_step_,
         "position": place.to_dict(),
         "lap": lap.to_dict(),
-        "direction_right": _direction_right(reading.latents),
+        "direction_right": direction_right,
     }
-    return Outcome(numbers, claims(place, lap, numbers["direction_right"]), _picture(reading.latents, chosen, settings))
+    return Outcome(numbers, claims(place, lap, direction_right), _picture(reading.latents, chosen, settings))
 
 
 def claims(place: BehaviorReport, lap: BehaviorReport, direction_right: float) -> list[Claim]:
@@ -207,7 +208,8 @@ def _picture(latents: xr.Dataset, session: Session, settings: Settings) -> Figur
     grid = figure.add_gridspec(2, 2, width_ratios=[1, 1.4], height_ratios=[1.4, 1])
     space = figure.add_subplot(grid[:, 0])
     judged = latents["lap_fold"].to_numpy() >= 0
-    drawn = space.scatter(*points[judged].T, c=lap[judged], s=4, cmap="hsv", vmin=0, vmax=2 * np.pi, linewidths=0)
+    x, y = points[judged].T
+    drawn = space.scatter(x, y, c=lap[judged], s=4, cmap="hsv", vmin=0, vmax=2 * np.pi, linewidths=0)
     path = _one_lap(lap, shown)
     space.plot(*points[path].T, color="black", linewidth=1.4)
     space.set_aspect("equal", "datalim")

@@ -22,7 +22,7 @@ from ldmfilter.ldm.alignment import predictive_gaussian
 from ldmfilter.ldm.entropy import knn
 from ldmfilter.ldm.objectives import Objective, predictive
 
-KNN_OPTIONS: dict[str, int | float] = {"k": 3, "clip": 0.1}  # the paper's
+KNN_OPTIONS: dict[str, Any] = {"k": 3, "clip": 0.1}  # the paper's
 GRADIENT_NORM = 5.0  # gradients are clipped to it
 WARM_STEPS = 50  # in which the step size rises
 LOG_RANGE = 4.0  # of the logarithm of the noise's factor, to both sides
@@ -147,8 +147,8 @@ class SequenceTraining:
     """
 
     steps: int
-    learning_rate: float = 2e-3
-    predictor_rate: float = 3.0
+    learning_rate: float = 3e-3
+    predictor_rate: float = 1.0
     weight_decay: float = 1e-4
     sequences: int = 128
     frames: int = 16
