@@ -1,7 +1,7 @@
-"""Predictive latent distribution matching on sequences of any kind: an encoder, a predictor, new sequences at every step.
+"""Predictive latent distribution matching on sequences: an encoder, a predictor, new sequences at every step.
 
-`ldmfilter.filter` is this for spike counts. Here any module encodes a frame, and any predictor says what comes next: the
-linear filter (`LinearPredictor`), or another module with the same `forward`.
+`ldmfilter.filter` is this for spike counts. Here any module encodes a frame, and any predictor says what comes next:
+the linear filter (`LinearPredictor`), or another module with the same `forward`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,10 @@ from ldmfilter.ldm.alignment import predictive_gaussian
 from ldmfilter.ldm.entropy import knn
 from ldmfilter.ldm.objectives import Objective, predictive
 
-KNN_OPTIONS: dict[str, int | float] = {"k": 3, "clip": 0.1}  # the paper's
+KNN_OPTIONS: dict[str, Any] = {"k": 3, "clip": 0.1}  # the paper's
 GRADIENT_NORM = 5.0  # gradients are clipped to it
 WARM_STEPS = 50  # in which the step size rises
+LOG_RANGE = 4.0  # of the logarithm of the noise's factor, to both sides
 
 #: From a number of sequences to that many new ones, (sequence, time, ...), as the encoder takes them.
 Draw = Callable[[int], Tensor]
@@ -49,7 +50,7 @@ class Predictor(Protocol):
 class LinearPredictor(nn.Module):
     """The Kalman filter as a predictor, its parameters those of `Dynamics`."""
 
-    def __init__(self, latent_dim: int, state_dim: int, decay: float = 0.9, noise: float = 0.5):
+    def __init__(self, latent_dim: int, state_dim: int, decay: float, noise: float):
         super().__init__()
         self.dynamics = Dynamics(latent_dim, state_dim, decay, noise)
 
@@ -64,8 +65,8 @@ class LinearPredictor(nn.Module):
 
 
 def filter_varying(model: LinearGaussian, z: Tensor, noise: Tensor) -> Prediction:
-    """The Kalman filter where bin t has the observation noise noise_t R: the covariances then differ from bin to bin and
-    from sequence to sequence, and are computed in a loop over bins.
+    """The Kalman filter where bin t has the observation noise noise_t R. The covariances then differ from bin to bin
+    and from sequence to sequence: a loop over bins.
 
     Args:
         model: the linear-Gaussian parameters.
@@ -79,9 +80,8 @@ def filter_varying(model: LinearGaussian, z: Tensor, noise: Tensor) -> Predictio
         if t:
             mean, cov = predict(model, mean, cov)
         S_t, K, updated = gain(model._replace(R=noise[:, t, None, None] * model.R), cov)
-        held = noise[:, t - 1] - noise[:, t] if t else 1 - noise[:, 0]
         zhat.append(mean @ model.C.mT)
-        S.append(S_t + held[:, None, None] * model.R)
+        S.append(S_t)
         mean, cov = mean + (K @ (z[:, t] - zhat[-1])[..., None])[..., 0], updated
         means.append(mean)
         covs.append(cov)
@@ -89,57 +89,51 @@ def filter_varying(model: LinearGaussian, z: Tensor, noise: Tensor) -> Predictio
 
 
 class SequenceModel(nn.Module):
-    """Encoder and predictor, with the gauge that is measured and not learnt: pseudo-observations are white, and factors of
-    the noise are one in the mean.
+    """Encoder and predictor, with the gauge that is measured and not learnt: pseudo-observations are white.
 
     Args:
-        encoder: from frames (batch, time, ...) to (batch, time, latent), or one more where the noise varies: the
-            logarithm of the factor that it multiplies R by.
+        encoder: from frames (batch, time, ...) to (batch, time, latent).
         predictor: see `Predictor`.
         latent_dim: dimensions of the pseudo-observation.
-        varying_noise: whether the encoder gives the noise.
+        noise: from frames to (batch, time, 1), what `fit_noise` trains; without it the noise is constant.
     """
 
     z_mean: Tensor
     z_whiten: Tensor
-    log_noise: Tensor
 
-    def __init__(self, encoder: nn.Module, predictor: nn.Module, latent_dim: int, varying_noise: bool = False):
+    def __init__(self, encoder: nn.Module, predictor: nn.Module, latent_dim: int, noise: nn.Module | None = None):
         super().__init__()
         self.encoder = encoder
         self.predictor = predictor
-        self.latent_dim = latent_dim
-        self.varying_noise = varying_noise
+        self.noise = noise
         self.register_buffer("z_mean", torch.zeros(latent_dim))
         self.register_buffer("z_whiten", torch.eye(latent_dim))
-        self.register_buffer("log_noise", torch.zeros(()))
 
-    def encode(self, frames: Tensor, measure: bool = False) -> tuple[Tensor, Tensor | None]:
-        """White pseudo-observations (batch, time, latent), and the factors of the noise (batch, time) or None.
+    def encode(self, frames: Tensor, measure: bool = False) -> Tensor:
+        """White pseudo-observations (batch, time, latent).
 
         Args:
             frames: (batch, time, ...).
             measure: make these very frames white, differentiably, and remember how; else what was remembered is used.
         """
         raw = self.encoder(frames)
-        z, log_noise = raw[..., : self.latent_dim], raw[..., self.latent_dim :]
-        mean, W = whitening(z.flatten(0, 1)) if measure else (self.z_mean, self.z_whiten)
-        noise = None
-        if self.varying_noise:
-            log_noise = log_noise[..., 0]
-            level = log_noise.logsumexp((0, 1)) - math.log(log_noise.numel()) if measure else self.log_noise
-            noise = (log_noise - level).exp()
-            if measure:
-                self.log_noise.copy_(level.detach())
-        if measure:
-            self.z_mean.copy_(mean.detach())
-            self.z_whiten.copy_(W.detach())
-        return (z - mean) @ W, noise
+        if not measure:
+            return (raw - self.z_mean) @ self.z_whiten
+        mean, W = whitening(raw.flatten(0, 1))
+        self.z_mean.copy_(mean.detach())
+        self.z_whiten.copy_(W.detach())
+        return (raw - mean) @ W
+
+    def noise_factor(self, frames: Tensor) -> Tensor | None:
+        """What R is multiplied by in each bin, (batch, time), between exp(-4) and exp(4); None where it is constant."""
+        if self.noise is None:
+            return None
+        return (LOG_RANGE * torch.tanh(self.noise(frames)[..., 0] / LOG_RANGE)).exp()
 
     @torch.no_grad()
     def filter(self, frames: Tensor) -> Prediction:
         """Causal estimates of sequences, with the gauge that was remembered."""
-        return self.predictor(*self.encode(frames))
+        return self.predictor(self.encode(frames), self.noise_factor(frames))
 
 
 @dataclass(frozen=True)
@@ -153,20 +147,20 @@ class SequenceTraining:
     """
 
     steps: int
-    learning_rate: float = 2e-3
-    predictor_rate: float = 5.0
+    learning_rate: float = 3e-3
+    predictor_rate: float = 1.0
     weight_decay: float = 1e-4
-    sequences: int = 64
-    frames: int = 32
-    warmup: int = 8
+    sequences: int = 128
+    frames: int = 16
+    warmup: int = 6
     samples: int = 12
 
 
 def objective(model: SequenceModel, frames: Tensor, entropy: str, settings: SequenceTraining) -> Objective:
-    """Predictive LDM on a batch; see `ldm.objectives.predictive`."""
-    z, noise = model.encode(frames, measure=True)
-    zhat, S, _, _ = model.predictor(z, noise)
-    z, zhat, S = _after(settings.warmup, z, zhat, S)
+    """Predictive LDM on a batch, of constant noise; see `ldm.objectives.predictive`."""
+    z = model.encode(frames, measure=True)
+    zhat, S, _, _ = model.predictor(z)
+    z, zhat = z[:, settings.warmup :], zhat[:, settings.warmup :]
     if entropy not in ("knn", "kde"):
         return predictive(z, zhat, S, entropy)
     return predictive(z, zhat, S, entropy, *_samples(z, settings), KNN_OPTIONS if entropy == "knn" else None)
@@ -179,7 +173,7 @@ def train(
     settings: SequenceTraining,
     watch: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Train in place by AdamW, every step on new sequences; the gauge is measured at the end once more.
+    """Train encoder and predictor in place by AdamW, every step on new sequences.
 
     Args:
         model: what is trained.
@@ -192,57 +186,98 @@ def train(
         TrainingError: the numbers are not finite any more.
     """
     groups = [
-        {"params": list(model.encoder.parameters()), "weight_decay": settings.weight_decay, "rate": 1.0},
-        {"params": list(model.predictor.parameters()), "weight_decay": 0.0, "rate": settings.predictor_rate},
+        {"params": list(model.encoder.parameters()), "weight_decay": settings.weight_decay},
+        {
+            "params": list(model.predictor.parameters()),
+            "weight_decay": 0.0,
+            "lr": settings.predictor_rate * settings.learning_rate,
+        },
     ]
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
-    try:
-        for step in range(settings.steps):
-            watch(step)
-            rate = min(1.0, (step + 1) / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * group["rate"] * rate
-            optimizer.zero_grad()
-            loss = -objective(model, draw(settings.sequences), entropy, settings).value
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM, error_if_nonfinite=True)
-            optimizer.step()
-        with torch.no_grad():
-            model.encode(draw(8 * settings.sequences), measure=True)
-    except (torch.linalg.LinAlgError, NotPositiveDefiniteError, RuntimeError) as error:
-        raise TrainingError(
-            f"training diverged at step {step}: its numbers are not finite any more; "
-            f"try a learning rate below {settings.learning_rate:g}"
-        ) from error
+
+    def loss(step: int) -> Tensor:
+        watch(step)
+        return -objective(model, draw(settings.sequences), entropy, settings).value
+
+    _descend(groups, settings.steps, settings.learning_rate, loss)
+    measure(model, draw, settings)
     watch(settings.steps)
 
 
+def fit_noise(model: SequenceModel, draw: Draw, settings: SequenceTraining, steps: int) -> None:
+    """Let the noise of a trained model depend on the frame: `model.noise` and the predictor, by maximum likelihood of
+    pseudo-observations that stay as they are.
+
+    Trained along with the encoder, a free R(y_t) is a shortcut: what is encoded the same is predictable, and is called
+    certain. An encoder that stays as it is leaves no such way.
+
+    Raises:
+        TrainingError: the numbers are not finite any more.
+    """
+    assert model.noise is not None
+    weights = [*model.noise.parameters(), *model.predictor.parameters()]
+
+    def loss(step: int) -> Tensor:
+        frames = draw(settings.sequences)
+        with torch.no_grad():
+            z = model.encode(frames)
+        zhat, S, _, _ = model.predictor(z, model.noise_factor(frames))
+        seen = slice(settings.warmup, None)
+        return -predictive_gaussian(z[:, seen], zhat[:, seen], S[:, seen]).mean()
+
+    _descend([{"params": weights, "weight_decay": 0.0}], steps, settings.learning_rate, loss)
+
+
+@torch.no_grad()
+def measure(model: SequenceModel, draw: Draw, settings: SequenceTraining) -> None:
+    """Learn what makes pseudo-observations white, from more sequences than a batch has."""
+    model.encode(draw(4 * settings.sequences), measure=True)
+
+
+def _descend(groups: list[dict[str, Any]], steps: int, rate: float, loss: Callable[[int], Tensor]) -> None:
+    """AdamW with a step size that rises and then falls as a cosine."""
+    optimizer = torch.optim.AdamW(groups, lr=rate)
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    highest = [group["lr"] for group in optimizer.param_groups]
+    for step in range(steps):
+        share = min(1.0, (step + 1) / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group, most in zip(optimizer.param_groups, highest, strict=True):
+            group["lr"] = share * most
+        optimizer.zero_grad()
+        try:
+            value = loss(step)
+            value.backward()
+            finite = bool(torch.isfinite(nn.utils.clip_grad_norm_(weights, GRADIENT_NORM)))
+        except (torch.linalg.LinAlgError, NotPositiveDefiniteError):  # what first meets numbers that are not finite
+            finite = False
+        if not finite:
+            raise TrainingError(
+                f"training diverged at step {step}: its numbers are not finite any more; "
+                f"try a learning rate below {rate:g}"
+            )
+        optimizer.step()
+
+
 def entropy_gradients(model: SequenceModel, frames: Tensor, settings: SequenceTraining) -> tuple[Tensor, Tensor]:
-    """How two estimates of the entropy would change the encoder: gradients (parameter,) of the kNN estimate, and of what
-    the stop-gradient puts in its place.
+    """How two estimates of the entropy pull at the encoder in training: gradients (parameter,) of the kNN estimate, and
+    of what the stop-gradient puts in its place.
 
     To detach the target is to add -log N(z_t; zhat_t, S_t) with prediction and covariance detached, whose gradient
-    cancels that of the alignment through its target. The gauge is held fixed.
+    cancels that of the alignment through its target. The whitening is that of these frames, and held fixed.
     """
+    raw = model.encoder(frames)
+    mean, W = whitening(raw.detach().flatten(0, 1))
+    z = (raw - mean) @ W
     with torch.no_grad():
-        model.encode(frames, measure=True)
-    z, noise = model.encode(frames)
-    with torch.no_grad():
-        zhat, S, _, _ = model.predictor(z, noise)
-    z, zhat, S = _after(settings.warmup, z, zhat, S)
+        zhat, S, _, _ = model.predictor(z)
+    z, zhat = z[:, settings.warmup :], zhat[:, settings.warmup :]
     samples, group = _samples(z, settings)
     weights = list(model.encoder.parameters())
-    estimates = knn(samples, group, **KNN_OPTIONS), -predictive_gaussian(z, zhat, S).mean()
-    grads = [torch.autograd.grad(H, weights, retain_graph=True, allow_unused=True) for H in estimates]
-    first, second = (
-        torch.cat([torch.zeros(w.numel()) if g is None else g.flatten() for g, w in zip(one, weights, strict=True)])
-        for one in grads
-    )
-    return first, second
 
+    def gradient(H: Tensor) -> Tensor:
+        parts = torch.autograd.grad(H, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
+        return torch.cat([part.flatten() for part in parts])
 
-def _after(warmup: int, z: Tensor, zhat: Tensor, S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return z[:, warmup:], zhat[:, warmup:], S if S.ndim == 2 else S[:, warmup:]
+    return gradient(knn(samples, group, **KNN_OPTIONS)), gradient(-predictive_gaussian(z, zhat, S).mean())
 
 
 def _samples(z: Tensor, settings: SequenceTraining) -> tuple[Tensor, Tensor]:
