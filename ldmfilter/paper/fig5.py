@@ -40,12 +40,14 @@ class Scene:
         sequences: to learn from.
         held_out: that judge.
         length: steps of each.
+        lead: steps before the first that is seen.
         camera: position to image.
     """
 
     sequences: int
     held_out: int
     length: int
+    lead: int
     camera: Camera
 
 
@@ -58,10 +60,10 @@ class Settings:
 
 
 SIZES = {
-    "tiny": Settings(Scene(600, 200, 10, Camera()), Training(steps=250, batch=48, learning_rate=1e-2)),
-    "small": Settings(Scene(4000, 500, 12, Camera()), Training(steps=2500, batch=64)),
+    "tiny": Settings(Scene(600, 200, 10, 10, Camera()), Training(steps=250, batch=48, learning_rate=1e-2)),
+    "small": Settings(Scene(4000, 500, 12, 10, Camera()), Training(steps=1200, batch=64)),
     "paper": Settings(
-        Scene(20_000, 1000, 30, Camera(pixels=16, view=6.0)),
+        Scene(20_000, 1000, 30, 10, Camera(pixels=16, view=7.0)),
         Training(steps=20_000, batch=256, samples=8, hidden=200, memory=64),
     ),
 }
@@ -77,7 +79,7 @@ class Recording:
 
     def __init__(self, scene: Scene, seed: int, noise: str = "gaussian"):
         rng = np.random.default_rng(seed)
-        self.position = trajectories(rng, scene.sequences + scene.held_out, scene.length, noise)
+        self.position = trajectories(rng, scene.sequences + scene.held_out, scene.length, noise, scene.lead)
         self.images = torch.from_numpy(scene.camera.images(self.position)).flatten(2).to(resolve_device("auto"))
         self.held_out = scene.sequences
 
