@@ -60,7 +60,7 @@ class Settings:
 
 
 SIZES = {
-    "tiny": Settings(Scene(600, 200, 10, 10, Camera()), Training(steps=250, batch=48, learning_rate=1e-2)),
+    "tiny": Settings(Scene(500, 150, 8, 10, Camera()), Training(steps=150, batch=48, learning_rate=1e-2)),
     "small": Settings(Scene(4000, 500, 12, 10, Camera()), Training(steps=1200, batch=64)),
     "paper": Settings(
         Scene(20_000, 1000, 30, 10, Camera(pixels=16, view=7.0)),
