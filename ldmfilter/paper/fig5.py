@@ -1,9 +1,16 @@
 """Figure 5: identification of a nonlinear system. A wobbly oscillator is seen through a swirled image; an encoder and a
-recurrent predictor with Gaussian errors recover its position up to an affine map (Theorem 1), whatever the entropy.
+recurrent predictor with Gaussian errors recover its position up to an affine map (Theorem 1).
 
 Controls have as many dimensions and an affine map of their own: the first principal components of the images, and the
 same encoder before training, whitened. Sequences are shorter than the paper's 100 steps: the noise lets the radius
-diffuse, and what has left the picture no encoder can recover.
+diffuse, and what has left the picture no encoder can recover. They are seen after a lead of some steps, when positions
+have become about Gaussian, as log det takes them to be: from the first step on, on the unit circle, its R2 falls in
+training (0.976 after 600 steps, 0.948 after 2,500), where that of kNN rises (0.975, 0.989).
+
+The stop-gradient form ends at about 0.9, and its claim fails. Given a predictor that is flexible enough, its error has
+zero mean at every past, whatever the encoder, so that the gradient through the prediction, the only one there is,
+vanishes on average for every invertible encoder: nothing pulls towards the affine ones. Larger batches, slower and
+faster predictors, smaller ones and blobs of other sizes did not raise it.
 """
 
 from __future__ import annotations
