@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldmfilter.errors import TrainingError
-from ldmfilter.filter.linalg import whitening
+from ldmfilter.filter.linalg import one_thread, whitening
 from ldmfilter.ldm.objectives import predictive
 
 RIDGE = 1e-6  # of Sigma, in units of the variance of z, which is one
@@ -122,24 +122,27 @@ def ascend(
 ) -> Float[np.ndarray, " step"]:
     """Maximise by Adam, with a linear rise of the learning rate over the first twentieth and a cosine fall; the values.
 
+    On one thread: the products are small.
+
     Raises:
         TrainingError: a value is not finite; `what` is in its text.
     """
     optimizer = torch.optim.Adam(module.parameters())
     history = np.empty(steps)
-    for step in range(steps):
-        progress = step / steps
-        rate = min(1.0, 20 * progress + 1e-3) * 0.5 * (1 + math.cos(math.pi * progress))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * rate
-        now = value()
-        if not bool(torch.isfinite(now)):
-            raise TrainingError(f"training {what} diverged at step {step}; try another seed")
-        optimizer.zero_grad()
-        (-now).backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        history[step] = now.item()
+    with one_thread():
+        for step in range(steps):
+            progress = step / steps
+            rate = min(1.0, 20 * progress + 1e-3) * 0.5 * (1 + math.cos(math.pi * progress))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * rate
+            now = value()
+            if not bool(torch.isfinite(now)):
+                raise TrainingError(f"training {what} diverged at step {step}; try another seed")
+            optimizer.zero_grad()
+            (-now).backward()
+            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            optimizer.step()
+            history[step] = now.item()
     return history
 
 
