@@ -7,8 +7,8 @@ diffuse, and what has left the picture no encoder can recover. They are seen aft
 have become about Gaussian, as log det takes them to be: from the first step on, on the unit circle, its R2 falls in
 training (0.976 after 600 steps, 0.948 after 2,500), where that of kNN rises (0.975, 0.989).
 
-The stop-gradient form ends at about 0.9, and its claim fails. Given a predictor that is flexible enough, its error has
-zero mean at every past, whatever the encoder, so that the gradient through the prediction, the only one there is,
+The stop-gradient form ends at 0.92 at best, and its claim fails. Given a predictor that is flexible enough, its error
+has zero mean at every past, whatever the encoder, so that the gradient through the prediction, the only one there is,
 vanishes on average for every invertible encoder: nothing pulls towards the affine ones. Larger batches, slower and
 faster predictors, smaller ones and blobs of other sizes did not raise it.
 """

@@ -14,14 +14,16 @@ from ldmfilter.paper.wobbly import Camera
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    return reproduce("fig5", "tiny", tmp_path_factory.mktemp("fig5"), seed=1)
+    return reproduce("fig5", "tiny", tmp_path_factory.mktemp("fig5"))
 
 
-def test_every_entropy_beats_the_controls(done):
+def test_entropies_beat_the_controls_and_stopgrad_does_not_reach_them(done):
     r2 = done.outcome.numbers["r2"]
     assert set(r2) == {"pca", "random", "stopgrad", "knn", "logdet", "kde"}
-    assert min(r2[name] for name in fig5.ENTROPIES) > max(r2["pca"], r2["random"]) + 0.1
-    assert min(r2[name] for name in ("knn", "logdet", "kde")) > 0.93
+    recovered = min(r2[name] for name in ("knn", "logdet", "kde"))
+    assert recovered > 0.93
+    assert recovered > max(r2["pca"], r2["random"]) + 0.2
+    assert r2["random"] < r2["stopgrad"] < recovered  # the module says why
     ahead = done.outcome.numbers["r2_of_the_step_ahead_without_noise"]
     assert ahead["logdet"] > 0.93
 
