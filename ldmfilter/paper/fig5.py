@@ -1,9 +1,16 @@
 """Figure 5: identification of a nonlinear system. A wobbly oscillator is seen through a swirled image; an encoder and a
-recurrent predictor with Gaussian errors recover its position up to an affine map (Theorem 1), whatever the entropy.
+recurrent predictor with Gaussian errors recover its position up to an affine map (Theorem 1).
 
 Controls have as many dimensions and an affine map of their own: the first principal components of the images, and the
 same encoder before training, whitened. Sequences are shorter than the paper's 100 steps: the noise lets the radius
-diffuse, and what has left the picture no encoder can recover.
+diffuse, and what has left the picture no encoder can recover. They are seen after a lead of some steps, when positions
+have become about Gaussian, as log det takes them to be: from the first step on, on the unit circle, its R2 falls in
+training (0.976 after 600 steps, 0.948 after 2,500), where that of kNN rises (0.975, 0.989).
+
+The stop-gradient form ends at 0.92 at best, and its claim fails. Given a predictor that is flexible enough, its error
+has zero mean at every past, whatever the encoder, so that the gradient through the prediction, the only one there is,
+vanishes on average for every invertible encoder: nothing pulls towards the affine ones. Larger batches, slower and
+faster predictors, smaller ones and blobs of other sizes did not raise it.
 """
 
 from __future__ import annotations
@@ -40,12 +47,14 @@ class Scene:
         sequences: to learn from.
         held_out: that judge.
         length: steps of each.
+        lead: steps before the first that is seen.
         camera: position to image.
     """
 
     sequences: int
     held_out: int
     length: int
+    lead: int
     camera: Camera
 
 
@@ -58,10 +67,10 @@ class Settings:
 
 
 SIZES = {
-    "tiny": Settings(Scene(600, 200, 10, Camera()), Training(steps=250, batch=48, learning_rate=1e-2)),
-    "small": Settings(Scene(4000, 500, 12, Camera()), Training(steps=2500, batch=64)),
+    "tiny": Settings(Scene(500, 150, 8, 10, Camera()), Training(steps=150, batch=48, learning_rate=1e-2)),
+    "small": Settings(Scene(4000, 500, 12, 10, Camera()), Training(steps=1200, batch=64)),
     "paper": Settings(
-        Scene(20_000, 1000, 30, Camera(pixels=16, view=6.0)),
+        Scene(20_000, 1000, 30, 10, Camera(pixels=16, view=7.0)),
         Training(steps=20_000, batch=256, samples=8, hidden=200, memory=64),
     ),
 }
@@ -77,7 +86,7 @@ class Recording:
 
     def __init__(self, scene: Scene, seed: int, noise: str = "gaussian"):
         rng = np.random.default_rng(seed)
-        self.position = trajectories(rng, scene.sequences + scene.held_out, scene.length, noise)
+        self.position = trajectories(rng, scene.sequences + scene.held_out, scene.length, noise, scene.lead)
         self.images = torch.from_numpy(scene.camera.images(self.position)).flatten(2).to(resolve_device("auto"))
         self.held_out = scene.sequences
 

@@ -83,7 +83,7 @@ class Settings:
 
 
 SIZES = {
-    "tiny": Settings(seconds=2000, units=20, shared=1, seeds=1, steps=100, batch=16, window=40, hidden=(32,)),
+    "tiny": Settings(seconds=1500, units=24, shared=1, seeds=1, steps=80, batch=16, window=40, hidden=(32,)),
     "small": Settings(seconds=5000, units=40, shared=2, seeds=3, steps=300, batch=32, window=50, hidden=(48,)),
     "paper": Settings(
         seconds=20_000, units=80, shared=4, seeds=8, steps=6000, batch=128, window=100, hidden=(128, 128)

@@ -55,14 +55,15 @@ def advance(position: Floats, step: float = STEP) -> Floats:
     return position + step / 6 * (a + 2 * b + 2 * c + d)
 
 
-def trajectories(rng: np.random.Generator, number: int, steps: int, noise: str = "gaussian") -> Floats:
-    """Positions (sequence, time, 2) that start on the unit circle, each step with noise of a kind in `NOISES`."""
+def trajectories(rng: np.random.Generator, number: int, steps: int, noise: str = "gaussian", lead: int = 0) -> Floats:
+    """Positions (sequence, time, 2) that start on the unit circle and then take `lead` steps that are not handed out,
+    each step with noise of a kind in `NOISES`."""
     angle = rng.uniform(-np.pi, np.pi, number)
-    path = np.empty((number, steps, 2))
+    path = np.empty((number, lead + steps, 2))
     path[:, 0] = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    for t in range(1, steps):
+    for t in range(1, lead + steps):
         path[:, t] = advance(path[:, t - 1]) + NOISES[noise](rng, (number, 2))
-    return path
+    return path[:, lead:]
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Camera:
     """
 
     pixels: int = 12
-    view: float = 4.0
+    view: float = 5.0
     blob: float = 1.0
     folded: bool = False
 

@@ -1,0 +1,98 @@
+"""Predictable noise of single units, small."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ldmfilter.paper import infoldm
+from ldmfilter.paper.experiment import reproduce
+from ldmfilter.paper.infoldm import BIN, WARMUP, Settings, autoregression, explained, named, objective, views, world
+
+SETTINGS = Settings(seconds=60, units=8, shared=2, seeds=1, steps=1, batch=4, window=30, hidden=(8,))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    return reproduce("infoldm", "tiny", tmp_path_factory.mktemp("infoldm"))
+
+
+def test_own_past_keeps_the_noise_and_the_other_half_s_discards_it(done):
+    def mean(context, form, key):
+        return done.outcome.numbers[named(context, form)][key]["mean"]
+
+    for form in infoldm.FORMS:
+        assert mean("own", form, "made_of_private") > 0.35
+        assert mean("other", form, "made_of_private") < 0.6 * mean("own", form, "made_of_private")
+        assert mean("other", form, "decoded_shared") > mean("own", form, "decoded_shared") + 0.1
+    # It was there to be kept, both of it.
+    counts = done.outcome.numbers["counts"]
+    assert counts["decoded_shared"]["mean"] > 0.6
+    assert counts["decoded_private"]["mean"] > 0.6
+    assert done.picture.stat().st_size > 50_000
+
+
+def test_autoregressions_have_unit_variance_and_their_time_constant():
+    x = autoregression(np.random.default_rng(0), 200_000, 2, 0.5)
+    np.testing.assert_allclose(x.var(0), 1, atol=0.03)
+    for lag in (1, 5):
+        correlation = (x[lag:] * x[:-lag]).mean(0) / x.var(0)
+        np.testing.assert_allclose(correlation, math.exp(-lag * BIN / 0.5), atol=0.02)
+    first = autoregression(np.random.default_rng(0), 2, 20_000, 5.0)  # stationary from the first bin on
+    np.testing.assert_allclose(first.var(1), 1, atol=0.03)
+
+
+def test_the_world_has_its_rates_and_its_independence():
+    truth = world(np.random.default_rng(1), 60_000, 6, 2, shared_gain=0.3, private_gain=0.4, rate=20.0)
+    # Mean of a log-normal: exp(variance / 2) times the median.
+    np.testing.assert_allclose(truth.counts.mean(0), 2.0 * math.exp((0.3**2 + 0.4**2) / 2), rtol=0.15)
+    corner = np.corrcoef(np.column_stack([truth.shared, truth.private]).T)
+    assert np.abs(corner - np.eye(8)).max() < 0.15
+    # A unit's own modulation shows in its own counts alone.
+    gains = np.corrcoef(truth.private.T, np.log1p(truth.counts).T)[:6, 6:]
+    assert gains.diagonal().min() > 0.3
+    assert np.abs(gains - np.diag(gains.diagonal())).max() < 0.15
+
+
+def test_a_half_is_predicted_from_the_other_alone():
+    torch.manual_seed(0)
+    counts = torch.from_numpy(np.random.default_rng(0).poisson(2.0, (400, 8))).float()
+    parts = views("other", counts, SETTINGS)
+    for part in parts:
+        part.eval()
+    batch = counts[:120].reshape(4, 30, 8)
+    # In the stop-gradient form the encoder of a half learns from the prediction of the other half only.
+    with torch.no_grad():
+        parts[1].ahead.weight.zero_()  # the second half predicts nothing of the first
+    objective(parts, batch, "stopgrad").backward()
+    slopes = [max(float(p.grad.abs().max()) for p in part.encoder.parameters()) for part in parts]
+    assert slopes[0] > 1e-4
+    assert slopes[1] < 1e-7
+
+
+def test_own_past_is_the_filter_s_objective():
+    from ldmfilter.filter.kalman import filter_windows
+    from ldmfilter.ldm.objectives import predictive
+
+    torch.manual_seed(0)
+    counts = torch.from_numpy(np.random.default_rng(0).poisson(2.0, (400, 8))).float()
+    (part,) = views("own", counts, SETTINGS)
+    part.eval()
+    batch = counts[:120].reshape(4, 30, 8)
+    z = part.white(batch, batch.flatten(0, 1))
+    zhat, S, _ = filter_windows(part.dynamics(), z)
+    expected = predictive(z[:, WARMUP:], zhat[:, WARMUP:], S, "logdet").value
+    torch.testing.assert_close(objective([part], batch, "logdet"), expected)
+    assert z.shape == (4, 30, 4)
+
+
+def test_explained_is_judged_on_the_last_fifth():
+    rng = np.random.default_rng(0)
+    cause = rng.standard_normal((1000, 2))
+    effect = np.column_stack([cause @ [1.0, -2.0] + 3, rng.standard_normal(1000)])
+    r2 = explained(cause, effect)
+    assert r2[0] == pytest.approx(1)
+    assert abs(r2[1]) < 0.1
+    effect[800:, 0] = -effect[800:, 0]
+    assert explained(cause, effect)[0] < -1
