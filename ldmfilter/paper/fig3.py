@@ -2,7 +2,8 @@
 without mutual information between the views.
 
 Small: scikit-learn's digits and a small convolutional network. Paper: CIFAR-10 from a folder, ResNet-18, 1,000 epochs
-of each of the twelve cells, each a training that is taken up again where it was stopped.
+of each of the twelve cells, each a training that is taken up again where it was stopped. A cell takes 3.3e17 floating
+point operations (0.56 G multiply-adds an image, two views, forward and back): it is for a GPU.
 """
 
 from __future__ import annotations
