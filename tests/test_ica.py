@@ -79,7 +79,7 @@ def gamma_ratio(beta):
 
 def test_no_worse_than_the_peers():
     """Ten mixtures of eight sources with light, heavy and skewed tails; the peers as they come."""
-    rows = np.array([measure("mixed", seed, 4000, 1)[2 : 2 + len(WAYS)] for seed in range(MIXTURES)])
+    rows = np.array([measure("mixed", seed, 4000, 1)[2 : 2 + len(WAYS)] for seed in MIXTURES])
     ours, fastica, picard, _ = np.median(rows, axis=0)
     assert ours <= min(fastica, picard)
 

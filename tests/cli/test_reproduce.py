@@ -1,0 +1,134 @@
+"""`ldmfilter reproduce` as a person meets it."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+from rich.cells import cell_len
+
+from ldmfilter.paper import fig2c
+from ldmfilter.paper.experiment import FIGURES, Claim, Outcome
+from tests.cli.test_commands import here
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """fig2c with few samples, and two claims more: one that fails, and one without a number."""
+    monkeypatch.setitem(fig2c.SIZES, "small", fig2c.SIZES["tiny"])
+    real = fig2c.run
+
+    def run(*args):
+        outcome = real(*args)
+        claims = [Claim("Too much: of it", 0.123456, most=0.1), Claim("Unknown", float("nan"), least=-1.0, most=1.0)]
+        return Outcome(outcome.numbers, claims, outcome.picture)
+
+    monkeypatch.setattr(fig2c, "run", run)
+
+
+def test_without_a_figure_all_are_listed(tmp_path):
+    ended = here("reproduce", cwd=tmp_path)
+    assert (ended.code, ended.err) == (0, "")
+    rows = [re.split(r" {2,}", line) for line in ended.out.splitlines()]
+    assert rows == [[name, about] for name, (_, about) in FIGURES.items()]
+    assert json.loads(here("reproduce", "--json", cwd=tmp_path).out) == {
+        name: about for name, (_, about) in FIGURES.items()
+    }
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_claim_that_fails_is_an_answer(quick, tmp_path):
+    ended = here("reproduce", "fig2c", cwd=tmp_path)
+    assert (ended.code, ended.err) == (0, "unmixed in closed form\n")
+    assert ended.out.splitlines() == [
+        "FAILS  0.1235  Too much: of it (at most 0.1)",
+        "FAILS  nan     Unknown (at least -1, at most 1)",
+        "fig2c.png",
+        "fig2c.json",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fig2c.json", "fig2c.png"]
+
+
+def test_json_is_the_file(quick, tmp_path):
+    ended = here("reproduce", "fig2c", "--json", "--quiet", "--seed", 3, cwd=tmp_path)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == (tmp_path / "fig2c.json").read_text()
+    content = json.loads(ended.out)
+    assert content["seed"] == 3
+    assert [claim["value"] for claim in content["claims"]] == [0.123456, None]
+
+
+def test_it_holds_as_it_comes(monkeypatch, tmp_path):
+    monkeypatch.setitem(fig2c.SIZES, "small", fig2c.Settings(100_000))
+    (tmp_path / "figures").mkdir()
+    ended = here("reproduce", "fig2c", "--out", "figures", "--quiet", cwd=tmp_path)
+    assert (ended.code, ended.err) == (0, "")
+    first, second, *files = ended.out.splitlines()
+    assert re.fullmatch(r"holds  0\.0\d+ +The processes are recovered: Amari distance \(at most 0\.02\)", first)
+    assert second.startswith("holds  ")
+    assert files == [os.path.join("figures", name) for name in ("fig2c.png", "fig2c.json")]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["fig9"], f"fig9: no such figure; choose one of {', '.join(FIGURES)}"),
+        (["fig2c", "--size", "huge"], "huge: no such size; choose one of small, paper"),
+        (["fig2c", "--seed", "-1"], "seed is -1; it must be a whole number from 0 to 4294967295"),
+        (["fig2c", "--data", "x.nwb"], "x.nwb: fig2c makes its own data; leave out --data"),
+        (
+            ["fig2c", "--out", "none"],
+            f"{os.path.join('none', 'fig2c.png')}: its folder does not exist; make it first or write elsewhere",
+        ),
+    ],
+)
+def test_what_is_refused(tmp_path, words, line):
+    ended = here("reproduce", *words, cwd=tmp_path)
+    assert (ended.code, ended.out, ended.err) == (3, "", f"ldmfilter: {line}\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_existing_files_are_replaced_only_where_asked(quick, tmp_path):
+    (tmp_path / "fig2c.json").write_text("mine")
+    ended = here("reproduce", "fig2c", cwd=tmp_path)
+    line = "ldmfilter: fig2c.json: exists already; choose another name or give --overwrite\n"
+    assert (ended.code, ended.out, ended.err) == (3, "", line)
+    assert (tmp_path / "fig2c.json").read_text() == "mine"
+    assert here("reproduce", "fig2c", "--overwrite", cwd=tmp_path).code == 0
+    assert json.loads((tmp_path / "fig2c.json").read_text())["figure"] == "fig2c"
+
+
+def test_help_begins_with_an_example(tmp_path):
+    ended = here("reproduce", "--help", cwd=tmp_path)
+    assert ended.code == 0
+    assert ended.out.split("Usage:")[1].split("\n", 1)[1].strip().startswith("Example: ldmfilter reproduce fig2b")
+
+
+def test_a_narrow_terminal_gets_a_list_that_fits(tmp_path):
+    """Words are folded into their column, none is lost."""
+    columns = 40
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "ldmfilter_cli", "reproduce"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=theirs, env=environment) as process:
+        os.close(theirs)
+        content = b""
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # the other end has closed
+                break
+            if not piece:
+                break
+            content += piece
+    os.close(ours)
+    assert process.returncode == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m|\r", "", content.decode()).splitlines()
+    assert max(map(cell_len, lines)) <= columns
+    assert len(lines) > len(FIGURES)
+    text = " ".join(" ".join(lines).split())
+    for name, (_, about) in FIGURES.items():
+        assert f"{name} {about}" in text
