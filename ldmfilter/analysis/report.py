@@ -494,11 +494,9 @@ class _Maker:
         shown = self.latents.isel(time=inside)
         for name in self.names:  # what a readout saw when it was fitted is not shown as if it were read
             read = shown[f"{name}_fold"] >= 0
-            drawn = [key for key in (f"{name}_mean", f"{name}_ci") if key in shown]
-            if bool(read.any()):
-                shown = shown.assign({key: shown[key].where(read) for key in drawn})
-                for key in drawn:
-                    shown[key].attrs = self.latents[key].attrs
+            for key in (f"{name}_mean", f"{name}_ci"):
+                if key in shown:
+                    shown[key] = shown[key].where(read)
         content["raster"] = {"start": start, "stop": stop, "spikes": int(sum(map(len, trains))), "units": len(trains)}
         names = self.names[:3]
 
