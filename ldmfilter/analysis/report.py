@@ -521,7 +521,7 @@ class _Maker:
         what = "Spikes" + (" and the behaviour decoded from the states" if names else " of all units")
         finding = (
             f"{figure_of(len(trains))} units from {_clock(start)} to {_clock(stop)} s"
-            + (", time that training never saw" if self.latents["trained"].to_numpy().any() else "")
+            + ("" if bool(shown["trained"].any()) else ", time that training never saw")
             + f"; units in the order of {f'the {names[0]} they prefer' if names else 'their share in the state'}."
             + (f" Below, {_and(names)}: measured, and decoded by readers that never saw these blocks." if names else "")
         )

@@ -176,7 +176,13 @@ def test_what_its_reader_saw_is_not_shown_as_read():
     )
     about = {"name": "x", "unit": "cm", "period": None}
     model = SimpleNamespace(unit_ids_=session.units["unit"].to_numpy())
-    picture = _Maker(None, session, counts, model, latents, {}, [about], [])._picture_raster({})  # type: ignore[arg-type]
+
+    def raster(latents):
+        return _Maker(None, session, counts, model, latents, {}, [about], [])._picture_raster({})  # type: ignore[arg-type]
+
+    picture = raster(latents)
+    assert "time that training never saw" in picture.finding
+    assert "never saw;" not in raster(latents.assign(trained=latents["observed"])).finding
     figure = Figure()
     picture.draw(figure, False)
     lines = {one.get_label(): one.get_ydata() for one in figure.axes[1].lines}
