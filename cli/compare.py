@@ -44,16 +44,18 @@ def _show(result: "Comparison") -> None:
     from rich.table import Table
 
     console = Console()
-    grid = Table(box=None, pad_edge=False, header_style="dim", title="R2 of the best affine map", title_justify="left")
+    grid = Table(box=None, pad_edge=False, header_style="dim")
     grid.add_column("from \\ to", overflow="fold")
     for number in range(len(result.runs)):
         grid.add_column(str(number + 1), justify="right")
     for number, (name, row) in enumerate(zip(result.runs, result.r2, strict=True)):
         cells = ["" if number == column else f"{value:.3f}" for column, value in enumerate(row)]
         grid.add_row(shown(f"{number + 1} {name}"), *cells)
+    console.print("R2 of the best affine map")
     console.print(grid)
     where = "time that no run was trained on" if result.held_out else "time that runs were trained on"
     console.print(
         f"median {result.median:.3f}; by chance, shifted in time, {result.chance:.3f} at most "
-        f"(95th percentile); {result.bins} bins of {where}"
+        f"(95th percentile); {result.bins} bins of {where}",
+        soft_wrap=True,
     )

@@ -46,8 +46,8 @@ def export(
         bool,
         typer.Option(
             "--in-place",
-            help="Write nwb into the session itself and not into a copy. Other commands then take it for another "
-            "session than the run was trained on.",
+            help="Write nwb into the session itself and not into a copy. Commands that read a run's own session want "
+            "the file as it was.",
         ),
     ] = False,
     overwrite: Overwrite = False,

@@ -15,6 +15,7 @@ depends on how the states are scaled.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -217,8 +218,7 @@ def _blocks(latents: xr.Dataset, guard: float) -> tuple[np.ndarray, np.ndarray, 
     """Blocks of time that may judge: their numbers (time,), -1 outside; why a bin is in none (time,), "" inside; and
     whether training never saw them."""
     size = float(latents.attrs["bin_size"])
-    time, segment = np.asarray(latents["time"], dtype=np.float64), np.asarray(latents["segment"])
-    observed = np.asarray(latents["observed"])
+    time, observed = np.asarray(latents["time"], dtype=np.float64), np.asarray(latents["observed"])
     trained = np.asarray(latents["trained"]) if "trained" in latents else np.zeros(time.size, dtype=bool)
     seen = trained & observed
     held_out = not seen[observed].all()
@@ -229,17 +229,18 @@ def _blocks(latents: xr.Dataset, guard: float) -> tuple[np.ndarray, np.ndarray, 
     why = np.where(free, "", np.where(trained, "trained", "guard")).astype("<U12")
     total = max(float(free.sum()) * size, size)
     length = float(np.clip(total / (2 * FOLDS), *BLOCK_SECONDS))
-    ends = np.flatnonzero((np.diff(time) > 1.5 * size) | (np.diff(segment) != 0) | (free[1:] != free[:-1])) + 1
     block, number = np.full(time.size, -1), 0
     gap = round(guard / size)
-    for first, last in zip([0, *ends.tolist()], [*ends.tolist(), time.size], strict=True):
-        if not free[first]:
-            continue
-        pieces = max(1, int((last - first + gap) / (length / size + gap) + 1e-6))
-        edges = np.linspace(first, last + gap, pieces + 1).round().astype(int)
-        for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-            block[start : stop - gap] = number
-            why[stop - gap : min(stop, last)] = "guard"
+    # Trials that follow each other, or lie closer than a guard, are cut as one stretch: a break keeps nothing apart.
+    rows = np.flatnonzero(free)
+    ends = np.flatnonzero(np.diff(time[rows]) > max(guard + 0.75 * size, 1.5 * size)) + 1
+    for stretch in np.split(rows, ends) if rows.size else ():
+        at = (time[stretch] - time[stretch[0]]) / size  # bins from the first one
+        pieces = max(1, int((at[-1] + 1 + gap) / (length / size + gap) + 1e-6))
+        edges = np.linspace(0, round(at[-1]) + 1 + gap, pieces + 1).round()
+        for start, stop in itertools.pairwise(edges.tolist()):
+            block[stretch[(at > start - 0.25) & (at < stop - gap - 0.25)]] = number
+            why[stretch[(at > stop - gap - 0.25) & (at < stop - 0.25)]] = "guard"
             number += 1
     why[(why == "") & ~observed] = "unobserved"
     return block, why, held_out

@@ -495,11 +495,9 @@ class _Maker:
         shown = self.latents.isel(time=inside)
         for name in self.names:  # what a readout saw when it was fitted is not shown as if it were read
             read = shown[f"{name}_fold"] >= 0
-            drawn = [key for key in (f"{name}_mean", f"{name}_ci") if key in shown]
-            if bool(read.any()):
-                shown = shown.assign({key: shown[key].where(read) for key in drawn})
-                for key in drawn:
-                    shown[key].attrs = self.latents[key].attrs
+            for key in (f"{name}_mean", f"{name}_ci"):
+                if key in shown:
+                    shown[key] = shown[key].where(read)
         content["raster"] = {"start": start, "stop": stop, "spikes": int(sum(map(len, trains))), "units": len(trains)}
         names = self.names[:3]
 
@@ -524,7 +522,7 @@ class _Maker:
         what = "Spikes" + (" and the behaviour decoded from the states" if names else " of all units")
         finding = (
             f"{figure_of(len(trains))} units from {_clock(start)} to {_clock(stop)} s"
-            + (", time that training never saw" if self.latents["trained"].to_numpy().any() else "")
+            + ("" if bool(shown["trained"].any()) else ", time that training never saw")
             + f"; units in the order of {f'the {names[0]} they prefer' if names else 'their share in the state'}."
             + (f" Below, {_and(names)}: measured, and decoded by readers that never saw these blocks." if names else "")
         )

@@ -65,7 +65,7 @@ def to_nwb(
         out: the copy.
         overwrite: replace a copy, and a module `processing/ldmfilter`, that exist already.
         in_place: write into `session` itself, by way of a copy that takes its place once it is whole. Its checksum
-            is then another one, so that runs that were trained on it take it for another session.
+            is then another one, so that runs that were trained on it refuse it where they need their own session.
         follow: as the module says.
 
     Returns:

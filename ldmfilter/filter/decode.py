@@ -172,8 +172,11 @@ def _dataset(
 
 
 def _trained(model: LDMFilter, counts: xr.DataArray) -> np.ndarray:
-    """Which bins overlap with the time that the model was trained on, in the same session."""
-    if str(counts.attrs.get("checksum", "")) != model.source_.get("checksum", ""):
+    """Which bins overlap with the time that the model was trained on, in the same recording: the same bytes, or the
+    same identifier, as a copy has it to which behaviour or states were added later."""
+    checksum, identifier = (str(counts.attrs.get(key, "")) for key in ("checksum", "identifier"))
+    copy = identifier and identifier == model.source_.get("identifier", "")
+    if checksum != model.source_.get("checksum", "") and not copy:
         return np.zeros(counts.sizes["time"], dtype=bool)
     time = np.asarray(counts["time"], dtype=np.float64)
     return ~outside(time, model.trained_spans_, 0.49 * model.bin_size_)

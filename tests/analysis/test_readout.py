@@ -144,6 +144,22 @@ def test_bins_of_different_use_lie_apart():
     assert report.bins["used"] == (fold >= 0).sum()
 
 
+@pytest.mark.parametrize("pause", [0.0, 1.23])
+def test_trials_that_follow_each_other_are_not_apart(pause):
+    latents = world(300)
+    trial = np.arange(3000) // 40
+    time = latents["time"].to_numpy() + pause * trial
+    latents = latents.assign_coords(segment=("time", trial.astype(np.int32)), time=time)
+    out, report = one(latents, sampled(latents, linear(latents, 10.0)))
+    fold = out["place_fold"].to_numpy()
+    assert 5 <= report.blocks <= 15
+    for a in range(5):
+        others = time[(fold >= 0) & (fold != a)]
+        assert np.abs(time[fold == a][:, None] - others).min() > 2.0
+    assert report.bins["used"] > 0.9 * time.size
+    assert report.bins["used"] + report.bins["guard"] == time.size
+
+
 def test_too_few_blocks_give_no_interval():
     latents = world(120, trained=[(0, 30), (45, 70), (85, 120)])
     out, report = one(latents, sampled(latents, linear(latents, 5.0)))

@@ -4,12 +4,16 @@ import json
 import math
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from ldmfilter.analysis import page as markup
-from ldmfilter.analysis.report import Report
+from ldmfilter.analysis.report import Report, _Maker
+from ldmfilter.data.binning import bin_spikes
+from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 from tests.report_sample import HARM, PLACE, harmful_report
 
@@ -148,6 +152,43 @@ def test_behavior_is_shown_only_where_its_reader_never_saw_it(report):
     line = next(one for one in figure.axes[1].lines if one.get_label() == "decoded")
     measured = next(one for one in figure.axes[1].lines if one.get_label() == "measured")
     assert 0 < np.isfinite(line.get_ydata()).sum() < np.isfinite(measured.get_ydata()).sum()
+    assert "95% interval" in [one.get_label() for one in figure.axes[1].collections]
+
+
+def test_what_its_reader_saw_is_not_shown_as_read():
+    """A single block of judged time: its reader was fitted to it, and no bin has a fold."""
+    from matplotlib.figure import Figure
+
+    rng, n = np.random.default_rng(0), 120
+    session = Session.from_spikes({"a": [0.5, 3.0], "b": [1.0, 11.0]})
+    base = {"time": (np.arange(n) + 0.5) * 0.1, "segment": ("time", np.zeros(n, np.int32)), "bound": ["lower", "upper"]}
+    counts = bin_spikes(session, 0.1, [(0.0, 12.0)])
+    latents = xr.Dataset(
+        {
+            "trained": ("time", np.arange(n) >= 110),
+            "observed": ("time", np.ones(n, bool)),
+            "x_true": ("time", rng.normal(size=n)),
+            "x_mean": ("time", rng.normal(size=n)),
+            "x_fold": ("time", np.full(n, -1, np.int8)),
+        },
+        base,
+        {"bin_size": 0.1},
+    )
+    about = {"name": "x", "unit": "cm", "period": None}
+    model = SimpleNamespace(unit_ids_=session.units["unit"].to_numpy())
+
+    def raster(latents):
+        return _Maker(None, session, counts, model, latents, {}, [about], [])._picture_raster({})  # type: ignore[arg-type]
+
+    picture = raster(latents)
+    assert "time that training never saw" in picture.finding
+    assert "never saw;" not in raster(latents.assign(trained=latents["observed"])).finding
+    figure = Figure()
+    picture.draw(figure, False)
+    lines = {one.get_label(): one.get_ydata() for one in figure.axes[1].lines}
+    assert np.isfinite(lines["measured"]).all()
+    assert not np.isfinite(lines["decoded"]).any()
+    assert np.isfinite(latents["x_mean"]).all()  # what the report was given stays as it was
 
 
 def test_written_whole_or_not_at_all(report, tmp_path):

@@ -217,6 +217,23 @@ def test_other_units_and_other_bins_are_refused(fitted, counts):
         fitted.decode(counts, ci=95)
 
 
+def test_trained_time_is_known_in_a_copy_of_the_recording(fitted, counts, monkeypatch):
+    """A file to which something was added has other bytes; its identifier stays."""
+    monkeypatch.setattr(fitted, "source_", {"checksum": "sha256:1", "identifier": "rat 1"})
+    counts = counts.isel(time=slice(0, 50))
+    for checksum, identifier, trained in (
+        ("sha256:1", "rat 1", True),
+        ("sha256:2", "rat 1", True),
+        ("sha256:1", "", True),
+        ("sha256:2", "rat 2", False),
+        ("sha256:2", "", False),
+    ):
+        latents = fitted.decode(counts.assign_attrs(checksum=checksum, identifier=identifier))
+        assert (latents["trained"] == trained).all(), (checksum, identifier)
+    monkeypatch.setattr(fitted, "source_", {"checksum": "sha256:1", "identifier": ""})
+    assert not fitted.decode(counts.assign_attrs(checksum="sha256:2", identifier=""))["trained"].any()
+
+
 def test_ids_alone_do_not_make_sessions_the_same(fitted):
     """A model of units 0 to 15 of some session must not decode a session of 100 units that holds these ids."""
     large = Session.from_spikes([[0.1, 0.5]] * 100)
