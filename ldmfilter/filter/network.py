@@ -98,7 +98,7 @@ class Network(nn.Module):
             model = copy.deepcopy(self.noise).double()(model)
         A, Q, C, R, b, P0 = model
         T, scale = self.gauge.double(), self.covariance_scale.double()
-        T = torch.block_diag(T, torch.eye(len(A) - len(T), dtype=T.dtype))
+        T = torch.block_diag(T, torch.eye(len(A) - len(T), dtype=T.dtype, device=T.device))
 
         def right(matrix: Tensor) -> Tensor:  # matrix T^-1
             return torch.linalg.solve(T, matrix, left=False)

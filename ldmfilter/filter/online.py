@@ -165,8 +165,8 @@ class OnlineFilter:
         n = len(self._b)
         if mean.shape != (n,) or cov.shape != (n, n) or bins < 0:
             raise InputError(f"state: mean {mean.shape}, cov {cov.shape}, bins {bins} for {n} state dimensions")
-        if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
-            raise InputError("state: NaN or infinity in mean or cov; start anew with reset()")
+        if not (np.abs(mean).max() <= MOST and np.abs(cov).max() <= MOST):
+            raise InputError("state: NaN or infinity (beyond float32) in mean or cov; start anew with reset()")
         rounding = 1e-12 * np.trace(cov)
         if np.abs(cov - cov.T).max() > rounding or np.linalg.eigvalsh(cov)[0] < -rounding:
             raise InputError("state: cov is not symmetric and positive semidefinite; start anew with reset()")

@@ -116,6 +116,7 @@ def test_a_saved_state_goes_on_as_if_nothing_had_happened(fitted, online, counts
         ({"mean": [np.nan] * 4}, "NaN or infinity"),
         ({"cov": -np.eye(4)}, "not symmetric and positive semidefinite"),
         ({"cov": np.eye(4) + np.eye(4, k=1)}, "not symmetric"),
+        ({"cov": np.eye(4) * 1.7e308}, "NaN or infinity"),  # a step from it would be
         ({"bins": "many"}, "incomplete or damaged"),
     ],
 )
