@@ -26,7 +26,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto
 
 bench: $(VENV)/.bench
-	for one in tests/benchmarks/*_speed.py tests/benchmarks/linear_track.py; do $(BIN)/python $$one; done
+	for one in tests/benchmarks/[a-z]*_*.py tests/benchmarks/calibration.py tests/benchmarks/fuzz.py tests/benchmarks/kills.py; do $(BIN)/python $$one; done
 
 # An extra is installed again when what it is made of changes.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)
