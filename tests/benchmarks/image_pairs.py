@@ -1,6 +1,6 @@
 """Objectives on pairs of images at full size, and a step of figure 3's training on CIFAR-10's size.
 
-    python tests/benchmarks/image_pairs.py [--threads 1] [--images 64] [--json FILE]
+    python tests/benchmarks/image_pairs.py [--threads 1] [--images 16] [--json FILE]
 
 Objectives: value and gradient for 4,096 pairs in 2,048 dimensions, float32; each in a process of its own, for its peak
 memory (VmHWM, Linux) over that of the pairs. Difference: of the value from float64's, at 1,024 pairs in 512 dimensions.
@@ -79,7 +79,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -96,6 +96,7 @@ def main() -> None:
                 words, check=True, capture_output=True, text=True
             ).stdout.split()
             rows.append([name, form, float(seconds), float(megabytes), finite, difference(name, mutual_information)])
+            print(*rows[-1], file=sys.stderr, flush=True)
     seconds = step(options.images)
     rows.append([f"a step of ResNet-18, {options.images} images", "", seconds, None, None, None])
     columns = ["objective", "MI", "processor time, s", "memory, MB", "finite", "difference from float64"]
