@@ -1,11 +1,15 @@
 """A small session as a file, and the command run in an empty folder."""
 
+import os
+import pty
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from ldmfilter.data.simulate import linear_track_session
 
@@ -26,6 +30,29 @@ def ldmfilter(*words: object, cwd: Path, **more: object) -> Ended:
     command = [sys.executable, "-m", "ldmfilter_cli", *map(str, words)]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False, **more)
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def on_a_terminal(*words: str, cwd: Path, columns: int) -> list[str]:
+    """Lines that the command writes to a terminal of that width, none of them wider; its colours are taken away."""
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "ldmfilter_cli", *words]
+    with subprocess.Popen(command, cwd=cwd, stdout=theirs, env=environment) as process:
+        os.close(theirs)
+        content = b""
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # the other end has closed
+                break
+            if not piece:
+                break
+            content += piece
+    os.close(ours)
+    assert process.returncode == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m|\r", "", content.decode()).splitlines()
+    assert max(map(cell_len, lines)) <= columns
+    return lines
 
 
 @pytest.fixture(scope="session")

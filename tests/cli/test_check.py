@@ -1,18 +1,12 @@
 """`ldmfilter check` as a person meets it."""
 
 import json
-import os
-import pty
-import re
-import subprocess
-import sys
 from unittest import mock
 
 import pytest
-from rich.cells import cell_len
 
 from ldmfilter.analysis import diagnostics
-from tests.cli.conftest import QUICK
+from tests.cli.conftest import QUICK, on_a_terminal
 from tests.cli.test_commands import here, refused
 
 
@@ -71,25 +65,7 @@ def test_strict_turns_findings_into_a_failure(trained, answer):
 
 
 def test_a_narrow_terminal_gets_a_table_that_fits(trained, answer):
-    columns = 40
-    ours, theirs = pty.openpty()
-    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "ldmfilter_cli", "check", "run", "--quiet"]
-    with subprocess.Popen(command, cwd=trained, stdout=theirs, env=environment) as process:
-        os.close(theirs)
-        content = b""
-        while True:
-            try:
-                piece = os.read(ours, 65536)
-            except OSError:  # the other end has closed
-                break
-            if not piece:
-                break
-            content += piece
-    os.close(ours)
-    assert process.returncode == 0
-    lines = re.sub(r"\x1b\[[0-9;]*m|\r", "", content.decode()).splitlines()
-    assert max(map(cell_len, lines)) <= columns
+    lines = on_a_terminal("check", "run", "--quiet", cwd=trained, columns=40)
     words = " ".join(" ".join(lines).split())
     for finding in answer["findings"]:
         assert finding["name"].split()[0] in words

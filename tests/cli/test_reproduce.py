@@ -2,16 +2,13 @@
 
 import json
 import os
-import pty
 import re
-import subprocess
-import sys
 
 import pytest
-from rich.cells import cell_len
 
 from ldmfilter.paper import fig2c
 from ldmfilter.paper.experiment import FIGURES, Claim, Outcome
+from tests.cli.conftest import on_a_terminal
 from tests.cli.test_commands import here
 
 
@@ -109,25 +106,7 @@ def test_help_begins_with_an_example(tmp_path):
 
 def test_a_narrow_terminal_gets_a_list_that_fits(tmp_path):
     """Words are folded into their column, none is lost."""
-    columns = 40
-    ours, theirs = pty.openpty()
-    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "ldmfilter_cli", "reproduce"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=theirs, env=environment) as process:
-        os.close(theirs)
-        content = b""
-        while True:
-            try:
-                piece = os.read(ours, 65536)
-            except OSError:  # the other end has closed
-                break
-            if not piece:
-                break
-            content += piece
-    os.close(ours)
-    assert process.returncode == 0
-    lines = re.sub(r"\x1b\[[0-9;]*m|\r", "", content.decode()).splitlines()
-    assert max(map(cell_len, lines)) <= columns
+    lines = on_a_terminal("reproduce", cwd=tmp_path, columns=40)
     assert len(lines) > len(FIGURES)
     text = " ".join(" ".join(lines).split())
     for name, (_, about) in FIGURES.items():

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.special import digamma, gammaln
 
 from ldmfilter.ldm import entropy
@@ -209,3 +210,21 @@ def test_on_a_gpu(name):
     )
     assert on_gpu[0] == pytest.approx(on_cpu[0], abs=1e-9)
     torch.testing.assert_close(on_gpu[1].cpu(), on_cpu[1], atol=1e-10, rtol=1e-6)
+
+
+def test_linear_is_what_a_map_adds():
+    """Of the entropy of a Gaussian and of its image, and for fewer latents of the axes that are kept."""
+    rng = np.random.default_rng(0)
+    W = torch.from_numpy(rng.standard_normal((3, 3)))
+    cov = np.diag([1.0, 2.0, 5.0])
+    before, after = (stats.multivariate_normal(cov=c).entropy() for c in (cov, W.numpy() @ cov @ W.numpy().T))
+    assert float(entropy.linear(W)) == pytest.approx(after - before)
+    kept = torch.from_numpy(rng.standard_normal((2, 5)))
+    volume = np.log(np.linalg.svd(kept.numpy(), compute_uv=False)).sum()
+    assert float(entropy.linear(kept)) == pytest.approx(volume)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 4)])
+def test_gradients_of_linear(shape):
+    W = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(entropy.linear, (W,))

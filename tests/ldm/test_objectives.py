@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from ldmfilter.ldm.alignment import predictive_gaussian
+from ldmfilter.ldm.alignment import generalized_gaussian, logistic, predictive_gaussian
 from ldmfilter.ldm.entropy import ENTROPIES
-from ldmfilter.ldm.objectives import predictive
+from ldmfilter.ldm.objectives import independent_sources, predictive
 
 
 @pytest.fixture
@@ -46,3 +46,21 @@ def test_stopgrad_teaches_through_the_prediction_alone(latents):
 def test_unknown_entropy(latents):
     with pytest.raises(KeyError):
         predictive(*latents, "none")
+
+
+def test_independent_sources_are_the_likelihood_of_the_data():
+    """By the change of variables: Gaussian sources make the data Gaussian with covariance (W' W)^-1."""
+    torch.manual_seed(0)
+    X, W = torch.randn(20, 3, dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
+    F = independent_sources(X @ W.mT, W, lambda z: generalized_gaussian(z, 2.0))
+    expected = MultivariateNormal(torch.zeros(3, dtype=torch.float64), precision_matrix=W.mT @ W).log_prob(X).mean()
+    torch.testing.assert_close(F.value, expected)
+    torch.testing.assert_close(F.value, F.alignment + F.entropy)
+
+
+@pytest.mark.parametrize("density", [lambda z: generalized_gaussian(z, 1.5, corner=0.01), logistic])
+def test_gradients_of_independent_sources(density):
+    torch.manual_seed(0)
+    X = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    W = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda X, W: independent_sources(X @ W.mT, W, density).value, (X, W))
