@@ -14,8 +14,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 SMOOTHING = 0.5  # s, time constant of the average that takes the noise out of z; turning z turns it alike
 SECOND_LAGS = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0)  # s
@@ -61,8 +61,8 @@ def law_of(z: Floats, run: NDArray[np.integer], bin_size: float) -> Law:
     """The moments of white z (time, latent); `run` (time,) has another number where something is missing between."""
     decay = math.exp(-bin_size / SMOOTHING)
     ends = np.flatnonzero(np.diff(run, append=run[-1] + 1)) + 1
-    parts = [lfilter([1 - decay], [1, -decay], part, axis=0) for part in np.split(z, ends[:-1])]
-    x = np.concatenate(parts)
+    from_zero = (np.concatenate([np.zeros((1, z.shape[1])), part]) for part in np.split(z, ends[:-1]))
+    x = np.concatenate([pd.DataFrame(part).ewm(alpha=1 - decay, adjust=False).mean()[1:] for part in from_zero])
     x = x - x.mean(0)
     length = np.sqrt((x**2).mean(1))
     x /= np.sqrt((length**2).mean()) * np.sqrt(1 + (length / (RADIUS * np.sqrt((length**2).mean()))) ** 2)[:, None]
