@@ -208,23 +208,33 @@ def fit_noise(model: SequenceModel, draw: Draw, settings: SequenceTraining, step
     pseudo-observations that stay as they are.
 
     Trained along with the encoder, a free R(y_t) is a shortcut: what is encoded the same is predictable, and is called
-    certain. An encoder that stays as it is leaves no such way.
+    certain. An encoder that stays as it is leaves no such way. One maximum has its noise near zero throughout, and says
+    the less of it the noisier a frame is; from a constant noise that is far too high it is reached. So the predictor is
+    fitted with the best constant noise first.
 
     Raises:
         TrainingError: the numbers are not finite any more.
     """
     assert model.noise is not None
-    weights = [*model.noise.parameters(), *model.predictor.parameters()]
+    seen = slice(settings.warmup, None)
 
-    def loss(step: int) -> Tensor:
+    def loss(varying: bool) -> Tensor:
         frames = draw(settings.sequences)
         with torch.no_grad():
             z = model.encode(frames)
-        zhat, S, _, _ = model.predictor(z, model.noise_factor(frames))
-        seen = slice(settings.warmup, None)
-        return -predictive_gaussian(z[:, seen], zhat[:, seen], S[:, seen]).mean()
+        zhat, S, _, _ = model.predictor(z, model.noise_factor(frames) if varying else None)
+        return -predictive_gaussian(z[:, seen], zhat[:, seen], S[:, seen] if S.ndim > 2 else S).mean()
 
-    _descend([{"params": weights, "weight_decay": 0.0}], steps, settings.learning_rate, loss)
+    rate = settings.learning_rate
+    predictor = {"params": list(model.predictor.parameters()), "weight_decay": 0.0}
+    first = predictor | {"lr": settings.predictor_rate * rate}
+    _descend([first], steps, rate, lambda step: loss(False))
+    _descend(
+        [predictor, {"params": list(model.noise.parameters()), "weight_decay": 0.0}],
+        steps,
+        rate,
+        lambda step: loss(True),
+    )
 
 
 @torch.no_grad()
