@@ -900,8 +900,8 @@ def _or_worst(score: float | None) -> float:
 
 
 def _record(path: str | os.PathLike[str], config: Config) -> Recording:
-    session = read_session(path)
     data = config.data
+    session = read_session(path, None, data.bin_size)
     spans = choose_spans(session, interval=data.interval, spans=data.spans)
     chosen, note = choose_units(session, query=data.units, min_rate=data.min_rate, spans=spans)
     return Recording(session, chosen, reserve(bin_spikes(chosen, data.bin_size, spans), data.reserve), note)

@@ -186,6 +186,7 @@ class LDMFilter(FilterConfig):
         model = copy.copy(self)
         model.sessions_ = [self.sessions_[i] for i in positions]
         model.network_ = self.network_.keep(positions)
+        model.model_id_ = digest(model.network_.state_dict())[:16]  # sessions that come later do not change it
         return model
 
     def _find(self, session: int | str | xr.DataArray) -> int:

@@ -163,7 +163,7 @@ class Run:
             found = [one for one in self.sessions if where == one.session]
             found = found or [one for one in self.sessions if Path(where).name == Path(one.session).name]
             if not found and Path(where).exists():
-                return self.choose(read_session(where))
+                return self.choose(self._read(where))
         if len(found) != 1:
             what = "is none" if not found else f"may be {len(found)}"
             raise InputError(
@@ -341,6 +341,10 @@ class Run:
             )
         return load(self.folder / MODEL_FILE)
 
+    def _read(self, path: str | os.PathLike[str]) -> Session:
+        """A session for this run: counts that do not say how long a bin is have bins of the run's length."""
+        return read_session(path, None, self.config.data.bin_size)
+
     def recording(self, path: str | os.PathLike[str] | None = None) -> tuple[Session, xr.DataArray]:
         """The run's own or chosen session, and its counts in the stretches that were asked for, reserved time included.
 
@@ -350,7 +354,7 @@ class Run:
         Raises:
             InputError: the session cannot be read, or has changed since.
         """
-        session = read_session(path or self.session_path)
+        session = self._read(path or self.session_path)
         if session.source.checksum != self.checksum:
             raise InputError(
                 f"{session.source.path}: is not the session that {self.folder} was trained on, or has changed; "
@@ -378,6 +382,12 @@ class Run:
         for name in (_CHECKPOINT, _LOG, MODEL_FILE):  # nobody else writes here: these are of a process that was killed
             for scratch in self.folder.glob(f".{name}.*.tmp"):
                 scratch.unlink(missing_ok=True)
+        # What another process added since this one opened the run.
+        everything = self._chosen is self.sessions
+        now = Run.open(self.folder)
+        self._about, self.sessions = now._about, now.sessions
+        if everything:
+            self._chosen = self.sessions
 
     def training_counts(self, paths: Sequence[str | os.PathLike[str]] = ()) -> list[xr.DataArray]:
         """What training saw of each session, in order, reserved time left out.
@@ -395,7 +405,7 @@ class Run:
             )
         moved: dict[str, str | os.PathLike[str]] = {}
         for path in paths:
-            moved[trained[0].checksum if len(trained) == 1 else self.choose(read_session(path)).checksum] = path
+            moved[trained[0].checksum if len(trained) == 1 else self.choose(self._read(path)).checksum] = path
         counts = []
         for one in trained:
             run = Run(self.folder, self.config, self._about)
@@ -409,6 +419,14 @@ class Run:
         Raises:
             InputError: training has not ended, the run has the session already, or its bins or units are too few.
         """
+        self._hold()  # before anything is read: another that adds a session would write between
+        try:
+            return self._adding(session)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _adding(self, session: Session) -> "Adding":
         if session.source.checksum in [one.checksum for one in self.sessions]:
             raise InputError(f"{session.source.path}: is one of the sessions of {self.folder} already; decode it")
         model, data = self._model(), self.config.data

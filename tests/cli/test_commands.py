@@ -97,7 +97,7 @@ def test_the_two_commands_verbatim(tmp_path):
     run = Path(trained.out.strip())
     assert run.parent == Path("runs")
     assert {path.name for path in (tmp_path / run).iterdir()} == {
-        "run.json", "config.toml", "log.jsonl", "checkpoint.safetensors", "model.safetensors",
+        "run.json", "config.toml", "log.jsonl", "checkpoint.safetensors", "model.safetensors", ".lock",
     }  # fmt: skip
     decoded = ldmfilter("decode", "--out", "latents.zarr", cwd=tmp_path)
     assert decoded.code == 0, decoded.err
@@ -162,7 +162,7 @@ def test_units_left_out_are_told(tmp_path):
     Session.from_spikes([*spikes, [], [1.0]]).to_zarr(tmp_path / "s.zarr")
     ended = here("train", "s.zarr", "--min-rate", 0.5, "--run", "run", *QUICK, cwd=tmp_path)
     assert "left out 2 of 6 units: 1 silent, 1 below 0.5 Hz" in ended.err
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["unit_ids"] == [0, 1, 2, 3]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["sessions"][0]["unit_ids"] == [0, 1, 2, 3]
 
 
 def test_quiet_and_log(session_file, tmp_path):

@@ -13,6 +13,7 @@ import xarray as xr
 
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.simulate import linear_track_session
+from ldmfilter.filter.runs import Run
 from tests.cli.conftest import QUICK
 from tests.cli.test_commands import here, refused
 
@@ -163,8 +164,11 @@ def test_npy(counts, tmp_path):
     assert summary["duration"] == pytest.approx(0.1 * counts.sizes["time"])
     ended = here("train", "counts.npy", "--bin-size", "0.1", "--run", "run", *QUICK, cwd=tmp_path)
     assert ended.code == 0, ended.err
-    ended = here("decode", "--run", "run", "--out", "latents.zarr", cwd=tmp_path)
-    assert ended.code == 0, ended.err
+    # The run knows how long a bin is.
+    for words in (("decode", "--run", "run", "--out", "latents.zarr"), ("train", "--resume", "--run", "run")):
+        ended = here(*words, cwd=tmp_path)
+        assert ended.code == 0, ended.err
+    assert Run.open(tmp_path / "run").recording()[1].sizes == counts.sizes
 
 
 def test_behaviour_beside_counts_is_decoded(simulated, counts, tmp_path):
@@ -210,7 +214,7 @@ def test_the_wrong_format_is_one_line(simulated, tmp_path, format):
 def test_a_format_with_resume_is_wrong_usage(trained):
     ended = here("train", "--resume", "--run", "run", "--format", "zarr", cwd=trained)
     assert ended.code == 2
-    assert "a resumed run keeps its own options" in ended.err
+    assert "a run keeps its own options" in ended.err
 
 
 class Bomb:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from ldmfilter.data import read_session
 from ldmfilter.data.session import Session
 from ldmfilter.data.simulate import linear_track_session
+from ldmfilter.errors import InputError
 from ldmfilter.filter.runs import Run
 from tests.cli.conftest import QUICK
 from tests.cli.test_commands import here, refused
@@ -65,6 +67,23 @@ def test_add(folder, tmp_path):
     shutil.copy(folder / "run" / "run.json", tmp_path / "run" / "run.json")
     assert here("train", "--add", "c.zarr", "--run", tmp_path / "run", cwd=folder).code == 0
     assert Run.open(tmp_path / "run").model().model_id_ == model.model_id_
+
+
+def test_what_another_process_added_is_seen_and_finished_stores_stay_finished(folder, tmp_path):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    early, late = (Run.open(tmp_path / "run") for _ in range(2))
+    words = ("decode", "a.zarr", "b.zarr", "--run", tmp_path / "run", "--out", tmp_path / "states")
+    assert here(*words, cwd=folder).code == 0
+    third = read_session(folder / "c.zarr")
+    adding = early.add(third)
+    with pytest.raises(InputError, match="another process trains this run"):
+        late.add(third)
+    for _ in adding.train():
+        pass
+    with pytest.raises(InputError, match="is one of the sessions of"):
+        late.add(third)
+    again = here(*words, cwd=folder)
+    assert again.code == 0, again.err
 
 
 def test_resumed_with_sessions_that_were_moved(folder, tmp_path):

@@ -405,7 +405,7 @@ def test_a_run_folder_s_name(name, session, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     odd = replace(session, source=replace(session.source, path=f"/data/{name}.nwb"))
-    folder = new_folder(odd, datetime.now(UTC))
+    folder = new_folder([odd], datetime.now(UTC))
     assert folder.parent == Path("runs")
     assert re.fullmatch(r"[\w-]{16,90}", folder.name)
 

@@ -1,6 +1,7 @@
 """The estimator: fit, decode, save, load; and the dataset that it gives."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -219,7 +220,9 @@ def test_other_units_and_other_bins_are_refused(fitted, counts):
 
 def test_trained_time_is_known_in_a_copy_of_the_recording(fitted, counts, monkeypatch):
     """A file to which something was added has other bytes; its identifier stays."""
-    monkeypatch.setattr(fitted, "source_", {"checksum": "sha256:1", "identifier": "rat 1"})
+    of = fitted.sessions_[0]
+    source = {"checksum": "sha256:1", "identifier": "rat 1"}
+    monkeypatch.setattr(fitted, "sessions_", [replace(of, source=source)])
     counts = counts.isel(time=slice(0, 50))
     for checksum, identifier, trained in (
         ("sha256:1", "rat 1", True),
@@ -230,7 +233,7 @@ def test_trained_time_is_known_in_a_copy_of_the_recording(fitted, counts, monkey
     ):
         latents = fitted.decode(counts.assign_attrs(checksum=checksum, identifier=identifier))
         assert (latents["trained"] == trained).all(), (checksum, identifier)
-    monkeypatch.setattr(fitted, "source_", {"checksum": "sha256:1", "identifier": ""})
+    monkeypatch.setattr(fitted, "sessions_", [replace(of, source={"checksum": "sha256:1", "identifier": ""})])
     assert not fitted.decode(counts.assign_attrs(checksum="sha256:2", identifier=""))["trained"].any()
 
 
