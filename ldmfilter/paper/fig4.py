@@ -56,8 +56,8 @@ ENTROPIES = ("knn", "stopgrad")
 NAMES = {"knn": "kNN", "stopgrad": "stop-gradient"}
 START_NOISE = 0.1  # share of the variance that is noise before training
 #: Learning rates of encoder and of the predictor in its units: by log det, and by the entropy that is compared.
-WARM = {"learning_rate": 3e-3, "predictor_rate": 5.0}
-FINE = {
+WARM: dict[str, Any] = {"learning_rate": 3e-3, "predictor_rate": 5.0}
+FINE: dict[str, dict[str, Any]] = {
     "knn": {"learning_rate": 2e-4, "predictor_rate": 50.0},
     "stopgrad": {"learning_rate": 1e-4, "predictor_rate": 100.0},
 }
@@ -180,7 +180,7 @@ class Decoded:
             "error": float(error.square().sum(-1).mean().sqrt()),
             "coverage_95": float((error.abs() <= 1.96 * self.deviation).float().mean()),
         }
-        if self.truth.level.std() > 0:
+        if self.truth.level.min() < self.truth.level.max():
             pairs = torch.stack([self.uncertainty.flatten(), self.truth.level.flatten()])
             found |= {"uncertainty_correlation": float(torch.corrcoef(pairs)[0, 1]), "level_r2": self.level_r2}
         return found

@@ -70,7 +70,7 @@ def test_a_readout_of_one_session_holds_for_the_others(joint, world):
 def test_counts_tell_whose_encoder_is_meant(joint, world):
     expected = [joint.of(i).decode(counts) for i, (counts, _) in enumerate(world)]
     assert [d.sizes["unit"] for d in expected] == [42, 44, 46]
-    assert all(d.attrs["model_id"] == joint.model_id_ for d in expected)
+    assert len({d.attrs["model_id"] for d in expected}) == 3
     for i, (counts, _) in enumerate(world):
         xr.testing.assert_equal(joint.decode(counts), expected[i])
         by_units = joint.decode(counts.assign_attrs(checksum="moved on", path="elsewhere"))
