@@ -9,7 +9,7 @@ level, uniform from 0 to 0.3, that is drawn anew after 15 frames on average; on 
 The circle has two states and two latent dimensions, the other paths ten and five (method, section 6). Filters are
 trained without labels by predictive LDM: all by the log det entropy first, which finds the path from any start and is
 not the paper's, then by the entropy that is compared, kNN or the stop-gradient, at a tenth of the step size or less
-(`FINE`, chosen on seeds 100 and 101). What was read after the first part is kept in the numbers as `warmed`: how near
+(`FINE`, chosen on seed 100, in part on 101). What was read after the first part is kept in the numbers as `warmed`: how near
 the two entropies end to each other is told from there, not from a common start at random. On the circle the noise R of
 the trained filter is then made to depend on the frame, by maximum likelihood (`sequences.fit_noise`). Position is
 decoded linearly from the filtered mean, y = W m_t + c, fitted on other videos than it is judged on, and its
@@ -180,7 +180,7 @@ class Decoded:
             "error": float(error.square().sum(-1).mean().sqrt()),
             "coverage_95": float((error.abs() <= 1.96 * self.deviation).float().mean()),
         }
-        if self.truth.level.min() < self.truth.level.max():
+        if self.truth.level.min() < self.truth.level.max():  # rounding leaves a constant some deviation
             pairs = torch.stack([self.uncertainty.flatten(), self.truth.level.flatten()])
             found |= {"uncertainty_correlation": float(torch.corrcoef(pairs)[0, 1]), "level_r2": self.level_r2}
         return found
