@@ -9,8 +9,8 @@ level, uniform from 0 to 0.3, that is drawn anew after 15 frames on average; on 
 The circle has two states and two latent dimensions, the other paths ten and five (method, section 6). Filters are
 trained without labels by predictive LDM: all by the log det entropy first, which finds the path from any start and is
 not the paper's, then by the entropy that is compared, kNN or the stop-gradient, at a tenth of the step size or less
-(`FINE`, chosen on seed 100, in part on 101). What was read after the first part is kept in the numbers as `warmed`: how near
-the two entropies end to each other is told from there, not from a common start at random. On the circle the noise R of
+(`FINE`, chosen on seed 100, in part on 101). What was read after the first part is kept as `warmed`: how near the two
+entropies end to each other is told from there, not from a common start at random. On the circle the noise R of
 the trained filter is then made to depend on the frame, by maximum likelihood (`sequences.fit_noise`). Position is
 decoded linearly from the filtered mean, y = W m_t + c, fitted on other videos than it is judged on, and its
 uncertainty is that of the filter itself, W P_t W': no noise level is ever told to it.
