@@ -84,7 +84,7 @@ def write_seeds(folder: Path) -> dict[str, Path]:
     session = linear_track_session(seed=6, n_units=UNITS, duration=40.0, rest=10.0)
     counts = bin_spikes(session, 0.1).assign_coords(group=("unit", ["good", "mua"] * (UNITS // 2)))
     seeds = {"zarr": session.to_zarr(folder / "session.zarr")}
-    seeds["nwb"] = _write_nwb(session, folder / "session.nwb")
+    seeds["nwb"] = write_nwb(session, folder / "session.nwb")
     seeds["nwb-zarr"] = _to_zarr(seeds["nwb"], folder / "session.nwb.zarr")
     frames = np.round(session.spike_times * RATE).astype(np.int64)
     owner = np.repeat(np.arange(UNITS), np.diff(session.spike_times_index, prepend=0))
@@ -133,9 +133,14 @@ def write_run_seeds(seeds: dict[str, Path], ask: Callable[[Sequence[str], Path],
             raise RuntimeError(err)
     seeds |= {"run": folder / "run", "model": folder / "run", "sweep": folder / "sweep"}
     seeds["latents"] = folder / "latents.zarr"
+    seeds["export"] = folder / "export"
+    seeds["export"].mkdir()
+    shutil.copy(seeds["nwb"], seeds["export"] / "session.nwb")
+    shutil.copytree(seeds["latents"], seeds["export"] / "latents.zarr")
+    sign_pair(seeds["export"])
 
 
-def _write_nwb(session: Any, path: Path) -> Path:
+def write_nwb(session: Any, path: Path) -> Path:
     from datetime import UTC, datetime
 
     from pynwb import NWBHDF5IO, NWBFile, TimeSeries
@@ -521,6 +526,26 @@ def damage_run(path: Path, rng: Rng) -> str:
     return damage_file(path / name, rng)
 
 
+def damage_pair(path: Path, rng: Rng) -> str:
+    """Damage the session that states are to be written into; mostly, the states call it the one they are of."""
+    said = damage_hdf5(path / "session.nwb", rng)
+    if rng.random() < 0.9:
+        sign_pair(path)
+        said += ", signed"
+    return said
+
+
+def sign_pair(path: Path) -> None:
+    """Make states those of the session beside them."""
+    import hashlib
+
+    import zarr
+
+    digest = hashlib.sha256((path / "session.nwb").read_bytes()).hexdigest()
+    zarr.open_group(str(path / "latents.zarr"), mode="r+").attrs["source_checksum"] = f"sha256:{digest}"
+    zarr.consolidate_metadata(str(path / "latents.zarr"))
+
+
 def damage_toml(path: Path, rng: Rng) -> str:
     """Damage a configuration: its bytes, or options of other types, unknown ones, tables that are none."""
     if rng.random() < 0.3:
@@ -587,10 +612,29 @@ KINDS: dict[str, Kind] = {
         lambda path, rng: damage_tensors(path / "model.safetensors", rng),
         ("decode --run IN --out out.zarr", "decode --run IN --smooth --out out.zarr", "check IN"),
     ),
-    "run": Kind(damage_run, ("train --resume --run IN", "decode --run IN --out out.zarr", "check IN", "report IN")),
+    "run": Kind(
+        damage_run,
+        (
+            "train --resume --run IN",
+            "decode --run IN --out out.zarr",
+            "check IN",
+            "report IN",
+            "export IN --to csv --out out.csv",
+        ),
+    ),
     "stream": Kind(damage_file, ("stream --run RUN",)),
     "sweep": Kind(damage_sweep, ("sweep --resume IN",)),
-    "latents": Kind(damage_folder, ("export-latents IN out.csv", "decode --run RUN --out IN --overwrite")),
+    "latents": Kind(
+        damage_folder,
+        (
+            "export IN --to csv --out out.csv",
+            "export IN --to netcdf --out out.nc",
+            "export IN --to parquet --out out.parquet",
+            "export IN --to pynapple --out out",
+            "decode --run RUN --out IN --overwrite",
+        ),
+    ),
+    "export": Kind(damage_pair, ("export IN/latents.zarr --to nwb --session IN/session.nwb --out out.nwb",)),
 }
 
 
@@ -666,10 +710,7 @@ def serve() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
         code = 0
         try:
-            if asked["words"][0] == "export-latents":
-                export_latents(*asked["words"][1:])
-            else:
-                app(asked["words"], prog_name="ldmfilter")
+            app(asked["words"], prog_name="ldmfilter")
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
         except BaseException:
@@ -679,22 +720,6 @@ def serve() -> None:
         sys.stderr.flush()
         answers.write(f"{code}\n")
         answers.flush()
-
-
-def export_latents(store: str, out: str, *_: str) -> None:
-    """What `ldmfilter export` does with a store of states."""
-    import typer
-    from ldmfilter_cli.console import command
-
-    from ldmfilter.export import read_latents, to_csv
-
-    def export(**_: object) -> None:
-        to_csv(read_latents(store), out)
-
-    try:
-        command(export)(quiet=True)
-    except typer.Exit as end:
-        raise SystemExit(end.exit_code) from None
 
 
 # --- judging ---------------------------------------------------------------------------------------------------------
@@ -731,6 +756,8 @@ def judge(words: Sequence[str], code: int, out: str, err: str, new: set[str], fo
 
 def _output_fault(words: Sequence[str], folder: Path) -> str:
     """What is wrong with an output that should be whole."""
+    if words[0] == "export":
+        return _export_fault(folder / words[words.index("--out") + 1])
     if words[0] == "decode":
         import xarray as xr
 
@@ -740,6 +767,35 @@ def _output_fault(words: Sequence[str], folder: Path) -> str:
             if not mean.size or not np.isfinite(mean).all():
                 return "states that are not finite"
     return ""
+
+
+def _export_fault(path: Path) -> str:
+    """What is wrong with what was exported: it cannot be read, or holds no bin."""
+    import h5py
+    import pandas as pd
+    import xarray as xr
+
+    match path.suffix:
+        case ".csv":
+            bins = len(pd.read_csv(path))
+        case ".parquet":
+            bins = len(pd.read_parquet(path))
+        case ".nc":
+            with xr.open_dataset(path, engine="h5netcdf") as latents:
+                bins = latents.load().sizes["time"]
+        case ".nwb":
+            with h5py.File(path, "r") as file:
+                bins = len(file["processing/ldmfilter/filtered_mean/data"])
+        case _:
+            with np.load(path / "filtered_mean.npz") as states:
+                bins = len(states["t"])
+    return "" if bins else "no bin in what was exported"
+
+
+def put(command: str, places: dict[str, str]) -> list[str]:
+    """The words of a command, with paths in the places of IN, RUN and ZARR, or of what they begin with."""
+    parts = [word.partition("/") for word in command.split()]
+    return [places.get(first, first) + slash + rest for first, slash, rest in parts]
 
 
 def run_case(worker: Worker, seeds: dict[str, Path], kind: str, number: int, seed: int, folder: Path) -> Case:
@@ -757,7 +813,7 @@ def run_case(worker: Worker, seeds: dict[str, Path], kind: str, number: int, see
     places = {"IN": path.name, "RUN": str(seeds["run"]), "ZARR": str(seeds["zarr"])}
     # The first command is the quickest, and sees most.
     chosen = commands[0] if len(commands) > 2 and rng.random() < 0.4 else commands[int(rng.integers(len(commands)))]
-    words = tuple(places.get(word, word) for word in chosen.split())
+    words = tuple(put(chosen, places))
     before = {item.name for item in folder.iterdir()}
     code, out, err = worker.run((*words, "--quiet"), folder, path if kind == "stream" else None)
     new = {item.name for item in folder.iterdir()} - before

@@ -1,6 +1,6 @@
 """Kill commands at random moments: each output is whole or absent, and going on ends in the same result.
 
-    python tests/benchmarks/kills.py [--kills 50] [--commands train,decode,overwrite] [--seed 0] [--json FILE]
+    python tests/benchmarks/kills.py [--kills 50] [--commands train,export] [--seed 0] [--json FILE]
 
 A command runs in a process that is forked from one in which everything is imported, so that the moments fall into its
 work and not into imports. What it leaves is looked at file by file; then it is run again (`train` goes on from its
@@ -28,6 +28,8 @@ from tests.benchmarks.report import present
 
 TRAIN = "--latent-dim 2 --max-steps 150 --hidden 8 --window 12 --warmup 4 --batch-size 8"
 PATIENCE = 120.0  # s
+NWB = "session.nwb"
+INTO = f"export RUN --to nwb --session {NWB} --in-place"
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,47 @@ def store_difference(folder: Path, whole: Path) -> str:
     return "" if same_states(folder / "out.zarr", whole / "out.zarr") else "out.zarr differs"
 
 
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+def table_fault(folder: Path, whole: Path) -> str:
+    """What is wrong with an exported table: it is neither whole nor absent."""
+    made = folder / "out.csv"
+    return "out.csv is not whole" if made.exists() and table_difference(folder, whole) else ""
+
+
+def table_difference(folder: Path, whole: Path) -> str:
+    """How an exported table differs from that of an undisturbed run."""
+    same = (folder / "out.csv").read_bytes() == (whole / "out.csv").read_bytes()
+    return "" if same else "out.csv differs"
+
+
+def held(path: Path) -> dict[str, str | None]:
+    """The values that an NWB file holds, by name."""
+    import h5py
+
+    found: dict[str, str | None] = {}
+
+    def look(name: str, item: Any) -> None:
+        found[name] = str(np.asarray(item[()]).tolist()) if isinstance(item, h5py.Dataset) else None
+
+    with h5py.File(path, "r") as file:
+        file.visititems(look)
+    return found
+
+
+def session_fault(folder: Path, whole: Path) -> str:
+    """What is wrong with a session that states are written into: it is neither the old nor the new one."""
+    return "" if _same_bytes(folder) else session_difference(folder, whole)
+
+
+def session_difference(folder: Path, whole: Path) -> str:
+    """How a session with states differs from that of an undisturbed run."""
+    one, other = held(folder / NWB), held(whole / NWB)
+    names = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    return f"{NWB} differs in {', '.join(names[:5])}" if names else ""
+
+
 def _nothing(folder: Path, places: dict[str, str]) -> None:
     pass
 
@@ -174,6 +217,14 @@ def _old_store(folder: Path, places: dict[str, str]) -> None:
     if not old.exists():
         run(["decode", "--run", places["RUN"], "--out", "../old.zarr", "--ci", "0.5", "--quiet"], folder)
     shutil.copytree(old, folder / "out.zarr")
+
+
+def _session(folder: Path, places: dict[str, str]) -> None:
+    shutil.copy(folder.parents[1] / NWB, folder / NWB)
+
+
+def _same_bytes(folder: Path) -> bool:
+    return (folder / NWB).read_bytes() == (folder.parents[1] / NWB).read_bytes()
 
 
 def _train_again(folder: Path) -> str:
@@ -195,6 +246,17 @@ COMMANDS: dict[str, tuple[Command, Callable[[Path, Path], str]]] = {
             _old_store, store_fault,
         ),
         store_difference,
+    ),
+    "export": (
+        Command(
+            "export RUN --to csv --out out.csv", lambda _: "export RUN --to csv --out out.csv --overwrite", _nothing,
+            table_fault,
+        ),
+        table_difference,
+    ),
+    "in-place": (
+        Command(INTO, lambda folder: INTO if _same_bytes(folder) else f"inspect {NWB}", _session, session_fault),
+        session_difference,
     ),
 }  # fmt: skip
 
@@ -234,7 +296,7 @@ def kill_often(name: str, kills: int, rng: np.random.Generator, root: Path, plac
             os.waitpid(child, 0)
             hits += 1
         there = {item.name for item in folder.iterdir()}
-        absent += not there & {"run", "out.zarr"}
+        absent += all(item.startswith(".") for item in there - before)
         left += any(item.startswith(".") for item in there - before)
         said = [command.fault(folder, whole)]
         try:
@@ -270,13 +332,14 @@ def main() -> None:
     for module in ("ldmfilter_cli.main", "ldmfilter.data.zarr", "ldmfilter.filter.runs", "lightning_fabric"):
         __import__(module)
     from ldmfilter.data.simulate import linear_track_session
+    from tests.fuzzing import write_nwb
 
     root = given.keep or Path(tempfile.mkdtemp())
     root.mkdir(parents=True, exist_ok=True)
-    places = {"SESSION": str(root / "session.zarr"), "RUN": str(root / "run")}
+    places = {"SESSION": str(root / NWB), "RUN": str(root / "run")}
     child = os.fork()  # whatever starts threads stays out of the process that is forked
     if not child:
-        linear_track_session(seed=3, n_units=8, duration=60.0, rest=10.0).to_zarr(places["SESSION"])
+        write_nwb(linear_track_session(seed=3, n_units=8, duration=60.0, rest=10.0), root / NWB)
         os._exit(0)
     os.waitpid(child, 0)
     run(["train", places["SESSION"], "--run", places["RUN"], *TRAIN.split(), "--quiet"], root)

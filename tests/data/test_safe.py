@@ -20,7 +20,7 @@ from ldmfilter.errors import InputError, one_line
 from ldmfilter.export import read_latents
 from ldmfilter.filter.model import load
 from ldmfilter.filter.runs import Run, new_folder
-from tests.fuzzing import _write_nwb
+from tests.fuzzing import write_nwb
 
 PACKAGE = Path(__file__).parents[2]
 SECRET = b"a secret of this machine that no session may show" * 4
@@ -33,7 +33,7 @@ def session():
 
 @pytest.fixture(scope="module")
 def nwb_file(session, tmp_path_factory):
-    return _write_nwb(session, tmp_path_factory.mktemp("nwb") / "session.nwb")
+    return write_nwb(session, tmp_path_factory.mktemp("nwb") / "session.nwb")
 
 
 @pytest.fixture
