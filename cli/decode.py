@@ -143,14 +143,12 @@ def decode_one(
     Raises:
         InputError: the session cannot be used, or the store not be written.
     """
-    from ldmfilter.data import read_session
     from ldmfilter.data.binning import bin_spikes, choose_spans
     from ldmfilter.filter.decode import check_store, is_made_from, select_model_units, write_latents
 
-    bin_size = the_run.config.data.bin_size
-    recording = None if session is None else read_session(session, format, bin_size)
+    recording = None if session is None else the_run.read(session, format)
     the_run = the_run.choose(recording)
-    recording = recording or read_session(the_run.session_path, format, bin_size)
+    recording = recording or the_run.read(None, format)
     model = the_run.model()
     asked = {
         "format": format, "interval": interval, "spans": [f"{start!r}:{stop!r}" for start, stop in spans], "ci": ci,

@@ -110,7 +110,6 @@ def export(
 @contextmanager
 def _states(run: "Run", where: str, target: Path, quiet: bool) -> "Iterator[xr.Dataset]":
     """The states of a run's whole session, in a store beside the target that is there while they are written."""
-    from ldmfilter.data import read_session
     from ldmfilter.data.binning import bin_spikes, choose_spans
     from ldmfilter.errors import InputError
     from ldmfilter.export import read_latents
@@ -118,7 +117,7 @@ def _states(run: "Run", where: str, target: Path, quiet: bool) -> "Iterator[xr.D
     from ldmfilter.filter.decode import select_model_units, write_latents
 
     model = run.model()
-    recording = read_session(where, None, model.bin_size_)
+    recording = run.read(where, run.session.format)
     if recording.source.checksum != run.checksum:
         raise InputError(
             f"{recording.source.path}: is not the session that {run.folder} was trained on, or has changed; "

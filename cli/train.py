@@ -148,9 +148,7 @@ def train(
 
 def _add(run: Any, path: Path, format: str | None, quiet: bool) -> None:
     """Fit an encoder for a further session to a trained run, and print the run's folder."""
-    from ldmfilter.data import read_session
-
-    adding = run.add(read_session(path, format, run.config.data.bin_size))
+    adding = run.add(run.read(path, format))
     if not quiet:
         if adding.note:
             say(adding.note)

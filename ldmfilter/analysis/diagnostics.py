@@ -25,6 +25,7 @@ from torch import Tensor
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
+from ldmfilter.filter.decode import sound
 from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter, smooth
 from ldmfilter.filter.linalg import linear_recurrence, one_thread, safe_cholesky, stationary_covariance, symmetrise
 
@@ -620,11 +621,12 @@ def diagnose(
         progress: called with what is being computed.
 
     Raises:
-        InputError: not fitted, counts of other units or bins, or fewer than 100 bins to judge on.
+        InputError: not fitted, counts of other units or bins, fewer than 100 bins to judge on, or pseudo-observations
+            that do not vary.
     """
     tell = progress or (lambda _: None)
     counts = _excerpt(check_counts(counts), seed)
-    with one_thread(), torch.no_grad():
+    with one_thread(), torch.no_grad(), sound(model, counts):
         tell("innovations")
         latents = model.decode(counts)
         bins = _bins(model, counts, np.asarray(latents["trained"]))

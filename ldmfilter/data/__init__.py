@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,8 @@ def read_session(path: str | os.PathLike[str], format: str | None = None, bin_si
     # The readers need seconds to import, so only the one that is used is loaded.
     read = getattr(importlib.import_module(f"ldmfilter.data.{module}"), function)
     try:
-        return read(path, bin_size) if function == "read_counts" else read(path)
+        session: Session = read(path, bin_size) if function == "read_counts" else read(path)
+        return replace(session, source=replace(session.source, format=format or ""))
     except MemoryError as error:
         reason = (str(error).splitlines() or ["out of memory"])[0]
         raise InputError(f"{path}: needs more memory than there is ({reason}); is it damaged, or too large?") from error

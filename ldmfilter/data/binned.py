@@ -146,8 +146,9 @@ def from_counts(
     size, centres = _time(table, bin_size, where)
     # A new stretch begins where the time jumps or another segment begins.
     first = np.diff(centres, prepend=-np.inf) > (1 + _WAVER) * size
-    if "segment" in table.coords:
-        first |= np.diff(table["segment"].values, prepend=table["segment"].values[:1] - 1) != 0
+    segment = _mark(table, "segment", where)
+    if segment is not None:
+        first |= np.diff(segment, prepend=segment[:1] - 1) != 0
     heads = np.flatnonzero(first)
     length = np.diff(heads, append=len(centres))
     starts = centres[heads] - size / 2
@@ -156,14 +157,15 @@ def from_counts(
 
     values, missing = _whole(table, ids, where)
     seen = np.ones(len(centres), dtype=bool)
-    if "observed" in table.coords:
-        seen &= np.asarray(table["observed"].values, dtype=bool)
-    if "segment" in table.coords:
-        seen &= table["segment"].values >= 0
+    observed = _mark(table, "observed", where)
+    if observed is not None:
+        seen &= observed.astype(bool)
+    if segment is not None:
+        seen &= segment >= 0
     masks = None if missing is None else ~missing
-    if "unit_observed" in table.coords:
-        told = np.asarray(table["unit_observed"].transpose("time", "unit").values, dtype=bool)
-        masks = told if masks is None else masks & told
+    told = _mark(table, "unit_observed", where)
+    if told is not None:
+        masks = told.astype(bool) if masks is None else masks & told.astype(bool)
     index = np.cumsum(values.sum(0, dtype=np.int64))
     if index[-1] > _MOST:
         raise InputError(
@@ -266,6 +268,16 @@ def _open_zarr(path: Path) -> tuple[xr.Dataset, Groups]:
         raise InputError(f"{path}: has damaged metadata ({error}); write or copy it again") from error
     with checked():
         return _open(path, "zarr", consolidated=False)
+
+
+def _mark(table: xr.DataArray, name: str, where: str) -> Array | None:
+    """A coordinate along time (and unit) that marks bins, if there is one."""
+    if name not in table.coords:
+        return None
+    mark = table[name].transpose(..., "unit", missing_dims="ignore").values
+    if mark.dtype.kind not in "biuf":
+        raise InputError(f"{where}: {name} holds {mark.dtype}, where a number a bin is wanted; write it anew")
+    return mark.astype(np.int64) if mark.dtype.kind in "bu" else mark
 
 
 def _from_arrays(arrays: dict[str, Array], where: str) -> tuple[xr.Dataset, Groups]:

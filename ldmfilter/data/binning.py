@@ -96,7 +96,7 @@ def bin_spikes(
         dims=("time", "unit"),
         coords=coords,
         name="counts",
-        attrs={"bin_size": float(bin_size), **asdict(session.source)},
+        attrs={"bin_size": float(bin_size), **{k: v for k, v in asdict(session.source).items() if k != "format"}},
     )
 
 

@@ -23,7 +23,8 @@ class Source:
     """Where a session came from.
 
     `session_start_time` is ISO 8601; `checksum` is "sha256:..." of the file's bytes (of a zarr store: of its
-    files in sorted order). Strings are empty where the source does not say.
+    files in sorted order). `format` is the one that was named, for reading it again; its content decides without one.
+    Strings are empty where the source does not say.
     """
 
     path: str = "memory"
@@ -31,6 +32,7 @@ class Source:
     session_id: str = ""
     session_start_time: str = ""
     checksum: str = ""
+    format: str = ""
 
 
 @dataclass(frozen=True, eq=False)

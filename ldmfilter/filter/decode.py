@@ -79,7 +79,7 @@ def decode_blocks(
             z = _encode(model, part)
             with one_thread():
                 seen, new = torch.from_numpy(np.asarray(part["observed"])), torch.from_numpy(starts)
-                with _sound(model, part):
+                with sound(model, part):
                     result = filter(dynamics, z, seen, new, ahead)
                     ahead = predict(dynamics, result.filtered_mean[-1], result.filtered_cov[-1])
                     smoothed = smooth(dynamics, result, new) if smoothing else None
@@ -90,15 +90,15 @@ def decode_blocks(
 
 
 @contextmanager
-def _sound(model: LDMFilter, counts: xr.DataArray) -> Iterator[None]:
+def sound(model: LDMFilter, counts: xr.DataArray) -> Iterator[None]:
     """Turn numbers that cannot be computed with into one line. Raises: InputError."""
     try:
         yield
-    except (NotPositiveDefiniteError, torch.linalg.LinAlgError) as error:
+    except (NotPositiveDefiniteError, torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
         where = counts.attrs.get("path", "counts")
         raise InputError(
-            f"{where}: its states under model {model.model_id_} are not finite; are the counts those that the model "
-            "was trained on, or is it damaged? train again"
+            f"{where}: its states under model {model.model_id_} are not finite, or do not vary; are the counts those "
+            "that the model was trained on, or is it damaged? train again"
         ) from error
 
 

@@ -29,7 +29,7 @@ import xarray as xr
 from filelock import FileLock, Timeout
 
 from ldmfilter.config import Config
-from ldmfilter.data import read_session
+from ldmfilter.data import FORMATS, read_session
 from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.session import Session
@@ -60,6 +60,7 @@ class RunSession:
         checksum: of its content.
         unit_ids: the units that were used, in order.
         session_unit_ids: all its units.
+        format: that it was named to be of, or "".
         added: whether it came to the trained filter, as `--add` does.
     """
 
@@ -67,19 +68,23 @@ class RunSession:
     checksum: str
     unit_ids: list
     session_unit_ids: list
+    format: str = ""
     added: bool = False
 
     @classmethod
     def of(cls, session: Session, chosen: Session, added: bool = False) -> "RunSession":
         """That of a session as read, and with the units that are used."""
         ids, all_ids = (one.units["unit"].to_numpy().tolist() for one in (chosen, session))
-        return cls(session.source.path, session.source.checksum, ids, all_ids, added)
+        return cls(session.source.path, session.source.checksum, ids, all_ids, session.source.format, added)
 
     @classmethod
     def read(cls, one: dict[str, Any]) -> "RunSession":
         """From what a run's file says. Raises: KeyError, TypeError or ValueError for what is none."""
         ids, all_ids = (unit_ids(one[name]) for name in ("unit_ids", "session_unit_ids"))
-        return cls(str(one["session"]), str(one["checksum"]), ids, all_ids, bool(one.get("added", False)))
+        format = one.get("format", "")
+        if format and format not in FORMATS:
+            raise ValueError(f"no format {format!r}")
+        return cls(str(one["session"]), str(one["checksum"]), ids, all_ids, format, bool(one.get("added", False)))
 
 
 class Run:
@@ -163,7 +168,7 @@ class Run:
             found = [one for one in self.sessions if where == one.session]
             found = found or [one for one in self.sessions if Path(where).name == Path(one.session).name]
             if not found and Path(where).exists():
-                return self.choose(self._read(where))
+                return self.choose(self.read(where))
         if len(found) != 1:
             what = "is none" if not found else f"may be {len(found)}"
             raise InputError(
@@ -341,9 +346,19 @@ class Run:
             )
         return load(self.folder / MODEL_FILE)
 
-    def _read(self, path: str | os.PathLike[str]) -> Session:
-        """A session for this run: counts that do not say how long a bin is have bins of the run's length."""
-        return read_session(path, None, self.config.data.bin_size)
+    def read(self, path: str | os.PathLike[str] | None = None, format: str | None = None) -> Session:
+        """Read a session for this run: counts that do not say how long a bin is have bins of the run's length.
+
+        Args:
+            path: of any session; None for the run's own or chosen one, where it lay.
+            format: as `read_session`; without it an own session is read as it was for training.
+
+        Raises:
+            InputError: it cannot be read, or none is named and the run has several.
+        """
+        if path is None:
+            path, format = self.session_path, format or self.session.format
+        return read_session(path, format or None, self.config.data.bin_size)
 
     def recording(self, path: str | os.PathLike[str] | None = None) -> tuple[Session, xr.DataArray]:
         """The run's own or chosen session, and its counts in the stretches that were asked for, reserved time included.
@@ -354,7 +369,7 @@ class Run:
         Raises:
             InputError: the session cannot be read, or has changed since.
         """
-        session = self._read(path or self.session_path)
+        session = self.read(path, self.session.format)
         if session.source.checksum != self.checksum:
             raise InputError(
                 f"{session.source.path}: is not the session that {self.folder} was trained on, or has changed; "
@@ -405,7 +420,7 @@ class Run:
             )
         moved: dict[str, str | os.PathLike[str]] = {}
         for path in paths:
-            moved[trained[0].checksum if len(trained) == 1 else self.choose(self._read(path)).checksum] = path
+            moved[trained[0].checksum if len(trained) == 1 else self.choose(self.read(path)).checksum] = path
         counts = []
         for one in trained:
             run = Run(self.folder, self.config, self._about)

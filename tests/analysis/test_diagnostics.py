@@ -1,5 +1,6 @@
 """Statistics against closed forms and other programs; diagnoses of filters that are right, wrong, and of nothing."""
 
+import copy
 import dataclasses
 import json
 from functools import lru_cache
@@ -439,3 +440,12 @@ def test_too_little_is_refused_in_one_line(model, counts):
         d.diagnose(model, counts.isel(unit=slice(0, 4)))
     with pytest.raises(InputError, match="not been fitted"):
         d.diagnose(LDMFilter(), counts)
+
+
+@pytest.mark.filterwarnings("ignore::ldmfilter.filter.linalg.JitterWarning")
+def test_pseudo_observations_that_do_not_vary_are_refused_in_one_line(model, counts):
+    dull = copy.deepcopy(model)
+    dull.network_.encoder().z_whiten.zero_()
+    with pytest.raises(InputError, match="do not vary") as error:
+        d.diagnose(dull, counts, surrogates=2)
+    assert "\n" not in str(error.value)

@@ -239,3 +239,24 @@ def test_nothing_in_a_folder_is_run(simulated, tmp_path):
     np.savez(tmp_path / "bomb.npz", counts=bomb)
     refused(here("train", "bomb.npz", cwd=tmp_path), "bomb.npz: counts: holds pickled objects")
     assert not marker.exists()
+
+
+def test_a_format_that_was_named_is_remembered(simulated, tmp_path):
+    """A sorter's folder that looks like another one: the run reads it again as it was told to."""
+    make_phy(simulated, tmp_path / "phy")
+    (tmp_path / "phy" / "spikeinterface_info.json").write_text("{}")
+    refused(here("train", "phy", "--run", "run", *QUICK, cwd=tmp_path), "phy")
+    begin = here("train", "phy", "--format", "phy", "--run", "run", *QUICK, cwd=tmp_path)
+    assert begin.code == 0, begin.err
+    assert Run.open(tmp_path / "run").session.format == "phy"
+    moved = ["--session", "moved"]
+    for words in (
+        ["decode", "--run", "run", "--out", "out.zarr"],
+        ["check", "run", *moved],
+        ["export", "run", *moved, "--to", "csv", "--out", "states.csv"],
+        ["train", "moved", "--resume", "--run", "run"],
+    ):
+        if "moved" in words and (tmp_path / "phy").exists():
+            (tmp_path / "phy").rename(tmp_path / "moved")
+        ended = here(*words, cwd=tmp_path)
+        assert ended.code == 0, ended.err
