@@ -11,6 +11,8 @@ from ldmfilter_cli.choice import Dask, Interval, Spans, parse_spans
 from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow, say, shown
 from ldmfilter_cli.inspect import Format
 
+from ldmfilter.config import DEVICES
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -72,6 +74,9 @@ def decode(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report on the behaviour as JSON.", rich_help_panel=BEHAVIOR)
     ] = False,
+    device: Annotated[
+        str, typer.Option(metavar="|".join(DEVICES), help="Where to compute; auto is CUDA where there is one.")
+    ] = "cpu",
     dask: Dask = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -102,7 +107,7 @@ def decode(
     the_run = Run.open(run) if run is not None else Run.latest()
     options = {
         "format": format, "interval": interval, "spans": wanted_spans, "ci": ci, "smooth": smooth,
-        "behavior": behavior, "circular": circular, "min_speed": min_speed,
+        "behavior": behavior, "circular": circular, "min_speed": min_speed, "device": device,
     }  # fmt: skip
     if several or dask is not None:
         from ldmfilter_cli.several import decode_several
@@ -133,6 +138,7 @@ def decode_one(
     behavior: list[str] | None,
     circular: list[str] | None,
     min_speed: float,
+    device: str,
     overwrite: bool,
     quiet: bool,
     keep: bool = False,
@@ -168,7 +174,7 @@ def decode_one(
     counts = bin_spikes(chosen, model.bin_size_, chosen_spans)
     if session is None and recording.source.checksum != the_run.checksum:
         say(f"warning: {recording.source.path}: has changed since {the_run.folder} was trained on it")
-    pieces = decoded(the_run, model, counts, ci, smooth, quiet)
+    pieces = decoded(the_run, model, counts, ci, smooth, quiet, device)
     blocks = (piece.assign_attrs(decode_options=options) for piece in pieces)
     if not variables:
         write_latents(blocks, out, overwrite)
@@ -179,7 +185,13 @@ def decode_one(
 
 
 def decoded(
-    run: "Run", model: "LDMFilter", counts: "xr.DataArray", ci: float, smooth: bool, quiet: bool
+    run: "Run",
+    model: "LDMFilter",
+    counts: "xr.DataArray",
+    ci: float,
+    smooth: bool,
+    quiet: bool,
+    device: str = "cpu",
 ) -> "Iterator[xr.Dataset]":
     """The states of counts in pieces along time; says on stderr what they are of and how far they are."""
     from ldmfilter.data.counts import check_counts
@@ -191,7 +203,7 @@ def decoded(
     bins = counts.sizes["time"]
     if not quiet:
         say(f"{bins} bins of {model.bin_size_:g} s from {counts.attrs['path']}, model of {run.folder}")
-    blocks = decode_blocks(model, check_counts(counts), ci, smooth)
+    blocks = decode_blocks(model, check_counts(counts), ci, smooth, device=device)
     if bins <= BLOCK:
         return blocks
     behind = itertools.accumulate(itertools.repeat(BLOCK))

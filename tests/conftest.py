@@ -2,6 +2,8 @@
 
 import signal
 
+import pytest
+import torch
 from jaxtyping import install_import_hook
 
 import tests.typecheck
@@ -12,3 +14,21 @@ install_import_hook(
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So it is in the background of a shell; a process that is started by one that ignores it ignores it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cuda", choices=["cuda", "pretended"], help="What the tests of devices use.")
+
+
+@pytest.fixture
+def device(request):
+    """A device that is not the CPU."""
+    if request.config.getoption("--device") == "pretended":
+        from tests.pretended import DEVICE, pretended
+
+        with pretended():
+            yield str(DEVICE)
+    elif torch.cuda.is_available():
+        yield "cuda:0"
+    else:
+        pytest.skip("needs a GPU")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -23,18 +24,22 @@ from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, replacing
 from ldmfilter.filter.kalman import Filtered, Smoothed, filter, predict, smooth
 from ldmfilter.filter.linalg import NotPositiveDefiniteError, one_thread
+from ldmfilter.filter.training import resolve_device
 from ldmfilter.version import __version__
 
 if TYPE_CHECKING:
     from ldmfilter.data.session import Session
     from ldmfilter.filter.model import LDMFilter
+    from ldmfilter.filter.network import Network
 
 _FORMAT = "ldmfilter-latents"
 TIME_CHUNK = 16_384  # bins in a chunk of the store
 BLOCK = 4 * TIME_CHUNK  # bins decoded at a time
 
 
-def decode(model: LDMFilter, counts: xr.DataArray, ci: float = 0.95, smoothing: bool = False) -> xr.Dataset:
+def decode(
+    model: LDMFilter, counts: xr.DataArray, ci: float = 0.95, smoothing: bool = False, device: str = "cpu"
+) -> xr.Dataset:
     """Filter counts into states, causally, and smooth them where asked.
 
     Args:
@@ -43,6 +48,7 @@ def decode(model: LDMFilter, counts: xr.DataArray, ci: float = 0.95, smoothing: 
         ci: level of the intervals, between 0 and 1: filtered mean -+ the normal quantile times the square root
             of the filtered covariance's diagonal.
         smoothing: add each bin's state given its whole segment.
+        device: where to compute, as in the model's settings.
 
     Returns:
         Dataset with dims time, state, state_2, latent, unit, bound, as float32; `time` holds bin centres (s).
@@ -50,13 +56,19 @@ def decode(model: LDMFilter, counts: xr.DataArray, ci: float = 0.95, smoothing: 
 
     Raises:
         InputError: other units, another bin size, no bins, or a level outside (0, 1).
+        TrainingError: the device is not there.
     """
-    blocks = list(decode_blocks(model, counts, ci, smoothing))
+    blocks = list(decode_blocks(model, counts, ci, smoothing, device=device))
     return blocks[0] if len(blocks) == 1 else xr.concat(blocks, "time", data_vars="minimal", coords="minimal")
 
 
 def decode_blocks(
-    model: LDMFilter, counts: xr.DataArray, ci: float = 0.95, smoothing: bool = False, block: int = BLOCK
+    model: LDMFilter,
+    counts: xr.DataArray,
+    ci: float = 0.95,
+    smoothing: bool = False,
+    block: int = BLOCK,
+    device: str = "cpu",
 ) -> Iterator[xr.Dataset]:
     """What `decode` gives, in pieces of `block` bins along time, so that memory does not grow with the recording.
 
@@ -64,10 +76,12 @@ def decode_blocks(
     With smoothing the whole recording is one piece, because every bin needs its whole segment.
 
     Raises:
-        InputError: as `decode`.
+        InputError, TrainingError: as `decode`.
     """
     _check(model, counts, ci)
-    dynamics = model.network_.linear_gaussian()
+    there = resolve_device(device)
+    network = model.network_ if there == "cpu" else copy.deepcopy(model.network_).to(there)
+    dynamics = network.linear_gaussian()
     block = counts.sizes["time"] if smoothing else block
     before: int | None = None  # segment of the last bin of the piece before
     ahead: tuple[Tensor, Tensor] | None = None  # and the state predicted from it
@@ -76,7 +90,7 @@ def decode_blocks(
         segment = np.asarray(part["segment"])
         starts = np.diff(segment, prepend=segment[0] - 1 if before is None else before) != 0
         with torch.no_grad():
-            z = _encode(model, part)
+            z = _encode(network, part, there)
             with one_thread():
                 seen, new = torch.from_numpy(np.asarray(part["observed"])), torch.from_numpy(starts)
                 with sound(model, part):
@@ -102,10 +116,10 @@ def sound(model: LDMFilter, counts: xr.DataArray) -> Iterator[None]:
         ) from error
 
 
-def _encode(model: LDMFilter, counts: xr.DataArray) -> Tensor:
+def _encode(network: Network, counts: xr.DataArray, device: str) -> Tensor:
     """White pseudo-observations (time, latent), float64; the hidden layers never hold more than some bins."""
     pieces = [
-        model.network_.encode(_as_float(counts.isel(time=slice(first, first + TIME_CHUNK)))).double()
+        network.encode(_as_float(counts.isel(time=slice(first, first + TIME_CHUNK))).to(device)).double()
         for first in range(0, counts.sizes["time"], TIME_CHUNK)
     ]
     return torch.cat(pieces)
@@ -117,7 +131,7 @@ def _dataset(
     segment, observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
 
     def array(value: Tensor) -> np.ndarray:
-        return value.numpy().astype(np.float32)
+        return value.cpu().numpy().astype(np.float32)
 
     n = model.states  # those of noise with a memory are not handed out
 

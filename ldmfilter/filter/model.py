@@ -241,6 +241,7 @@ class LDMFilter(FilterConfig):
         ci: float = 0.95,
         smooth: bool = False,
         session: int | str | None = None,
+        device: str = "cpu",
     ) -> xr.Dataset:
         """Filter a session's counts: states with covariances and intervals, labelled (see `decode.decode`).
 
@@ -249,13 +250,15 @@ class LDMFilter(FilterConfig):
             ci: level of the intervals.
             smooth: add each bin's state given its whole segment.
             session: of a filter of several, whose encoder to use, as `of` takes it; without it the counts tell.
+            device: where to compute, "auto", "cpu" or "cuda".
 
         Raises:
             InputError: not fitted, other units, another bin size, ci outside (0, 1), or as `of`.
+            TrainingError: the device is not there.
         """
         self._check_fitted()
         counts = check_counts(counts)
-        return decode(self.of(counts if session is None else session), counts, ci, smooth)
+        return decode(self.of(counts if session is None else session), counts, ci, smooth, device)
 
     def transform(self, counts: xr.DataArray) -> np.ndarray:
         """Filtered means (time, state), as an array. Raises: InputError, as `decode`."""

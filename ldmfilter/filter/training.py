@@ -14,7 +14,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from ldmfilter.config import FilterConfig
+from ldmfilter.config import DEVICES, FilterConfig
 from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter.encoder import Dropout
@@ -85,8 +85,11 @@ def resolve_device(device: str) -> str:
     """ "auto" is CUDA where there is one, else the CPU.
 
     Raises:
+        InputError: no such name.
         TrainingError: CUDA was asked for and is not there.
     """
+    if device not in DEVICES:
+        raise InputError(f"device is {device!r}; choose one of {', '.join(DEVICES)}")
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise TrainingError("no CUDA device was found; use --device cpu or auto")

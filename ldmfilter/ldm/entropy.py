@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
+from scipy.special import digamma
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -140,8 +141,7 @@ def knn(
         log_eps = log_eps.clamp_max(torch.quantile(log_eps.detach(), 1.0 - clip))
     d = z.shape[1] if manifold is None else manifold
     psi_n = torch.digamma(others.to(z.dtype) + 1.0).mean()
-    psi_k = torch.digamma(torch.tensor(float(k), dtype=z.dtype, device=z.device))
-    return psi_n - psi_k + log_unit_ball(d) + d * log_eps.mean()
+    return psi_n - float(digamma(k)) + log_unit_ball(d) + d * log_eps.mean()
 
 
 def logdet(

@@ -1,0 +1,147 @@
+"""Filter, entropies, decoding and training on CUDA give what they give on the CPU.
+
+pytest tests/filter/test_device.py                        on a GPU, skipped where there is none
+pytest tests/filter/test_device.py --device pretended     on tests/pretended.py's, which every machine has
+"""
+
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from ldmfilter.filter import decode, training
+from ldmfilter.filter.kalman import LinearGaussian, filter_windows
+from ldmfilter.filter.model import LDMFilter
+from ldmfilter.ldm.entropy import kde, knn, logdet
+from tests.filter.conftest import SMALL
+from tests.filter.test_kalman import PATTERNS, make_model, observations, pattern, results
+
+
+def test_no_operation_mixes_devices(request):
+    """The tests of this file on a device that computes as the CPU does, but is another one."""
+    if request.config.getoption("--device") != "cuda":
+        return
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "--device", "pretended"]
+    ended = subprocess.run(words, cwd=request.config.rootpath, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout[-5000:]
+    assert "skipped" not in ended.stdout
+
+
+def leaves(model: LinearGaussian, z: torch.Tensor, device: str) -> tuple[LinearGaussian, torch.Tensor]:
+    """Copies that gradients flow to."""
+    copies = [value.detach().to(device).requires_grad_() for value in (*model, z)]
+    return LinearGaussian._make(copies[:-1]), copies[-1]
+
+
+def same(found):
+    assert len(found[0]) == len(found[1])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", PATTERNS)
+def test_values_and_gradients_of_every_route(device, kind):
+    model = make_model(50, 4, 2)
+    z = torch.from_numpy(np.stack([observations(s, 300, 2)[0] for s in range(2)]))
+    observed, starts = pattern(kind, 300, 2)
+    found = []
+    for place in ("cpu", device):
+        ours, x = leaves(model, z, place)
+        there = [None if flags is None else flags.to(place) for flags in (observed, starts)]
+        values = results(ours, x, *there)
+        assert all(value.device == torch.device(place) for value in values)
+        total = torch.stack([value.square().mean() for value in values]).sum()
+        gradients = torch.autograd.grad(total, [*ours, x], allow_unused=True)
+        found.append([value.detach().cpu() for value in (*values, *gradients) if value is not None])
+    same(found)
+
+
+def test_values_and_gradients_of_windows(device):
+    model = make_model(51, 4, 2)
+    z = torch.from_numpy(np.stack([observations(s, 33, 2)[0] for s in range(3)]))
+    found = []
+    for place in ("cpu", device):
+        ours, x = leaves(model, z, place)
+        values = filter_windows(ours, x)
+        total = torch.stack([value.square().mean() for value in values]).sum()
+        gradients = torch.autograd.grad(total, [*ours[:5], x])
+        found.append([value.detach().cpu() for value in (*values, *gradients)])
+    same(found)
+
+
+@pytest.mark.parametrize("entropy", [partial(knn, k=3, clip=0.1), kde, logdet])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_values_and_gradients_of_entropies(device, entropy, grouped):
+    z = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    group = torch.arange(400) // 4 if grouped else None
+    found = []
+    for place in ("cpu", device):
+        x = z.to(place).requires_grad_()
+        value = entropy(x, None if group is None else group.to(place))
+        assert value.device == torch.device(place)
+        found.append([value.detach().cpu(), torch.autograd.grad(value, x)[0].cpu()])
+    same(found)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_decoding(device, counts, fitted, monkeypatch, smooth):
+    on_the_device(monkeypatch, device)
+    holes = counts.astype(float)
+    holes[500:520] = np.nan
+    holes[:100, 3] = np.nan
+    there = fitted.decode(holes, smooth=smooth, device="cuda")
+    here = fitted.decode(holes, smooth=smooth)
+    assert next(fitted.network_.parameters()).device.type == "cpu"  # the model stays where it was
+    for name, values in here.items():
+        np.testing.assert_allclose(there[name], values, rtol=1e-4, atol=1e-5, err_msg=str(name))
+
+
+@pytest.mark.parametrize("entropy", ["knn", "stopgrad", "logdet", "kde"])
+def test_training(device, counts, monkeypatch, entropy):
+    on_the_device(monkeypatch, device)
+    options = SMALL | {"max_steps": 50, "entropy": entropy, "dropout": 0.0}
+    here, there = (LDMFilter(**options, device=name).fit(counts) for name in ("cpu", "cuda"))
+    for one, other in zip(here.history_, there.history_, strict=True):
+        assert other.score == pytest.approx(one.score, abs=1e-3)
+    np.testing.assert_allclose(there.decode(counts)["ci"], here.decode(counts)["ci"], rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_mixed_precision_is_the_encoders_alone(counts, precision):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    model = LDMFilter(**SMALL | {"max_steps": 50, "precision": precision, "device": "cuda"}).fit(counts)
+    assert np.isfinite([record.score for record in model.history_]).all()
+    assert all(parameter.dtype == torch.float32 for parameter in model.network_.parameters())
+    assert np.isfinite(model.decode(counts)["filtered_mean"]).all()
+
+
+class OneDevice:
+    """What training asks of Fabric, for one process and full precision: Fabric itself knows real devices only."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def setup(self, module, optimizer):
+        return module.to(self.device), optimizer
+
+    def backward(self, loss):
+        loss.backward()
+
+    def clip_gradients(self, module, optimizer, max_norm, error_if_nonfinite):
+        torch.nn.utils.clip_grad_norm_(module.parameters(), max_norm, error_if_nonfinite=error_if_nonfinite)
+
+
+def on_the_device(monkeypatch, device):
+    """Make "cuda" the device that is tested."""
+    if device == "cuda":
+        return
+    for module in (decode, training):
+        monkeypatch.setattr(module, "resolve_device", lambda name: "cpu" if name == "cpu" else device)
+    whole = training._fabric
+    monkeypatch.setattr(
+        training, "_fabric", lambda name, *more: whole(name, *more) if name == "cpu" else OneDevice(name)
+    )

@@ -1,0 +1,92 @@
+"""A device that is not the CPU, for machines that have none: tensors that say they lie on CUDA and lie in the CPU's
+memory.
+
+Within `pretended()`, what is made or moved there is computed as on the CPU, and what CUDA would refuse is refused:
+operations between devices (but for scalars and for indices), `numpy()` of what was not brought back. What it cannot
+show is whether CUDA's kernels give the same numbers; tests/filter/test_gpu.py does, where there is a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+_setup_privateuseone_for_python_backend("pretended")
+DEVICE = torch.device("pretended", 0)
+CPU = torch.device("cpu")
+#: Operations in which tensors of two devices may meet: indices on the CPU, and copies.
+MIXED = {"index", "index_put", "index_put_", "_index_put_impl_", "copy_", "_to_copy", "_unsafe_index"}
+
+
+class Pretended(torch.Tensor):
+    """A tensor in the CPU's memory that says it lies elsewhere."""
+
+    held: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, held: torch.Tensor) -> Pretended:
+        made = torch.Tensor._make_wrapper_subclass(
+            cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device=DEVICE
+        )
+        made.held = held
+        return made
+
+    def numpy(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("can't convert pretended:0 device type tensor to numpy")
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("can't convert pretended:0 device type tensor to numpy")
+
+    def tolist(self) -> Any:
+        return self.held.tolist()
+
+    def __repr__(self, **_: Any) -> str:
+        return f"Pretended({self.held})"
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _compute(function, args, kwargs or {})
+
+
+class _Mode(TorchDispatchMode):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _compute(function, args, kwargs or {})
+
+
+def _compute(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    name = function.overloadpacket.__name__
+    given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    there = [x for x in given if isinstance(x, Pretended)]
+    here = [x for x in given if not isinstance(x, Pretended) and x.ndim]
+    if there and here and name not in MIXED:
+        raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found pretended:0 and cpu")
+    asked = kwargs.get("device")
+    kwargs = {**kwargs, "device": CPU} if asked is not None else kwargs
+    bare_args, bare_kwargs = pytree.tree_map_only(Pretended, lambda x: x.held, (args, kwargs))
+    out = function(*bare_args, **bare_kwargs)
+    if not function._schema.returns or name in ("_local_scalar_dense", "equal", "is_same_size"):
+        return out
+    if function._schema.is_mutable:  # the tensor that was changed comes back, and not a new one
+        return kwargs["out"] if "out" in kwargs else args[0]
+    place = torch.device(asked).type if asked is not None else DEVICE.type if _owner(name, args, there) else "cpu"
+    return pytree.tree_map_only(torch.Tensor, Pretended, out) if place == DEVICE.type else out
+
+
+def _owner(name: str, args: Any, there: list[Any]) -> bool:
+    """Whether what comes out lies on the device: where its first tensor lies, if devices may meet."""
+    if name in MIXED:
+        return isinstance(args[0], Pretended)
+    return bool(there)
+
+
+@contextmanager
+def pretended() -> Iterator[None]:
+    """What is asked for on CUDA is made as `Pretended`."""
+    with _Mode():
+        yield
