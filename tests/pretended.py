@@ -13,11 +13,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
-_setup_privateuseone_for_python_backend("pretended")
+
+class _Backend(_DummyBackendModule):
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16]
+
+
+_setup_privateuseone_for_python_backend("pretended", _Backend())
 DEVICE = torch.device("pretended", 0)
 CPU = torch.device("cpu")
 #: Operations in which tensors of two devices may meet: indices on the CPU, and copies.
@@ -61,28 +66,39 @@ class _Mode(TorchDispatchMode):
 
 def _compute(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     name = function.overloadpacket.__name__
-    given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    there = [x for x in given if isinstance(x, Pretended)]
-    here = [x for x in given if not isinstance(x, Pretended) and x.ndim]
+    there = here = False
+
+    def bare(x: Any) -> Any:
+        nonlocal there, here
+        if isinstance(x, Pretended):
+            there = True
+            return x.held
+        here = here or (isinstance(x, torch.Tensor) and x.ndim > 0)
+        return [bare(one) for one in x] if type(x) in (list, tuple) else x
+
+    bare_args = [bare(x) for x in args]
+    bare_kwargs = {key: bare(x) for key, x in kwargs.items()}
     if there and here and name not in MIXED:
-        raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found pretended:0 and cpu")
+        raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found {DEVICE} and cpu")
     asked = kwargs.get("device")
-    kwargs = {**kwargs, "device": CPU} if asked is not None else kwargs
-    bare_args, bare_kwargs = pytree.tree_map_only(Pretended, lambda x: x.held, (args, kwargs))
+    if asked is not None:
+        bare_kwargs["device"] = CPU
     out = function(*bare_args, **bare_kwargs)
     if not function._schema.returns or name in ("_local_scalar_dense", "equal", "is_same_size"):
         return out
     if function._schema.is_mutable:  # the tensor that was changed comes back, and not a new one
         return kwargs["out"] if "out" in kwargs else args[0]
-    place = torch.device(asked).type if asked is not None else DEVICE.type if _owner(name, args, there) else "cpu"
-    return pytree.tree_map_only(torch.Tensor, Pretended, out) if place == DEVICE.type else out
+    if asked is not None:
+        away = torch.device(asked).type == DEVICE.type
+    else:  # where devices may meet, what comes out lies where the first tensor does
+        away = isinstance(args[0], Pretended) if name in MIXED else there
+    return _wrapped(out) if away else out
 
 
-def _owner(name: str, args: Any, there: list[Any]) -> bool:
-    """Whether what comes out lies on the device: where its first tensor lies, if devices may meet."""
-    if name in MIXED:
-        return isinstance(args[0], Pretended)
-    return bool(there)
+def _wrapped(out: Any) -> Any:
+    if isinstance(out, torch.Tensor):
+        return Pretended(out)
+    return type(out)(map(_wrapped, out)) if type(out) in (list, tuple) else out
 
 
 @contextmanager
