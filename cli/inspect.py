@@ -2,6 +2,7 @@
 
 import json
 import math
+import numbers
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,7 +105,8 @@ def summarise(session: "Session") -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
+    number = isinstance(value, numbers.Real) and math.isfinite(value)
+    return float(value) if number else None
 
 
 def _tags(table: Any) -> list[str]:

@@ -92,6 +92,8 @@ def plain_array(values: Any) -> Array | None:
     A list of lists of strings becomes two-dimensional, padded with "".
     """
     if isinstance(values, list | tuple) and values and isinstance(values[0], list | tuple | np.ndarray):
+        if not all(isinstance(row, list | tuple | np.ndarray) for row in values):
+            return None
         width = max(len(row) for row in values)
         values = np.asarray([[*map(str, row)] + [""] * (width - len(row)) for row in values], dtype=np.str_)
     try:

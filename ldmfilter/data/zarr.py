@@ -155,6 +155,8 @@ def _read(path: Path) -> Session:
         series = _dataset(root, path, f"behavior/{key}", "time", complete)
         if "time" not in series.coords or len(series) != 1:
             raise InputError(f"{path}: behavior/{key}: needs `time` and one more array; write the series anew")
+        if any(one.dims[:1] != ("time",) for one in series.values()):
+            raise InputError(f"{path}: behavior/{key}: its first dim is not `time`; write the series anew")
         name = root[f"behavior/{key}"].attrs.get("name", unquote(key))
         behavior[unquote(key)] = next(iter(series.values())).rename(name)
     source = Source(

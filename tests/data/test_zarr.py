@@ -204,3 +204,11 @@ def test_chunks_that_lie_about_their_length(session, tmp_path):
         assert line_of(read_session, path).startswith("is a damaged zarr store (")
     chunk.write_bytes(content)
     assert_same(read_session(path), session)
+
+
+def test_series_of_another_first_dim_are_refused(session, tmp_path):
+    path = session.to_zarr(tmp_path / "session.zarr")
+    attributes = next(path.glob("behavior/*speed/data/.zattrs"))
+    attributes.write_text(json.dumps(json.loads(attributes.read_text()) | {"_ARRAY_DIMENSIONS": [3]}))
+    (path / ".zmetadata").unlink()
+    assert "its first dim is not `time`" in line_of(read_session, path)
