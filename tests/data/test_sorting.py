@@ -339,6 +339,7 @@ def test_malicious_analyzers(analyzers, tmp_path, marker):
             lambda p: (p / "numpysorting_info.json").write_text('{"sampling_frequency": 1, "unit_ids": 3}'),
             "does not describe a sorting (unit_ids, num_segments); save it again",
         ),
+        (
             lambda p: (p / "numpysorting_info.json").write_text('{"sampling_frequency": 1, "unit_ids": [[null], 1]}'),
             "does not describe a sorting (unit_ids, num_segments); save it again",
         ),
