@@ -121,7 +121,7 @@ def test_density_with_a_covariance_for_each_bin():
 
 
 def small_model(**settings):
-    model = fig4.build("square", "knn", fig4.SIZES["tiny"])
+    model = fig4.build("square", fig4.SIZES["tiny"])
     training = SequenceTraining(2, sequences=16, **settings)
     return model, lambda n: fig4.draw_videos("square", n, training.frames).frames, training
 
@@ -171,7 +171,7 @@ def test_a_training_that_diverges_says_so():
 
 
 def test_noise_factor_is_bounded():
-    model = fig4.build("circle", "knn", fig4.SIZES["tiny"])
+    model = fig4.build("circle", fig4.SIZES["tiny"])
     frames = fig4.draw_videos("circle", 2, 3).frames
     torch.testing.assert_close(model.noise_factor(frames), torch.ones(2, 3))
     with torch.no_grad():
