@@ -143,8 +143,17 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
         error = recording.aligned(found[entropy], zhat) - advance(position[:, :-1])
         ahead[entropy] = float(1 - np.square(error).sum() / np.square(position - position.mean((0, 1))).sum())
         say(f"fig5: {label}, R2 {r2[entropy]:.3f}")
+        if entropy == "logdet":
+            onward, _ = train(seen, LATENT, "stopgrad", settings.training, seed, start=network)
+            leaves = recording.r2(recording.latents(onward))
+            say(f"fig5: {ENTROPIES['stopgrad']} from there on, R2 {leaves:.3f}")
     return Outcome(
-        {"r2": r2, "r2_of_the_step_ahead_without_noise": ahead, "dimensions": LATENT},
+        {
+            "r2": r2,
+            "r2_of_stop_gradient_from_log_det": leaves,
+            "r2_of_the_step_ahead_without_noise": ahead,
+            "dimensions": LATENT,
+        },
         claims(r2),
         draw(recording, found, r2),
     )
