@@ -354,7 +354,8 @@ def claims(numbers: dict[str, Any]) -> list[Claim]:
 
 
 def draw_picture(trained: dict[str, dict[str, Trained]], settings: Settings) -> Figure:
-    """A row for each path: frames, the plane, one coordinate in time with its band, similarity of gradients."""
+    """A row for each path: frames, the plane, one coordinate in time with its band, similarity of gradients. The video
+    is the one whose noise level varies most."""
     from matplotlib.figure import Figure
 
     from ldmfilter.analysis.plots import BAND, COLOURS
@@ -365,8 +366,9 @@ def draw_picture(trained: dict[str, dict[str, Trained]], settings: Settings) -> 
         seen = by_entropy["stopgrad"].decoded
         frames = min(SHOWN, seen.position.shape[1])
         time = np.arange(frames)
-        video, position, level = (part[0, :frames].numpy() for part in seen.truth)
-        decoded, width = seen.position[0, :frames].numpy(), 1.96 * seen.deviation[0, :frames, 0].numpy()
+        one = int(np.ptp(seen.truth.level[:, :frames].numpy(), 1).argmax())
+        video, position, level = (part[one, :frames].numpy() for part in seen.truth)
+        decoded, width = seen.position[one, :frames].numpy(), 1.96 * seen.deviation[one, :frames, 0].numpy()
         cells = grid[row, 0].subgridspec(2, 2, wspace=0.05, hspace=0.05)
         for cell in range(4):
             axes = figure.add_subplot(cells[cell // 2, cell % 2])
@@ -396,8 +398,8 @@ def draw_picture(trained: dict[str, dict[str, Trained]], settings: Settings) -> 
             beside.set_ylabel("noise level", color=COLOURS[1], loc="top")
             beside.spines[["top"]].set_visible(False)
         rising = figure.add_subplot(grid[row, 3])
-        for colour, (entropy, one) in zip(COLOURS, by_entropy.items(), strict=False):
-            steps, similarity = zip(*one.similarity.items(), strict=True)
+        for colour, (entropy, filtered) in zip(COLOURS, by_entropy.items(), strict=False):
+            steps, similarity = zip(*filtered.similarity.items(), strict=True)
             rising.plot(steps, similarity, "o-", color=colour, markersize=3, label=f"trained by {NAMES[entropy]}")
         rising.set(ylabel="cosine similarity", ylim=(min(0, *rising.get_ylim()), 1))
         for axes in (plane, trace, rising):
