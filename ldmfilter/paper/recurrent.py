@@ -7,6 +7,7 @@ the likelihood has its maximum.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -153,10 +154,12 @@ def train(
     settings: Training,
     seed: int,
     steps: int | None = None,
+    start: Recurrent | None = None,
 ) -> tuple[Recurrent, np.ndarray]:
     """Fit encoder and predictor to sequences of images, on the device where these lie.
 
-    `steps` other than the settings': 0 leaves the network as it starts, but white.
+    `steps` other than the settings': 0 leaves the network as it starts, but white. `start`: a network to train on from,
+    of which a copy is made, instead of one at random.
 
     Returns:
         The network in its last state, white over these sequences, and F at each step, nats.
@@ -165,12 +168,15 @@ def train(
         TrainingError: F is not finite any more.
     """
     device = images.device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = Recurrent(images.shape[-1], latent, settings.hidden, settings.memory).to(device)
     flat = images.flatten(0, 1)
-    network.mean.copy_(flat.mean(0))
-    network.scale.copy_((flat - network.mean).square().mean().sqrt())
+    if start is not None:
+        network = copy.deepcopy(start)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = Recurrent(images.shape[-1], latent, settings.hidden, settings.memory).to(device)
+        network.mean.copy_(flat.mean(0))
+        network.scale.copy_((flat - network.mean).square().mean().sqrt())
     draws = torch.Generator().manual_seed(seed)
 
     def value() -> Tensor:

@@ -142,6 +142,7 @@ class SequenceTraining:
 
     steps: training steps; learning_rate: the highest of the encoder, which rises in 50 steps and falls as a cosine
     predictor_rate: the predictor's learning rate in units of the encoder's; weight_decay: of the encoder
+    momentum: of the optimizer, its beta 1
     sequences, frames: of a batch; warmup: first frames, which carry no loss
     samples: frames of each sequence that kNN and KDE compare, none with its own sequence
     """
@@ -150,6 +151,7 @@ class SequenceTraining:
     learning_rate: float = 3e-3
     predictor_rate: float = 1.0
     weight_decay: float = 1e-4
+    momentum: float = 0.9
     sequences: int = 128
     frames: int = 16
     warmup: int = 6
@@ -198,9 +200,18 @@ def train(
         watch(step)
         return -objective(model, draw(settings.sequences), entropy, settings).value
 
-    _descend(groups, settings.steps, settings.learning_rate, loss)
+    _descend(groups, settings.steps, settings.learning_rate, loss, settings.momentum)
     measure(model, draw, settings)
     watch(settings.steps)
+
+
+def fit_predictor(model: SequenceModel, draw: Draw, settings: SequenceTraining, steps: int) -> None:
+    """Fit the predictor, with constant noise, to pseudo-observations that stay as they are, by maximum likelihood.
+
+    Raises:
+        TrainingError: the numbers are not finite any more.
+    """
+    _fit(model, draw, settings, steps, varying=False)
 
 
 def fit_noise(model: SequenceModel, draw: Draw, settings: SequenceTraining, steps: int) -> None:
@@ -215,10 +226,14 @@ def fit_noise(model: SequenceModel, draw: Draw, settings: SequenceTraining, step
     Raises:
         TrainingError: the numbers are not finite any more.
     """
-    assert model.noise is not None
+    _fit(model, draw, settings, steps, varying=False)
+    _fit(model, draw, settings, steps, varying=True)
+
+
+def _fit(model: SequenceModel, draw: Draw, settings: SequenceTraining, steps: int, varying: bool) -> None:
     seen = slice(settings.warmup, None)
 
-    def loss(varying: bool) -> Tensor:
+    def loss(step: int) -> Tensor:
         frames = draw(settings.sequences)
         with torch.no_grad():
             z = model.encode(frames)
@@ -226,15 +241,13 @@ def fit_noise(model: SequenceModel, draw: Draw, settings: SequenceTraining, step
         return -predictive_gaussian(z[:, seen], zhat[:, seen], S[:, seen] if S.ndim > 2 else S).mean()
 
     rate = settings.learning_rate
-    predictor = {"params": list(model.predictor.parameters()), "weight_decay": 0.0}
-    first = predictor | {"lr": settings.predictor_rate * rate}
-    _descend([first], steps, rate, lambda step: loss(False))
-    _descend(
-        [predictor, {"params": list(model.noise.parameters()), "weight_decay": 0.0}],
-        steps,
-        rate,
-        lambda step: loss(True),
-    )
+    groups = [{"params": list(model.predictor.parameters()), "weight_decay": 0.0}]
+    if varying:
+        assert model.noise is not None
+        groups.append({"params": list(model.noise.parameters()), "weight_decay": 0.0})
+    else:
+        groups[0]["lr"] = settings.predictor_rate * rate
+    _descend(groups, steps, rate, loss)
 
 
 @torch.no_grad()
@@ -243,9 +256,11 @@ def measure(model: SequenceModel, draw: Draw, settings: SequenceTraining) -> Non
     model.encode(draw(4 * settings.sequences), measure=True)
 
 
-def _descend(groups: list[dict[str, Any]], steps: int, rate: float, loss: Callable[[int], Tensor]) -> None:
+def _descend(
+    groups: list[dict[str, Any]], steps: int, rate: float, loss: Callable[[int], Tensor], momentum: float = 0.9
+) -> None:
     """AdamW with a step size that rises and then falls as a cosine."""
-    optimizer = torch.optim.AdamW(groups, lr=rate)
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(momentum, 0.999))
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     highest = [group["lr"] for group in optimizer.param_groups]
     for step in range(steps):

@@ -1,5 +1,6 @@
 """Videos of a moving dot: their statistics in closed form, the filter with varying noise, and a short run."""
 
+import cmath
 import math
 
 import numpy as np
@@ -8,9 +9,10 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from ldmfilter.errors import InputError, TrainingError
-from ldmfilter.filter.kalman import LinearGaussian, filter_windows
+from ldmfilter.filter.kalman import LinearGaussian, filter_windows, steady_state
 from ldmfilter.filter.parameters import Dynamics
 from ldmfilter.ldm.alignment import predictive_gaussian
+from ldmfilter.ldm.objectives import predictive
 from ldmfilter.paper import fig4
 from ldmfilter.paper.sequences import (
     LinearPredictor,
@@ -18,6 +20,7 @@ from ldmfilter.paper.sequences import (
     SequenceTraining,
     entropy_gradients,
     filter_varying,
+    fit_predictor,
     measure,
     objective,
     train,
@@ -121,7 +124,7 @@ def test_density_with_a_covariance_for_each_bin():
 
 
 def small_model(**settings):
-    model = fig4.build("square", "knn", fig4.SIZES["tiny"])
+    model = fig4.build("square", fig4.SIZES["tiny"])
     training = SequenceTraining(2, sequences=16, **settings)
     return model, lambda n: fig4.draw_videos("square", n, training.frames).frames, training
 
@@ -155,6 +158,51 @@ def test_stopgrad_is_the_alignment_and_what_stands_for_the_entropy():
     torch.testing.assert_close(gradient(False) + stands_in, gradient(True), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("n", [-2, 0, 2, 3])
+def test_stopgrad_turns_what_distorts_a_circle(n):
+    """The rate at which the n-th harmonic of a path in z grows, conj(G) (1 - G) / S with G the filter's frequency
+    response from z to zhat, written out for a state that turns and decays."""
+    decay, turn = 0.96, 2 * math.pi / 25
+    eye, time = torch.eye(2, dtype=torch.float64), torch.arange(500, dtype=torch.float64)
+
+    def harmonic(k):
+        return torch.stack([(k * turn * time).cos(), (k * turn * time).sin()], -1)
+
+    A = decay * torch.tensor([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]).double()
+    model = LinearGaussian(A, (1 - decay**2) * 0.96 * eye, eye, 0.04 * eye, torch.zeros(2).double(), 0.96 * eye)
+    a = torch.tensor([0.1, 0.05], dtype=torch.float64, requires_grad=True)
+    quarter = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+    z = (harmonic(1) + a[0] * harmonic(n) + a[1] * harmonic(n) @ quarter)[None]
+    zhat, S, _ = filter_windows(model, z)
+    # Whole turns, long after the start.
+    (g,) = torch.autograd.grad(predictive(z[:, 100:], zhat[:, 100:], S, "stopgrad").value, a)
+
+    _, S, K = steady_state(model)
+    pole, gain = decay * cmath.exp(1j * turn), float(K[0, 0])
+    G = gain * pole / (cmath.exp(1j * n * turn) - (1 - gain) * pole)
+    rate = G.conjugate() * (1 - G) / float(S[0, 0])
+    assert complex(*g.tolist()) / complex(*a.tolist()) == pytest.approx(rate, rel=1e-6)
+    assert abs(rate.imag) > 2.5 * abs(rate.real)
+
+
+def test_fitting_the_predictor_leaves_the_encoder():
+    model, draw, training = small_model()
+    measure(model, draw, training)
+    frames = draw(128)
+    with torch.no_grad():
+        z = model.encode(frames)
+
+    def likelihood():
+        zhat, S, _, _ = model.predictor(z)
+        return float(predictive_gaussian(z, zhat, S).mean())
+
+    before = likelihood()
+    fit_predictor(model, draw, training, 30)
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode(frames), z, atol=0, rtol=0)
+    assert likelihood() > before + 0.1
+
+
 def test_training_raises_the_objective():
     model, draw, _ = small_model()
     training = SequenceTraining(40, sequences=32)
@@ -171,7 +219,7 @@ def test_a_training_that_diverges_says_so():
 
 
 def test_noise_factor_is_bounded():
-    model = fig4.build("circle", "knn", fig4.SIZES["tiny"])
+    model = fig4.build("circle", fig4.SIZES["tiny"])
     frames = fig4.draw_videos("circle", 2, 3).frames
     torch.testing.assert_close(model.noise_factor(frames), torch.ones(2, 3))
     with torch.no_grad():

@@ -24,6 +24,7 @@ def test_entropies_beat_the_controls_and_stopgrad_does_not_reach_them(done):
     assert recovered > 0.93
     assert recovered > max(r2["pca"], r2["random"]) + 0.2
     assert r2["random"] < r2["stopgrad"] < recovered  # the module says why
+    assert r2["random"] < done.outcome.numbers["r2_of_stop_gradient_from_log_det"] < r2["logdet"]
     ahead = done.outcome.numbers["r2_of_the_step_ahead_without_noise"]
     assert ahead["logdet"] > 0.93
 

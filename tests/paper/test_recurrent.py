@@ -90,6 +90,17 @@ def test_training_is_the_same_every_time_and_leaves_random_numbers_alone(images)
     torch.testing.assert_close(torch.cov(white.mT), torch.eye(2), atol=0.01, rtol=0)
 
 
+def test_training_goes_on_from_a_copy_of_a_network(images):
+    one, _ = train(images, 2, "knn", SETTINGS, seed=1)
+    before = one.encode(images)
+    same, _ = train(images, 2, "stopgrad", SETTINGS, seed=1, steps=0, start=one)
+    torch.testing.assert_close(same.encode(images), before, atol=1e-5, rtol=1e-5)
+    onward, history = train(images, 2, "stopgrad", SETTINGS, seed=1, start=one)
+    assert torch.equal(one.encode(images), before)
+    assert len(history) == SETTINGS.steps
+    assert not torch.allclose(onward.encode(images), before, atol=1e-3)
+
+
 def test_the_error_covariance_has_the_largest_likelihood():
     error = torch.randn(4, 50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ torch.tensor(
         [[2.0, 0.3], [0.0, 0.5]], dtype=torch.float64
