@@ -28,6 +28,7 @@ from ldmfilter.errors import InputError
 from ldmfilter.filter.decode import sound
 from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter, smooth
 from ldmfilter.filter.linalg import linear_recurrence, one_thread, safe_cholesky, stationary_covariance, symmetrise
+from ldmfilter.ldm.spectrum import rank_of
 
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
@@ -354,12 +355,6 @@ def consistency(x: Array, judged: Array, segment: Array, time: Array, bin_size: 
         white_band(latent, pairs),
         portmanteau(matrices, pairs),
     )
-
-
-def effective_rank(variances: Array) -> float:
-    """Exponential of the entropy of normalised variances (Roy & Vetterli 2007)."""
-    p = np.maximum(variances, 0) / max(float(np.maximum(variances, 0).sum()), 1e-300)
-    return float(np.exp(-(p * np.log(np.maximum(p, 1e-300))).sum()))
 
 
 def log_likelihood(error: Array, cov: Array) -> Array:
@@ -741,7 +736,7 @@ def _piece(bins: _Bins, most: int, seed: int) -> _Piece:
 
 def _spectrum(z: Array, zhat: Array) -> Spectrum:
     of_z, of_zhat = (np.linalg.eigvalsh(_covariance(x))[::-1].clip(0) for x in (z, zhat))
-    return Spectrum(of_z, of_zhat, effective_rank(of_z), effective_rank(of_zhat))
+    return Spectrum(of_z, of_zhat, *(rank_of(torch.from_numpy(x.copy())) for x in (of_z, of_zhat)))
 
 
 def _rivals(
