@@ -28,7 +28,7 @@ information that is between them: that their accuracies are alike is partly the 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -63,8 +63,8 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
 }
 
 
-def check(pairs: int, dim: int, sphere: bool = False, **options: Any) -> None:
-    """Whether an objective can be taken of so many pairs with such options; None stands for an option's default.
+def check(shape: Sequence[int], sphere: bool = False, **options: Any) -> None:
+    """Whether an objective can be taken of views (sample, dim) with such options; None is an option's default.
 
     Raises:
         InputError: a value outside `LIMITS`, fewer than two pairs or no more than k, a sphere in one dimension.
@@ -81,6 +81,7 @@ def check(pairs: int, dim: int, sphere: bool = False, **options: Any) -> None:
                 bounds = f"from {least:g}" if closed else f"above {least:g}"
                 end = "" if math.isinf(most) else f" to {most:g}" if closed else f" and below {most:g}"
                 raise InputError(f"{name} is {value!r}; it must be {what} {bounds}{end}")
+    pairs, dim = shape
     if pairs < 2:
         raise InputError(f"an objective needs at least 2 pairs, got {pairs}; give larger batches")
     if options.get("k") is not None and options["k"] >= pairs:
@@ -108,7 +109,7 @@ def plane_kde(
     In units of the spread, so that scaling z by a adds d log a to H: the entropy by a fixed narrow kernel grows with
     the square of the distance between samples, faster than any prior of z holds it.
     """
-    check(*z.shape, mutual_information=mutual_information, correlation=correlation, bandwidth=bandwidth)
+    check(z.shape, mutual_information=mutual_information, correlation=correlation, bandwidth=bandwidth)
     width = math.sqrt(1 - correlation**2) if bandwidth is None else bandwidth
 
     def entropy(x: Tensor, _: int) -> Tensor:
@@ -120,7 +121,7 @@ def plane_kde(
 
 def plane_logdet(z: Views, z2: Views, mutual_information: bool = True, correlation: float = CORRELATION) -> Objective:
     """Plane, log determinant of the covariance."""
-    check(*z.shape, mutual_information=mutual_information, correlation=correlation)
+    check(z.shape, mutual_information=mutual_information, correlation=correlation)
     return _plane(z, z2, _logdet, mutual_information, correlation)
 
 
@@ -133,7 +134,7 @@ def plane_knn(
     clip: float = 0.1,
 ) -> Objective:
     """Plane, Kozachenko-Leonenko."""
-    check(*z.shape, mutual_information=mutual_information, correlation=correlation, k=k, clip=clip)
+    check(z.shape, mutual_information=mutual_information, correlation=correlation, k=k, clip=clip)
     return _plane(z, z2, lambda x, _: knn(x, k=k, clip=clip), mutual_information, correlation)
 
 
@@ -146,14 +147,14 @@ def sphere_kde(
 ) -> Objective:
     """Sphere, kernel density with a von Mises-Fisher kernel of concentration `kernel`; None takes the model's own, that
     of the alignment."""
-    check(*z.shape, sphere=True, mutual_information=mutual_information, correlation=correlation, kernel=kernel)
+    check(z.shape, sphere=True, mutual_information=mutual_information, correlation=correlation, kernel=kernel)
     kappa = concentration(correlation, z.shape[1]) if kernel is None else kernel
     return _sphere(z, z2, lambda x, spheres: vmf_kde(x, kappa, spheres), mutual_information, correlation)
 
 
 def sphere_logdet(z: Views, z2: Views, mutual_information: bool = True, correlation: float = CORRELATION) -> Objective:
     """Sphere, log determinant of the covariance: entropy of the Gaussian around the sphere, per volume of space."""
-    check(*z.shape, sphere=True, mutual_information=mutual_information, correlation=correlation)
+    check(z.shape, sphere=True, mutual_information=mutual_information, correlation=correlation)
     return _sphere(z, z2, _logdet, mutual_information, correlation)
 
 
@@ -166,7 +167,7 @@ def sphere_knn(
     clip: float = 0.1,
 ) -> Objective:
     """Sphere, Kozachenko-Leonenko with the sphere's own dimension, one less than that of space."""
-    check(*z.shape, sphere=True, mutual_information=mutual_information, correlation=correlation, k=k, clip=clip)
+    check(z.shape, sphere=True, mutual_information=mutual_information, correlation=correlation, k=k, clip=clip)
 
     def entropy(x: Tensor, spheres: int) -> Tensor:
         return knn(x, k=k, clip=clip, manifold=x.shape[1] - spheres)
@@ -193,7 +194,7 @@ def plane_stopgrad(
     `prediction` is the predictor's from z, of z'; `prediction2` the other way round. The target is detached, so that no
     entropy is needed.
     """
-    check(*z.shape, correlation=correlation)
+    check(z.shape, correlation=correlation)
     log_norm = 0.5 * z.shape[1] * (math.log(2 * math.pi) + math.log1p(-(correlation**2)))
 
     def log_p(target: Tensor, mean: Tensor) -> Tensor:
@@ -211,7 +212,7 @@ def sphere_stopgrad(
 
     `kappa`: None takes the concentration of `CORRELATION`.
     """
-    check(*z.shape, sphere=True, kappa=kappa)
+    check(z.shape, sphere=True, kappa=kappa)
     kappa = concentration(CORRELATION, z.shape[1]) if kappa is None else kappa
     z, z2, p, p2 = (normalize(x, dim=1) for x in (z.detach(), z2.detach(), prediction, prediction2))
     alignment = 0.5 * (von_mises_fisher(z2, p, kappa) + von_mises_fisher(z, p2, kappa)).mean()
@@ -225,7 +226,7 @@ def simclr(z: Views, z2: Views, temperature: float = 0.5) -> Objective:
     estimate from all 2 N views, and stands for H[z] and H[z'] alike. It is `sphere_kde` with mutual information but
     for the second entropy: <log P(z' | z)> + H[z'] = I[z; z'] - <KL[R(z' | z) || P(z' | z)]>.
     """
-    check(*z.shape, sphere=True, temperature=temperature)
+    check(z.shape, sphere=True, temperature=temperature)
     z, z2 = normalize(z, dim=1), normalize(z2, dim=1)
     alignment = von_mises_fisher(z2, z, 1 / temperature).mean()
     H = vmf_kde(torch.cat([z, z2]), 1 / temperature)
@@ -238,7 +239,7 @@ def vicreg(z: Views, z2: Views, invariance: float = 25.0, variance: float = 25.0
     The alignment is that of `plane_logdet` without its prior, of rho = 1 - 1 / (4 `invariance`) and without constants;
     the entropy stands for the second order of the log det (`entropy.logdet_second_order`).
     """
-    check(*z.shape, invariance=invariance, variance=variance, covariance=covariance)
+    check(z.shape, invariance=invariance, variance=variance, covariance=covariance)
     alignment = -invariance * (z - z2).square().sum(-1).mean()
     H = variance_covariance(z, variance, covariance) + variance_covariance(z2, variance, covariance)
     return Objective(alignment + H, alignment, H)
@@ -256,7 +257,7 @@ def categorical(
     Without mutual information F = -KL[R || P] is at most 0, reached where R is the latent model's own table: 1 / K for
     each category, and of each category the share `p_match` alike in both views.
     """
-    check(*logits.shape, p_match=p_match, mutual_information=mutual_information)
+    check(logits.shape, p_match=p_match, mutual_information=mutual_information)
     q, q2 = logits.softmax(-1), logits2.softmax(-1)
     alignment = matching(q, q2, p_match).mean()
     H = discrete(q.mean(0)) + discrete(q2.mean(0)) if mutual_information else discrete(q.mT @ q2 / len(q))

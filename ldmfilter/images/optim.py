@@ -34,7 +34,7 @@ class LARS(Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                local, size = 1.0, p.norm()
+                local, size = torch.ones((), device=p.device, dtype=p.dtype), p.norm()
                 if group["adapt"]:
                     length = p.grad.norm() + group["weight_decay"] * size
                     local = torch.where((length > 0) & (size > 0), group["trust"] * size / length, 1.0)

@@ -109,7 +109,7 @@ class PairConfig:
         ]
         if unknown := sorted(set(self.options) - set(known)):
             raise InputError(f"options: {self.objective} knows no {unknown[0]}; choose of {', '.join(known)}")
-        objectives.check(self.batch_size, self.latent, self.objective in SPHERES, **self.options)
+        objectives.check((self.batch_size, self.latent), self.objective in SPHERES, **self.options)
 
 
 @dataclass(frozen=True)
