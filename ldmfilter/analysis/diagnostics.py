@@ -357,6 +357,11 @@ def consistency(x: Array, judged: Array, segment: Array, time: Array, bin_size: 
     )
 
 
+def effective_rank(variances: Array) -> float:
+    """Exponential of the entropy of normalised variances (Roy & Vetterli 2007)."""
+    return rank_of(torch.from_numpy(variances.astype(np.float64)))
+
+
 def log_likelihood(error: Array, cov: Array) -> Array:
     """log N(e_t; 0, S_t), nats, of errors (time, latent), with S (latent, latent) or one for each (time, ...)."""
     L = np.linalg.cholesky(cov)
@@ -736,7 +741,7 @@ def _piece(bins: _Bins, most: int, seed: int) -> _Piece:
 
 def _spectrum(z: Array, zhat: Array) -> Spectrum:
     of_z, of_zhat = (np.linalg.eigvalsh(_covariance(x))[::-1].clip(0) for x in (z, zhat))
-    return Spectrum(of_z, of_zhat, *(rank_of(torch.from_numpy(x.copy())) for x in (of_z, of_zhat)))
+    return Spectrum(of_z, of_zhat, effective_rank(of_z), effective_rank(of_zhat))
 
 
 def _rivals(

@@ -23,6 +23,7 @@ from ldmfilter.images import objectives
 from ldmfilter.images.augment import Views, augmentation
 from ldmfilter.images.networks import PairNetwork, ResNet18
 from ldmfilter.images.optim import LARS, parameter_groups, rate
+from ldmfilter.images.options import check
 from ldmfilter.images.probes import knn_probe, linear_probe
 from ldmfilter.images.sources import Images
 from ldmfilter.ldm.objectives import Objective
@@ -109,7 +110,7 @@ class PairConfig:
         ]
         if unknown := sorted(set(self.options) - set(known)):
             raise InputError(f"options: {self.objective} knows no {unknown[0]}; choose of {', '.join(known)}")
-        objectives.check((self.batch_size, self.latent), self.objective in SPHERES, **self.options)
+        check((self.batch_size, self.latent), self.objective in SPHERES, **self.options)
 
 
 @dataclass(frozen=True)

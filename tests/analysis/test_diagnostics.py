@@ -139,6 +139,11 @@ def test_the_block_bootstrap_knows_that_neighbours_resemble_each_other():
 # Rank, gain and rivals
 
 
+def test_effective_rank():
+    assert d.effective_rank(np.ones(5)) == pytest.approx(5)
+    assert d.effective_rank(np.array([2.0, 0, 0])) == pytest.approx(1)
+
+
 def test_predictive_gain_of_an_autoregression():
     rng, rho = np.random.default_rng(6), np.array([0.9, 0.5])
     z = np.zeros((40_000, 2))
