@@ -28,6 +28,7 @@ from ldmfilter.errors import InputError
 from ldmfilter.filter.decode import sound
 from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter, smooth
 from ldmfilter.filter.linalg import linear_recurrence, one_thread, safe_cholesky, stationary_covariance, symmetrise
+from ldmfilter.ldm.spectrum import rank_of
 
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
@@ -358,8 +359,7 @@ def consistency(x: Array, judged: Array, segment: Array, time: Array, bin_size: 
 
 def effective_rank(variances: Array) -> float:
     """Exponential of the entropy of normalised variances (Roy & Vetterli 2007)."""
-    p = np.maximum(variances, 0) / max(float(np.maximum(variances, 0).sum()), 1e-300)
-    return float(np.exp(-(p * np.log(np.maximum(p, 1e-300))).sum()))
+    return rank_of(torch.from_numpy(variances.astype(np.float64)))
 
 
 def log_likelihood(error: Array, cov: Array) -> Array:

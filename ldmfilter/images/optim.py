@@ -10,9 +10,13 @@ from torch.optim import Optimizer
 
 
 class LARS(Optimizer):
-    """Stochastic gradient descent with momentum, each layer's step as long as its weights say (You, Gitman & Ginsburg
-    2017): a layer's gradient g + decay w is scaled by trust |w| / |g + decay w|. Groups with `adapt` False, of biases
-    and norms, are plain."""
+    """Stochastic gradient descent with momentum, each layer at a rate that its weights say (You, Gitman & Ginsburg
+    2017, algorithm 1):
+
+        v <- momentum v + lr lambda (g + decay w),  w <- w - v,  lambda = trust |w| / (|g| + decay |w|)
+
+    lambda is 1 where either norm is 0, so that a layer of zeros can leave, and in groups with `adapt` False, of biases
+    and norms."""
 
     def __init__(self, params: Any, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 1e-3):
         super().__init__(
@@ -30,16 +34,15 @@ class LARS(Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                step = p.grad.add(p, alpha=group["weight_decay"])
+                local, size = torch.ones((), device=p.device, dtype=p.dtype), p.norm()
                 if group["adapt"]:
-                    length, size = step.norm(), p.norm()
-                    ratio = torch.where((length > 0) & (size > 0), group["trust"] * size / length, 1.0)
-                    step = step * ratio
+                    length = p.grad.norm() + group["weight_decay"] * size
+                    local = torch.where((length > 0) & (size > 0), group["trust"] * size / length, 1.0)
                 state = self.state[p]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(p)
-                state["momentum"].mul_(group["momentum"]).add_(step)
-                p.add_(state["momentum"], alpha=-group["lr"])
+                step = p.grad.add(p, alpha=group["weight_decay"]).mul_(group["lr"] * local)
+                p.sub_(state["momentum"].mul_(group["momentum"]).add_(step))
         return loss
 
 

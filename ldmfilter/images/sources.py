@@ -80,16 +80,28 @@ class Published:
     md5: str = ""
 
 
-#: http://yann.lecun.com/exdb/mnist/: images and labels, packed, and the size unpacked. Sums: those of its mirrors.
+#: http://yann.lecun.com/exdb/mnist/: images and labels, each packed and unpacked. Sums: those of its mirrors.
 MNIST_ADDRESS = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-MNIST: dict[str, tuple[tuple[Published, int], tuple[Published, int]]] = {
+MNIST: dict[str, tuple[tuple[Published, Published], tuple[Published, Published]]] = {
     "train": (
-        (Published("train-images-idx3-ubyte.gz", 9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"), 47_040_016),
-        (Published("train-labels-idx1-ubyte.gz", 28_881, "d53e105ee54ea40749a09fcbcd1e9432"), 60_008),
+        (
+            Published("train-images-idx3-ubyte.gz", 9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+            Published("train-images-idx3-ubyte", 47_040_016, "6bbc9ace898e44ae57da46a324031adb"),
+        ),
+        (
+            Published("train-labels-idx1-ubyte.gz", 28_881, "d53e105ee54ea40749a09fcbcd1e9432"),
+            Published("train-labels-idx1-ubyte", 60_008, "a25bea736e30d166cdddb491f175f624"),
+        ),
     ),
     "test": (
-        (Published("t10k-images-idx3-ubyte.gz", 1_648_877, "9fb629c4189551a2d022fa330f9573f3"), 7_840_016),
-        (Published("t10k-labels-idx1-ubyte.gz", 4_542, "ec29112dd5afa0611ce80d1b7f02629c"), 10_008),
+        (
+            Published("t10k-images-idx3-ubyte.gz", 1_648_877, "9fb629c4189551a2d022fa330f9573f3"),
+            Published("t10k-images-idx3-ubyte", 7_840_016, "2646ac647ad5339dbf082846283269ea"),
+        ),
+        (
+            Published("t10k-labels-idx1-ubyte.gz", 4_542, "ec29112dd5afa0611ce80d1b7f02629c"),
+            Published("t10k-labels-idx1-ubyte", 10_008, "27ae3e4e09519cfbb04c329615203637"),
+        ),
     ),
 }
 
@@ -149,13 +161,14 @@ def mnist(folder: str | os.PathLike[str], part: str = "train") -> Images:
         part: "train" or "test".
 
     Raises:
-        InputError: a file is missing, or is not what was published.
+        InputError: a file is missing, or is not what was published, by its checksum.
     """
     root = Path(folder)
+    _check_part(part)
     pixels, labels = (_idx(root, *file) for file in MNIST[part])
-    if pixels.ndim != 3 or labels.ndim != 1 or len(pixels) != len(labels):
+    if pixels.shape[1:] != (28, 28) or labels.shape != pixels.shape[:1]:
         raise InputError(f"{root}: images and labels of MNIST do not fit each other; {_fetch_mnist()}")
-    _check_labels(root / MNIST[part][1][0].name, labels, 10)
+    _check_labels(root / MNIST[part][1][1].name, labels, 10)
     return Images(
         torch.from_numpy(pixels[:, None].copy()),
         torch.from_numpy(labels.astype(np.int64)),
@@ -166,6 +179,10 @@ def mnist(folder: str | os.PathLike[str], part: str = "train") -> Images:
 
 def cifar10(folder: str | os.PathLike[str], part: str = "train") -> Images:
     """CIFAR-10, binary version, from the folder with its archive or with its files.
+
+    The archive's checksum is published, those of the files in it are not: where both lie there the archive is read. Of
+    unpacked files only the sizes, the labels and that a part has as many images of every class are known; a changed
+    pixel is not found.
 
     Args:
         folder: where they lie.
@@ -182,8 +199,19 @@ def cifar100(folder: str | os.PathLike[str], part: str = "train") -> Images:
     return _cifar(CIFAR100, Path(folder), part)
 
 
+def cifar(folder: str | os.PathLike[str], part: str = "train") -> Images:
+    """CIFAR-100 where the folder holds that and no CIFAR-10; else `cifar10`."""
+    one, hundred = (any(_places(which, Path(folder))) for which in (CIFAR10, CIFAR100))
+    return cifar100(folder, part) if hundred and not one else cifar10(folder, part)
+
+
+def _check_part(part: str) -> None:
+    if part not in MNIST:
+        raise InputError(f"part is {part}; choose one of {', '.join(MNIST)}")
+
+
 def _fetch_mnist() -> str:
-    files = [file for part in MNIST.values() for file, _ in part]
+    files = [packed for part in MNIST.values() for packed, _ in part]
     return f"fetch {', '.join(f'{file.name} ({file.size:,} bytes)' for file in files)} from {MNIST_ADDRESS}"
 
 
@@ -211,13 +239,13 @@ def _read(path: Path, file: Published, remedy: str) -> bytes:
     return content
 
 
-def _idx(root: Path, packed: Published, size: int) -> np.ndarray:
+def _idx(root: Path, packed: Published, unpacked: Published) -> np.ndarray:
     """An array of bytes in the IDX format: 0, 0, 8 for bytes, dimensions, each one's length, the values."""
-    path, plain = root / packed.name, root / packed.name.removesuffix(".gz")
+    path, plain = root / packed.name, root / unpacked.name
     if path.is_file():
         content = gzip.decompress(_read(path, packed, _fetch_mnist()))
     elif plain.is_file():
-        path, content = plain, _read(plain, Published(plain.name, size), _fetch_mnist())
+        path, content = plain, _read(plain, unpacked, _fetch_mnist())
     else:
         raise InputError(f"{root}: no MNIST here ({packed.name} is missing); {_fetch_mnist()}")
     ndim = content[3] if len(content) > 3 else 0
@@ -227,23 +255,37 @@ def _idx(root: Path, packed: Published, size: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape.astype(int))
 
 
+def _places(which: Cifar, folder: Path, part: str = "train") -> tuple[Path | None, Path | None]:
+    """The archive, and the folder with a part's files unpacked; None for what is not there."""
+    archive, first = folder / which.archive.name, which.parts[part][0].name
+    plain = next((path for path in (folder, folder / which.folder) if (path / first).is_file()), None)
+    return (archive if archive.is_file() else None), plain
+
+
 def _cifar(which: Cifar, folder: Path, part: str) -> Images:
     remedy = _fetch_cifar(which)
+    _check_part(part)
     files = which.parts[part]
-    root = next((path for path in (folder, folder / which.folder) if (path / files[0].name).is_file()), None)
-    archive = folder / which.archive.name
-    if root is not None:
-        contents = [_read(root / file.name, file, remedy) for file in files]
-        names = (root / which.names).read_bytes() if (root / which.names).is_file() else b""
-    elif archive.is_file():
+    archive, plain = _places(which, folder, part)
+    if archive is not None:
         root = archive
         contents, names = _unpack(which, archive, files, remedy)
+    elif plain is not None:
+        root = plain
+        contents = [_read(root / file.name, file, remedy) for file in files]
+        names = (root / which.names).read_bytes() if (root / which.names).is_file() else b""
     else:
         raise InputError(f"{folder}: no {which.name} here ({files[0].name} is missing); {remedy}")
     length = which.labels + 3 * 32 * 32
     records = np.concatenate([np.frombuffer(content, np.uint8).reshape(-1, length) for content in contents])
     labels = records[:, which.labels - 1].astype(np.int64)
     _check_labels(root, labels, which.classes)
+    counts = np.bincount(labels, minlength=which.classes)
+    if counts.min() < counts.max():
+        raise InputError(
+            f"{root}: damaged files ({counts.min():,} to {counts.max():,} images of a class in place of "
+            f"{len(labels) // which.classes:,} of each); {remedy}"
+        )
     classes = tuple(names.decode("utf-8", "replace").split())
     if len(classes) != which.classes:
         classes = tuple(map(str, range(which.classes)))

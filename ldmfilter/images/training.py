@@ -1,11 +1,14 @@
 """Learning from pairs of views: yields one record an evaluation, prints nothing, can be stopped and taken up again."""
 
 import dataclasses
+import inspect
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +16,19 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.images import objectives
 from ldmfilter.images.augment import Views, augmentation
 from ldmfilter.images.networks import PairNetwork, ResNet18
 from ldmfilter.images.optim import LARS, parameter_groups, rate
+from ldmfilter.images.options import check
 from ldmfilter.images.probes import knn_probe, linear_probe
 from ldmfilter.images.sources import Images
 from ldmfilter.ldm.objectives import Objective
 from ldmfilter.ldm.spectrum import effective_rank
-from ldmfilter.tensors import damaged, read_tensors, write_tensors
+from ldmfilter.tensors import damaged, digest, read_tensors, write_tensors
 
 #: Objectives of two views, and those that need a predictor.
 PAIRS: dict[str, Callable[..., Objective]] = {
@@ -36,6 +41,8 @@ PREDICTED: dict[str, Callable[..., Objective]] = {
     "plane_stopgrad": objectives.plane_stopgrad,
     "sphere_stopgrad": objectives.sphere_stopgrad,
 }
+#: Objectives that bring z to unit length.
+SPHERES = ("sphere_kde", "sphere_logdet", "sphere_knn", "sphere_stopgrad", "simclr")
 OPTIMIZERS = ("adamw", "lars")
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 FEATURE_ROWS = 512  # images that are encoded at a time for the probes
@@ -86,11 +93,24 @@ class PairConfig:
         ):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} is {getattr(self, name)}; choose one of {', '.join(choices)}")
-        for name in ("epochs", "batch_size", "learning_rate", "hidden", "latent", "evaluate_every"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("epochs", "batch_size", "hidden", "latent", "evaluate_every", "seed"):
+            value, least = getattr(self, name), 0 if name == "seed" else 1
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InputError(f"{name} is {value}; it must be a whole number from {least}")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay is {self.weight_decay}; it must be 0 or above")
         if not 0 <= self.warmup < self.epochs:
             raise InputError(f"warmup is {self.warmup} epochs; it must be below the {self.epochs} of all")
+        known = [
+            parameter.name
+            for parameter in inspect.signature({**PAIRS, **PREDICTED}[self.objective]).parameters.values()
+            if parameter.default is not inspect.Parameter.empty
+        ]
+        if unknown := sorted(set(self.options) - set(known)):
+            raise InputError(f"options: {self.objective} knows no {unknown[0]}; choose of {', '.join(known)}")
+        check((self.batch_size, self.latent), self.objective in SPHERES, **self.options)
 
 
 @dataclass(frozen=True)
@@ -99,8 +119,9 @@ class PairRecord:
 
     Attributes:
         epoch: passes done.
-        objective: mean since the last evaluation, nats per pair (NaN before the first step).
-        effective_rank: of z of test images.
+        objective: mean since the last evaluation, nats per pair (NaN before the first step). An estimate whose bias is
+            larger than what it estimates (see `objectives`): compare it along one training, not between objectives.
+        effective_rank: of z of test images, of unit length where the objective takes it so.
         linear: accuracy of a linear readout of the encoder's features, test images; NaN without labels.
         knn: the same of nearest neighbours.
     """
@@ -158,7 +179,9 @@ class PairTraining:
         self._scaler = torch.amp.GradScaler(self.device, enabled=config.precision == "16")
         self.steps_per_epoch = len(train) // config.batch_size
         self.epoch = 0
+        self.seconds = 0.0  # of training and evaluation, those before a stop among them
         self.history: list[PairRecord] = []
+        self._since: list[float] = []  # mean objective of each epoch since the last evaluation
 
     def run(self) -> Iterator[PairRecord]:
         """Train to the last epoch; one record an evaluation.
@@ -166,23 +189,34 @@ class PairTraining:
         Raises:
             TrainingError: the objective is not finite any more.
         """
-        total: list[Tensor] = []
         while self.epoch < self.config.epochs:
-            total += self.one_epoch()
-            if self.epoch % self.config.evaluate_every == 0 or self.epoch == self.config.epochs:
-                value = float(torch.stack(total).mean())
-                total = []
-                if not math.isfinite(value):
-                    raise TrainingError(
-                        f"training diverged before epoch {self.epoch}: its objective is not finite any more; "
-                        f"try a learning rate below {self.config.learning_rate:g}"
-                    )
-                record = self.evaluate(value)
-                self.history.append(record)
+            record = self.advance()
+            if record is not None:
                 yield record
 
-    def one_epoch(self) -> list[Tensor]:
-        """Train over all images once; the objective's value at each step."""
+    def advance(self) -> PairRecord | None:
+        """Train one epoch, and evaluate where that is due.
+
+        Raises:
+            TrainingError: the objective is not finite any more.
+        """
+        started = time.perf_counter()
+        self._since.append(self.one_epoch())
+        if not math.isfinite(self._since[-1]):
+            raise TrainingError(
+                f"training diverged in epoch {self.epoch}: its objective is not finite any more; "
+                f"try a learning rate below {self.config.learning_rate:g}"
+            )
+        record = None
+        if self.epoch % self.config.evaluate_every == 0 or self.epoch == self.config.epochs:
+            record = self.evaluate(sum(self._since) / len(self._since))
+            self._since = []
+            self.history.append(record)
+        self.seconds += time.perf_counter() - started
+        return record
+
+    def one_epoch(self) -> float:
+        """Train over all images once; the objective's mean over the steps."""
         config, first = self.config, self.epoch * self.steps_per_epoch
         steps, warmup = config.epochs * self.steps_per_epoch, round(config.warmup * self.steps_per_epoch)
         order = np.random.default_rng([config.seed, self.epoch]).permutation(len(self._pixels))
@@ -195,7 +229,7 @@ class PairTraining:
             with self._random(1 + first + i):
                 values.append(self._step(self._pixels[index].float() / 255))
         self.epoch += 1
-        return values
+        return float(torch.stack(values).mean())
 
     def _step(self, x: Float[Tensor, "sample channel height width"]) -> Tensor:
         with torch.no_grad():
@@ -234,7 +268,7 @@ class PairTraining:
 
     @torch.no_grad()
     def encode(self, images: Images) -> tuple[Float[Tensor, "sample feature"], Float[Tensor, "sample latent"]]:
-        """The encoder's features of images as they are, and z."""
+        """The encoder's features of images as they are, and z, of unit length where the objective takes it so."""
         self.network.eval()
         features, latents = [], []
         for pixels in images.pixels.split(FEATURE_ROWS):
@@ -242,7 +276,8 @@ class PairTraining:
                 feature = self.network.encoder(pixels.to(self.device).float() / 255)
                 latents.append(self.network.projector(feature).float())
             features.append(feature.float())
-        return torch.cat(features), torch.cat(latents)
+        z = torch.cat(latents)
+        return torch.cat(features), normalize(z, dim=1) if self.config.objective in SPHERES else z
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device, PRECISIONS[self.config.precision], enabled=self.config.precision != "32")
@@ -257,6 +292,12 @@ class PairTraining:
 
     # A checkpoint: named tensors and plain values, nothing else.
 
+    @cached_property
+    def _images(self) -> dict[str, Any]:
+        """What tells these images from others, whatever their folder is called."""
+        parts = {"train": self._train, "test": self._test}
+        return {name: {"count": len(part), "pixels": digest({"": part.pixels})} for name, part in parts.items()}
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything that `resume` needs to go on to the same result; a file there is replaced at once.
 
@@ -268,8 +309,10 @@ class PairTraining:
             tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
         values = {
             "config": dataclasses.asdict(self.config),
-            "source": self._train.source,
+            "images": self._images,
             "epoch": self.epoch,
+            "seconds": self.seconds,
+            "since": self._since,
             "scaler": self._scaler.state_dict(),
             "history": [dataclasses.asdict(record) for record in self.history],
         }
@@ -279,12 +322,18 @@ class PairTraining:
         """Go on where `save` was called.
 
         Raises:
-            InputError: the file is missing, damaged, or of another training.
+            InputError: the file is missing, damaged, or of another training or encoder.
         """
         path = Path(path)
         tensors, values = read_tensors(path)
-        if values.get("config") != dataclasses.asdict(self.config) or values.get("source") != self._train.source:
-            raise InputError(f"{path}: is of a training with other settings or images; remove it or write elsewhere")
+        for name, own in (("config", dataclasses.asdict(self.config)), ("images", self._images)):
+            if values.get(name) != own:
+                what = "settings" if name == "config" else "images"
+                raise InputError(f"{path}: is of a training with other {what}; remove it or write elsewhere")
+        network = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
+        own = {k: v.shape for k, v in self.network.state_dict().items()}
+        if {k: v.shape for k, v in network.items()} != own:
+            raise InputError(f"{path}: is of another encoder; give the one that it was trained with")
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
@@ -293,11 +342,10 @@ class PairTraining:
                 moments.setdefault(int(index), {})[key] = value
         groups = self._optimizer.state_dict()["param_groups"]
         try:
-            network = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
             self.network.load_state_dict(network)
             self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
             self._scaler.load_state_dict(values["scaler"])
-            self.epoch = values["epoch"]
+            self.epoch, self.seconds, self._since = values["epoch"], values["seconds"], values["since"]
             self.history = [PairRecord(**record) for record in values["history"]]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise damaged(path, error) from None

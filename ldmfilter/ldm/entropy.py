@@ -120,10 +120,11 @@ def knn(
         H = psi(N) - psi(k) + log V_d + d <log eps>
 
     with N the number of samples that a sample is compared with, plus one, and V_d the unit ball's volume
-    (Kozachenko & Leonenko 1987). `clip`: the share of the largest distances that is set to the largest one
-    below it, so that outliers do not pull (the paper uses k = 3 and 0.1; exact only with 0). `manifold`: the
-    number of dimensions d of the surface that the samples lie on, where it is not all of space; its density is then
-    per unit area, and flat balls stand for its own, which small ones are.
+    (Kozachenko & Leonenko 1987). `clip`: the share of the largest distances whose logarithms are
+    cut to their quantile at 1 - `clip`, interpolated between samples, so that outliers do not pull (the paper uses
+    k = 3 and 0.1; exact only with 0). `manifold`: the number of dimensions d of the surface that the samples lie on,
+    where it is not all of space; its density is then per unit area, and flat balls stand for its own, which small ones
+    are.
 
     Which sample is the neighbour is found without gradient; only its distance is differentiated.
 

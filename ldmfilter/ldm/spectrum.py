@@ -13,4 +13,11 @@ def eigenspectrum(z: Float[Tensor, "sample latent"]) -> Float[Tensor, " latent"]
 
 def effective_rank(z: Float[Tensor, "sample latent"]) -> float:
     """Exponential of the entropy of the normalised eigenvalues of Cov z (Roy & Vetterli 2007)."""
-    return float(torch.special.entr(eigenspectrum(z)).sum().exp())
+    return rank_of(eigenspectrum(z))
+
+
+def rank_of(variances: Float[Tensor, " latent"]) -> float:
+    """Effective rank of a covariance with these eigenvalues, in any unit."""
+    shares = variances.clamp_min(0)
+    shares = shares / shares.sum().clamp_min(torch.finfo(shares.dtype).tiny)
+    return float(torch.special.entr(shares).sum().exp())

@@ -149,6 +149,8 @@ def reproduce(
     picture, record = (check_target(folder / f"{figure}{end}", overwrite) for end in (".png", ".json"))
     started = time.perf_counter()
     settings = module.SIZES[size]
+    if getattr(settings, "checkpoints", None) is not None:  # a folder's name: it lies beside the output
+        settings = dataclasses.replace(settings, checkpoints=str(folder / settings.checkpoints))
     outcome: Outcome = module.run(settings, seed, None if data is None else Path(data), say)
     seconds = time.perf_counter() - started
     with replacing(picture, overwrite) as scratch:

@@ -15,7 +15,7 @@ from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter import training
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.training import Training, resolve_device
-from ldmfilter.ldm.spectrum import effective_rank
+from ldmfilter.ldm.spectrum import effective_rank, rank_of
 from tests.filter.conftest import SMALL
 
 
@@ -115,6 +115,11 @@ def test_effective_rank():
     assert effective_rank(z) == pytest.approx(3, abs=0.01)
     assert effective_rank(z @ torch.diag(torch.tensor([1.0, 1.0, 0.0]))) == pytest.approx(2, abs=0.01)
     assert effective_rank(z[:, :1]) == pytest.approx(1)
+
+
+def test_effective_rank_of_variances():
+    assert rank_of(torch.full((5,), 3.0)) == pytest.approx(5)
+    assert rank_of(torch.tensor([2.0, 0, -1e-9])) == pytest.approx(1)
 
 
 def test_windows_stay_within_segments_and_out_of_held_out_blocks(counts):

@@ -78,21 +78,44 @@ class TestViews:
 
 
 class TestLARS:
-    def test_against_its_formula(self):
-        rng = np.random.default_rng(0)
-        w, v = rng.standard_normal((3, 2)), np.zeros((3, 2))
-        layer = nn.Linear(2, 3, bias=False).double()
+    def stepped(self, w, grads, rates, **options):
+        layer = nn.Linear(w.shape[1], len(w), bias=False).double()
         with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(w))
-        optimizer = LARS(parameter_groups(layer, 0.01), lr=0.5, momentum=0.9, trust=0.02)
-        for _ in range(3):
-            g = rng.standard_normal((3, 2))
-            layer.weight.grad = torch.from_numpy(g.copy())
+            layer.weight.copy_(w)
+        decay = options.pop("decay", 0.0)
+        optimizer = LARS(parameter_groups(layer, decay), lr=1.0, **options)
+        for g, lr in zip(grads, rates, strict=True):
+            optimizer.param_groups[0]["lr"] = lr
+            layer.weight.grad = (g(layer.weight) if callable(g) else g).detach().clone()
             optimizer.step()
-            full = g + 0.01 * w
-            v = 0.9 * v + 0.02 * np.linalg.norm(w) / np.linalg.norm(full) * full
-            w = w - 0.5 * v
-        np.testing.assert_allclose(layer.weight.detach().numpy(), w, rtol=1e-12)
+        return layer.weight.detach()
+
+    def test_against_its_formula(self):
+        """You, Gitman & Ginsburg 2017, algorithm 1, number by number, with a rate that changes."""
+        rng = np.random.default_rng(0)
+        w, grads, rates = rng.standard_normal((3, 2)), rng.standard_normal((3, 3, 2)), (0.5, 0.2, 0.7)
+        found = self.stepped(
+            torch.from_numpy(w), map(torch.from_numpy, grads), rates, decay=0.01, momentum=0.9, trust=0.02
+        )
+        v = [[0.0, 0.0] for _ in range(3)]
+        for g, lr in zip(grads, rates, strict=True):
+            local = 0.02 * math.sqrt((w**2).sum()) / (math.sqrt((g**2).sum()) + 0.01 * math.sqrt((w**2).sum()))
+            v = [[0.9 * v[i][j] + lr * local * (g[i, j] + 0.01 * w[i, j]) for j in range(2)] for i in range(3)]
+            w = w - np.array(v)
+        np.testing.assert_allclose(found.numpy(), w, rtol=1e-12)
+
+    @pytest.mark.parametrize(("a", "factor"), [(3.0, 1.0), (-3.0, (2 - 3) / (2 + 3))])
+    def test_a_gradient_along_the_weights(self, a, factor):
+        """g = a w: each step takes lr trust (decay + a) / (decay + |a|) of w, in closed form."""
+        w = torch.tensor([[1.0, -2.0]]).double()
+        found = self.stepped(w, [lambda w: a * w] * 4, [0.5] * 4, decay=2.0, momentum=0.0, trust=0.1)
+        torch.testing.assert_close(found, w * (1 - 0.5 * 0.1 * factor) ** 4)
+
+    def test_the_rate_is_within_the_momentum(self):
+        """A step at rate 0 goes on by the momentum's share of the step before."""
+        w, g = torch.ones(1, 2).double(), torch.tensor([[1.0, 3.0]]).double()
+        first = self.stepped(w, [g], [0.5], momentum=0.9) - w
+        torch.testing.assert_close(self.stepped(w, [g, g], [0.5, 0.0], momentum=0.9) - w, 1.9 * first)
 
     def test_biases_are_plain(self):
         layer = nn.Linear(2, 3).double()

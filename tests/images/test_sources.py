@@ -16,7 +16,7 @@ from PIL import Image
 
 from ldmfilter.errors import InputError
 from ldmfilter.images import sources
-from ldmfilter.images.sources import Published, cifar10, cifar100, digits, image_folder, mnist, split
+from ldmfilter.images.sources import Published, cifar, cifar10, cifar100, digits, image_folder, mnist, split
 
 
 def refused(function, *args) -> str:
@@ -63,7 +63,7 @@ class TestMnist:
                 packed = gzip.compress(raw)
                 (tmp_path / f"{name}.gz").write_bytes(packed)
                 published = Published(f"{name}.gz", len(packed), hashlib.md5(packed).hexdigest())
-                files.append((published, len(raw)))
+                files.append((published, Published(name, len(raw), hashlib.md5(raw).hexdigest())))
                 content[name] = raw
             table[part] = tuple(files)
             content[part] = (pixels, labels)
@@ -101,17 +101,38 @@ class TestMnist:
         [b"\0\0\x09\x01" + struct.pack(">I", 7) + bytes(7), b"\0\0\x08\x01" + struct.pack(">I", 6) + bytes(7)],
         ids=["type", "length"],
     )
-    def test_a_header_that_does_not_fit(self, published, raw):
-        name = "train-labels-idx1-ubyte"
-        (published[0] / f"{name}.gz").unlink()
-        (published[0] / name).write_bytes(raw)
+    def test_a_header_that_does_not_fit(self, published, monkeypatch, raw):
+        self.pretend(published[0], monkeypatch, 1, raw)
         assert "header" in refused(mnist, published[0])
 
-    def test_labels_out_of_range(self, published):
-        name = "train-labels-idx1-ubyte"
-        (published[0] / f"{name}.gz").unlink()
-        (published[0] / name).write_bytes(struct.pack(">4BI", 0, 0, 8, 1, 7) + bytes([1, 2, 3, 11, 4, 5, 6]))
+    def test_labels_out_of_range(self, published, monkeypatch):
+        self.pretend(published[0], monkeypatch, 1, struct.pack(">4BI", 0, 0, 8, 1, 7) + bytes([1, 2, 3, 11, 4, 5, 6]))
         assert "11 of 10 classes" in refused(mnist, published[0])
+
+    def test_images_of_another_shape(self, published, monkeypatch):
+        self.pretend(published[0], monkeypatch, 0, struct.pack(">4BIII", 0, 0, 8, 3, 7, 14, 56) + bytes(7 * 784))
+        assert "do not fit" in refused(mnist, published[0])
+
+    def pretend(self, folder, monkeypatch, which, raw):
+        """As if these bytes were the training part's unpacked images (0) or labels (1), checksum and all."""
+        files = list(sources.MNIST["train"])
+        packed, unpacked = files[which]
+        (folder / packed.name).unlink()
+        (folder / unpacked.name).write_bytes(raw)
+        files[which] = (packed, Published(unpacked.name, len(raw), hashlib.md5(raw).hexdigest()))
+        monkeypatch.setattr(sources, "MNIST", sources.MNIST | {"train": tuple(files)})
+
+    @pytest.mark.parametrize("which", [0, 1])
+    def test_unpacked_zeros_of_the_right_size(self, published, which):
+        packed, unpacked = sources.MNIST["train"][which]
+        raw = gzip.decompress((published[0] / packed.name).read_bytes())
+        (published[0] / packed.name).unlink()
+        head = 16 if which == 0 else 8
+        (published[0] / unpacked.name).write_bytes(raw[:head] + bytes(len(raw) - head))
+        assert "MD5" in refused(mnist, published[0])
+
+    def test_no_such_part(self, published):
+        assert "part is valid; choose one of train, test" in refused(mnist, published[0], "valid")
 
 
 def test_missing_mnist_says_where_and_what(tmp_path):
@@ -131,7 +152,7 @@ READ = {"CIFAR10": cifar10, "CIFAR100": cifar100}
 class TestCifar:
     @pytest.fixture
     def published(self, tmp_path, monkeypatch, which):
-        """Three records a file, as if that were all; the archive with them in `packed`, the files in `plain`."""
+        """A record of each class in a file, as if that were all; the archive in `packed`, the files in `plain`."""
         rng = np.random.default_rng(0)
         table = getattr(sources, which)
         head = table.labels
@@ -142,13 +163,13 @@ class TestCifar:
         for part, files in table.parts.items():
             records = []
             for file in files:
-                record = np.concatenate(
-                    [rng.integers(0, table.classes, (3, head), np.uint8), rng.integers(0, 256, (3, 3072), np.uint8)], 1
-                )
+                n = table.classes
+                labels = np.stack([rng.permutation(n) for _ in range(head)], 1).astype(np.uint8)
+                record = np.concatenate([labels, rng.integers(0, 256, (n, 3072), np.uint8)], 1)
                 (plain / file.name).write_bytes(record.tobytes())
                 records.append(record)
             content[part] = np.concatenate(records)
-            parts[part] = tuple(Published(file.name, 3 * (head + 3072)) for file in files)
+            parts[part] = tuple(Published(file.name, table.classes * (head + 3072)) for file in files)
         (plain / table.names).write_text("\n".join(names) + "\n\n")
         archive = packed / table.archive.name
         with tarfile.open(archive, "w:gz") as tar:
@@ -181,6 +202,39 @@ class TestCifar:
         path = published[1] / getattr(sources, which).parts["test"][0].name
         path.write_bytes(path.read_bytes()[:-1])
         assert "bytes in place of" in refused(READ[which], published[1], "test")
+
+    @CIFARS
+    @pytest.mark.parametrize("how", ["zeros", "noise", "one label"])
+    def test_another_content_of_the_right_size(self, published, which, how):
+        table = getattr(sources, which)
+        path = published[1] / table.parts["test"][0].name
+        raw = bytearray(path.read_bytes())
+        if how == "one label":
+            length = table.labels + 3072
+            raw[table.labels - 1] = raw[length + table.labels - 1]
+        else:
+            rng = np.random.default_rng(1)
+            raw = bytes(len(raw)) if how == "zeros" else rng.integers(0, 256, len(raw), np.uint8).tobytes()
+        path.write_bytes(raw)
+        assert "damaged" in refused(READ[which], published[1], "test")
+
+    @CIFARS
+    def test_where_both_lie_the_archive_is_read(self, published, which):
+        packed, plain, content, _ = published
+        table = getattr(sources, which)
+        (plain / table.archive.name).write_bytes((packed / table.archive.name).read_bytes())
+        for file in table.parts["test"]:
+            (plain / file.name).write_bytes(bytes(file.size))
+        assert READ[which](plain, "test").labels.tolist() == content["test"][:, table.labels - 1].tolist()
+
+    @CIFARS
+    def test_either_is_found(self, published, which):
+        for folder in published[:2]:
+            assert cifar(folder, "test").source.startswith(getattr(sources, which).name + " test")
+
+    @CIFARS
+    def test_no_such_part(self, published, which):
+        assert "choose one of train, test" in refused(READ[which], published[0], "valid")
 
     @CIFARS
     def test_a_changed_byte_of_the_archive(self, published, which):

@@ -57,6 +57,39 @@ def test_resumed_bit_for_bit(stripes, tmp_path, optimizer, objective):
         assert torch.equal(value, later.network.state_dict()[name]), name
 
 
+def test_a_stop_between_evaluations_keeps_the_mean(stripes, tmp_path):
+    config = dataclasses.replace(QUICK, epochs=3, evaluate_every=3)
+    _, records = trained(config, stripes)
+    stopped = PairTraining(config, *stripes, SmallConv(1, 4), device="cpu")
+    stopped.network.load_state_dict(start(config, stripes))
+    assert stopped.advance() is None
+    stopped.save(tmp_path / "one.safetensors")
+    later = PairTraining(config, *stripes, SmallConv(1, 4), device="cpu")
+    later.resume(tmp_path / "one.safetensors")
+    assert later.seconds == stopped.seconds > 0
+    assert list(later.run()) == records
+
+
+def start(config, stripes):
+    torch.manual_seed(7)
+    return PairTraining(config, *stripes, SmallConv(1, 4), device="cpu").network.state_dict()
+
+
+def test_z_of_the_sphere_is_measured_as_unit_vectors(stripes):
+    for name, unit in (("sphere_knn", True), ("simclr", True), ("plane_knn", False)):
+        one = PairTraining(dataclasses.replace(QUICK, objective=name), *stripes, SmallConv(1, 4), device="cpu")
+        length = one.encode(stripes[1])[1].norm(dim=1)
+        assert torch.allclose(length, torch.ones(len(length)), atol=1e-5) is unit
+
+
+def test_stop_gradient_does_not_collapse(stripes):
+    """To one direction; what holds z apart is that the target is detached and that the predictor has its own layers."""
+    config = dataclasses.replace(QUICK, objective="plane_stopgrad", epochs=12, evaluate_every=12, learning_rate=2e-3)
+    _, records = trained(config, stripes)
+    assert records[-1].effective_rank > 1.5
+    assert records[-1].linear > 0.6
+
+
 def test_same_seed_same_result_and_the_caller_is_not_disturbed(stripes):
     encoder = SmallConv(1, 4)
     torch.manual_seed(3)
@@ -101,7 +134,14 @@ class TestCheckpoint:
     def test_of_another_encoder(self, written, stripes):
         _, path = written
         other = PairTraining(QUICK, *stripes, SmallConv(1, 6), device="cpu")
-        assert "damaged" in self.refused(other, path)
+        assert "of another encoder" in self.refused(other, path)
+
+    def test_of_other_images(self, written, stripes):
+        _, path = written
+        train, test = stripes
+        for one, other in ((test, train), (train, dataclasses.replace(test, pixels=255 - test.pixels))):
+            again = PairTraining(QUICK, one, other, SmallConv(1, 4), device="cpu")
+            assert "other images" in self.refused(again, path)
 
     def test_encoder_alone(self, written, stripes):
         one, path = written
@@ -151,6 +191,18 @@ def test_divergence_is_told(stripes):
         ({"optimizer": "sgd"}, "adamw, lars"),
         ({"precision": "8"}, "choose one of 32"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": 2.5}, "epochs is 2.5; it must be a whole number from 1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"weight_decay": -1.0}, "weight_decay is -1"),
+        ({"learning_rate": math.nan}, "learning_rate is nan"),
+        ({"batch_size": 1}, "at least 2 pairs"),
+        (
+            {"objective": "plane_kde", "options": {"foo": 1}},
+            "plane_kde knows no foo; choose of mutual_information",
+        ),
+        ({"objective": "plane_knn", "options": {"k": 500}}, "below the 64 pairs"),
+        ({"options": {"correlation": 1.0}}, "correlation is 1"),
+        ({"options": {"mutual_information": "no"}}, "give true or false"),
         ({"warmup": 5}, "warmup is 5"),
     ],
 )
