@@ -20,11 +20,12 @@ def reproduce(
         typer.Argument(help="The figure; without one, all are listed.", metavar="FIGURE", show_default=False),
     ] = None,
     size: Annotated[
-        str, typer.Option(metavar="small|paper", help="small: minutes on two cores. paper: as published, in time that asks for a GPU.")
+        str, typer.Option(metavar="small|paper", help="small: minutes on two cores. paper: as published, for a GPU.")
     ] = "small",
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where picture and numbers go.")] = Path("."),
     data: Annotated[
-        Path | None, typer.Option(
+        Path | None,
+        typer.Option(
             metavar="PATH",
             help="For fig3 of size paper: the folder of CIFAR-10. For fig4f: a session (NWB) with position on a linear "
             "track; without, a simulated one is taken. Others take none.",

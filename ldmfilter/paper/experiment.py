@@ -23,6 +23,7 @@ from ldmfilter.version import __version__
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 class Listed(NamedTuple):
     """A figure that can be asked for.
 
