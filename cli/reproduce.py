@@ -102,6 +102,6 @@ def _limits(claim: "Claim") -> str:
     """What the value is held against, who set that, and whose statement it is."""
     both = (("at least", claim.least), ("at most", claim.most))
     said = [f"{word} {limit:g}" for word, limit in both if limit is not None]
-    told = [f"{', '.join(said)} by {claim.limit}"] if said else []
+    told = [f"{', '.join(said)}; limit: {claim.limit}"] if said else []
     told += [f"statement: {claim.source}"] if claim.source else []
     return f" ({'; '.join(told)})" if told else ""

@@ -70,7 +70,7 @@ FIGURES: dict[str, Listed] = {
 #: Sizes that a person may ask for: 2 cores and minutes, or the experiment as published.
 SIZES = ("small", "paper")
 #: Who set a limit, where the paper gives none and where the statement itself has one.
-OURS, STATED = "this package", "the statement"
+OURS, STATED = "this package", "the statement itself"
 
 Say = Callable[[str], None]
 

@@ -195,20 +195,21 @@ def draw(numbers: dict[str, dict], first: dict[str, tuple[Floats, Floats]]) -> F
     axes = bottom.subplots()
     place = np.arange(len(CONDITIONS))
     for key, shift, colour, label in (
-        ("r2", -0.2, "C0", "position, from latents"),
-        ("r2_of_the_latents", 0.2, "0.7", "latents, from what images show"),
+        ("r2", -0.26, "C0", "position, from latents"),
+        ("r2_of_the_shown", 0.0, "C2", "what images show, from latents"),
+        ("r2_of_the_latents", 0.26, "0.7", "latents, from what images show"),
     ):
-        axes.barh(place + shift, [numbers[name][key]["mean"] for name in CONDITIONS], 0.38, color=colour, label=label)
+        axes.barh(place + shift, [numbers[name][key]["mean"] for name in CONDITIONS], 0.24, color=colour, label=label)
         for at, name in enumerate(CONDITIONS):
             seeds = numbers[name][key]["seeds"]
             axes.plot(seeds, [at + shift] * len(seeds), "k.", label="a seed" if key == "r2" and not at else None)
     for key, mark, size, label in (
-        ("most_r2", "k|", 22, "most that arithmetic leaves to the position"),
-        ("r2_of_the_centre_of_light", "C1|", 14, "position, from the image's centre of light"),
+        ("most_r2", "k|", 14, "most that arithmetic leaves to the position"),
+        ("r2_of_the_centre_of_light", "C1|", 8, "position, from the image's centre of light"),
     ):
-        axes.plot([numbers[name][key]["mean"] for name in CONDITIONS], place - 0.2, mark, ms=size, mew=2, label=label)
+        axes.plot([numbers[name][key]["mean"] for name in CONDITIONS], place - 0.26, mark, ms=size, mew=2, label=label)
     axes.set_yticks(place, [condition.label for condition in CONDITIONS.values()])
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.01), xlabel="affine R2 on held-out sequences, mean over seeds")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", markerscale=0.6)
     return figure
