@@ -37,6 +37,7 @@ from ldmfilter.filter.parameters import Dynamics
 from ldmfilter.filter.training import resolve_device
 from ldmfilter.ldm.objectives import predictive
 from ldmfilter.paper.experiment import Claim, Outcome, Say, refuse_data
+from ldmfilter.paper.fig2c import autoregression
 from ldmfilter.paper.recurrent import affine, affine_r2, ascend, error_covariance, with_one
 
 if TYPE_CHECKING:
@@ -122,19 +123,14 @@ def world(
         shared_gain, private_gain: standard deviations in the log-rate.
         rate: median of a unit, Hz.
     """
-    s, n = autoregression(rng, bins, shared, shared_time), autoregression(rng, bins, units, private_time)
+    s, n = (
+        autoregression(rng, bins, np.full(dims, math.exp(-BIN / seconds)))
+        for dims, seconds in ((shared, shared_time), (units, private_time))
+    )
     weights = rng.standard_normal((shared, units))
     weights *= shared_gain / np.linalg.norm(weights, axis=0)
     log_rate = math.log(rate * BIN) + s @ weights + private_gain * n
     return World(rng.poisson(np.exp(log_rate)), s, n)
-
-
-def autoregression(rng: np.random.Generator, bins: int, dims: int, seconds: float) -> Floats:
-    """Independent stationary autoregressions of order one (time, dim), of unit variance and a time constant."""
-    decay = math.exp(-BIN / seconds)
-    noise = rng.standard_normal((bins, dims)) * math.sqrt(1 - decay**2)
-    noise[0] /= math.sqrt(1 - decay**2)
-    return np.asarray(lfilter([1.0], [1.0, -decay], noise, axis=0))
 
 
 class View(nn.Module):
