@@ -10,7 +10,7 @@ import typer
 from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, say
 
 if TYPE_CHECKING:
-    from ldmfilter.paper.experiment import Reproduction
+    from ldmfilter.paper.experiment import Claim, Listed, Reproduction
 
 
 @command
@@ -24,7 +24,12 @@ def reproduce(
     ] = "small",
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where picture and numbers go.")] = Path("."),
     data: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="A file or folder that the figure needs or can use.")
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="For fig3 of size paper: the folder of CIFAR-10. For fig4f: a session (NWB) with position on a linear "
+            "track; without, a simulated one is taken. Others take none.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     overwrite: Overwrite = False,
@@ -35,17 +40,20 @@ def reproduce(
     """Example: **ldmfilter reproduce fig2b**
 
     Run an experiment of Mikulasch & Zenke (2026): a picture, its numbers as JSON, and whether they bear out what the
-    paper says. Exit code 0 whatever they say.
+    paper says. Exit code 0 whatever they say. A GPU is used by those figures of which the list says so.
     """
-    from ldmfilter.paper.experiment import FIGURES
+    from ldmfilter.errors import InputError
+    from ldmfilter.paper.experiment import FIGURES, SIZES, no_size
     from ldmfilter.paper.experiment import reproduce as run
 
     if figure is None:
-        about = {name: text for name, (_, text) in FIGURES.items()}
+        if size not in SIZES:
+            raise InputError(no_size(size))
         if as_json:
-            print(json.dumps(about, indent=1))
+            known = {name: {"about": one.about, "gpu": one.gpu, "data": one.data} for name, one in FIGURES.items()}
+            print(json.dumps(known, indent=1))
         else:
-            _print(about.items())
+            _print((name, f"{one.about} ({_needs(one)})") for name, one in FIGURES.items())
         return
     done = run(figure, size, out, seed, data, overwrite, (lambda text: None) if quiet else say)
     if as_json:
@@ -54,12 +62,19 @@ def reproduce(
         _show(done)
 
 
+def _needs(figure: "Listed") -> str:
+    device = "GPU where there is one" if figure.gpu else "CPU"
+    return f"{device}; --data: {figure.data}" if figure.data else device
+
+
 def _show(done: "Reproduction") -> None:
+    if done.outcome.note:
+        print(done.outcome.note)
     _print(
         (
             "holds" if claim.holds else "FAILS",
             f"{claim.value:.4g}",
-            claim.text + _limits(claim.least, claim.most),
+            claim.text + _limits(claim),
         )
         for claim in done.outcome.claims
     )
@@ -83,6 +98,10 @@ def _print(rows: Iterable[tuple[str, ...]]) -> None:
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
-def _limits(least: float | None, most: float | None) -> str:
-    said = [f"{word} {limit:g}" for word, limit in (("at least", least), ("at most", most)) if limit is not None]
-    return f" ({', '.join(said)})" if said else ""
+def _limits(claim: "Claim") -> str:
+    """What the value is held against, who set that, and whose statement it is."""
+    both = (("at least", claim.least), ("at most", claim.most))
+    said = [f"{word} {limit:g}" for word, limit in both if limit is not None]
+    told = [f"{', '.join(said)}; limit: {claim.limit}"] if said else []
+    told += [f"statement: {claim.source}"] if claim.source else []
+    return f" ({'; '.join(told)})" if told else ""

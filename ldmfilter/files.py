@@ -48,7 +48,7 @@ def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
     """Where an output will lie, links resolved; called early, it saves a person from waiting for a refusal.
 
     Raises:
-        InputError: `path` exists and `overwrite` is False, or its folder does not exist.
+        InputError: `path` exists and `overwrite` is False, or its folder does not exist or cannot be written to.
     """
     path = Path(path)
     if path.is_symlink():
@@ -57,6 +57,8 @@ def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
         raise InputError(f"{path}: exists already; choose another name or give --overwrite")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: its folder does not exist; make it first or write elsewhere")
+    with disk_errors(path):  # permissions do not tell of everything: it is tried
+        os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.absolute().parent))
     return path
 
 

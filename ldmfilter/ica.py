@@ -14,6 +14,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -30,8 +31,9 @@ from ldmfilter.ldm.objectives import independent_sources
 
 Density = Literal["generalized_gaussian", "logistic", "laplace", "gaussian_known_variance"]
 
-#: Shapes that a fit chooses among: from Laplace's density to nearly the uniform. Below 1 the density has a cusp, which
-#: pulls samples to zero rather than sources apart.
+#: Shapes that can be asked for, and that a fit chooses among: from Laplace's density to nearly the uniform. Below 1 the
+#: density has a cusp, which pulls samples to zero rather than sources apart; far above 12 it has walls, at which
+#: the search makes no headway.
 SHAPES = (1.0, 12.0)
 #: Rounding of |y| at zero, in units of alpha: without it densities with a corner leave the objective no gradient there.
 CORNER = 0.01
@@ -58,8 +60,8 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         density: of each source. "generalized_gaussian": see `shape`. "logistic" and "laplace": for sources
             with heavier tails than a Gaussian's. "gaussian_known_variance": Gaussians with the given, different
             `variances`, mixed by a rotation, so that W is orthogonal and the volume is preserved.
-        shape: beta of the generalised Gaussian, 1 or more: 1 is Laplace's, 2 the Gaussian's, which no linear method
-            separates, 4 has light tails. None chooses one for each source, between 1 and 12, by its <|z|> / sd.
+        shape: beta of the generalised Gaussian, from 1 to 12: 1 is Laplace's, 2 the Gaussian's, which no linear method
+            separates, 4 has light tails. None chooses one for each source, by its <|z|> / sd.
         variances: of the sources, for "gaussian_known_variance"; in data units squared, one for each feature.
         tol: converged where another step promises less than this, in nats of the log-likelihood of all samples. The
             error is then below sqrt(2 tol) of the standard error that the number of samples leaves anyway.
@@ -152,18 +154,29 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             raise InputError(f"density is {self.density!r}; it must be one of {', '.join(get_args(Density))}")
         if self.shape is not None and self.density != "generalized_gaussian":
             raise InputError(f"shape is {self.shape}; density {self.density} has none, leave it out")
-        if self.shape is not None and not (math.isfinite(self.shape) and self.shape >= SHAPES[0]):
-            raise InputError(f"shape is {self.shape}; it must be a number of {SHAPES[0]:g} or more")
+        if self.shape is not None and not (isinstance(self.shape, Real) and SHAPES[0] <= self.shape <= SHAPES[1]):
+            raise InputError(f"shape is {self.shape!r}; it must be a number from {SHAPES[0]:g} to {SHAPES[1]:g}")
         if (self.variances is None) == (self.density == "gaussian_known_variance"):
             raise InputError("variances go with density gaussian_known_variance, and only with it")
-        if self.tol <= 0 or self.max_iter < 1:
-            raise InputError(f"tol is {self.tol} and max_iter {self.max_iter}; tol must be above 0, max_iter 1 or more")
+        if self.n_components is not None and not isinstance(self.n_components, Integral):
+            raise InputError(f"n_components is {self.n_components!r}; it must be a whole number or None")
+        if (
+            not (isinstance(self.tol, Real) and self.tol > 0 and isinstance(self.max_iter, Integral))
+            or self.max_iter < 1
+        ):
+            raise InputError(
+                f"tol is {self.tol!r} and max_iter {self.max_iter!r}; tol must be above 0, "
+                "max_iter a whole number from 1"
+            )
 
     def _rotate(self, centred: np.ndarray) -> tuple[np.ndarray, np.ndarray, Callable[[Tensor], Tensor]]:
         """The orthogonal W that maximises -sum_i <z_i^2> / 2 sigma_i^2, in closed form: by von Neumann's trace
         inequality its rows are the eigenvectors of the covariance, the larger eigenvalue for the larger sigma_i^2."""
         n_samples, n_features = centred.shape
-        variances = np.asarray(self.variances, dtype=np.float64)
+        try:
+            variances = np.asarray(self.variances, dtype=np.float64)
+        except (TypeError, ValueError):
+            variances = np.empty(0)
         if variances.shape != (n_features,) or not (np.isfinite(variances) & (variances > 0)).all():
             raise InputError(f"variances must be {n_features} positive numbers, one for each feature of the data")
         if len(np.unique(variances)) < n_features:
@@ -215,7 +228,16 @@ def amari_distance(W: np.ndarray, mixing: np.ndarray) -> float:
         1 / (2 n (n - 1)) [ sum_i (sum_j |p_ij| / max_j |p_ij| - 1) + sum_j (sum_i |p_ij| / max_i |p_ij| - 1) ]
 
     with P = W mixing, n x n, n > 1 (Amari, Cichocki & Yang 1996, scaled as by Bach & Jordan 2002).
+
+    Raises:
+        InputError: W (source, feature) and mixing (feature, source) do not fit, or are of one source.
     """
+    W, mixing = np.asarray(W), np.asarray(mixing)
+    if W.ndim != 2 or W.shape != mixing.shape[::-1] or len(W) < 2:
+        raise InputError(
+            f"W has the shape {W.shape}, mixing {mixing.shape}; they must be (source, feature) and (feature, source), "
+            "of two sources or more"
+        )
     P = np.abs(W @ mixing)
     n = len(P)
     rows, columns = P / P.max(1, keepdims=True), P / P.max(0, keepdims=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ldmfilter.errors import InputError
-from ldmfilter.files import disk_errors, replacing, write_bytes
+from ldmfilter.files import check_target, disk_errors, replacing, write_bytes
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,15 @@ def test_bytes(tmp_path):
     write_bytes(tmp_path / "x", b"two")
     assert (tmp_path / "x").read_bytes() == b"two"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_can_be_written_to_is_left_as_it_was(tmp_path):
+    assert check_target(tmp_path / "x", overwrite=False) == tmp_path / "x"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no folder here that refuses even root")
+def test_a_folder_that_refuses_is_found_out_early():
+    with pytest.raises(InputError, match=r"^/proc/x: ") as refused:
+        check_target("/proc/x", overwrite=False)
+    assert "\n" not in str(refused.value)

@@ -207,8 +207,18 @@ def test_known_variances_keep_volume_and_order():
             {"density": "cauchy"},
             "density is 'cauchy'; it must be one of generalized_gaussian, logistic, laplace, gaussian_known_variance",
         ),
-        ({"shape": 0.5}, "shape is 0.5; it must be a number of 1 or more"),
-        ({"shape": np.nan}, "shape is nan; it must be a number of 1 or more"),
+        ({"shape": 0.5}, "shape is 0.5; it must be a number from 1 to 12"),
+        ({"shape": np.nan}, "shape is nan; it must be a number from 1 to 12"),
+        ({"shape": 50}, "shape is 50; it must be a number from 1 to 12"),
+        ({"shape": "4"}, "shape is '4'; it must be a number from 1 to 12"),
+        ({"n_components": 2.5}, "n_components is 2.5; it must be a whole number or None"),
+        ({"n_components": "mle"}, "n_components is 'mle'; it must be a whole number or None"),
+        ({"tol": "a"}, "tol is 'a' and max_iter 200; tol must be above 0, max_iter a whole number from 1"),
+        ({"max_iter": 2.5}, "tol is 0.0001 and max_iter 2.5; tol must be above 0, max_iter a whole number from 1"),
+        (
+            {"density": "gaussian_known_variance", "variances": ["a", 1, 2]},
+            "variances must be 3 positive numbers, one for each feature of the data",
+        ),
         ({"density": "laplace", "shape": 4}, "shape is 4; density laplace has none, leave it out"),
         ({"variances": [1, 2, 3]}, "variances go with density gaussian_known_variance, and only with it"),
         (
@@ -233,8 +243,8 @@ def test_known_variances_keep_volume_and_order():
         ),
         ({"n_components": 4}, "n_components is 4; the data have 3 dimensions, choose 1 to 3"),
         ({"n_components": 0}, "n_components is 0; the data have 3 dimensions, choose 1 to 3"),
-        ({"tol": 0}, "tol is 0 and max_iter 200; tol must be above 0, max_iter 1 or more"),
-        ({"max_iter": 0}, "tol is 0.0001 and max_iter 0; tol must be above 0, max_iter 1 or more"),
+        ({"tol": 0}, "tol is 0 and max_iter 200; tol must be above 0, max_iter a whole number from 1"),
+        ({"max_iter": 0}, "tol is 0.0001 and max_iter 0; tol must be above 0, max_iter a whole number from 1"),
     ],
 )
 def test_options_that_cannot_be_used(sources, options, line):
@@ -256,3 +266,13 @@ def test_amari_distance():
     assert amari_distance(permuted, np.eye(3)) == 0
     assert amari_distance(np.ones((3, 3)), np.eye(3)) == 1
     assert amari_distance(np.array([[1.0, 0.1], [-0.1, 1.0]]), np.eye(2)) == pytest.approx(0.1)
+
+
+def test_the_largest_shape_that_can_be_asked_for_converges(sources):
+    assert LDMICA(shape=12.0, random_state=0).fit(np.tanh(sources) @ MIXING.T).converged_
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (2, 2)), ((3, 2), (3, 2)), ((1, 1), (1, 1)), ((4,), (4,))])
+def test_amari_distance_of_what_is_no_pair_of_maps(shapes):
+    with pytest.raises(InputError, match="they must be"):
+        amari_distance(*map(np.ones, shapes))

@@ -21,9 +21,15 @@ def test_the_name_is_defined_where_the_link_leads(name, path):
 
 
 @pytest.mark.parametrize(
-    "path", ["ldmfilter/ldm/objectives.py", "ldmfilter/ldm/alignment.py", "ldmfilter/images/objectives.py"]
+    "path",
+    [
+        "ldmfilter/ldm/objectives.py",
+        "ldmfilter/ldm/alignment.py",
+        "ldmfilter/ldm/entropy.py",
+        "ldmfilter/images/objectives.py",
+    ],
 )
-def test_every_objective_and_alignment_is_on_the_page(path):
+def test_every_objective_alignment_and_entropy_is_on_the_page(path):
     public = {name for name in defined(ROOT / path) if not name.startswith("_")}
     helpers = {"log_sphere_area", "log_vmf_norm", "concentration"}  # normalisers, not equations of their own
     assert public - helpers <= {name for name, where in LINKS if where == path}

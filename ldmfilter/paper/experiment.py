@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,22 +23,54 @@ from ldmfilter.version import __version__
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Figures by name: the module that runs it, and what it shows.
-FIGURES: dict[str, tuple[str, str]] = {
-    "fig2b": ("ldmfilter.paper.fig2b", "Two mixed natural images, unmixed by a generalised Gaussian"),
-    "fig2c": ("ldmfilter.paper.fig2c", "Two rotated Ornstein-Uhlenbeck processes, unmixed by their known variances"),
-    "fig3": ("ldmfilter.paper.fig3", "Self-supervised images: plane and sphere, three entropies, with and without MI"),
-    "fig4": ("ldmfilter.paper.fig4", "The filter on noisy videos: position and uncertainty, kNN and stop-gradient"),
-    "fig4f": ("ldmfilter.paper.fig4f", "The filter on spikes of a rat on a track: a ring, and position with its band"),
-    "fig5": ("ldmfilter.paper.fig5", "Identification of a nonlinear oscillator behind a swirled image"),
-    "theorem1": ("ldmfilter.paper.theorem1", "The assumptions of Theorem 1, broken one at a time"),
-    "infoldm": (
-        "ldmfilter.paper.infoldm",
-        "Predictable noise of single units: what marginal entropies keep and discard",
+
+class Listed(NamedTuple):
+    """A figure that can be asked for.
+
+    Attributes:
+        module: runs it.
+        about: what it shows.
+        gpu: whether it computes on a GPU where there is one; else on the CPU alone.
+        data: what it needs or can use; "" where nothing is taken.
+    """
+
+    module: str
+    about: str
+    gpu: bool
+    data: str = ""
+
+
+#: Figures by name.
+FIGURES: dict[str, Listed] = {
+    "fig2b": Listed("ldmfilter.paper.fig2b", "Two mixed natural images, unmixed by a generalised Gaussian", False),
+    "fig2c": Listed(
+        "ldmfilter.paper.fig2c", "Two rotated Ornstein-Uhlenbeck processes, unmixed by their known variances", False
+    ),
+    "fig3": Listed(
+        "ldmfilter.paper.fig3",
+        "Self-supervised images: plane and sphere, three entropies, with and without MI",
+        True,
+        "the folder of CIFAR-10, for size paper",
+    ),
+    "fig4": Listed(
+        "ldmfilter.paper.fig4", "The filter on noisy videos: position and uncertainty, kNN and stop-gradient", False
+    ),
+    "fig4f": Listed(
+        "ldmfilter.paper.fig4f",
+        "The filter on spikes of a rat on a track: a ring, and position with its band",
+        False,
+        "a session (NWB) with position on a linear track; without, a simulated one",
+    ),
+    "fig5": Listed("ldmfilter.paper.fig5", "Identification of a nonlinear oscillator behind a swirled image", True),
+    "theorem1": Listed("ldmfilter.paper.theorem1", "The assumptions of Theorem 1, broken one at a time", True),
+    "infoldm": Listed(
+        "ldmfilter.paper.infoldm", "Predictable noise of single units: what marginal entropies keep and discard", True
     ),
 }
 #: Sizes that a person may ask for: 2 cores and minutes, or the experiment as published.
 SIZES = ("small", "paper")
+#: Who set a limit, where the paper gives none and where the statement itself has one.
+OURS, STATED = "this package", "the statement itself"
 
 Say = Callable[[str], None]
 
@@ -52,7 +84,8 @@ class Claim:
         value: what was measured.
         least: the claim holds from this value on; None for no lower limit.
         most: the claim holds up to this value; None for no upper limit.
-        source: who says so: a figure, table or section of the paper, or of another publication.
+        source: who makes the statement: a figure, table or section of the paper, or of another publication.
+        limit: who set the limits.
     """
 
     text: str
@@ -60,6 +93,7 @@ class Claim:
     least: float | None = None
     most: float | None = None
     source: str = ""
+    limit: str = OURS
 
     @property
     def holds(self) -> bool:
@@ -79,11 +113,13 @@ class Outcome:
         numbers: JSON values by name, nested as is convenient.
         claims: what the paper says, with what was measured.
         picture: drawn, not yet saved.
+        note: what has to be known to read the claims right; "" for nothing.
     """
 
     numbers: dict[str, Any]
     claims: list[Claim]
     picture: Figure
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,14 +140,19 @@ class Reproduction:
         return all(claim.holds for claim in self.outcome.claims)
 
 
+def no_size(size: str) -> str:
+    """The line that refuses a size."""
+    return f"{size}: no such size; choose one of {', '.join(SIZES)}"
+
+
 def refuse_data(figure: str, data: Path | None) -> None:
-    """For a figure that brings its own data.
+    """For a figure that needs no data of the person who asks for it.
 
     Raises:
         InputError: some were given.
     """
     if data is not None:
-        raise InputError(f"{data}: {figure} makes its own data; leave out --data")
+        raise InputError(f"{data}: {figure} takes no data; leave out --data")
 
 
 def reproduce(
@@ -136,13 +177,13 @@ def reproduce(
 
     Raises:
         InputError: an unknown figure or size, a seed out of its range, an output that exists, data that are missing,
-            damaged or not used.
+            damaged or not used; a folder that cannot be written to.
     """
     if figure not in FIGURES:
         raise InputError(f"{figure}: no such figure; choose one of {', '.join(FIGURES)}")
-    module = importlib.import_module(FIGURES[figure][0])
+    module = importlib.import_module(FIGURES[figure].module)
     if size not in module.SIZES:
-        raise InputError(f"{size}: no such size; choose one of {', '.join(SIZES)}")
+        raise InputError(no_size(size))
     if not 0 <= seed < 2**32:
         raise InputError(f"seed is {seed}; it must be a whole number from 0 to {2**32 - 1}")
     folder = Path(out)
@@ -157,7 +198,7 @@ def reproduce(
         outcome.picture.savefig(scratch, dpi=150, format="png")
     content = {
         "figure": figure,
-        "about": FIGURES[figure][1],
+        "about": FIGURES[figure].about,
         "size": size,
         "settings": dataclasses.asdict(settings),
         "seed": seed,
@@ -165,6 +206,7 @@ def reproduce(
         "package_version": __version__,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "holds": all(claim.holds for claim in outcome.claims),
+        "note": outcome.note,
         "claims": [dataclasses.asdict(claim) | {"holds": claim.holds} for claim in outcome.claims],
         "numbers": outcome.numbers,
     }

@@ -2,13 +2,15 @@
 
 The filter is trained without behaviour on six tenths of the time that the animal is on the track. From its states are
 then read, by readouts that saw other blocks of the rest (`analysis.readout`): position, with a 95 % interval, and the
-phase of the lap, which is half a turn on the way out and the other half on the way back. That position and direction
-lie on a ring is seen in the picture and measured by how well the phase is read.
+phase of the lap, which is half a turn on the way out and the other half on the way back. Whether position and
+direction lie on a ring is seen, and measured, in the plane of the states in which a linear map, fitted on other bins,
+reads the phase's cosine and sine: on a ring the states of each phase lie, in the mean, that way from the middle.
+Neighbours may read the phase where there is no ring. All that is drawn is time that training did not see.
 
 Data: any session that `read_session` reads, with one series of position on a track, one whose path says "linear"
 (DANDI 000044: `processing/behavior/<prefix>LinearMazePosition/<prefix>LinearMazeSpatialSeries`). Two columns are
 taken along their principal axis. Without data, the sample session of the repository: simulated, so that it shows what
-the figure looks like, and not that it holds for an animal.
+the figure looks like, and not that it holds for an animal; the verdict, the numbers and the picture say so.
 """
 
 from __future__ import annotations
@@ -27,10 +29,11 @@ from ldmfilter.data import read_session
 from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
-from ldmfilter.data.windows import reserve
+from ldmfilter.data.windows import RESERVED_BLOCK, reserve
 from ldmfilter.errors import InputError
 from ldmfilter.filter.model import LDMFilter
-from ldmfilter.paper.experiment import Claim, Outcome, Say
+from ldmfilter.filter.training import Record
+from ldmfilter.paper.experiment import STATED, Claim, Outcome, Say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,11 +47,17 @@ LEVEL = 0.95
 LONGEST_GAP = 10.0  # s without a position, within a stretch of time on the track
 SHORTEST = 20.0  # s, of such a stretch
 PHASE_BINS = 24  # of a lap, by which the raster's units are put in order
+RING_BINS = 12  # of a lap, in each of which the mean state is looked at
+LEAST_STATES = 5  # that make a mean
+LARGEST_STEP = np.pi / 2  # rad, of the phase from one bin to the next: more is a turn on the way, not a lap
+REPORTS = 6  # of training
+OWN = "own reasoning"
+SIMULATED = "simulated sample session; give --data for a recording"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """steps: of training; shown: s of the raster and the decoded position."""
+    """steps: of training; shown: s of the raster and the decoded position, at most."""
 
     steps: int
     shown: float
@@ -118,7 +127,7 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
     """Train, decode, read position and phase.
 
     Raises:
-        InputError: there is no sample session and no other was given, or it has no usable position.
+        InputError: there is no sample session and no other was given; it has no usable position, or too little time.
         TrainingError: training diverged or collapsed.
     """
     if data is None and not SAMPLE.is_file():
@@ -138,15 +147,34 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
     chosen, _ = choose_units(session, spans=spans)
     counts = bin_spikes(chosen, BIN, spans)
     phase, length = lap_phase(position, counts["time"].to_numpy())
+    simulated = data is None or data.resolve() == SAMPLE.resolve()
+    if simulated:
+        say(SIMULATED)
     say(f"{counts.sizes['time']} bins of {BIN:g} s, {chosen.n_units} units, {position.path}")
-    model = LDMFilter(seed=seed, max_steps=settings.steps, device="cpu").fit(reserve(counts, RESERVED))
+    seen = reserve(counts, RESERVED)
+    if seen.sizes["time"] == counts.sizes["time"]:
+        raise InputError(
+            f"{session.source.path}: {counts.sizes['time'] * BIN:.0f} s on the track are too few to keep some from "
+            f"training; give a session with {RESERVED_BLOCK / RESERVED:g} s or more"
+        )
+
+    def told(record: Record) -> None:
+        if record.step % max(1, settings.steps // REPORTS) == 0:
+            say(f"step {record.step} of {settings.steps}, {record.score:.3f} nats a bin gained by prediction")
+
+    model = LDMFilter(seed=seed, max_steps=settings.steps, device="cpu").fit(seen, progress=told)
+    say("reading position and phase from the states, and 39 shifted ones")
     reading = read_behavior(
         model.decode(counts, ci=LEVEL), [position, phase], ci=LEVEL, min_speed=SLOW * length, shifts=39
     )
     place, lap = reading.reports
-    direction_right = _direction_right(reading.latents)
+    plane = _phase_plane(reading.latents)
+    ring, direction_right = ring_radii(reading.latents, plane), _direction_right(reading.latents)
+    drawn = drawn_stretches(reading.latents, settings.shown)
+    path, turned = drawn_lap(reading.latents)
     numbers = {
         "session": Path(session.source.path).name,
+        "simulated": simulated,
         "units": chosen.n_units,
         "bins": int(counts.sizes["time"]),
         "track_length": length,
@@ -155,32 +183,56 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
         "position": place.to_dict(),
         "lap": lap.to_dict(),
         "direction_right": direction_right,
+        "ring_radii": ring,
+        "drawn": {
+            "stretches": [[float(reading.latents["time"][bins[at]]) for at in (0, -1)] for bins in drawn],
+            "lap": [float(reading.latents["time"][path[at]]) for at in (0, -1)],
+            "lap_turns": turned,
+        },
     }
-    return Outcome(numbers, claims(place, lap, direction_right), _picture(reading.latents, chosen, settings))
+    picture = _picture(reading.latents, chosen, plane, drawn, path, turned, SIMULATED if simulated else "")
+    return Outcome(numbers, claims(place, lap, direction_right, length, ring), picture, SIMULATED if simulated else "")
 
 
-def claims(place: BehaviorReport, lap: BehaviorReport, direction_right: float) -> list[Claim]:
-    """What figure 4E-G shows; the limits are this package's, as the paper gives none."""
+def claims(
+    place: BehaviorReport, lap: BehaviorReport, direction_right: float, length: float, ring: np.ndarray
+) -> list[Claim]:
+    """What figure 4E-G shows, on held-out time."""
+    level = place.intervals[LEVELS.index(LEVEL)] if place.intervals else None
+    coverage, width, constant = (level.coverage, level.width, level.constant_width) if level else (np.nan,) * 3
     found = [
-        Claim("R2 of position on held-out time", place.read.r2 if place.read else np.nan, 0.5, source="figure 4G"),
+        Claim("R2 of position", place.read.r2 if place.read else np.nan, 0.5, source="figure 4G"),
         Claim(
             f"coverage of the {LEVEL:.0%} interval of position",
-            place.intervals[LEVELS.index(LEVEL)].coverage if place.intervals else np.nan,
-            LEVEL - 0.03,
-            LEVEL + 0.03,
+            coverage,
+            round(LEVEL - 0.03, 6),
+            round(LEVEL + 0.03, 6),
             source="figure 4G",
         ),
+        Claim(f"its width, as a share of the track's length of {length:.0f}", width / length, most=0.5, source=OWN),
+        Claim("its width over that of intervals of one width", width / constant, most=1.0, source=OWN, limit=STATED),
         Claim(
-            "R2 of the phase of the lap, which position and direction make",
+            "R2 of the phase of the lap, which position and direction make, read linearly or by neighbours",
             lap.read.r2 if lap.read else np.nan,
             0.3,
+            source="figure 4E",
+        ),
+        Claim(
+            "the states lie on a ring: least radius, from 0 in the middle to 1, of the mean state of a phase",
+            float(np.min(ring)),
+            0.5,
             source="figure 4E",
         ),
         Claim("share of running bins whose direction is read right", direction_right, 0.7, source="figure 4E"),
     ]
     if lap.control is not None:
         found.append(
-            Claim("share of shifted phases that are read as well", lap.control.p, most=0.05, source="a control")
+            Claim(
+                f"p value of the phase's R2 among {lap.control.shifts} shifted ones",
+                lap.control.p,
+                most=0.05,
+                source=OWN,
+            )
         )
     return found
 
@@ -192,43 +244,122 @@ def _direction_right(latents: xr.Dataset) -> float:
     return float(((true < np.pi) == (read < np.pi)).mean()) if judged.any() else np.nan
 
 
-def _picture(latents: xr.Dataset, session: Session, settings: Settings) -> Figure:
-    """States in a plane by place and direction with one lap over them; raster; position with its interval."""
+def ring_radii(latents: xr.Dataset, plane: np.ndarray) -> np.ndarray:
+    """How far (phase,) from the middle the mean state of each of RING_BINS phases lies in the direction of that phase,
+    in the plane (time, 2) of `_phase_plane`: 1 on a ring, 0 in the middle, NaN of fewer than LEAST_STATES judged bins.
+    """
+    lap = latents["lap_true"].to_numpy()
+    judged = latents["lap_fold"].to_numpy() >= 0
+    number = np.where(judged, lap % (2 * np.pi) / (2 * np.pi) * RING_BINS, -1).astype(int)
+    middle = (np.arange(RING_BINS) + 0.5) * 2 * np.pi / RING_BINS
+    return np.array(
+        [
+            plane[number == k].mean(0) @ [np.cos(angle), np.sin(angle)]
+            if (number == k).sum() >= LEAST_STATES
+            else np.nan
+            for k, angle in enumerate(middle)
+        ]
+    )
+
+
+def _unseen(latents: xr.Dataset) -> list[np.ndarray]:
+    """Stretches of bins in a row that training did not see."""
+    segment = latents["segment"].to_numpy()
+    bins = np.flatnonzero(~latents["trained"].to_numpy().astype(bool) & latents["observed"].to_numpy().astype(bool))
+    return np.split(bins, np.flatnonzero((np.diff(bins) > 1) | (np.diff(segment[bins]) != 0)) + 1)
+
+
+def drawn_stretches(latents: xr.Dataset, seconds: float) -> list[np.ndarray]:
+    """Bins, in order of time, of the unseen stretches in which most is judged, together no longer than `seconds` (but
+    one at least, of which that long a part is taken)."""
+    judged = latents["position_fold"].to_numpy() >= 0
+    most = max(1, round(seconds / BIN))
+    parts = []
+    for bins in _unseen(latents):
+        some = min(most, bins.size)
+        first = int(np.convolve(judged[bins], np.ones(some), "valid").argmax())
+        parts.append(bins[first : first + some])
+    parts.sort(key=lambda bins: int(judged[bins].sum()), reverse=True)
+    total = np.cumsum([bins.size for bins in parts])
+    return sorted(parts[: max(1, int((total <= most).sum()))], key=lambda bins: int(bins[0]))
+
+
+def drawn_lap(latents: xr.Dataset) -> tuple[np.ndarray, float]:
+    """Bins of the quickest whole turn of the phase in an unseen stretch, or of the largest part of a turn where none
+    is whole; and how many turns these are."""
+    lap = latents["lap_true"].to_numpy()
+    best, key = np.empty(0, dtype=int), (-1.0, 0)
+    for stretch in _unseen(latents):
+        known = stretch[np.isfinite(lap[stretch])]
+        step = np.abs(np.angle(np.exp(1j * np.diff(lap[known]))))
+        for bins in np.split(known, np.flatnonzero((np.diff(known) > 1) | (step > LARGEST_STEP)) + 1):
+            turns = np.unwrap(lap[bins]) / (2 * np.pi)
+            for first, start in enumerate(turns):
+                done = np.flatnonzero(turns[first:] - start >= 1)
+                last = first + int(done[0]) if done.size else first + int(turns[first:].argmax())
+                found = (min(float(turns[last] - start), 1.0), first - last)
+                if found > key:
+                    best, key = bins[first : last + 1], found
+    return best, key[0]
+
+
+def _picture(
+    latents: xr.Dataset,
+    session: Session,
+    plane: np.ndarray,
+    stretches: list[np.ndarray],
+    path: np.ndarray,
+    turned: float,
+    title: str,
+) -> Figure:
+    """Unseen states in the plane of the phase with a lap over them; raster and position with its interval, a column for
+    each stretch."""
     from matplotlib.figure import Figure
 
     from ldmfilter.analysis.plots import plot_behavior, plot_raster
 
-    time = latents["time"].to_numpy()
-    start, stop = _shown(latents, settings.shown)
-    shown = (time >= start) & (time < stop)
-    lap = latents["lap_true"].to_numpy()
-    points = _phase_plane(latents)
-
+    time, lap = latents["time"].to_numpy(), latents["lap_true"].to_numpy()
     figure = Figure(figsize=(13, 5.5), layout="constrained")
-    grid = figure.add_gridspec(2, 2, width_ratios=[1, 1.4], height_ratios=[1.4, 1])
-    space = figure.add_subplot(grid[:, 0])
+    if title:
+        figure.suptitle(title, fontsize=11, color="C3")
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 1.4])[0]
+    space = left.subplots()
     judged = latents["lap_fold"].to_numpy() >= 0
-    x, y = points[judged].T
+    x, y = plane[judged].T
     drawn = space.scatter(x, y, c=lap[judged], s=4, cmap="hsv", vmin=0, vmax=2 * np.pi, linewidths=0)
-    path = _one_lap(lap, shown)
-    space.plot(*points[path].T, color="black", linewidth=1.4)
+    space.plot(*plane[path].T, color="black", linewidth=1.4)
     space.set_aspect("equal", "datalim")
-    space.set(xlabel="cosine of the phase", ylabel="sine of the phase")
-    space.set_title("held-out states, in the plane that says most of the phase; one lap", fontsize=10)
+    space.set(xlabel="decoded cosine of the phase", ylabel="decoded sine of the phase")
+    told = "one lap" if turned >= 1 else f"{turned:.0%} of a lap"
+    space.set_title(f"states that training did not see; {told}", fontsize=10)
     space.spines[["top", "right"]].set_visible(False)
-    bar = figure.colorbar(drawn, ax=space, shrink=0.6, ticks=[0, np.pi, 2 * np.pi])
+    bar = left.colorbar(drawn, ax=space, shrink=0.6, ticks=[0, np.pi, 2 * np.pi])
     bar.ax.set_yticklabels(["start", "far end", "start"])
 
-    above = figure.add_subplot(grid[0, 1])
-    order = _by_phase(session, time, lap)
-    plot_raster([session.spikes_of(unit) for unit in order], above, start, stop)
-    above.set_xlabel("")
-    above.tick_params(labelbottom=False)
-    below = figure.add_subplot(grid[1, 1], sharex=above)
-    plot_behavior(latents.isel(time=np.flatnonzero(shown)), "position", below)
+    grid = right.subplots(
+        2,
+        len(stretches),
+        squeeze=False,
+        sharex="col",
+        sharey="row",
+        height_ratios=[1.4, 1],
+        width_ratios=[bins.size for bins in stretches],
+    )
+    order = _by_phase(session, time, np.where(latents["trained"], lap, np.nan))
+    for (above, below), bins in zip(grid.T, stretches, strict=True):
+        plot_raster(
+            [session.spikes_of(unit) for unit in order], above, time[bins[0]] - BIN / 2, time[bins[-1]] + BIN / 2
+        )
+        plot_behavior(latents.isel(time=bins), "position", below)
+        above.set_xlabel("")
+        above.tick_params(labelbottom=False)
+    for axes in grid[:, 1:].flat:
+        axes.set_ylabel("")
     unit = latents["position_mean"].attrs["unit"]
-    below.set_ylabel(f"position, {unit}" if unit else "position")
-    below.legend(fontsize=8, frameon=False, ncols=3, loc="upper right", bbox_to_anchor=(1, 1.18))
+    grid[1, 0].set_ylabel(f"position, {unit}" if unit else "position")
+    grid[1, -1].legend(fontsize=8, frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1.0))
+    number = f"{len(stretches)} stretches" if len(stretches) > 1 else "a stretch"
+    right.suptitle(f"{number} of time that training did not see", fontsize=10)
     return figure
 
 
@@ -239,25 +370,6 @@ def _phase_plane(latents: xr.Dataset) -> np.ndarray:
     fitted = (latents["lap_fold"].to_numpy() < 0) & np.isfinite(lap)
     angle = np.stack([np.cos(lap), np.sin(lap)], 1)
     return x @ np.linalg.lstsq(x[fitted], angle[fitted], rcond=None)[0]
-
-
-def _shown(latents: xr.Dataset, length: float) -> tuple[float, float]:
-    """The stretch of time, s, whose bins are most often judged, of those that are shown so long."""
-    time, judged = latents["time"].to_numpy(), latents["position_fold"].to_numpy() >= 0
-    bins = min(max(1, round(length / BIN)), time.size)
-    whole = time[bins - 1 :] - time[: time.size - bins + 1] < bins * BIN
-    total = np.convolve(judged, np.ones(bins), "valid")
-    first = int(np.argmax(np.where(whole, total, -1)))
-    return float(time[first] - BIN / 2), float(time[first + bins - 1] + BIN / 2)
-
-
-def _one_lap(lap: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """Bins of the first turn of the phase among those that are shown; all of these where it does not turn."""
-    bins = np.flatnonzero(shown)
-    known = bins[np.isfinite(lap[bins])]
-    turned = np.unwrap(lap[known])
-    done = np.flatnonzero(turned - turned[:1] >= 2 * np.pi)
-    return np.arange(known[0], known[done[0]] + 1) if done.size else bins
 
 
 def _by_phase(session: Session, time: np.ndarray, lap: np.ndarray) -> list[int]:

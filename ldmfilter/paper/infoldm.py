@@ -12,7 +12,8 @@ past tells of it. Whether it is private is then a matter of the context. If the 
 it is not; if units are split into halves, and each half is predicted from the past of the other, it is. Both contexts
 are tried with marginal entropies (log det) and with the stop-gradient form, on the same sessions, with the same number
 of states: twice that of the shared latents, so that there is room for both. Judged is what the latents can be
-decoded from the states, and what the states are made of.
+decoded from the states, and what the states are made of. As the states of an untrained network are made of what its
+units do, their own noise included, both are held against it.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from scipy.signal import lfilter
 from torch import Tensor, nn
 
 from ldmfilter.data.tables import Floats
-from ldmfilter.errors import InputError
 from ldmfilter.filter.encoder import Encoder
 from ldmfilter.filter.kalman import filter_windows
 from ldmfilter.filter.linalg import whitening
 from ldmfilter.filter.parameters import Dynamics
 from ldmfilter.filter.training import resolve_device
 from ldmfilter.ldm.objectives import predictive
-from ldmfilter.paper.experiment import Claim, Outcome, Say
-from ldmfilter.paper.recurrent import affine, ascend, error_covariance, with_one
+from ldmfilter.paper.experiment import Claim, Outcome, Say, refuse_data
+from ldmfilter.paper.fig2c import autoregression
+from ldmfilter.paper.recurrent import affine, affine_r2, ascend, error_covariance, with_one
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,15 +49,16 @@ LEARNING_RATE = 5e-3  # of Adam, the largest
 WARMUP = 10  # bins of a window without loss
 CONTEXTS = {"own": "own past", "other": "the other half's past"}
 FORMS = {"logdet": "marginal entropies", "stopgrad": "stop-gradient"}
+UNTRAINED = "untrained"
 
 
 def named(context: str, form: str) -> str:
     """An objective's name."""
-    return f"{CONTEXTS[context]}, {FORMS[form]}"
+    return f"{CONTEXTS[context]}, {(FORMS | {UNTRAINED: UNTRAINED})[form]}"
 
 
-#: What is compared: context and form by name.
-OBJECTIVES = {named(context, form): (context, form) for context in CONTEXTS for form in FORMS}
+#: What is compared: context and form by name. The form of an untrained network does not matter.
+OBJECTIVES = {named(context, form): (context, form) for context in CONTEXTS for form in (*FORMS, UNTRAINED)}
 
 
 @dataclass(frozen=True)
@@ -121,19 +123,14 @@ def world(
         shared_gain, private_gain: standard deviations in the log-rate.
         rate: median of a unit, Hz.
     """
-    s, n = autoregression(rng, bins, shared, shared_time), autoregression(rng, bins, units, private_time)
+    s, n = (
+        autoregression(rng, bins, np.full(dims, math.exp(-BIN / seconds)))
+        for dims, seconds in ((shared, shared_time), (units, private_time))
+    )
     weights = rng.standard_normal((shared, units))
     weights *= shared_gain / np.linalg.norm(weights, axis=0)
     log_rate = math.log(rate * BIN) + s @ weights + private_gain * n
     return World(rng.poisson(np.exp(log_rate)), s, n)
-
-
-def autoregression(rng: np.random.Generator, bins: int, dims: int, seconds: float) -> Floats:
-    """Independent stationary autoregressions of order one (time, dim), of unit variance and a time constant."""
-    decay = math.exp(-BIN / seconds)
-    noise = rng.standard_normal((bins, dims)) * math.sqrt(1 - decay**2)
-    noise[0] /= math.sqrt(1 - decay**2)
-    return np.asarray(lfilter([1.0], [1.0, -decay], noise, axis=0))
 
 
 class View(nn.Module):
@@ -186,7 +183,8 @@ def objective(parts: list[View], counts: Float[Tensor, "batch time unit"], form:
 
 
 def train(counts: Float[Tensor, "time unit"], context: str, form: str, settings: Settings, seed: int) -> Floats:
-    """Fit the views to all but the last fifth of a session; states (time, state) of the whole session, t|t.
+    """Fit the views to all but the last fifth of a session; states (time, state) of the whole session, t|t. With the
+    form `UNTRAINED` the views stay as they start, but white.
 
     Raises:
         TrainingError: F is not finite any more.
@@ -202,18 +200,23 @@ def train(counts: Float[Tensor, "time unit"], context: str, form: str, settings:
             starts = torch.randint(len(fit) - settings.window, (settings.batch, 1))
             return objective(parts, fit[(starts + within).to(fit.device)], form)
 
-        ascend(module, value, settings.steps, LEARNING_RATE, f"on {CONTEXTS[context]} with {form}")
+        ascend(
+            module,
+            value,
+            0 if form == UNTRAINED else settings.steps,
+            LEARNING_RATE,
+            f"on {CONTEXTS[context]} with {form}",
+        )
     module.eval()
     with torch.no_grad():
         states = [part.states(part.white(counts[None], fit))[2][0] for part in parts]
     return torch.cat(states, -1).double().cpu().numpy()
 
 
-def explained(cause: Floats, effect: Floats) -> Floats:
+def explained(cause: Floats, effect: Floats) -> list[float]:
     """R2 (dim,) of effect (time, dim) by an affine map of cause (time, dim), on the last fifth, fitted before it."""
     n = len(cause) * 4 // 5
-    error = effect[n:] - with_one(cause[n:]) @ affine(cause[:n], effect[:n])
-    return np.asarray(1 - error.var(0) / effect[n:].var(0))
+    return [affine_r2(cause[:n], one[:n], cause[n:], one[n:]) for one in effect.T[..., None]]
 
 
 def smoothed(counts: np.ndarray, seconds: tuple[float, ...] = (0.2, 1.0, 5.0)) -> Floats:
@@ -224,13 +227,12 @@ def smoothed(counts: np.ndarray, seconds: tuple[float, ...] = (0.2, 1.0, 5.0)) -
 
 
 def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
-    """Sessions, each given to all four objectives.
+    """Sessions, each given to all objectives and to networks that are not trained.
 
     Raises:
         InputError: data, of which none are used.
     """
-    if data is not None:
-        raise InputError(f"{data}: infoldm simulates its sessions and reads no data; leave --data out")
+    refuse_data("infoldm", data)
     device = resolve_device("auto")
     found: dict[str, list[dict[str, float]]] = {name: [] for name in [*OBJECTIVES, "counts"]}
     for session in range(settings.seeds):
@@ -258,10 +260,10 @@ def judged(states: Floats, truth: World) -> dict[str, float]:
     """R2 on held-out time. decoded_*: of shared latents and of the units' own modulations from the states;
     made_of_*: of the states from those. Means over what is explained."""
     return {
-        "decoded_shared": float(explained(states, truth.shared).mean()),
-        "decoded_private": float(explained(states, truth.private).mean()),
-        "made_of_shared": float(explained(truth.shared, states).mean()),
-        "made_of_private": float(explained(truth.private, states).mean()),
+        "decoded_shared": float(np.mean(explained(states, truth.shared))),
+        "decoded_private": float(np.mean(explained(states, truth.private))),
+        "made_of_shared": float(np.mean(explained(truth.shared, states))),
+        "made_of_private": float(np.mean(explained(truth.private, states))),
     }
 
 
@@ -271,19 +273,31 @@ def claims(numbers: dict[str, dict]) -> list[Claim]:
     def mean(context: str, form: str, key: str) -> float:
         return numbers[named(context, form)][key]["mean"]
 
+    def trained(context: str, form: str) -> float:
+        return mean(context, form, "made_of_private") - mean(context, UNTRAINED, "made_of_private")
+
     return [
         *(
             Claim(
-                f"own past, {label}: predictable noise is kept, as a share of the states' variance",
-                mean("own", form, "made_of_private"),
-                least=0.3,
+                f"own past, {label}: predictable noise is kept, its share of the states' variance less untrained",
+                trained("own", form),
+                least=0.1,
                 source=SOURCE,
             )
             for form, label in FORMS.items()
         ),
         *(
             Claim(
-                f"the other half's past, {label}: it is discarded, as a share of the share that own past keeps",
+                f"the other half's past, {label}: it is discarded, its share of the states' variance less untrained",
+                trained("other", form),
+                most=-0.1,
+                source=SOURCE,
+            )
+            for form, label in FORMS.items()
+        ),
+        *(
+            Claim(
+                f"the other half's past, {label}: what is left of it, as a share of what own past keeps",
                 mean("other", form, "made_of_private") / mean("own", form, "made_of_private"),
                 most=0.5,
                 source=SOURCE,
@@ -316,7 +330,7 @@ def draw(numbers: dict[str, dict], truth: World, states: dict[str, Floats]) -> F
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 1.5])[0]
     labels = [name.replace(", ", ",\n") for name in OBJECTIVES]
-    colours = ["C3", "C1", "C0", "C2"]
+    colours = ["C3", "C1", "0.7", "C0", "C2", "0.7"]
     above, below = left.subplots(2, 1)
     titles = {"decoded_shared": "shared latents: R2, decoded from states", "made_of": "states: share of variance"}
     for place, name in enumerate(OBJECTIVES):

@@ -20,8 +20,11 @@ def quick(monkeypatch):
 
     def run(*args):
         outcome = real(*args)
-        claims = [Claim("Too much: of it", 0.123456, most=0.1), Claim("Unknown", float("nan"), least=-1.0, most=1.0)]
-        return Outcome(outcome.numbers, claims, outcome.picture)
+        claims = [
+            Claim("Too much: of it", 0.123456, most=0.1, source="figure 9"),
+            Claim("Unknown", float("nan"), least=-1.0, most=1.0),
+        ]
+        return Outcome(outcome.numbers, claims, outcome.picture, "mind the gap")
 
     monkeypatch.setattr(fig2c, "run", run)
 
@@ -30,9 +33,14 @@ def test_without_a_figure_all_are_listed(tmp_path):
     ended = here("reproduce", cwd=tmp_path)
     assert (ended.code, ended.err) == (0, "")
     rows = [re.split(r" {2,}", line) for line in ended.out.splitlines()]
-    assert rows == [[name, about] for name, (_, about) in FIGURES.items()]
+    assert [name for name, _ in rows] == list(FIGURES)
+    said = dict(rows)
+    for name, one in FIGURES.items():
+        assert said[name].startswith(one.about)
+        assert ("GPU" in said[name]) is one.gpu
+        assert ("--data" in said[name]) is (name in ("fig3", "fig4f"))
     assert json.loads(here("reproduce", "--json", cwd=tmp_path).out) == {
-        name: about for name, (_, about) in FIGURES.items()
+        name: {"about": one.about, "gpu": one.gpu, "data": one.data} for name, one in FIGURES.items()
     }
     assert not list(tmp_path.iterdir())
 
@@ -41,8 +49,9 @@ def test_a_claim_that_fails_is_an_answer(quick, tmp_path):
     ended = here("reproduce", "fig2c", cwd=tmp_path)
     assert (ended.code, ended.err) == (0, "unmixed in closed form\n")
     assert ended.out.splitlines() == [
-        "FAILS  0.1235  Too much: of it (at most 0.1)",
-        "FAILS  nan     Unknown (at least -1, at most 1)",
+        "mind the gap",
+        "FAILS  0.1235  Too much: of it (at most 0.1; limit: this package; statement: figure 9)",
+        "FAILS  nan     Unknown (at least -1, at most 1; limit: this package)",
         "fig2c.png",
         "fig2c.json",
     ]
@@ -63,9 +72,12 @@ def test_it_holds_as_it_comes(monkeypatch, tmp_path):
     (tmp_path / "figures").mkdir()
     ended = here("reproduce", "fig2c", "--out", "figures", "--quiet", cwd=tmp_path)
     assert (ended.code, ended.err) == (0, "")
-    first, second, *files = ended.out.splitlines()
-    assert re.fullmatch(r"holds  0\.0\d+ +The processes are recovered: Amari distance \(at most 0\.02\)", first)
-    assert second.startswith("holds  ")
+    claim, *files = ended.out.splitlines()
+    assert re.fullmatch(
+        r"holds  0\.0\d+ +The processes are recovered: Amari distance "
+        r"\(at most 0\.02; limit: this package; statement: figure 2C\)",
+        claim,
+    )
     assert files == [os.path.join("figures", name) for name in ("fig2c.png", "fig2c.json")]
 
 
@@ -74,8 +86,9 @@ def test_it_holds_as_it_comes(monkeypatch, tmp_path):
     [
         (["fig9"], f"fig9: no such figure; choose one of {', '.join(FIGURES)}"),
         (["fig2c", "--size", "huge"], "huge: no such size; choose one of small, paper"),
+        (["--size", "huge"], "huge: no such size; choose one of small, paper"),
         (["fig2c", "--seed", "-1"], "seed is -1; it must be a whole number from 0 to 4294967295"),
-        (["fig2c", "--data", "x.nwb"], "x.nwb: fig2c makes its own data; leave out --data"),
+        (["fig2c", "--data", "x.nwb"], "x.nwb: fig2c takes no data; leave out --data"),
         (
             ["fig2c", "--out", "none"],
             f"{os.path.join('none', 'fig2c.png')}: its folder does not exist; make it first or write elsewhere",
@@ -109,5 +122,5 @@ def test_a_narrow_terminal_gets_a_list_that_fits(tmp_path):
     lines = on_a_terminal("reproduce", cwd=tmp_path, columns=40)
     assert len(lines) > len(FIGURES)
     text = " ".join(" ".join(lines).split())
-    for name, (_, about) in FIGURES.items():
-        assert f"{name} {about}" in text
+    for name, one in FIGURES.items():
+        assert f"{name} {one.about}" in text

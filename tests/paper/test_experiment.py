@@ -1,19 +1,22 @@
 """The frame of all experiments: what it refuses, what it leaves behind."""
 
 import dataclasses
+import errno
 import importlib
 import inspect
 import json
 import math
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from ldmfilter import files
 from ldmfilter.errors import InputError
 from ldmfilter.paper import experiment
-from ldmfilter.paper.experiment import FIGURES, Claim, Outcome, Reproduction, refuse_data, reproduce
+from ldmfilter.paper.experiment import FIGURES, OURS, Claim, Listed, Outcome, Reproduction, refuse_data, reproduce
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,7 @@ def figure(monkeypatch):
         return Outcome(numbers, [Claim("Low", 1.0, most=2.0), Claim("Unknown", math.nan, least=0.0)], Figure((1, 1)))
 
     module.run = run
-    monkeypatch.setitem(FIGURES, "toy", ("toy", "Two numbers"))
+    monkeypatch.setitem(FIGURES, "toy", Listed("toy", "Two numbers", False))
     real = importlib.import_module
     monkeypatch.setattr(
         experiment.importlib, "import_module", lambda name, *more: module if name == "toy" else real(name, *more)
@@ -49,7 +52,7 @@ def figure(monkeypatch):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_what_the_frame_asks_for(name):
-    module = importlib.import_module(FIGURES[name][0])
+    module = importlib.import_module(FIGURES[name].module)
     assert {"tiny", "small", "paper"} <= set(module.SIZES)
     for settings in module.SIZES.values():
         json.dumps(dataclasses.asdict(settings))
@@ -176,4 +179,29 @@ def test_data_for_a_figure_that_makes_its_own(tmp_path):
     refuse_data("toy", None)
     with pytest.raises(InputError) as refused:
         refuse_data("toy", tmp_path)
-    assert str(refused.value) == f"{tmp_path}: toy makes its own data; leave out --data"
+    assert str(refused.value) == f"{tmp_path}: toy takes no data; leave out --data"
+
+
+@pytest.mark.parametrize("name", [name for name, one in FIGURES.items() if not one.data])
+def test_what_the_list_says_of_data_is_so(name, tmp_path):
+    module = importlib.import_module(FIGURES[name].module)
+    with pytest.raises(InputError, match=r"^x\.nwb: .*leave"):
+        module.run(module.SIZES["tiny"], 0, Path("x.nwb"), lambda text: None)
+
+
+def test_a_folder_that_refuses_is_told_before_the_work(figure, tmp_path, monkeypatch):
+    def refuse(prefix, suffix, dir):  # noqa: A002
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files.tempfile, "mkdtemp", refuse)
+    with pytest.raises(InputError) as refused:
+        reproduce("toy", out=tmp_path)
+    assert str(refused.value) == f"{tmp_path / 'toy.png'}: cannot be written (Permission denied); write elsewhere"
+    assert not figure.asked
+
+
+def test_a_claim_says_who_set_its_limit(figure, tmp_path):
+    figure.run = lambda *_: Outcome({}, [Claim("a", 1, source="figure 9"), Claim("b", 1, limit="x")], Figure(), "mind")
+    content = json.loads(reproduce("toy", out=tmp_path).record.read_text())
+    assert [(claim["source"], claim["limit"]) for claim in content["claims"]] == [("figure 9", OURS), ("", "x")]
+    assert content["note"] == "mind"
