@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from ldmfilter.errors import InputError
 from ldmfilter.images import objectives
 from ldmfilter.images.objectives import CELLS
+from ldmfilter.images.options import check
 from ldmfilter.ldm import entropy
 from ldmfilter.ldm.alignment import gaussian_pair, log_sphere_area, log_vmf_norm, matching, von_mises_fisher
 
@@ -358,7 +359,7 @@ Z = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
 
 @pytest.mark.parametrize(("call", "words"), [
     (lambda: objectives.plane_knn(Z, Z, k=8), "k is 8; it must be below the 8 pairs"),
-    (lambda: objectives.plane_knn(Z, Z, k=2.5), "k is 2.5; it must be a whole number from 1"),
+    (lambda: check(Z.shape, k=2.5), "k is 2.5; it must be a whole number from 1"),
     (lambda: objectives.sphere_knn(Z, Z, clip=1.0), "clip is 1.0"),
     (lambda: objectives.plane_logdet(Z[:1], Z[:1]), "at least 2 pairs, got 1"),
     (lambda: objectives.sphere_logdet(Z, Z, correlation=0.0), "0.0; it must be a number above 0 and below 1"),
