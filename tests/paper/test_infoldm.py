@@ -8,7 +8,7 @@ import torch
 
 from ldmfilter.paper import infoldm
 from ldmfilter.paper.experiment import reproduce
-from ldmfilter.paper.infoldm import BIN, UNTRAINED, WARMUP, Settings, explained, named, objective, views, world
+from ldmfilter.paper.infoldm import UNTRAINED, WARMUP, Settings, explained, named, objective, views, world
 
 SETTINGS = Settings(seconds=60, units=8, shared=2, seeds=1, steps=1, batch=4, window=30, hidden=(8,))
 
