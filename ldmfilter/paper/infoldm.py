@@ -332,7 +332,7 @@ def draw(numbers: dict[str, dict], truth: World, states: dict[str, Floats]) -> F
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 1.5])[0]
     labels = [name.replace(", ", ",\n") for name in OBJECTIVES]
-    colours = ["C3", "C1", "0.7", "C0", "C2", "0.7"]
+    colours = ["C3", "C1", "0.35", "C0", "C2", "0.35"]
     above, below = left.subplots(2, 1)
     titles = {"decoded_shared": "shared latents: R2, decoded from states", "made_of": "states: share of variance"}
     for place, name in enumerate(OBJECTIVES):
