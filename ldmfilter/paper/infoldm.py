@@ -38,7 +38,7 @@ from ldmfilter.filter.training import resolve_device
 from ldmfilter.ldm.objectives import predictive
 from ldmfilter.paper.experiment import Claim, Outcome, Say, refuse_data
 from ldmfilter.paper.fig2c import autoregression
-from ldmfilter.paper.recurrent import affine, affine_r2, ascend, error_covariance, with_one
+from ldmfilter.paper.recurrent import affine, ascend, error_covariance, with_one
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -213,10 +213,12 @@ def train(counts: Float[Tensor, "time unit"], context: str, form: str, settings:
     return torch.cat(states, -1).double().cpu().numpy()
 
 
-def explained(cause: Floats, effect: Floats) -> list[float]:
-    """R2 (dim,) of effect (time, dim) by an affine map of cause (time, dim), on the last fifth, fitted before it."""
+def explained(cause: Floats, effect: Floats) -> Floats:
+    """R2 (dim,) of effect (time, dim) by an affine map of cause (time, dim), on the last fifth, fitted before it:
+    `affine_r2` of each dimension, with one fit for all."""
     n = len(cause) * 4 // 5
-    return [affine_r2(cause[:n], one[:n], cause[n:], one[n:]) for one in effect.T[..., None]]
+    error = effect[n:] - with_one(cause[n:]) @ affine(cause[:n], effect[:n])
+    return np.asarray(1 - np.square(error).mean(0) / effect[n:].var(0))
 
 
 def smoothed(counts: np.ndarray, seconds: tuple[float, ...] = (0.2, 1.0, 5.0)) -> Floats:
@@ -260,10 +262,10 @@ def judged(states: Floats, truth: World) -> dict[str, float]:
     """R2 on held-out time. decoded_*: of shared latents and of the units' own modulations from the states;
     made_of_*: of the states from those. Means over what is explained."""
     return {
-        "decoded_shared": float(np.mean(explained(states, truth.shared))),
-        "decoded_private": float(np.mean(explained(states, truth.private))),
-        "made_of_shared": float(np.mean(explained(truth.shared, states))),
-        "made_of_private": float(np.mean(explained(truth.private, states))),
+        "decoded_shared": float(explained(states, truth.shared).mean()),
+        "decoded_private": float(explained(states, truth.private).mean()),
+        "made_of_shared": float(explained(truth.shared, states).mean()),
+        "made_of_private": float(explained(truth.private, states).mean()),
     }
 
 
@@ -330,7 +332,7 @@ def draw(numbers: dict[str, dict], truth: World, states: dict[str, Floats]) -> F
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 1.5])[0]
     labels = [name.replace(", ", ",\n") for name in OBJECTIVES]
-    colours = ["C3", "C1", "0.7", "C0", "C2", "0.7"]
+    colours = ["C3", "C1", "0.35", "C0", "C2", "0.35"]
     above, below = left.subplots(2, 1)
     titles = {"decoded_shared": "shared latents: R2, decoded from states", "made_of": "states: share of variance"}
     for place, name in enumerate(OBJECTIVES):

@@ -190,7 +190,7 @@ def test_what_the_list_says_of_data_is_so(name, tmp_path):
 
 
 def test_a_folder_that_refuses_is_told_before_the_work(figure, tmp_path, monkeypatch):
-    def refuse(prefix, suffix, dir):  # noqa: A002
+    def refuse(prefix, suffix, dir):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(files.tempfile, "mkdtemp", refuse)

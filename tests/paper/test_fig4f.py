@@ -190,12 +190,12 @@ def test_a_ring_is_told_from_a_line():
     np.testing.assert_allclose(fig4f.ring_radii(latents, ring), 1, atol=0.02)
     line = ring * [1, 0]  # position alone: the way there and the way back are one
     assert fig4f.ring_radii(latents, line).min() < 0.1
-    few = states(np.where(phase < 0.5, np.nan, phase), np.zeros(3000), np.where(phase < 0.5, -1, 0))
+    few = states(np.where(phase < 0.53, np.nan, phase), np.zeros(3000), np.where(phase < 0.53, -1, 0))
     assert np.isnan(fig4f.ring_radii(few, ring)).sum() == 1
 
 
 def test_too_little_time_to_keep_some_from_training(monkeypatch):
-    _, place = there_and_back(laps=1)
+    _, place = there_and_back(laps=1, seconds=12.0)
     monkeypatch.setattr(fig4f, "read_session", lambda path: session(**{DANDI: place}))
     with pytest.raises(InputError, match="are too few to keep some from training; give a session with 25 s or more"):
         fig4f.run(fig4f.SIZES["tiny"], 0, Path("short.nwb"), lambda text: None)

@@ -8,7 +8,8 @@ import torch
 
 from ldmfilter.paper import infoldm
 from ldmfilter.paper.experiment import reproduce
-from ldmfilter.paper.infoldm import BIN, UNTRAINED, WARMUP, Settings, explained, named, objective, views, world
+from ldmfilter.paper.infoldm import UNTRAINED, WARMUP, Settings, explained, named, objective, views, world
+from ldmfilter.paper.recurrent import affine_r2
 
 SETTINGS = Settings(seconds=60, units=8, shared=2, seeds=1, steps=1, batch=4, window=30, hidden=(8,))
 
@@ -93,5 +94,9 @@ def test_explained_is_judged_on_the_last_fifth():
     r2 = explained(cause, effect)
     assert r2[0] == pytest.approx(1)
     assert abs(r2[1]) < 0.1
-    effect[800:, 0] = -effect[800:, 0]
+    for i in (0, 1):
+        assert r2[i] == pytest.approx(affine_r2(cause[:800], effect[:800, [i]], cause[800:], effect[800:, [i]]))
+    effect[800:, 0] += 5  # an error of the mean is one
+    assert explained(cause, effect)[0] < -1
+    effect[800:, 0] = 5 - effect[800:, 0]
     assert explained(cause, effect)[0] < -1

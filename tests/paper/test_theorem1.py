@@ -59,7 +59,7 @@ def test_claims_take_the_worst_seed():
         "bimodal": [0.96, 1],
     }
     numbers = {
-        name: dict.fromkeys(("r2", "r2_of_the_latents", "r2_of_the_shown"), {"seeds": seeds})
+        name: {key: {"seeds": seeds} for key in ("r2", "r2_of_the_latents", "r2_of_the_shown")}
         for name, seeds in r2.items()
     }
     intact, jumps, latent, folded, bimodal = theorem1.claims(numbers)
