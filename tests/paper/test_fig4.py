@@ -197,10 +197,10 @@ def test_fitting_the_predictor_leaves_the_encoder():
         return float(predictive_gaussian(z, zhat, S).detach().mean())
 
     before = likelihood()
-    fit_predictor(model, draw, training, 30)
+    fit_predictor(model, draw, training, 120)
     with torch.no_grad():
         torch.testing.assert_close(model.encode(frames), z, atol=0, rtol=0)
-    assert likelihood() > before + 0.1
+    assert likelihood() > before + 0.3
 
 
 def test_training_raises_the_objective():
