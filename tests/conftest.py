@@ -27,7 +27,7 @@ def device(request):
         from tests.pretended import DEVICE, pretended
 
         with pretended():
-            yield str(DEVICE)
+            yield DEVICE
     elif torch.cuda.is_available():
         yield "cuda:0"
     else:

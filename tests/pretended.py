@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,13 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 
-class _Backend(_DummyBackendModule):
-    def get_amp_supported_dtype(self) -> list[torch.dtype]:
-        return [torch.bfloat16]
-
-
-_setup_privateuseone_for_python_backend("pretended", _Backend())
-DEVICE = torch.device("pretended", 0)
+DEVICE = "pretended:0"
 CPU = torch.device("cpu")
 #: Operations in which tensors of two devices may meet: indices on the CPU, and copies.
 MIXED = {"index", "index_put", "index_put_", "_index_put_impl_", "copy_", "_to_copy", "_unsafe_index"}
@@ -37,7 +32,7 @@ class Pretended(torch.Tensor):
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> Pretended:
         made = torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device=DEVICE
+            cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device=torch.device(DEVICE)
         )
         made.held = held
         return made
@@ -89,7 +84,7 @@ def _compute(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if function._schema.is_mutable:  # the tensor that was changed comes back, and not a new one
         return kwargs["out"] if "out" in kwargs else args[0]
     if asked is not None:
-        away = torch.device(asked).type == DEVICE.type
+        away = torch.device(asked) == torch.device(DEVICE)
     else:  # where devices may meet, what comes out lies where the first tensor does
         away = isinstance(args[0], Pretended) if name in MIXED else there
     return _wrapped(out) if away else out
@@ -103,6 +98,16 @@ def _wrapped(out: Any) -> Any:
 
 @contextmanager
 def pretended() -> Iterator[None]:
-    """What is asked for on CUDA is made as `Pretended`."""
+    """What is asked for on `DEVICE` is made as `Pretended`. The process knows the device from then on."""
+    _register()
     with _Mode():
         yield
+
+
+@cache
+def _register() -> None:
+    class Backend(_DummyBackendModule):
+        def get_amp_supported_dtype(self) -> list[torch.dtype]:
+            return [torch.bfloat16]
+
+    _setup_privateuseone_for_python_backend(DEVICE.split(":")[0], Backend())
