@@ -1,9 +1,9 @@
-"""A device that is not the CPU, for machines that have none: tensors that say they lie on CUDA and lie in the CPU's
+"""A device that is not the CPU, for machines that have none: tensors that say they lie elsewhere and lie in the CPU's
 memory.
 
-Within `pretended()`, what is made or moved there is computed as on the CPU, and what CUDA would refuse is refused:
+Within `pretended()`, what is made or moved there is computed as on the CPU, and what a GPU would refuse is refused:
 operations between devices (but for scalars and for indices), `numpy()` of what was not brought back. What it cannot
-show is whether CUDA's kernels give the same numbers; tests/filter/test_gpu.py does, where there is a GPU.
+show is whether CUDA's kernels give the same numbers; tests/filter/test_device.py does, where there is a GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
-
 
 DEVICE = "pretended:0"
 CPU = torch.device("cpu")
