@@ -99,11 +99,13 @@ def decode(
         raise typer.BadParameter("means something only with --behavior", param_hint="--circular, --min-speed, --json")
     from ldmfilter.filter.decode import check_level, check_store
     from ldmfilter.filter.runs import Run
+    from ldmfilter.filter.training import resolve_device
 
     several = len(set(sessions or ())) > 1
     if not several and dask is None:
         check_store(out, overwrite)
     check_level(ci)
+    resolve_device(device)
     the_run = Run.open(run) if run is not None else Run.latest()
     options = {
         "format": format, "interval": interval, "spans": wanted_spans, "ci": ci, "smooth": smooth,

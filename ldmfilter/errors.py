@@ -1,4 +1,4 @@
-"""The two ways this package says no, and how a text of unknown origin is said."""
+"""The ways this package says no, and how a text of unknown origin is said."""
 
 import re
 
@@ -30,6 +30,10 @@ class InputError(ValueError):
 
     def __init__(self, line: str):
         super().__init__(short(line))
+
+
+class UnsafeInputError(InputError):
+    """Input that is refused because reading it may run code."""
 
 
 class TrainingError(RuntimeError):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from ldmfilter.data.tables import Array
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, UnsafeInputError
 
 # What numpy and zipfile raise on files that are cut short, made up or larger than the memory.
 _DAMAGE = (
@@ -103,6 +103,5 @@ def _damage(where: str) -> Iterator[None]:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         if "allow_pickle" in reason:
             line = f"{where}: holds pickled objects, refused as they may run code; save numbers, bools or text"
-        else:
-            line = f"{where}: is a damaged numpy file ({reason}); write or copy it again"
-        raise InputError(line) from error
+            raise UnsafeInputError(line) from error
+        raise InputError(f"{where}: is a damaged numpy file ({reason}); write or copy it again") from error

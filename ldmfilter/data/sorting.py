@@ -23,7 +23,7 @@ from ldmfilter.data.codecs import checked
 from ldmfilter.data.npy import check_text, checksum, read_npy, whole
 from ldmfilter.data.session import Session, Source
 from ldmfilter.data.tables import Array, Floats, Ints, check_spikes, make_table, plain_array, shorten
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, UnsafeInputError
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseSorting, SortingAnalyzer
@@ -332,9 +332,7 @@ def _column(read: Callable[[], Array], where: str) -> Array | None:
     """A column of the unit table, or None with a warning where it is pickled."""
     try:
         return read()
-    except InputError as error:
-        if "run code" not in str(error):
-            raise
+    except UnsafeInputError:
         warnings.warn(f"{where}: left out, it is pickled, which may run code", stacklevel=4)
         return None
 

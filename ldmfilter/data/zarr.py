@@ -28,7 +28,7 @@ import zarr
 from ldmfilter.data.codecs import checked
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.tables import Array, check_spikes
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, UnsafeInputError
 from ldmfilter.files import replacing
 
 _FORMAT = "ldmfilter-session"
@@ -228,7 +228,7 @@ def _refuse_code(metadata: Path, where: str, long_text: bool = False) -> None:
     foreign = [codec for codec in codecs if codec not in _PLAIN_CODECS]
     if foreign or not (isinstance(dtype, str) and _PLAIN_DTYPE.fullmatch(dtype)):
         what = f"codec {foreign[0]}" if foreign else f"type {dtype}"
-        raise InputError(f"{where}: {what} is refused, it may run code; store numbers, bools or fixed-width text")
+        raise UnsafeInputError(f"{where}: {what} is refused, it may run code; store numbers, bools or fixed-width text")
 
 
 def _get(root: Any, path: Path, key: str, complete: bool) -> tuple[Array, tuple[str, ...], dict[str, Any]]:
