@@ -15,6 +15,7 @@ import xarray as xr
 import zarr
 
 from ldmfilter.data.codecs import checked
+from ldmfilter.data.npy import check_text
 from ldmfilter.data.zarr import _DAMAGE, _ZARR_3, check_arrays
 from ldmfilter.errors import InputError
 
@@ -61,10 +62,13 @@ def open_latents(path: Path) -> xr.Dataset:
         check_arrays(path)
         # Consolidated metadata are a copy of what was just checked, or not.
         version: dict[str, Any] = {"zarr_format": 2} if _ZARR_3 else {}
+        group = zarr.open_group(str(path), mode="r", **version)
+        for name, array in group.arrays():
+            if array.dtype.kind == "U":
+                check_text(array[...], f"{path}: {name}")
         latents = xr.open_zarr(path, chunks=None, consolidated=False, **version)
         latents.encoding["source"] = str(path)
         check_latents(latents)
-        group = zarr.open_group(str(path), mode="r", **version)
         for name in ("time", "filtered_mean", "filtered_cov"):
             # What is not there reads as NaN or 0. These three are never all NaN or 0, so that zarr writes all chunks.
             lost = group[name].nchunks - group[name].nchunks_initialized

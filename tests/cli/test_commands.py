@@ -19,6 +19,7 @@ from ldmfilter_cli.main import app
 from typer.testing import CliRunner
 
 from ldmfilter.data.session import Session
+from ldmfilter.data.simulate import linear_track_session
 from tests.cli.conftest import QUICK, Ended, ldmfilter
 
 SAMPLE = Path(__file__).parents[2] / "sample_data" / "linear_track_sim.nwb"
@@ -87,6 +88,15 @@ def test_inspect(session_file, tmp_path):
         "start": pytest.approx(0),
         "stop": pytest.approx(119.98),
     }
+
+
+def test_a_rate_that_is_no_number_is_none(tmp_path):
+    path = linear_track_session(seed=6, n_units=4, duration=20.0, rest=5.0).to_zarr(tmp_path / "s.zarr")
+    attributes = next(path.glob("behavior/*speed/data/.zattrs"))
+    attributes.write_text(json.dumps(json.loads(attributes.read_text()) | {"rate": ["odd"]}))
+    (path / ".zmetadata").unlink()
+    summary = json.loads(here("inspect", path, "--json", cwd=tmp_path).out)
+    assert [one["rate"] for one in summary["behavior"] if one["path"].endswith("speed")] == [None]
 
 
 def test_the_two_commands_verbatim(tmp_path):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pynapple as nap
 import pytest
 import xarray as xr
+import zarr
 
 from ldmfilter.errors import InputError
 from ldmfilter.export import FORMATS, WRITERS, check_export, read_latents, to_csv, to_netcdf, to_parquet, to_pynapple
@@ -317,3 +318,13 @@ def test_without_a_package_that_is_left_out(states, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
             assert line(to, states, tmp_path / out) == f"{name}: needs the package {package}; `pip install {package}`"
+
+
+def test_text_that_is_none_is_refused(tmp_path):
+    store = tmp_path / "latents.zarr"
+    write_latents(make_states(), store)
+    bound = zarr.open_group(str(store), mode="r+")["bound"]
+    odd = bound[:]
+    odd.view(np.uint32)[0] = 2**30  # no letter has that number
+    bound[:] = odd
+    assert line(read_latents, store).startswith(f"{store}: bound: holds text that cannot be read")
