@@ -1,10 +1,13 @@
 """The recurrent predictor and its objective."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from ldmfilter.errors import TrainingError
+from ldmfilter.paper import recurrent
 from ldmfilter.paper.recurrent import (
     Recurrent,
     Training,
@@ -99,6 +102,26 @@ def test_training_goes_on_from_a_copy_of_a_network(images):
     assert torch.equal(one.encode(images), before)
     assert len(history) == SETTINGS.steps
     assert not torch.allclose(onward.encode(images), before, atol=1e-3)
+
+
+def test_of_several_starts_the_one_with_the_highest_objective_goes_on(images, monkeypatch):
+    tried = []
+
+    def recorded(module, value, steps, learning_rate, what):
+        history = ascend(module, value, steps, learning_rate, what)
+        tried.append((module, history))
+        return history
+
+    monkeypatch.setattr(recurrent, "ascend", recorded)
+    network, history = train(images, 2, "logdet", dataclasses.replace(SETTINGS, steps=48, starts=3), seed=2)
+    *trials, (onward, rest) = tried
+    assert [len(values) for _, values in trials] == [8, 8, 8]
+    ends = [values[-2:].mean() for _, values in trials]
+    assert len(set(ends)) == 3
+    best, values = trials[int(np.argmax(ends))]  # the second
+    assert network is onward is best
+    np.testing.assert_array_equal(history, np.concatenate([values, rest]))
+    assert len(history) == 48
 
 
 def test_the_error_covariance_has_the_largest_likelihood():
