@@ -225,6 +225,7 @@ def draw(recording: Recording, found: dict[str, Floats], r2: dict[str, float]) -
     bars = grid[1, 3]
     bars.barh(list(names.values()), [r2[name] for name in names], color=["C0"] * len(ENTROPIES) + ["0.7"] * 2)
     bars.axvline(0.97, color="k", lw=0.8, ls="--")
+    bars.yaxis.tick_right()  # names on the left would push the column away
     bars.invert_yaxis()
     bars.set(xlim=(0, 1), xlabel="affine R2, held out (dashed: 0.97)")
     return figure

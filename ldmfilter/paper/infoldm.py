@@ -36,9 +36,10 @@ from ldmfilter.filter.linalg import whitening
 from ldmfilter.filter.parameters import Dynamics
 from ldmfilter.filter.training import resolve_device
 from ldmfilter.ldm.objectives import predictive
+from ldmfilter.paper.ascent import ascend
 from ldmfilter.paper.experiment import Claim, Outcome, Say, refuse_data
 from ldmfilter.paper.fig2c import autoregression
-from ldmfilter.paper.recurrent import affine, ascend, error_covariance, with_one
+from ldmfilter.paper.recurrent import affine, error_covariance, with_one
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -196,17 +197,12 @@ def train(counts: Float[Tensor, "time unit"], context: str, form: str, settings:
         module = nn.ModuleList(parts).to(counts.device)
         within = torch.arange(settings.window)
 
-        def value() -> Tensor:
+        def value(step: int) -> Tensor:
             starts = torch.randint(len(fit) - settings.window, (settings.batch, 1))
             return objective(parts, fit[(starts + within).to(fit.device)], form)
 
-        ascend(
-            module,
-            value,
-            0 if form == UNTRAINED else settings.steps,
-            LEARNING_RATE,
-            f"on {CONTEXTS[context]} with {form}",
-        )
+        steps, what = 0 if form == UNTRAINED else settings.steps, f"on {CONTEXTS[context]} with {form}"
+        ascend(module.parameters(), value, steps, LEARNING_RATE, what, warm=steps / 20, norm=1.0)
     module.eval()
     with torch.no_grad():
         states = [part.states(part.white(counts[None], fit))[2][0] for part in parts]

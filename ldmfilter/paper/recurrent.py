@@ -8,8 +8,6 @@ the likelihood has its maximum.
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ldmfilter.errors import TrainingError
-from ldmfilter.filter.linalg import one_thread, whitening
+from ldmfilter.filter.linalg import whitening
 from ldmfilter.ldm.objectives import predictive
+from ldmfilter.paper.ascent import ascend
 
 RIDGE = 1e-6  # of Sigma, in units of the variance of z, which is one
 #: Options of the estimators. k and clip are the paper's. A narrower kernel than 0.6 of the standard deviation of z can
@@ -32,7 +30,7 @@ class Training:
     """How a `Recurrent` is trained.
 
     Attributes:
-        steps: of `ascend`.
+        steps: of `train`.
         batch: sequences a step.
         learning_rate: the largest.
         samples: from each sequence, for entropies that compare samples: kNN and KDE.
@@ -120,35 +118,6 @@ def error_covariance(error: Float[Tensor, "*batch dim"]) -> Float[Tensor, "dim d
     return flat.mT @ flat / len(flat) + RIDGE * torch.eye(flat.shape[1], dtype=error.dtype, device=error.device)
 
 
-def ascend(
-    module: nn.Module, value: Callable[[], Tensor], steps: int, learning_rate: float, what: str
-) -> Float[np.ndarray, " step"]:
-    """Maximise by Adam, with a linear rise of the learning rate over the first twentieth and a cosine fall; the values.
-
-    On one thread: the products are small.
-
-    Raises:
-        TrainingError: a value is not finite; `what` is in its text.
-    """
-    optimizer = torch.optim.Adam(module.parameters())
-    history = np.empty(steps)
-    with one_thread():
-        for step in range(steps):
-            progress = step / steps
-            rate = min(1.0, 20 * progress + 1e-3) * 0.5 * (1 + math.cos(math.pi * progress))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * rate
-            now = value()
-            if not bool(torch.isfinite(now)):
-                raise TrainingError(f"training {what} diverged at step {step}; try another seed")
-            optimizer.zero_grad()
-            (-now).backward()
-            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-            optimizer.step()
-            history[step] = now.item()
-    return history
-
-
 def train(
     images: Float[Tensor, "sequence time pixel"],
     latent: int,
@@ -175,11 +144,12 @@ def train(
     draws = torch.Generator().manual_seed(seed)
 
     def fit(network: Recurrent, steps: int) -> np.ndarray:
-        def value() -> Tensor:
+        def value(step: int) -> Tensor:
             pick = torch.randint(len(images), (settings.batch,), generator=draws).to(device)
             return objective(network, images[pick], entropy, settings.samples, draws)
 
-        return ascend(network, value, steps, settings.learning_rate, f"with {entropy}")
+        what = f"with {entropy}"
+        return ascend(network.parameters(), value, steps, settings.learning_rate, what, warm=steps / 20, norm=1.0)
 
     if start is not None:
         network = copy.deepcopy(start)

@@ -6,7 +6,6 @@ the linear filter (`LinearPredictor`), or another module with the same `forward`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -14,13 +13,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ldmfilter.errors import TrainingError
 from ldmfilter.filter.kalman import LinearGaussian, filter_windows, gain, predict, steady_state
-from ldmfilter.filter.linalg import NotPositiveDefiniteError, whitening
+from ldmfilter.filter.linalg import whitening
 from ldmfilter.filter.parameters import Dynamics
 from ldmfilter.ldm.alignment import predictive_gaussian
 from ldmfilter.ldm.entropy import knn
 from ldmfilter.ldm.objectives import Objective, predictive
+from ldmfilter.paper.ascent import ascend
 
 KNN_OPTIONS: dict[str, Any] = {"k": 3, "clip": 0.1}  # the paper's
 GRADIENT_NORM = 5.0  # gradients are clipped to it
@@ -191,16 +190,24 @@ def train(
         {"params": list(model.encoder.parameters()), "weight_decay": settings.weight_decay},
         {
             "params": list(model.predictor.parameters()),
-            "weight_decay": 0.0,
             "lr": settings.predictor_rate * settings.learning_rate,
         },
     ]
 
-    def loss(step: int) -> Tensor:
+    def value(step: int) -> Tensor:
         watch(step)
-        return -objective(model, draw(settings.sequences), entropy, settings).value
+        return objective(model, draw(settings.sequences), entropy, settings).value
 
-    _descend(groups, settings.steps, settings.learning_rate, loss, settings.momentum)
+    ascend(
+        groups,
+        value,
+        settings.steps,
+        settings.learning_rate,
+        f"with {entropy}",
+        warm=WARM_STEPS,
+        norm=GRADIENT_NORM,
+        momentum=settings.momentum,
+    )
     measure(model, draw, settings)
     watch(settings.steps)
 
@@ -233,53 +240,28 @@ def fit_noise(model: SequenceModel, draw: Draw, settings: SequenceTraining, step
 def _fit(model: SequenceModel, draw: Draw, settings: SequenceTraining, steps: int, varying: bool) -> None:
     seen = slice(settings.warmup, None)
 
-    def loss(step: int) -> Tensor:
+    def value(step: int) -> Tensor:
         frames = draw(settings.sequences)
         with torch.no_grad():
             z = model.encode(frames)
         zhat, S, _, _ = model.predictor(z, model.noise_factor(frames) if varying else None)
-        return -predictive_gaussian(z[:, seen], zhat[:, seen], S[:, seen] if S.ndim > 2 else S).mean()
+        return predictive_gaussian(z[:, seen], zhat[:, seen], S[:, seen] if S.ndim > 2 else S).mean()
 
     rate = settings.learning_rate
-    groups = [{"params": list(model.predictor.parameters()), "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": list(model.predictor.parameters())}]
     if varying:
         assert model.noise is not None
-        groups.append({"params": list(model.noise.parameters()), "weight_decay": 0.0})
+        groups.append({"params": list(model.noise.parameters())})
     else:
         groups[0]["lr"] = settings.predictor_rate * rate
-    _descend(groups, steps, rate, loss)
+    what = "the noise" if varying else "the predictor"
+    ascend(groups, value, steps, rate, what, warm=WARM_STEPS, norm=GRADIENT_NORM)
 
 
 @torch.no_grad()
 def measure(model: SequenceModel, draw: Draw, settings: SequenceTraining) -> None:
     """Learn what makes pseudo-observations white, from more sequences than a batch has."""
     model.encode(draw(4 * settings.sequences), measure=True)
-
-
-def _descend(
-    groups: list[dict[str, Any]], steps: int, rate: float, loss: Callable[[int], Tensor], momentum: float = 0.9
-) -> None:
-    """AdamW with a step size that rises and then falls as a cosine."""
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(momentum, 0.999))
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    highest = [group["lr"] for group in optimizer.param_groups]
-    for step in range(steps):
-        share = min(1.0, (step + 1) / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        for group, most in zip(optimizer.param_groups, highest, strict=True):
-            group["lr"] = share * most
-        optimizer.zero_grad()
-        try:
-            value = loss(step)
-            value.backward()
-            finite = bool(torch.isfinite(nn.utils.clip_grad_norm_(weights, GRADIENT_NORM)))
-        except (torch.linalg.LinAlgError, NotPositiveDefiniteError):  # what first meets numbers that are not finite
-            finite = False
-        if not finite:
-            raise TrainingError(
-                f"training diverged at step {step}: its numbers are not finite any more; "
-                f"try a learning rate below {rate:g}"
-            )
-        optimizer.step()
 
 
 def entropy_gradients(model: SequenceModel, frames: Tensor, settings: SequenceTraining) -> tuple[Tensor, Tensor]:
