@@ -38,6 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from ldmfilter.filter.linalg import one_thread
+from ldmfilter.filter.training import resolve_device
 from ldmfilter.paper.experiment import Claim, Outcome, Say, refuse_data
 from ldmfilter.paper.sequences import (
     LinearPredictor,
@@ -196,10 +197,10 @@ class Decoded:
 
 def decode(model: SequenceModel, fit: Videos, new: Videos) -> Decoded:
     """Fit a linear readout of position on some videos and read others."""
-    states = [model.filter(videos.frames) for videos in (fit, new)]
+    states = [model.filter(videos.frames.to(model.z_mean.device)) for videos in (fit, new)]
     # In the steady state one covariance is that of every frame.
     (mean, cov), (new_mean, new_cov) = (
-        (m[:, SETTLED:], P[:, SETTLED:] if P.ndim == 4 else P.expand(*m[:, SETTLED:].shape[:2], -1, -1))
+        (m[:, SETTLED:].cpu(), (P[:, SETTLED:] if P.ndim == 4 else P.expand(*m[:, SETTLED:].shape[:2], -1, -1)).cpu())
         for _, _, m, P in states
     )
     fit, new = (Videos(*(part[:, SETTLED:] for part in videos)) for videos in (fit, new))
@@ -244,14 +245,14 @@ class Trained:
     similarity: dict[int, float]
 
 
-def train_both(shape: str, settings: Settings, seed: int) -> dict[str, Trained]:
-    """A filter for each entropy, both from one training by log det and read from the same videos. torch's generator is
-    lent, and given back."""
+def train_both(shape: str, settings: Settings, seed: int, device: str = "cpu") -> dict[str, Trained]:
+    """A filter for each entropy, both from one training by log det and read from the same videos, which are drawn on
+    the CPU. torch's generator is lent, and given back."""
     warm = SequenceTraining(settings.warm_steps, sequences=settings.sequences, **WARM)
     fine = SequenceTraining(settings.steps, sequences=settings.sequences, **FINE)
 
     def draw(videos: int) -> Tensor:
-        return draw_videos(shape, videos, warm.frames).frames
+        return draw_videos(shape, videos, warm.frames).frames.to(device)
 
     def part(model: SequenceModel, entropy: str, training: SequenceTraining) -> dict[int, float]:
         """Train; the similarity of gradients by step."""
@@ -267,7 +268,7 @@ def train_both(shape: str, settings: Settings, seed: int) -> dict[str, Trained]:
 
     with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(seed)
-        start = build(shape, settings)
+        start = build(shape, settings).to(device)
         probe = draw(4 * settings.sequences)
         judges = [draw_videos(shape, settings.test, settings.test_frames) for _ in range(2)]
         measure(start, draw, warm)
@@ -295,10 +296,11 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
         TrainingError: a training diverged.
     """
     refuse_data("fig4", data)
+    device = resolve_device("auto")
     trained: dict[str, dict[str, Trained]] = {}
     numbers: dict[str, Any] = {"training": {"first": WARM, "then": FINE}}
     for shape in SHAPES:
-        trained[shape], numbers[shape] = train_both(shape, settings, seed), {}
+        trained[shape], numbers[shape] = train_both(shape, settings, seed, device), {}
         for entropy, one in trained[shape].items():
             found = one.decoded.numbers()
             numbers[shape][entropy] = {

@@ -292,5 +292,5 @@ def _samples(z: Tensor, settings: SequenceTraining) -> tuple[Tensor, Tensor]:
     batch, time, _ = z.shape
     k = min(settings.samples, time)
     order = torch.rand(batch, time).argsort(1)[:, :k]
-    of = torch.arange(batch)[:, None]
-    return z[of, order].flatten(0, 1), of.expand(batch, k).flatten()
+    of = torch.arange(batch, device=z.device)[:, None]
+    return z[of, order.to(z.device)].flatten(0, 1), of.expand(batch, k).flatten()

@@ -1,4 +1,4 @@
-"""Filter, entropies, decoding and training on CUDA give what they give on the CPU.
+"""Filter, entropies, decoding, training and figure 4 on CUDA give what they give on the CPU.
 
 pytest tests/filter/test_device.py                        on a GPU, skipped where there is none
 pytest tests/filter/test_device.py --device pretended     on tests/pretended.py's, which every machine has
@@ -16,6 +16,7 @@ from ldmfilter.filter import decode, training
 from ldmfilter.filter.kalman import LinearGaussian, filter_windows
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.ldm.entropy import kde, knn, logdet
+from ldmfilter.paper import fig4
 from tests.filter.conftest import SMALL
 from tests.filter.test_kalman import PATTERNS, make_model, observations, pattern, results
 
@@ -109,6 +110,15 @@ def test_training(device, counts, monkeypatch, entropy):
         assert other.score == pytest.approx(one.score, abs=1e-4)
     assert abs(here.history_[-1].score - here.history_[0].score) > 1e-3  # it does change
     np.testing.assert_allclose(there.decode(counts)["ci"], here.decode(counts)["ci"], rtol=0, atol=0.05)
+
+
+def test_videos_of_figure_4(device):
+    settings = fig4.Settings(6, 3, 3, 16, 8, 8, 24, 1)
+    here, there = (fig4.train_both("circle", settings, 0, place) for place in ("cpu", device))
+    for entropy, one in here.items():
+        other = there[entropy]
+        assert other.decoded.numbers() == pytest.approx(one.decoded.numbers(), abs=1e-3)
+        assert other.similarity == pytest.approx(one.similarity, abs=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
