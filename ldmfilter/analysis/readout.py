@@ -295,7 +295,8 @@ def _together(one: Behavior, mean: np.ndarray, guesses: list[_Guess]) -> _Guess:
     no more samples than each of them."""
     if len(guesses) == 1:
         return guesses[0]
-    deviation = np.concatenate([one.difference(g.mean, mean)[:, None] + g.deviation for g in guesses], 1)
+    # Deviations from the common mean; on a circle they stay within one turn.
+    deviation = np.concatenate([one.difference(g.mean[:, None] + g.deviation, mean[:, None]) for g in guesses], 1)
     deviation.sort(1)
     kept = min(g.deviation.shape[1] for g in guesses)
     pooled = [part.mean(1) for part in np.array_split(deviation, kept, axis=1)]
