@@ -2,8 +2,8 @@
 
 The states are causal and fixed; only the readout is fitted. Everything is judged on time that training never saw, cut
 into blocks that are dealt to folds. For each pair of folds one readout is fitted on the blocks of the others and reads
-both: its error at one of them calibrates what it says of the other. A fold is judged with the readouts of all pairs that
-it is in, taken together: none of them, and none of the errors that calibrate them, ever saw a block of that fold.
+both: its errors at one of them calibrate what it says of the other. A fold is judged with the readouts of all pairs
+that it is in, taken together: none of them, and none of the errors that calibrate them, ever saw a block of that fold.
 
 For a bin with state m and covariance P a readout gives a distribution: its own value plus the errors that it made at
 the nearest states, in blocks that it had not been fitted on, each blurred by W P W', the filter's variance through
