@@ -211,12 +211,13 @@ def _sentinel(values: np.ndarray, distinct: np.ndarray) -> float | None:
     """
     if not distinct[0] < 0 <= distinct[1]:
         return None
-    at = values == distinct[0]
-    steps = np.abs(np.diff(values))
+    known = values[np.isfinite(values)]  # tracking that is lost often goes through NaN first
+    at = known == distinct[0]
+    steps = np.abs(np.diff(known))
     into = at[1:] != at[:-1]
     jumps, moves = steps[into], steps[~into]
     moves = moves[moves > 0]
-    if not jumps.size or not moves.size or np.nanmedian(jumps) <= 5 * np.nanmedian(moves):
+    if not jumps.size or not moves.size or np.median(jumps) <= 5 * np.median(moves):
         return None
     return float(distinct[0])
 

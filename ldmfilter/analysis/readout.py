@@ -2,7 +2,8 @@
 
 The states are causal and fixed; only the readout is fitted. Everything is judged on time that training never saw, cut
 into blocks that are dealt to folds. For each pair of folds one readout is fitted on the blocks of the others and reads
-both: no block ever serves two of readout, calibration and test for the same number.
+both: its errors at one of them calibrate what it says of the other. A fold is judged with the readouts of all pairs
+that it is in, taken together: none of them, and none of the errors that calibrate them, ever saw a block of that fold.
 
 For a bin with state m and covariance P a readout gives a distribution: its own value plus the errors that it made at
 the nearest states, in blocks that it had not been fitted on, each blurred by W P W', the filter's variance through
@@ -295,7 +296,8 @@ def _together(one: Behavior, mean: np.ndarray, guesses: list[_Guess]) -> _Guess:
     no more samples than each of them."""
     if len(guesses) == 1:
         return guesses[0]
-    deviation = np.concatenate([one.difference(g.mean, mean)[:, None] + g.deviation for g in guesses], 1)
+    # Deviations from the common mean; on a circle they stay within one turn.
+    deviation = np.concatenate([one.difference(g.mean[:, None] + g.deviation, mean[:, None]) for g in guesses], 1)
     deviation.sort(1)
     kept = min(g.deviation.shape[1] for g in guesses)
     pooled = [part.mean(1) for part in np.array_split(deviation, kept, axis=1)]

@@ -39,6 +39,7 @@ POINTS = 3000  # of the state space, at most: what a phone turns smoothly
 STATES_SHOWN = 60.0  # s
 RASTER_SHOWN = 20.0  # s
 UNITS_SHOWN = 10  # in the picture; the table has all
+CHANCE = 0.05  # of a shift being read as well: above it a behaviour is said not to be read
 PHONE = 0.4  # of a stretch is shown on a phone
 _LIBRARIES = ("torch", "numpy", "scipy", "xarray", "zarr", "pynwb", "scikit-learn", "pynapple", "matplotlib", "plotly")
 
@@ -384,24 +385,28 @@ class _Maker:
         return judged if judged.any() else observed
 
     def _stretch(self, seconds: float) -> tuple[float, float]:
-        """Start and stop, s, of a stretch of judged time: the one in which the first behaviour varies most, or
-        without behaviour that of the most spikes."""
+        """Start and stop, s, of so many seconds of judged time, or of its longest stretch: those in which the first
+        behaviour varies most, or without behaviour those of the most spikes."""
         spans = stretches(self.counts.isel(time=np.flatnonzero(self._judged())))
-        longest = max(stop - start for start, stop in spans)
-        long = [span for span in spans if span[1] - span[0] >= min(seconds, longest) - 1e-6]
+        seconds = min(seconds, max(stop - start for start, stop in spans))
+        parts = [
+            (first, first + seconds)
+            for start, stop in spans
+            if stop - start >= seconds - 1e-6
+            for first in np.linspace(start, stop - seconds, 1 + math.ceil(2 * (stop - start) / seconds - 2 - 1e-6))
+        ]
         time = self.latents["time"].to_numpy()
         if self.names:
             value = self.latents[f"{self.names[0]}_true"].to_numpy()
         else:
             value = self.counts.sum("unit").to_numpy().astype(np.float64)
 
-        def liveliness(span: tuple[float, float]) -> float:
-            inside = value[(time >= span[0]) & (time < span[1])]
+        def liveliness(part: tuple[float, float]) -> float:
+            inside = value[(time >= part[0]) & (time < part[1])]
             inside = inside[np.isfinite(inside)]
             return float(np.std(inside) if self.names else np.sum(inside)) if inside.size else -1.0
 
-        best = max(long, key=liveliness)
-        return best[0], min(best[1], best[0] + seconds)
+        return max(parts, key=liveliness)
 
     def _around(self, stretch: tuple[float, float], seconds: float) -> tuple[float, float]:
         """A longer stretch about the other, inside the piece of the recording that holds it."""
@@ -510,7 +515,7 @@ class _Maker:
             for name, axes in zip(names, grid[1:], strict=True):
                 about = self._of(name)
                 plots.plot_behavior(part, name, axes, about["period"])
-                unit = f", {about['unit']}" if about["unit"] else ""
+                unit = f"\n{about['unit']}" if about["unit"] else ""
                 axes.set_ylabel(f"{name}{unit}", parse_math=False)
             for axes in grid[:-1]:
                 axes.set_xlabel("")
@@ -767,15 +772,18 @@ def _read(one: Mapping[str, Any]) -> tuple[str, dict[str, str] | None]:
     if score is None:
         return f"{name} was read from the states, but nothing could be set apart to judge it: {one['note']}.", None
     error = "" if one["categories"] else f" and a median error of {figure_of(score['median_error'])}{unit}"
-    parts = [f"{name} is read from the states with an R\u00b2 of {figure_of(score['r2'])}{error}"]
+    control, by_chance = one["control"], ""
+    if control and control["p"] > CHANCE:
+        by_chance = f"no better than when it is shifted in time (p = {control['p']:.2g}), "
+    parts = [f"{name} is read from the states {by_chance}with an R\u00b2 of {figure_of(score['r2'])}{error}"]
     if peer := one["decoder"]:
         error = "" if one["categories"] else f" and {figure_of(peer['median_error'])}{unit}"
         parts.append(f"a Bayesian decoder, trained on it, reaches {figure_of(peer['r2'])}{error}")
     if one["intervals"] and not one["categories"]:
         near = min(one["intervals"], key=lambda interval: abs(interval["level"] - 0.95))
         parts.append(f"its {100 * near['level']:.0f} % intervals hold {_percent(near['coverage'])} of what happened")
-    if one["control"]:
-        high = figure_of(one["control"]["shifted_95"])
+    if control:
+        high = figure_of(control["shifted_95"])
         parts.append(f"shifted in time, as a control, it is read with an R\u00b2 below {high} in 95 % of trials")
     note = "R\u00b2" + ("" if one["categories"] else f"; median error {figure_of(score['median_error'])}{unit}")
     return "; ".join(parts) + ".", _key(f"Reading {name}", figure_of(score["r2"]), note)

@@ -202,7 +202,7 @@ def _intervals(one: Content) -> Html:
         f"Intervals of {one['name']}, with standard errors by block bootstrap. The lower the Winkler score the "
         "better; beside it that of intervals of one width that cover as much"
     )
-    return table(caption, columns, rows)
+    return table(caption, columns, rows, kind="cards")
 
 
 def _bins(one: Content) -> str:

@@ -145,6 +145,16 @@ def test_minus_one_that_is_a_value_stays(values):
     np.testing.assert_array_equal(chosen.values, values)
 
 
+@pytest.mark.parametrize(
+    ("values", "lost"), [(WALK, True), (np.random.default_rng(0).uniform(0, 10, TIME.size), False)]
+)
+def test_minus_one_between_nan_is_judged_by_what_is_known_around(values, lost):
+    """Of a series that moves little -1 is far off; of one that jumps about anyway it may be a value."""
+    at, around = (TIME >= 10) & (TIME < 14), (TIME >= 9.9) & (TIME < 14.1)
+    chosen = one(x=np.where(at, -1.0, np.where(around, np.nan, values)))
+    assert chosen.lost.sum() == (at.sum() if lost else 0)
+
+
 def test_nan_gaps_and_what_lies_outside_are_told_apart():
     values, time = WALK.copy(), TIME
     values[(time >= 5) & (time < 7)] = np.nan

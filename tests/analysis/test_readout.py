@@ -113,6 +113,17 @@ def test_behaviour_that_the_states_know_nothing_of():
     assert report.intervals[3].coverage == pytest.approx(0.95, abs=0.03)
 
 
+def test_a_direction_that_the_states_know_nothing_of():
+    """Readouts that point anywhere do not widen the intervals of their mean: a share of the circle holds as much."""
+    latents = world(300)
+    turn = np.random.default_rng(9).uniform(0, 360, latents.sizes["time"])
+    _, report = one(latents, sampled(latents, turn, period=360.0))
+    assert report.control.p > 0.05
+    for i in report.intervals:
+        assert i.coverage == pytest.approx(i.level, abs=0.025)
+        assert i.width == pytest.approx(i.level * 360, rel=0.03)
+
+
 def test_what_is_judged_was_seen_by_nothing_that_judges_it():
     """Behaviour of one fold is replaced: what was said of that fold stays as it was, to the last bit."""
     latents = world(160, trained=[(20, 40), (60, 80)])

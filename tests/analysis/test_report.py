@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from ldmfilter.analysis import page as markup
-from ldmfilter.analysis.report import Report, _Maker
+from ldmfilter.analysis.report import Report, _Maker, _read
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
@@ -189,6 +189,35 @@ def test_what_its_reader_saw_is_not_shown_as_read():
     assert np.isfinite(lines["measured"]).all()
     assert not np.isfinite(lines["decoded"]).any()
     assert np.isfinite(latents["x_mean"]).all()  # what the report was given stays as it was
+
+
+def test_the_raster_is_of_the_time_in_which_behaviour_varies_most():
+    """Of 60 s in one stretch the animal moves for the last ten."""
+    n = 600
+    session = Session.from_spikes({"a": [0.5, 3.0], "b": [1.0, 59.0]})
+    time = (np.arange(n) + 0.5) * 0.1
+    latents = xr.Dataset(
+        {
+            "trained": ("time", np.zeros(n, bool)),
+            "observed": ("time", np.ones(n, bool)),
+            "x_true": ("time", np.where(time < 50, 3.0, np.sin(time))),
+        },
+        {"time": time, "segment": ("time", np.zeros(n, np.int32))},
+    )
+    about = [{"name": "x", "unit": "cm", "period": None}]
+    maker = _Maker(None, session, bin_spikes(session, 0.1, [(0.0, 60.0)]), None, latents, {}, about, [])  # type: ignore[arg-type]
+    assert maker._stretch(20.0) == pytest.approx((40.0, 60.0))
+    assert maker._stretch(90.0) == pytest.approx((0.0, 60.0))
+
+
+@pytest.mark.parametrize(("p", "by_chance"), [(0.01, False), (0.05, False), (0.48, True)])
+def test_what_is_read_no_better_by_chance_is_said_so(p, by_chance):
+    score = {"r2": 0.02, "median_error": 1.5}
+    control = {"shifts": 99, "r2": 0.02, "shifted_mean": 0.0, "shifted_95": 0.07, "p": p}
+    about = {"name": "phase", "unit": "rad", "categories": False, "read": score, "decoder": None, "intervals": []}
+    sentence, _ = _read(about | {"control": control})
+    assert sentence.startswith("phase is read from the states ")
+    assert ("no better than when it is shifted in time (p = 0.48)" in sentence) is by_chance
 
 
 def test_written_whole_or_not_at_all(report, tmp_path):

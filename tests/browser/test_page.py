@@ -168,6 +168,19 @@ def test_no_sideways_scroll(opened, pixels):
     assert opened.execute_script("return document.documentElement.scrollWidth") <= pixels
 
 
+def test_numbers_of_a_phone_and_of_a_sheet_need_no_scrolling(opened):
+    """A sheet of A4 leaves 688 px, and cannot be scrolled."""
+    wider = (
+        "return [...document.querySelectorAll('.scroll')].filter((one) => !one.closest('details'))"
+        ".filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.ariaLabel)"
+    )
+    for pixels, kind in ((360, ""), (688, "print")):
+        width(opened, pixels)
+        media(opened, kind=kind)
+        time.sleep(0.3)
+        assert opened.execute_script(wider) == []
+
+
 def test_tables_are_read_as_tables(opened):
     """As the browser hands them to a screen reader, on a phone too, where their layout is another one."""
     for pixels in (1280, 360):
