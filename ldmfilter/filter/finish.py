@@ -31,6 +31,14 @@ def covariance_scale(filtered: Filtered, held: NDArray[np.bool_]) -> float:
     return float(white.square().mean()) if len(e) else 1.0
 
 
+def innovation_scale(
+    innovation: Float[Tensor, "*batch latent"], S: Float[Tensor, "latent latent"]
+) -> Float[Tensor, ""]:
+    """The same factor, the mean of e' S^-1 e over bins and latent dimensions, where all bins share one covariance."""
+    e = innovation.flatten(0, -2)
+    return torch.linalg.solve(S, e.mT @ e / len(e)).diagonal().mean()
+
+
 def refit(
     model: LinearGaussian,
     noise: NoiseWithMemory,
