@@ -1,5 +1,4 @@
-"""Shapes in signatures are checked in every test; Ctrl-C reaches the commands that tests start; each process computes on
-one thread."""
+"""Shapes in signatures are checked in every test; Ctrl-C reaches the commands that tests start; a process is one thread."""
 
 import os
 import signal
