@@ -1,4 +1,4 @@
-"""Shapes in signatures are checked in every test; Ctrl-C reaches the commands that tests start; a process is one thread."""
+"""Shapes in signatures are checked in every test; Ctrl-C reaches what tests start; a process of them is one thread."""
 
 import os
 import signal

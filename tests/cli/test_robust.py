@@ -131,7 +131,7 @@ def test_a_run_is_trained_by_one_process(session_file, trained, worker, tmp_path
 
 def test_two_that_make_one_run_at_once(session_file, tmp_path):
     """Whoever is second finds the folder there, at whichever moment."""
-    both = [start(session_file, tmp_path, *QUICK) for _ in range(2)]
+    both = [start(session_file, tmp_path, *QUICK[:2], "--max-steps", "5", *QUICK[4:]) for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 3], said
     refused = said[0] if both[0].returncode == 3 else said[1]
