@@ -343,7 +343,7 @@ def test_a_killed_worker_of_a_sweep(work, cluster):
         os.kill(busy_with(cluster, folder / ".locks" / "000"), signal.SIGKILL)
 
     thread, error = beside(kill)
-    words = ["--latent-dim", 3, "--seed", 0, 1, "--max-steps", 100, *SMALL, "--dask", cluster.scheduler_address]
+    words = ["--latent-dim", 3, "--seed", 0, 1, "--max-steps", 150, *SMALL, "--dask", cluster.scheduler_address]
     ended = here("sweep", "a.npz", *words, "--sweep", "swept", cwd=work)
     thread.join()
     assert not error, error
@@ -352,7 +352,7 @@ def test_a_killed_worker_of_a_sweep(work, cluster):
     assert [run.state for run in runs] == ["done", "done"]
     for run in runs:
         steps = [json.loads(line)["step"] for line in (run.folder / "log.jsonl").read_text().splitlines()]
-        assert steps == list(range(0, 101, 25))
+        assert steps == list(range(0, 151, 25))
 
 
 def test_a_mistyped_value_is_no_session(work):

@@ -126,7 +126,7 @@ def test_a_session_is_asked_for(tmp_path):
     assert here("sweep", "--latent-dim", 2, 4, cwd=tmp_path).code == 2
 
 
-LONG = [*QUICK[:-1], 100, "--latent-dim", 2, 3, "--sweep", "sweep"]
+LONG = [*QUICK[:-1], 150, "--latent-dim", 2, 3, "--sweep", "sweep"]
 
 
 def test_killed_and_resumed(session_file, tmp_path):
@@ -144,7 +144,7 @@ def test_killed_and_resumed(session_file, tmp_path):
     assert [run.state for run in runs] == ["done", "done"]
     for run in runs:  # every step was taken once
         steps = [json.loads(line)["step"] for line in (run.folder / "log.jsonl").read_text().splitlines()]
-        assert steps == list(range(0, 101, 25))
+        assert steps == list(range(0, 151, 25))
 
 
 def test_interrupted_with_its_jobs_and_resumed(session_file, tmp_path):
