@@ -182,8 +182,8 @@ def test_time_that_training_saw_calibrates_nothing():
 
 
 def test_masked_and_slow_bins_are_counted_and_not_judged():
-    latents = world(300)
-    values = np.cumsum(np.where(np.arange(3000) % 200 < 100, 0.05, 3.0))
+    latents = world(600)
+    values = np.cumsum(np.where(np.arange(6000) % 200 < 100, 0.05, 3.0))
     values[1000:1200] = np.nan
     out, report = one(latents, sampled(latents, values), min_speed=5.0)
     assert report.bins["nan"] == pytest.approx(200, abs=4)

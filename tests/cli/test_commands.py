@@ -92,7 +92,7 @@ def test_a_rate_that_is_no_number_is_none(tmp_path):
 def test_the_two_commands_verbatim(tmp_path):
     """In an empty folder, with a session of that name, and on a narrow terminal's width."""
     shutil.copy(SAMPLE, tmp_path / "session.nwb")
-    trained = ldmfilter("train", "session.nwb", "--max-steps", "5", cwd=tmp_path, env=os.environ | {"COLUMNS": "40"})
+    trained = ldmfilter("train", "session.nwb", "--max-steps", "25", cwd=tmp_path, env=os.environ | {"COLUMNS": "40"})
     assert trained.code == 0, trained.err
     run = Path(trained.out.strip())
     assert run.parent == Path("runs")

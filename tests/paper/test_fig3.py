@@ -119,13 +119,13 @@ def test_paper_size_begins_on_cifar10(kept, monkeypatch):
     """The published sizes' settings with few images and epochs: from files of the binary version to a readout."""
     paper = fig3.SIZES["paper"]
     assert (paper.training.epochs, paper.width, paper.images) == (1000, 64, "cifar")
-    colours = sources.digits().take(torch.arange(40))
+    colours = sources.digits().take(torch.arange(80))
     pixels = colours.pixels.repeat(1, 3, 4, 4)
     images = sources.Images(pixels, colours.labels, colours.classes, "CIFAR-10")
     monkeypatch.setattr(fig3, "cifar", lambda folder, part: images)
     short = dataclasses.replace(
         paper,
-        training=dataclasses.replace(paper.training, epochs=1, warmup=0, batch_size=20, hidden=16, latent=8),
+        training=dataclasses.replace(paper.training, epochs=1, warmup=0, batch_size=40, hidden=16, latent=8),
         width=4,
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
