@@ -23,7 +23,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 bench: $(VENV)/.bench
 	for one in tests/benchmarks/[a-z]*_*.py tests/benchmarks/calibration.py tests/benchmarks/fuzz.py tests/benchmarks/kills.py; do $(BIN)/python $$one; done

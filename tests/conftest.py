@@ -1,5 +1,6 @@
-"""Shapes in signatures are checked in every test; Ctrl-C reaches the commands that tests start."""
+"""Shapes in signatures are checked in every test; Ctrl-C reaches what tests start; a process of them is one thread."""
 
+import os
 import signal
 
 import pytest
@@ -11,6 +12,9 @@ import tests.typecheck
 install_import_hook(
     ["ldmfilter.ldm", "ldmfilter.filter", "ldmfilter.images"], f"{tests.typecheck.__name__}.typechecker"
 )
+# A second thread gains little on small matrices, and waits for a core that another process of the tests has.
+os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start, and of xdist's workers before they begin
+torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So it is in the background of a shell; a process that is started by one that ignores it ignores it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -39,8 +39,8 @@ def test_noise_takes_its_share():
     assert agreement(one, other, fold)[0] == pytest.approx(0.5, abs=0.02)
 
 
-def make_run(folder, session, **options) -> Run:
-    config = Config(DataConfig(**options), FilterConfig(**SMALL))
+def make_run(folder, session, steps=SMALL["max_steps"], **options) -> Run:
+    config = Config(DataConfig(**options), FilterConfig(**SMALL | {"max_steps": steps}))
     run = Run.create(folder, config, session, session)
     _, counts = run.recording()
     kept = reserve(counts, run.config.data.reserve)
@@ -65,10 +65,10 @@ def test_runs_are_compared_where_none_was_trained(session, tmp_path):
     assert np.diag(result.r2).tolist() == [1, 1]
     assert result.to_dict()["runs"] == [str(tmp_path / "a"), str(tmp_path / "b")]
 
-    everything = make_run(tmp_path / "c", session, reserve=0.0)
+    everything = make_run(tmp_path / "c", session, steps=1, reserve=0.0)
     assert not compare([first, everything]).held_out
 
-    coarse = make_run(tmp_path / "d", session, bin_size=0.2)
+    coarse = make_run(tmp_path / "d", session, steps=1, bin_size=0.2)
     with pytest.raises(InputError, match=r"has bins of 0.2 s, .* of 0.1 s; compare runs with the same bins"):
         compare([first, coarse])
     with pytest.raises(InputError, match="two runs or more"):
@@ -77,6 +77,6 @@ def test_runs_are_compared_where_none_was_trained(session, tmp_path):
 
 def test_runs_of_two_sessions_are_refused(session, tmp_path):
     other = linear_track_session(seed=4, n_units=16, duration=200.0, rest=0.0).to_zarr(tmp_path / "other.zarr")
-    runs = [make_run(tmp_path / "a", session), make_run(tmp_path / "b", read_session(other))]
+    runs = [make_run(tmp_path / "a", session, steps=1), make_run(tmp_path / "b", read_session(other), steps=1)]
     with pytest.raises(InputError, match="compare runs of one session"):
         compare(runs)

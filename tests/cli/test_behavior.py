@@ -1,25 +1,15 @@
 """`decode --behavior` as a person meets it."""
 
-import contextlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
-from ldmfilter_cli.main import app
-from typer.testing import CliRunner
 
 from ldmfilter.data.session import Session
 from ldmfilter.data.simulate import linear_track_session
-from tests.cli.conftest import QUICK, Ended
-
-
-def here(*words: object, cwd: Path) -> Ended:
-    """Run the command in this process, which is quicker than in its own."""
-    with contextlib.chdir(cwd):
-        result = CliRunner().invoke(app, list(map(str, words)), prog_name="ldmfilter")
-    return Ended(result.exit_code, result.stdout, result.stderr)
+from tests.cli.conftest import QUICK, here
 
 
 @pytest.fixture(scope="module")

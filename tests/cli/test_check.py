@@ -6,8 +6,8 @@ from unittest import mock
 import pytest
 
 from ldmfilter.analysis import diagnostics
-from tests.cli.conftest import QUICK, on_a_terminal
-from tests.cli.test_commands import here, refused
+from tests.cli.conftest import QUICK, here, on_a_terminal
+from tests.cli.test_commands import refused
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The command line as a person meets it: words, exit codes, one line for each refusal, nothing left behind."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -15,21 +14,12 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
-from ldmfilter_cli.main import app
-from typer.testing import CliRunner
 
 from ldmfilter.data.session import Session
 from ldmfilter.data.simulate import linear_track_session
-from tests.cli.conftest import QUICK, Ended, ldmfilter
+from tests.cli.conftest import QUICK, Ended, here, ldmfilter
 
 SAMPLE = Path(__file__).parents[2] / "sample_data" / "linear_track_sim.nwb"
-
-
-def here(*words: object, cwd: Path) -> Ended:
-    """Run the command in this process, which is quicker than in its own."""
-    with contextlib.chdir(cwd):
-        result = CliRunner().invoke(app, list(map(str, words)), prog_name="ldmfilter")
-    return Ended(result.exit_code, result.stdout, result.stderr)
 
 
 def refused(ended, *words: str) -> None:
@@ -192,10 +182,19 @@ def start(session_file, cwd, *words):
     return subprocess.Popen(list(map(str, command)), cwd=cwd, stderr=subprocess.PIPE, text=True)
 
 
+LONG = [*QUICK[:2], "--max-steps", "300", *QUICK[4:]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(session_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert here("train", session_file, "--run", "run", *LONG, cwd=folder).code == 0
+    return outputs(folder / "run")
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_and_resumed_equals_undisturbed(session_file, tmp_path, how):
-    words = [*QUICK[:2], "--max-steps", "1000", *QUICK[4:]]
-    process = start(session_file, tmp_path, *words)
+def test_stopped_and_resumed_equals_undisturbed(session_file, undisturbed, tmp_path, how):
+    process = start(session_file, tmp_path, *LONG)
     model = tmp_path / "run" / "model.safetensors"  # the last that an evaluation writes
     while not model.exists() and process.poll() is None:
         time.sleep(0.02)
@@ -207,13 +206,12 @@ def test_stopped_and_resumed_equals_undisturbed(session_file, tmp_path, how):
         assert process.returncode == 130
         assert said.strip().endswith("go on with `ldmfilter train --resume --run run`")
     # What is there can be decoded already, with a warning.
-    early = ldmfilter("decode", "--run", "run", "--out", "early.zarr", cwd=tmp_path)
+    early = here("decode", "--run", "run", "--out", "early.zarr", cwd=tmp_path)
     assert early.code == 0, early.err
     assert "training stopped at step" in early.err
-    resumed = ldmfilter("train", "--resume", "--run", "run", cwd=tmp_path)
+    resumed = here("train", "--resume", "--run", "run", cwd=tmp_path)
     assert resumed.code == 0, resumed.err
-    assert ldmfilter("train", session_file, "--run", "whole", *words, cwd=tmp_path).code == 0
-    assert outputs(tmp_path / "run") == outputs(tmp_path / "whole")
+    assert outputs(tmp_path / "run") == undisturbed
 
 
 def test_resuming_what_is_finished_changes_nothing(trained, tmp_path):

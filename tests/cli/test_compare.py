@@ -3,27 +3,27 @@
 import json
 import shutil
 
-from tests.cli.conftest import QUICK, ldmfilter
+from tests.cli.conftest import QUICK, here
 
 
 def test_a_table_of_runs(trained, session_file):
-    ended = ldmfilter("train", session_file, "--run", "second", "--seed", "1", *QUICK, cwd=trained)
+    ended = here("train", session_file, "--run", "second", "--seed", "1", *QUICK, cwd=trained)
     assert ended.code == 0, ended.err
     try:
-        ended = ldmfilter("compare", "run", "second", cwd=trained)
+        ended = here("compare", "run", "second", cwd=trained)
         assert ended.code == 0, ended.err
         assert "2 second" in ended.out
         first, *_, last = ended.out.splitlines()
         assert first == "R2 of the best affine map"
         assert last.startswith("median")
         assert last.endswith("no run was trained on")
-        ended = ldmfilter("compare", "run", "second", "--json", cwd=trained)
+        ended = here("compare", "run", "second", "--json", cwd=trained)
         assert json.loads(ended.out)["runs"] == ["run", "second"]
     finally:
         shutil.rmtree(trained / "second")
 
 
 def test_one_run_is_not_enough(trained):
-    ended = ldmfilter("compare", "run", cwd=trained)
+    ended = here("compare", "run", cwd=trained)
     assert ended.code == 3
     assert ended.err == "ldmfilter: a comparison needs two runs or more; name another run folder\n"

@@ -14,8 +14,8 @@ import xarray as xr
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.filter.runs import Run
-from tests.cli.conftest import QUICK
-from tests.cli.test_commands import here, refused
+from tests.cli.conftest import QUICK, here
+from tests.cli.test_commands import refused
 
 RATE = 1000.0  # Hz, the clock of the sorters' folders
 

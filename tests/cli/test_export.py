@@ -11,8 +11,8 @@ import pytest
 import xarray as xr
 
 from ldmfilter.data import read_session
-from tests.cli.conftest import QUICK
-from tests.cli.test_commands import SAMPLE, here
+from tests.cli.conftest import QUICK, here
+from tests.cli.test_commands import SAMPLE
 
 ENDINGS = {"nwb": ".nwb", "netcdf": ".nc", "csv": ".csv", "parquet": ".parquet", "pynapple": ""}
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.cli.test_commands import here, refused
+from tests.cli.conftest import here
+from tests.cli.test_commands import refused
 
 
 @pytest.fixture(scope="module")

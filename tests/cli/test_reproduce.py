@@ -8,8 +8,7 @@ import pytest
 
 from ldmfilter.paper import fig2c
 from ldmfilter.paper.experiment import FIGURES, Claim, Outcome
-from tests.cli.conftest import on_a_terminal
-from tests.cli.test_commands import here
+from tests.cli.conftest import here, on_a_terminal
 
 
 @pytest.fixture

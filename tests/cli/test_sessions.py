@@ -12,8 +12,8 @@ from ldmfilter.data.session import Session
 from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.errors import InputError
 from ldmfilter.filter.runs import Run
-from tests.cli.conftest import QUICK
-from tests.cli.test_commands import here, refused
+from tests.cli.conftest import QUICK, here
+from tests.cli.test_commands import refused
 
 
 @pytest.fixture(scope="module")

@@ -14,22 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from ldmfilter_cli.main import app
-from typer.testing import CliRunner
 
 from ldmfilter.analysis.sweep import Sweep
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.filter.runs import Run
-from tests.cli.conftest import Ended
+from tests.cli.conftest import Ended, here
 
 SMALL = ["--hidden", 8, "--window", 20, "--batch-size", 8]
-
-
-def here(*words: object, cwd: Path) -> Ended:
-    with contextlib.chdir(cwd):
-        result = CliRunner().invoke(app, list(map(str, words)), prog_name="ldmfilter")
-    return Ended(result.exit_code, result.stdout, result.stderr)
 
 
 def refused(ended: Ended, line: str) -> None:

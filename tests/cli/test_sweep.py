@@ -1,6 +1,5 @@
 """`ldmfilter sweep` as a person meets it."""
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -9,26 +8,17 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import typer
 import xarray as xr
-from ldmfilter_cli.main import app
 from ldmfilter_cli.sweep import expand
-from typer.testing import CliRunner
 
 from ldmfilter.analysis.sweep import Sweep
 from ldmfilter.filter.model import load
-from tests.cli.conftest import Ended
+from tests.cli.conftest import here
 
 QUICK = ["--hidden", "16", "--window", "20", "--batch-size", "8", "--max-steps", "25"]
-
-
-def here(*words: object, cwd: Path) -> Ended:
-    with contextlib.chdir(cwd):
-        result = CliRunner().invoke(app, list(map(str, words)), prog_name="ldmfilter")
-    return Ended(result.exit_code, result.stdout, result.stderr)
 
 
 @pytest.mark.parametrize(

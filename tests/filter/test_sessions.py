@@ -115,10 +115,10 @@ def test_sessions_with_the_same_ids_are_told_apart_by_name_only(noise_counts):
 
 
 def test_resumed_equals_undisturbed(world):
-    config, counts = FilterConfig(**SMALL | {"max_steps": 75}), [one[:2000] for one, _ in world[:2]]
+    config, counts = FilterConfig(**SMALL | {"max_steps": 50}), [one[:1000] for one, _ in world[:2]]
     whole, first, second = (Training(config, counts) for _ in range(3))
     records = list(whole.run())
-    for _, _ in zip(first.run(), range(2), strict=False):
+    for _, _ in zip(first.run(), range(1), strict=False):
         pass
     tensors, values = first.state()
     second.restore(tensors, json.loads(json.dumps(values)))
