@@ -36,3 +36,11 @@ def device(request):
         yield "cuda:0"
     else:
         pytest.skip("needs a GPU")
+
+
+@pytest.fixture
+def marker(tmp_path):
+    """A path that code within a malicious file would create; the test fails where it did."""
+    path = tmp_path / "code-has-run"
+    yield path
+    assert not path.exists()

@@ -587,8 +587,8 @@ class Sweep:
                     try:
                         message = ready.recv()
                     except (EOFError, OSError):
+                        processes[ready].join()  # before it is forgotten: an interrupt may come here
                         process = processes.pop(ready)
-                        process.join()
                         if process.exitcode:
                             broken.append(process.exitcode)
                         continue

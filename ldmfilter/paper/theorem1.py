@@ -67,7 +67,9 @@ class Settings:
 
 SIZES = {
     "tiny": Settings(Scene(500, 150, 8, 10, Camera()), Training(steps=120, batch=48, learning_rate=1e-2), "logdet", 1),
-    "small": Settings(Scene(4000, 500, 12, 10, Camera()), Training(steps=600, batch=64, learning_rate=1e-2, starts=3), "knn", 2),
+    "small": Settings(
+        Scene(4000, 500, 12, 10, Camera()), Training(steps=600, batch=64, learning_rate=1e-2, starts=3), "knn", 2
+    ),
     "paper": Settings(
         Scene(20_000, 1000, 30, 10, Camera(pixels=16, view=7.0)),
         Training(steps=10_000, batch=256, samples=8, hidden=200, memory=64),

@@ -1,7 +1,6 @@
 """Every format through the command line: inspect, train and decode; one line for what cannot be used."""
 
 import json
-import os
 import pickle
 import tomllib
 import warnings
@@ -14,6 +13,7 @@ import xarray as xr
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.filter.runs import Run
+from tests.bomb import Bomb
 from tests.cli.conftest import QUICK, here
 from tests.cli.test_commands import refused
 
@@ -217,16 +217,7 @@ def test_a_format_with_resume_is_wrong_usage(trained):
     assert "a run keeps its own options" in ended.err
 
 
-class Bomb:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
-
-
-def test_nothing_in_a_folder_is_run(simulated, tmp_path):
-    marker = tmp_path / "code-has-run"
+def test_nothing_in_a_folder_is_run(simulated, tmp_path, marker):
     bomb = np.array([Bomb(marker)], dtype=object)
     make_phy(simulated, tmp_path / "phy")
     (tmp_path / "phy" / "params.py").write_text(f"__import__('os').mkdir({str(marker)!r})\nsample_rate = 1000\n")

@@ -1,6 +1,5 @@
 """Counts that come binned and pynapple's objects: what went in comes out, and nothing else."""
 
-import os
 import pickle
 import shutil
 from dataclasses import replace
@@ -22,26 +21,9 @@ from ldmfilter.data.pynapple import from_pynapple
 from ldmfilter.data.session import Session
 from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.errors import InputError
+from tests.bomb import Bomb
 
 VALUES = np.array([[2, 0, 1], [0, 0, 4], [1, 3, 0], [0, 1, 0], [5, 0, 0], [0, 0, 7]])
-
-
-class Bomb:
-    """Pickled, it makes a file once it is unpickled."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
-
-
-@pytest.fixture
-def marker(tmp_path):
-    """A path that code within a malicious file would create; the test fails where it did."""
-    path = tmp_path / "code-has-run"
-    yield path
-    assert not path.exists()
 
 
 def test_the_bomb_works(tmp_path):

@@ -1,7 +1,6 @@
 """Opening a stranger's file runs nothing, reads no other file, and writes nowhere but where it was told."""
 
 import ast
-import os
 import pickle
 import re
 from pathlib import Path
@@ -20,6 +19,7 @@ from ldmfilter.errors import InputError, one_line
 from ldmfilter.export import read_latents
 from ldmfilter.filter.model import load
 from ldmfilter.filter.runs import Run, new_folder
+from tests.bomb import Bomb
 from tests.fuzzing import write_nwb
 
 PACKAGE = Path(__file__).parents[2]
@@ -50,22 +50,10 @@ def secret(tmp_path):
     return path
 
 
-class Bomb:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
-
-
 @pytest.fixture
-def bomb(tmp_path):
+def bomb(marker):
     """Something that must not be unpickled: the test fails where it was."""
-    marker = tmp_path / "code-has-run"
-    yield Bomb(marker)
-    assert not marker.exists()
+    return Bomb(marker)
 
 
 def line_of(read, *arguments):

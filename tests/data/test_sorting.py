@@ -1,7 +1,6 @@
 """Sorters' folders and sortings in memory, against SpikeInterface's own readers where those are safe to run."""
 
 import json
-import os
 import pickle
 import shutil
 import warnings
@@ -14,30 +13,13 @@ from ldmfilter.data import read_session
 from ldmfilter.data.selection import choose_units
 from ldmfilter.data.sorting import from_sorting, read_analyzer, read_phy, read_sorting
 from ldmfilter.errors import InputError
+from tests.bomb import Bomb
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import spikeinterface.core as sc
 
 RATE = 20_000.0
-
-
-class Bomb:
-    """Pickled, it makes a file once it is unpickled."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
-
-
-@pytest.fixture
-def marker(tmp_path):
-    """A path that code within a malicious file would create; the test fails where it did."""
-    path = tmp_path / "code-has-run"
-    yield path
-    assert not path.exists()
 
 
 @pytest.fixture
