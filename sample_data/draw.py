@@ -32,7 +32,7 @@ def main(store: str, path: str, picture: str) -> None:
     top.set_ylabel("place, cm")
     top.spines[["top", "right"]].set_visible(False)
     below = figure.add_subplot(grid[1, :2], sharex=top)
-    plot_states(latents.isel(time=shown), below, number=4)
+    plot_states(latents.isel(time=shown, state=slice(4)), below, number=4)
     top.tick_params(labelbottom=False)
 
     # Along the track and back is one lap: place and direction together lie on a ring.

@@ -27,9 +27,9 @@ BAND = 0.25  # opacity of an interval
 
 
 def leading_states(latents: xr.Dataset, number: int) -> list[int]:
-    """The state dimensions whose filtered mean varies most, the most first."""
+    """The state dimensions whose filtered mean varies most, the slowest first."""
     variance = latents["filtered_mean"].var("time").to_numpy()
-    return np.argsort(-variance)[:number].tolist()
+    return np.sort(np.argsort(-variance)[:number]).tolist()
 
 
 def leading_components(mean: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +78,8 @@ def plot_states(latents: xr.Dataset, axes: Axes, number: int = 3, spacing: float
 
 
 def plot_state_space(latents: xr.Dataset, axes: Axes, colour: np.ndarray, cmap: str = "viridis") -> PathCollection:
-    """Filtered means in the plane of their two leading principal components.
+    """Filtered means in the plane of the two slowest states, which come first (canonical gauge). As all states have the
+    same variance, that of their principal components would be a plane like any other.
 
     Args:
         latents: from `LDMFilter.decode`.
@@ -89,12 +90,10 @@ def plot_state_space(latents: xr.Dataset, axes: Axes, colour: np.ndarray, cmap: 
     Returns:
         The points, for a colour bar.
     """
-    mean = latents["filtered_mean"].to_numpy()[np.isfinite(colour)]
-    centred = mean - mean.mean(0)
-    first, second = np.linalg.svd(centred, full_matrices=False)[2][:2] @ centred.T
+    first, second = latents["filtered_mean"].to_numpy()[np.isfinite(colour), :2].T
     points = axes.scatter(first, second, c=colour[np.isfinite(colour)], s=4, cmap=cmap, linewidths=0, alpha=0.8)
-    axes.set_xlabel("first component")
-    axes.set_ylabel("second component")
+    axes.set_xlabel("h0, the slowest state")
+    axes.set_ylabel("h1, the second slowest")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[["top", "right"]].set_visible(False)

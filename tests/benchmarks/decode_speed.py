@@ -82,7 +82,7 @@ def main() -> None:
         short = ldmfilter.bin_spikes(session_of(0.1), BIN)
         ldmfilter.LDMFilter(max_steps=25).fit(short).save(folder / "model")
         jobs = []
-        for hours in (1.0, 10.0):
+        for hours in (1.0, 10.0, 40.0):
             write_counts(folder / f"counts{hours:g}", hours)
             jobs += [
                 ("decode counts", f"counts{hours:g}", hours),
