@@ -110,6 +110,11 @@ def test_collapse_is_told(counts, monkeypatch):
         list(training.run())
 
 
+def test_counts_without_any_change_are_a_collapse(noise_counts):
+    with pytest.raises(TrainingError, match=r"^training collapsed at step 100: z of 3 dimensions .* rank of 1\.0; "):
+        LDMFilter(**SMALL).fit(noise_counts.copy(data=np.ones_like(noise_counts)))
+
+
 def test_no_device_of_that_kind():
     if torch.cuda.is_available():
         assert resolve_device("auto") == resolve_device("cuda") == "cuda"
