@@ -76,7 +76,7 @@ def test_time_that_training_saw_shows_no_interval(folder):
         assert "linear_position_ci" not in latents
 
 
-@pytest.mark.parametrize(("span", "blocks"), [("5:60", "2 blocks"), ("5:45", "1 block")])
+@pytest.mark.parametrize(("span", "blocks"), [("5:60", "2 blocks"), ("60:75", "1 block")])
 def test_a_stretch_too_short_to_calibrate_is_told(folder, span, blocks):
     ended = decode(folder, "--behavior", "facing", "--behavior", "gain", "--span", span)
     assert ended.code == 0, ended.err

@@ -110,9 +110,17 @@ def test_collapse_is_told(counts, monkeypatch):
         list(training.run())
 
 
-def test_counts_without_any_change_are_a_collapse(noise_counts):
-    with pytest.raises(TrainingError, match=r"^training collapsed at step 100: z of 3 dimensions .* rank of 1\.0; "):
-        LDMFilter(**SMALL).fit(noise_counts.copy(data=np.ones_like(noise_counts)))
+def test_z_that_is_constant_is_a_collapse_and_scores_low(counts):
+    training = Training(FilterConfig(**SMALL), counts)
+    last = training._network.encoder().layers[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()
+    record = next(training.run())
+    assert record.score < -5
+    assert record.effective_rank == pytest.approx(1)
+    with pytest.raises(TrainingError, match="^training collapsed at step 100: "):
+        training._check(dataclasses.replace(record, step=100, loss=0.0))
 
 
 def test_no_device_of_that_kind():
