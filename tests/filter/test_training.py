@@ -119,7 +119,7 @@ def test_z_that_is_constant_is_a_collapse_and_scores_low(counts):
     record = next(training.run())
     assert record.score < -5
     assert record.effective_rank == pytest.approx(1)
-    with pytest.raises(TrainingError, match="^training collapsed at step 100: "):
+    with pytest.raises(TrainingError, match=r"^training collapsed at step 100: "):
         training._check(dataclasses.replace(record, step=100, loss=0.0))
 
 
