@@ -15,7 +15,7 @@ from ldmfilter.ldm.alignment import predictive_gaussian
 
 ITERATIONS = 100  # of L-BFGS at most
 HELD_OUT_WEIGHT = 0.5  # of the held-out windows together
-LEAST_SCALE = 1e-3  # of innovations in training; of finished filters 0.32 (sample session) to 1.00 (Poisson noise) was seen
+LEAST_SCALE = 1e-3  # of innovations in training; in finished filters 0.32 (sample session) to 1.00 (noise) was seen
 
 
 def covariance_scale(filtered: Filtered, held: NDArray[np.bool_]) -> float:
