@@ -258,7 +258,10 @@ def _show(reports: "tuple[BehaviorReport, ...]") -> None:
         console.print(shown(one.path + (", circular" if one.circular else ""), style="bold"))
         left = ", ".join(f"{n} {why}" for why, n in one.bins.items() if why != "used")
         console.print(
-            shown(f"{one.bins['used']} bins in {one.blocks} blocks" + (f"; left out {left}" if left else "")),
+            shown(
+                f"{one.bins['used']} bins in {one.blocks} block{'s' if one.blocks != 1 else ''}"
+                + (f"; left out {left}" if left else "")
+            ),
             soft_wrap=True,
         )
         if one.note:

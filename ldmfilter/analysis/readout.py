@@ -515,8 +515,8 @@ class _One:
             notes.append("training saw all of the time: the readout is not judged on new time, and has no intervals")
         elif not self.calibrated:
             notes.append(
-                f"{self.blocks} blocks of time that training never saw are too few to calibrate "
-                f"({LEAST_FOLDS} are needed): no intervals"
+                f"too few blocks of time that training never saw to calibrate ({self.blocks}, where {LEAST_FOLDS} are "
+                "needed): no intervals"
             )
         judged = self.judged & (self.folds > 1)
         report = BehaviorReport(

@@ -294,22 +294,6 @@ class _Maker:
         """The page in a minute: a verdict, some sentences, the numbers that matter most."""
         about, findings = content["session"], self.diagnosis["findings"]
         wrong = [one["name"] for one in findings if not one["ok"]]
-        if not self.diagnosis["predictive"]:
-            verdict = (
-                "Nothing predictive was found that the units share. These states follow noise, or each unit's own "
-                "rhythm: do not read them as what the population encodes."
-            )
-        elif wrong:
-            verdict = (
-                "The filter found states, shared by the units, that predict what the population does next. "
-                f"{_words(len(wrong)).capitalize()} of {len(findings)} checks ask for a look before its uncertainty "
-                f"is trusted: {_and(wrong)}."
-            )
-        else:
-            verdict = (
-                "The filter found states, shared by the units, that predict what the population does next, and its "
-                "uncertainty agrees with what happened."
-            )
         share, judged = 100 * about["share_judged"], self.diagnosis["held_out"]
         every = about["units"] == about["units_in_file"]
         sentences = [
@@ -341,6 +325,7 @@ class _Maker:
             if one is self.reports[0] and key:
                 keys.append(key)
         keys.append(_key("Checks in order", f"{len(findings) - len(wrong)} of {len(findings)}", "verdicts below"))
+        verdict = _verdict(self.diagnosis["predictive"], wrong, len(findings))
         return {"verdict": verdict, "sentences": sentences, "keys": keys}
 
     def _finding(self, name: str) -> dict[str, Any] | None:
@@ -818,6 +803,23 @@ def _finite(value: Any) -> Any:
 
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def _verdict(predictive: bool, wrong: Sequence[str], checks: int) -> str:
+    """What the checks say together; `wrong` are the names of those that are not in order."""
+    if not predictive:
+        return (
+            "Nothing predictive was found that the units share. These states follow noise, or each unit's own rhythm: "
+            "do not read them as what the population encodes."
+        )
+    found = "The filter found states, shared by the units, that predict what the population does next"
+    if not wrong:
+        return f"{found}, and its uncertainty agrees with what happened."
+    ask = "asks" if len(wrong) == 1 else "ask"
+    return (
+        f"{found}. {_words(len(wrong)).capitalize()} of {checks} checks {ask} for a look before its uncertainty is "
+        f"trusted: {_and(wrong)}."
+    )
 
 
 def _words(count: int) -> str:

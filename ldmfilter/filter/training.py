@@ -55,7 +55,7 @@ class Record:
         step: training steps done.
         loss: mean negative objective since the last evaluation (NaN before the first step).
         held_out_log_likelihood: of white z in held-out blocks, each bin predicted from those before, with covariances
-            as large as these innovations say (`finish.covariance_scale`).
+            as large as the innovations of all sessions there say (`finish.innovation_scale`).
         score: the same minus the log-likelihood of a Gaussian without memory, which makes it independent of
             the scale and correlation of z: how much prediction helps. The step with the highest is kept.
         effective_rank: of held-out z, the exponential of the entropy of its covariance's normalised eigenvalues
@@ -357,20 +357,20 @@ class Training:
         warmup = self.config.warmup
         raw, model = self._module([recording.scaling for recording in self._recordings])
         held, _ = self._module([recording.held for recording in self._recordings])
-        log_likelihoods, entropies, ranks = [], [], []
+        judged, entropies, ranks = [], [], []
         for i, (one, other) in enumerate(zip(raw, held, strict=True)):
             self._network.encoder(i).fix_gauge(one)
             z = self._network.encoder(i).white(other)
             zhat, S, _ = filter_windows(model, z)
             z, zhat = z[:, warmup:], zhat[:, warmup:]
-            # The covariances as the finished filter will have them. Those of training know dropout's noise besides:
-            # by them a step scores the less the more is learnt (0.15 to 0.08 nats on the real session, where it is 0.31
-            # to 0.44), and nearly untrained ones are kept.
-            S = S * innovation_scale(z - zhat, S)
-            log_likelihoods.append(float(predictive_gaussian(z, zhat, S).mean()))
+            judged.append((z, zhat))
             entropies.append(float(logdet(z.flatten(0, 1))))
             ranks.append(effective_rank(z.flatten(0, 1)))
-        log_likelihood = float(np.mean(log_likelihoods))
+        # The covariances as the finished filter will have them, of one size for all sessions. Those of training know
+        # dropout's noise besides: by them a step scores the less the more is learnt (0.15 to 0.08 nats on the real
+        # session, where it is 0.31 to 0.44), and nearly untrained ones are kept.
+        S = S * innovation_scale(torch.cat([(z - zhat).flatten(0, 1) for z, zhat in judged]), S)
+        log_likelihood = float(np.mean([float(predictive_gaussian(z, zhat, S).mean()) for z, zhat in judged]))
         # A Gaussian without memory, with the mean and covariance of these very bins, scores minus its entropy.
         score = log_likelihood + float(np.mean(entropies))
         loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan

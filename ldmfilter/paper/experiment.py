@@ -53,7 +53,7 @@ FIGURES: dict[str, Listed] = {
         "the folder of CIFAR-10, for size paper",
     ),
     "fig4": Listed(
-        "ldmfilter.paper.fig4", "The filter on noisy videos: position and uncertainty, kNN and stop-gradient", False
+        "ldmfilter.paper.fig4", "The filter on noisy videos: position and uncertainty, kNN and stop-gradient", True
     ),
     "fig4f": Listed(
         "ldmfilter.paper.fig4f",

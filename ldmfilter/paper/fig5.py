@@ -11,7 +11,7 @@ Log det and KDE can end at a local maximum: from the first weights of seed 3 bot
 is there the position with its phase doubled (R2 0.97), and its F tells: 2.40 nats a step after 200 steps, above 2.90
 from other weights (KDE 2.32, 2.93). So each entropy begins three times, and the highest F goes on.
 
-The stop-gradient form ends at 0.94 at best (on seeds 0 to 3 at 0.86, 0.89, 0.94, 0.90), and its claim fails. Were the
+The stop-gradient form ends at 0.94 at best (on seeds 0 to 3 at 0.90, 0.89, 0.93, 0.90), and its claim fails. Were the
 predictor's error of zero mean at every past, the gradient through the prediction, the only one there is, would vanish
 on average for every invertible encoder, and nothing would pull towards the affine ones. Measured (seed 100, `small`),
 it does not vanish: at the solution of log det a polynomial of the last true position tells 4 to 6 % of the variance of
@@ -27,7 +27,7 @@ solution too, and from every start to one that is not affine:
     z / sqrt(1 + |z|^2 / 2) of it                              0.950   0.965
     z (0.2 + |z|^2) of it                                      0.632   0.697
 
-    start, rate 5e-3                                           R2 after 1,200 steps
+    one start, rate 5e-3                                       R2 after 1,200 steps
     random                                                     0.926
     log det's solution; with a new predictor                   0.928 (0.512 after 100); 0.906
     log det's solution, predictor held fixed, 600 steps        0.704

@@ -72,7 +72,7 @@ SIZES = {
     ),
     "paper": Settings(
         Scene(20_000, 1000, 30, 10, Camera(pixels=16, view=7.0)),
-        Training(steps=10_000, batch=256, samples=8, hidden=200, memory=64),
+        Training(steps=10_000, batch=256, samples=8, hidden=200, memory=64, starts=3),
         "knn",
         8,
     ),

@@ -175,7 +175,7 @@ def test_too_few_blocks_give_no_interval():
     latents = world(120, trained=[(0, 30), (45, 70), (85, 120)])
     out, report = one(latents, sampled(latents, linear(latents, 5.0)))
     assert (report.blocks, report.calibrated, report.intervals) == (2, False, ())
-    assert "2 blocks of time that training never saw are too few to calibrate" in report.note
+    assert "too few blocks of time that training never saw to calibrate (2, where 4 are needed)" in report.note
     assert "place_ci" not in out
     assert out["place_mean"].attrs["calibrated"] == 0
     assert np.isfinite(out["place_mean"]).all()

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from ldmfilter.analysis import page as markup
-from ldmfilter.analysis.report import Report, _Maker, _read
+from ldmfilter.analysis.report import Report, _Maker, _read, _verdict
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
@@ -141,6 +141,13 @@ def test_verdict_follows_the_diagnosis(report):
     assert ("Nothing predictive" in verdict) == (not report.content["diagnosis"]["predictive"])
     if report.content["diagnosis"]["predictive"]:
         assert all(name in verdict for name in wrong)
+
+
+def test_one_check_asks_and_two_ask():
+    assert " One of 17 checks asks for a look " in _verdict(True, ["drift of z"], 17)
+    assert _verdict(True, ["a", "b"], 17).endswith(
+        " Two of 17 checks ask for a look before its uncertainty is trusted: a and b."
+    )
 
 
 def test_behavior_is_shown_only_where_its_reader_never_saw_it(report):

@@ -76,10 +76,13 @@ def test_time_that_training_saw_shows_no_interval(folder):
         assert "linear_position_ci" not in latents
 
 
-def test_a_stretch_too_short_to_calibrate_is_told(folder):
-    ended = decode(folder, "--behavior", "facing", "--behavior", "gain", "--span", "5:60")
+@pytest.mark.parametrize(("span", "blocks"), [("5:60", "2 blocks"), ("60:75", "1 block")])
+def test_a_stretch_too_short_to_calibrate_is_told(folder, span, blocks):
+    ended = decode(folder, "--behavior", "facing", "--behavior", "gain", "--span", span)
     assert ended.code == 0, ended.err
-    assert "are too few to calibrate" in ended.err
+    assert f" bins in {blocks}; left out " in ended.err
+    few = f"({blocks[0]}, where 4 are needed)"
+    assert f"too few blocks of time that training never saw to calibrate {few}: no intervals" in ended.err
     with xr.open_zarr(folder / "l.zarr") as latents:
         assert "gain_ci" not in latents
 

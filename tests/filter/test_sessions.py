@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from scipy.optimize import minimize_scalar
+from scipy.stats import multivariate_normal
 
 from ldmfilter import LDMFilter, OnlineFilter, bin_spikes, load
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.errors import InputError
+from ldmfilter.filter.kalman import filter_windows
 from ldmfilter.filter.training import Training
 from ldmfilter.tensors import read_tensors, write_tensors
 from tests.filter.conftest import SMALL
@@ -112,6 +115,30 @@ def test_sessions_with_the_same_ids_are_told_apart_by_name_only(noise_counts):
     with pytest.raises(InputError, match="counts: is like 2 of the model's 2 sessions"):
         model.decode(other)
     assert not np.allclose(*(model.decode(other, session=i)["filtered_mean"] for i in (0, 1)))
+
+
+def test_sessions_are_judged_by_covariances_of_one_size(world):
+    """Their score is the highest that one factor on S for both gives: a filter has no other size for each session."""
+    counts = [world[0][0][:1500], world[1][0][:1500]]
+    counts[1] = counts[1].copy(data=np.random.default_rng(0).permutation(counts[1]))  # nothing to predict
+    training = Training(FilterConfig(**SMALL | {"max_steps": 25}), counts)
+    *_, record = training.run()
+    assert record.kept_step == 25  # so that the network is the one that was judged
+    network, warmup = training._network, training.config.warmup
+    with torch.no_grad():
+        z = [network.encode(one.held, i) for i, one in enumerate(training._recordings)]
+        filtered = [filter_windows(network.dynamics(), one) for one in z]
+    e = [(one - zhat)[:, warmup:].flatten(0, 1).double().numpy() for one, (zhat, *_) in zip(z, filtered, strict=True)]
+    S = filtered[0][1].double().numpy()
+
+    def less(each, factor):
+        return -multivariate_normal(cov=factor * S).logpdf(each).mean()
+
+    assert len(e[0]) == len(e[1])
+    best = minimize_scalar(lambda factor: less(e[0], factor) + less(e[1], factor), bounds=(0.1, 10), method="bounded")
+    assert record.held_out_log_likelihood == pytest.approx(-best.fun / 2, abs=1e-4)
+    alone = [minimize_scalar(lambda factor, one=one: less(one, factor), bounds=(0.1, 10)).fun for one in e]
+    assert -np.mean(alone) > record.held_out_log_likelihood + 1e-3
 
 
 def test_resumed_equals_undisturbed(world):

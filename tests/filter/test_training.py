@@ -110,6 +110,19 @@ def test_collapse_is_told(counts, monkeypatch):
         list(training.run())
 
 
+def test_z_that_is_constant_is_a_collapse_and_scores_low(counts):
+    training = Training(FilterConfig(**SMALL), counts)
+    last = training._network.encoder().layers[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()
+    record = next(training.run())
+    assert record.score < -5
+    assert record.effective_rank == pytest.approx(1)
+    with pytest.raises(TrainingError, match=r"^training collapsed at step 100: "):
+        training._check(dataclasses.replace(record, step=100, loss=0.0))
+
+
 def test_no_device_of_that_kind():
     if torch.cuda.is_available():
         assert resolve_device("auto") == resolve_device("cuda") == "cuda"

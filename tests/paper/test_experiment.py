@@ -11,6 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from ldmfilter import files
@@ -205,3 +206,17 @@ def test_a_claim_says_who_set_its_limit(figure, tmp_path):
     content = json.loads(reproduce("toy", out=tmp_path).record.read_text())
     assert [(claim["source"], claim["limit"]) for claim in content["claims"]] == [("figure 9", OURS), ("", "x")]
     assert content["note"] == "mind"
+
+
+@pytest.mark.parametrize("name", ["fig3", "fig4", "fig5", "theorem1", "infoldm"])
+def test_what_asks_for_a_gpu_is_listed_so(name, tmp_path, monkeypatch):
+    class AskedError(Exception):
+        pass
+
+    def asked():
+        raise AskedError
+
+    monkeypatch.setattr(torch.cuda, "is_available", asked)
+    with pytest.raises(AskedError):
+        reproduce(name, "tiny", tmp_path)
+    assert FIGURES[name].gpu

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ldmfilter.paper import theorem1
-from ldmfilter.paper.experiment import reproduce
+from ldmfilter.paper import fig5, theorem1
+from ldmfilter.paper.experiment import SIZES, reproduce
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +22,12 @@ def test_recovery_with_the_assumptions_and_without(done):
     assert numbers["latent"]["r2_of_the_latents"]["mean"] > 0.9
     assert not done.outcome.claims[2].holds
     assert done.picture.stat().st_size > 50_000
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_it_begins_as_often_as_figure_5(size):
+    """The scene, and so its local maxima, is the same."""
+    assert theorem1.SIZES[size].training.starts == fig5.SIZES[size].training.starts > 1
 
 
 def test_what_arithmetic_leaves():
