@@ -51,7 +51,7 @@ def summarise(session: "Session") -> dict[str, Any]:
     of a session that has spike times."""
     import numpy as np
 
-    from ldmfilter.data.binned import BinnedSession
+    from ldmfilter.data.formats.binned import BinnedSession
 
     rates = session.rates
     quantiles = [_number(rate) for rate in np.quantile(rates, [0, 0.5, 1])] if session.n_units else [None] * 3

@@ -11,7 +11,7 @@ from ldmfilter_cli.console import follow, give_up, say
 from ldmfilter_cli.decode import decode_one
 
 from ldmfilter.cluster import Tell, Word, connect, work
-from ldmfilter.data.remote import absolute
+from ldmfilter.data.untrusted.remote import absolute
 from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, disk_errors, plain_names
 from ldmfilter.filter.decode import store_attributes

@@ -16,7 +16,7 @@ from ldmfilter_cli.train import MODEL, RUN, TRAINING, UNITS, option, parse_width
 from typer.core import TyperCommand
 
 from ldmfilter.config import DEVICES, ENTROPIES, PRECISIONS, Config, DataConfig, FilterConfig
-from ldmfilter.data.remote import absolute, remote_address
+from ldmfilter.data.untrusted.remote import absolute, remote_address
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.files import plain_names
 

@@ -175,8 +175,8 @@ def _say_doubts(training: Any, paths: list[str], other: str) -> None:
 def _new(folder: Path | None, paths: list[Path], format: str | None, options: Config, said: bool, quiet: bool) -> tuple:
     """A new run; `said`: whether a person chose the bin size, which counts that come binned otherwise tell."""
     from ldmfilter.data import read_session
-    from ldmfilter.data.binned import BinnedSession
     from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
+    from ldmfilter.data.formats.binned import BinnedSession
     from ldmfilter.data.windows import reserve
     from ldmfilter.filter.runs import Run
     from ldmfilter.filter.training import Training

@@ -62,7 +62,9 @@ def test_imports_run_one_way(package, path):
         assert (own, other) not in ALONE, f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("module", ["ldmfilter", "ldmfilter.data.binning", "ldmfilter.data.nwb", "ldmfilter.data.zarr"])
+@pytest.mark.parametrize(
+    "module", ["ldmfilter", "ldmfilter.data.binning", "ldmfilter.data.formats.nwb", "ldmfilter.data.formats.zarr"]
+)
 def test_data_starts_without_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -44,8 +44,8 @@ from ldmfilter import cluster
 from ldmfilter.config import Config
 from ldmfilter.data import read_session
 from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
-from ldmfilter.data.remote import absolute
 from ldmfilter.data.session import Session
+from ldmfilter.data.untrusted.remote import absolute
 from ldmfilter.data.windows import reserve
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.files import disk_errors, plain_name, write_bytes

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldmfilter.data.remote import is_nwb_in_zarr, remote_address
+from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, remote_address
 from ldmfilter.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def read_session(path: str | os.PathLike[str], format: str | None = None, bin_si
             raise InputError(f"{path}: is a {kind}, which no session of format {name} is; let its content decide")
     module, function = FORMATS[name]
     # The readers need seconds to import, so only the one that is used is loaded.
-    read = getattr(importlib.import_module(f"ldmfilter.data.{module}"), function)
+    read = getattr(importlib.import_module(f"ldmfilter.data.formats.{module}"), function)
     try:
         session: Session = read(path, bin_size) if function == "read_counts" else read(path)
         return replace(session, source=replace(session.source, format=format or ""))

@@ -11,7 +11,7 @@ from dataclasses import asdict
 import numpy as np
 import xarray as xr
 
-from ldmfilter.data.binned import BinnedSession
+from ldmfilter.data.formats.binned import BinnedSession
 from ldmfilter.data.selection import Span, choose_spans, choose_units, join_overlaps, union
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import Array, Floats, Ints

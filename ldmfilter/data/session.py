@@ -202,6 +202,6 @@ class Session:
 
         Raises InputError where the path exists and `overwrite` is not set.
         """
-        from ldmfilter.data.zarr import write_session
+        from ldmfilter.data.formats.zarr import write_session
 
         return write_session(self, path, overwrite=overwrite)

@@ -14,9 +14,9 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from ldmfilter.data.codecs import checked
-from ldmfilter.data.npy import check_text
-from ldmfilter.data.zarr import _DAMAGE, _ZARR_3, check_arrays
+from ldmfilter.data.formats.zarr import _DAMAGE, _ZARR_3, check_arrays
+from ldmfilter.data.untrusted.codecs import checked
+from ldmfilter.data.untrusted.npy import check_text
 from ldmfilter.errors import InputError
 
 FORMAT = "ldmfilter-latents"

@@ -21,8 +21,8 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from ldmfilter.data.nwb_open import HDF5Door
-from ldmfilter.data.remote import is_nwb_in_zarr, remote_address
+from ldmfilter.data.formats.nwb_open import HDF5Door
+from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, remote_address
 from ldmfilter.errors import InputError
 from ldmfilter.export.hdf5 import full_disks, reserve
 from ldmfilter.export.latents import BLOCK, Column, Follow, attributes, blocks, segments, series

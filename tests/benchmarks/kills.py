@@ -329,7 +329,7 @@ def main() -> None:
     arguments.add_argument("--keep", type=Path, help="Folder for what was wrong.")
     given = arguments.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    for module in ("ldmfilter_cli.main", "ldmfilter.data.zarr", "ldmfilter.filter.runs", "lightning_fabric"):
+    for module in ("ldmfilter_cli.main", "ldmfilter.data.formats.zarr", "ldmfilter.filter.runs", "lightning_fabric"):
         __import__(module)
     from ldmfilter.data.simulate import linear_track_session
     from tests.fuzzing import write_nwb

@@ -15,7 +15,7 @@ from ldmfilter_cli.main import app
 from typer.testing import CliRunner
 
 from ldmfilter import bin_spikes
-from ldmfilter.data.zarr import read_zarr
+from ldmfilter.data.formats.zarr import read_zarr
 from ldmfilter.filter.runs import Run
 
 COMMAND = [sys.executable, "-m", "ldmfilter_cli", "stream"]

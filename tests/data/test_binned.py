@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldmfilter.data import read_session
-from ldmfilter.data.binned import BinnedSession, from_counts
 from ldmfilter.data.binning import bin_spikes, choose_units
-from ldmfilter.data.pynapple import from_pynapple
+from ldmfilter.data.formats.binned import BinnedSession, from_counts
+from ldmfilter.data.formats.pynapple import from_pynapple
 from ldmfilter.data.session import Session
 from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.errors import InputError

@@ -13,7 +13,7 @@ from pynwb import NWBHDF5IO, TimeSeries
 from typer.testing import CliRunner
 
 from ldmfilter.data import read_session
-from ldmfilter.data.remote import is_nwb_in_zarr, open_remote, remote_address
+from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, open_remote, remote_address
 from ldmfilter.errors import InputError
 
 

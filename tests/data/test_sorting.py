@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ldmfilter.data import read_session
+from ldmfilter.data.formats.sorting import from_sorting, read_analyzer, read_phy, read_sorting
 from ldmfilter.data.selection import choose_units
-from ldmfilter.data.sorting import from_sorting, read_analyzer, read_phy, read_sorting
 from ldmfilter.errors import InputError
 from tests.bomb import Bomb
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from ldmfilter.data.binned import BinnedSession, from_counts
-from ldmfilter.data.npy import file_checksum, read_member, read_npz
+from ldmfilter.data.formats.binned import BinnedSession, from_counts
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.tables import Array, Floats, check_spikes, make_intervals, make_table, plain_array
+from ldmfilter.data.untrusted.npy import file_checksum, read_member, read_npz
 from ldmfilter.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def read_pynapple(path: str | os.PathLike[str]) -> Session:
     if _has_columns(path):
         warnings.warn(
             f"{where}: unit columns left out, pynapple pickles them, which may run code; where you trust the file, "
-            "use ldmfilter.data.pynapple.from_pynapple",
+            "use ldmfilter.data.formats.pynapple.from_pynapple",
             stacklevel=3,
         )
     source = Source(path=where, checksum=file_checksum(path))

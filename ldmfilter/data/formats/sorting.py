@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.codecs import checked
-from ldmfilter.data.npy import check_text, checksum, read_npy, whole
 from ldmfilter.data.session import Session, Source
 from ldmfilter.data.tables import Array, Floats, Ints, check_spikes, make_table, plain_array, shorten
+from ldmfilter.data.untrusted.codecs import checked
+from ldmfilter.data.untrusted.npy import check_text, checksum, read_npy, whole
 from ldmfilter.errors import InputError, UnsafeInputError
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _one_segment(number: int, where: str) -> None:
     if number != 1:
         raise InputError(
             f"{where}: has {number} segments, whose clocks are not related; choose one in Python with "
-            "ldmfilter.data.sorting.from_sorting(sorting, segment=0)"
+            "ldmfilter.data.formats.sorting.from_sorting(sorting, segment=0)"
         )
 
 
@@ -251,7 +251,7 @@ def _read_store(root: Path, group: str) -> Session:
     """A sorting in the group of a zarr store; arrays are opened one by one, and only those of plain types."""
     import zarr
 
-    from ldmfilter.data.zarr import _DAMAGE, _ZARR_3, _checksum, _get, _refuse_code, check_links
+    from ldmfilter.data.formats.zarr import _DAMAGE, _ZARR_3, _checksum, _get, _refuse_code, check_links
 
     if (root / "zarr.json").exists():
         raise InputError(f"{root}: is zarr format 3; save it again with zarr < 3")

@@ -28,12 +28,12 @@ from pynwb.misc import AnnotationSeries, DecompositionSeries, IntervalSeries
 from pynwb.ogen import OptogeneticSeries
 from pynwb.ophys import RoiResponseSeries
 
-from ldmfilter.data.nwb_open import Door, HDF5Door, Notes, ZarrDoor, open_nwb
-from ldmfilter.data.remote import open_remote, remote_address
+from ldmfilter.data.formats.nwb_open import Door, HDF5Door, Notes, ZarrDoor, open_nwb
+from ldmfilter.data.formats.zarr import _checksum as store_checksum
 from ldmfilter.data.selection import intersect, union
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.tables import Array, Floats, Ints, check_spikes, make_intervals, make_table, plain_array, shorten
-from ldmfilter.data.zarr import _checksum as store_checksum
+from ldmfilter.data.untrusted.remote import open_remote, remote_address
 from ldmfilter.errors import InputError
 
 # Series that are neural, optical or marks in time rather than behaviour.

@@ -25,9 +25,9 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from ldmfilter.data.codecs import checked
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.tables import Array, check_spikes
+from ldmfilter.data.untrusted.codecs import checked
 from ldmfilter.errors import InputError, UnsafeInputError
 from ldmfilter.files import replacing
 

@@ -24,11 +24,11 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.hdf5 import check_heaps, check_netcdf
-from ldmfilter.data.npy import check_text, file_checksum, read_npy, read_npz
 from ldmfilter.data.selection import Span, intersect
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.tables import Array, Floats, make_intervals, make_table, plain_array, shorten
+from ldmfilter.data.untrusted.hdf5 import check_heaps, check_netcdf
+from ldmfilter.data.untrusted.npy import check_text, file_checksum, read_npy, read_npz
 from ldmfilter.errors import InputError
 
 # A wanted bin size may differ from whole bins by so much of itself: what is lost in writing it down.
@@ -201,7 +201,7 @@ def read_counts(path: str | os.PathLike[str], bin_size: float | None = None) -> 
     """
     path = Path(path).absolute()
     if path.is_dir():
-        from ldmfilter.data.zarr import _checksum
+        from ldmfilter.data.formats.zarr import _checksum
 
         root, groups = _open_zarr(path)
         return _session(path, root, groups, bin_size, _checksum(path))
@@ -255,8 +255,8 @@ def _open(path: Path, engine: str, **options: Any) -> tuple[xr.Dataset, Groups]:
 
 
 def _open_zarr(path: Path) -> tuple[xr.Dataset, Groups]:
-    from ldmfilter.data.codecs import checked
-    from ldmfilter.data.zarr import check_arrays
+    from ldmfilter.data.formats.zarr import check_arrays
+    from ldmfilter.data.untrusted.codecs import checked
 
     if (path / "zarr.json").exists():
         raise InputError(f"{path}: is zarr format 3; write the counts with zarr_format=2")

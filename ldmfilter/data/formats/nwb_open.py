@@ -22,8 +22,8 @@ from hdmf.build import BuildManager, GroupBuilder
 from hdmf.build.errors import ConstructError
 from pynwb import NWBHDF5IO, NWBFile, get_type_map
 
-from ldmfilter.data.hdf5 import check_heaps, check_scalars, is_foreign
 from ldmfilter.data.tables import shorten
+from ldmfilter.data.untrusted.hdf5 import check_heaps, check_scalars, is_foreign
 from ldmfilter.errors import InputError
 
 # A file with more broken objects than this has a broken writer.
@@ -86,8 +86,8 @@ class ZarrDoor:
 
     def guard(self) -> AbstractContextManager[None]:
         """Objects in zarr are programs: they are read as data, or not at all."""
-        from ldmfilter.data.codecs import checked
-        from ldmfilter.data.plain_objects import PlainObjects
+        from ldmfilter.data.untrusted.codecs import checked
+        from ldmfilter.data.untrusted.plain_objects import PlainObjects
 
         return checked(PlainObjects)
 
