@@ -360,7 +360,7 @@ def _follow(
 
 
 def _introduce(sweep: "Sweep", session: Path | None) -> None:
-    if note := sweep.recording(session).note:
+    if note := sweep.recording(session).counts.attrs["units_left_out"]:
         say(note)
     seeds = f", {len(sweep.seeds)} seeds each" if len(sweep.seeds) > 1 else ""
     number = sweep.n_runs // len(sweep.seeds)

@@ -150,8 +150,8 @@ def _add(run: Any, path: Path, format: str | None, quiet: bool) -> None:
     """Fit an encoder for a further session to a trained run, and print the run's folder."""
     adding = run.add(run.read(path, format))
     if not quiet:
-        if adding.note:
-            say(adding.note)
+        if adding.counts.attrs["units_left_out"]:
+            say(adding.counts.attrs["units_left_out"])
         _say_hello(run, adding.training, [adding.counts])
     steps = run.config.filter.max_steps
     for _ in follow(adding.train(), steps, lambda record: record.step, _numbers, "step", quiet):
@@ -175,8 +175,8 @@ def _say_doubts(training: Any, paths: list[str], other: str) -> None:
 def _new(folder: Path | None, paths: list[Path], format: str | None, options: Config, said: bool, quiet: bool) -> tuple:
     """A new run; `said`: whether a person chose the bin size, which counts that come binned otherwise tell."""
     from ldmfilter.data import read_session
-    from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
     from ldmfilter.data.formats.binned import BinnedSession
+    from ldmfilter.data.prepare import prepare
     from ldmfilter.data.windows import reserve
     from ldmfilter.filter.runs import Run
     from ldmfilter.filter.training import Training
@@ -184,18 +184,12 @@ def _new(folder: Path | None, paths: list[Path], format: str | None, options: Co
     sessions = [read_session(path, format, options.data.bin_size if said else None) for path in paths]
     if isinstance(sessions[0], BinnedSession) and not said:
         options = options.replace(bin_size=sessions[0].bin_size)
-    used, counts, notes = [], [], []
-    for session in sessions:
-        spans = choose_spans(session, interval=options.data.interval, spans=options.data.spans)
-        chosen, note = choose_units(session, query=options.data.units, min_rate=options.data.min_rate, spans=spans)
-        used.append(chosen)
-        counts.append(reserve(bin_spikes(chosen, options.data.bin_size, spans), options.data.reserve))
-        notes += [note] if note else []
+    counts = [reserve(prepare(session, options.data), options.data.reserve) for session in sessions]
     training = Training(options.filter, counts)
-    run = Run.create(folder, options, sessions, used)
-    if not quiet:
-        for note in notes:
-            say(note)
+    run = Run.create(folder, options, sessions, counts)
+    for one in () if quiet else counts:
+        if one.attrs["units_left_out"]:
+            say(one.attrs["units_left_out"])
     return run, training, counts
 
 

@@ -47,7 +47,7 @@ def harmful_run(folder: Path) -> Run:
     options = FilterConfig(latent_dim=3, max_steps=100, hidden=(32,), window=20, batch_size=16)
     config = Config(DataConfig(spans=((0.0, 260.0),)), options).replace(state_dim=3)
     counts = reserve(bin_spikes(session, config.data.bin_size, config.data.spans), config.data.reserve)
-    run = Run.create(folder / "run", config, session, session)
+    run = Run.create(folder / "run", config, session, counts)
     for _ in run.train(Training(config.filter, counts), counts):
         pass
     return run

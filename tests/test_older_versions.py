@@ -48,7 +48,8 @@ def test_an_old_model_decodes_as_it_did(session, store):
 
 def test_an_old_run_is_opened_and_its_commands_work(run, session, tmp_path, store):
     opened = Run.open(run)
-    assert opened.config.filter.refit and opened.config.filter.latent_dim == 2
+    assert opened.config.filter.refit
+    assert opened.config.filter.latent_dim == 2
     assert opened.unit_ids == store["unit"].values.tolist()
     ended = here("decode", session, "--run", run, "--out", "latents.zarr", cwd=tmp_path)
     assert ended.code == 0, ended.err

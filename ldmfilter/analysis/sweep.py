@@ -43,7 +43,7 @@ import xarray as xr
 from ldmfilter import cluster
 from ldmfilter.config import Config
 from ldmfilter.data import read_session
-from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
+from ldmfilter.data.prepare import prepare
 from ldmfilter.data.session import Session
 from ldmfilter.data.untrusted.remote import absolute
 from ldmfilter.data.windows import reserve
@@ -156,15 +156,11 @@ class Recording:
 
     Attributes:
         session: as read.
-        chosen: with the units that are used.
         counts: (time, unit), without the reserved time.
-        note: which units were left out, else "".
     """
 
     session: Session
-    chosen: Session
     counts: xr.DataArray
-    note: str
 
 
 class Sweep:
@@ -528,7 +524,7 @@ class Sweep:
             else:
                 for scratch in self.folder.glob(f".{run.folder.name}.*.tmp"):  # of a process that was killed
                     shutil.rmtree(scratch, ignore_errors=True)
-                the_run = Run.create(run.folder, config, recording.session, recording.chosen)
+                the_run = Run.create(run.folder, config, recording.session, recording.counts)
             history = training.history
             yield now("started")
             for _ in the_run.train(training, recording.counts):
@@ -902,9 +898,7 @@ def _or_worst(score: float | None) -> float:
 def _record(path: str | os.PathLike[str], config: Config) -> Recording:
     data = config.data
     session = read_session(path, None, data.bin_size)
-    spans = choose_spans(session, interval=data.interval, spans=data.spans)
-    chosen, note = choose_units(session, query=data.units, min_rate=data.min_rate, spans=spans)
-    return Recording(session, chosen, reserve(bin_spikes(chosen, data.bin_size, spans), data.reserve), note)
+    return Recording(session, reserve(prepare(session, data), data.reserve))
 
 
 def _with(config: Config, options: Options, seed: int) -> Config:

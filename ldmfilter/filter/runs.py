@@ -24,14 +24,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 from filelock import FileLock, Timeout
 
 from ldmfilter.config import Config
 from ldmfilter.data import FORMATS, read_session
-from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
 from ldmfilter.data.counts import check_counts
+from ldmfilter.data.prepare import prepare
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import reserve
@@ -72,9 +71,9 @@ class RunSession:
     added: bool = False
 
     @classmethod
-    def of(cls, session: Session, chosen: Session, added: bool = False) -> "RunSession":
-        """That of a session as read, and with the units that are used."""
-        ids, all_ids = (one.units["unit"].to_numpy().tolist() for one in (chosen, session))
+    def of(cls, session: Session, counts: xr.DataArray, added: bool = False) -> "RunSession":
+        """That of a session as read, and of its counts, which have the units that are used."""
+        ids, all_ids = counts["unit"].to_numpy().tolist(), session.units["unit"].to_numpy().tolist()
         return cls(session.source.path, session.source.checksum, ids, all_ids, session.source.format, added)
 
     @classmethod
@@ -184,7 +183,7 @@ class Run:
         folder: str | os.PathLike[str] | None,
         config: Config,
         session: Session | Sequence[Session],
-        chosen: Session | Sequence[Session],
+        counts: xr.DataArray | Sequence[xr.DataArray],
     ) -> "Run":
         """Make a run folder; without a name, a new one below `runs/`. Of processes that train together, the first does.
 
@@ -192,13 +191,14 @@ class Run:
             folder: where, or None.
             config: what is asked for, validated.
             session: the session as read, or several.
-            chosen: the same with the units that are used.
+            counts: of each session, with the units that are used.
 
         Raises:
             InputError: the folder holds something already or cannot be written to.
         """
         now = datetime.now(UTC)
-        sessions, used = ([one] if isinstance(one, Session) else list(one) for one in (session, chosen))
+        sessions = [session] if isinstance(session, Session) else list(session)
+        used = [counts] if isinstance(counts, xr.DataArray) else list(counts)
         path = new_folder(sessions, now) if folder is None else Path(folder)
         if ranks().first and path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise _exists(path)
@@ -375,9 +375,7 @@ class Run:
                 f"{session.source.path}: is not the session that {self.folder} was trained on, or has changed; "
                 "train anew"
             )
-        data = self.config.data
-        spans = choose_spans(session, interval=data.interval, spans=data.spans)
-        return session, bin_spikes(session.select_units(np.asarray(self.unit_ids)), data.bin_size, spans)
+        return session, prepare(session, self.config.data, self.unit_ids)
 
     def _hold(self) -> None:
         """Hold the run's lock, until its training or this process ends. Raises: InputError where another has it."""
@@ -450,10 +448,8 @@ class Run:
                 f"{self.folder}: its training has not ended; go on with it first, by `ldmfilter train --resume --run "
                 f"{self.folder}`"
             )
-        spans = choose_spans(session, interval=data.interval, spans=data.spans)
-        chosen, note = choose_units(session, query=data.units, min_rate=data.min_rate, spans=spans)
-        counts = check_counts(reserve(bin_spikes(chosen, data.bin_size, spans), data.reserve))
-        return Adding(self, model, RunSession.of(session, chosen, True), counts, note)
+        counts = check_counts(reserve(prepare(session, data), data.reserve))
+        return Adding(self, model, RunSession.of(session, counts, True), counts)
 
     def _take_added(self, model: LDMFilter, session: RunSession) -> None:
         # First the encoder, then its name: a stop between the two leaves an encoder that nobody asks for.
@@ -478,15 +474,14 @@ class Adding:
 
     Attributes:
         counts: (time, unit) that its encoder is trained on.
-        note: on units that were left out.
         training: of its encoder.
     """
 
-    def __init__(self, run: Run, model: LDMFilter, session: RunSession, counts: xr.DataArray, note: str | None):
+    def __init__(self, run: Run, model: LDMFilter, session: RunSession, counts: xr.DataArray):
         # A stop may have left the encoder of a session that the run does not know.
         known = [i for i, one in enumerate(model.sessions_) if one.source.get("checksum") != session.checksum]
         self._run, self._model, self._session = run, model.keep(known), session
-        self.counts, self.note = counts, note
+        self.counts = counts
         self.training = self._model.adding(counts)
 
     def train(self) -> Iterator[Record]:

@@ -25,8 +25,9 @@ import xarray as xr
 
 from ldmfilter.analysis.behavior import Behavior, align, choose_behavior
 from ldmfilter.analysis.readout import LEVELS, BehaviorReport, read_behavior
+from ldmfilter.config import DataConfig
 from ldmfilter.data import read_session
-from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
+from ldmfilter.data.prepare import prepare
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import RESERVED_BLOCK, reserve
@@ -143,14 +144,12 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
             f"{session.source.path}: {position.path}: position is never known for {SHORTEST:g} s in a row; "
             "give a session with more"
         )
-    spans = choose_spans(session, spans=stretches)
-    chosen, _ = choose_units(session, spans=spans)
-    counts = bin_spikes(chosen, BIN, spans)
+    counts = prepare(session, DataConfig(bin_size=BIN, spans=tuple(stretches)))
     phase, length = lap_phase(position, counts["time"].to_numpy())
     simulated = data is None or data.resolve() == SAMPLE.resolve()
     if simulated:
         say(SIMULATED)
-    say(f"{counts.sizes['time']} bins of {BIN:g} s, {chosen.n_units} units, {position.path}")
+    say(f"{counts.sizes['time']} bins of {BIN:g} s, {counts.sizes['unit']} units, {position.path}")
     seen = reserve(counts, RESERVED)
     if seen.sizes["time"] == counts.sizes["time"]:
         raise InputError(
@@ -175,7 +174,7 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
     numbers = {
         "session": Path(session.source.path).name,
         "simulated": simulated,
-        "units": chosen.n_units,
+        "units": counts.sizes["unit"],
         "bins": int(counts.sizes["time"]),
         "track_length": length,
         "unit": position.unit,
@@ -190,7 +189,15 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
             "lap_turns": turned,
         },
     }
-    picture = _picture(reading.latents, chosen, plane, drawn, path, turned, SIMULATED if simulated else "")
+    picture = _picture(
+        reading.latents,
+        session.select_units(counts["unit"].to_numpy()),
+        plane,
+        drawn,
+        path,
+        turned,
+        SIMULATED if simulated else "",
+    )
     return Outcome(numbers, claims(place, lap, direction_right, length, ring), picture, SIMULATED if simulated else "")
 
 

@@ -6,6 +6,7 @@ import pytest
 from ldmfilter.analysis.compare import agreement, compare
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data import read_session
+from ldmfilter.data.prepare import prepare
 from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.data.windows import reserve
 from ldmfilter.errors import InputError
@@ -41,8 +42,8 @@ def test_noise_takes_its_share():
 
 def make_run(folder, session, steps=SMALL["max_steps"], **options) -> Run:
     config = Config(DataConfig(**options), FilterConfig(**SMALL | {"max_steps": steps}))
-    run = Run.create(folder, config, session, session)
-    _, counts = run.recording()
+    counts = prepare(session, config.data)
+    run = Run.create(folder, config, session, counts)
     kept = reserve(counts, run.config.data.reserve)
     for _ in run.train(Training(config.filter, kept), kept):
         pass

@@ -1,0 +1,35 @@
+"""The one way from a session to counts: train, sweep, decode, export and the experiments all take it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from ldmfilter.config import DataConfig
+from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
+from ldmfilter.data.session import Session
+
+
+def prepare(session: Session, config: DataConfig, unit_ids: Sequence | None = None) -> xr.DataArray:
+    """Counts (time, unit) of the spans, units and bins that a configuration asks for, reserved time included;
+    `windows.reserve` takes that out.
+
+    Args:
+        session: as `read_session` gives it.
+        config: which spikes are used, and in which bins.
+        unit_ids: the units of a trained filter, in its order, in place of those that the configuration chooses.
+
+    Returns:
+        As `bin_spikes`. The attribute `units_left_out` says how many units were not chosen and why, or is "".
+
+    Raises:
+        InputError: as `choose_spans`, `choose_units` and `bin_spikes`, or a unit that the session does not have.
+    """
+    spans = choose_spans(session, interval=config.interval, spans=config.spans)
+    if unit_ids is None:
+        chosen, note = choose_units(session, query=config.units, min_rate=config.min_rate, spans=spans)
+    else:
+        chosen, note = session.select_units(np.asarray(unit_ids)), ""
+    return bin_spikes(chosen, config.bin_size, spans).assign_attrs(units_left_out=note)
