@@ -168,7 +168,7 @@ def _say_doubts(training: Any, paths: list[str], other: str) -> None:
         if match.doubtful:
             say(
                 f"warning: {path}: its states fit those of {other} nearly as well mirrored or exchanged (likeness "
-                f"{match.likeness:.3f} and {match.rival:.3f}); what is read from one session may not hold for the other"
+                f"{match.likeness:.3f} and {match.runner_up:.3f}); what is read from one session may not hold for the other"
             )
 
 

@@ -1,6 +1,8 @@
-"""What is done once when the encoder has been trained: noise fitted to it, honest covariances, one gauge."""
+"""The steps after training: sessions in one state space, noise fitted to z, the size of covariances, the gauge."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,19 +10,72 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter_windows
+from ldmfilter.filter.batches import Recording, Stretches
+from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter, filter_windows
 from ldmfilter.filter.linalg import safe_cholesky
+from ldmfilter.filter.matching import Match, match, mean_moments, moments_of, rotated
+from ldmfilter.filter.network import Network
 from ldmfilter.filter.parameters import NoiseWithMemory
 from ldmfilter.ldm.alignment import predictive_gaussian
 
 ITERATIONS = 100  # of L-BFGS at most
 HELD_OUT_WEIGHT = 0.5  # of the held-out windows together
 LEAST_SCALE = 1e-3  # of innovations in training; in finished filters 0.32 (sample session) to 1.00 (noise) was seen
+REFIT_WINDOWS = 2048  # training windows at most that the noise is fitted to, spread evenly
+GAUGE_LAG = 1.0  # s, between the states whose autocorrelation orders the dimensions
+FINISH_BINS = 2**16  # bins at most, about, that moments, gauge and scale of the covariances are measured on
+
+
+@torch.no_grad()
+def match_sessions(network: Network, sessions: Sequence[Stretches], bin_size: float, onto: bool) -> list[Match]:
+    """Rotate each session's z into one state space: that of the first, or, with `onto`, that of the network's moments.
+
+    Returns:
+        The match of each session that was rotated.
+    """
+    moments, matches = [network.moments] if onto else [], []
+    for i, (counts, observed, starts, _) in enumerate(sessions):
+        run = np.cumsum(starts | (np.diff(observed, prepend=False) != 0))
+        own = moments_of(network.encode(counts, i).double().numpy()[observed], run[observed], bin_size)
+        if moments:
+            matches.append(match(own, moments[0]))
+            U = matches[-1].rotation
+            encoder, own = network.encoder(i), rotated(own, U)
+            encoder.z_whiten.copy_(encoder.z_whiten.double() @ torch.from_numpy(U))
+        moments.append(own)
+    if not onto:
+        network.set_moments(mean_moments(moments))
+    return matches
+
+
+def refit_noise(network: Network, recordings: Sequence[Recording], warmup: int) -> None:
+    """Fit the network's noise with a memory to training and held-out windows of all sessions (`refit`)."""
+    most = REFIT_WINDOWS // len(recordings)
+    with torch.no_grad():
+        train = torch.cat([network.encode(one.train(most).cpu(), i).double() for i, one in enumerate(recordings)])
+        held = torch.cat([network.encode(one.held.cpu(), i).double() for i, one in enumerate(recordings)])
+    assert network.noise is not None
+    refit(network.linear_gaussian(), network.noise.double(), train, held, warmup)
+    network.noise.float()
+
+
+@torch.no_grad()
+def set_canonical(network: Network, sessions: Sequence[Stretches], bin_size: float) -> None:
+    """Set the network's gauge and the size of its covariances, as measured on all sessions."""
+    observed, starts, held = (np.concatenate(parts) for parts in list(zip(*sessions, strict=True))[1:])
+    z = torch.cat([network.encode(one.counts, i).double() for i, one in enumerate(sessions)])
+    filtered = filter(network.linear_gaussian(), z, torch.from_numpy(observed), torch.from_numpy(starts))
+    activity = np.concatenate([population_activity(one.counts.nan_to_num().sqrt()) for one in sessions])
+    scale, n = covariance_scale(filtered, held), len(network.gauge)
+    mean, cov = filtered.filtered_mean[:, :n].numpy(), scale * filtered.filtered_cov.mean(0)[:n, :n].numpy()
+    lag = max(1, round(GAUGE_LAG / bin_size))
+    network.covariance_scale.fill_(scale)
+    network.gauge.copy_(torch.from_numpy(canonical_gauge(mean, cov, np.cumsum(starts), activity, lag)))
 
 
 def covariance_scale(filtered: Filtered, held: NDArray[np.bool_]) -> float:
-    """The factor on all covariances that makes held-out innovations as large as they are said to be: the mean of
-    e' S^-1 e over held-out bins and latent dimensions.
+    """The factor on all covariances that makes S the covariance of held-out innovations: the mean of e' S^-1 e over
+    held-out bins and latent dimensions.
 
     A common factor on Q, R and the prior leaves the gains, and so every mean, as they are. Training needs it because
     dropout makes z noisier there than it is in use.

@@ -22,9 +22,10 @@ from ldmfilter.data.windows import stretches
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
 from ldmfilter.filter.decode import decode
-from ldmfilter.filter.matching import empty_law
-from ldmfilter.filter.network import Network
-from ldmfilter.filter.training import Record, Training, read_history
+from ldmfilter.filter.evaluation import Record, read_history
+from ldmfilter.filter.matching import no_moments
+from ldmfilter.filter.network import Network, current_names, names_of_format_2
+from ldmfilter.filter.training import Training
 from ldmfilter.tensors import damaged, digest, read_tensors, unit_ids, write_tensors
 from ldmfilter.version import __version__
 
@@ -32,7 +33,7 @@ log = logging.getLogger("ldmfilter")
 
 MODEL_FILE = "model.safetensors"
 #: Version of the model file. It rises when an older package could not read a newer file.
-MODEL_FORMAT = 2
+MODEL_FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +143,7 @@ class LDMFilter(FilterConfig):
         checksum = str(counts.attrs.get("checksum", ""))
         if checksum and checksum in [one.source.get("checksum") for one in self.sessions_]:
             raise InputError(f"{where}: is one of {self._told()} already; decode it")
-        if not self.network_.law_second.any():
+        if not self.network_.second_moments.any():
             raise InputError(f"{where}: the model is of an older ldmfilter and takes no further session; train it anew")
         return Training(self, counts, self.network_)
 
@@ -163,7 +164,7 @@ class LDMFilter(FilterConfig):
             network = Network([len(one.unit_ids) for one in self.sessions_], self, self.bin_size_)
         network.load_state_dict(tensors)
         self.network_ = network.eval()
-        self.model_id_ = digest(tensors)[:16]
+        self.model_id_ = _id(tensors)
 
     def of(self, session: int | str | xr.DataArray) -> "LDMFilter":
         """The filter of one of the sessions, with the same parameters, not copies; of a filter of one, itself.
@@ -186,7 +187,7 @@ class LDMFilter(FilterConfig):
         model = copy.copy(self)
         model.sessions_ = [self.sessions_[i] for i in positions]
         model.network_ = self.network_.keep(positions)
-        model.model_id_ = digest(model.network_.state_dict())[:16]  # sessions that come later do not change it
+        model.model_id_ = _id(model.network_.state_dict())  # sessions that come later do not change it
         return model
 
     def _find(self, session: int | str | xr.DataArray) -> int:
@@ -335,14 +336,22 @@ def _drive(training: Training, progress: Callable[[Record], None] | None) -> Non
             progress(record)
 
 
-def _of_format_1(tensors: dict[str, Tensor], latents: int) -> dict[str, Tensor]:
-    """The tensors of model format 1, which knew one session and no law, by the names they have since."""
-    new = {
-        f"encoders.0.{name.removeprefix('encoder.')}" if name.startswith(("encoder.", "z_")) else name: value
-        for name, value in tensors.items()
-    }
-    law = empty_law(latents)
-    return new | {"law_second": torch.from_numpy(law.second).float(), "law_third": torch.from_numpy(law.third).float()}
+def _id(tensors: dict[str, Tensor]) -> str:
+    """The id of a model with these parameters."""
+    return digest(names_of_format_2(tensors))[:16]
+
+
+def _current(tensors: dict[str, Tensor], format: int, latents: int) -> dict[str, Tensor]:
+    """The tensors of an older model file by the names they have now. Format 1 knew one session and no moments."""
+    if format == 1:
+        moments = no_moments(latents)
+        tensors = {
+            f"encoders.0.{name.removeprefix('encoder.')}" if name.startswith(("encoder.", "z_")) else name: value
+            for name, value in tensors.items()
+        }
+        tensors["second_moments"] = torch.from_numpy(moments.second).float()
+        tensors["third_moments"] = torch.from_numpy(moments.third).float()
+    return current_names(tensors)
 
 
 def load(folder: str | os.PathLike[str]) -> LDMFilter:
@@ -380,7 +389,7 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
         model.history_ = read_history(header["history"])
         if not (0 < model.bin_size_ < math.inf and model.history_):
             raise ValueError("it was trained on bins of no length, or not at all")
-        model._set_network(tensors if found > 1 else _of_format_1(tensors, model.latent_dim))
+        model._set_network(_current(tensors, found, model.latent_dim))
         if not all(bool(x.isfinite().all()) for x in (*tensors.values(), *model.network_.linear_gaussian())):
             raise ValueError("its parameters are not finite")
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError) as error:

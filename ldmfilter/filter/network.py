@@ -1,8 +1,8 @@
-"""What training changes: the encoders and the filter's raw parameters."""
+"""The network that is trained: the encoders and the filter's raw parameters."""
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from ldmfilter.config import FilterConfig
 from ldmfilter.filter.encoder import Encoder
 from ldmfilter.filter.kalman import LinearGaussian
 from ldmfilter.filter.linalg import symmetrise
-from ldmfilter.filter.matching import Law, empty_law
+from ldmfilter.filter.matching import Moments, no_moments
 from ldmfilter.filter.parameters import Dynamics, NoiseWithMemory
 
 INITIAL_TIME_CONSTANT = 5.0  # s, of the states before training
@@ -23,7 +23,7 @@ INITIAL_NOISE_TIME = 0.9  # s; a bin of this length would have as much signal as
 class Network(nn.Module):
     """An encoder for each session and the dynamics that all share, with what is not learnt but measured: `gauge`
     brings the states to canonical coordinates, `covariance_scale` the covariances to the size of held-out innovations,
-    and the law of z (`matching.Law`) brings further sessions into the same state space.
+    and the moments of z (`matching.Moments`) bring further sessions into the same state space.
 
     Args:
         n_units: number of units of each session.
@@ -33,8 +33,8 @@ class Network(nn.Module):
 
     gauge: Tensor
     covariance_scale: Tensor
-    law_second: Tensor
-    law_third: Tensor
+    second_moments: Tensor
+    third_moments: Tensor
 
     def __init__(self, n_units: Sequence[int], config: FilterConfig, bin_size: float):
         super().__init__()
@@ -52,14 +52,12 @@ class Network(nn.Module):
         self.noise = NoiseWithMemory(config.latent_dim, math.exp(-bin_size / NOISE_MEMORY)) if config.refit else None
         self.register_buffer("gauge", torch.eye(config.states))
         self.register_buffer("covariance_scale", torch.ones(()))
-        self.set_law(empty_law(config.latent_dim))
+        self.set_moments(no_moments(config.latent_dim))
 
     def forward(self, counts: Sequence[Tensor]) -> tuple[list[Tensor], LinearGaussian]:
-        """Raw pseudo-observations of each session's counts (*batch, unit), and the filter's parameters, which stay in
-        float32 under mixed precision."""
-        z = [encoder(x) for encoder, x in zip(self.encoders, counts, strict=True)]
-        with torch.autocast(counts[0].device.type, enabled=False):
-            return [one.float() for one in z], self.dynamics()
+        """Raw pseudo-observations of each session's counts (*batch, unit), and the filter's parameters, which are
+        computed in float64 whatever the precision."""
+        return [encoder(x) for encoder, x in zip(self.encoders, counts, strict=True)], self.dynamics()
 
     def encode(self, counts: Float[Tensor, "*batch unit"], session: int = 0) -> Float[Tensor, "*batch latent"]:
         """White pseudo-observations of a session's counts."""
@@ -78,14 +76,14 @@ class Network(nn.Module):
         return network
 
     @property
-    def law(self) -> Law:
-        """The law of white z that all sessions share."""
-        return Law(self.law_second.double().numpy(), self.law_third.double().numpy())
+    def moments(self) -> Moments:
+        """The moments of white z that all sessions share."""
+        return Moments(self.second_moments.double().numpy(), self.third_moments.double().numpy())
 
-    def set_law(self, law: Law) -> None:
-        """Keep the law of white z that all sessions share."""
-        self.register_buffer("law_second", torch.from_numpy(law.second).float())
-        self.register_buffer("law_third", torch.from_numpy(law.third).float())
+    def set_moments(self, moments: Moments) -> None:
+        """Keep the moments of white z that all sessions share."""
+        self.register_buffer("second_moments", torch.from_numpy(moments.second).float())
+        self.register_buffer("third_moments", torch.from_numpy(moments.third).float())
 
     @torch.no_grad()
     def linear_gaussian(self) -> LinearGaussian:
@@ -111,3 +109,18 @@ class Network(nn.Module):
             b=T @ b,
             P0=scale * symmetrise(T @ P0 @ T.mT),
         )
+
+
+# Names of buffers until model format 2.
+_NAMES = {"second_moments": "law_second", "third_moments": "law_third"}
+
+
+def names_of_format_2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's tensors by the names of model format 2, which a model's id is made of."""
+    return {_NAMES.get(name, name): value for name, value in tensors.items()}
+
+
+def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's tensors by the names that they have now, from those of model format 2 or now."""
+    now = {old: new for new, old in _NAMES.items()}
+    return {now.get(name, name): value for name, value in tensors.items()}

@@ -8,7 +8,9 @@ elsewhere pairs are gone through in tiles, some rows of the N x N matrix of dist
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -273,5 +275,27 @@ def discrete(p: Float[Tensor, "*category"]) -> Float[Tensor, ""]:
     return torch.special.entr(p.clamp_min(torch.finfo(p.dtype).tiny)).sum()
 
 
-#: Entropy estimators by the name that `--entropy` takes; the stop-gradient needs none (see `objectives`).
-ENTROPIES: dict[str, Callable[..., Tensor]] = {"knn": knn, "logdet": logdet, "kde": kde}
+@dataclass(frozen=True)
+class Entropy:
+    """An entropy that training can use; adding one is a row of `ENTROPIES`, and its name in `config.ENTROPIES`.
+
+    Attributes:
+        estimate: (samples, group, **options) -> H in nats; None for the stop-gradient, which detaches the target z_t
+            and needs no H.
+        samples: bins of each window that are compared; None takes all. Bins of one window are never compared with one
+            another, as neighbours in time are not independent.
+        options: of the estimate in training.
+    """
+
+    estimate: Callable[..., Tensor] | None
+    samples: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+#: By the name that `--entropy` takes.
+ENTROPIES = {
+    "logdet": Entropy(logdet),
+    "knn": Entropy(knn, samples=12, options={"k": 3, "clip": 0.1}),  # the paper's k and clip
+    "stopgrad": Entropy(None),
+    "kde": Entropy(kde, samples=12),
+}

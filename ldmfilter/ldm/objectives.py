@@ -33,20 +33,20 @@ def predictive(
         z: pseudo-observations, the bins that carry loss.
         zhat: their predictions from the bins before, t|t-1.
         S: covariance of the prediction, one that all share or one for each bin.
-        entropy: "stopgrad" detaches the target z_t and needs no H (a plug-in for the conditional entropy);
-            else a key of `entropy.ENTROPIES`.
+        entropy: a key of `entropy.ENTROPIES`; "stopgrad" is a plug-in for the conditional entropy.
         samples: the pseudo-observations that H is estimated from. Default: all of z.
         group: the window that each of `samples` comes from; those of one window are never compared.
-        options: for the entropy's estimator.
+        options: for the entropy's estimator. Default: the estimator's own.
 
     Raises:
         KeyError: an unknown entropy.
     """
-    if entropy == "stopgrad":
+    estimate = ENTROPIES[entropy].estimate
+    if estimate is None:
         alignment = predictive_gaussian(z.detach(), zhat, S).mean()
         return Objective(alignment, alignment, None)
     alignment = predictive_gaussian(z, zhat, S).mean()
-    H = ENTROPIES[entropy](z.flatten(0, 1) if samples is None else samples, group, **(options or {}))
+    H = estimate(z.flatten(0, 1) if samples is None else samples, group, **(options or {}))
     return Objective(alignment + H, alignment, H)
 
 

@@ -146,6 +146,9 @@ class OneDevice:
             group["params"] = [moved[parameter] for parameter in group["params"]]
         return module, optimizer
 
+    def to_device(self, tensor):
+        return tensor.to(self.device)
+
     def backward(self, loss):
         loss.backward()
 
@@ -159,7 +162,7 @@ def on_the_device(monkeypatch, device):
         return
     for module in (decode, training):
         monkeypatch.setattr(module, "resolve_device", lambda name: "cpu" if name == "cpu" else device)
-    whole = training._fabric
+    whole = training.fabric_on
     monkeypatch.setattr(
-        training, "_fabric", lambda name, *more: whole(name, *more) if name == "cpu" else OneDevice(name)
+        training, "fabric_on", lambda name, *more: whole(name, *more) if name == "cpu" else OneDevice(name)
     )

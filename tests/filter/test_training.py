@@ -12,7 +12,7 @@ import xarray as xr
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import InputError, TrainingError
-from ldmfilter.filter import training
+from ldmfilter.filter import batches
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.training import Training, resolve_device
 from ldmfilter.ldm.spectrum import effective_rank, rank_of
@@ -166,8 +166,8 @@ def test_windows_stay_within_segments_and_out_of_held_out_blocks(counts):
 
 def test_counts_that_are_read_from_a_store_train_to_the_same_bits(counts, fitted, tmp_path, monkeypatch):
     counts.to_dataset(name="counts").to_zarr(tmp_path / "counts.zarr")
-    monkeypatch.setattr(training, "RESIDENT", 1000)
-    monkeypatch.setattr(training, "STRETCH", 700)
+    monkeypatch.setattr(batches, "RESIDENT", 1000)
+    monkeypatch.setattr(batches, "STRETCH", 700)
     with xr.open_dataset(tmp_path / "counts.zarr", engine="zarr", chunks=None) as store:
         monkeypatch.setattr(xr.Variable, "load", None)  # nothing may ask for all of it
         assert same(LDMFilter(**SMALL).fit(store["counts"]).network_.state_dict(), fitted.network_.state_dict())
