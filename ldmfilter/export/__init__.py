@@ -36,7 +36,7 @@ def read_latents(path: str | os.PathLike[str]) -> xr.Dataset:
     Raises:
         InputError: there is no such store, it is of another kind or damaged, or reading it would run code.
     """
-    from ldmfilter.export.latents import open_latents
+    from ldmfilter.filter.latents import open_latents
 
     return open_latents(Path(path))
 
@@ -76,8 +76,8 @@ def to_nwb(
             module already; both or none of `out` and `in_place` are given; `out` exists or is the session itself; the
             disk refuses.
     """
-    from ldmfilter.export.latents import check_latents
     from ldmfilter.export.nwb import write_nwb
+    from ldmfilter.filter.latents import check_latents
 
     check_latents(latents)
     if (out is None) != in_place:
@@ -154,7 +154,7 @@ WRITERS: dict[str, Callable[..., Path]] = {
 
 def _checked(to: str, latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool) -> Path:
     """The target, once states and target are known to be fit for each other."""
-    from ldmfilter.export.latents import check_latents
+    from ldmfilter.filter.latents import check_latents
 
     check_latents(latents)
     store = latents.encoding.get("source")

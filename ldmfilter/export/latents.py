@@ -1,120 +1,20 @@
-"""States on their way out: a store opened without running anything, blocks of time, columns with units."""
+"""States on their way out: blocks of time, columns with units, segments."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 
-from ldmfilter.data.formats.zarr import _DAMAGE, _ZARR_3, check_arrays
-from ldmfilter.data.untrusted.codecs import checked
-from ldmfilter.data.untrusted.npy import check_text
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, one_line
+from ldmfilter.filter.latents import reading, source_of
 
-FORMAT = "ldmfilter-latents"
 BLOCK = 2**16  # bins that are in memory at a time
 
 Block = tuple[slice, xr.Dataset]  # some bins, and their place among all
 Follow = Callable[[Iterator[Block]], Iterator[Block]]  # passes blocks on, and shows how far they are
-
-#: Variables of states and their dims; the first ones are in every store.
-REQUIRED = {
-    "time": ("time",),
-    "segment": ("time",),
-    "observed": ("time",),
-    "filtered_mean": ("time", "state"),
-    "filtered_cov": ("time", "state", "state_2"),
-    "ci": ("time", "state", "bound"),
-}
-KNOWN = REQUIRED | {
-    "trained": ("time",),
-    "interval": ("time",),
-    "predicted_mean": ("time", "state"),
-    "predicted_cov": ("time", "state", "state_2"),
-    "smoothed_mean": ("time", "state"),
-    "smoothed_cov": ("time", "state", "state_2"),
-    "innovation": ("time", "latent"),
-    "innovation_cov": ("time", "latent", "latent_2"),
-}
-# Names of variables become names of files, columns and objects.
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-def open_latents(path: Path) -> xr.Dataset:
-    """A store of states, its values read when they are used. Raises InputError as `read_latents`."""
-    if not path.exists():
-        raise InputError(f"{path}: no such store; `ldmfilter decode --out {path}` makes one")
-    if not (path / ".zgroup").exists():
-        raise InputError(f"{path}: is no store of latent states; give one that `ldmfilter decode` made")
-    with reading(path), checked():
-        attributes = json.loads((path / ".zattrs").read_text(encoding="utf-8"))
-        if not isinstance(attributes, dict) or attributes.get("format") != FORMAT:
-            raise InputError(f"{path}: is no store of latent states; give one that `ldmfilter decode` made")
-        check_arrays(path)
-        # Consolidated metadata are a copy of what was just checked, or not.
-        version: dict[str, Any] = {"zarr_format": 2} if _ZARR_3 else {}
-        group = zarr.open_group(str(path), mode="r", **version)
-        for name, array in group.arrays():
-            if array.dtype.kind == "U":
-                check_text(array[...], f"{path}: {name}")
-        latents = xr.open_zarr(path, chunks=None, consolidated=False, **version)
-        latents.encoding["source"] = str(path)
-        check_latents(latents)
-        for name in ("time", "filtered_mean", "filtered_cov"):
-            # What is not there reads as NaN or 0. These three are never all NaN or 0, so that zarr writes all chunks.
-            lost = group[name].nchunks - group[name].nchunks_initialized
-            if lost:
-                raise InputError(f"{path}: {name}: {lost} chunks are missing; decode it again")
-    return latents
-
-
-def check_latents(latents: xr.Dataset) -> None:
-    """Raises InputError for a dataset that is not one of states: variables missing, of other dims or odd names."""
-    where = source_of(latents)
-    for name, dims in KNOWN.items():
-        if name not in latents.variables:
-            if name in REQUIRED:
-                raise InputError(f"{where}: holds no {name}; give states as `ldmfilter decode` makes them")
-        elif latents[name].dims != dims:
-            raise InputError(f"{where}: {name} has dims {latents[name].dims}, not {dims}; decode it again")
-    for key, variable in latents.variables.items():
-        name = str(key)
-        if not _NAME.fullmatch(name) or variable.dtype.kind not in "biufUT":
-            raise InputError(f"{where}: {name!r} is no variable of latent states; decode it again")
-    if latents.sizes["time"] == 0 or latents.sizes["bound"] != 2:
-        raise InputError(f"{where}: holds no bins, or intervals without two bounds; decode it again")
-    size = latents.attrs.get("bin_size")
-    if not isinstance(size, int | float | np.number) or not 0 < size < np.inf:
-        raise InputError(f"{where}: its bin_size is {size}; decode it again")
-    time = latents["time"].to_numpy()
-    if time.dtype.kind != "f" or not np.isfinite(time).all() or (np.diff(time) <= 0).any():
-        raise InputError(f"{where}: its time does not rise; decode it again")
-
-
-def source_of(latents: xr.Dataset) -> str:
-    """What to call states in a message."""
-    return str(latents.encoding.get("source", "states"))
-
-
-@contextmanager
-def reading(path: object) -> Iterator[None]:
-    """Turn what zarr says of damaged stores into one line. Raises: InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except _DAMAGE as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise InputError(f"{path}: is a damaged store of states ({reason}); decode it again") from error
 
 
 def blocks(latents: xr.Dataset, names: Sequence[str] | None = None) -> Iterator[Block]:
@@ -138,7 +38,7 @@ def clean(text: object) -> str:
     >>> clean("run" + chr(10) + "fast")
     'run fast'
     """
-    return _CONTROL.sub(" ", str(text))
+    return one_line(str(text))
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,13 @@
-"""A fitted filter and counts to labelled states: the dataset that `latents.zarr` holds."""
+"""Decoding: a fitted filter and counts to labelled states (`filter.latents`)."""
 
 from __future__ import annotations
 
 import copy
 import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,24 +19,35 @@ from ldmfilter.config import settings
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
-from ldmfilter.files import check_target, replacing
+from ldmfilter.filter.device import resolve_device
 from ldmfilter.filter.kalman import Filtered, Smoothed, filter, predict, smooth
+from ldmfilter.filter.latents import (
+    FORMAT,
+    TIME_CHUNK,
+    check_store,
+    is_made_from,
+    make_latents,
+    store_attributes,
+    write_latents,
+)
 from ldmfilter.filter.linalg import NotPositiveDefiniteError, one_thread
-from ldmfilter.filter.training import resolve_device
 from ldmfilter.version import __version__
 
 if TYPE_CHECKING:
     from ldmfilter.data.session import Session
-    from ldmfilter.filter.model import LDMFilter
+    from ldmfilter.filter.fitted import Fitted
     from ldmfilter.filter.network import Network
 
-_FORMAT = "ldmfilter-latents"
-TIME_CHUNK = 16_384  # bins in a chunk of the store
+__all__ = [
+    "BLOCK", "check_level", "check_store", "decode", "decode_blocks", "is_made_from", "select_model_units", "sound",
+    "store_attributes", "write_latents",
+]  # fmt: skip
+
 BLOCK = 4 * TIME_CHUNK  # bins decoded at a time
 
 
 def decode(
-    model: LDMFilter, counts: xr.DataArray, ci: float = 0.95, smoothing: bool = False, device: str = "cpu"
+    model: Fitted, counts: xr.DataArray, ci: float = 0.95, smoothing: bool = False, device: str = "cpu"
 ) -> xr.Dataset:
     """Filter counts into states, causally, and smooth them where asked.
 
@@ -63,14 +72,14 @@ def decode(
 
 
 def decode_blocks(
-    model: LDMFilter,
+    model: Fitted,
     counts: xr.DataArray,
     ci: float = 0.95,
     smoothing: bool = False,
     block: int = BLOCK,
     device: str = "cpu",
 ) -> Iterator[xr.Dataset]:
-    """What `decode` gives, in pieces of `block` bins along time, so that memory does not grow with the recording.
+    """The states of `decode` in pieces of `block` bins along time, so that memory does not grow with the recording.
 
     `counts` may be lazy, as xarray opens them from a zarr store: only the bins of one piece are read at a time.
     With smoothing the whole recording is one piece, because every bin needs its whole segment.
@@ -104,8 +113,8 @@ def decode_blocks(
 
 
 @contextmanager
-def sound(model: LDMFilter, counts: xr.DataArray) -> Iterator[None]:
-    """Turn numbers that cannot be computed with into one line. Raises: InputError."""
+def sound(model: Fitted, counts: xr.DataArray) -> Iterator[None]:
+    """Turn the errors of states that are not finite into one line. Raises: InputError."""
     try:
         yield
     except (NotPositiveDefiniteError, torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
@@ -125,15 +134,11 @@ def _encode(network: Network, counts: xr.DataArray, device: str) -> Tensor:
     return torch.cat(pieces)
 
 
-def _dataset(
-    model: LDMFilter, counts: xr.DataArray, ci: float, result: Filtered, smoothed: Smoothed | None
-) -> xr.Dataset:
-    segment, observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
+def _dataset(model: Fitted, counts: xr.DataArray, ci: float, result: Filtered, smoothed: Smoothed | None) -> xr.Dataset:
+    n = model.states  # the states of noise with a memory are left out
 
     def array(value: Tensor) -> np.ndarray:
         return value.cpu().numpy().astype(np.float32)
-
-    n = model.states  # those of noise with a memory are not handed out
 
     def means(value: Tensor) -> np.ndarray:
         return array(value[:, :n])
@@ -143,51 +148,29 @@ def _dataset(
 
     mean, cov = means(result.filtered_mean), covs(result.filtered_cov)
     half = float(ndtri(0.5 + 0.5 * ci)) * np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
-    state, latent = np.arange(mean.shape[1]), np.arange(model.latent_dim)
-    coords = {
-        "time": (
-            "time",
-            np.asarray(counts["time"], dtype=np.float64),
-            {"units": "s", "long_name": "bin centre"},
-        ),
-        "state": state,
-        "state_2": state,
-        "latent": latent,
-        "latent_2": latent,
-        "unit": model.unit_ids_,
-        "bound": np.asarray(["lower", "upper"]),
-        "segment": ("time", segment.astype(np.int32)),
+    values = {
+        "time": np.asarray(counts["time"], dtype=np.float64),
+        "segment": np.asarray(counts["segment"]).astype(np.int32),
+        "filtered_mean": mean,
+        "filtered_cov": cov,
+        "predicted_mean": means(result.predicted_mean),
+        "predicted_cov": covs(result.predicted_cov),
+        "ci": np.stack([mean - half, mean + half], -1).astype(np.float32),
+        "innovation": array(result.innovation),
+        "innovation_cov": array(result.innovation_cov),
+        "observed": np.asarray(counts["observed"]),
+        "trained": _trained(model, counts),
     }
     if "interval" in counts.coords:
-        coords["interval"] = ("time", np.asarray(counts["interval"]).astype(np.str_))
-    variables = {
-        "filtered_mean": (("time", "state"), mean, {"time_index": "t|t"}),
-        "filtered_cov": (("time", "state", "state_2"), cov, {"time_index": "t|t"}),
-        "predicted_mean": (("time", "state"), means(result.predicted_mean), {"time_index": "t|t-1"}),
-        "predicted_cov": (("time", "state", "state_2"), covs(result.predicted_cov), {"time_index": "t|t-1"}),
-        "ci": (
-            ("time", "state", "bound"),
-            np.stack([mean - half, mean + half], -1).astype(np.float32),
-            {"level": ci, "of": "filtered_mean"},
-        ),
-        "innovation": (("time", "latent"), array(result.innovation), {"time_index": "t, given t-1"}),
-        "innovation_cov": (
-            ("time", "latent", "latent_2"), array(result.innovation_cov), {"time_index": "t, given t-1"},
-        ),
-        "observed": ("time", observed),
-        "trained": ("time", _trained(model, counts), {"long_name": "whether the model was trained on the bin"}),
-    }  # fmt: skip
+        values["interval"] = np.asarray(counts["interval"]).astype(np.str_)
     if smoothed is not None:
-        variables["smoothed_mean"] = (("time", "state"), means(smoothed.smoothed_mean), {"time_index": "t|T"})
-        variables["smoothed_cov"] = (
-            ("time", "state", "state_2"), covs(smoothed.smoothed_cov), {"time_index": "t|T"},
-        )  # fmt: skip
-    return xr.Dataset(variables, coords, _attributes(model, counts, ci))
+        values |= {"smoothed_mean": means(smoothed.smoothed_mean), "smoothed_cov": covs(smoothed.smoothed_cov)}
+    return make_latents(values, model.unit_ids_, _attributes(model, counts, ci))
 
 
-def _trained(model: LDMFilter, counts: xr.DataArray) -> np.ndarray:
-    """Which bins overlap with the time that the model was trained on, in the same recording: the same bytes, or the
-    same identifier, as a copy has it to which behaviour or states were added later."""
+def _trained(model: Fitted, counts: xr.DataArray) -> np.ndarray:
+    """Mark the bins (time,) that the model was trained on: those of the same recording, by its bytes or its identifier,
+    as a copy to which behaviour or states were added has other bytes."""
     checksum, identifier = (str(counts.attrs.get(key, "")) for key in ("checksum", "identifier"))
     copy = identifier and identifier == model.source_.get("identifier", "")
     if checksum != model.source_.get("checksum", "") and not copy:
@@ -196,7 +179,7 @@ def _trained(model: LDMFilter, counts: xr.DataArray) -> np.ndarray:
     return ~outside(time, model.trained_spans_, 0.49 * model.bin_size_)
 
 
-def _check(model: LDMFilter, counts: xr.DataArray, ci: float) -> None:
+def _check(model: Fitted, counts: xr.DataArray, ci: float) -> None:
     where = counts.attrs.get("path", "counts")
     check_level(ci)
     ids, expected = counts["unit"].to_numpy().tolist(), model.unit_ids_.tolist()
@@ -238,10 +221,10 @@ def _as_float(counts: xr.DataArray) -> Tensor:
     return x
 
 
-def _attributes(model: LDMFilter, counts: xr.DataArray, ci: float) -> dict[str, str | float | int]:
+def _attributes(model: Fitted, counts: xr.DataArray, ci: float) -> dict[str, str | float | int]:
     source = {f"source_{k}": str(counts.attrs.get(k, "")) for k in ("path", "identifier", "checksum")}
     return {
-        "format": _FORMAT,
+        "format": FORMAT,
         "ldmfilter_version": __version__,
         "model_id": model.model_id_,
         "config": json.dumps(settings(model)),
@@ -256,7 +239,7 @@ def _attributes(model: LDMFilter, counts: xr.DataArray, ci: float) -> dict[str, 
     }
 
 
-def select_model_units(session: Session, model: LDMFilter, session_unit_ids: list) -> Session:
+def select_model_units(session: Session, model: Fitted, session_unit_ids: list) -> Session:
     """The session with the model's units, in the model's order.
 
     A model of some of a session's units decodes sessions that have just these, or all those of the session
@@ -269,68 +252,3 @@ def select_model_units(session: Session, model: LDMFilter, session_unit_ids: lis
     if ids in (wanted, session_unit_ids) or sorted(map(str, ids)) == sorted(map(str, session_unit_ids)):
         return session.select_units(np.asarray(wanted))
     raise InputError(_other_units(session.source.path, ids, session_unit_ids))
-
-
-def write_latents(
-    latents: xr.Dataset | Iterable[xr.Dataset], path: str | os.PathLike[str], overwrite: bool = False
-) -> None:
-    """Write a decoded dataset, or its pieces one after the other, as a zarr store chunked along time: whole or not
-    at all.
-
-    Raises:
-        InputError: the store exists and `overwrite` is False, or the disk refuses.
-    """
-    check_store(path, overwrite)
-    with replacing(path, overwrite) as scratch:
-        for i, piece in enumerate([latents] if isinstance(latents, xr.Dataset) else latents):
-            if i:
-                piece.to_zarr(scratch, append_dim="time", consolidated=True)
-            else:
-                # Format 2, which zarr 2 and 3 read: format 3 has no specification of fixed-width strings yet.
-                piece.to_zarr(scratch, mode="w", encoding=_chunks(piece), consolidated=True, zarr_format=2)
-
-
-def check_store(path: str | os.PathLike[str], overwrite: bool) -> None:
-    """Whether states may be written there; called early, it saves a person from waiting for a refusal.
-
-    Raises:
-        InputError: as `check_target`; or something lies there that is no store of states, which is never replaced.
-    """
-    store = check_target(path, overwrite)
-    if store.exists() and store_attributes(store).get("format") != _FORMAT:
-        raise InputError(f"{path}: is no store of latent states and is not replaced; choose another name")
-
-
-def is_made_from(path: str | os.PathLike[str], model: LDMFilter, checksum: str, options: str) -> bool:
-    """Whether a store holds what a model gives for a session, by its checksum, and options, the store's
-    `decode_options`: all of it, since a store is whole or not there."""
-    made = {
-        "format": _FORMAT,
-        "ldmfilter_version": __version__,
-        "model_id": model.model_id_,
-        "source_checksum": checksum,
-        "decode_options": options,
-    }
-    return made.items() <= store_attributes(path).items()
-
-
-def store_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a store says of itself; nothing where there is none."""
-    for name in (".zattrs", "zarr.json"):
-        try:
-            content = json.loads((Path(path) / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            continue
-        if isinstance(content, dict):
-            attributes = content.get("attributes") if name == "zarr.json" else content
-            return attributes if isinstance(attributes, dict) else {}
-    return {}
-
-
-def _chunks(latents: xr.Dataset) -> dict[str, dict[str, tuple[int, ...]]]:
-    sizes = {"time": TIME_CHUNK}
-    return {
-        str(name): {"chunks": tuple(sizes.get(str(dim), size) for dim, size in variable.sizes.items())}
-        for name, variable in latents.variables.items()
-        if variable.ndim
-    }

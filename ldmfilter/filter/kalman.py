@@ -301,10 +301,10 @@ def _trace(
 ) -> tuple[Float[Tensor, "node state state"], Int[Tensor, " time"]]:
     """Covariances of a recursion cov_t = step(cov_{t-1}, symbol_t), all stretches at once and each distinct one once.
 
-    A guess of every bin's covariance comes in. Wherever it does not follow from that of the bin before, a front
-    sets out that corrects it, bin by bin, until it agrees with what is there: the recursion forgets, so that
-    this is soon, and the number of rounds does not grow with the recording. All fronts move in lockstep; those that
-    have seen the same share their computation. What comes out follows from bin to bin within `same`, whatever the
+    Starts from a guess of every bin's covariance. Wherever the guess does not follow from that of the bin before, it is
+    corrected bin by bin until the correction agrees with what is there, which is soon, as the recursion forgets: the
+    number of rounds does not grow with the recording. All corrections advance together, a bin a round; those with the
+    same covariance and symbol share their computation. The result follows from bin to bin within `same`, whatever the
     guess was.
 
     Args:
@@ -321,19 +321,10 @@ def _trace(
         The distinct covariances and each bin's row among them.
     """
     time, needs_grad = len(node), torch.is_grad_enabled() and known.requires_grad
-    broken = np.append(irregular.numpy(), False)
-    memory, M = 1, contraction
-    while M is not None and memory < time and float(M.detach().square().sum()) > same:
-        memory, M = 2 * memory, M @ M
-    if contraction is not None:
-        # Irregular stretches that a front hardly leaves before the next are one, which fronts enter here and there.
-        broken = _joined(broken, memory // 8) & ~np.append(anew.numpy(), True)
+    memory = _memory(contraction, time, same)
+    front, broken = _corrections(irregular.numpy(), anew.numpy(), memory, forgets=contraction is not None)
     # Values can agree by chance where gradients do not: these are forgotten after agreement over the memory.
     least, regular = memory if needs_grad else 0, ~irregular.numpy()
-    stride = 2 * memory if contraction is not None else time
-    at = np.arange(time)
-    first = np.maximum.accumulate(np.where(broken[:-1] & ~np.roll(broken[:-1], 1), at, -1))
-    front = np.flatnonzero(broken[:-1] & ((at - first) % stride == 0))
 
     rows, symbols = node.numpy().copy(), symbol.numpy()
     n_symbols = int(symbols.max()) + 1
@@ -360,6 +351,28 @@ def _trace(
         front, parent, agreed, current = front[on] + 1, past[on], agreed[on], new
     used, node = distinct(torch.from_numpy(rows))
     return (torch.cat(layers) if needs_grad else store)[used], node
+
+
+def _memory(contraction: Tensor | None, time: int, same: float) -> int:
+    """Bins, a power of 2, after which errors that die out as F^t are below `same`, or `time` are reached."""
+    memory, M = 1, contraction
+    while M is not None and memory < time and float(M.detach().square().sum()) > same:
+        memory, M = 2 * memory, M @ M
+    return memory
+
+
+def _corrections(
+    irregular: NDArray[np.bool_], anew: NDArray[np.bool_], memory: int, forgets: bool
+) -> tuple[NDArray[np.integer], NDArray[np.bool_]]:
+    """Bins where corrections start, and the bins (time + 1,) that have to be corrected."""
+    time = len(irregular)
+    broken = np.append(irregular, False)
+    if forgets:
+        # Irregular stretches that are hardly apart are one, which is corrected from several bins at once.
+        broken = _joined(broken, memory // 8) & ~np.append(anew, True)
+    at, stride = np.arange(time), 2 * memory if forgets else time
+    first = np.maximum.accumulate(np.where(broken[:-1] & ~np.roll(broken[:-1], 1), at, -1))
+    return np.flatnonzero(broken[:-1] & ((at - first) % stride == 0)), broken
 
 
 def _joined(flags: NDArray[np.bool_], most: int) -> NDArray[np.bool_]:

@@ -1,6 +1,5 @@
 """LDMFilter: the estimator. Settings in, `fit`, `decode`, `save` and `load`."""
 
-import copy
 import dataclasses
 import logging
 import math
@@ -17,16 +16,15 @@ from torch import Tensor
 
 from ldmfilter.config import FilterConfig, build_filter_config, settings
 from ldmfilter.data.counts import check_counts
-from ldmfilter.data.tables import shorten
-from ldmfilter.data.windows import stretches
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
 from ldmfilter.filter.decode import decode
 from ldmfilter.filter.evaluation import Record, read_history
+from ldmfilter.filter.fitted import SOURCE_KEYS, Fitted, FittedSession
 from ldmfilter.filter.matching import no_moments
-from ldmfilter.filter.network import Network, current_names, names_of_format_2
+from ldmfilter.filter.network import current_names
 from ldmfilter.filter.training import Training
-from ldmfilter.tensors import damaged, digest, read_tensors, unit_ids, write_tensors
+from ldmfilter.tensors import damaged, read_tensors, unit_ids, write_tensors
 from ldmfilter.version import __version__
 
 log = logging.getLogger("ldmfilter")
@@ -36,35 +34,8 @@ MODEL_FILE = "model.safetensors"
 MODEL_FORMAT = 3
 
 
-@dataclass(frozen=True, eq=False)
-class FittedSession:
-    """A session that a filter has an encoder for.
-
-    Attributes:
-        unit_ids: (unit,) ids of the units, in the order of the counts.
-        source: where the training counts came from.
-        trained_spans: (start, stop), s: the time that training saw, its held-out blocks included.
-    """
-
-    unit_ids: np.ndarray
-    source: dict[str, str]
-    trained_spans: list[tuple[float, float]]
-
-    @classmethod
-    def of(cls, counts: xr.DataArray) -> "FittedSession":
-        """That of the counts that a training saw."""
-        source = {k: str(v) for k, v in counts.attrs.items() if k in SOURCE_KEYS}
-        return cls(counts["unit"].to_numpy(), source, stretches(counts))
-
-    @property
-    def names(self) -> list[str]:
-        """What it may be called: its path, the path's last part, and the ids that its file gives."""
-        path = self.source.get("path", "")
-        return [name for name in (path, Path(path).name, *map(self.source.get, SOURCE_KEYS[1:])) if name]
-
-
 @dataclass(eq=False, repr=False)
-class LDMFilter(FilterConfig):
+class LDMFilter(Fitted):
     """Nonlinear Bayesian filter for spike counts, trained without labels by predictive latent distribution
     matching (Mikulasch & Zenke 2026).
 
@@ -113,7 +84,7 @@ class LDMFilter(FilterConfig):
         self.bin_size_ = float(recordings[0].attrs["bin_size"])
         self.history_ = list(training.history)
         self.kept_step_ = training.kept_step
-        self._set_network(training.finished_state())
+        self.set_network(training.finished_state())
         return self
 
     def add(self, counts: xr.DataArray, progress: Callable[[Record], None] | None = None) -> "LDMFilter":
@@ -134,7 +105,7 @@ class LDMFilter(FilterConfig):
 
     def adding(self, counts: xr.DataArray) -> Training:
         """The training of `add`, for who wants to follow it; `take_added` takes over what it has reached."""
-        self._check_fitted()
+        self.check_fitted()
         where, size = counts.attrs.get("path", "counts"), float(counts.attrs["bin_size"])
         if not np.isclose(size, self.bin_size_, rtol=1e-9):
             raise InputError(
@@ -142,7 +113,7 @@ class LDMFilter(FilterConfig):
             )
         checksum = str(counts.attrs.get("checksum", ""))
         if checksum and checksum in [one.source.get("checksum") for one in self.sessions_]:
-            raise InputError(f"{where}: is one of {self._told()} already; decode it")
+            raise InputError(f"{where}: is one of {self.listed()} already; decode it")
         if not self.network_.second_moments.any():
             raise InputError(f"{where}: the model is of an older ldmfilter and takes no further session; train it anew")
         return Training(self, counts, self.network_)
@@ -156,85 +127,8 @@ class LDMFilter(FilterConfig):
             if name.startswith("encoders.")
         }
         self.sessions_ = [*self.sessions_, FittedSession.of(counts)]
-        self._set_network(self.network_.state_dict() | mine)
+        self.set_network(self.network_.state_dict() | mine)
         return self
-
-    def _set_network(self, tensors: dict[str, Tensor]) -> None:
-        with torch.random.fork_rng(devices=[]):  # a caller's random numbers are not ours to draw
-            network = Network([len(one.unit_ids) for one in self.sessions_], self, self.bin_size_)
-        network.load_state_dict(tensors)
-        self.network_ = network.eval()
-        self.model_id_ = _id(tensors)
-
-    def of(self, session: int | str | xr.DataArray) -> "LDMFilter":
-        """The filter of one of the sessions, with the same parameters, not copies; of a filter of one, itself.
-
-        Args:
-            session: its position, one of its names (`FittedSession.names`), or counts: those of the session with the
-                same checksum, else with the same identifier, else with the same units.
-
-        Raises:
-            InputError: none or several fit; names the sessions.
-        """
-        self._check_fitted()
-        if len(self.sessions_) == 1:
-            return self
-        return self.keep([self._find(session)])
-
-    def keep(self, positions: Sequence[int]) -> "LDMFilter":
-        """The filter of some of the sessions, with the same parameters, not copies."""
-        self._check_fitted()
-        model = copy.copy(self)
-        model.sessions_ = [self.sessions_[i] for i in positions]
-        model.network_ = self.network_.keep(positions)
-        model.model_id_ = _id(model.network_.state_dict())  # sessions that come later do not change it
-        return model
-
-    def _find(self, session: int | str | xr.DataArray) -> int:
-        all_of_them = range(len(self.sessions_))
-        if isinstance(session, int):
-            found, what = [i for i in all_of_them if i == session], f"session {session}"
-        elif isinstance(session, str):
-            found, what = [i for i in all_of_them if session in self.sessions_[i].names], session
-        else:
-            what = str(session.attrs.get("path") or "counts")
-            ids = session["unit"].to_numpy().tolist()
-            fits = [i for i in all_of_them if self.sessions_[i].unit_ids.tolist() == ids]
-            found = fits
-            for key, among in (("checksum", all_of_them), ("identifier", fits)):
-                value = str(session.attrs.get(key, ""))
-                same = [i for i in among if value and self.sessions_[i].source.get(key) == value]
-                if len(same) == 1:
-                    found = same
-                    break
-        if len(found) != 1:
-            raise InputError(f"{what}: is {'none' if not found else f'like {len(found)}'} of {self._told()}; name one")
-        return found[0]
-
-    def _told(self) -> str:
-        names = [one.names[0] if one.names else "memory" for one in self.sessions_]
-        return f"the model's {len(names)} sessions ({shorten(names)})"
-
-    def _only(self) -> FittedSession:
-        self._check_fitted()
-        if len(self.sessions_) > 1:
-            raise InputError(f"choose one of {self._told()} first, with of(session)")
-        return self.sessions_[0]
-
-    @property
-    def unit_ids_(self) -> np.ndarray:
-        """Ids of the units (unit,), in the order of the counts. Raises: InputError for several sessions."""
-        return self._only().unit_ids
-
-    @property
-    def source_(self) -> dict[str, str]:
-        """Where the training counts came from. Raises: InputError for several sessions."""
-        return self._only().source
-
-    @property
-    def trained_spans_(self) -> list[tuple[float, float]]:
-        """The time (start, stop), s, that training saw. Raises: InputError for several sessions."""
-        return self._only().trained_spans
 
     def decode(
         self,
@@ -257,7 +151,7 @@ class LDMFilter(FilterConfig):
             InputError: not fitted, other units, another bin size, ci outside (0, 1), or as `of`.
             TrainingError: the device is not there.
         """
-        self._check_fitted()
+        self.check_fitted()
         counts = check_counts(counts)
         return decode(self.of(counts if session is None else session), counts, ci, smooth, device)
 
@@ -290,10 +184,6 @@ class LDMFilter(FilterConfig):
         ]
         return f"LDMFilter({', '.join(changed)})"
 
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "network_"):
-            raise InputError("this LDMFilter has not been fitted; call fit(counts) or load a model first")
-
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model into a folder, which is made where it is missing; one file, replaced at once.
 
@@ -302,7 +192,7 @@ class LDMFilter(FilterConfig):
         Raises:
             InputError: not fitted, or the folder cannot be written to.
         """
-        self._check_fitted()
+        self.check_fitted()
         path = Path(folder) / MODEL_FILE
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -322,9 +212,6 @@ class LDMFilter(FilterConfig):
         return path
 
 
-SOURCE_KEYS = ("path", "identifier", "session_id", "session_start_time", "checksum")
-
-
 def _several(counts: xr.DataArray | Sequence[xr.DataArray]) -> list[xr.DataArray]:
     return [counts] if isinstance(counts, xr.DataArray) else list(counts)
 
@@ -334,11 +221,6 @@ def _drive(training: Training, progress: Callable[[Record], None] | None) -> Non
         log.info("step %d: held-out score %.3f nats per bin", record.step, record.score)
         if progress is not None:
             progress(record)
-
-
-def _id(tensors: dict[str, Tensor]) -> str:
-    """The id of a model with these parameters."""
-    return digest(names_of_format_2(tensors))[:16]
 
 
 def _current(tensors: dict[str, Tensor], format: int, latents: int) -> dict[str, Tensor]:
@@ -389,7 +271,7 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
         model.history_ = read_history(header["history"])
         if not (0 < model.bin_size_ < math.inf and model.history_):
             raise ValueError("it was trained on bins of no length, or not at all")
-        model._set_network(_current(tensors, found, model.latent_dim))
+        model.set_network(_current(tensors, found, model.latent_dim))
         if not all(bool(x.isfinite().all()) for x in (*tensors.values(), *model.network_.linear_gaussian())):
             raise ValueError("its parameters are not finite")
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError) as error:

@@ -22,7 +22,7 @@ from ldmfilter.filter.kalman import gain, steady_state
 from ldmfilter.filter.linalg import NotPositiveDefiniteError
 
 if TYPE_CHECKING:
-    from ldmfilter.filter.model import LDMFilter
+    from ldmfilter.filter.fitted import Fitted
     from ldmfilter.filter.network import Network
 
 Array = NDArray[np.float64]
@@ -52,9 +52,8 @@ class OnlineFilter:
         InputError: the model is not fitted.
     """
 
-    def __init__(self, model: LDMFilter):
-        if not hasattr(model, "network_"):
-            raise InputError("this LDMFilter has not been fitted; call fit(counts) or load a model first")
+    def __init__(self, model: Fitted):
+        model.check_fitted()
         self.unit_ids = model.unit_ids_
         self.model_id = model.model_id_
         self._encode = _Encoder(model.network_)

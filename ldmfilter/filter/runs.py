@@ -1,4 +1,4 @@
-"""The run folder: what a training was asked for, how it went, and what it can go on from.
+"""The run folder: the options, the log, the checkpoint and the model of a training.
 
     run.json                 when and on which sessions, with their units
     config.toml              every option, resolved
@@ -36,8 +36,10 @@ from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import reserve
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors, plain_name, write_bytes
+from ldmfilter.filter.evaluation import Record
+from ldmfilter.filter.finding import find_one
 from ldmfilter.filter.model import MODEL_FILE, LDMFilter, load
-from ldmfilter.filter.training import Record, Training
+from ldmfilter.filter.training import Training
 from ldmfilter.ranks import ranks
 from ldmfilter.tensors import damaged, read_tensors, unit_ids, write_tensors
 from ldmfilter.version import __version__
@@ -59,8 +61,8 @@ class RunSession:
         checksum: of its content.
         unit_ids: the units that were used, in order.
         session_unit_ids: all its units.
-        format: that it was named to be of, or "".
-        added: whether it came to the trained filter, as `--add` does.
+        format: the format that was given for it, or "".
+        added: True if it was added to the trained filter, as by `--add`.
     """
 
     session: str
@@ -78,7 +80,7 @@ class RunSession:
 
     @classmethod
     def read(cls, one: dict[str, Any]) -> "RunSession":
-        """From what a run's file says. Raises: KeyError, TypeError or ValueError for what is none."""
+        """From an entry of a run's file. Raises: KeyError, TypeError or ValueError where it is damaged."""
         ids, all_ids = (unit_ids(one[name]) for name in ("unit_ids", "session_unit_ids"))
         format = one.get("format", "")
         if format and format not in FORMATS:
@@ -91,7 +93,7 @@ class Run:
 
     Attributes:
         folder: where it lies.
-        config: what was asked for.
+        config: the options.
         sessions: what it was trained on, then what was added.
         created: ISO 8601.
 
@@ -116,8 +118,8 @@ class Run:
         return self.choose(None)._chosen[0]
 
     @property
-    def told(self) -> str:
-        """How many sessions, and which."""
+    def listed(self) -> str:
+        """The number of sessions, and their names."""
         names = [Path(one.session).name for one in self.sessions]
         if len(set(names)) < len(names):
             names = [one.session for one in self.sessions]
@@ -125,7 +127,7 @@ class Run:
 
     @property
     def session_path(self) -> str:
-        """Where the session lay."""
+        """Path of the session when it was trained on."""
         return self.session.session
 
     @property
@@ -156,25 +158,29 @@ class Run:
         if len(self._chosen) == 1:
             return self
         if session is None:
-            raise InputError(f"{self.folder}: has {self.told}; name one of them")
+            raise InputError(f"{self.folder}: has {self.listed}; name one of them")
         if isinstance(session, Session):
-            where = session.source.path
-            found = [one for one in self.sessions if one.checksum == session.source.checksum]
-            ids = session.units["unit"].to_numpy().tolist()
-            found = found or [one for one in self.sessions if ids in (one.unit_ids, one.session_unit_ids)]
+            where, ids = session.source.path, session.units["unit"].to_numpy().tolist()
+            tests = [
+                [one.checksum == session.source.checksum for one in self.sessions],
+                [ids in (one.unit_ids, one.session_unit_ids) for one in self.sessions],
+            ]
         else:
             where = str(session)
-            found = [one for one in self.sessions if where == one.session]
-            found = found or [one for one in self.sessions if Path(where).name == Path(one.session).name]
-            if not found and Path(where).exists():
+            tests = [
+                [where == one.session for one in self.sessions],
+                [Path(where).name == Path(one.session).name for one in self.sessions],
+            ]
+            if not any(map(any, tests)) and Path(where).exists():
                 return self.choose(self.read(where))
-        if len(found) != 1:
-            what = "is none" if not found else f"may be {len(found)}"
-            raise InputError(
-                f"{where}: {what} of the sessions of {self.folder}, which has {self.told}; name one of them"
-            )
+        tiers = [[i for i, fits in enumerate(test) if fits] for test in tests]
+        return self._of(
+            self.sessions[find_one(tiers, where, f"the sessions of {self.folder}, which has {self.listed}")]
+        )
+
+    def _of(self, session: RunSession) -> "Run":
         run = Run(self.folder, self.config, self._about)
-        run._chosen = found
+        run._chosen = [session]
         return run
 
     @classmethod
@@ -189,7 +195,7 @@ class Run:
 
         Args:
             folder: where, or None.
-            config: what is asked for, validated.
+            config: the options, validated.
             session: the session as read, or several.
             counts: of each session, with the units that are used.
 
@@ -279,7 +285,7 @@ class Run:
         return cls.open(max(made, key=made.__getitem__))
 
     def train(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> Iterator[Record]:
-        """Drive a training and keep log, checkpoints and model up to date; one record an evaluation.
+        """Run a training and keep log, checkpoints and model up to date; one record an evaluation.
 
         Raises:
             InputError: the folder cannot be written to any more, or another process trains this run.
@@ -403,7 +409,7 @@ class Run:
             self._chosen = self.sessions
 
     def training_counts(self, paths: Sequence[str | os.PathLike[str]] = ()) -> list[xr.DataArray]:
-        """What training saw of each session, in order, reserved time left out.
+        """Counts of each session that training saw, in order, reserved time left out.
 
         Args:
             paths: where sessions lie now that were moved.
@@ -421,13 +427,12 @@ class Run:
             moved[trained[0].checksum if len(trained) == 1 else self.choose(self.read(path)).checksum] = path
         counts = []
         for one in trained:
-            run = Run(self.folder, self.config, self._about)
-            run._chosen = [one]
-            counts.append(reserve(run.recording(moved.get(one.checksum))[1], self.config.data.reserve))
+            _, recorded = self._of(one).recording(moved.get(one.checksum))
+            counts.append(reserve(recorded, self.config.data.reserve))
         return counts
 
     def add(self, session: Session) -> "Adding":
-        """Begin to fit an encoder for a further session; what was asked for of the others holds for it too.
+        """Begin to fit an encoder for a further session, with the options of the run.
 
         Raises:
             InputError: training has not ended, the run has the session already, or its bins or units are too few.
@@ -470,7 +475,7 @@ def _exists(path: Path) -> InputError:
 
 
 class Adding:
-    """A session on its way into a trained run.
+    """The training of an encoder for a further session of a run.
 
     Attributes:
         counts: (time, unit) that its encoder is trained on.

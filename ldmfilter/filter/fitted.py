@@ -1,0 +1,149 @@
+"""A fitted filter: its network and sessions, and the filter of some of the sessions."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ldmfilter.config import FilterConfig
+from ldmfilter.data.tables import shorten
+from ldmfilter.data.windows import stretches
+from ldmfilter.errors import InputError
+from ldmfilter.filter.evaluation import Record
+from ldmfilter.filter.finding import find_one
+from ldmfilter.filter.network import Network, names_of_format_2
+from ldmfilter.tensors import digest
+
+Self = TypeVar("Self", bound="Fitted")
+
+SOURCE_KEYS = ("path", "identifier", "session_id", "session_start_time", "checksum")
+
+
+@dataclass(frozen=True, eq=False)
+class FittedSession:
+    """A session that a filter has an encoder for.
+
+    Attributes:
+        unit_ids: (unit,) ids of the units, in the order of the counts.
+        source: where the training counts came from.
+        trained_spans: (start, stop), s: the time that training saw, its held-out blocks included.
+    """
+
+    unit_ids: np.ndarray
+    source: dict[str, str]
+    trained_spans: list[tuple[float, float]]
+
+    @classmethod
+    def of(cls, counts: xr.DataArray) -> "FittedSession":
+        """From the counts that training saw."""
+        source = {k: str(v) for k, v in counts.attrs.items() if k in SOURCE_KEYS}
+        return cls(counts["unit"].to_numpy(), source, stretches(counts))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the session: its path, the path's last part, and the ids that its file gives."""
+        path = self.source.get("path", "")
+        return [name for name in (path, Path(path).name, *map(self.source.get, SOURCE_KEYS[1:])) if name]
+
+
+class Fitted(FilterConfig):
+    """The settings of a filter, and its attributes once it is fitted, as `LDMFilter` lists them."""
+
+    sessions_: list[FittedSession]
+    bin_size_: float
+    history_: list[Record]
+    kept_step_: int
+    network_: Network
+    model_id_: str
+
+    def of(self: Self, session: int | str | xr.DataArray) -> Self:
+        """The filter of one of the sessions, with the same parameters, not copies; of a filter of one, itself.
+
+        Args:
+            session: its position, one of its names (`FittedSession.names`), or counts: those of the session with the
+                same checksum, else with the same identifier, else with the same units.
+
+        Raises:
+            InputError: none or several fit; names the sessions.
+        """
+        self.check_fitted()
+        if len(self.sessions_) == 1:
+            return self
+        return self.keep([self._find(session)])
+
+    def keep(self: Self, positions: Sequence[int]) -> Self:
+        """The filter of some of the sessions, with the same parameters, not copies."""
+        self.check_fitted()
+        model = copy.copy(self)
+        model.sessions_ = [self.sessions_[i] for i in positions]
+        model.network_ = self.network_.keep(positions)
+        model.model_id_ = _id(model.network_.state_dict())  # sessions that come later do not change it
+        return model
+
+    def _find(self, session: int | str | xr.DataArray) -> int:
+        every = range(len(self.sessions_))
+        if isinstance(session, int):
+            tiers, what = [[i for i in every if i == session]], f"session {session}"
+        elif isinstance(session, str):
+            tiers, what = [[i for i in every if session in self.sessions_[i].names]], session
+        else:
+            what = str(session.attrs.get("path") or "counts")
+            ids = session["unit"].to_numpy().tolist()
+            units = [i for i in every if self.sessions_[i].unit_ids.tolist() == ids]
+
+            def same(key: str, among: Sequence[int]) -> list[int]:
+                value = str(session.attrs.get(key, ""))
+                return [i for i in among if value and self.sessions_[i].source.get(key) == value]
+
+            tiers = [same("checksum", every), same("identifier", units), units]
+        return find_one(tiers, what, self.listed())
+
+    def listed(self) -> str:
+        """The number of sessions and their names, for a message."""
+        names = [one.names[0] if one.names else "memory" for one in self.sessions_]
+        return f"the model's {len(names)} sessions ({shorten(names)})"
+
+    def _only(self) -> FittedSession:
+        self.check_fitted()
+        if len(self.sessions_) > 1:
+            raise InputError(f"choose one of {self.listed()} first, with of(session)")
+        return self.sessions_[0]
+
+    @property
+    def unit_ids_(self) -> np.ndarray:
+        """Ids of the units (unit,), in the order of the counts. Raises: InputError for several sessions."""
+        return self._only().unit_ids
+
+    @property
+    def source_(self) -> dict[str, str]:
+        """Where the training counts came from. Raises: InputError for several sessions."""
+        return self._only().source
+
+    @property
+    def trained_spans_(self) -> list[tuple[float, float]]:
+        """The time (start, stop), s, that training saw. Raises: InputError for several sessions."""
+        return self._only().trained_spans
+
+    def set_network(self, tensors: dict[str, Tensor]) -> None:
+        """Take a network's parameters, for the sessions that are set."""
+        with torch.random.fork_rng(devices=[]):  # a caller's random numbers are not ours to draw
+            network = Network([len(one.unit_ids) for one in self.sessions_], self, self.bin_size_)
+        network.load_state_dict(tensors)
+        self.network_ = network.eval()
+        self.model_id_ = _id(tensors)
+
+    def check_fitted(self) -> None:
+        """Raises: InputError where it is not fitted."""
+        if not hasattr(self, "network_"):
+            raise InputError("this LDMFilter has not been fitted; call fit(counts) or load a model first")
+
+
+def _id(tensors: dict[str, Tensor]) -> str:
+    """The id of a model with these parameters."""
+    return digest(names_of_format_2(tensors))[:16]
