@@ -167,8 +167,9 @@ def _say_doubts(training: Any, paths: list[str], other: str) -> None:
     for match, path in zip(training.matches, paths, strict=False):
         if match.doubtful:
             say(
-                f"warning: {path}: its states fit those of {other} nearly as well mirrored or exchanged (likeness "
-                f"{match.likeness:.3f} and {match.runner_up:.3f}); what is read from one session may not hold for the other"
+                f"warning: {path}: its states fit those of {other} nearly as well mirrored or exchanged "
+                f"(likeness {match.likeness:.3f} and {match.runner_up:.3f}); "
+                "what is read from one session may not hold for the other"
             )
 
 

@@ -1,4 +1,4 @@
-"""The ways this package says no, and how a text of unknown origin is said."""
+"""Errors whose message is one line, and the cleaning of text of unknown origin."""
 
 import re
 

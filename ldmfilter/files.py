@@ -45,7 +45,7 @@ def replacing(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
 
 
 def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    """Where an output will lie, links resolved; called early, it saves a person from waiting for a refusal.
+    """The path of an output, links resolved; refuses early where it cannot be written.
 
     Raises:
         InputError: `path` exists and `overwrite` is False, or its folder does not exist or cannot be written to.
@@ -119,7 +119,7 @@ def plain_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what a disk answers into one line.
+    """Turn errors of a disk into one line.
 
     Raises:
         InputError: the disk is full, the folder is missing, read-only or not ours, or the disk failed.

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is.
+    """The place of this process among those that train together.
 
     Attributes:
-        rank: from 0; the first alone writes and speaks.
+        rank: from 0; the first alone writes and prints.
         size: processes in all.
         local_size: those on this machine.
     """
@@ -20,12 +20,12 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """True for the one that writes and prints."""
         return self.rank == 0
 
 
 def ranks() -> Ranks:
-    """As torchrun says it in the environment."""
+    """From the environment that torchrun sets."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return Ranks()
     return Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")))

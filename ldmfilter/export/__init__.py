@@ -165,7 +165,7 @@ def _checked(to: str, latents: xr.Dataset, out: str | os.PathLike[str], overwrit
 def check_export(
     to: str, out: str | os.PathLike[str], overwrite: bool, kept: Sequence[str | os.PathLike[str]] = ()
 ) -> None:
-    """Whether states may be written there; called early, it saves a person from waiting for a refusal.
+    """Refuse a target where states cannot be written, before they are computed.
 
     Args:
         to: one of `FORMATS`.

@@ -101,7 +101,7 @@ class Column:
 
 
 def columns(latents: xr.Dataset) -> list[Column]:
-    """What a table of states holds, one row a bin."""
+    """The columns of a table of states, one row a bin."""
     table = [Column("time", "time", {}, "s")]
     table += [Column(n, n, {}) for n in ("segment", "interval", "observed", "trained") if n in latents.variables]
     for i in range(latents.sizes["state"]):
@@ -123,7 +123,7 @@ def columns(latents: xr.Dataset) -> list[Column]:
 
 
 def series(latents: xr.Dataset) -> list[Column]:
-    """What files hold that know arrays: every variable along time that is no text, bounds as two of them."""
+    """The arrays of a file: every variable along time that is no text, bounds as two of them."""
     result = [Column("segment", "segment", {})]
     for key, variable in latents.data_vars.items():
         name = str(key)

@@ -63,7 +63,7 @@ def write_nwb(
         if _copy(session, scratch) != latents.attrs.get("source_checksum"):
             raise InputError(changed)
         reserve(scratch.parent, latents)
-        with _damage_told(session), h5py.File(scratch, "r+") as file:
+        with _damage(session), h5py.File(scratch, "r+") as file:
             _relocate(file, session, target.resolve().parent)
             _add_module(file, latents, follow)
         if in_place:
@@ -91,7 +91,7 @@ def check_session(session: Path, overwrite: bool, in_place: bool = False) -> Non
     try:
         if session.is_dir() or not _is_hdf5(session):
             raise InputError(f"{session}: is no NWB file; {_NEVER}")
-        with _damage_told(session):
+        with _damage(session):
             HDF5Door(str(session), session)
             with h5py.File(session, "r") as file:
                 _check_module(session, file, overwrite)
@@ -118,8 +118,8 @@ def _check_module(session: Path, file: h5py.File, overwrite: bool) -> None:
 
 
 @contextmanager
-def _damage_told(session: Path) -> Iterator[None]:
-    """What h5py says of damaged files in one line. A full disk is told as one."""
+def _damage(session: Path) -> Iterator[None]:
+    """Turn errors of damaged files into one line. A full disk stays an OSError."""
     try:
         with full_disks():
             yield
@@ -214,7 +214,7 @@ def _add_module(file: h5py.File, latents: xr.Dataset, follow: Follow) -> None:
     for one in held:
         values = latents[one.variable].isel(one.at)
         group = _typed(module.create_group(one.name), "TimeSeries")
-        group.attrs["description"] = _said(one, latents)
+        group.attrs["description"] = _description(one, latents)
         group.attrs["comments"] = json.dumps(about) if one.name == "filtered_mean" else "no comments"
         chunks = (min(bins, BLOCK // 4), *values.shape[1:])
         data = group.create_dataset(
@@ -259,8 +259,8 @@ def _typed(item: Any, name: str, namespace: str = "core") -> Any:
     return item
 
 
-def _said(one: Column, latents: xr.Dataset) -> str:
-    """What a series holds, in words.
+def _description(one: Column, latents: xr.Dataset) -> str:
+    """The description of a series.
 
     Of "filtered_lower", the first half says which states, the second what of them; else the first half is behaviour.
     """

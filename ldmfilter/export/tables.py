@@ -69,8 +69,8 @@ def write_parquet(latents: xr.Dataset, out: Path, overwrite: bool, follow: Follo
         shape = variable.shape[1:]
         about = {"dims": json.dumps(variable.dims[1:]), "shape": json.dumps(shape)}
         fields.append(pa.field(name, pa.list_(item, int(np.prod(shape))) if shape else item, metadata=about))
-    said = json.dumps(attributes(latents))
-    schema = pa.schema(fields, metadata={"ldmfilter": said, "PANDAS_ATTRS": said})
+    about_all = json.dumps(attributes(latents))
+    schema = pa.schema(fields, metadata={"ldmfilter": about_all, "PANDAS_ATTRS": about_all})
     with replacing(out, overwrite) as scratch, pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
         for _, part in follow(blocks(latents, sorted({*taken, *rest}))):
             arrays = [pa.array(column.of(part)) for column in table]

@@ -1,4 +1,4 @@
-"""How torch computes: the device, Fabric, and the random state that a training has of its own."""
+"""The place and state of torch's computing: the device, Fabric, and the random state that a training has of its own."""
 
 import logging
 from collections.abc import Iterator

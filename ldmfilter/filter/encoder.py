@@ -73,7 +73,7 @@ class Encoder(nn.Module):
         return self.layers(x)
 
     def white(self, raw: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
-        """What `forward` gives, made white: mean 0 and unit covariance over the training part."""
+        """Raw pseudo-observations made white: mean 0 and unit covariance over the training part."""
         return (raw - self.z_mean) @ self.z_whiten
 
     @torch.no_grad()

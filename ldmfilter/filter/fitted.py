@@ -122,7 +122,7 @@ class Fitted(FilterConfig):
 
     @property
     def source_(self) -> dict[str, str]:
-        """Where the training counts came from. Raises: InputError for several sessions."""
+        """The source of the training counts: path, identifiers, checksum. Raises: InputError for several sessions."""
         return self._only().source
 
     @property

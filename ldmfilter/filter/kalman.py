@@ -1,7 +1,7 @@
 """The linear-Gaussian part of the filter, as pure functions of tensors (method: h_t = b + A (h_{t-1} - b) + w_t,
 z_t = C h_t + v_t, w ~ N(0, Q), v ~ N(0, R)).
 
-Three time indices are told apart by name: predicted t|t-1, filtered t|t, smoothed t|T.
+Three time indices have names of their own: predicted t|t-1, filtered t|t, smoothed t|T.
 
 Parallel in time (Sarkka & Garcia-Fernandez 2021, *Temporal parallelization of Bayesian smoothers*), in two passes.
 The covariances depend on the pattern of segment starts and missing bins alone: `_trace` computes each distinct one
@@ -216,7 +216,7 @@ def smooth(model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor, " tim
 
 
 def _starts(starts: Tensor | None, time: int) -> Tensor:
-    """Where segments start, on the CPU; the first bin always does."""
+    """Flags of first bins of segments, on the CPU; the first bin is always one."""
     starts = torch.zeros(time, dtype=torch.bool) if starts is None else starts.cpu().clone()
     starts[:1] = True
     return starts
@@ -301,11 +301,9 @@ def _trace(
 ) -> tuple[Float[Tensor, "node state state"], Int[Tensor, " time"]]:
     """Covariances of a recursion cov_t = step(cov_{t-1}, symbol_t), all stretches at once and each distinct one once.
 
-    Starts from a guess of every bin's covariance. Wherever the guess does not follow from that of the bin before, it is
-    corrected bin by bin until the correction agrees with what is there, which is soon, as the recursion forgets: the
-    number of rounds does not grow with the recording. All corrections advance together, a bin a round; those with the
-    same covariance and symbol share their computation. The result follows from bin to bin within `same`, whatever the
-    guess was.
+    Where a guess of all covariances does not follow from that of the bin before, it is corrected bin by bin until the
+    correction agrees with the guess: soon, as the recursion forgets. All corrections advance together, a bin a round;
+    equal ones share their computation. The result follows from bin to bin within `same`, whatever the guess was.
 
     Args:
         step: (covariances, symbols) -> covariances of the next bin.
@@ -322,7 +320,7 @@ def _trace(
     """
     time, needs_grad = len(node), torch.is_grad_enabled() and known.requires_grad
     memory = _memory(contraction, time, same)
-    front, broken = _corrections(irregular.numpy(), anew.numpy(), memory, forgets=contraction is not None)
+    bins, broken = _corrections(irregular.numpy(), anew.numpy(), memory, forgets=contraction is not None)
     # Values can agree by chance where gradients do not: these are forgotten after agreement over the memory.
     least, regular = memory if needs_grad else 0, ~irregular.numpy()
 
@@ -330,25 +328,25 @@ def _trace(
     n_symbols = int(symbols.max()) + 1
     ends = np.append(anew.numpy(), True)
     layers, store, size = [known], known.detach(), len(known)
-    current, parent, agreed = known, rows[front - 1], np.zeros_like(front)
-    while len(front):
-        pasts, past = np.unique(parent * n_symbols + symbols[front], return_inverse=True)
+    current, parent, agreed = known, rows[bins - 1], np.zeros_like(bins)
+    while len(bins):
+        pasts, past = np.unique(parent * n_symbols + symbols[bins], return_inverse=True)
         new = step(current[torch.from_numpy(pasts // n_symbols)], torch.from_numpy(pasts % n_symbols))
-        pairs, pair = np.unique(past * size + rows[front], return_inverse=True)
+        pairs, pair = np.unique(past * size + rows[bins], return_inverse=True)
         before, after = store[torch.from_numpy(pairs % size)], new.detach()[torch.from_numpy(pairs // size)]
         agrees = ((after - before).abs().amax((-2, -1)) <= same * before.abs().amax((-2, -1))).numpy()[pair]
-        agreed = np.where(agrees, agreed + regular[front], 0)
-        broken[front] = False
-        on = ~agrees | (agreed < least) | broken[front + 1]
-        rows[front[on]] = size + past[on]
+        agreed = np.where(agrees, agreed + regular[bins], 0)
+        broken[bins] = False
+        on = ~agrees | (agreed < least) | broken[bins + 1]
+        rows[bins[on]] = size + past[on]
         if size + len(new) > len(store):
             store = torch.cat([store, store.new_empty(max(len(store), len(new)), *store.shape[1:])])
         store[size : size + len(new)] = new.detach()
         if needs_grad:
             layers.append(new)
         size += len(new)
-        on &= ~ends[front + 1]
-        front, parent, agreed, current = front[on] + 1, past[on], agreed[on], new
+        on &= ~ends[bins + 1]
+        bins, parent, agreed, current = bins[on] + 1, past[on], agreed[on], new
     used, node = distinct(torch.from_numpy(rows))
     return (torch.cat(layers) if needs_grad else store)[used], node
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
@@ -44,6 +44,7 @@ REQUIRED = ("time", "segment", "observed", "filtered_mean", "filtered_cov", "ci"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 
 
+@runtime_checkable
 class HasId(Protocol):
     """A fitted filter, as far as a store names it."""
 

@@ -1,7 +1,7 @@
 """One bin in, one state out: the fitted filter inside a closed loop.
 
-Plain NumPy on preallocated arrays. One bin is 30,000 multiplications, about 5 microseconds of work, which a
-tensor library's cost of a call would hide many times over. The encoder runs in float32 and the filter in
+Plain NumPy on preallocated arrays. One bin is 30,000 multiplications, about 5 microseconds of work; the calls of a
+tensor library take many times as long. The encoder runs in float32 and the filter in
 float64, as in `decode`.
 """
 
@@ -139,11 +139,10 @@ class OnlineFilter:
         return x
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs to go on from here, as NumPy arrays and plain values.
+        """The state that `restore` goes on from, as NumPy arrays and plain values.
 
         Keys: mean (state,) and cov (state, state), t|t of the last bin, with the states of the noise where it has a
-        memory; bins; model_id. For
-        `np.savez(path, **state)`, or for JSON with each array's `tolist`.
+        memory; bins; model_id. For `np.savez(path, **state)`, or for JSON with each array's `tolist`.
         """
         return {"mean": self._mean.copy(), "cov": self._cov.copy(), "bins": self.bins, "model_id": self.model_id}
 

@@ -11,15 +11,13 @@ All of it is data, written whole or not at all; opening a stranger's folder runs
 """
 
 import errno
-import hashlib
 import json
 import math
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ import xarray as xr
 from filelock import FileLock, Timeout
 
 from ldmfilter.config import Config
-from ldmfilter.data import FORMATS, read_session
+from ldmfilter.data import read_session
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.prepare import prepare
 from ldmfilter.data.session import Session
@@ -39,53 +37,26 @@ from ldmfilter.files import disk_errors, plain_name, write_bytes
 from ldmfilter.filter.evaluation import Record
 from ldmfilter.filter.finding import find_one
 from ldmfilter.filter.model import MODEL_FILE, LDMFilter, load
+from ldmfilter.filter.run_files import (
+    RUN_FILE,
+    RUN_FORMAT,
+    RunSession,
+    created,
+    exists_already,
+    read_options,
+    sha256,
+    write_new,
+)
 from ldmfilter.filter.training import Training
 from ldmfilter.ranks import ranks
-from ldmfilter.tensors import damaged, read_tensors, unit_ids, write_tensors
+from ldmfilter.tensors import damaged, read_tensors, write_tensors
 from ldmfilter.version import __version__
 
 RUNS = Path("runs")
-RUN_FORMAT = 2
 CHECKPOINT_EVERY = 2.0  # seconds at least between checkpoints
-_RUN, _CONFIG, _LOG, _CHECKPOINT = "run.json", "config.toml", "log.jsonl", "checkpoint.safetensors"
+_LOG, _CHECKPOINT = "log.jsonl", "checkpoint.safetensors"
 _LOCK = ".lock"
 _LOCKLESS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # from disks that know no locks
-
-
-@dataclass(frozen=True)
-class RunSession:
-    """A session of a run.
-
-    Attributes:
-        session: its path.
-        checksum: of its content.
-        unit_ids: the units that were used, in order.
-        session_unit_ids: all its units.
-        format: the format that was given for it, or "".
-        added: True if it was added to the trained filter, as by `--add`.
-    """
-
-    session: str
-    checksum: str
-    unit_ids: list
-    session_unit_ids: list
-    format: str = ""
-    added: bool = False
-
-    @classmethod
-    def of(cls, session: Session, counts: xr.DataArray, added: bool = False) -> "RunSession":
-        """That of a session as read, and of its counts, which have the units that are used."""
-        ids, all_ids = counts["unit"].to_numpy().tolist(), session.units["unit"].to_numpy().tolist()
-        return cls(session.source.path, session.source.checksum, ids, all_ids, session.source.format, added)
-
-    @classmethod
-    def read(cls, one: dict[str, Any]) -> "RunSession":
-        """From an entry of a run's file. Raises: KeyError, TypeError or ValueError where it is damaged."""
-        ids, all_ids = (unit_ids(one[name]) for name in ("unit_ids", "session_unit_ids"))
-        format = one.get("format", "")
-        if format and format not in FORMATS:
-            raise ValueError(f"no format {format!r}")
-        return cls(str(one["session"]), str(one["checksum"]), ids, all_ids, format, bool(one.get("added", False)))
 
 
 class Run:
@@ -207,32 +178,18 @@ class Run:
         used = [counts] if isinstance(counts, xr.DataArray) else list(counts)
         path = new_folder(sessions, now) if folder is None else Path(folder)
         if ranks().first and path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise _exists(path)
+            raise exists_already(path)
         toml = config.to_toml()
         about = {
             "format": RUN_FORMAT,
             "package_version": __version__,
             "created": now.isoformat(),
             "sessions": [asdict(RunSession.of(*pair)) for pair in zip(sessions, used, strict=True)],
-            "config_sha256": _sha256(toml.encode()),
+            "config_sha256": sha256(toml.encode()),
         }
         if not ranks().first:
             return cls(path, config, about)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with disk_errors(path):
-                scratch.mkdir(parents=True)
-            write_bytes(scratch / _CONFIG, toml.encode())
-            write_bytes(scratch / _RUN, json.dumps(about, indent=1).encode())
-            try:
-                with disk_errors(path):
-                    os.replace(scratch, path)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-                raise _exists(path) from None  # another process was faster
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        write_new(path, toml, about)
         return cls(path, config, about)
 
     @classmethod
@@ -243,29 +200,11 @@ class Run:
             InputError: it is not one, or a file in it is missing, damaged or of a newer version.
         """
         path = Path(folder)
-        if not (path / _RUN).is_file():
-            raise InputError(f"{path}: is not a run folder (no {_RUN}); name one that `ldmfilter train` made")
+        config, about = read_options(path)
         try:
-            about = json.loads((path / _RUN).read_text(encoding="utf-8"))
-            if about["format"] > RUN_FORMAT:
-                raise InputError(
-                    f"{path / _RUN}: run format {about['format']}, made by ldmfilter {about.get('package_version')}, "
-                    f"is newer than this package reads ({RUN_FORMAT}); update ldmfilter"
-                )
-            if about["format"] == 1:  # which knew one session
-                about["sessions"] = [{k: about.pop(k) for k in ("session", "checksum", "unit_ids", "session_unit_ids")}]
-            if not (path / _CONFIG).is_file():
-                raise InputError(f"{path / _CONFIG}: is missing; train again or restore the file")
-            config = Config.read(path / _CONFIG)
-            if _sha256((path / _CONFIG).read_bytes()) != about["config_sha256"]:
-                raise InputError(
-                    f"{path / _CONFIG}: is not what the run was made with; restore the file or train again"
-                )
             return cls(path, config, about)
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise damaged(path / _RUN, error) from None
+        except (ValueError, LookupError, TypeError) as error:
+            raise damaged(path / RUN_FILE, error) from None
 
     @classmethod
     def latest(cls, root: Path = RUNS) -> "Run":
@@ -274,12 +213,7 @@ class Run:
         Raises:
             InputError: there is none.
         """
-        made: dict[Path, str] = {}
-        for path in root.glob(f"*/{_RUN}") if root.is_dir() else []:
-            try:
-                made[path.parent] = str(json.loads(path.read_text(encoding="utf-8"))["created"])
-            except (OSError, ValueError, LookupError, TypeError, RecursionError):
-                warnings.warn(f"{path}: damaged file; this run is passed over", stacklevel=2)
+        made = created(root)
         if not made:
             raise InputError(f"{root}: no run here; run `ldmfilter train SESSION` first, or give --run FOLDER")
         return cls.open(max(made, key=made.__getitem__))
@@ -439,39 +373,21 @@ class Run:
         """
         self._hold()  # before anything is read: another that adds a session would write between
         try:
-            return self._adding(session)
+            return Adding(self, session)
         except BaseException:
             self._lock.release()
             raise
 
-    def _adding(self, session: Session) -> "Adding":
-        if session.source.checksum in [one.checksum for one in self.sessions]:
-            raise InputError(f"{session.source.path}: is one of the sessions of {self.folder} already; decode it")
-        model, data = self._model(), self.config.data
-        if model.history_[-1].step < self.config.filter.max_steps:
-            raise InputError(
-                f"{self.folder}: its training has not ended; go on with it first, by `ldmfilter train --resume --run "
-                f"{self.folder}`"
-            )
-        counts = check_counts(reserve(prepare(session, data), data.reserve))
-        return Adding(self, model, RunSession.of(session, counts, True), counts)
-
-    def _take_added(self, model: LDMFilter, session: RunSession) -> None:
-        # First the encoder, then its name: a stop between the two leaves an encoder that nobody asks for.
-        model.save(self.folder)
+    def _append(self, session: RunSession) -> None:
         self.sessions.append(session)
         self._about = self._about | {"format": RUN_FORMAT, "sessions": [asdict(one) for one in self.sessions]}
-        write_bytes(self.folder / _RUN, json.dumps(self._about, indent=1).encode())
+        write_bytes(self.folder / RUN_FILE, json.dumps(self._about, indent=1).encode())
 
     def _write_model(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> None:
         LDMFilter(**asdict(self.config.filter)).take(training, counts).save(self.folder)
 
     def _write_log(self, history: list[Record]) -> None:
         write_bytes(self.folder / _LOG, "".join(map(_line, history)).encode())
-
-
-def _exists(path: Path) -> InputError:
-    return InputError(f"{path}: exists already; choose another --run, or --resume to go on with it")
 
 
 class Adding:
@@ -482,12 +398,21 @@ class Adding:
         training: of its encoder.
     """
 
-    def __init__(self, run: Run, model: LDMFilter, session: RunSession, counts: xr.DataArray):
+    def __init__(self, run: Run, session: Session):
+        if session.source.checksum in [one.checksum for one in run.sessions]:
+            raise InputError(f"{session.source.path}: is one of the sessions of {run.folder} already; decode it")
+        model, data = run._model(), run.config.data
+        if model.history_[-1].step < run.config.filter.max_steps:
+            raise InputError(
+                f"{run.folder}: its training has not ended; go on with it first, by `ldmfilter train --resume --run "
+                f"{run.folder}`"
+            )
+        self.counts = check_counts(reserve(prepare(session, data), data.reserve))
+        self._run, self._session = run, RunSession.of(session, self.counts, True)
         # A stop may have left the encoder of a session that the run does not know.
-        known = [i for i, one in enumerate(model.sessions_) if one.source.get("checksum") != session.checksum]
-        self._run, self._model, self._session = run, model.keep(known), session
-        self.counts = counts
-        self.training = self._model.adding(counts)
+        known = [i for i, one in enumerate(model.sessions_) if one.source.get("checksum") != self._session.checksum]
+        self._model = model.keep(known)
+        self.training = self._model.adding(self.counts)
 
     def train(self) -> Iterator[Record]:
         """Train, and write the encoder into the run at the end: a stop before leaves the run as it was.
@@ -500,7 +425,9 @@ class Adding:
         try:
             yield from self.training.run()
             if ranks().first:
-                self._run._take_added(self._model.take_added(self.training, self.counts), self._session)
+                # First the encoder, then its name: a stop between the two leaves an encoder that is never used.
+                self._model.take_added(self.training, self.counts).save(self._run.folder)
+                self._run._append(self._session)
         finally:
             self._run._lock.release()
 
@@ -514,10 +441,6 @@ def new_folder(sessions: Sequence[Session], now: datetime) -> Path:
     while path.exists():
         path, n = RUNS / f"{name}-{n}", n + 1
     return path
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _line(record: Record) -> str:

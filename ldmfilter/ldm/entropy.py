@@ -164,7 +164,7 @@ def logdet(
 
 
 def linear(W: Float[Tensor, "latent feature"]) -> Float[Tensor, ""]:
-    """What a linear encoder z = W x adds to the entropy of x, log|det W|: exact, and no samples needed.
+    """The entropy that a linear encoder z = W x adds to that of x, log|det W|: exact, without samples.
 
     With fewer latents than features 1/2 log det(W W'): against the entropy of x on the axes that W keeps.
     """

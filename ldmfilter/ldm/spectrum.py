@@ -1,4 +1,4 @@
-"""How latents fill their space: the eigenvalues of their covariance."""
+"""The effective rank of latents, from the eigenvalues of their covariance."""
 
 import torch
 from jaxtyping import Float

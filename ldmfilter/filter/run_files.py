@@ -1,0 +1,129 @@
+"""The files of a run folder that say what it is: `run.json` and `config.toml`, written once and read with care."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from ldmfilter.config import Config
+from ldmfilter.data import FORMATS
+from ldmfilter.data.session import Session
+from ldmfilter.errors import InputError
+from ldmfilter.files import disk_errors, write_bytes
+from ldmfilter.tensors import damaged, unit_ids
+
+RUN_FORMAT = 2
+RUN_FILE, CONFIG_FILE = "run.json", "config.toml"
+
+
+@dataclass(frozen=True)
+class RunSession:
+    """A session of a run.
+
+    Attributes:
+        session: its path.
+        checksum: of its content.
+        unit_ids: the units that were used, in order.
+        session_unit_ids: all its units.
+        format: the format that was given for it, or "".
+        added: True if it was added to the trained filter, as by `--add`.
+    """
+
+    session: str
+    checksum: str
+    unit_ids: list
+    session_unit_ids: list
+    format: str = ""
+    added: bool = False
+
+    @classmethod
+    def of(cls, session: Session, counts: xr.DataArray, added: bool = False) -> "RunSession":
+        """That of a session as read, and of its counts, which have the units that are used."""
+        ids, all_ids = counts["unit"].to_numpy().tolist(), session.units["unit"].to_numpy().tolist()
+        return cls(session.source.path, session.source.checksum, ids, all_ids, session.source.format, added)
+
+    @classmethod
+    def read(cls, one: dict[str, Any]) -> "RunSession":
+        """From an entry of a run's file. Raises: KeyError, TypeError or ValueError where it is damaged."""
+        ids, all_ids = (unit_ids(one[name]) for name in ("unit_ids", "session_unit_ids"))
+        format = one.get("format", "")
+        if format and format not in FORMATS:
+            raise ValueError(f"no format {format!r}")
+        return cls(str(one["session"]), str(one["checksum"]), ids, all_ids, format, bool(one.get("added", False)))
+
+
+def write_new(path: Path, config: str, about: dict[str, Any]) -> None:
+    """Make a run folder of a TOML text and a description. Raises: InputError where it cannot be made, or is there."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with disk_errors(path):
+            scratch.mkdir(parents=True)
+        write_bytes(scratch / CONFIG_FILE, config.encode())
+        write_bytes(scratch / RUN_FILE, json.dumps(about, indent=1).encode())
+        try:
+            with disk_errors(path):
+                os.replace(scratch, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise exists_already(path) from None  # another process was faster
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_options(path: Path) -> tuple[Config, dict[str, Any]]:
+    """The configuration and the description of a run folder.
+
+    Raises:
+        InputError: it is not one, or a file in it is missing, damaged or of a newer version.
+    """
+    run, options = path / RUN_FILE, path / CONFIG_FILE
+    if not run.is_file():
+        raise InputError(f"{path}: is not a run folder (no {RUN_FILE}); name one that `ldmfilter train` made")
+    try:
+        about = json.loads(run.read_text(encoding="utf-8"))
+        if about["format"] > RUN_FORMAT:
+            raise InputError(
+                f"{run}: run format {about['format']}, made by ldmfilter {about.get('package_version')}, is newer than "
+                f"this package reads ({RUN_FORMAT}); update ldmfilter"
+            )
+        if about["format"] == 1:  # of one session
+            about["sessions"] = [{k: about.pop(k) for k in ("session", "checksum", "unit_ids", "session_unit_ids")}]
+        if not options.is_file():
+            raise InputError(f"{options}: is missing; train again or restore the file")
+        config = Config.read(options)
+        if sha256(options.read_bytes()) != about["config_sha256"]:
+            raise InputError(f"{options}: is not what the run was made with; restore the file or train again")
+    except InputError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise damaged(run, error) from None
+    return config, about
+
+
+def created(root: Path) -> dict[Path, str]:
+    """When each run below a folder was made, ISO 8601. Warns of a damaged one."""
+    made: dict[Path, str] = {}
+    for path in root.glob(f"*/{RUN_FILE}") if root.is_dir() else []:
+        try:
+            made[path.parent] = str(json.loads(path.read_text(encoding="utf-8"))["created"])
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            warnings.warn(f"{path}: damaged file; this run is passed over", stacklevel=3)
+    return made
+
+
+def exists_already(path: Path) -> InputError:
+    """The refusal of a folder that holds something."""
+    return InputError(f"{path}: exists already; choose another --run, or --resume to go on with it")
+
+
+def sha256(content: bytes) -> str:
+    """The checksum of a file's content."""
+    return hashlib.sha256(content).hexdigest()
