@@ -242,7 +242,7 @@ def amari_distance(W: np.ndarray, mixing: np.ndarray) -> float:
 
 
 def _whitening(centred: np.ndarray, n_components: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """K (component, feature) such that K x is white, on as many axes as asked for or as there are; and the matrix
+    """K (component, feature) such that K x is white, on `n_components` axes, or on all; and the matrix
     (feature, component) that brings white data back to these axes.
 
     Raises:

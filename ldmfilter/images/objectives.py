@@ -10,7 +10,7 @@ Two views of an image become z and z', (sample, dim), row by row. Every objectiv
 
 The sphere's functions take z as it leaves the network and bring it to unit length.
 
-Views are as near as rho says in both spaces: the concentration of the sphere's model is that at which z . z' is rho
+rho sets the nearness of views in both spaces: the concentration of the sphere's model is that at which z . z' is rho
 on average. A kernel is as wide as the model's own density of a view given the other, as SimCLR takes one temperature
 for both: sqrt(1 - rho^2) on the plane, the alignment's concentration on the sphere. A wider one (Scott's rule gives
 twice that in 32 dimensions) does not resolve a contracted z, and leaves it in a few dimensions, on the sphere in a cap.
@@ -206,7 +206,7 @@ def categorical(
     p_match: float = 0.9,
     mutual_information: bool = True,
 ) -> Objective:
-    """Discrete latents c and c', of which each view says its probabilities; they match with probability `p_match`.
+    """Discrete latents c and c', with probabilities predicted from each view; they match with probability `p_match`.
 
     R(c, c') is the mean over pairs of q(c) q'(c'), a table of K x K: its entropy, and those of its margins, are exact.
     Without mutual information F = -KL[R || P] is at most 0, reached where R is the latent model's own table: 1 / K for

@@ -313,12 +313,12 @@ def _check_labels(path: Path, labels: np.ndarray, classes: int) -> None:
         raise InputError(f"{path}: damaged file (a label {int(labels.max())} of {classes} classes); fetch it again")
 
 
-#: What a file of an image is called.
+#: Endings of the names of image files.
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
 
 def image_folder(folder: str | os.PathLike[str], size: int = 32, colour: bool = True) -> Images:
-    """All images in a folder: those in folders of their own are labelled by the folder's name, those beside are not.
+    """All images in a folder; those in subfolders are labelled by the subfolder's name.
 
     Each is brought to `size` pixels along its shorter side and cut to a square around its middle.
 

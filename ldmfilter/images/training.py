@@ -265,7 +265,7 @@ class PairTraining:
 
     @cached_property
     def _images(self) -> dict[str, Any]:
-        """Number and digest of the images, by which a checkpoint knows them."""
+        """Number and digest of the images, which a checkpoint is compared by."""
         parts = {"train": self._train, "test": self._test}
         return {name: {"count": len(part), "pixels": digest({"": part.pixels})} for name, part in parts.items()}
 

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 
 class Listed(NamedTuple):
-    """A figure that can be asked for; the module of its name in `ldmfilter.paper` runs it.
+    """A figure in the list; the module of its name in `ldmfilter.paper` runs it.
 
     Attributes:
         about: what it shows.
         gpu: whether it computes on a GPU if there is one; else on the CPU alone.
-        data: what it needs or can use; "" where nothing is taken.
+        data: the data that it needs or can use; "" for none.
     """
 
     about: str
@@ -63,7 +63,7 @@ FIGURES: dict[str, Listed] = {
     "theorem1": Listed("The assumptions of Theorem 1, broken one at a time", True),
     "infoldm": Listed("Predictable noise of single units: what marginal entropies keep and discard", True),
 }
-#: Sizes that a person may ask for: 2 cores and minutes, or the experiment as published.
+#: Sizes on the command line: minutes on two cores, or the experiment as published.
 SIZES = ("small", "paper")
 #: Sources of limits: this package, where the paper gives none; or the statement itself.
 OURS, STATED = "this package", "the statement itself"
@@ -93,7 +93,7 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether the value lies within the limits; NaN never does."""
+        """True where the value lies within the limits; NaN never does."""
         return (
             math.isfinite(self.value)
             and (self.least is None or self.value >= self.least)
@@ -132,7 +132,7 @@ class Reproduction:
 
     @property
     def holds(self) -> bool:
-        """Whether all claims hold."""
+        """True where all claims hold."""
         return all(claim.holds for claim in self.outcome.claims)
 
 

@@ -1,8 +1,8 @@
 """Figure 2C: two Ornstein-Uhlenbeck processes, rotated by 45 degrees, unmixed by a rotation that matches Gaussians of
 their known variances sigma^2 / 2 theta.
 
-Gaussians are told apart because the variances differ: log N(z; 0, s^2) has 2 s^2 below z^2, and a rotation keeps the
-volume, so that log|det W| is zero. Nothing is used of the processes' memory.
+The Gaussians can be separated because their variances differ: log N(z; 0, s^2) has 2 s^2 below z^2, and a rotation
+keeps the volume, so that log|det W| is zero. The temporal correlations of the processes are not used.
 """
 
 from __future__ import annotations

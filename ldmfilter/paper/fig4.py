@@ -84,7 +84,7 @@ class Settings:
     sequences: videos of 16 frames in a step.
     test: videos that position is fitted on, and as many that it is judged on.
     test_frames: their length.
-    evaluations: of the gradients' similarity in each of both parts, besides that before training.
+    evaluations: of the gradients' similarity in each of both parts, and once before training.
     """
 
     warm_steps: int
@@ -241,7 +241,7 @@ class Trained:
 
 def train_both(shape: str, settings: Settings, seed: int, device: str = "cpu") -> dict[str, Trained]:
     """A filter for each entropy, both from one training by log det and read from the same videos, which are drawn on
-    the CPU. torch's generator is lent, and given back."""
+    the CPU. torch's generator is left as it was."""
     warm = SequenceTraining(settings.warm_steps, sequences=settings.sequences, **WARM)
     fine = SequenceTraining(settings.steps, sequences=settings.sequences, **FINE)
 
@@ -380,8 +380,8 @@ def _draw_trace(
     axes.plot(time, truth, color="black", linewidth=1, linestyle="--", label="true")
     axes.set(ylabel="column, pixels", ylim=(-0.5, 9.5 if level is None else 13), xlim=(0, len(time) - 1))
     if level is not None:
-        beside = axes.twinx()
-        beside.plot(time, level, color=COLOURS[1], linewidth=1.2)
-        beside.set(ylim=(-4 * LEVEL, LEVEL * 1.1), yticks=[0, LEVEL])
-        beside.set_ylabel("noise level", color=COLOURS[1], loc="top")
-        beside.spines["top"].set_visible(False)
+        right = axes.twinx()
+        right.plot(time, level, color=COLOURS[1], linewidth=1.2)
+        right.set(ylim=(-4 * LEVEL, LEVEL * 1.1), yticks=[0, LEVEL])
+        right.set_ylabel("noise level", color=COLOURS[1], loc="top")
+        right.spines["top"].set_visible(False)

@@ -146,7 +146,7 @@ class Recording:
 
 
 def run(settings: Settings, seed: int, say: Say) -> Outcome:
-    """All four entropies on one recording, beside the controls."""
+    """All four entropies on one recording, and the controls."""
     recording = Recording(settings.scene, seed)
     seen, position = recording.images[: recording.held_out], recording.position[recording.held_out :]
     found = recording.controls(settings.training, LATENT, seed)
@@ -177,7 +177,7 @@ def run(settings: Settings, seed: int, say: Say) -> Outcome:
 
 
 def claims(r2: dict[str, float]) -> list[Claim]:
-    """What the figure says, measured."""
+    """The statements of the figure, measured."""
     lowest = min(r2[name] for name in ENTROPIES)
     recovered = [
         Claim(f"{label}: position recovered up to an affine map, R2", r2[name], least=0.97, source=SOURCE)

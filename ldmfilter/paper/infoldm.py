@@ -8,8 +8,8 @@ signal, is independent of the context is private, and is discarded.
 
 The experiment is our own, and so are its numbers and limits. Spikes of simulated units follow latents that all share
 and, in each unit, a slow modulation of its own. This is noise, but predictable, more so than the latents: a unit's
-past tells of it. Whether it is private is then a matter of the context. If the context is the past of the same units,
-it is not; if units are split into halves, and each half is predicted from the past of the other, it is. Both contexts
+past predicts it. Whether it is private depends on the context: if the context is the past of the same units, it is not;
+if units are split into halves, and each half is predicted from the past of the other, it is. Both contexts
 are tried with marginal entropies (log det) and with the stop-gradient form, on the same sessions, with the same number
 of states: twice that of the shared latents, so that there is room for both. Judged is what the latents can be
 decoded from the states, and what the states are made of. As the states of an untrained network are made of what its
@@ -56,7 +56,7 @@ def named(context: str, form: str) -> str:
     return f"{CONTEXTS[context]}, {(FORMS | {UNTRAINED: UNTRAINED})[form]}"
 
 
-#: What is compared: context and form by name. The form of an untrained network does not matter.
+#: Objectives to compare: context and form by name. The form of an untrained network does not matter.
 OBJECTIVES = {named(context, form): (context, form) for context in CONTEXTS for form in (*FORMS, UNTRAINED)}
 
 
@@ -256,7 +256,7 @@ def judged(states: Floats, truth: World) -> dict[str, float]:
 
 
 def claims(numbers: dict[str, dict]) -> list[Claim]:
-    """What should be kept and discarded, measured; means over sessions."""
+    """Claims on what each objective keeps and discards; means over sessions."""
 
     def mean(context: str, form: str, key: str) -> float:
         return numbers[named(context, form)][key]["mean"]

@@ -24,7 +24,7 @@ WARMUP = 1  # steps without loss: the first has no past
 
 @dataclass(frozen=True)
 class Training:
-    """How a network is trained by `train`.
+    """Settings of `train`.
 
     Attributes:
         steps: of training.

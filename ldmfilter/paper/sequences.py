@@ -1,6 +1,6 @@
 """Predictive latent distribution matching on sequences: an encoder, a predictor, new sequences at every step.
 
-`ldmfilter.filter` is this for spike counts. Here any module encodes a frame, and any `Predictor` predicts the next: the
+`ldmfilter.filter` is this for spike counts. Here any module encodes a frame, and any module predicts the next: the
 linear filter (`LinearPredictor`), or a recurrent network (`recurrent.GatedPredictor`).
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -42,13 +42,6 @@ class Prediction(NamedTuple):
     S: Tensor | None  # (latent, latent) or (batch, time, latent, latent), of z around zhat; None: that of the errors
     mean: Tensor | None  # (batch, time, state), t|t; None where the predictor has no states
     cov: Tensor | None  # (state, state) or (batch, time, state, state), t|t
-
-
-class Predictor(Protocol):
-    """Predicts pseudo-observations (batch, time, latent) from those before; `noise` (batch, time) multiplies the
-    observation noise of each bin, None keeps it constant."""
-
-    def __call__(self, z: Tensor, noise: Tensor | None = None) -> Prediction: ...
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -109,7 +102,8 @@ class SequenceModel(nn.Module):
 
     Args:
         encoder: from frames (batch, time, ...) to (batch, time, latent).
-        predictor: see `Predictor`.
+        predictor: from pseudo-observations (batch, time, latent), and factors (batch, time) of the observation noise or
+            None, to a `Prediction`.
         latent_dim: dimensions of the pseudo-observation.
         noise: from frames to (batch, time, 1), trained by `fit_noise`; without it the noise is constant.
     """
