@@ -161,9 +161,10 @@ def build(shape: str, settings: Settings) -> SequenceModel:
     encoder = mlp(PIXELS**2, wide, wide, latent)
     noise = None
     if shape == "circle":
-        noise = nn.Sequential(Energy(), *mlp(PIXELS**2, wide, 1))
-        nn.init.zeros_(noise[-1].weight)
-        nn.init.zeros_(noise[-1].bias)
+        last = nn.Linear(wide, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        noise = nn.Sequential(Energy(), nn.Linear(PIXELS**2, wide), nn.GELU(), last)
     return SequenceModel(encoder, LinearPredictor(latent, state, decay=0.9, noise=START_NOISE), latent, noise)
 
 

@@ -2,8 +2,8 @@
 
 With a Gaussian predictor, as many latents and an image that is smooth and one to one, the latents are recovered up
 to an affine map. The scene is that of figure 5. Broken are: the noise, the number of latents, the image. Two-valued
-noise is not Gaussian either, and recovery does not suffer: noise that is small against the curvature of the encoder enters the
-objective through its covariance alone, whatever its shape. To first order the objective is, but for a constant,
+noise is not Gaussian either, but recovery does not suffer: noise that is small against the curvature of the encoder
+enters the objective through its covariance alone, whatever its shape. To first order the objective is, but for a constant,
 <log abs det J> - 1/2 log det <J Sigma J'>, with J the encoder's derivative by the latents; as log det is concave,
 it is largest where J Sigma J' is the same everywhere, so that the encoder is affine. Heavy tails are not small.
 
