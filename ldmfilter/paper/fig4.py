@@ -217,7 +217,8 @@ def decode(model: SequenceModel, fit: Videos, new: Videos) -> Decoded:
     variance = torch.einsum("vtij,ki,kj->vtk", new_cov, W, W)
     level_r2 = math.nan
     if fit.level.min() < fit.level.max():  # rounding leaves a constant some deviation
-        known, asked = (torch.cat([m, P.flatten(-2)], -1).numpy() for m, P in states)
+        i, j = torch.triu_indices(*new_cov.shape[-2:])  # the rest differs by rounding, which would be fitted
+        known, asked = (torch.cat([m, P[..., i, j]], -1).numpy() for m, P in states)
         level_r2 = affine_r2(known, fit.level[..., None].numpy(), asked, new.level[..., None].numpy())
     return Decoded(
         new,
