@@ -5,7 +5,8 @@ to an affine map. The scene is that of figure 5. Broken are: the noise, the numb
 noise is not Gaussian either, but recovery does not suffer: noise that is small against the curvature of the encoder
 enters the objective through its covariance alone, whatever its shape. To first order the objective is, but for a
 constant, <log abs det J> - 1/2 log det <J Sigma J'>, with J the encoder's derivative by the latents; as log det is
-concave, it is largest where J Sigma J' is the same everywhere, so that the encoder is affine. Heavy tails are not small.
+concave, it is largest where J Sigma J' is the same everywhere, so that the encoder is affine. Heavy tails are not
+small.
 
 Where a latent is missing, or an image shows two positions, no latents explain all of the position: arithmetic
 keeps them below a bound, which is no test of the theorem. A test is whether the latents that are found are an
