@@ -22,7 +22,7 @@ def reproduce(
     size: Annotated[
         str, typer.Option(metavar="small|paper", help="small: minutes on two cores. paper: as published, for a GPU.")
     ] = "small",
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where picture and numbers go.")] = Path("."),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for picture and numbers.")] = Path("."),
     data: Annotated[
         Path | None,
         typer.Option(
@@ -31,7 +31,7 @@ def reproduce(
             "track; without, a simulated one is taken. Others take none.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="The written numbers on stdout too.")] = False,
     quiet: Quiet = False,
@@ -39,8 +39,8 @@ def reproduce(
 ) -> None:
     """Example: **ldmfilter reproduce fig2b**
 
-    Run an experiment of Mikulasch & Zenke (2026): a picture, its numbers as JSON, and whether they bear out what the
-    paper says. Exit code 0 whatever they say. A GPU is used by those figures of which the list says so.
+    Run an experiment of Mikulasch & Zenke (2026): a picture, its numbers as JSON, and a verdict on each claim of the
+    paper. The exit code is 0 whatever the verdicts. The list names the figures that use a GPU.
     """
     from ldmfilter.errors import InputError
     from ldmfilter.paper.experiment import FIGURES, SIZES, no_size
@@ -70,19 +70,13 @@ def _needs(figure: "Listed") -> str:
 def _show(done: "Reproduction") -> None:
     if done.outcome.note:
         print(done.outcome.note)
-    _print(
-        (
-            "holds" if claim.holds else "FAILS",
-            f"{claim.value:.4g}",
-            claim.text + _limits(claim),
-        )
-        for claim in done.outcome.claims
-    )
+    claims = done.outcome.claims
+    _print(("holds" if one.holds else "FAILS", f"{one.value:.4g}", one.text + _limits(one)) for one in claims)
     print(f"{done.picture}\n{done.record}")
 
 
 def _print(rows: Iterable[tuple[str, ...]]) -> None:
-    """In columns, of which the last is folded on a terminal; a row is a line in a pipe."""
+    """Print columns, of which the last is folded on a terminal; a row is a line in a pipe."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -99,9 +93,10 @@ def _print(rows: Iterable[tuple[str, ...]]) -> None:
 
 
 def _limits(claim: "Claim") -> str:
-    """What the value is held against, who set that, and whose statement it is."""
+    """The limits and their source, and the source of the statement."""
     both = (("at least", claim.least), ("at most", claim.most))
-    said = [f"{word} {limit:g}" for word, limit in both if limit is not None]
-    told = [f"{', '.join(said)}; limit: {claim.limit}"] if said else []
-    told += [f"statement: {claim.source}"] if claim.source else []
-    return f" ({'; '.join(told)})" if told else ""
+    limits = ", ".join(f"{word} {limit:g}" for word, limit in both if limit is not None)
+    parts = ([f"{limits}; limit: {claim.limit}"] if limits else []) + (
+        [f"statement: {claim.source}"] if claim.source else []
+    )
+    return f" ({'; '.join(parts)})" if parts else ""

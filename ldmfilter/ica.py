@@ -4,8 +4,8 @@ The encoder is z = W (x - mean) and the latent model is independent sources, so 
 
     F = sum_i <log p_i(z_i)> + log|det W|
 
-is the likelihood of the data: maximum likelihood ICA (Bell & Sejnowski 1995; Pham & Garat 1997). The parameters of p_i
-are matched with it: the centre, and where asked for the shape.
+is the likelihood of the data: maximum likelihood ICA (Bell & Sejnowski 1995; Pham & Garat 1997). The centre of each
+p_i, and by default its shape, is fitted with it.
 """
 
 from __future__ import annotations
@@ -31,31 +31,30 @@ from ldmfilter.ldm.objectives import independent_sources
 
 Density = Literal["generalized_gaussian", "logistic", "laplace", "gaussian_known_variance"]
 
-#: Shapes that can be asked for, and that a fit chooses among: from Laplace's density to nearly the uniform. Below 1 the
-#: density has a cusp, which pulls samples to zero rather than sources apart; far above 12 it has walls, at which
-#: the search makes no headway.
+#: Shapes of the generalised Gaussian, from Laplace's density to nearly the uniform. Below 1 the density has a cusp,
+#: which pulls samples to zero rather than sources apart; far above 12 it has walls, at which the search stops.
 SHAPES = (1.0, 12.0)
-#: Rounding of |y| at zero, in units of alpha: without it densities with a corner leave the objective no gradient there.
+#: Rounding of |y| at zero, in units of alpha: at a corner of the density the objective has no gradient.
 CORNER = 0.01
 #: Shapes closer than this ratio are taken as the same.
 SETTLED = 1.05
 #: Least eigenvalue of the Hessian's blocks and steps that the quasi-Newton method remembers, as in Ablin, Cardoso &
 #: Gramfort (2018).
 LEAST_CURVATURE, MEMORY = 0.01, 7
-#: Of a step, before it is given up: ten samples around a corner tell little of the curvature, and steps are too long.
+#: Most halvings of a step: a few samples around a corner give a poor curvature, and steps are too long.
 HALVINGS = 30
-#: What rounding may take from F at a step, nats per source.
+#: Loss of F at a step that rounding explains, nats per source.
 ROUNDING = 1e-14
 
 
 class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Independent sources z = W (x - mean) whose distribution matches a given density.
 
-    Each density is centred where F is largest, not at the mean: a skewed source, which a symmetric density held at the
-    mean separates badly, then costs no more than others.
+    Each density is centred where F is largest, not at the mean: a symmetric density at the mean separates a skewed
+    source badly.
 
     Args:
-        n_components: how many sources. None takes as many as the data have dimensions (their rank); fewer keep the
+        n_components: number of sources. None takes as many as the data have dimensions (their rank); fewer keep the
             principal axes with the largest variance.
         density: of each source. "generalized_gaussian": see `shape`. "logistic" and "laplace": for sources
             with heavier tails than a Gaussian's. "gaussian_known_variance": Gaussians with the given, different
@@ -63,13 +62,13 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         shape: beta of the generalised Gaussian, from 1 to 12: 1 is Laplace's, 2 the Gaussian's, which no linear method
             separates, 4 has light tails. None chooses one for each source, by its <|z|> / sd.
         variances: of the sources, for "gaussian_known_variance"; in data units squared, one for each feature.
-        tol: converged where another step promises less than this, in nats of the log-likelihood of all samples. The
-            error is then below sqrt(2 tol) of the standard error that the number of samples leaves anyway.
+        tol: least expected gain of another step, in nats of the log-likelihood of all samples. At convergence the error
+            is below sqrt(2 tol) of the standard error due to the number of samples.
         max_iter: iterations at most; then a ConvergenceWarning.
         random_state: of the rotation that the search starts from.
 
     Attributes:
-        components_: (source, feature) W. Scaled as the density asks for: unit variance where the density is right.
+        components_: (source, feature) W. Scaled to the density: unit variance where the density is right.
         mixing_: (feature, source) from sources back to data; `components_ @ mixing_` is the identity.
         mean_: (feature,) of the data.
         location_: (source,) the centre of each density; zero with known variances.
@@ -77,7 +76,7 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         n_iter_: iterations taken.
         converged_: whether `tol` was reached.
         log_likelihood_: F, nats per sample.
-        n_features_in_, feature_names_in_: as everywhere in scikit-learn.
+        n_features_in_, feature_names_in_: see scikit-learn.
 
     Sources are in the order of the variance that they explain, the largest first, and turned so that the largest entry
     of their column of `mixing_` is positive; with known variances, in the order of `variances`.
@@ -160,10 +159,8 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             raise InputError("variances go with density gaussian_known_variance, and only with it")
         if self.n_components is not None and not isinstance(self.n_components, Integral):
             raise InputError(f"n_components is {self.n_components!r}; it must be a whole number or None")
-        if (
-            not (isinstance(self.tol, Real) and self.tol > 0 and isinstance(self.max_iter, Integral))
-            or self.max_iter < 1
-        ):
+        whole = isinstance(self.max_iter, Integral) and self.max_iter >= 1
+        if not (whole and isinstance(self.tol, Real) and self.tol > 0):
             raise InputError(
                 f"tol is {self.tol!r} and max_iter {self.max_iter!r}; tol must be above 0, "
                 "max_iter a whole number from 1"
@@ -223,7 +220,7 @@ class LDMICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
 
 def amari_distance(W: np.ndarray, mixing: np.ndarray) -> float:
-    """How far W mixing is from a scaled permutation: 0 where all sources are recovered, 1 at worst,
+    """Distance of W mixing from a scaled permutation: 0 where all sources are recovered, 1 at worst,
 
         1 / (2 n (n - 1)) [ sum_i (sum_j |p_ij| / max_j |p_ij| - 1) + sum_j (sum_i |p_ij| / max_i |p_ij| - 1) ]
 
@@ -245,7 +242,7 @@ def amari_distance(W: np.ndarray, mixing: np.ndarray) -> float:
 
 
 def _whitening(centred: np.ndarray, n_components: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """K (component, feature) such that K x is white, on as many axes as asked for or as there are; and the matrix
+    """K (component, feature) such that K x is white, on `n_components` axes, or on all; and the matrix
     (feature, component) that brings white data back to these axes.
 
     Raises:
@@ -267,7 +264,7 @@ def _whitening(centred: np.ndarray, n_components: int | None) -> tuple[np.ndarra
 
 
 class _Found(NamedTuple):
-    """Where the search ended, on white data."""
+    """The end of the search, on white data."""
 
     W: Tensor
     shape: Tensor
@@ -323,41 +320,33 @@ def _matched_shape(Y: Tensor) -> Tensor:
     return torch.from_numpy(np.interp(measured, ratio, beta))
 
 
+def _settled(new: Tensor, beta: Tensor) -> bool:
+    return float((new / beta).log().abs().max()) <= math.log(SETTLED)
+
+
 def _maximise(Y: Tensor, W: Tensor, density: str, shape: float | None, tol: float, max_iter: int) -> _Found:
     """Maximise F over W and the locations m for white Y (source, sample): W <- (I + E) W, m <- m + e.
 
     Preconditioned L-BFGS as in Picard (Ablin, Cardoso & Gramfort 2018). At independent sources the Hessian of -F
     couples E_ij with E_ji alone, by [[h_ij, 1], [1, h_ji]] with h_ij = <psi_i'> <y_j^2>; E_ii has 1 + <psi_i' y_i^2>,
-    e_i has <psi_i'>. The memory of past steps mends what that leaves out. E and e are one matrix, e its last column.
+    e_i has <psi_i'>. The memory of past steps corrects for the rest. E and e are one matrix, e its last column.
     """
     n, n_samples = Y.shape
     eye = torch.eye(n, dtype=Y.dtype)
     beta = torch.full((n,), 2.0 if shape is None else float(shape), dtype=Y.dtype)
     follow = matching = density == "generalized_gaussian" and shape is None
-
-    def fit(Y: Tensor, location: Tensor) -> _Fit:
-        y = Y - location[:, None]
-        return _logistic_fit(y) if density == "logistic" else _generalized_gaussian_fit(y, beta)
-
-    def other_shapes() -> Tensor | None:
-        """Shapes that match the sources as they are, where they are not those that are used."""
-        new = _matched_shape(Y)
-        return new if float((new / beta).log().abs().max()) > math.log(SETTLED) else None
-
-    Y = W @ Y
-    location = torch.zeros(n, dtype=Y.dtype)
-    at = fit(Y, location)
+    fit = _logistic_fit if density == "logistic" else lambda y: _generalized_gaussian_fit(y, beta)
+    Y, location = W @ Y, torch.zeros(n, dtype=Y.dtype)
+    at = fit(Y)
     memory: deque[tuple[Tensor, Tensor]] = deque(maxlen=MEMORY)
     last: tuple[Tensor, Tensor] | None = None  # the step taken, the gradient before it
     promise = math.inf
     for iteration in range(1, max_iter + 1):
-        if follow:  # shapes follow the sources until they come to rest, and are looked at again in the end
-            new = other_shapes()
-            if new is None:
-                follow = False
-            else:
+        if follow:  # shapes follow the sources until they come to rest, and are compared again at the end
+            new = _matched_shape(Y)
+            if follow := not _settled(new, beta):
                 beta, last = new, None
-                at = fit(Y, location)
+                at = fit(Y - location[:, None])
                 memory.clear()
         G = torch.cat([at.psi @ Y.mT / n_samples - eye, -at.psi.mean(1, keepdim=True)], 1)
         if last is not None and float((last[0] * (G - last[1])).sum()) > 0:
@@ -365,16 +354,17 @@ def _maximise(Y: Tensor, W: Tensor, density: str, shape: float | None, tol: floa
         E = _direction(G, at, Y, memory)
         promise = -0.5 * n_samples * float((G * E).sum())
         if promise < tol:
-            follow = matching and other_shapes() is not None
+            follow = matching and not _settled(_matched_shape(Y), beta)
             if not follow:
                 return _Found(W, beta, location, iteration, True, promise)
             continue
         for _ in range(HALVINGS):
-            step = eye + E[:, :n]
-            trial, moved = step @ Y, location + E[:, n]
-            there = fit(trial, moved)
-            gain = there.value - at.value + float(torch.linalg.slogdet(step)[1])
-            if gain > -n * ROUNDING:
+            step, moved = eye + E[:, :n], location + E[:, n]
+            trial = step @ Y
+            there = fit(trial - moved[:, None])
+            if there.value - at.value + float(torch.linalg.slogdet(step)[1]) > -n * ROUNDING:
+                last = (E, G)
+                W, Y, location, at = step @ W, trial, moved, there
                 break
             E = E / 2
         else:
@@ -382,9 +372,6 @@ def _maximise(Y: Tensor, W: Tensor, density: str, shape: float | None, tol: floa
                 break
             memory.clear()
             last = None
-            continue
-        last = (E, G)
-        W, Y, location, at = step @ W, trial, moved, there
     return _Found(W, beta, location, iteration, False, promise)
 
 

@@ -13,6 +13,7 @@ ROOMS = [
     "errors version ranks",
     "config files cluster tensors",
     "data ldm",
+    "trainer",
     "filter ica images",
     "analysis export",
     "paper",

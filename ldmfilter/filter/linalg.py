@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-class NotPositiveDefiniteError(ValueError):
+class NotPositiveDefiniteError(torch.linalg.LinAlgError, ValueError):
     """A matrix that should be a covariance is not one, even after the jitter that rounding explains."""
 
 

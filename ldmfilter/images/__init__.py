@@ -1,4 +1,4 @@
-"""Self-supervised objectives on pairs of images, as latent distribution matching, and what trains an encoder by them.
+"""Self-supervised objectives on pairs of images, as latent distribution matching, and the training of encoders by them.
 
     from ldmfilter.images.sources import cifar10
     from ldmfilter.images.training import PairConfig, PairTraining, load_encoder

@@ -9,10 +9,10 @@ from ldmfilter.errors import InputError
 
 @dataclass(frozen=True)
 class Views:
-    """How a view differs from its image. Zero leaves a step out, and so does a `crop` of 1.
+    """Random changes that make a view of an image. Zero leaves a step out, and so does a `crop` of 1.
 
     Attributes:
-        crop: the smallest share of the area that a random crop keeps, brought back to the full size.
+        crop: smallest share of the area that a random crop keeps; the crop is scaled to the full size.
         flip: chance that left and right change places.
         jitter: strength of the change of brightness and contrast, and of colours where there are any.
         grey: chance that colours are lost.
@@ -34,7 +34,7 @@ class Views:
     noise: float = 0.0
 
 
-#: Digits have a right and a left, and neither colours nor much room.
+#: Views of digits, which may not be mirrored, have no colours and fill their image.
 DIGIT_VIEWS = Views(crop=1.0, flip=0.0, jitter=0.0, grey=0.0, rotate=12.0, shift=0.1, zoom=0.12, noise=0.08)
 
 

@@ -1,4 +1,4 @@
-"""Encoders of small images, and what stands on them while they learn."""
+"""Encoders of small images, with the projector and predictor that are trained with them."""
 
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ Image = Float[Tensor, "sample channel height width"]
 
 
 class _Block(nn.Module):
-    """Two convolutions beside a short cut (He et al. 2016, figure 2)."""
+    """Two convolutions and a shortcut (He et al. 2016, figure 2)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -73,7 +73,7 @@ def perceptron(inputs: int, hidden: int, outputs: int, layers: int = 2) -> nn.Se
 
 
 class PairNetwork(nn.Module):
-    """An encoder, a projector from its features to z, and, where one is asked for, a predictor from z to z'.
+    """An encoder, a projector from its features to z, and, optionally, a predictor from z to z'.
 
     Args:
         encoder: images -> (sample, features), any module.

@@ -1,4 +1,5 @@
-"""Objectives on pairs of views of an image (Mikulasch & Zenke 2026): one function a cell, an alignment plus an entropy.
+"""Objectives on pairs of views of an image (Mikulasch & Zenke 2026): one function a cell of figure 3,
+an alignment plus an entropy.
 
 Two views of an image become z and z', (sample, dim), row by row. Every objective is maximised; nats per pair.
 
@@ -9,26 +10,27 @@ Two views of an image become z and z', (sample, dim), row by row. Every objectiv
 
 The sphere's functions take z as it leaves the network and bring it to unit length.
 
-Views are as near as rho says in both spaces: the concentration of the sphere's model is that at which z . z' is rho
+rho sets the nearness of views in both spaces: the concentration of the sphere's model is that at which z . z' is rho
 on average. A kernel is as wide as the model's own density of a view given the other, as SimCLR takes one temperature
 for both: sqrt(1 - rho^2) on the plane, the alignment's concentration on the sphere. A wider one (Scott's rule gives
-twice that in 32 dimensions) does not see z contract, and leaves it in a few dimensions, on the sphere in a cap.
-Nothing here holds an array of N x N x dim.
+twice that in 32 dimensions) does not resolve a contracted z, and leaves it in a few dimensions, on the sphere in a cap.
+No function makes an array of N x N x dim.
 
-F in nats is an estimate: how far it is from -KL + I is the entropy's bias, which in the dimensions used here is larger
-than what is estimated. Of samples of the model itself, in the plane, where -KL is 0:
+F in nats is an estimate: it differs from -KL + I by the entropy's bias, which in the dimensions used here is larger
+than what is estimated. On samples of the model itself, in the plane, where -KL is 0:
 
     pairs, dimensions    exact, with / without    knn              kde            logdet
     128, 32              26.6 / 0                 35.4 / 34.5      128 / 131      22.0 / -10.2
     512, 128             106.3 / 0                160.9 / 160.5    723 / 737      88.6 / -39.8
 
 (means of five draws; Scott's kernels 38.8 / 35.1 and 175.7 / 170.6). Compare values of one estimator, never those of
-two. With `knn` and `kde` the objectives with and without mutual information are nearly one, far nearer than the
-information that is between them: that their accuracies are alike is partly the estimators' doing.
+two. With `knn` and `kde` the objectives with and without mutual information are nearly the same, far nearer than the
+information between views: their similar accuracies are partly due to the estimators.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -66,19 +68,17 @@ def plane_kde(
     In units of the spread, so that scaling z by a adds d log a to H: the entropy by a fixed narrow kernel grows with
     the square of the distance between samples, faster than any prior of z holds it.
     """
-    check(z.shape, mutual_information=mutual_information, correlation=correlation, bandwidth=bandwidth)
-    width = math.sqrt(1 - correlation**2) if bandwidth is None else bandwidth
 
     def entropy(x: Tensor, _: int) -> Tensor:
+        width = math.sqrt(1 - correlation**2) if bandwidth is None else bandwidth
         scale = x.var(0).mean().clamp_min(torch.finfo(x.dtype).tiny).sqrt()
         return kde(x / scale, bandwidth=width) + x.shape[1] * scale.log()
 
-    return _plane(z, z2, entropy, mutual_information, correlation)
+    return _plane(z, z2, entropy, mutual_information, correlation, bandwidth=bandwidth)
 
 
 def plane_logdet(z: Views, z2: Views, mutual_information: bool = True, correlation: float = CORRELATION) -> Objective:
     """Plane, log determinant of the covariance."""
-    check(z.shape, mutual_information=mutual_information, correlation=correlation)
     return _plane(z, z2, _logdet, mutual_information, correlation)
 
 
@@ -91,8 +91,7 @@ def plane_knn(
     clip: float = 0.1,
 ) -> Objective:
     """Plane, Kozachenko-Leonenko."""
-    check(z.shape, mutual_information=mutual_information, correlation=correlation, k=k, clip=clip)
-    return _plane(z, z2, lambda x, _: knn(x, k=k, clip=clip), mutual_information, correlation)
+    return _plane(z, z2, lambda x, _: knn(x, k=k, clip=clip), mutual_information, correlation, k=k, clip=clip)
 
 
 def sphere_kde(
@@ -104,14 +103,15 @@ def sphere_kde(
 ) -> Objective:
     """Sphere, kernel density with a von Mises-Fisher kernel of concentration `kernel`; None takes the model's own, that
     of the alignment."""
-    check(z.shape, sphere=True, mutual_information=mutual_information, correlation=correlation, kernel=kernel)
-    kappa = concentration(correlation, z.shape[1]) if kernel is None else kernel
-    return _sphere(z, z2, lambda x, spheres: vmf_kde(x, kappa, spheres), mutual_information, correlation)
+
+    def entropy(x: Tensor, spheres: int) -> Tensor:
+        return vmf_kde(x, concentration(correlation, z.shape[1]) if kernel is None else kernel, spheres)
+
+    return _sphere(z, z2, entropy, mutual_information, correlation, kernel=kernel)
 
 
 def sphere_logdet(z: Views, z2: Views, mutual_information: bool = True, correlation: float = CORRELATION) -> Objective:
     """Sphere, log determinant of the covariance: entropy of the Gaussian around the sphere, per volume of space."""
-    check(z.shape, sphere=True, mutual_information=mutual_information, correlation=correlation)
     return _sphere(z, z2, _logdet, mutual_information, correlation)
 
 
@@ -124,22 +124,17 @@ def sphere_knn(
     clip: float = 0.1,
 ) -> Objective:
     """Sphere, Kozachenko-Leonenko with the sphere's own dimension, one less than that of space."""
-    check(z.shape, sphere=True, mutual_information=mutual_information, correlation=correlation, k=k, clip=clip)
 
     def entropy(x: Tensor, spheres: int) -> Tensor:
         return knn(x, k=k, clip=clip, manifold=x.shape[1] - spheres)
 
-    return _sphere(z, z2, entropy, mutual_information, correlation)
+    return _sphere(z, z2, entropy, mutual_information, correlation, k=k, clip=clip)
 
 
 #: Cells of the paper's figure 3 by name; each with and without mutual information.
 CELLS: dict[str, Callable[..., Objective]] = {
-    "plane_kde": plane_kde,
-    "plane_logdet": plane_logdet,
-    "plane_knn": plane_knn,
-    "sphere_kde": sphere_kde,
-    "sphere_logdet": sphere_logdet,
-    "sphere_knn": sphere_knn,
+    function.__name__: function
+    for function in (plane_kde, plane_logdet, plane_knn, sphere_kde, sphere_logdet, sphere_knn)
 }
 
 
@@ -211,7 +206,7 @@ def categorical(
     p_match: float = 0.9,
     mutual_information: bool = True,
 ) -> Objective:
-    """Discrete latents c and c', of which each view says its probabilities; they match with probability `p_match`.
+    """Discrete latents c and c', with probabilities predicted from each view; they match with probability `p_match`.
 
     R(c, c') is the mean over pairs of q(c) q'(c'), a table of K x K: its entropy, and those of its margins, are exact.
     Without mutual information F = -KL[R || P] is at most 0, reached where R is the latent model's own table: 1 / K for
@@ -224,16 +219,20 @@ def categorical(
     return Objective(alignment + H, alignment, H)
 
 
-def _plane(z: Views, z2: Views, H: Entropy, mutual_information: bool, correlation: float) -> Objective:
-    alignment = gaussian_pair(z, z2, correlation).mean()
-    entropy = H(z, 1) + H(z2, 1) if mutual_information else H(torch.cat([z, z2], 1), 2)
-    return Objective(alignment + entropy, alignment, entropy)
+def _plane(z: Views, z2: Views, H: Entropy, mutual_information: bool, correlation: float, **options: Any) -> Objective:
+    check(z.shape, mutual_information=mutual_information, correlation=correlation, **options)
+    return _matched(gaussian_pair(z, z2, correlation).mean(), z, z2, H, mutual_information)
 
 
-def _sphere(z: Views, z2: Views, H: Entropy, mutual_information: bool, correlation: float) -> Objective:
+def _sphere(z: Views, z2: Views, H: Entropy, mutual_information: bool, correlation: float, **options: Any) -> Objective:
+    check(z.shape, sphere=True, mutual_information=mutual_information, correlation=correlation, **options)
     z, z2 = normalize(z, dim=1), normalize(z2, dim=1)
-    dim = z.shape[1]
-    alignment = von_mises_fisher(z2, z, concentration(correlation, dim)).mean() - log_sphere_area(dim)
+    kappa = concentration(correlation, z.shape[1])
+    alignment = von_mises_fisher(z2, z, kappa).mean() - log_sphere_area(z.shape[1])
+    return _matched(alignment, z, z2, H, mutual_information)
+
+
+def _matched(alignment: Tensor, z: Views, z2: Views, H: Entropy, mutual_information: bool) -> Objective:
     entropy = H(z, 1) + H(z2, 1) if mutual_information else H(torch.cat([z, z2], 1), 2)
     return Objective(alignment + entropy, alignment, entropy)
 

@@ -1,4 +1,4 @@
-"""LARS, and the course of the learning rate."""
+"""LARS, groups of parameters, and the schedule of the learning rate."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 
 class LARS(Optimizer):
-    """Stochastic gradient descent with momentum, each layer at a rate that its weights say (You, Gitman & Ginsburg
+    """Stochastic gradient descent with momentum, each layer at a rate set by its weights (You, Gitman & Ginsburg
     2017, algorithm 1):
 
         v <- momentum v + lr lambda (g + decay w),  w <- w - v,  lambda = trust |w| / (|g| + decay |w|)

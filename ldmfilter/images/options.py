@@ -1,4 +1,4 @@
-"""What options of objectives on pairs may be."""
+"""Ranges of the options of objectives on pairs."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from ldmfilter.errors import InputError
 
-#: Options by name: the least and the most that each may be, and whether these two belong to it.
+#: Options by name: lower and upper limit, and whether the limits are included.
 LIMITS: dict[str, tuple[float, float, bool]] = {
     "correlation": (0, 1, False),
     "p_match": (0, 1, False),
@@ -23,7 +23,7 @@ LIMITS: dict[str, tuple[float, float, bool]] = {
 
 
 def check(shape: Sequence[int], sphere: bool = False, **options: Any) -> None:
-    """Whether an objective can be taken of views (sample, dim) with such options; None is an option's default.
+    """Refuse options, or views (sample, dim), that an objective cannot be computed with; None is an option's default.
 
     Raises:
         InputError: a value outside `LIMITS`, fewer than two pairs or no more than k, a sphere in one dimension.

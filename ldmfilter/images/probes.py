@@ -1,4 +1,4 @@
-"""What features know of labels: a linear readout and nearest neighbours. Accuracies are shares of 1."""
+"""Readouts of labels from features: linear, and by nearest neighbours. Accuracies are shares of 1."""
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +10,7 @@ Labels = Int[Tensor, " sample"]
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.1  # of a neighbour's vote, exp(cos / temperature)
-RIDGE = 1e-3  # of the readout's weights, beside the mean log-likelihood
+RIDGE = 1e-3  # of the readout's weights, added to the mean negative log-likelihood
 ITERATIONS = 100
 ROWS = 1024
 
@@ -20,7 +20,7 @@ def linear_probe(
 ) -> float:
     """Accuracy of multinomial logistic regression on standardised features, fitted by L-BFGS on the training part.
 
-    The loss is convex: where it ends depends on nothing random.
+    The loss is convex, and the start fixed: the result is not random.
     """
     mean, std = train.mean(0), train.std(0).clamp_min(1e-6)
     x, y = (train - mean) / std, (test - mean) / std

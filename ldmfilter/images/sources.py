@@ -1,5 +1,5 @@
 """Images and their labels: digits that come with scikit-learn; MNIST, CIFAR-10 and CIFAR-100 in the formats they are
-published in, from a folder; any folder of images. Nothing is ever downloaded, and nothing but numbers is read."""
+published in, from a folder; any folder of images. Nothing is downloaded, and no code in a file is run."""
 
 import gzip
 import hashlib
@@ -24,7 +24,7 @@ class Images:
 
     Attributes:
         pixels: (sample, channel, height, width), 0 to 255.
-        labels: of each image; None where nobody said.
+        labels: of each image; None for images without.
         classes: names of the labels, in order.
         source: where they come from.
     """
@@ -44,7 +44,7 @@ class Images:
 
 
 def split(images: Images, share: float, seed: int = 0) -> tuple[Images, Images]:
-    """Images at random in two: without a `share` of each class, and these."""
+    """Split images at random: those without a `share` of each class, and that share."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(images)))
     of = torch.zeros(len(images), dtype=torch.long) if images.labels is None else images.labels
     held = torch.zeros(len(images), dtype=torch.bool)
@@ -313,12 +313,12 @@ def _check_labels(path: Path, labels: np.ndarray, classes: int) -> None:
         raise InputError(f"{path}: damaged file (a label {int(labels.max())} of {classes} classes); fetch it again")
 
 
-#: What a file of an image is called.
+#: Endings of the names of image files.
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
 
 def image_folder(folder: str | os.PathLike[str], size: int = 32, colour: bool = True) -> Images:
-    """All images in a folder: those in folders of their own are labelled by the folder's name, those beside are not.
+    """All images in a folder; those in subfolders are labelled by the subfolder's name.
 
     Each is brought to `size` pixels along its shorter side and cut to a square around its middle.
 

@@ -1,4 +1,4 @@
-"""Learning from pairs of views: yields one record an evaluation, prints nothing, can be stopped and taken up again."""
+"""Training on pairs of views: one record an evaluation, nothing printed; it can be stopped and resumed."""
 
 import dataclasses
 import inspect
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ldmfilter.errors import InputError, TrainingError
+from ldmfilter.errors import InputError
 from ldmfilter.images import objectives
 from ldmfilter.images.augment import Views, augmentation
 from ldmfilter.images.networks import PairNetwork, ResNet18
@@ -29,6 +29,7 @@ from ldmfilter.images.sources import Images
 from ldmfilter.ldm.objectives import Objective
 from ldmfilter.ldm.spectrum import effective_rank
 from ldmfilter.tensors import damaged, digest, read_tensors, write_tensors
+from ldmfilter.trainer import Trainer
 
 #: Objectives of two views, and those that need a predictor.
 PAIRS: dict[str, Callable[..., Objective]] = {
@@ -43,23 +44,23 @@ PREDICTED: dict[str, Callable[..., Objective]] = {
 }
 #: Objectives that bring z to unit length.
 SPHERES = ("sphere_kde", "sphere_logdet", "sphere_knn", "sphere_stopgrad", "simclr")
-OPTIMIZERS = ("adamw", "lars")
-PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "lars": LARS}
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # Fabric's names
 FEATURE_ROWS = 512  # images that are encoded at a time for the probes
 
 
 @dataclass(frozen=True)
 class PairConfig:
-    """How an encoder learns.
+    """The settings of a training.
 
     Attributes:
         objective: a key of `PAIRS` or `PREDICTED`.
-        options: further arguments of the objective, `mutual_information` among them.
+        options: further arguments of the objective, such as `mutual_information`.
         epochs: passes over the images.
         batch_size: images a step, each in two views.
-        optimizer: one of `OPTIMIZERS`.
-        learning_rate: its peak.
-        warmup: epochs over which it rises; then it falls half a cosine.
+        optimizer: a key of `OPTIMIZERS`.
+        learning_rate: the highest.
+        warmup: epochs over which the rate rises; then it falls half a cosine.
         weight_decay: of weights; biases and norms have none.
         hidden: width of the projector's and predictor's hidden layers.
         latent: dimensions of z.
@@ -85,29 +86,24 @@ class PairConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises: InputError for a value that is none."""
-        for name, choices in (
-            ("objective", (*PAIRS, *PREDICTED)),
-            ("optimizer", OPTIMIZERS),
-            ("precision", tuple(PRECISIONS)),
-        ):
+        """Raises: InputError for a value out of its range."""
+        functions = {**PAIRS, **PREDICTED}
+        for name, choices in (("objective", functions), ("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} is {getattr(self, name)}; choose one of {', '.join(choices)}")
         for name in ("epochs", "batch_size", "hidden", "latent", "evaluate_every", "seed"):
             value, least = getattr(self, name), 0 if name == "seed" else 1
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name} is {value}; it must be a whole number from {least}")
-        if not 0 < self.learning_rate < math.inf:
-            raise InputError(f"learning_rate is {self.learning_rate}; it must be above 0")
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight_decay is {self.weight_decay}; it must be 0 or above")
-        if not 0 <= self.warmup < self.epochs:
-            raise InputError(f"warmup is {self.warmup} epochs; it must be below the {self.epochs} of all")
-        known = [
-            parameter.name
-            for parameter in inspect.signature({**PAIRS, **PREDICTED}[self.objective]).parameters.values()
-            if parameter.default is not inspect.Parameter.empty
-        ]
+        for name, holds, range_ in (
+            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or above"),
+            ("warmup", 0 <= self.warmup < self.epochs, f"from 0 to below the {self.epochs} epochs"),
+        ):
+            if not holds:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be {range_}")
+        parameters = inspect.signature(functions[self.objective]).parameters.values()
+        known = [one.name for one in parameters if one.default is not inspect.Parameter.empty]
         if unknown := sorted(set(self.options) - set(known)):
             raise InputError(f"options: {self.objective} knows no {unknown[0]}; choose of {', '.join(known)}")
         check((self.batch_size, self.latent), self.objective in SPHERES, **self.options)
@@ -115,15 +111,15 @@ class PairConfig:
 
 @dataclass(frozen=True)
 class PairRecord:
-    """What one evaluation saw.
+    """The results of one evaluation.
 
     Attributes:
         epoch: passes done.
-        objective: mean since the last evaluation, nats per pair (NaN before the first step). An estimate whose bias is
-            larger than what it estimates (see `objectives`): compare it along one training, not between objectives.
-        effective_rank: of z of test images, of unit length where the objective takes it so.
+        objective: mean since the last evaluation, nats per pair (NaN before the first step). Its bias is larger than
+            what it estimates (see `objectives`): compare it along one training, not between objectives.
+        effective_rank: of z of test images, of unit length for the objectives in `SPHERES`.
         linear: accuracy of a linear readout of the encoder's features, test images; NaN without labels.
-        knn: the same of nearest neighbours.
+        knn: accuracy of a vote of nearest neighbours, likewise.
     """
 
     epoch: int
@@ -137,8 +133,8 @@ class PairTraining:
     """One training, with everything it needs to go on after a stop.
 
     Args:
-        config: how.
-        train: images to learn from; their labels reach the probes alone.
+        config: its settings.
+        train: images to learn from; their labels are used by the probes alone.
         test: images that the probes are judged on, and z is measured on.
         encoder: images -> (sample, feature), any module; None makes a ResNet-18 from the seed.
         device: "cuda", "cpu", or None for CUDA where there is one.
@@ -164,22 +160,25 @@ class PairTraining:
         channels, height, width = train.pixels.shape[1:]
         self._augment = augmentation(config.views, channels, height, width)
         self._train, self._test = train, test
-        self._pixels = train.pixels.to(self.device)
         with self._random(0):
             encoder = ResNet18(channels) if encoder is None else encoder
             features = _count_features(encoder, train)
             predict = config.objective in PREDICTED
-            network = PairNetwork(encoder, features, config.hidden, config.latent, predict)
-        self.network = network.to(self.device)
-        groups = parameter_groups(network, config.weight_decay)
-        if config.optimizer == "lars":
-            self._optimizer: torch.optim.Optimizer = LARS(groups, config.learning_rate)
-        else:
-            self._optimizer = torch.optim.AdamW(groups, config.learning_rate)
-        self._scaler = torch.amp.GradScaler(self.device, enabled=config.precision == "16")
+            self.network = PairNetwork(encoder, features, config.hidden, config.latent, predict)
         self.steps_per_epoch = len(train) // config.batch_size
+        steps, warmup = config.epochs * self.steps_per_epoch, round(config.warmup * self.steps_per_epoch)
+        self._trainer = Trainer(
+            self.network,
+            OPTIMIZERS[config.optimizer](parameter_groups(self.network, config.weight_decay), config.learning_rate),
+            lambda step: rate(step, steps, warmup),
+            f"by {config.objective}",
+            remedy=f"try a learning rate below {config.learning_rate:g}",
+            device=self.device,
+            precision=PRECISIONS[config.precision],
+        )
+        self._pixels = self._trainer.fabric.to_device(train.pixels)
         self.epoch = 0
-        self.seconds = 0.0  # of training and evaluation, those before a stop among them
+        self.seconds = 0.0  # of training and evaluation, before and after a stop
         self.history: list[PairRecord] = []
         self._since: list[float] = []  # mean objective of each epoch since the last evaluation
 
@@ -202,11 +201,6 @@ class PairTraining:
         """
         started = time.perf_counter()
         self._since.append(self.one_epoch())
-        if not math.isfinite(self._since[-1]):
-            raise TrainingError(
-                f"training diverged in epoch {self.epoch}: its objective is not finite any more; "
-                f"try a learning rate below {self.config.learning_rate:g}"
-            )
         record = None
         if self.epoch % self.config.evaluate_every == 0 or self.epoch == self.config.epochs:
             record = self.evaluate(sum(self._since) / len(self._since))
@@ -217,50 +211,32 @@ class PairTraining:
 
     def one_epoch(self) -> float:
         """Train over all images once; the objective's mean over the steps."""
-        config, first = self.config, self.epoch * self.steps_per_epoch
-        steps, warmup = config.epochs * self.steps_per_epoch, round(config.warmup * self.steps_per_epoch)
-        order = np.random.default_rng([config.seed, self.epoch]).permutation(len(self._pixels))
+        order = np.random.default_rng([self.config.seed, self.epoch]).permutation(len(self._pixels))
         values = []
         self.network.train()
-        for i in range(self.steps_per_epoch):
-            index = torch.from_numpy(order[i * config.batch_size : (i + 1) * config.batch_size]).to(self.device)
-            for group in self._optimizer.param_groups:
-                group["lr"] = config.learning_rate * rate(first + i, steps, warmup)
-            with self._random(1 + first + i):
-                values.append(self._step(self._pixels[index].float() / 255))
+        for index in torch.from_numpy(order).split(self.config.batch_size)[: self.steps_per_epoch]:
+            with self._random(1 + self._trainer.step):
+                batch = self._pixels[index.to(self._pixels.device)].float() / 255
+                values.append(self._trainer.advance(batch, self._objective))
         self.epoch += 1
         return float(torch.stack(values).mean())
 
-    def _step(self, x: Float[Tensor, "sample channel height width"]) -> Tensor:
+    def _objective(self, x: Float[Tensor, "sample channel height width"]) -> Tensor:
         with torch.no_grad():
             first, second = self._augment(x), self._augment(x)
-        with self._autocast():
-            # One after the other: a batch norm sees one view at a time, as in the published methods.
-            (z, p), (z2, p2) = self.network(first), self.network(second)
-        predictions = [part.float() for part in (p, p2) if part is not None]
-        objective = self._objective(z.float(), z2.float(), predictions)
-        self._optimizer.zero_grad()
-        self._scaler.scale(-objective.value).backward()
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        return objective.value.detach()
-
-    def _objective(self, z: Tensor, z2: Tensor, predictions: list[Tensor]) -> Objective:
-        name = self.config.objective
-        try:
-            return (PREDICTED if predictions else PAIRS)[name](z, z2, *predictions, **self.config.options)
-        except torch.linalg.LinAlgError:
-            # Numbers that are not finite any more are first met by a factorisation.
-            raise TrainingError(
-                f"training diverged in epoch {self.epoch}; try a learning rate below {self.config.learning_rate:g}"
-            ) from None
+        # One after the other: a batch norm sees one view at a time, as in the published methods.
+        (z, p), (z2, p2) = self._trainer.module(first), self._trainer.module(second)
+        name, options = self.config.objective, self.config.options
+        if p is None:
+            return PAIRS[name](z, z2, **options).value
+        return PREDICTED[name](z, z2, p, p2, **options).value
 
     def evaluate(self, objective: float = math.nan) -> PairRecord:
-        """Spectrum and probes as the network is now; `objective` is the record's."""
+        """Spectrum and probes of the present network; `objective` is passed on to the record."""
         test, z = self.encode(self._test)
         linear = knn = math.nan
         if self._train.labels is not None and self._test.labels is not None:
-            labels, truth = self._train.labels.to(self.device), self._test.labels.to(self.device)
+            labels, truth = self._trainer.fabric.to_device((self._train.labels, self._test.labels))
             train, _ = self.encode(self._train)
             linear = linear_probe(train, labels, test, truth)
             knn = knn_probe(train, labels, test, truth)
@@ -268,33 +244,28 @@ class PairTraining:
 
     @torch.no_grad()
     def encode(self, images: Images) -> tuple[Float[Tensor, "sample feature"], Float[Tensor, "sample latent"]]:
-        """The encoder's features of images as they are, and z, of unit length where the objective takes it so."""
+        """The encoder's features of images without views; z, of unit length for the objectives in `SPHERES`."""
         self.network.eval()
         features, latents = [], []
         for pixels in images.pixels.split(FEATURE_ROWS):
-            with self._autocast():
-                feature = self.network.encoder(pixels.to(self.device).float() / 255)
+            with self._trainer.fabric.autocast():
+                feature = self.network.encoder(self._trainer.fabric.to_device(pixels).float() / 255)
                 latents.append(self.network.projector(feature).float())
             features.append(feature.float())
         z = torch.cat(latents)
         return torch.cat(features), normalize(z, dim=1) if self.config.objective in SPHERES else z
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device, PRECISIONS[self.config.precision], enabled=self.config.precision != "32")
-
     @contextmanager
     def _random(self, number: int) -> Iterator[None]:
-        """torch's global generators, which views and dropout draw from, set by the seed and a number within the block:
+        """Seed torch's global generators, which views and dropout draw from, by the seed and a number, for the block:
         a resumed training draws what it would have drawn, and a caller's random numbers are not disturbed."""
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if self.device == "cuda" else []):
             torch.manual_seed(int(np.random.SeedSequence([self.config.seed, number]).generate_state(1)[0]))
             yield
 
-    # A checkpoint: named tensors and plain values, nothing else.
-
     @cached_property
     def _images(self) -> dict[str, Any]:
-        """What tells these images from others, whatever their folder is called."""
+        """Number and digest of the images, which a checkpoint is compared by."""
         parts = {"train": self._train, "test": self._test}
         return {name: {"count": len(part), "pixels": digest({"": part.pixels})} for name, part in parts.items()}
 
@@ -304,16 +275,14 @@ class PairTraining:
         Raises:
             InputError: the disk refuses.
         """
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        for i, state in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        tensors, scaler = self._trainer.state()
         values = {
             "config": dataclasses.asdict(self.config),
             "images": self._images,
             "epoch": self.epoch,
             "seconds": self.seconds,
             "since": self._since,
-            "scaler": self._scaler.state_dict(),
+            "scaler": scaler,
             "history": [dataclasses.asdict(record) for record in self.history],
         }
         write_tensors(Path(path), tensors, values)
@@ -326,25 +295,17 @@ class PairTraining:
         """
         path = Path(path)
         tensors, values = read_tensors(path)
-        for name, own in (("config", dataclasses.asdict(self.config)), ("images", self._images)):
+        for name, own, what in (
+            ("config", dataclasses.asdict(self.config), "settings"),
+            ("images", self._images, "images"),
+        ):
             if values.get(name) != own:
-                what = "settings" if name == "config" else "images"
                 raise InputError(f"{path}: is of a training with other {what}; remove it or write elsewhere")
-        network = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
-        own = {k: v.shape for k, v in self.network.state_dict().items()}
-        if {k: v.shape for k, v in network.items()} != own:
+        found = {k.removeprefix("network."): v.shape for k, v in tensors.items() if k.startswith("network.")}
+        if found != {k: v.shape for k, v in self.network.state_dict().items()}:
             raise InputError(f"{path}: is of another encoder; give the one that it was trained with")
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "optimizer":
-                index, key = rest.split(".")
-                moments.setdefault(int(index), {})[key] = value
-        groups = self._optimizer.state_dict()["param_groups"]
         try:
-            self.network.load_state_dict(network)
-            self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
-            self._scaler.load_state_dict(values["scaler"])
+            self._trainer.load(tensors, values["scaler"], values["epoch"] * self.steps_per_epoch)
             self.epoch, self.seconds, self._since = values["epoch"], values["seconds"], values["since"]
             self.history = [PairRecord(**record) for record in values["history"]]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -352,7 +313,7 @@ class PairTraining:
 
 
 def load_encoder(path: str | os.PathLike[str], encoder: nn.Module) -> nn.Module:
-    """Put the encoder of a checkpoint into a module of the same make.
+    """Put the encoder of a checkpoint into a module of the same architecture.
 
     Raises:
         InputError: the file is missing or damaged, or the module is another.

@@ -1,4 +1,9 @@
-"""What an experiment is and what it leaves behind: numbers, claims that they bear out or not, a picture."""
+"""The frame of the experiments: claims with their limits, and the files that a run writes.
+
+A figure is a module in this folder with `SIZES`, its settings by name; `run(settings, seed, say)`, which returns an
+`Outcome`; a function that makes the claims from the numbers, and one that draws. A figure that takes data has
+`run(settings, seed, say, data)`.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +26,19 @@ from ldmfilter.files import check_target, replacing
 from ldmfilter.version import __version__
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 class Listed(NamedTuple):
-    """A figure that can be asked for.
+    """A figure in the list; the module of its name in `ldmfilter.paper` runs it.
 
     Attributes:
-        module: runs it.
         about: what it shows.
-        gpu: whether it computes on a GPU where there is one; else on the CPU alone.
-        data: what it needs or can use; "" where nothing is taken.
+        gpu: whether it computes on a GPU if there is one; else on the CPU alone.
+        data: the data that it needs or can use; "" for none.
     """
 
-    module: str
     about: str
     gpu: bool
     data: str = ""
@@ -42,34 +46,26 @@ class Listed(NamedTuple):
 
 #: Figures by name.
 FIGURES: dict[str, Listed] = {
-    "fig2b": Listed("ldmfilter.paper.fig2b", "Two mixed natural images, unmixed by a generalised Gaussian", False),
-    "fig2c": Listed(
-        "ldmfilter.paper.fig2c", "Two rotated Ornstein-Uhlenbeck processes, unmixed by their known variances", False
-    ),
+    "fig2b": Listed("Two mixed natural images, unmixed by a generalised Gaussian", False),
+    "fig2c": Listed("Two rotated Ornstein-Uhlenbeck processes, unmixed by their known variances", False),
     "fig3": Listed(
-        "ldmfilter.paper.fig3",
         "Self-supervised images: plane and sphere, three entropies, with and without MI",
         True,
         "the folder of CIFAR-10, for size paper",
     ),
-    "fig4": Listed(
-        "ldmfilter.paper.fig4", "The filter on noisy videos: position and uncertainty, kNN and stop-gradient", True
-    ),
+    "fig4": Listed("The filter on noisy videos: position and uncertainty, kNN and stop-gradient", True),
     "fig4f": Listed(
-        "ldmfilter.paper.fig4f",
         "The filter on spikes of a rat on a track: a ring, and position with its band",
         False,
         "a session (NWB) with position on a linear track; without, a simulated one",
     ),
-    "fig5": Listed("ldmfilter.paper.fig5", "Identification of a nonlinear oscillator behind a swirled image", True),
-    "theorem1": Listed("ldmfilter.paper.theorem1", "The assumptions of Theorem 1, broken one at a time", True),
-    "infoldm": Listed(
-        "ldmfilter.paper.infoldm", "Predictable noise of single units: what marginal entropies keep and discard", True
-    ),
+    "fig5": Listed("Identification of a nonlinear oscillator behind a swirled image", True),
+    "theorem1": Listed("The assumptions of Theorem 1, broken one at a time", True),
+    "infoldm": Listed("Predictable noise of single units: what marginal entropies keep and discard", True),
 }
-#: Sizes that a person may ask for: 2 cores and minutes, or the experiment as published.
+#: Sizes on the command line: minutes on two cores, or the experiment as published.
 SIZES = ("small", "paper")
-#: Who set a limit, where the paper gives none and where the statement itself has one.
+#: Sources of limits: this package, where the paper gives none; or the statement itself.
 OURS, STATED = "this package", "the statement itself"
 
 Say = Callable[[str], None]
@@ -77,15 +73,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement that a number bears out or not.
+    """A statement, a measured number, and the limits within which the number supports the statement.
 
     Attributes:
         text: the statement, as a sentence.
-        value: what was measured.
-        least: the claim holds from this value on; None for no lower limit.
-        most: the claim holds up to this value; None for no upper limit.
-        source: who makes the statement: a figure, table or section of the paper, or of another publication.
-        limit: who set the limits.
+        value: the measurement.
+        least: lower limit, included; None for none.
+        most: upper limit, included; None for none.
+        source: of the statement: a figure, table or section of the paper, or of another publication.
+        limit: source of the limits.
     """
 
     text: str
@@ -97,7 +93,7 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether the value lies within the limits; NaN never does."""
+        """True where the value lies within the limits; NaN never does."""
         return (
             math.isfinite(self.value)
             and (self.least is None or self.value >= self.least)
@@ -107,13 +103,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an experiment found.
+    """The result of an experiment.
 
     Attributes:
         numbers: JSON values by name, nested as is convenient.
-        claims: what the paper says, with what was measured.
+        claims: the paper's statements, with the measurements.
         picture: drawn, not yet saved.
-        note: what has to be known to read the claims right; "" for nothing.
+        note: a caveat to the claims; "" for none.
     """
 
     numbers: dict[str, Any]
@@ -124,7 +120,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """An experiment that was run; `picture` and `record` are the files that were written."""
+    """An experiment that was run, with the files that it wrote: `picture` (PNG) and `record` (JSON)."""
 
     figure: str
     size: str
@@ -136,23 +132,25 @@ class Reproduction:
 
     @property
     def holds(self) -> bool:
-        """Whether all claims hold."""
+        """True where all claims hold."""
         return all(claim.holds for claim in self.outcome.claims)
 
 
 def no_size(size: str) -> str:
-    """The line that refuses a size."""
+    """The message for an unknown size."""
     return f"{size}: no such size; choose one of {', '.join(SIZES)}"
 
 
-def refuse_data(figure: str, data: Path | None) -> None:
-    """For a figure that needs no data of the person who asks for it.
+def summary(records: list[dict[str, float]], each: str) -> dict[str, dict[str, Any]]:
+    """Of several records with the same keys the mean of each value, and under the name `each` all values."""
+    values = {key: [record[key] for record in records] for key in records[0]}
+    return {key: {"mean": float(np.mean(found)), each: found} for key, found in values.items()}
 
-    Raises:
-        InputError: some were given.
-    """
-    if data is not None:
-        raise InputError(f"{data}: {figure} takes no data; leave out --data")
+
+def bare(*every: Axes) -> None:
+    """Take away the frame above and on the right of plots."""
+    for axes in every:
+        axes.spines[["top", "right"]].set_visible(False)
 
 
 def reproduce(
@@ -173,7 +171,7 @@ def reproduce(
         seed: of everything random.
         data: a file or folder that the figure needs or can use; see its module.
         overwrite: replace files that exist.
-        say: called with a line about how far it is.
+        say: called with lines of progress.
 
     Raises:
         InputError: an unknown figure or size, a seed out of its range, an output that exists, data that are missing,
@@ -181,7 +179,10 @@ def reproduce(
     """
     if figure not in FIGURES:
         raise InputError(f"{figure}: no such figure; choose one of {', '.join(FIGURES)}")
-    module = importlib.import_module(FIGURES[figure].module)
+    listed = FIGURES[figure]
+    if data is not None and not listed.data:
+        raise InputError(f"{data}: {figure} takes no data; leave out --data")
+    module = importlib.import_module(f"ldmfilter.paper.{figure}")
     if size not in module.SIZES:
         raise InputError(no_size(size))
     if not 0 <= seed < 2**32:
@@ -190,33 +191,39 @@ def reproduce(
     picture, record = (check_target(folder / f"{figure}{end}", overwrite) for end in (".png", ".json"))
     started = time.perf_counter()
     settings = module.SIZES[size]
-    if getattr(settings, "checkpoints", None) is not None:  # a folder's name: it lies beside the output
+    if getattr(settings, "checkpoints", None) is not None:  # a folder's name, next to the output
         settings = dataclasses.replace(settings, checkpoints=str(folder / settings.checkpoints))
-    outcome: Outcome = module.run(settings, seed, None if data is None else Path(data), say)
-    seconds = time.perf_counter() - started
+    given = (None if data is None else Path(data),) if listed.data else ()
+    outcome: Outcome = module.run(settings, seed, say, *given)
+    done = Reproduction(figure, size, seed, time.perf_counter() - started, outcome, picture, record)
     with replacing(picture, overwrite) as scratch:
         outcome.picture.savefig(scratch, dpi=150, format="png")
+    with replacing(record, overwrite) as scratch:
+        scratch.write_text(json.dumps(_content(done, settings), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return done
+
+
+def _content(done: Reproduction, settings: Any) -> Any:
+    claims = [dataclasses.asdict(claim) | {"holds": claim.holds} for claim in done.outcome.claims]
     content = {
-        "figure": figure,
-        "about": FIGURES[figure].about,
-        "size": size,
+        "figure": done.figure,
+        "about": FIGURES[done.figure].about,
+        "size": done.size,
         "settings": dataclasses.asdict(settings),
-        "seed": seed,
-        "seconds": round(seconds, 2),
+        "seed": done.seed,
+        "seconds": round(done.seconds, 2),
         "package_version": __version__,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "holds": all(claim.holds for claim in outcome.claims),
-        "note": outcome.note,
-        "claims": [dataclasses.asdict(claim) | {"holds": claim.holds} for claim in outcome.claims],
-        "numbers": outcome.numbers,
+        "holds": done.holds,
+        "note": done.outcome.note,
+        "claims": claims,
+        "numbers": done.outcome.numbers,
     }
-    with replacing(record, overwrite) as scratch:
-        scratch.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return Reproduction(figure, size, seed, seconds, outcome, picture, record)
+    return _plain(content)
 
 
 def _plain(value: Any) -> Any:
-    """As JSON holds it: no numpy, and null for what is no finite number."""
+    """A value of JSON's types: no numpy, and null for numbers that are not finite."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | np.ndarray):

@@ -1,24 +1,21 @@
 """Figure 2C: two Ornstein-Uhlenbeck processes, rotated by 45 degrees, unmixed by a rotation that matches Gaussians of
 their known variances sigma^2 / 2 theta.
 
-Gaussians are told apart because the variances differ: log N(z; 0, s^2) has 2 s^2 below z^2, and a rotation keeps the
-volume, so that log|det W| is zero. Nothing is used of the processes' memory.
+The Gaussians can be separated because their variances differ: log N(z; 0, s^2) has 2 s^2 below z^2, and a rotation
+keeps the volume, so that log|det W| is zero. The temporal correlations of the processes are not used.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from ldmfilter.analysis.plots import COLOURS
 from ldmfilter.ica import LDMICA, amari_distance
-from ldmfilter.paper.experiment import Claim, Outcome, Say, refuse_data
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from ldmfilter.paper.experiment import Claim, Outcome, Say, bare
 
 ANGLE = math.pi / 4
 ROTATION = np.array([[math.cos(ANGLE), -math.sin(ANGLE)], [math.sin(ANGLE), math.cos(ANGLE)]])
@@ -43,9 +40,8 @@ class Settings:
 SIZES = {"tiny": Settings(20_000), "small": Settings(200_000), "paper": Settings(1_000_000)}
 
 
-def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
+def run(settings: Settings, seed: int, say: Say) -> Outcome:
     """Draw, rotate, unmix, compare."""
-    refuse_data("fig2c", data)
     sources = ornstein_uhlenbeck(settings, np.random.default_rng(seed))
     mixed = sources @ ROTATION.T
     variances = _variances(settings)
@@ -65,7 +61,7 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
         "log_likelihood": ica.log_likelihood_,
     }
     claims = [Claim("The processes are recovered: Amari distance", distance, most=0.02, source="figure 2C")]
-    return Outcome(numbers, claims, _draw(sources, mixed, found, settings.dt, distance))
+    return Outcome(numbers, claims, draw(sources, mixed, found, settings.dt, distance))
 
 
 def _variances(settings: Settings) -> np.ndarray:
@@ -91,11 +87,8 @@ def autoregression(rng: np.random.Generator, steps: int, keep: np.ndarray) -> np
     return np.stack([lfilter([1.0], [1.0, -keep[i]], noise[:, i]) for i in range(len(keep))], axis=1)
 
 
-def _draw(sources: np.ndarray, mixed: np.ndarray, found: np.ndarray, dt: float, distance: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    from ldmfilter.analysis.plots import COLOURS
-
+def draw(sources: np.ndarray, mixed: np.ndarray, found: np.ndarray, dt: float, distance: float) -> Figure:
+    """Time courses of sources, mixtures and recovered processes, and their joint density."""
     figure = Figure(figsize=(8, 6), layout="constrained")
     grid = figure.subplots(3, 2, width_ratios=(3, 1))
     shown = slice(0, round(60 / dt))
@@ -104,21 +97,15 @@ def _draw(sources: np.ndarray, mixed: np.ndarray, found: np.ndarray, dt: float, 
     limit = 3.5 * float(mixed.std(0).max())
     for row, (name, both) in enumerate((("sources", sources), ("mixtures", mixed), ("recovered", found))):
         left, right = grid[row]
-        for number in (0, 1):
-            label = ("first", "second")[number]
+        for number, label in enumerate(("first", "second")):
             left.plot(time, both[shown, number], color=COLOURS[number], linewidth=1.0, label=label)
         left.set_ylabel(name)
         right.plot(*both[thin].T, ".", color=COLOURS[2], markersize=2, alpha=0.4, markeredgewidth=0)
-        right.set_aspect("equal")
-        right.set_xlim(-limit, limit)
-        right.set_ylim(-limit, limit)
-        for axes in (left, right):
-            axes.spines[["top", "right"]].set_visible(False)
+        right.set(aspect="equal", xlim=(-limit, limit), ylim=(-limit, limit), ylabel="second")
+        bare(left, right)
     figure.suptitle(f"two Ornstein-Uhlenbeck processes, turned and turned back: Amari distance {distance:.4f}")
     grid[0, 0].legend(fontsize="small", ncols=2, frameon=False, loc="lower right", bbox_to_anchor=(1, 0.98))
     grid[0, 0].set_title("the first minute", fontsize=10, loc="left")
     grid[2, 0].set_xlabel("time, s")
     grid[2, 1].set_xlabel("first")
-    for axes in grid[:, 1]:
-        axes.set_ylabel("second")
     return figure

@@ -2,13 +2,13 @@
 without mutual information between the views.
 
 Small: scikit-learn's digits and a small convolutional network. Paper: CIFAR-10, or CIFAR-100 where the folder holds
-that, ResNet-18, 1,000 epochs of each of the twelve cells, each a training that is taken up again where it was stopped,
-to the epoch. A cell takes 3.3e17 floating point operations (0.56 G multiply-adds an image, two views, forward and
-back): it is for a GPU, and was never run to its end here.
+that, ResNet-18, 1,000 epochs of each of the twelve cells. Each training is resumed at the epoch at which it was
+stopped. A cell takes 3.3e17 floating point operations (0.56 G multiply-adds an image, two views, forward and back): it
+is for a GPU, and was never run to its end here.
 
-Which spectrum decays slowest depends on the width of the kernels: the digits are trained with the model's own and with
-Scott's, about twice as wide, and the verdict turns between them. So small an experiment cannot judge what the paper
-says of CIFAR-10.
+Which spectrum decays slowest depends on the width of the kernels: the digits are trained with the model's own width and
+with Scott's, about twice as large, and the verdict differs between them. So small an experiment cannot judge what the
+paper says of CIFAR-10.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ldmfilter.errors import InputError
@@ -34,14 +37,10 @@ from ldmfilter.ldm.entropy import scott
 from ldmfilter.ldm.spectrum import eigenspectrum
 from ldmfilter.paper.experiment import Claim, Outcome, Say
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 PARAMETRIC = "logdet"
 ENTROPY_NAMES = {"kde": "KDE", "logdet": "log det", "knn": "kNN"}
 MI_NAMES = {True: "with MI", False: "without MI"}
-#: Linear accuracies of the paper's table 2: of which objective, without mutual information.
+#: Linear accuracies of the paper's table 2, and their objectives, without mutual information.
 PUBLISHED = {"CIFAR-10": ("plane_knn", 0.921), "CIFAR-100": ("plane_logdet", 0.695)}
 #: Of a cell of size paper on one core, as tests/benchmarks/image_pairs.py measured it.
 CPU_HOURS = 1656
@@ -51,19 +50,17 @@ MOST_COLOURS = 10
 
 @dataclass(frozen=True)
 class Settings:
-    """What is trained and judged.
-
-    Attributes:
-        images: "digits" or "cifar".
-        training: how each cell learns; objective, its options and the seed are the cell's.
-        width: of the encoder's first layer.
-        most: images at most; None takes all.
-        held_out: share of the digits that the probes are judged on (CIFAR has a test part of its own).
-        shown: test images at most in a t-SNE picture.
-        checkpoints: folder of trainings that may be stopped and taken up again, beside the output; None: none.
-        widths: whether kernel densities are also trained with Scott's width.
-        accuracy: that every cell's linear readout must reach; None where nobody says so.
-        apart: accuracies at most apart with and without mutual information.
+    """Attributes:
+    images: "digits" or "cifar".
+    training: settings of each cell; its objective, options and seed are set by the cell.
+    width: of the encoder's first layer.
+    most: images at most; None takes all.
+    held_out: share of the digits that the probes are judged on (CIFAR has a test part of its own).
+    shown: test images at most in a t-SNE picture.
+    checkpoints: folder of trainings that may be stopped and resumed, next to the output; None: none.
+    widths: whether kernel densities are also trained with Scott's width.
+    accuracy: lower limit of every cell's linear readout; None for none.
+    apart: largest difference of accuracies with and without mutual information.
     """
 
     images: str
@@ -132,7 +129,7 @@ class Cell:
         spectrum: eigenvalues of Cov z, of unit vectors on the sphere, as shares of their sum, the largest first.
         decay: exponent a of their fall, lambda_i ~ i^-a, in the upper half.
         features: of the encoder, for t-SNE.
-        seconds: that its training took, those before a stop among them.
+        seconds: of its training, before and after a stop.
     """
 
     record: PairRecord
@@ -141,8 +138,24 @@ class Cell:
     features: Tensor
     seconds: float
 
+    def numbers(self) -> dict[str, Any]:
+        """JSON values by name."""
+        return {
+            "linear_accuracy": self.record.linear,
+            "knn_accuracy": self.record.knn,
+            "effective_rank": self.record.effective_rank,
+            "spectrum_decay": self.decay,
+            "objective_nats": self.record.objective,
+            "training_seconds": self.seconds,
+            "eigenspectrum": self.spectrum,
+        }
 
-def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
+
+#: Trained cells by the name of the objective, and whether it has the mutual information.
+Cells = dict[tuple[str, bool], Cell]
+
+
+def run(settings: Settings, seed: int, say: Say, data: Path | None) -> Outcome:
     """Train every cell and compare them.
 
     Raises:
@@ -151,25 +164,23 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
     train, test = _images(settings, seed, data)
     if settings.images != "digits" and not torch.cuda.is_available():
         say(f"no CUDA here: a cell takes about {CPU_HOURS:,} hours on a core, and there are {2 * len(CELLS)}")
-    cells: dict[tuple[str, bool], Cell] = {}
-    wide: dict[tuple[str, bool], Cell] = {}
+    cells: Cells = {}
+    wide: Cells = {}
     with one_thread() if settings.images == "digits" else nullcontext():  # the small network is too small for two
         control = PairTraining(replace(settings.training, seed=seed), train, test, _encoder(settings, seed)).evaluate()
-        for name in CELLS:
-            for mutual_information in (True, False):
-                key = name, mutual_information
-                cells[key] = _train(settings, seed, *key, {}, train, test, say)
-                if settings.widths and name.endswith("_kde"):
-                    wide[key] = _train(settings, seed, *key, _scotts(settings, *key), train, test, say)
+        for key in [(name, mutual_information) for name in CELLS for mutual_information in (True, False)]:
+            cells[key] = _train(settings, seed, key, {}, train, test, say)
+            if settings.widths and key[0].endswith("_kde"):
+                wide[key] = _train(settings, seed, key, _scotts(settings, *key), train, test, say)
     numbers: dict[str, Any] = {
         "images": {"train": len(train), "test": len(test), "source": train.source},
         "untrained_encoder": {"linear_accuracy": control.linear, "knn_accuracy": control.knn},
         "objective_nats": "estimates with a bias larger than what they estimate; not to be compared between cells",
-        "cells": {_title(*key): _numbers(cell) for key, cell in cells.items()},
-        "cells_with_scotts_kernels": {_title(*key): _numbers(cell) for key, cell in wide.items()},
+        "cells": {_title(*key): cell.numbers() for key, cell in cells.items()},
+        "cells_with_scotts_kernels": {_title(*key): cell.numbers() for key, cell in wide.items()},
     }
-    claims = _claims(settings, train.source.split()[0], cells, wide)
-    return Outcome(numbers, claims, _draw(settings, seed, cells, wide, control, test))
+    found = claims(settings, train.source.split()[0], cells, wide)
+    return Outcome(numbers, found, draw(settings, seed, cells, wide, control, test))
 
 
 def _scotts(settings: Settings, name: str, mutual_information: bool) -> dict[str, float]:
@@ -180,22 +191,10 @@ def _scotts(settings: Settings, name: str, mutual_information: bool) -> dict[str
     return {"bandwidth": width} if name == "plane_kde" else {"kernel": latent / width**2}
 
 
-def _numbers(cell: Cell) -> dict[str, Any]:
-    return {
-        "linear_accuracy": cell.record.linear,
-        "knn_accuracy": cell.record.knn,
-        "effective_rank": cell.record.effective_rank,
-        "spectrum_decay": cell.decay,
-        "objective_nats": cell.record.objective,
-        "training_seconds": cell.seconds,
-        "eigenspectrum": cell.spectrum,
-    }
-
-
 def _images(settings: Settings, seed: int, data: Path | None) -> tuple[Images, Images]:
     if settings.images == "cifar":
         if data is None:
-            data = Path("cifar-10-batches-bin")  # where its archive unpacks to; if it is not here, its absence is told
+            data = Path("cifar-10-batches-bin")  # the folder of its archive; if it is missing, the refusal names it
         return cifar(data, "train"), cifar(data, "test")
     if data is not None:
         raise InputError(f"{data}: is not used by fig3 small, which takes scikit-learn's digits; leave out --data")
@@ -208,14 +207,14 @@ def _images(settings: Settings, seed: int, data: Path | None) -> tuple[Images, I
 def _train(
     settings: Settings,
     seed: int,
-    name: str,
-    mutual_information: bool,
+    key: tuple[str, bool],
     options: dict[str, float],
     train: Images,
     test: Images,
     say: Say,
 ) -> Cell:
-    title = _title(name, mutual_information) + (", Scott's kernel" if options else "")
+    name, mutual_information = key
+    title = _title(*key) + (", Scott's kernel" if options else "")
     options = {"mutual_information": mutual_information, **options}
     config = replace(settings.training, objective=name, options=options, seed=seed)
     training = PairTraining(config, train, test, _encoder(settings, seed))
@@ -232,9 +231,9 @@ def _train(
         record = training.advance()
         if checkpoint is not None:
             training.save(checkpoint)
-            seen = "" if record is None else f", linear {record.linear:.1%}"
+            accuracy = "" if record is None else f", linear {record.linear:.1%}"
             speed = f"{training.seconds / training.epoch:.0f} s each"
-            say(f"{title}: epoch {training.epoch} of {config.epochs}, {speed}{seen}")
+            say(f"{title}: epoch {training.epoch} of {config.epochs}, {speed}{accuracy}")
     features, z = training.encode(test)
     spectrum = eigenspectrum(z).cpu().numpy()
     last = training.history[-1]
@@ -257,7 +256,7 @@ def _decay(spectrum: np.ndarray) -> float:
     return -float(np.polyfit(np.log(np.arange(1, len(upper) + 1)), np.log(upper), 1)[0])
 
 
-def _slowest(cells: dict[tuple[str, bool], Cell]) -> float:
+def _slowest(cells: Cells) -> float:
     """Effective rank of the parametric cell over the larger of the other two, where that is least."""
     ratios = []
     for space in ("plane", "sphere"):
@@ -267,59 +266,35 @@ def _slowest(cells: dict[tuple[str, bool], Cell]) -> float:
     return min(ratios)
 
 
-def _claims(
-    settings: Settings, images: str, cells: dict[tuple[str, bool], Cell], wide: dict[tuple[str, bool], Cell]
-) -> list[Claim]:
+def claims(settings: Settings, images: str, cells: Cells, wide: Cells) -> list[Claim]:
+    """The statements of figure 3 and table 2, measured."""
     linear = {key: cell.record.linear for key, cell in cells.items()}
+    apart = max(abs(linear[name, True] - linear[name, False]) for name in CELLS)
     source = "figure 3, of CIFAR-10"
     if settings.images == "digits":
         source += f"; digits in {settings.training.latent} dimensions cannot judge it, the kernels' width decides"
-    claims = [
-        Claim(
-            "Linear readout with and without mutual information, of the cell where they are furthest apart: difference",
-            max(abs(linear[name, True] - linear[name, False]) for name in CELLS),
-            most=settings.apart,
-            source="figure 3",
-        ),
-        Claim(
-            "The parametric objective's spectrum decays slowest, kernels as wide as the model's own density: its "
-            "effective rank over the larger of the others', least of plane and sphere with and without MI",
-            _slowest(cells),
-            least=1.0,
-            source=source,
-        ),
-    ]
+    text = "Linear readout with and without mutual information, of the cell where they are furthest apart: difference"
+    made = [Claim(text, apart, most=settings.apart, source="figure 3")]
+    text = (
+        "The parametric objective's spectrum decays slowest, kernels as wide as the model's own density: its "
+        "effective rank over the larger of the others', least of plane and sphere with and without MI"
+    )
+    made.append(Claim(text, _slowest(cells), least=1.0, source=source))
     if wide:
-        claims.append(
-            Claim(
-                "The same, kernels by Scott's rule, about twice as wide: where it differs, the kernel decides and not "
-                "the entropy",
-                _slowest(cells | wide),
-                least=1.0,
-                source=source,
-            )
+        text = (
+            "The same, kernels by Scott's rule, about twice as wide: where it differs, the kernel decides and not "
+            "the entropy"
         )
+        made.append(Claim(text, _slowest(cells | wide), least=1.0, source=source))
     if settings.accuracy is not None:
-        claims.append(
-            Claim(
-                "Linear readout of the worst cell: accuracy",
-                min(linear.values()),
-                least=settings.accuracy,
-                source="this package's own aim on digits; the paper's are CIFAR-10 and CIFAR-100",
-            )
-        )
+        aim = "this package's own aim on digits; the paper's are CIFAR-10 and CIFAR-100"
+        text = "Linear readout of the worst cell: accuracy"
+        made.append(Claim(text, min(linear.values()), least=settings.accuracy, source=aim))
     if images in PUBLISHED:
-        name, published = PUBLISHED[images]
-        claims.append(
-            Claim(
-                f"Linear readout of {_title(name, False)}, {images}, within a point of the published {published:.1%}",
-                linear[name, False],
-                least=published - 0.01,
-                most=published + 0.01,
-                source="table 2",
-            )
-        )
-    return claims
+        name, share = PUBLISHED[images]
+        text = f"Linear readout of {_title(name, False)}, {images}, within a point of the published {share:.1%}"
+        made.append(Claim(text, linear[name, False], share - 0.01, share + 0.01, "table 2"))
+    return made
 
 
 def _title(name: str, mutual_information: bool) -> str:
@@ -327,17 +302,8 @@ def _title(name: str, mutual_information: bool) -> str:
     return f"{space} {ENTROPY_NAMES[entropy]} {MI_NAMES[mutual_information]}"
 
 
-def _draw(
-    settings: Settings,
-    seed: int,
-    cells: dict[tuple[str, bool], Cell],
-    wide: dict[tuple[str, bool], Cell],
-    control: PairRecord,
-    test: Images,
-) -> Figure:
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
+def draw(settings: Settings, seed: int, cells: Cells, wide: Cells, control: PairRecord, test: Images) -> Figure:
+    """Spectra and readouts above, t-SNE of every cell's features below."""
     few = len(test.classes) <= MOST_COLOURS
     colours = colormaps["tab10" if few else "nipy_spectral"](np.linspace(0, 1, len(test.classes)))
     figure = Figure(figsize=(13, 9.4), layout="constrained")
@@ -365,7 +331,7 @@ def _draw(
     return figure
 
 
-def _spectra(axes: Axes, space: str, cells: dict[tuple[str, bool], Cell], wide: dict[tuple[str, bool], Cell]) -> None:
+def _spectra(axes: Axes, space: str, cells: Cells, wide: Cells) -> None:
     lines = [(cells, entropy, f"C{i}", label) for i, (entropy, label) in enumerate(ENTROPY_NAMES.items())]
     if wide:
         lines.append((wide, "kde", "0.6", "KDE, Scott's kernel,"))
@@ -383,20 +349,19 @@ def _spectra(axes: Axes, space: str, cells: dict[tuple[str, bool], Cell], wide: 
     axes.legend(fontsize=7)
 
 
-def _accuracies(axes: Axes, cells: dict[tuple[str, bool], Cell], control: PairRecord) -> None:
+def _accuracies(axes: Axes, cells: Cells, control: PairRecord) -> None:
     place = np.arange(len(CELLS))
     values = [100 * control.linear, 100 * control.knn]
     axes.axhline(values[0], color="k", linewidth=0.8, label="linear, untrained encoder")
     axes.axhline(values[1], color="k", linewidth=0.8, linestyle=":", label="kNN, untrained encoder")
     for i, mutual_information in enumerate((True, False)):
-        linear = [100 * cells[name, mutual_information].record.linear for name in CELLS]
-        knn = [100 * cells[name, mutual_information].record.knn for name in CELLS]
-        axes.plot(place + 0.2 * i - 0.1, linear, f"C{i}o", label=f"linear, {MI_NAMES[mutual_information]}")
-        axes.plot(place + 0.2 * i - 0.1, knn, f"C{i}x", label=f"kNN, {MI_NAMES[mutual_information]}")
-        values += linear + knn
-    axes.set_xticks(
-        place, [_title(name, True).removesuffix(" with MI").replace(" ", "\n", 1) for name in CELLS], fontsize=8
-    )
+        for readout, mark, label in (("linear", "o", "linear"), ("knn", "x", "kNN")):
+            found = [100 * getattr(cells[name, mutual_information].record, readout) for name in CELLS]
+            label = f"{label}, {MI_NAMES[mutual_information]}"
+            axes.plot(place + 0.2 * i - 0.1, found, f"C{i}{mark}", label=label)
+            values += found
+    labels = [_title(name, True).removesuffix(" with MI").replace(" ", "\n", 1) for name in CELLS]
+    axes.set_xticks(place, labels, fontsize=8)
     low = max(0, min(values) - 1)
     axes.set(title="Readouts of the encoder's features", ylabel=f"accuracy, % (from {low:.0f})", ylim=(low, 100.5))
     axes.grid(axis="y", alpha=0.3)

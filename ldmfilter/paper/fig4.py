@@ -7,18 +7,18 @@ square, and a figure eight, whose crossing one frame alone cannot tell apart. On
 level, uniform from 0 to 0.3, that is drawn anew after 15 frames on average; on the other paths it is 0.3 throughout.
 
 The circle has two states and two latent dimensions, the other paths ten and five (method, section 6). Filters are
-trained without labels by predictive LDM: by the log det entropy first, which finds the path from any start and is not
-the paper's, then, from there, by the entropy that is compared, kNN or the stop-gradient, both at a thirtieth of the
-step size and with the predictor fitted first. What is read where the two part is kept as `warmed`: how near they end
-to each other is told from there, not from a common start at random. On the circle the noise R of the trained filter is
-then made to depend on the frame, by maximum likelihood (`sequences.fit_noise`). Position is decoded linearly from the
-filtered mean, y = W m_t + c, fitted on other videos than it is judged on, which are the same for both entropies, and
-its uncertainty is that of the filter itself, W P_t W': no noise level is ever told to it.
+trained without labels by predictive LDM: first by the log det entropy, which finds the path from any start and is not
+the paper's; then, from there, by the entropy that is compared, kNN or the stop-gradient, both at a thirtieth of the
+learning rate and with the predictor fitted first. Results at the end of the first part are kept as `warmed`: the two
+entropies start there, not from random weights, and their distance is to be read against it. On the circle the noise R
+of the trained filter is then fitted as a function of the frame, by maximum likelihood (`sequences.fit_noise`). Position
+is decoded linearly from the filtered mean, y = W m_t + c, fitted on other videos than it is judged on, the same for
+both entropies, and its uncertainty is that of the filter itself, W P_t W': the filter is never given a noise level.
 
-The second part goes without momentum. What the stop-gradient follows is no function's gradient: let a be how much of
-the n-th harmonic of the phase distorts the path in z, and G the filter's response from that harmonic to its prediction;
+The second part uses no momentum. The stop-gradient update is not the gradient of any function: let a be the amplitude
+of the n-th harmonic of the phase in the error of z, and G the filter's response from that harmonic to its prediction;
 then a moves at a rate of conj(G) (1 - G) a / S. On the circle the imaginary part, which turns a, is 3 times the real
-one, which makes it decay, at n = -2, and 29 times at n = 0 and 2; momentum makes growth of such turning. With Adam's
+one, which makes it decay, at n = -2, and 29 times at n = 0 and 2; momentum turns such rotation into growth. With Adam's
 beta 1 of 0.9 the error of z at noise levels below 0.1 rose from 0.25 to 0.42 pixels in 200 steps (seed 102; to 0.44 by
 batches four times as large, to 0.41 with the predictor held fixed) and with 0 it fell to 0.24, at the same rate; kNN
 left it at 0.25 in spite of 0.9. The error of position was then 12 % above that of kNN on seeds 0 and 102, and 5 to 6 %
@@ -30,16 +30,19 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ldmfilter.analysis.plots import BAND, COLOURS
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.training import resolve_device
-from ldmfilter.paper.experiment import Claim, Outcome, Say, refuse_data
+from ldmfilter.paper.experiment import Claim, Outcome, Say, bare
+from ldmfilter.paper.readout import affine, affine_r2, apply
 from ldmfilter.paper.sequences import (
     LinearPredictor,
     SequenceModel,
@@ -48,11 +51,9 @@ from ldmfilter.paper.sequences import (
     fit_noise,
     fit_predictor,
     measure,
+    mlp,
     train,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PIXELS = 10  # of a side
 RADIUS = 3.0  # pixels, half of the path's width
@@ -76,10 +77,15 @@ SHOWN = 75  # frames of the picture's traces
 
 @dataclass(frozen=True)
 class Settings:
-    """warm_steps, steps: of training by log det, and by the entropy that is compared; noise_steps: of the noise that
-    depends on the frame; hidden: width of the encoder's layers; sequences: videos of 16 frames in a step; test: videos
-    that position is fitted on, and as many that it is judged on; test_frames: their length; evaluations: of the
-    gradients' similarity in each of both parts, besides that before training."""
+    """Attributes:
+    warm_steps, steps: of training by log det, and by the entropy that is compared.
+    noise_steps: of the noise that depends on the frame.
+    hidden: width of the encoder's layers.
+    sequences: videos of 16 frames in a step.
+    test: videos that position is fitted on, and as many that it is judged on.
+    test_frames: their length.
+    evaluations: of the gradients' similarity in each of both parts, and once before training.
+    """
 
     warm_steps: int
     steps: int
@@ -108,7 +114,7 @@ class Videos(NamedTuple):
 
 
 def place(shape: str, phase: Tensor) -> Tensor:
-    """Where the dot is, (..., 2) in pixels, at a phase (...) in rad: once round the path in 2 pi."""
+    """Position of the dot, (..., 2) in pixels, at a phase (...) in rad: once round the path in 2 pi."""
     if shape == "circle":
         xy = torch.stack([phase.cos(), phase.sin()], -1)
     elif shape == "eight":
@@ -141,7 +147,7 @@ def draw_videos(shape: str, videos: int, frames: int) -> Videos:
 
 
 class Energy(nn.Module):
-    """Squares of pixels, in units of the noise's mean variance and as logarithms: the sign of noise says nothing of its
+    """Logarithms of squared pixels, in units of the noise's mean variance: the sign of noise is independent of its
     level, and the dot's few pixels are not to outweigh all others."""
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -151,11 +157,8 @@ class Energy(nn.Module):
 def build(shape: str, settings: Settings) -> SequenceModel:
     """A filter before training; on the circle with noise that may depend on the frame, but does not yet."""
     latent, state = SHAPES[shape]
-
     wide = settings.hidden
-    encoder = nn.Sequential(
-        nn.Linear(PIXELS**2, wide), nn.GELU(), nn.Linear(wide, wide), nn.GELU(), nn.Linear(wide, latent)
-    )
+    encoder = mlp(PIXELS**2, wide, wide, latent)
     noise = None
     if shape == "circle":
         last = nn.Linear(wide, 1)
@@ -169,23 +172,27 @@ def build(shape: str, settings: Settings) -> SequenceModel:
 class Decoded:
     """Position read from states, of videos that the readout was not fitted on; the first frames are left out.
 
-    truth: the videos, as they were judged
-    position, deviation (video, time, 2): decoded, and the filter's own deviation of it, pixels
-    uncertainty (video, time): deviation of the place, sqrt(tr W P_t W'), pixels
-    level_r2: of the noise level, decoded linearly from the state's mean and covariance; NaN where it is constant
+    Attributes:
+        truth: the videos that were judged.
+        position, deviation: (video, time, 2), decoded, and the filter's own deviation of it, pixels.
+        uncertainty: (video, time), deviation of the place, sqrt(tr W P_t W'), pixels.
+        position_r2: of position.
+        level_r2: of the noise level, decoded linearly from the state's mean and covariance; NaN where it is constant.
     """
 
     truth: Videos
     position: Tensor
     deviation: Tensor
     uncertainty: Tensor
+    position_r2: float
     level_r2: float
 
     def numbers(self) -> dict[str, float]:
-        """R2 of position, its root mean squared error (pixels), and where the noise varies how well it is known."""
+        """R2 of position, its root mean squared error (pixels), and, where the noise varies, two measures of the
+        uncertainty."""
         error = self.position - self.truth.position
         found = {
-            "position_r2": _r2(self.truth.position, self.position),
+            "position_r2": self.position_r2,
             "error": float(error.square().sum(-1).mean().sqrt()),
             "coverage_95": float((error.abs() <= 1.96 * self.deviation).float().mean()),
         }
@@ -197,41 +204,30 @@ class Decoded:
 
 def decode(model: SequenceModel, fit: Videos, new: Videos) -> Decoded:
     """Fit a linear readout of position on some videos and read others."""
-    states = [model.filter(videos.frames.to(model.z_mean.device)) for videos in (fit, new)]
-    # In the steady state one covariance is that of every frame.
-    (mean, cov), (new_mean, new_cov) = (
-        (m[:, SETTLED:].cpu(), (P[:, SETTLED:] if P.ndim == 4 else P.expand(*m[:, SETTLED:].shape[:2], -1, -1)).cpu())
-        for _, _, m, P in states
-    )
+    states = []
+    for videos in (fit, new):
+        _, _, mean, cov = model.filter(videos.frames.to(model.z_mean.device))
+        # In the steady state one covariance is that of every frame.
+        cov = cov if cov.ndim == 4 else cov.expand(*mean.shape[:2], -1, -1)
+        states.append((mean[:, SETTLED:].cpu().double(), cov[:, SETTLED:].cpu().double()))
     fit, new = (Videos(*(part[:, SETTLED:] for part in videos)) for videos in (fit, new))
-    W = _regress(mean, fit.position)
-    variance = torch.einsum("vtij,ik,jk->vtk", new_cov, W[:-1], W[:-1])
+    (mean, _), (new_mean, new_cov) = states
+    readout = affine(mean.numpy(), fit.position.numpy())
+    W = torch.from_numpy(readout.coef_)
+    variance = torch.einsum("vtij,ki,kj->vtk", new_cov, W, W)
     level_r2 = math.nan
     if fit.level.min() < fit.level.max():  # rounding leaves a constant some deviation
-        known, asked = (torch.cat([m, P.flatten(-2)], -1) for m, P in ((mean, cov), (new_mean, new_cov)))
-        level = _read(_regress(known, fit.level[..., None]), asked)
-        level_r2 = _r2(new.level[..., None], level)
-    return Decoded(new, _read(W, new_mean), variance.sqrt(), variance.sum(-1).sqrt(), level_r2)
-
-
-def _regress(x: Tensor, y: Tensor) -> Tensor:
-    """Least squares of y (video, time, k) on x (video, time, n) and a constant: (n + 1, k)."""
-    # The covariance's entries come in pairs: the driver is one for matrices that are not of full rank.
-    return torch.linalg.lstsq(_with_one(x).double(), y.flatten(0, 1).double(), driver="gelsd").solution.float()
-
-
-def _read(W: Tensor, x: Tensor) -> Tensor:
-    return (_with_one(x) @ W).reshape(*x.shape[:2], -1)
-
-
-def _with_one(x: Tensor) -> Tensor:
-    flat = x.flatten(0, 1)
-    return torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
-
-
-def _r2(truth: Tensor, read: Tensor) -> float:
-    away = truth - truth.mean((0, 1))
-    return float(1 - (truth - read).square().sum() / away.square().sum())
+        i, j = torch.triu_indices(*new_cov.shape[-2:])  # the rest differs by rounding, which would be fitted
+        known, asked = (torch.cat([m, P[..., i, j]], -1).numpy() for m, P in states)
+        level_r2 = affine_r2(known, fit.level[..., None].numpy(), asked, new.level[..., None].numpy())
+    return Decoded(
+        new,
+        torch.from_numpy(apply(readout, new_mean.numpy())),
+        variance.sqrt(),
+        variance.sum(-1).sqrt(),
+        affine_r2(mean.numpy(), fit.position.numpy(), new_mean.numpy(), new.position.numpy()),
+        level_r2,
+    )
 
 
 @dataclass(frozen=True)
@@ -247,7 +243,7 @@ class Trained:
 
 def train_both(shape: str, settings: Settings, seed: int, device: str = "cpu") -> dict[str, Trained]:
     """A filter for each entropy, both from one training by log det and read from the same videos, which are drawn on
-    the CPU. torch's generator is lent, and given back."""
+    the CPU. torch's generator is left as it was."""
     warm = SequenceTraining(settings.warm_steps, sequences=settings.sequences, **WARM)
     fine = SequenceTraining(settings.steps, sequences=settings.sequences, **FINE)
 
@@ -288,14 +284,12 @@ def train_both(shape: str, settings: Settings, seed: int, device: str = "cpu") -
         return found
 
 
-def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
+def run(settings: Settings, seed: int, say: Say) -> Outcome:
     """Six filters: each path with each entropy.
 
     Raises:
-        InputError: data are given; the videos are drawn.
         TrainingError: a training diverged.
     """
-    refuse_data("fig4", data)
     device = resolve_device("auto")
     trained: dict[str, dict[str, Trained]] = {}
     numbers: dict[str, Any] = {"training": {"first": WARM, "then": FINE}}
@@ -312,107 +306,84 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
             }
             say(f"{shape}, {NAMES[entropy]}: R2 of position {found['position_r2']:.3f}, error {found['error']:.2f} px")
         numbers[shape]["error_ratio"] = numbers[shape]["knn"]["error"] / numbers[shape]["stopgrad"]["error"]
-    return Outcome(numbers, claims(numbers), draw_picture(trained, settings))
+    return Outcome(numbers, claims(numbers), draw(trained))
 
 
 def claims(numbers: dict[str, Any]) -> list[Claim]:
-    """What figure 4 shows; the limits are this package's, as the paper gives none."""
-    made = []
+    """The statements of figure 4; the limits are this package's, as the paper gives none."""
+    rows: list[tuple[str, float, float, float | None, str]] = []
     for shape in SHAPES:
-        for entropy in ENTROPIES:
-            found = numbers[shape][entropy]
-            least = 0.95 if shape == "circle" else 0.9
-            name = f"{shape}, {NAMES[entropy]}"
-            made.append(Claim(f"{name}: R2 of position", found["position_r2"], least, source="figure 4A-D"))
-            if "uncertainty_correlation" in found:
-                made.append(
-                    Claim(
-                        f"{name}: correlation of decoded uncertainty with the noise level",
-                        found["uncertainty_correlation"],
-                        0.8,
-                        source="figure 4B",
-                    )
-                )
-        made.append(
-            Claim(
-                f"{shape}: error of kNN over that of stop-gradient",
-                numbers[shape]["error_ratio"],
-                1 / 1.1,
-                1.1,
-                source="figure 4D",
-            )
-        )
-        rise = [numbers[shape][e]["gradient_similarity"][-1] - numbers[shape][e]["gradient_similarity"][0]
-                for e in ENTROPIES]  # fmt: skip
-        made.append(
-            Claim(
-                f"{shape}: rise of the similarity of the entropies' gradients in training",
-                float(np.mean(rise)),
-                0.0,
-                source="figure 4D",
-            )
-        )
-    return made
+        by_entropy = {entropy: numbers[shape][entropy] for entropy in ENTROPIES}
+        for entropy, found in by_entropy.items():
+            name, least = f"{shape}, {NAMES[entropy]}", 0.95 if shape == "circle" else 0.9
+            rows.append((f"{name}: R2 of position", found["position_r2"], least, None, "A-D"))
+            if (correlation := found.get("uncertainty_correlation")) is not None:
+                text = f"{name}: correlation of decoded uncertainty with the noise level"
+                rows.append((text, correlation, 0.8, None, "B"))
+        text = f"{shape}: error of kNN over that of stop-gradient"
+        rows.append((text, numbers[shape]["error_ratio"], 1 / 1.1, 1.1, "D"))
+        similarity = [found["gradient_similarity"] for found in by_entropy.values()]
+        rise = float(np.mean([values[-1] - values[0] for values in similarity]))
+        text = f"{shape}: rise of the similarity of the entropies' gradients in training"
+        rows.append((text, rise, 0.0, None, "D"))
+    return [Claim(text, value, least, most, f"figure 4{panel}") for text, value, least, most, panel in rows]
 
 
-def draw_picture(trained: dict[str, dict[str, Trained]], settings: Settings) -> Figure:
+def draw(trained: dict[str, dict[str, Trained]]) -> Figure:
     """A row for each path: frames, the plane, one coordinate in time with its band, similarity of gradients. The video
     is the one whose noise level varies most."""
-    from matplotlib.figure import Figure
-
-    from ldmfilter.analysis.plots import BAND, COLOURS
-
     figure = Figure(figsize=(13, 8), layout="constrained")
     grid = figure.add_gridspec(len(SHAPES), 4, width_ratios=[1.1, 1, 2.4, 1.2])
     for row, (shape, by_entropy) in enumerate(trained.items()):
         seen = by_entropy["stopgrad"].decoded
-        frames = min(SHOWN, seen.position.shape[1])
-        time = np.arange(frames)
-        one = int(np.ptp(seen.truth.level[:, :frames].numpy(), 1).argmax())
-        video, position, level = (part[one, :frames].numpy() for part in seen.truth)
-        decoded, width = seen.position[one, :frames].numpy(), 1.96 * seen.deviation[one, :frames, 0].numpy()
+        frames = slice(0, SHOWN)
+        one = int(np.ptp(seen.truth.level[:, frames].numpy(), 1).argmax())
+        video, position, level = (part[one, frames].numpy() for part in seen.truth)
+        decoded, width = seen.position[one, frames].numpy(), 1.96 * seen.deviation[one, frames, 0].numpy()
         cells = grid[row, 0].subgridspec(2, 2, wspace=0.05, hspace=0.05)
         for cell in range(4):
-            axes = figure.add_subplot(cells[cell // 2, cell % 2])
-            at = 4 * cell
-            axes.imshow(video[at].reshape(PIXELS, PIXELS), cmap="gray", vmin=-0.5, vmax=1.2, origin="lower")
-            axes.text(0.3, 8.2, f"{at}", color="white", fontsize=8)
-            axes.set(xticks=[], yticks=[])
-            if cell == 0:
-                axes.set_title(f"{shape}: frames", fontsize=10, loc="left")
-        plane = figure.add_subplot(grid[row, 1])
+            _draw_frame(figure.add_subplot(cells[cell]), video, 4 * cell, "" if cell else f"{shape}: frames")
+        plane, trace, similarity = (figure.add_subplot(grid[row, column]) for column in (1, 2, 3))
         plane.plot(*position.T, color="black", linewidth=2.5, alpha=0.3, label="true")
         plane.plot(*decoded.T, color=COLOURS[0], linewidth=1, label="decoded")
         plane.set(xlim=(-0.5, 9.5), ylim=(-0.5, 9.5), aspect="equal", xlabel="column", ylabel="row")
-        trace = figure.add_subplot(grid[row, 2])
-        middle = decoded[:, 0]
-        trace.fill_between(
-            time, middle - width, middle + width, color=COLOURS[0], alpha=BAND, linewidth=0, label="95 % of the filter"
-        )
-        trace.plot(time, middle, color=COLOURS[0], linewidth=1.2, label="decoded")
-        trace.plot(time, position[:, 0], color="black", linewidth=1, linestyle="--", label="true")
-        trace.set(ylabel="column, pixels", ylim=(-0.5, 13 if shape == "circle" else 9.5), xlim=(0, frames - 1))
-        if shape == "circle":
-            beside = trace.twinx()
-            beside.plot(time, level, color=COLOURS[1], linewidth=1.2)
-            beside.set_ylim(-4 * LEVEL, LEVEL * 1.1)
-            beside.set_yticks([0, LEVEL])
-            beside.set_ylabel("noise level", color=COLOURS[1], loc="top")
-            beside.spines[["top"]].set_visible(False)
-        rising = figure.add_subplot(grid[row, 3])
-        for colour, (entropy, filtered) in zip(COLOURS, by_entropy.items(), strict=False):
-            steps, similarity = zip(*filtered.similarity.items(), strict=True)
-            rising.plot(steps, similarity, "o-", color=colour, markersize=3, label=f"trained by {NAMES[entropy]}")
-        rising.set(ylabel="cosine similarity", ylim=(min(0, *rising.get_ylim()), 1))
-        for axes in (plane, trace, rising):
-            axes.spines[["top", "right"]].set_visible(False)
+        _draw_trace(trace, position[:, 0], decoded[:, 0], width, level if shape == "circle" else None)
+        for colour, (entropy, one_filter) in zip(COLOURS, by_entropy.items(), strict=False):
+            points, label = zip(*one_filter.similarity.items(), strict=True), f"trained by {NAMES[entropy]}"
+            similarity.plot(*points, "o-", color=colour, markersize=3, label=label)
+        similarity.set(ylabel="cosine similarity", ylim=(min(0, *similarity.get_ylim()), 1))
+        bare(plane, trace, similarity)
         if row == 0:
             plane.set_title("path", fontsize=10, loc="left")
             trace.set_title("position and its band", fontsize=10, loc="left")
-            rising.set_title("gradients of both entropies", fontsize=10, loc="left")
-            rising.legend(fontsize=7, frameon=False)
-        if row == len(SHAPES) - 1:
-            trace.set_xlabel("frame")
-            rising.set_xlabel("training step")
-            trace.legend(fontsize=7, frameon=False, ncols=3, loc="upper right")
+            similarity.set_title("gradients of both entropies", fontsize=10, loc="left")
+            similarity.legend(fontsize=7, frameon=False)
+    trace.set_xlabel("frame")
+    similarity.set_xlabel("training step")
+    trace.legend(fontsize=7, frameon=False, ncols=3, loc="upper right")
     return figure
+
+
+def _draw_frame(axes: Axes, video: np.ndarray, at: int, title: str) -> None:
+    axes.imshow(video[at].reshape(PIXELS, PIXELS), cmap="gray", vmin=-0.5, vmax=1.2, origin="lower")
+    axes.text(0.3, 8.2, f"{at}", color="white", fontsize=8)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=10, loc="left")
+
+
+def _draw_trace(
+    axes: Axes, truth: np.ndarray, decoded: np.ndarray, width: np.ndarray, level: np.ndarray | None
+) -> None:
+    """One coordinate in time with its band; above it, where it varies, the noise level."""
+    time = np.arange(len(truth))
+    band = {"color": COLOURS[0], "alpha": BAND, "linewidth": 0, "label": "95 % of the filter"}
+    axes.fill_between(time, decoded - width, decoded + width, **band)
+    axes.plot(time, decoded, color=COLOURS[0], linewidth=1.2, label="decoded")
+    axes.plot(time, truth, color="black", linewidth=1, linestyle="--", label="true")
+    axes.set(ylabel="column, pixels", ylim=(-0.5, 9.5 if level is None else 13), xlim=(0, len(time) - 1))
+    if level is not None:
+        right = axes.twinx()
+        right.plot(time, level, color=COLOURS[1], linewidth=1.2)
+        right.set(ylim=(-4 * LEVEL, LEVEL * 1.1), yticks=[0, LEVEL])
+        right.set_ylabel("noise level", color=COLOURS[1], loc="top")
+        right.spines["top"].set_visible(False)

@@ -2,15 +2,15 @@
 
 The filter is trained without behaviour on six tenths of the time that the animal is on the track. From its states are
 then read, by readouts that saw other blocks of the rest (`analysis.readout`): position, with a 95 % interval, and the
-phase of the lap, which is half a turn on the way out and the other half on the way back. Whether position and
-direction lie on a ring is seen, and measured, in the plane of the states in which a linear map, fitted on other bins,
-reads the phase's cosine and sine: on a ring the states of each phase lie, in the mean, that way from the middle.
-Neighbours may read the phase where there is no ring. All that is drawn is time that training did not see.
+phase of the lap, which is half a turn on the way out and the other half on the way back. The ring that position and
+direction make is measured in the plane of the states in which a linear map, fitted on other bins, reads the phase's
+cosine and sine: on a ring the mean state of each phase lies in the direction of that phase, away from the middle.
+A readout by neighbours alone may read the phase without a ring. All that is drawn is time that training did not see.
 
 Data: any session that `read_session` reads, with one series of position on a track, one whose path says "linear"
 (DANDI 000044: `processing/behavior/<prefix>LinearMazePosition/<prefix>LinearMazeSpatialSeries`). Two columns are
-taken along their principal axis. Without data, the sample session of the repository: simulated, so that it shows what
-the figure looks like, and not that it holds for an animal; the verdict, the numbers and the picture say so.
+taken along their principal axis. Without data, the sample session of the repository: simulated: it
+shows what the figure looks like, not that it holds for an animal; verdict, numbers and picture are marked so.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
+from matplotlib.figure import Figure, SubFigure
 
 from ldmfilter.analysis.behavior import Behavior, align, choose_behavior
+from ldmfilter.analysis.plots import plot_behavior, plot_raster
 from ldmfilter.analysis.readout import LEVELS, BehaviorReport, read_behavior
 from ldmfilter.config import DataConfig
 from ldmfilter.data import read_session
@@ -34,10 +36,8 @@ from ldmfilter.data.windows import RESERVED_BLOCK, reserve
 from ldmfilter.errors import InputError
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.training import Record
-from ldmfilter.paper.experiment import STATED, Claim, Outcome, Say
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from ldmfilter.paper.experiment import OURS, STATED, Claim, Outcome, Say, bare
+from ldmfilter.paper.readout import affine
 
 SAMPLE = Path(__file__).parents[2] / "sample_data" / "linear_track_sim.nwb"
 BIN = 0.1  # s
@@ -58,7 +58,10 @@ SIMULATED = "simulated sample session; give --data for a recording"
 
 @dataclass(frozen=True)
 class Settings:
-    """steps: of training; shown: s of the raster and the decoded position, at most."""
+    """Attributes:
+    steps: of training.
+    shown: s of the raster and the decoded position, at most.
+    """
 
     steps: int
     shown: float
@@ -124,12 +127,21 @@ def lap_phase(position: Behavior, time: np.ndarray) -> tuple[Behavior, float]:
     return Behavior("lap", "phase of the lap", "rad", time, phase, lost, period=2 * np.pi), float(high - low)
 
 
-def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
-    """Train, decode, read position and phase.
+class _Recording(NamedTuple):
+    session: Session
+    counts: xr.DataArray
+    seen: xr.DataArray  # the counts, without those kept from training
+    position: Behavior
+    phase: Behavior
+    length: float  # of the track
+    simulated: bool
+
+
+def _prepare(data: Path | None) -> _Recording:
+    """Read a session and split its time on the track.
 
     Raises:
         InputError: there is no sample session and no other was given; it has no usable position, or too little time.
-        TrainingError: training diverged or collapsed.
     """
     if data is None and not SAMPLE.is_file():
         raise InputError(
@@ -145,32 +157,42 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
             "give a session with more"
         )
     counts = prepare(session, DataConfig(bin_size=BIN, spans=tuple(stretches)))
-    phase, length = lap_phase(position, counts["time"].to_numpy())
-    simulated = data is None or data.resolve() == SAMPLE.resolve()
-    if simulated:
-        say(SIMULATED)
-    say(f"{counts.sizes['time']} bins of {BIN:g} s, {counts.sizes['unit']} units, {position.path}")
     seen = reserve(counts, RESERVED)
     if seen.sizes["time"] == counts.sizes["time"]:
         raise InputError(
             f"{session.source.path}: {counts.sizes['time'] * BIN:.0f} s on the track are too few to keep some from "
             f"training; give a session with {RESERVED_BLOCK / RESERVED:g} s or more"
         )
+    simulated = data is None or data.resolve() == SAMPLE.resolve()
+    return _Recording(session, counts, seen, position, *lap_phase(position, counts["time"].to_numpy()), simulated)
 
-    def told(record: Record) -> None:
+
+def run(settings: Settings, seed: int, say: Say, data: Path | None) -> Outcome:
+    """Train, decode, read position and phase.
+
+    Raises:
+        InputError: see `_prepare`.
+        TrainingError: training diverged or collapsed.
+    """
+    session, counts, seen, position, phase, length, simulated = _prepare(data)
+    note = SIMULATED if simulated else ""
+    if note:
+        say(note)
+    say(f"{counts.sizes['time']} bins of {BIN:g} s, {counts.sizes['unit']} units, {position.path}")
+
+    def report(record: Record) -> None:
         if record.step % max(1, settings.steps // REPORTS) == 0:
-            say(f"step {record.step} of {settings.steps}, {record.score:.3f} nats a bin gained by prediction")
+            say(f"step {record.step} of {settings.steps}, predictive information {record.score:.3f} nats a bin")
 
-    model = LDMFilter(seed=seed, max_steps=settings.steps, device="cpu").fit(seen, progress=told)
+    model = LDMFilter(seed=seed, max_steps=settings.steps, device="cpu").fit(seen, progress=report)
     say("reading position and phase from the states, and 39 shifted ones")
-    reading = read_behavior(
-        model.decode(counts, ci=LEVEL), [position, phase], ci=LEVEL, min_speed=SLOW * length, shifts=39
-    )
-    place, lap = reading.reports
-    plane = _phase_plane(reading.latents)
-    ring, direction_right = ring_radii(reading.latents, plane), _direction_right(reading.latents)
-    drawn = drawn_stretches(reading.latents, settings.shown)
-    path, turned = drawn_lap(reading.latents)
+    states = model.decode(counts, ci=LEVEL)
+    reading = read_behavior(states, [position, phase], ci=LEVEL, min_speed=SLOW * length, shifts=39)
+    (place, lap), latents = reading.reports, reading.latents
+    plane = _phase_plane(latents)
+    ring, direction_right = ring_radii(latents, plane), _direction_right(latents)
+    stretches, (path, turned) = drawn_stretches(latents, settings.shown), drawn_lap(latents)
+    time = latents["time"].to_numpy()
     numbers = {
         "session": Path(session.source.path).name,
         "simulated": simulated,
@@ -184,64 +206,52 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
         "direction_right": direction_right,
         "ring_radii": ring,
         "drawn": {
-            "stretches": [[float(reading.latents["time"][bins[at]]) for at in (0, -1)] for bins in drawn],
-            "lap": [float(reading.latents["time"][path[at]]) for at in (0, -1)],
+            "stretches": [time[bins[[0, -1]]].tolist() for bins in stretches],
+            "lap": time[path[[0, -1]]].tolist(),
             "lap_turns": turned,
         },
     }
-    picture = _picture(
-        reading.latents,
-        session.select_units(counts["unit"].to_numpy()),
-        plane,
-        drawn,
-        path,
-        turned,
-        SIMULATED if simulated else "",
-    )
-    return Outcome(numbers, claims(place, lap, direction_right, length, ring), picture, SIMULATED if simulated else "")
+    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    figure.suptitle(note, fontsize=11, color="C3")
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 1.4])[0]
+    _draw_plane(left, latents, plane, path, turned)
+    _draw_stretches(right, latents, session.select_units(counts["unit"].to_numpy()), stretches)
+    return Outcome(numbers, claims(place, lap, direction_right, length, ring), figure, note)
 
 
 def claims(
     place: BehaviorReport, lap: BehaviorReport, direction_right: float, length: float, ring: np.ndarray
 ) -> list[Claim]:
-    """What figure 4E-G shows, on held-out time."""
+    """The statements of figure 4E-G, measured on held-out time."""
     level = place.intervals[LEVELS.index(LEVEL)] if place.intervals else None
     coverage, width, constant = (level.coverage, level.width, level.constant_width) if level else (np.nan,) * 3
-    found = [
-        Claim("R2 of position", place.read.r2 if place.read else np.nan, 0.5, source="figure 4G"),
-        Claim(
-            f"coverage of the {LEVEL:.0%} interval of position",
-            coverage,
-            round(LEVEL - 0.03, 6),
-            round(LEVEL + 0.03, 6),
-            source="figure 4G",
-        ),
-        Claim(f"its width, as a share of the track's length of {length:.0f}", width / length, most=0.5, source=OWN),
-        Claim("its width over that of intervals of one width", width / constant, most=1.0, source=OWN, limit=STATED),
-        Claim(
+    r2, phase_r2 = (report.read.r2 if report.read else np.nan for report in (place, lap))
+    low, high = round(LEVEL - 0.03, 6), round(LEVEL + 0.03, 6)
+    rows: list[tuple[str, float, float | None, float | None, str]] = [
+        ("R2 of position", r2, 0.5, None, "figure 4G"),
+        (f"coverage of the {LEVEL:.0%} interval of position", coverage, low, high, "figure 4G"),
+        (f"its width, as a share of the track's length of {length:.0f}", width / length, None, 0.5, OWN),
+        ("its width over that of intervals of one width", width / constant, None, 1.0, OWN),
+        (
             "R2 of the phase of the lap, which position and direction make, read linearly or by neighbours",
-            lap.read.r2 if lap.read else np.nan,
+            phase_r2,
             0.3,
-            source="figure 4E",
+            None,
+            "figure 4E",
         ),
-        Claim(
+        (
             "the states lie on a ring: least radius, from 0 in the middle to 1, of the mean state of a phase",
             float(np.min(ring)),
             0.5,
-            source="figure 4E",
+            None,
+            "figure 4E",
         ),
-        Claim("share of running bins whose direction is read right", direction_right, 0.7, source="figure 4E"),
+        ("share of running bins whose direction is read right", direction_right, 0.7, None, "figure 4E"),
     ]
     if lap.control is not None:
-        found.append(
-            Claim(
-                f"p value of the phase's R2 among {lap.control.shifts} shifted ones",
-                lap.control.p,
-                most=0.05,
-                source=OWN,
-            )
-        )
-    return found
+        text = f"p value of the phase's R2 among {lap.control.shifts} shifted ones"
+        rows.append((text, lap.control.p, None, 0.05, OWN))
+    return [Claim(*row, limit=STATED if row[0].startswith("its width over") else OURS) for row in rows]
 
 
 def _direction_right(latents: xr.Dataset) -> float:
@@ -252,9 +262,8 @@ def _direction_right(latents: xr.Dataset) -> float:
 
 
 def ring_radii(latents: xr.Dataset, plane: np.ndarray) -> np.ndarray:
-    """How far (phase,) from the middle the mean state of each of RING_BINS phases lies in the direction of that phase,
-    in the plane (time, 2) of `_phase_plane`: 1 on a ring, 0 in the middle, NaN of fewer than LEAST_STATES judged bins.
-    """
+    """Radii (phase,) of the mean states of RING_BINS phases, each along the direction of its phase in the plane
+    (time, 2) of `_phase_plane`: 1 on a ring, 0 in the middle, NaN of fewer than LEAST_STATES judged bins."""
     lap = latents["lap_true"].to_numpy()
     judged = latents["lap_fold"].to_numpy() >= 0
     number = np.where(judged, lap % (2 * np.pi) / (2 * np.pi) * RING_BINS, -1).astype(int)
@@ -310,53 +319,30 @@ def drawn_lap(latents: xr.Dataset) -> tuple[np.ndarray, float]:
     return best, key[0]
 
 
-def _picture(
-    latents: xr.Dataset,
-    session: Session,
-    plane: np.ndarray,
-    stretches: list[np.ndarray],
-    path: np.ndarray,
-    turned: float,
-    title: str,
-) -> Figure:
-    """Unseen states in the plane of the phase with a lap over them; raster and position with its interval, a column for
-    each stretch."""
-    from matplotlib.figure import Figure
-
-    from ldmfilter.analysis.plots import plot_behavior, plot_raster
-
-    time, lap = latents["time"].to_numpy(), latents["lap_true"].to_numpy()
-    figure = Figure(figsize=(13, 5.5), layout="constrained")
-    if title:
-        figure.suptitle(title, fontsize=11, color="C3")
-    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 1.4])[0]
-    space = left.subplots()
-    judged = latents["lap_fold"].to_numpy() >= 0
-    x, y = plane[judged].T
-    drawn = space.scatter(x, y, c=lap[judged], s=4, cmap="hsv", vmin=0, vmax=2 * np.pi, linewidths=0)
-    space.plot(*plane[path].T, color="black", linewidth=1.4)
-    space.set_aspect("equal", "datalim")
-    space.set(xlabel="decoded cosine of the phase", ylabel="decoded sine of the phase")
-    told = "one lap" if turned >= 1 else f"{turned:.0%} of a lap"
-    space.set_title(f"states that training did not see; {told}", fontsize=10)
-    space.spines[["top", "right"]].set_visible(False)
-    bar = left.colorbar(drawn, ax=space, shrink=0.6, ticks=[0, np.pi, 2 * np.pi])
+def _draw_plane(figure: SubFigure, latents: xr.Dataset, plane: np.ndarray, path: np.ndarray, turned: float) -> None:
+    """Unseen states in the plane of the phase, with a lap over them."""
+    lap, judged = latents["lap_true"].to_numpy(), latents["lap_fold"].to_numpy() >= 0
+    axes = figure.subplots()
+    drawn = axes.scatter(*plane[judged].T, c=lap[judged], s=4, cmap="hsv", vmin=0, vmax=2 * np.pi, linewidths=0)
+    axes.plot(*plane[path].T, color="black", linewidth=1.4)
+    axes.set_aspect("equal", "datalim")
+    axes.set(xlabel="decoded cosine of the phase", ylabel="decoded sine of the phase")
+    part = "one lap" if turned >= 1 else f"{turned:.0%} of a lap"
+    axes.set_title(f"states that training did not see; {part}", fontsize=10)
+    bare(axes)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.6, ticks=[0, np.pi, 2 * np.pi])
     bar.ax.set_yticklabels(["start", "far end", "start"])
 
-    grid = right.subplots(
-        2,
-        len(stretches),
-        squeeze=False,
-        sharex="col",
-        sharey="row",
-        height_ratios=[1.4, 1],
-        width_ratios=[bins.size for bins in stretches],
-    )
+
+def _draw_stretches(figure: SubFigure, latents: xr.Dataset, session: Session, stretches: list[np.ndarray]) -> None:
+    """Raster, and position with its interval, a column for each stretch."""
+    time, lap = latents["time"].to_numpy(), latents["lap_true"].to_numpy()
+    ratios = {"height_ratios": [1.4, 1], "width_ratios": [bins.size for bins in stretches]}
+    grid = figure.subplots(2, len(stretches), squeeze=False, sharex="col", sharey="row", **ratios)
     order = _by_phase(session, time, np.where(latents["trained"], lap, np.nan))
     for (above, below), bins in zip(grid.T, stretches, strict=True):
-        plot_raster(
-            [session.spikes_of(unit) for unit in order], above, time[bins[0]] - BIN / 2, time[bins[-1]] + BIN / 2
-        )
+        ends = time[bins[[0, -1]]] + [-BIN / 2, BIN / 2]
+        plot_raster([session.spikes_of(unit) for unit in order], above, *ends)
         plot_behavior(latents.isel(time=bins), "position", below)
         above.set_xlabel("")
         above.tick_params(labelbottom=False)
@@ -366,17 +352,14 @@ def _picture(
     grid[1, 0].set_ylabel(f"position, {unit}" if unit else "position")
     grid[1, -1].legend(fontsize=8, frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1.0))
     number = f"{len(stretches)} stretches" if len(stretches) > 1 else "a stretch"
-    right.suptitle(f"{number} of time that training did not see", fontsize=10)
-    return figure
+    figure.suptitle(f"{number} of time that training did not see", fontsize=10)
 
 
 def _phase_plane(latents: xr.Dataset) -> np.ndarray:
     """States (time, 2) in the plane of cosine and sine of the phase: least squares on bins that are not judged."""
     mean, lap = latents["filtered_mean"].to_numpy(), latents["lap_true"].to_numpy()
-    x = np.column_stack([mean, np.ones(len(mean))])
     fitted = (latents["lap_fold"].to_numpy() < 0) & np.isfinite(lap)
-    angle = np.stack([np.cos(lap), np.sin(lap)], 1)
-    return x @ np.linalg.lstsq(x[fitted], angle[fitted], rcond=None)[0]
+    return affine(mean[fitted], np.stack([np.cos(lap), np.sin(lap)], 1)[fitted]).predict(mean)
 
 
 def _by_phase(session: Session, time: np.ndarray, lap: np.ndarray) -> list[int]:

@@ -8,16 +8,16 @@ have become about Gaussian, as log det takes them to be: from the first step on,
 training (0.976 after 600 steps, 0.948 after 2,500), where that of kNN rises (0.975, 0.989).
 
 Log det and KDE can end at a local maximum: from the first weights of seed 3 both come to an R2 of 0. The z of log det
-is there the position with its phase doubled (R2 0.97), and its F tells: 2.40 nats a step after 200 steps, above 2.90
-from other weights (KDE 2.32, 2.93). So each entropy begins three times, and the highest F goes on.
+is there the position with its phase doubled (R2 0.97), and its F is lower: 2.40 nats a step after 200 steps, above 2.90
+from other weights (KDE 2.32, 2.93). So each entropy begins three times, and the network of the highest F is trained on.
 
-The stop-gradient form ends at 0.94 at best (on seeds 0 to 3 at 0.90, 0.89, 0.93, 0.90), and its claim fails. Were the
-predictor's error of zero mean at every past, the gradient through the prediction, the only one there is, would vanish
+The stop-gradient form ends at 0.94 at best (on seeds 0 to 3 at 0.90, 0.89, 0.93, 0.90), and its claim fails. If the
+predictor's error had zero mean at every past, the gradient through the prediction, which is all there is, would vanish
 on average for every invertible encoder, and nothing would pull towards the affine ones. Measured (seed 100, `small`),
-it does not vanish: at the solution of log det a polynomial of the last true position tells 4 to 6 % of the variance of
-a fitted predictor's error, and the mean gradient is larger than that of log det (0.38 against 0.06 with 32 units fitted
-for 500 steps, 0.25 against 0.16 with 128 for 1,200). What the predictor misses moves the encoder, away from log det's
-solution too, and from every start to one that is not affine:
+it does not vanish: at the solution of log det a polynomial of the last true position explains 4 to 6 % of the variance
+of a fitted predictor's error, and the mean gradient is larger than that of log det (0.38 against 0.06 with 32 units
+fitted for 500 steps, 0.25 against 0.16 with 128 for 1,200). These errors move the encoder, away from log det's solution
+too, and from every start to one that is not affine:
 
     start, the predictor fitted first, encoder's rate 1e-4     R2 at the start, and after 1,200 steps
     log det's solution                                         0.977   0.949
@@ -46,21 +46,19 @@ solution too, and from every start to one that is not affine:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ldmfilter.data.tables import Floats
 from ldmfilter.filter.training import resolve_device
-from ldmfilter.paper.experiment import Claim, Outcome, Say, refuse_data
-from ldmfilter.paper.recurrent import Recurrent, Training, affine, affine_r2, train, with_one
+from ldmfilter.paper.experiment import Claim, Outcome, Say
+from ldmfilter.paper.readout import affine, affine_r2, apply
+from ldmfilter.paper.recurrent import Training, train
+from ldmfilter.paper.sequences import SequenceModel
 from ldmfilter.paper.wobbly import Camera, advance, trajectories
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SOURCE = "Mikulasch & Zenke 2026, figure 5"
 LATENT = 2
@@ -70,11 +68,11 @@ CONTROLS = {"pca": "linear PCA", "random": "random encoder"}
 
 @dataclass(frozen=True)
 class Scene:
-    """Sequences of images to learn from, and others that judge.
+    """Sequences of images to learn from, and others to judge by.
 
     Attributes:
-        sequences: to learn from.
-        held_out: that judge.
+        sequences: number to learn from.
+        held_out: number to judge by.
         length: steps of each.
         lead: steps before the first that is seen.
         camera: position to image.
@@ -89,7 +87,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is seen, and how each entropy is trained on it."""
+    """The scene, and the training of each entropy on it."""
 
     scene: Scene
     training: Training
@@ -106,11 +104,12 @@ SIZES = {
 
 
 class Recording:
-    """A scene that was filmed; learning sequences come first, `held_out` tells where the others start.
+    """Simulated positions and their images; sequences to learn from come first.
 
     Attributes:
-        position: (sequence, time, 2), what is to be recovered.
+        position: (sequence, time, 2), to be recovered.
         images: (sequence, time, pixel) float32.
+        held_out: number of the first sequence to judge by.
     """
 
     def __init__(self, scene: Scene, seed: int, noise: str = "gaussian"):
@@ -122,16 +121,14 @@ class Recording:
     def r2(self, z: Floats) -> float:
         """Affine R2 of the position from latents (sequence, time, latent), on the held-out sequences."""
         n = self.held_out
-        return affine_r2(*(_flat(value) for value in (z[:n], self.position[:n], z[n:], self.position[n:])))
+        return affine_r2(z[:n], self.position[:n], z[n:], self.position[n:])
 
     def aligned(self, z: Floats, other: Floats | None = None) -> Floats:
         """Held-out latents, or `other` values in their coordinates, after the best affine map to the position."""
         n = self.held_out
-        weights = affine(_flat(z[:n]), _flat(self.position[:n]))
-        values = z[n:] if other is None else other
-        return (with_one(_flat(values)) @ weights).reshape(*values.shape[:-1], -1)
+        return apply(affine(z[:n], self.position[:n]), z[n:] if other is None else other)
 
-    def latents(self, network: Recurrent) -> Floats:
+    def latents(self, network: SequenceModel) -> Floats:
         """White latents (sequence, time, latent) of all images."""
         with torch.no_grad():
             return network.encode(self.images).double().cpu().numpy()
@@ -148,13 +145,8 @@ class Recording:
         }
 
 
-def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
-    """All four entropies on one recording, beside the controls.
-
-    Raises:
-        InputError: data, of which none are used.
-    """
-    refuse_data("fig5", data)
+def run(settings: Settings, seed: int, say: Say) -> Outcome:
+    """All four entropies on one recording, and the controls."""
     recording = Recording(settings.scene, seed)
     seen, position = recording.images[: recording.held_out], recording.position[recording.held_out :]
     found = recording.controls(settings.training, LATENT, seed)
@@ -166,8 +158,8 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
         found[entropy] = recording.latents(network)
         r2[entropy] = recording.r2(found[entropy])
         with torch.no_grad():
-            zhat = network.predict(network.encode(recording.images[recording.held_out :])).double().cpu().numpy()
-        # What a perfect predictor would say: the step without its noise.
+            zhat = network.filter(recording.images[recording.held_out :]).zhat[:, 1:].double().cpu().numpy()
+        # A perfect predictor would give the step without its noise.
         error = recording.aligned(found[entropy], zhat) - advance(position[:, :-1])
         ahead[entropy] = float(1 - np.square(error).sum() / np.square(position - position.mean((0, 1))).sum())
         say(f"fig5: {label}, R2 {r2[entropy]:.3f}")
@@ -175,37 +167,30 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
             onward, _ = train(seen, LATENT, "stopgrad", settings.training, seed, start=network)
             leaves = recording.r2(recording.latents(onward))
             say(f"fig5: {ENTROPIES['stopgrad']} from there on, R2 {leaves:.3f}")
-    return Outcome(
-        {
-            "r2": r2,
-            "r2_of_stop_gradient_from_log_det": leaves,
-            "r2_of_the_step_ahead_without_noise": ahead,
-            "dimensions": LATENT,
-        },
-        claims(r2),
-        draw(recording, found, r2),
-    )
+    numbers = {
+        "r2": r2,
+        "r2_of_stop_gradient_from_log_det": leaves,
+        "r2_of_the_step_ahead_without_noise": ahead,
+        "dimensions": LATENT,
+    }
+    return Outcome(numbers, claims(r2), draw(recording, found, r2))
 
 
 def claims(r2: dict[str, float]) -> list[Claim]:
-    """What the figure says, measured."""
+    """The statements of the figure, measured."""
     lowest = min(r2[name] for name in ENTROPIES)
-    return [
-        *(
-            Claim(f"{label}: position recovered up to an affine map, R2", r2[name], least=0.97, source=SOURCE)
-            for name, label in ENTROPIES.items()
-        ),
-        *(
-            Claim(f"the least R2 of the four less that of the control, {label}", lowest - r2[name], least=0.1)
-            for name, label in CONTROLS.items()
-        ),
+    recovered = [
+        Claim(f"{label}: position recovered up to an affine map, R2", r2[name], least=0.97, source=SOURCE)
+        for name, label in ENTROPIES.items()
+    ]
+    return recovered + [
+        Claim(f"the least R2 of the four less that of the control, {label}", lowest - r2[name], least=0.1)
+        for name, label in CONTROLS.items()
     ]
 
 
 def draw(recording: Recording, found: dict[str, Floats], r2: dict[str, float]) -> Figure:
     """Frames; phase portraits, true and recovered; R2."""
-    from matplotlib.figure import Figure
-
     shown = 8
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 3.2])[:, 0]
@@ -240,7 +225,3 @@ def portrait(axes: Axes, position: Floats, truth: Floats, title: str) -> None:
     axes.plot(position[0, :, 0], position[0, :, 1], "k.-", lw=0.8, ms=3)
     limit = float(np.quantile(np.abs(truth), 0.999))
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", title=title)
-
-
-def _flat(values: Floats) -> Floats:
-    return values.reshape(-1, values.shape[-1])

@@ -3,13 +3,13 @@ arXiv 2609.37789, *Predictive Self-Supervised Learning Provably Identifies Stoch
 
 From the authors' page of the paper: the objective with marginal entropies, <log p(z | z_c)> + H[z], is
 -KL[q(z | z_c) || p(z | z_c)] + I[z; z_c], with z the encoded observation and z_c its encoded context. The mutual
-information decides what is retained: the signal s that observation and context share. Nuisance n that tells
-nothing of the context, given the signal, is private, and is discarded.
+information decides what is retained: the signal s that observation and context share. Nuisance n that, given the
+signal, is independent of the context is private, and is discarded.
 
 The experiment is our own, and so are its numbers and limits. Spikes of simulated units follow latents that all share
 and, in each unit, a slow modulation of its own. This is noise, but predictable, more so than the latents: a unit's
-past tells of it. Whether it is private is then a matter of the context. If the context is the past of the same units,
-it is not; if units are split into halves, and each half is predicted from the past of the other, it is. Both contexts
+past predicts it. Whether it is private depends on the context: if the context is the past of the same units, it is not;
+if units are split into halves, and each half is predicted from the past of the other, it is. Both contexts
 are tried with marginal entropies (log det) and with the stop-gradient form, on the same sessions, with the same number
 of states: twice that of the shared latents, so that there is room for both. Judged is what the latents can be
 decoded from the states, and what the states are made of. As the states of an untrained network are made of what its
@@ -20,29 +20,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from scipy.signal import lfilter
 from torch import Tensor, nn
 
 from ldmfilter.data.tables import Floats
 from ldmfilter.filter.encoder import Encoder
 from ldmfilter.filter.kalman import filter_windows
-from ldmfilter.filter.linalg import whitening
-from ldmfilter.filter.parameters import Dynamics
+from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.training import resolve_device
 from ldmfilter.ldm.objectives import predictive
-from ldmfilter.paper.ascent import ascend
-from ldmfilter.paper.experiment import Claim, Outcome, Say, refuse_data
+from ldmfilter.paper import sequences
+from ldmfilter.paper.experiment import Claim, Outcome, Say, summary
 from ldmfilter.paper.fig2c import autoregression
-from ldmfilter.paper.recurrent import affine, error_covariance, with_one
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from ldmfilter.paper.readout import affine, affine_r2
+from ldmfilter.paper.sequences import LinearPredictor, SequenceModel, error_covariance
+from ldmfilter.trainer import ascend
 
 SOURCE = "arXiv 2609.37789; the experiment is our own"
 BIN = 0.1  # s
@@ -58,7 +56,7 @@ def named(context: str, form: str) -> str:
     return f"{CONTEXTS[context]}, {(FORMS | {UNTRAINED: UNTRAINED})[form]}"
 
 
-#: What is compared: context and form by name. The form of an untrained network does not matter.
+#: Objectives to compare: context and form by name. The form of an untrained network does not matter.
 OBJECTIVES = {named(context, form): (context, form) for context in CONTEXTS for form in (*FORMS, UNTRAINED)}
 
 
@@ -134,25 +132,26 @@ def world(
     return World(rng.poisson(np.exp(log_rate)), s, n)
 
 
-class View(nn.Module):
-    """Encoder and dynamics of some units, and a map from their states to what they are the context of."""
+class View(SequenceModel):
+    """Encoder and linear filter of some units, and a map from their states to the units that they are the context of.
+
+    Args:
+        units: which.
+        counts: (time, unit) of all units, by which inputs are scaled.
+        latent: dimensions, and states.
+        hidden: widths of the encoder's hidden layers.
+    """
 
     def __init__(self, units: slice, counts: Tensor, latent: int, hidden: tuple[int, ...]):
-        super().__init__()
+        encoder = Encoder(counts[:, units].shape[1], latent, hidden)
+        encoder.set_input_scale(counts[:, units])
+        super().__init__(encoder, LinearPredictor(latent, latent, decay=math.exp(-BIN / 2.0), noise=0.5), latent)
         self.units = units
-        self.encoder = Encoder(counts[:, units].shape[1], latent, hidden)
-        self.encoder.set_input_scale(counts[:, units])
-        self.dynamics = Dynamics(latent, latent, decay=math.exp(-BIN / 2.0), noise=0.5)
         self.ahead = nn.Linear(latent, latent, bias=False)
 
-    def white(self, counts: Float[Tensor, "batch time unit"], scale: Float[Tensor, "sample unit"]) -> Tensor:
-        """Pseudo-observations, white over `scale`."""
-        mean, W = whitening(self.encoder(scale[..., self.units]))
-        return (self.encoder(counts[..., self.units]) - mean) @ W
-
-    def states(self, z: Float[Tensor, "batch time latent"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Predictions of z, their covariance, filtered states."""
-        return filter_windows(self.dynamics(), z)
+    def encode(self, frames: Float[Tensor, "batch time unit"], measure: bool = False) -> Tensor:
+        """White pseudo-observations of this view's units, from the counts of all."""
+        return super().encode(frames[..., self.units], measure)
 
 
 def views(context: str, counts: Float[Tensor, "time unit"], settings: Settings) -> list[View]:
@@ -164,25 +163,24 @@ def views(context: str, counts: Float[Tensor, "time unit"], settings: Settings) 
 
 
 def objective(parts: list[View], counts: Float[Tensor, "batch time unit"], form: str) -> Tensor:
-    """F, nats a bin: each view predicted from its own past where there is one, from the other's where there are two.
+    """F, nats a bin: a single view predicted from its own past, each of two from the other's.
 
     Within a view the Kalman filter is the predictor. Across, the other view's filtered state is mapped linearly, and
-    the covariance is that of the errors, where the likelihood has its maximum.
+    the covariance is that of the errors, at which the likelihood has its maximum.
     """
-    flat = counts.flatten(0, 1)
-    z = [part.white(counts, flat) for part in parts]
-    filtered = [part.states(value) for part, value in zip(parts, z, strict=True)]
-    if len(z) == 1:
-        zhat, S, _ = filtered[0]
-        return predictive(z[0][:, WARMUP:], zhat[:, WARMUP:], S, form).value
+    if len(parts) == 1:
+        return sequences.objective(parts[0], counts, form, WARMUP, samples=0).value
+    z = [part.encode(counts, measure=True) for part in parts]
     total = z[0].new_zeros(())
-    for target, (part, (_, _, state)) in zip(z[::-1], zip(parts, filtered, strict=True), strict=True):
+    for part, own, target in zip(parts, z, z[::-1], strict=True):
+        state = filter_windows(part.predictor.dynamics(), own)[2]
         zhat, now = part.ahead(state[:, WARMUP - 1 : -1]), target[:, WARMUP:]
         S = error_covariance((now.detach() if form == "stopgrad" else now) - zhat)
         total = total + predictive(now, zhat, S, form).value / 2
     return total
 
 
+@one_thread()
 def train(counts: Float[Tensor, "time unit"], context: str, form: str, settings: Settings, seed: int) -> Floats:
     """Fit the views to all but the last fifth of a session; states (time, state) of the whole session, t|t. With the
     form `UNTRAINED` the views stay as they start, but white.
@@ -197,24 +195,28 @@ def train(counts: Float[Tensor, "time unit"], context: str, form: str, settings:
         module = nn.ModuleList(parts).to(counts.device)
         within = torch.arange(settings.window)
 
-        def value(step: int) -> Tensor:
+        def batch(step: int) -> Tensor:
             starts = torch.randint(len(fit) - settings.window, (settings.batch, 1))
-            return objective(parts, fit[(starts + within).to(fit.device)], form)
+            return fit[(starts + within).to(fit.device)]
+
+        def value(batch: Tensor) -> Tensor:
+            return objective(parts, batch, form)
 
         steps, what = 0 if form == UNTRAINED else settings.steps, f"on {CONTEXTS[context]} with {form}"
-        ascend(module.parameters(), value, steps, LEARNING_RATE, what, warm=steps / 20, norm=1.0)
+        ascend(module, batch, value, steps, what, learning_rate=LEARNING_RATE, warm=steps / 20, norm=1.0)
     module.eval()
+    states = []
     with torch.no_grad():
-        states = [part.states(part.white(counts[None], fit))[2][0] for part in parts]
+        for part in parts:
+            part.encode(fit[None], measure=True)
+            states.append(part.filter(counts[None]).mean[0])
     return torch.cat(states, -1).double().cpu().numpy()
 
 
 def explained(cause: Floats, effect: Floats) -> Floats:
-    """R2 (dim,) of effect (time, dim) by an affine map of cause (time, dim), on the last fifth, fitted before it:
-    `affine_r2` of each dimension, with one fit for all."""
+    """R2 (dim,) of effect (time, dim) by an affine map of cause (time, dim), on the last fifth, fitted before it."""
     n = len(cause) * 4 // 5
-    error = effect[n:] - with_one(cause[n:]) @ affine(cause[:n], effect[:n])
-    return np.asarray(1 - np.square(error).mean(0) / effect[n:].var(0))
+    return affine_r2(cause[:n], effect[:n], cause[n:], effect[n:], each=True)
 
 
 def smoothed(counts: np.ndarray, seconds: tuple[float, ...] = (0.2, 1.0, 5.0)) -> Floats:
@@ -224,13 +226,8 @@ def smoothed(counts: np.ndarray, seconds: tuple[float, ...] = (0.2, 1.0, 5.0)) -
     return np.column_stack([lfilter([1 - decay], [1.0, -decay], roots, axis=0) for decay in decays])
 
 
-def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
-    """Sessions, each given to all objectives and to networks that are not trained.
-
-    Raises:
-        InputError: data, of which none are used.
-    """
-    refuse_data("infoldm", data)
+def run(settings: Settings, seed: int, say: Say) -> Outcome:
+    """Sessions, each given to all objectives and to networks that are not trained."""
     device = resolve_device("auto")
     found: dict[str, list[dict[str, float]]] = {name: [] for name in [*OBJECTIVES, "counts"]}
     for session in range(settings.seeds):
@@ -243,15 +240,8 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
             found[name].append(judged(states[name], truth))
             say(f"infoldm: session {session + 1} of {settings.seeds}, {name}")
         found["counts"].append(judged(smoothed(truth.counts), truth))
-        last = truth, states
-    numbers: dict[str, dict] = {
-        name: {
-            key: {"mean": float(np.mean([one[key] for one in each])), "sessions": [one[key] for one in each]}
-            for key in each[0]
-        }
-        for name, each in found.items()
-    }
-    return Outcome(numbers, claims(numbers), draw(numbers, *last))
+    numbers = {name: summary(each, "sessions") for name, each in found.items()}
+    return Outcome(numbers, claims(numbers), draw(numbers, truth, states))
 
 
 def judged(states: Floats, truth: World) -> dict[str, float]:
@@ -266,7 +256,7 @@ def judged(states: Floats, truth: World) -> dict[str, float]:
 
 
 def claims(numbers: dict[str, dict]) -> list[Claim]:
-    """What should be kept and discarded, measured; means over sessions."""
+    """Claims on what each objective keeps and discards; means over sessions."""
 
     def mean(context: str, form: str, key: str) -> float:
         return numbers[named(context, form)][key]["mean"]
@@ -274,63 +264,33 @@ def claims(numbers: dict[str, dict]) -> list[Claim]:
     def trained(context: str, form: str) -> float:
         return mean(context, form, "made_of_private") - mean(context, UNTRAINED, "made_of_private")
 
-    return [
-        *(
-            Claim(
-                f"own past, {label}: predictable noise is kept, its share of the states' variance less untrained",
-                trained("own", form),
-                least=0.1,
-                source=SOURCE,
-            )
-            for form, label in FORMS.items()
-        ),
-        *(
-            Claim(
-                f"the other half's past, {label}: it is discarded, its share of the states' variance less untrained",
-                trained("other", form),
-                most=-0.1,
-                source=SOURCE,
-            )
-            for form, label in FORMS.items()
-        ),
-        *(
-            Claim(
-                f"the other half's past, {label}: what is left of it, as a share of what own past keeps",
-                mean("other", form, "made_of_private") / mean("own", form, "made_of_private"),
-                most=0.5,
-                source=SOURCE,
-            )
-            for form, label in FORMS.items()
-        ),
-        *(
-            Claim(
-                f"R2 of the shared latents: the other half's past, marginal entropies, less own past, {label}",
-                mean("other", "logdet", "decoded_shared") - mean("own", form, "decoded_shared"),
-                least=0.1,
-                source=SOURCE,
-            )
-            for form, label in FORMS.items()
-        ),
-        Claim(
-            "R2 of the shared latents: marginal entropies and stop-gradient, both on the other half's past, differ by",
-            abs(mean("other", "logdet", "decoded_shared") - mean("other", "stopgrad", "decoded_shared")),
-            most=0.1,
-            source=SOURCE,
-        ),
-    ]
+    share, shared, halves = "its share of the states' variance less untrained", "decoded_shared", CONTEXTS["other"]
+    kept, discarded, left, r2 = [], [], [], []
+    for form, label in FORMS.items():
+        ratio = mean("other", form, "made_of_private") / mean("own", form, "made_of_private")
+        more = mean("other", "logdet", shared) - mean("own", form, shared)
+        kept.append((f"own past, {label}: predictable noise is kept, {share}", trained("own", form), 0.1, None))
+        discarded.append((f"{halves}, {label}: it is discarded, {share}", trained("other", form), None, -0.1))
+        left.append((f"{halves}, {label}: what is left of it, as a share of what own past keeps", ratio, None, 0.5))
+        r2.append((f"R2 of the shared latents: {halves}, marginal entropies, less own past, {label}", more, 0.1, None))
+    apart = abs(mean("other", "logdet", shared) - mean("other", "stopgrad", shared))
+    text = f"R2 of the shared latents: marginal entropies and stop-gradient, both on {halves}, differ by"
+    rows = [*kept, *discarded, *left, *r2, (text, apart, None, 0.1)]
+    return [Claim(*row, source=SOURCE) for row in rows]
 
 
 def draw(numbers: dict[str, dict], truth: World, states: dict[str, Floats]) -> Figure:
-    """What is kept by each objective; held-out time courses of a shared latent and of the modulation that own past
+    """Bars of what each objective keeps; held-out time courses of a shared latent and of the modulation that own past
     keeps most of, true and decoded."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 1.5])[0]
-    labels = [name.replace(", ", ",\n") for name in OBJECTIVES]
     colours = ["C3", "C1", "0.35", "C0", "C2", "0.35"]
-    above, below = left.subplots(2, 1)
-    titles = {"decoded_shared": "shared latents: R2, decoded from states", "made_of": "states: share of variance"}
+    _draw_shares(*left.subplots(2, 1), numbers, colours)
+    _draw_courses(right, truth, states, colours)
+    return figure
+
+
+def _draw_shares(above: Axes, below: Axes, numbers: dict[str, dict], colours: list[str]) -> None:
     for place, name in enumerate(OBJECTIVES):
         decoded = numbers[name]["decoded_shared"]
         above.barh(place, decoded["mean"], color=colours[place])
@@ -339,23 +299,26 @@ def draw(numbers: dict[str, dict], truth: World, states: dict[str, Floats]) -> F
         below.barh(place, shared, color="0.45", label="shared latents" if not place else None)
         below.barh(place, private, left=shared, color="C6", label="noise of single units" if not place else None)
     above.axvline(numbers["counts"]["decoded_shared"]["mean"], color="k", ls="--", lw=0.8)
-    above.set_xlabel("dashed: from all counts, smoothed, supervised")
-    for axes, title in zip((above, below), titles.values(), strict=True):
-        axes.set(title=title, xlim=(0, 1), yticks=range(len(OBJECTIVES)), yticklabels=labels)
+    above.set(xlabel="dashed: from all counts, smoothed, supervised", title="shared latents: R2, decoded from states")
+    below.set_title("states: share of variance")
+    labels = [name.replace(", ", ",\n") for name in OBJECTIVES]
+    for axes in (above, below):
+        axes.set(xlim=(0, 1), yticks=range(len(OBJECTIVES)), yticklabels=labels)
         axes.invert_yaxis()
     below.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize="small")
+
+
+def _draw_courses(figure: SubFigure, truth: World, states: dict[str, Floats], colours: list[str]) -> None:
     n = len(truth.counts) * 4 // 5
     stretch = slice(n, n + round(40 / BIN))
     most = int(np.argmax(explained(states[named("own", "logdet")], truth.private)))
-    series = {"a shared latent": truth.shared[:, 0], f"noise of unit {most} alone": truth.private[:, most]}
-    right.suptitle("decoded from states, over what is true (grey)")
-    grid = right.subplots(len(OBJECTIVES), 2, sharex=True, sharey="col")
+    series = {"a shared latent": truth.shared[:, [0]], f"noise of unit {most} alone": truth.private[:, [most]]}
+    figure.suptitle("decoded from states, over what is true (grey)")
+    grid = figure.subplots(len(OBJECTIVES), 2, sharex=True, sharey="col")
     for column, (label, values) in enumerate(series.items()):
         time = BIN * np.arange(len(values[stretch]))
         for axes, name, colour in zip(grid[:, column], OBJECTIVES, colours, strict=True):
-            weights = affine(states[name][:n], values[:n])
             axes.plot(time, values[stretch], color="0.75", lw=2)
-            axes.plot(time, with_one(states[name][stretch]) @ weights, color=colour, lw=1)
+            axes.plot(time, affine(states[name][:n], values[:n]).predict(states[name][stretch]), color=colour, lw=1)
         grid[0, column].set_title(label)
         grid[-1, column].set_xlabel("held-out time, s")
-    return figure

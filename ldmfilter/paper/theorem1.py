@@ -1,36 +1,37 @@
 """Theorem 1 of Mikulasch & Zenke (2026), its assumptions broken one at a time.
 
 With a Gaussian predictor, as many latents and an image that is smooth and one to one, the latents are recovered up
-to an affine map. The scene is that of figure 5. Broken are: the noise, the number of latents, the image. A second noise
-breaks the letter of the theorem and loses nothing: where the noise is small against the curvature of the encoder,
-the objective knows no more of it than its covariance, whatever its shape: to first order it is, but for a constant,
-<log abs det J> - 1/2 log det <J Sigma J'>, with J the encoder's derivative by the latents, and as log det is concave,
-it is largest where J Sigma J' is the same everywhere, so that the encoder is affine. Heavy tails are not small.
+to an affine map. The scene is that of figure 5. Broken are: the noise, the number of latents, the image. Two-valued
+noise is not Gaussian either, but recovery does not suffer: noise that is small against the curvature of the encoder
+enters the objective through its covariance alone, whatever its shape. To first order the objective is, but for a
+constant, <log abs det J> - 1/2 log det <J Sigma J'>, with J the encoder's derivative by the latents; as log det is
+concave, it is largest where J Sigma J' is the same everywhere, so that the encoder is affine. Heavy tails are not
+small.
 
-Where a latent is missing, or an image shows two positions, no latents whatever explain all of the position: arithmetic
-keeps them below a bound, which says nothing of the theorem. What does is whether the latents that are found are an
+Where a latent is missing, or an image shows two positions, no latents explain all of the position: arithmetic
+keeps them below a bound, which is no test of the theorem. A test is whether the latents that are found are an
 affine image of what they could be of: a single latent of the position, two latents of the half of the plane that a
-folded image shows. Beside each condition stands what the images tell of the position by their centre of light: whether
-it was there to be recovered.
+folded image shows. Each condition is compared with the position as read from the images' centre of light, which shows
+whether it was there to be recovered.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 
 from ldmfilter.data.tables import Floats
-from ldmfilter.paper.experiment import Claim, Outcome, Say, refuse_data
+from ldmfilter.paper.experiment import Claim, Outcome, Say, summary
 from ldmfilter.paper.fig5 import LATENT, Recording, Scene, portrait
-from ldmfilter.paper.recurrent import Training, affine_r2, train
+from ldmfilter.paper.readout import affine_r2
+from ldmfilter.paper.recurrent import Training, train
 from ldmfilter.paper.wobbly import Camera
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SOURCE = "Mikulasch & Zenke 2026, Theorem 1"
 REASONED = "own reasoning, in the module"
@@ -38,7 +39,7 @@ REASONED = "own reasoning, in the module"
 
 @dataclass(frozen=True)
 class Condition:
-    """What is different from the theorem's assumptions."""
+    """Differences from the theorem's assumptions."""
 
     label: str
     noise: str = "gaussian"
@@ -57,7 +58,7 @@ CONDITIONS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The scene of every condition, how it is trained on, with which entropy, and how often with another seed."""
+    """The scene of every condition, the training on it, its entropy, and the number of seeds."""
 
     scene: Scene
     training: Training
@@ -79,13 +80,8 @@ SIZES = {
 }
 
 
-def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
-    """Every condition with several seeds.
-
-    Raises:
-        InputError: data, of which none are used.
-    """
-    refuse_data("theorem1", data)
+def run(settings: Settings, seed: int, say: Say) -> Outcome:
+    """Every condition with several seeds."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in CONDITIONS}
     first: dict[str, tuple[Floats, Floats]] = {}
     for name, condition in CONDITIONS.items():
@@ -99,12 +95,7 @@ def run(settings: Settings, seed: int, data: Path | None, say: Say) -> Outcome:
             found[name].append(measured(recording, z, condition) | {"r2_of_the_centre_of_light": recording.r2(light)})
             first.setdefault(name, (recording.position[recording.held_out :], recording.aligned(z)))
             say(f"theorem1: {condition.label}, seed {each}, R2 {found[name][-1]['r2']:.3f}")
-    numbers = {
-        name: {"condition": CONDITIONS[name].label}
-        | {key: {"mean": float(np.mean([one[key] for one in each])), "seeds": [one[key] for one in each]}
-           for key in each[0]}
-        for name, each in found.items()
-    }  # fmt: skip
+    numbers = {name: {"condition": CONDITIONS[name].label} | summary(each, "seeds") for name, each in found.items()}
     return Outcome(numbers, claims(numbers), draw(numbers, first))
 
 
@@ -117,8 +108,7 @@ def measured(recording: Recording, z: Floats, condition: Condition) -> dict[str,
 
     def r2(cause: Floats, effect: Floats) -> float:
         n = recording.held_out
-        flat = [value.reshape(-1, value.shape[-1]) for value in (cause[:n], effect[:n], cause[n:], effect[n:])]
-        return affine_r2(*flat)
+        return affine_r2(cause[:n], effect[:n], cause[n:], effect[n:])
 
     flat = position[: recording.held_out].reshape(-1, 2)
     axes = np.linalg.eigh(np.cov(flat.T))[1][:, -condition.latent :]
@@ -131,7 +121,7 @@ def measured(recording: Recording, z: Floats, condition: Condition) -> dict[str,
 
 
 def claims(numbers: dict[str, dict]) -> list[Claim]:
-    """What the theorem says, measured, in the worst seed."""
+    """The theorem's statements, measured, in the worst seed."""
 
     def least(name: str, key: str) -> float:
         return min(numbers[name][key]["seeds"])
@@ -139,47 +129,41 @@ def claims(numbers: dict[str, dict]) -> list[Claim]:
     def largest(name: str, key: str) -> float:
         return max(numbers[name][key]["seeds"])
 
-    return [
-        Claim(
-            "assumptions hold: position recovered up to an affine map, least R2",
-            least("intact", "r2"),
-            least=0.97,
-            source=SOURCE,
-        ),
-        Claim(
-            f"{CONDITIONS['jumps'].label}: recovery is lost, least R2 without less largest R2 with it",
+    label = {name: condition.label for name, condition in CONDITIONS.items()}
+    key = "r2_of_the_latents"
+    rows = [
+        (f"{label['intact']}: position recovered up to an affine map, least R2", least("intact", "r2"), 0.97, SOURCE),
+        (
+            f"{label['jumps']}: recovery is lost, least R2 without less largest R2 with it",
             least("intact", "r2") - largest("jumps", "r2"),
-            least=0.1,
-            source=SOURCE,
+            0.1,
+            SOURCE,
         ),
-        Claim(
-            f"{CONDITIONS['latent'].label}: the latent is no affine image of the position, least R2 from position to "
-            "latents without less largest R2 with it",
-            least("intact", "r2_of_the_latents") - largest("latent", "r2_of_the_latents"),
-            least=0.1,
-            source=SOURCE,
+        (
+            f"{label['latent']}: the latent is no affine image of the position, least R2 from position to latents "
+            "without less largest R2 with it",
+            least("intact", key) - largest("latent", key),
+            0.1,
+            SOURCE,
         ),
-        Claim(
-            f"{CONDITIONS['folded'].label}: half the plane, which it shows, is recovered all the same, least R2",
+        (
+            f"{label['folded']}: half the plane, which it shows, is recovered all the same, least R2",
             least("folded", "r2_of_the_shown"),
-            least=0.8,
-            source=REASONED,
+            0.8,
+            REASONED,
         ),
-        Claim(
-            "two-valued noise, small against the curvature: recovery is not lost, least R2",
+        (
+            f"{label['bimodal']}, small against the curvature: recovery is not lost, least R2",
             least("bimodal", "r2"),
-            least=0.95,
-            source=REASONED,
+            0.95,
+            REASONED,
         ),
     ]
+    return [Claim(text, value, limit, source=source) for text, value, limit, source in rows]
 
 
 def draw(numbers: dict[str, dict], first: dict[str, tuple[Floats, Floats]]) -> Figure:
-    """Portraits, true and recovered, of every condition; R2 of all seeds beside what bounds it."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
-
+    """Portraits, true and recovered, of every condition; R2 of all seeds, with its bounds."""
     figure = Figure(figsize=(13, 8.5), layout="constrained")
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[2, 1])[:, 0]
     grid = top.subplots(2, len(CONDITIONS), sharex="col")
@@ -194,7 +178,11 @@ def draw(numbers: dict[str, dict], first: dict[str, tuple[Floats, Floats]]) -> F
     phase = ScalarMappable(Normalize(-np.pi, np.pi), "twilight")
     bar = top.colorbar(phase, ax=grid, shrink=0.7, label="true phase, rad", ticks=[-np.pi, 0, np.pi])
     bar.ax.set_yticklabels(["-\u03c0", "0", "\u03c0"])
-    axes = bottom.subplots()
+    _draw_r2(bottom.subplots(), numbers)
+    return figure
+
+
+def _draw_r2(axes: Axes, numbers: dict[str, dict]) -> None:
     place = np.arange(len(CONDITIONS))
     for key, shift, colour, label in (
         ("r2", -0.26, "C0", "position, from latents"),
@@ -214,4 +202,3 @@ def draw(numbers: dict[str, dict], first: dict[str, tuple[Floats, Floats]]) -> F
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.01), xlabel="affine R2 on held-out sequences, mean over seeds")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", markerscale=0.6)
-    return figure

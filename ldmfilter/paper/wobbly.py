@@ -68,7 +68,7 @@ def trajectories(rng: np.random.Generator, number: int, steps: int, noise: str =
 
 @dataclass(frozen=True)
 class Camera:
-    """How a position becomes an image.
+    """A map from positions to images.
 
     Attributes:
         pixels: of a side.
@@ -95,14 +95,15 @@ class Camera:
         return images.reshape(*position.shape[:-1], self.pixels, self.pixels)
 
     def centroid(self, images: np.ndarray) -> Floats:
-        """Positions (..., 2) at the centre of the light of images (..., pixel): what the image itself tells of them."""
-        looks = np.stack(swirled(self.pixels), axis=-1).reshape(-1, 2)
+        """Positions (..., 2) at the centre of the light of images (..., pixel): an estimate
+        from the image alone."""
+        shown = np.stack(swirled(self.pixels), axis=-1).reshape(-1, 2)
         weight = images / images.sum(-1, keepdims=True)
-        return (weight @ looks - (self.pixels - 1) / 2) * (2 * self.view) / self.pixels
+        return (weight @ shown - (self.pixels - 1) / 2) * (2 * self.view) / self.pixels
 
 
 def swirled(pixels: int, strength: float = SWIRL, radius: float = SWIRL_RADIUS) -> tuple[Floats, Floats]:
-    """Where in the picture each pixel of the swirled picture looks: rows and columns (row, column).
+    """Coordinates in the picture that each pixel of the swirled picture shows: rows and columns (row, column).
 
     A pixel at the distance rho from the middle is turned by strength exp(-rho / (radius ln 2 / 5)), the form of
     scikit-image's `swirl`; strength in rad, radius in widths of the picture.

@@ -6,7 +6,6 @@ import importlib
 import inspect
 import json
 import math
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -17,7 +16,7 @@ from matplotlib.figure import Figure
 from ldmfilter import files
 from ldmfilter.errors import InputError
 from ldmfilter.paper import experiment
-from ldmfilter.paper.experiment import FIGURES, OURS, Claim, Listed, Outcome, Reproduction, refuse_data, reproduce
+from ldmfilter.paper.experiment import FIGURES, OURS, Claim, Listed, Outcome, Reproduction, reproduce
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +31,7 @@ def figure(monkeypatch):
     module.SIZES = {"tiny": Settings(), "small": Settings((3,))}
     module.asked = []
 
-    def run(settings, seed, data, say):
+    def run(settings, seed, say, data):
         module.asked.append((settings, seed, data))
         say("under way")
         numbers = {
@@ -43,21 +42,24 @@ def figure(monkeypatch):
         return Outcome(numbers, [Claim("Low", 1.0, most=2.0), Claim("Unknown", math.nan, least=0.0)], Figure((1, 1)))
 
     module.run = run
-    monkeypatch.setitem(FIGURES, "toy", Listed("toy", "Two numbers", False))
+    monkeypatch.setitem(FIGURES, "toy", Listed("Two numbers", False, "any path"))
     real = importlib.import_module
     monkeypatch.setattr(
-        experiment.importlib, "import_module", lambda name, *more: module if name == "toy" else real(name, *more)
+        experiment.importlib,
+        "import_module",
+        lambda name, *more: module if name == "ldmfilter.paper.toy" else real(name, *more),
     )
     return module
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_what_the_frame_asks_for(name):
-    module = importlib.import_module(FIGURES[name].module)
+    module = importlib.import_module(f"ldmfilter.paper.{name}")
     assert {"tiny", "small", "paper"} <= set(module.SIZES)
     for settings in module.SIZES.values():
         json.dumps(dataclasses.asdict(settings))
-    assert list(inspect.signature(module.run).parameters) == ["settings", "seed", "data", "say"]
+    expected = ["settings", "seed", "say", *(["data"] if FIGURES[name].data else [])]
+    assert list(inspect.signature(module.run).parameters) == expected
 
 
 @pytest.mark.parametrize(
@@ -176,18 +178,20 @@ def test_what_fails_leaves_old_files_as_they_were(figure, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.json", "toy.png"]
 
 
-def test_data_for_a_figure_that_makes_its_own(tmp_path):
-    refuse_data("toy", None)
+def test_data_for_a_figure_that_makes_its_own(figure, tmp_path, monkeypatch):
+    monkeypatch.setitem(FIGURES, "toy", Listed("Two numbers", False))
+    figure.run = lambda settings, seed, say: Outcome({}, [], Figure())
     with pytest.raises(InputError) as refused:
-        refuse_data("toy", tmp_path)
+        reproduce("toy", out=tmp_path, data=tmp_path)
     assert str(refused.value) == f"{tmp_path}: toy takes no data; leave out --data"
+    assert not list(tmp_path.iterdir())
+    assert reproduce("toy", out=tmp_path).holds
 
 
 @pytest.mark.parametrize("name", [name for name, one in FIGURES.items() if not one.data])
 def test_what_the_list_says_of_data_is_so(name, tmp_path):
-    module = importlib.import_module(FIGURES[name].module)
     with pytest.raises(InputError, match=r"^x\.nwb: .*leave"):
-        module.run(module.SIZES["tiny"], 0, Path("x.nwb"), lambda text: None)
+        reproduce(name, "tiny", tmp_path, data="x.nwb")
 
 
 def test_a_folder_that_refuses_is_told_before_the_work(figure, tmp_path, monkeypatch):

@@ -59,18 +59,18 @@ def least(rank):
 def kept(tmp_path, monkeypatch):
     """Two cells, with checkpoints, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fig3, "_draw", lambda *args: None)
-    monkeypatch.setattr(fig3, "_claims", lambda *args: [])
+    monkeypatch.setattr(fig3, "draw", lambda *args: None)
+    monkeypatch.setattr(fig3, "claims", lambda *args: [])
     monkeypatch.setattr(fig3, "CELLS", {"plane_knn": fig3.CELLS["plane_knn"]})
     return dataclasses.replace(fig3.SIZES["tiny"], checkpoints="kept")
 
 
 def test_taken_up_again(kept):
     said: list[str] = []
-    first = fig3.run(kept, 0, None, said.append)
+    first = fig3.run(kept, 0, said.append, None)
     assert len(list(Path("kept").iterdir())) == 2
     assert not any("goes on" in line for line in said)
-    again = fig3.run(kept, 0, None, said.append)
+    again = fig3.run(kept, 0, said.append, None)
     assert sum("goes on after epoch 1" in line for line in said) == 2
     for one, other in zip(first.numbers["cells"].values(), again.numbers["cells"].values(), strict=True):
         assert one["linear_accuracy"] == other["linear_accuracy"]
@@ -95,7 +95,7 @@ def test_every_epoch_is_kept_beside_the_output(kept, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         reproduce("fig3", "brief", tmp_path / "out")
     said: list[str] = []
-    monkeypatch.setattr(fig3, "_draw", lambda *args: Figure())
+    monkeypatch.setattr(fig3, "draw", lambda *args: Figure())
     reproduce("fig3", "brief", tmp_path / "out", say=said.append)
     assert any("goes on after epoch 1" in line for line in said)
     assert done == [0, 1, 1, 2, 0, 1, 2]
@@ -105,14 +105,14 @@ def test_every_epoch_is_kept_beside_the_output(kept, tmp_path, monkeypatch):
 
 def test_data_that_are_not_used(tmp_path):
     with pytest.raises(InputError, match="is not used by fig3 small"):
-        fig3.run(fig3.SIZES["small"], 0, tmp_path, print)
+        fig3.run(fig3.SIZES["small"], 0, print, tmp_path)
 
 
 @pytest.mark.parametrize("given", [True, False])
 def test_data_that_are_missing(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"cifar-10-binary\.tar\.gz"):
-        fig3.run(fig3.SIZES["paper"], 0, tmp_path if given else None, print)
+        fig3.run(fig3.SIZES["paper"], 0, print, tmp_path if given else None)
 
 
 def test_paper_size_begins_on_cifar10(kept, monkeypatch):
@@ -130,7 +130,7 @@ def test_paper_size_begins_on_cifar10(kept, monkeypatch):
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     said: list[str] = []
-    outcome = fig3.run(short, 0, None, said.append)
+    outcome = fig3.run(short, 0, said.append, None)
     assert sum("no CUDA here" in line for line in said) == 1
     assert len(outcome.numbers["cells"]) == 2
 
@@ -145,7 +145,7 @@ def test_within_a_point_of_the_published(images, name, published, off):
 
     cells = {(other, mi): cell(0.5) for other in fig3.CELLS for mi in (True, False)}
     cells[name, False] = cell(published + off)
-    claims = fig3._claims(fig3.SIZES["paper"], images, cells, {})
+    claims = fig3.claims(fig3.SIZES["paper"], images, cells, {})
     (claim,) = [claim for claim in claims if claim.source == "table 2"]
     assert images in claim.text
     assert claim.holds == (off == 0.0)

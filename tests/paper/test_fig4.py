@@ -14,6 +14,7 @@ from ldmfilter.filter.parameters import Dynamics
 from ldmfilter.ldm.alignment import predictive_gaussian
 from ldmfilter.ldm.objectives import predictive
 from ldmfilter.paper import fig4
+from ldmfilter.paper.experiment import reproduce
 from ldmfilter.paper.sequences import (
     LinearPredictor,
     SequenceModel,
@@ -207,9 +208,9 @@ def test_training_raises_the_objective():
     model, draw, _ = small_model()
     training = SequenceTraining(40, sequences=32)
     frames = draw(128)
-    before = objective(model, frames, "logdet", training).value.item()
+    before = objective(model, frames, "logdet", training.warmup, training.samples).value.item()
     train(model, draw, "logdet", training)
-    assert objective(model, frames, "logdet", training).value.item() > before + 0.2
+    assert objective(model, frames, "logdet", training.warmup, training.samples).value.item() > before + 0.2
 
 
 def test_a_training_that_diverges_says_so():
@@ -231,7 +232,7 @@ def test_noise_factor_is_bounded():
 def test_a_short_run_reads_more_than_before_training():
     lines = []
     state = torch.get_rng_state()
-    outcome = fig4.run(fig4.SIZES["tiny"], 0, None, lines.append)
+    outcome = fig4.run(fig4.SIZES["tiny"], 0, lines.append)
     torch.testing.assert_close(torch.get_rng_state(), state)
     assert len(lines) == 6
     for shape in ("square", "eight"):
@@ -247,4 +248,4 @@ def test_a_short_run_reads_more_than_before_training():
 
 def test_videos_take_no_data(tmp_path):
     with pytest.raises(InputError, match="--data"):
-        fig4.run(fig4.SIZES["tiny"], 0, tmp_path, lambda text: None)
+        reproduce("fig4", "tiny", tmp_path, data=tmp_path)

@@ -88,7 +88,7 @@ def test_phase_turns_once_a_lap():
 def test_no_sample_and_no_data_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(fig4f, "SAMPLE", tmp_path / "none.nwb")
     with pytest.raises(InputError, match="--data") as refusal:
-        fig4f.run(fig4f.SIZES["tiny"], 0, None, lambda text: None)
+        fig4f.run(fig4f.SIZES["tiny"], 0, lambda text: None, None)
     assert "\n" not in str(refusal.value)
 
 
@@ -96,7 +96,7 @@ def test_position_that_is_never_known_for_long_is_refused(monkeypatch):
     short = session(**{DANDI: np.arange(20.0)})
     monkeypatch.setattr(fig4f, "read_session", lambda path: short)
     with pytest.raises(InputError, match="never known"):
-        fig4f.run(fig4f.SIZES["tiny"], 0, Path("short.nwb"), lambda text: None)
+        fig4f.run(fig4f.SIZES["tiny"], 0, lambda text: None, Path("short.nwb"))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def short():
         patch.setattr(
             fig4f, "read_behavior", lambda *a, real=fig4f.read_behavior, **k: kept.append(real(*a, **k)) or kept[0]
         )
-        outcome = fig4f.run(fig4f.SIZES["tiny"], 0, None, said.append)
+        outcome = fig4f.run(fig4f.SIZES["tiny"], 0, said.append, None)
     return outcome, kept[0].latents, said
 
 
@@ -198,7 +198,7 @@ def test_too_little_time_to_keep_some_from_training(monkeypatch):
     _, place = there_and_back(laps=1, seconds=12.0)
     monkeypatch.setattr(fig4f, "read_session", lambda path: session(**{DANDI: place}))
     with pytest.raises(InputError, match="are too few to keep some from training; give a session with 25 s or more"):
-        fig4f.run(fig4f.SIZES["tiny"], 0, Path("short.nwb"), lambda text: None)
+        fig4f.run(fig4f.SIZES["tiny"], 0, lambda text: None, Path("short.nwb"))
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason=f"{REAL} is not here")

@@ -9,7 +9,7 @@ import torch
 from ldmfilter.paper import infoldm
 from ldmfilter.paper.experiment import reproduce
 from ldmfilter.paper.infoldm import UNTRAINED, WARMUP, Settings, explained, named, objective, views, world
-from ldmfilter.paper.recurrent import affine_r2
+from ldmfilter.paper.readout import affine_r2
 
 SETTINGS = Settings(seconds=60, units=8, shared=2, seeds=1, steps=1, batch=4, window=30, hidden=(8,))
 
@@ -80,8 +80,8 @@ def test_own_past_is_the_filter_s_objective():
     (part,) = views("own", counts, SETTINGS)
     part.eval()
     batch = counts[:120].reshape(4, 30, 8)
-    z = part.white(batch, batch.flatten(0, 1))
-    zhat, S, _ = filter_windows(part.dynamics(), z)
+    z = part.encode(batch, measure=True)
+    zhat, S, _ = filter_windows(part.predictor.dynamics(), z)
     expected = predictive(z[:, WARMUP:], zhat[:, WARMUP:], S, "logdet").value
     torch.testing.assert_close(objective([part], batch, "logdet"), expected)
     assert z.shape == (4, 30, 4)

@@ -7,17 +7,11 @@ import pytest
 import torch
 
 from ldmfilter.paper import recurrent
-from ldmfilter.paper.ascent import ascend
-from ldmfilter.paper.recurrent import (
-    Recurrent,
-    Training,
-    affine,
-    affine_r2,
-    error_covariance,
-    objective,
-    train,
-    with_one,
-)
+from ldmfilter.paper.readout import affine, affine_r2, apply
+from ldmfilter.paper.recurrent import WARMUP, Training, train
+from ldmfilter.paper.recurrent import network as new_network
+from ldmfilter.paper.sequences import error_covariance, objective
+from ldmfilter.trainer import ascend
 
 SETTINGS = Training(steps=3, batch=8, samples=3, hidden=8, memory=4)
 
@@ -29,13 +23,13 @@ def images() -> torch.Tensor:
 
 def test_the_prediction_knows_the_past_alone(images):
     torch.manual_seed(0)
-    network = Recurrent(9, 2, 8, 4)
-    z = network(images)
-    zhat = network.predict(z)
+    network = new_network(9, 2, 8, 4)
+    z = network.encode(images)
+    zhat = network.predictor(z).zhat[:, 1:]
     assert zhat.shape == (20, 5, 2)
     changed = z.clone()
     changed[:, 3:] += 1.0
-    again = network.predict(changed)
+    again = network.predictor(changed).zhat[:, 1:]
     torch.testing.assert_close(again[:, :3], zhat[:, :3])  # of steps 1 to 3, from steps 0 to 2
     assert (again[:, 3:] - zhat[:, 3:]).abs().min() > 1e-6
 
@@ -43,14 +37,14 @@ def test_the_prediction_knows_the_past_alone(images):
 @pytest.mark.parametrize("entropy", ["stopgrad", "knn", "logdet", "kde"])
 def test_the_objective_is_a_gaussian_likelihood_plus_an_entropy_of_white_latents(images, entropy):
     torch.manual_seed(0)
-    network = Recurrent(9, 2, 8, 4).double()
-    value = objective(network, images.double(), entropy, 5, torch.Generator().manual_seed(0)).item()
+    network = new_network(9, 2, 8, 4).double()
+    value = objective(network, images.double(), entropy, WARMUP, 5, torch.Generator().manual_seed(0)).value.item()
     # By numpy: whiten, predict, log-density.
-    raw = network(images.double()).detach().numpy()
+    raw = network.encoder(images.double()).detach().numpy()
     flat = raw.reshape(-1, 2) - raw.reshape(-1, 2).mean(0)
     variance, axes = np.linalg.eigh(np.cov(flat.T) + 1e-4 * np.eye(2) * np.cov(flat.T).diagonal().mean())
     z = (flat @ axes / np.sqrt(variance) @ axes.T).reshape(raw.shape)
-    error = z[:, 1:] - network.predict(torch.from_numpy(z)).detach().numpy()
+    error = z[:, 1:] - network.predictor(torch.from_numpy(z)).zhat[:, 1:].detach().numpy()
     error = error.reshape(-1, 2)
     S = error.T @ error / len(error)
     likelihood = -0.5 * np.linalg.slogdet(2 * np.pi * S)[1] - 1
@@ -66,13 +60,13 @@ def test_the_objective_is_a_gaussian_likelihood_plus_an_entropy_of_white_latents
 
 def test_the_target_is_detached_for_stopgrad_alone(images):
     torch.manual_seed(0)
-    network = Recurrent(9, 2, 8, 4)
+    network = new_network(9, 2, 8, 4)
     # Without a predictor that hears the past nothing reaches the encoder but through the target.
     with torch.no_grad():
-        network.readout.weight.zero_()
+        network.predictor.readout.weight.zero_()
     for entropy, reached in (("stopgrad", False), ("logdet", True)):
         network.zero_grad()
-        objective(network, images, entropy, 3, torch.Generator().manual_seed(0)).backward()
+        objective(network, images, entropy, WARMUP, 3, torch.Generator().manual_seed(0)).value.backward()
         slope = max(float(p.grad.abs().max()) for p in network.encoder.parameters())
         assert (slope > 1e-4) == reached
 
@@ -106,9 +100,8 @@ def test_training_goes_on_from_a_copy_of_a_network(images):
 def test_of_several_starts_the_one_with_the_highest_objective_goes_on(images, monkeypatch):
     tried = []
 
-    def recorded(weights, *args, **kwargs):
-        weights = list(weights)
-        tried.append((weights[0], ascend(weights, *args, **kwargs)))
+    def recorded(module, *args, **kwargs):
+        tried.append((module, ascend(module, *args, **kwargs)))
         return tried[-1][1]
 
     monkeypatch.setattr(recurrent, "ascend", recorded)
@@ -118,7 +111,7 @@ def test_of_several_starts_the_one_with_the_highest_objective_goes_on(images, mo
     ends = [values[-2:].mean() for _, values in trials]
     assert len(set(ends)) == 3
     best, values = trials[int(np.argmax(ends))]  # the second
-    assert next(network.parameters()) is onward is best
+    assert network is onward is best
     np.testing.assert_array_equal(history, np.concatenate([values, rest]))
     assert len(history) == 48
 
@@ -142,7 +135,7 @@ def test_affine_r2():
     z = rng.standard_normal((400, 2))
     truth = z @ rng.standard_normal((2, 3)) + 5
     weights = affine(z, truth)
-    np.testing.assert_allclose(with_one(z) @ weights, truth)
+    np.testing.assert_allclose(apply(weights, z), truth)
     assert affine_r2(z, truth, z[:100] * 1.0, truth[:100]) == pytest.approx(1)
     noisy = truth + 0.5 * rng.standard_normal(truth.shape)
     expected = 1 - 0.25 * 3 / noisy.var(0).sum()  # noise over all variance

@@ -1,0 +1,154 @@
+"""The training loop of the networks in `images` and `paper`: Fabric moves tensors and sets the precision."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ldmfilter.errors import TrainingError
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its greetings
+
+
+class Trainer:
+    """A module and its optimizer, which maximise an objective step by step.
+
+    Args:
+        module: the network, moved to the device.
+        optimizer: of the module's weights; the learning rate of each of its groups is the highest.
+        rate: share of the learning rate at a step, counted from 0.
+        what: is trained, for the error.
+        remedy: for the error, what to try.
+        norm: gradients are clipped to it; None leaves them.
+        device: "cpu" or "cuda".
+        precision: of the module's forward pass, as Fabric names it.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: Optimizer,
+        rate: Callable[[int], float],
+        what: str,
+        *,
+        remedy: str = "try another --seed",
+        norm: float | None = None,
+        device: str = "cpu",
+        precision: Any = "32-true",
+    ):
+        self.fabric = Fabric(accelerator=device, devices=1, precision=precision)
+        self.network = module
+        self.module, self.optimizer = self.fabric.setup(module, optimizer)
+        self.step = 0
+        self._rate, self._norm = rate, norm
+        self._error = f"training {what} diverged at step {{}}: its numbers are not finite any more; {remedy}"
+        self._highest = [group["lr"] for group in optimizer.param_groups]
+
+    def advance(self, batch: Any, objective: Callable[[Any], Tensor]) -> Tensor:
+        """Take one step.
+
+        Args:
+            batch: a tensor, or tensors in lists and dictionaries, on any device.
+            objective: its value for such a batch, a scalar.
+
+        Returns:
+            The value before the step, without gradient.
+
+        Raises:
+            TrainingError: numbers are not finite any more.
+        """
+        for group, highest in zip(self.optimizer.param_groups, self._highest, strict=True):
+            group["lr"] = self._rate(self.step) * highest
+        self.optimizer.zero_grad()
+        try:
+            value = objective(self.fabric.to_device(batch))
+            self.fabric.backward(-value)
+            size = value.detach()
+            if self._norm is not None:
+                size = size + self.fabric.clip_gradients(  # type: ignore[operator]
+                    self.module, self.optimizer, max_norm=self._norm, error_if_nonfinite=False
+                )
+            finite = bool(torch.isfinite(size))
+        except torch.linalg.LinAlgError:  # a factorisation is the first to meet numbers that are not finite
+            finite = False
+        if not finite:
+            raise TrainingError(self._error.format(self.step))
+        self.optimizer.step()
+        self.step += 1
+        return value.detach()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Named tensors of network and optimizer, and the values of the loss scaling; `load` takes both."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        return tensors, self.fabric.strategy.precision.state_dict()
+
+    def load(self, tensors: dict[str, Tensor], scaler: dict[str, Any], step: int) -> None:
+        """Go on from the step at which `state` was taken.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: the tensors are those of another network or optimizer.
+        """
+        states: dict[int, dict[str, Tensor]] = {}
+        for name in tensors:
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                states.setdefault(int(index), {})[key] = tensors[name]
+        prefix = "network."
+        self.network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+        self.fabric.strategy.precision.load_state_dict(scaler)
+        self.step = step
+
+
+def ascend(
+    module: nn.Module,
+    batch: Callable[[int], Any],
+    objective: Callable[[Any], Tensor],
+    steps: int,
+    what: str,
+    *,
+    learning_rate: float,
+    warm: float,
+    norm: float,
+    momentum: float = 0.9,
+    groups: list[dict[str, Any]] | None = None,
+) -> Float[np.ndarray, " step"]:
+    """Maximise by AdamW on the module's own device, its rate rising linearly and falling as a cosine.
+
+    Args:
+        module: what is trained.
+        batch, objective: the batch of a step, counted from 0; the value for a batch.
+        steps: their number.
+        what: is trained, for the error.
+        learning_rate: the highest.
+        warm: steps in which the rate rises.
+        norm: gradients are clipped to it.
+        momentum: beta 1.
+        groups: of weights, with an "lr" and a "weight_decay" of their own (default: none); by default all weights.
+
+    Returns:
+        The objective at each step.
+
+    Raises:
+        TrainingError: numbers are not finite any more.
+    """
+
+    def rate(step: int) -> float:
+        return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+    weights = list(module.parameters())
+    optimizer = torch.optim.AdamW(groups or weights, lr=learning_rate, betas=(momentum, 0.999), weight_decay=0.0)
+    trainer = Trainer(module, optimizer, rate, what, norm=norm, device=weights[0].device.type)
+    return np.array([float(trainer.advance(batch(step), objective)) for step in range(steps)])
