@@ -291,13 +291,12 @@ CHECKS = (
         high=Limit(
             lambda m: math.hypot(float(m.consistency.white.max()), CORRELATION),
             "innovations predict each other, most of all {m.consistency.worst_lag:g} s apart: the dynamics miss "
-            "something (Hosking's test of all lags: p = {m.consistency.portmanteau[1]:.2g})",
+            "something ({m.consistency.hosking})",
             "choose {refit}more --max-steps, or a --state-dim above --latent-dim",
         ),
         reason=f"{CORRELATION:g} beyond the bound of white innovations in so many bins means that {CORRELATION**2:.0%} "
         "of an innovation could have been predicted from one before",
-        fine="little is left to predict in the innovations (Hosking's test of all lags: p = "
-        "{m.consistency.portmanteau[1]:.2g})",
+        fine="little is left to predict in the innovations ({m.consistency.hosking})",
     ),
     *(
         _lead_check(

@@ -57,6 +57,12 @@ class Consistency:
         """The lag of the largest correlation, s."""
         return float(self.lag[self.correlation.argmax()])
 
+    @property
+    def hosking(self) -> str:
+        """The result of Hosking's test, in words."""
+        p = self.portmanteau[1]
+        return f"Hosking's test of all lags: p {f'= {p:.2g}' if p > 1e-10 else '< 1e-10'}"
+
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
