@@ -123,7 +123,7 @@ def report_run(
         InputError: the session is not there any more or has changed; a behaviour cannot be used.
     """
     from ldmfilter.analysis.behavior import choose_behavior
-    from ldmfilter.analysis.diagnostics import diagnose
+    from ldmfilter.analysis.checks import diagnose
     from ldmfilter.analysis.readout import read_behavior
 
     say = tell or (lambda _: None)
@@ -307,17 +307,15 @@ class _Maker:
                 else "labels on all of the time. No time was kept to judge it on, so all that follows flatters."
             )
         ]
-        gain, size = self._finding("gain over no memory"), self._finding("innovation size")
+        gain, size = self._finding("predictive information"), self._finding("innovation size")
         keys = []
         if gain:
             low, high = (figure_of(v) for v in gain["interval"])
-            keys.append(
-                _key("Prediction gains", figure_of(gain["value"]), f"nats per bin over no memory ({low} to {high})")
-            )
+            keys.append(_key("Predictive information", figure_of(gain["value"]), f"{gain['unit']} ({low} to {high})"))
         if size:
             low, high = (figure_of(v) for v in size["interval"])
             keys.append(
-                _key("Surprises, over what is expected", figure_of(size["value"]), f"1 is right ({low} to {high})")
+                _key("Innovations, over what is expected", figure_of(size["value"]), f"1 is right ({low} to {high})")
             )
         for one in self.reports:
             sentence, key = _read(one)
@@ -611,8 +609,8 @@ class _Maker:
 
     def _picture_sharing(self) -> Picture:
         sharing = self.diagnosis["sharing"]
-        gain, coupling = float(sharing["gain"]), float(sharing["coupling"])
-        gains, couplings = self._array("sharing", "surrogate_gain"), self._array("sharing", "surrogate_coupling")
+        gain, coupling = float(sharing["predictive_information"]), float(sharing["coupling"])
+        gains, couplings = self._array("sharing", "surrogate_information"), self._array("sharing", "surrogate_coupling")
 
         def draw(figure: Canvas, narrow: bool) -> None:
             both = figure.subplots(2, 1) if narrow else figure.subplots(1, 2)
@@ -662,7 +660,7 @@ class _Maker:
 
     def _picture_drift(self) -> Picture:
         middle = (self._array("drift", "start") + self._array("drift", "stop")) / 2
-        gain, nis = self._array("drift", "gain"), self._array("drift", "nis")
+        gain, nis = self._array("drift", "predictive_information"), self._array("drift", "nis")
 
         def draw(figure: Canvas, narrow: bool) -> None:
             both = figure.subplots(2, 1, sharex=True) if narrow else figure.subplots(1, 2)

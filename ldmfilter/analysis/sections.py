@@ -212,9 +212,9 @@ def _bins(one: Content) -> str:
 def _trust(content: Content, pictures: Pictures) -> Html:
     diagnosis = content["diagnosis"]
     seen = "time that training never saw" if diagnosis["held_out"] else "trained time, which flatters"
-    rivals = [
-        (rival["name"], number(rival["log_likelihood"]), number(rival["lead"]), _interval(rival["interval"]))
-        for rival in diagnosis["rivals"]
+    baselines = [
+        (one["name"], number(one["log_likelihood"]), number(one["lead"]), _interval(one["interval"]))
+        for one in diagnosis["baselines"]
     ]
     columns = [
         Column("Predictor"),
@@ -230,7 +230,7 @@ def _trust(content: Content, pictures: Pictures) -> Html:
         table(
             "Predictors of the same pseudo-observations, fitted where the filter was trained",
             columns,
-            [ours, *rivals],
+            [ours, *baselines],
             kind="cards",
         ),
         _halves(pictures, "spectrum", "memory"),
