@@ -72,12 +72,48 @@ class Behavior:
         turn = 2 * np.pi / self.period
         return self.wrap(np.arctan2(np.sin(turn * values).mean(axis), np.cos(turn * values).mean(axis)) / turn)
 
+    @property
+    def start(self) -> float:
+        """Lowest value of a circular variable: 0 or minus half a period, as the series has it."""
+        half = (self.period or 0.0) / 2
+        return -half if np.nanmin(self.values, initial=0.0) < -2e-3 * half else 0.0
+
     def wrap(self, values: np.ndarray) -> np.ndarray:
-        """Circular values brought into the period that the series uses, from 0 or from minus half of it."""
+        """Bring circular values into the period that the series uses."""
         if self.period is None:
             return values
-        start = -self.period / 2 if np.nanmin(self.values, initial=0.0) < -1e-3 * self.period else 0.0
-        return (values - start) % self.period + start
+        return (values - self.start) % self.period + self.start
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Targets for a regression of values (bin, series): themselves, or cosines, then sines, where circular."""
+        if self.period is None:
+            return values
+        angle = 2 * np.pi / self.period * values
+        return np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+
+    def decode(self, targets: np.ndarray) -> np.ndarray:
+        """Values (bin, series) from predicted targets."""
+        if self.period is None:
+            return targets
+        cosine, sine = np.split(targets, 2, axis=1)
+        return self.wrap(np.arctan2(sine, cosine) * self.period / (2 * np.pi))
+
+
+def score(variable: Behavior, truth: np.ndarray, read: np.ndarray) -> tuple[float, float]:
+    """R2 and median absolute error of values (bin,), along the shorter arc where circular."""
+    away = variable.difference(read, truth)
+    return float(r2(variable, truth, read)), float(np.median(np.abs(away)))
+
+
+def r2(variable: Behavior, truth: np.ndarray, read: np.ndarray) -> np.ndarray:
+    """R2 over the bins of values (bin, ...), along the shorter arc where circular."""
+    spread = variable.difference(truth, variable.mean(truth, 0))
+    return np.asarray(1 - (variable.difference(read, truth) ** 2).mean(0) / (spread**2).mean(0))
+
+
+def thin(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, evenly spread."""
+    return rows if rows.size <= most else rows[np.linspace(0, rows.size - 1, most).round().astype(int)]
 
 
 def choose_behavior(session: Session, wanted: Sequence[str], circular: Sequence[str] = ()) -> list[Behavior]:

@@ -8,7 +8,7 @@ import xarray as xr
 from scipy.signal import lfilter
 
 from ldmfilter.analysis.behavior import Behavior
-from ldmfilter.analysis.readout import LEVELS, read_behavior
+from ldmfilter.analysis.readout import FAST, LEVELS, read_behavior
 from ldmfilter.errors import InputError
 
 BIN = 0.1
@@ -48,7 +48,7 @@ def linear(latents, noise, seed=1):
 
 
 def one(latents, behavior, **more):
-    reading = read_behavior(latents, [behavior], shifts=20, **more)
+    reading = read_behavior(latents, [behavior], shifts=20, **{"readouts": FAST, **more})
     return reading.latents, reading.reports[0]
 
 
