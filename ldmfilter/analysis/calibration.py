@@ -109,30 +109,17 @@ def conformal_quantile(scores: np.ndarray, level: float) -> float:
     return float(np.partition(scores, rank - 1)[rank - 1]) if rank <= scores.size else np.inf
 
 
-def block_bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray], sums: np.ndarray, draws: int = DRAWS, seed: int = 0
-) -> np.ndarray:
-    """Standard errors of a statistic of sums over bins, blocks of time drawn with replacement.
-
-    Neighbouring bins depend on each other, blocks hardly: whole blocks are drawn (Kunsch 1989, Ann. Stat. 17).
-
-    Args:
-        statistic: from sums (draw, quantity) to values (draw, value).
-        sums: (block, quantity) sums over each block's bins.
-        draws: number of draws.
-        seed: of the draws.
-    """
-    rng = np.random.default_rng(seed)
-    many = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
-    return np.asarray(statistic(many @ sums)).std(0, ddof=1)
-
-
 def block_means(values: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of values (bin, quantity) over the bins, and their standard errors over blocks (bin,)."""
+    """Means of values (bin, quantity) over the bins, and their standard errors by block bootstrap.
+
+    Neighbouring bins depend on each other, blocks (bin,) hardly: `DRAWS` times whole blocks are drawn with
+    replacement (Kunsch 1989, Ann. Stat. 17).
+    """
     blocks, of = np.unique(block, return_inverse=True)
     sums = np.zeros((blocks.size, values.shape[1] + 1))
     np.add.at(sums, of, np.column_stack([values, np.ones(len(values))]))
-    return values.mean(0), block_bootstrap(lambda total: total[:, :-1] / total[:, -1:], sums)
+    draws = np.random.default_rng(0).multinomial(blocks.size, np.full(blocks.size, 1 / blocks.size), size=DRAWS) @ sums
+    return values.mean(0), (draws[:, :-1] / draws[:, -1:]).std(0, ddof=1)
 
 
 def score_intervals(

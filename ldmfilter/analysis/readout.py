@@ -35,7 +35,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ldmfilter.analysis.bayesian_decoder import Decoder, decode_counts
-from ldmfilter.analysis.behavior import REASONS, Behavior, align, r2, score, speed, thin
+from ldmfilter.analysis.behavior import Behavior, align, r2, score, speed, thin
 from ldmfilter.analysis.calibration import (
     ErrorDistribution,
     IntervalScore,
@@ -245,14 +245,14 @@ def read_behavior(
 
 def _align(variable: Behavior, time: np.ndarray, size: float, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Values of a variable in the bins, and "used" or the exclusion reason."""
-    values, why = align(variable, time, size)
-    if (why == REASONS.index("outside")).all() or not np.isfinite(values).any():
+    values, reason = align(variable, time, size)
+    if (reason == "outside").all() or not np.isfinite(values).any():
         known = variable.time[np.isfinite(variable.values)]
         raise InputError(
             f"{where} does not overlap with the decoded bins: it has values from {known[0]:g} to {known[-1]:g} s, "
             f"they lie from {time[0]:g} to {time[-1]:g} s"
         )
-    return values, np.asarray(REASONS)[why]
+    return values, reason
 
 
 def _blocks(latents: xr.Dataset, guard: float) -> tuple[np.ndarray, np.ndarray, bool]:
