@@ -19,7 +19,7 @@ import itertools
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ class Readout:
 
     candidates: scikit-learn estimators for a number of fitted bins, always as many; the choice among them is made on
         inner folds. Inputs are states in coordinates of unit filter covariance, targets `Behavior.encode`.
-    most_bins: it is fitted on at most so many, evenly spread; least_bins: without so many it is left out
+    most_bins: it is fitted on at most so many, evenly spread; least_bins: with fewer judged bins it is left out
     fast: whether the shift control uses it
     """
 
@@ -86,8 +86,8 @@ class Readout:
 
 def _networks(bins: int) -> list[Any]:
     network = MLPRegressor(
-        hidden_layer_sizes=(64, 64), alpha=1e-2, early_stopping=True, n_iter_no_change=5, max_iter=200,
-        batch_size=min(500, max(bins // 20, 8)), learning_rate_init=5e-3,
+        hidden_layer_sizes=(64, 64), alpha=1e-2, early_stopping=bins >= 100, n_iter_no_change=5, max_iter=200,
+        batch_size=min(500, max(bins // 10, 8)), learning_rate_init=5e-3,
     )  # fmt: skip
     ensemble = BaggingRegressor(network, n_estimators=3, bootstrap=False, random_state=0)
     return [make_pipeline(StandardScaler(), TransformedTargetRegressor(ensemble, transformer=StandardScaler()))]
@@ -99,7 +99,7 @@ READOUTS = (
     Readout(
         "neighbours", lambda bins: [KNeighborsRegressor(n_neighbors=min(k, max(bins // 4, 1))) for k in NEIGHBOURS]
     ),
-    Readout("networks", _networks, most_bins=_MOST_NETWORK, least_bins=200, fast=False),
+    Readout("networks", _networks, most_bins=_MOST_NETWORK, least_bins=1_000, fast=False),
 )
 FAST = tuple(readout for readout in READOUTS if readout.fast)
 
@@ -406,7 +406,7 @@ def _read_nested(bins: _Bins, readouts: Sequence[Readout], group: np.ndarray) ->
     fits: dict[bytes, dict[_Key, np.ndarray]] = {}
     result: dict[_Key, np.ndarray] = {}
     for g in range(group.max() + 1):
-        rows = np.flatnonzero(bins.judged & (group != g) & (group >= 0))
+        rows = np.flatnonzero(bins.judged & (group != g))
         outer, together = np.flatnonzero(group == g), []
         for fitted, held in LeaveOneGroupOut().split(rows, groups=inner[rows]):
             train, part = rows[fitted], inner[rows[held[0]]]
@@ -419,7 +419,7 @@ def _read_nested(bins: _Bins, readouts: Sequence[Readout], group: np.ndarray) ->
             together.append(fits[key])
             for name, values in fits[key].items():
                 table = result.setdefault(name, np.full((group.max() + 1, group.size), np.nan))
-                table[g, (inner == part) & (group != g)] = values[(inner == part) & (group != g)]
+                table[g, inner == part] = values[inner == part]
         for name, table in result.items():
             table[g, outer] = bins.variable.mean(np.stack([fit[name][outer] for fit in together]), 0)
     return result
@@ -446,7 +446,7 @@ class _Errors:
     bins: _Bins
     error: np.ndarray
     value: np.ndarray
-    local: bool = True
+    local: bool
 
     def near(self, new: np.ndarray, among: np.ndarray) -> ErrorDistribution:
         """Distributions of the error in the bins `new`, from the errors in the bins `among`."""
@@ -500,35 +500,30 @@ def _local_slopes(states: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.linalg.solve(gram, moment[:, :, None])[:, :, 0]
 
 
-@dataclass(eq=False)
 class _VariableReading:
     """Readings of one variable in every bin, with intervals where they are calibrated.
 
     mean (time,), lower, upper, constant (time, level): the value, its bounds, and the half width of intervals of one
         width from the same calibration; NaN where not made
     by_readout: values (time,) of each readout, in bins of a fold
-    chosen_of, local_of: the readout of each fold, and whether its intervals follow the state
+    chosen: the readout with the least error in all judged bins
+    chosen_of, local_of: the readout of each fold, and True if its intervals follow the state
     """
 
-    bins: _Bins
-    readouts: Sequence[Readout]
-    levels: list[float]
-    ci: float
-    mean: np.ndarray = field(init=False)
-    by_readout: dict[str, np.ndarray] = field(init=False, default_factory=dict)
-    chosen_of: list[str] = field(init=False, default_factory=list)
-    local_of: list[bool] = field(init=False, default_factory=list)
-
-    def __post_init__(self) -> None:
-        bins, n = self.bins, self.bins.truth.size
+    def __init__(self, bins: _Bins, readouts: Sequence[Readout], levels: list[float], ci: float):
+        n = bins.truth.size
+        self.bins, self.levels, self.ci = bins, levels, ci
+        self.readouts = [readout for readout in readouts if readout.least_bins <= bins.judged.sum()]
         self.mean = np.full(n, np.nan)
-        self.lower, self.upper, self.constant = np.full((3, n, len(self.levels)), np.nan)
+        self.lower, self.upper, self.constant = np.full((3, n, len(levels)), np.nan)
+        self.by_readout = {readout.name: np.full(n, np.nan) for readout in self.readouts}
+        self.chosen_of: list[str] = []
+        self.local_of: list[bool] = []
         group = bins.fold if bins.folds > 1 else _split_halves(bins.fold, bins.judged)
-        fewest = bins.judged.sum() // (2 * (group.max() + 1))
-        kinds = [readout for readout in self.readouts if readout.least_bins <= fewest]
-        readings = _read_nested(bins, kinds, group)
+        readings = _read_nested(bins, self.readouts, group)
         scores = [self._read_fold(g, group, readings) for g in range(group.max() + 1)]
-        self._read_rest(kinds, {k: v[group, np.arange(n)] for k, v in readings.items()}, np.concatenate(scores))
+        honest = {key: table[group, np.arange(n)] for key, table in readings.items()}
+        self.chosen = self._read_rest(honest, np.concatenate(scores))
 
     @property
     def judged(self) -> np.ndarray:
@@ -541,7 +536,7 @@ class _VariableReading:
         others = np.flatnonzero(bins.judged & (group != g))
         best = _choose(bins, {key: table[g] for key, table in readings.items()}, others)
         for name, key in best.items():
-            self.by_readout.setdefault(name, np.full(group.size, np.nan))[out] = readings[key][g, out]
+            self.by_readout[name][out] = readings[key][g, out]
         chosen = next(iter(best))
         value = readings[best[chosen]][g]
         self.mean[out] = value[out]
@@ -555,22 +550,21 @@ class _VariableReading:
         self.constant[out] = [conformal_quantile(np.abs(errors.error[others]), level) for level in self.levels]
         return scores
 
-    def _read_rest(self, kinds: Sequence[Readout], values: dict[_Key, np.ndarray], scores: np.ndarray) -> None:
-        """Read the bins of no fold by the readout that is best in all judged bins, fitted on all of them."""
+    def _read_rest(self, values: Mapping[_Key, np.ndarray], scores: np.ndarray) -> str:
+        """Read the bins of no fold by the readout that is best in all judged bins, fitted on all; return its name."""
         bins, rows = self.bins, np.flatnonzero(self.bins.judged)
-        self.chosen, key = next(iter(_choose(bins, values, rows).items()))
-        self.value = values[key]
-        errors = _Errors(bins, bins.variable.difference(bins.truth, self.value), self.value)
-        if self.local_of:
-            errors = replace(errors, local=float(np.mean(self.local_of)) >= 0.5)
         new = np.flatnonzero((bins.fold < 0) | (bins.folds < 2))
-        kind = next(readout for readout in kinds if readout.name == self.chosen)
-        train = thin(rows, kind.most_bins)
+        chosen, key = next(iter(_choose(bins, values, rows).items()))
         if new.size:
-            estimator = kind.candidates(train.size)[key[1]]
+            readout = next(readout for readout in self.readouts if readout.name == chosen)
+            train = thin(rows, readout.most_bins)
+            estimator = readout.candidates(train.size)[key[1]]
             self.mean[new] = _predict(bins, estimator, bins.truth[train, None], train, new)[:, 0]
         if bins.calibrated:
+            error = bins.variable.difference(bins.truth, values[key])
+            errors = _Errors(bins, error, values[key], local=float(np.mean(self.local_of)) >= 0.5)
             self._set_bounds(errors, new, rows, scores, [self.ci])
+        return chosen
 
     def _set_bounds(
         self, errors: _Errors, new: np.ndarray, among: np.ndarray, scores: np.ndarray, levels: list[float]
@@ -660,7 +654,6 @@ def _report(
         )
     rows = np.flatnonzero(judged)
     tested = rows.size > 0
-    names = [readout.name for readout in reading.readouts if readout.name in reading.by_readout]
     return BehaviorReport(
         name=variable.name,
         path=variable.path,
@@ -674,7 +667,7 @@ def _report(
         min_speed=min_speed,
         held_out=bins.held_out,
         calibrated=bins.calibrated,
-        readouts={name: reading.score(reading.by_readout[name]) for name in names} if tested else {},
+        readouts={name: reading.score(values) for name, values in reading.by_readout.items()} if tested else {},
         chosen=reading.chosen,
         chosen_in=reading.chosen_of.count(reading.chosen) / len(reading.chosen_of) if tested else 1.0,
         follow_state=float(np.mean(reading.local_of)) if reading.local_of else 0.0,

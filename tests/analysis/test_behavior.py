@@ -1,4 +1,4 @@
-"""Which behaviour is meant, what its numbers are, and its value in every bin."""
+"""Behavioural variables: the choice of a series, its period and lost samples, and its value in every bin."""
 
 import numpy as np
 import pytest

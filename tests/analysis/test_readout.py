@@ -1,4 +1,4 @@
-"""Readouts and their intervals on worlds whose answer is known, and what may never be shared between roles."""
+"""Readouts and their intervals on worlds with known answers, and the separation of fitted, calibrating and judged time."""
 
 import json
 
@@ -138,7 +138,7 @@ def test_behaviour_that_the_states_know_nothing_of():
 
 
 def test_a_direction_that_the_states_know_nothing_of():
-    """Readouts that point anywhere do not widen the intervals of their mean: a share of the circle holds as much."""
+    """Of a direction at random an interval of a share of the circle covers that share."""
     latents = world(300)
     turn = np.random.default_rng(9).uniform(0, 360, latents.sizes["time"])
     _, report = one(latents, sampled(latents, turn, period=360.0))
@@ -149,8 +149,8 @@ def test_a_direction_that_the_states_know_nothing_of():
 
 
 def test_what_is_judged_was_seen_by_nothing_that_judges_it():
-    """Behaviour of one fold is replaced: what was said of that fold stays as it was, to the last bit."""
-    latents = world(160, trained=[(20, 40), (60, 80)])
+    """With the behaviour of one fold replaced, the readings of that fold stay equal to the last bit."""
+    latents = world(220, trained=[(20, 40), (60, 80)])
     values = linear(latents, 10.0)
     out, report = one(latents, sampled(latents, values), readouts=READOUTS)
     assert report.folds == 5
