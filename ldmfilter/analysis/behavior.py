@@ -133,20 +133,17 @@ def choose_behavior(session: Session, wanted: Sequence[str], circular: Sequence[
         path, column = _find(session, text)
         series = session.behavior[path]
         where = f"{session.source.path}: {path}"
-        if series.ndim == 1:
-            if column not in (None, 0):
-                raise InputError(f"{where} has one column; leave out [{column}]")
-            found[path] = series
-            continue
-        columns = series.shape[1]
+        columns = 1 if series.ndim == 1 else series.shape[1]
         if column is None and columns > MOST_COLUMNS:
             raise InputError(
                 f"{where} has {columns} columns, more than {MOST_COLUMNS}; choose some, as {path.split('/')[-1]}[0]"
             )
         if column is not None and column >= columns:
             raise InputError(f"{where} has {columns} columns, [0] to [{columns - 1}], and no [{column}]")
-        for one in range(columns) if column is None else [column]:
-            found[f"{path}[{one}]"] = series[:, one]
+        if series.ndim == 1:
+            found[path] = series
+        else:
+            found |= {f"{path}[{i}]": series[:, i] for i in ([column] if column is not None else range(columns))}
     names = _names(list(found))
     forced = {key for text in circular for key in _forced(text, names, session.source.path)}
     return [

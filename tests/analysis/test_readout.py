@@ -1,4 +1,4 @@
-"""Readouts and their intervals on worlds with known answers, and the separation of fitted, calibrating and judged time."""
+"""Readouts and their intervals on worlds with known answers; bins of different use stay apart."""
 
 import json
 
