@@ -139,7 +139,8 @@ class BehaviorReport:
     held_out: whether training never saw the judged bins; calibrated: whether the intervals were calibrated
     readouts: each of `READOUTS` on the test blocks, but networks for few bins; empty without test blocks
     chosen: the readout with the least error on all judged blocks; chosen_in: share of the folds that are read by it
-    follow_state: share of the folds whose intervals are made of errors near the state, not of all errors
+    follow_state: share of the folds whose intervals are made of errors near the state, not of all errors; 0 without
+        intervals
     read: of each fold its chosen readout, as `<name>_mean` holds them
     intervals: one for each level, empty where not calibrated
     note: assumptions about the behaviour, or why something is missing
