@@ -158,7 +158,11 @@ def _behavior(content: Content, pictures: Pictures) -> Html | None:
 
 def _readers(one: Content) -> list[tuple[Any, ...]]:
     """Rows of the table of readouts: ours, the supervised peer, the control."""
-    names = {"linear": "a linear map of the states", "neighbours": "nearest neighbours among the states"}
+    names = {
+        "linear": "a linear map of the states",
+        "neighbours": "nearest neighbours among the states",
+        "networks": "small networks on the states",
+    }
     rows: list[tuple[Any, ...]] = []
     for kind, score in one["readouts"].items():
         chosen = " (chosen)" if kind == one["chosen"] else ""
