@@ -251,7 +251,7 @@ def test_files_that_are_no_session(tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--bin-size", "0"], "bin-size is 0.0; it must be a positive number of seconds"),
+        (["--bin-size", "0"], "bin-size is 0.0; it must be a number of seconds above 0"),
         (["--bin-size", "-1"], "bin-size is -1.0"),
         (["--bin-size", "nan"], "bin-size is nan"),
         (["--bin-size", "500"], "longer than"),
