@@ -1,6 +1,6 @@
 """`ldmfilter train`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,82 +61,58 @@ def train(
     if add is not None:
         if resume or session:
             raise typer.BadParameter("name the session to add, and no other", param_hint="--add")
-        _add(open_run(run), add, format, quiet)
-    elif resume:
-        from ldmfilter.filter.start import resume_run
-
-        _train(*resume_run(open_run(run), session or ()), quiet)
-    elif not session:
+        the_run = open_run(run)
+        adding = the_run.add(the_run.read(add, format))
+        _follow(the_run, adding.training, [adding.counts], adding.train(), add, quiet)
+        return
+    if not resume and not session:
         raise typer.BadParameter("name a session to train on", param_hint="SESSION")
-    else:
-        from ldmfilter.filter.start import start_run
+    from ldmfilter.filter.start import resume_run, start_run
 
+    if resume:
+        the_run, training, counts = resume_run(open_run(run), session or ())
+    else:
         asked = (Config.read(config) if config else Config()).replace(**options).resolved()
         asked.validate()
         named = {*options, *(read_toml(config).get("data", {}) if config else ())}
-        started = start_run(run, session, format, asked, not named.isdisjoint(("bin_size", "bin-size")))
-        if not quiet:
-            _say_units(started[2])
-        _train(*started, quiet)
+        bin_size_given = not named.isdisjoint(("bin_size", "bin-size"))
+        the_run, training, counts = start_run(run, session or (), format, asked, bin_size_given)
+    _follow(the_run, training, counts, the_run.train(training, counts), None, quiet)
 
 
-def _train(run: "Run", training: "Training", counts: "list[xr.DataArray]", quiet: bool) -> None:
-    """Train to the end, say what came of it, and print the run folder."""
+def _follow(
+    run: "Run",
+    training: "Training",
+    counts: "list[xr.DataArray]",
+    records: "Iterable[Record]",
+    added: Path | None,
+    quiet: bool,
+) -> None:
+    """Train to the end, show how far it is and what came of it, and print the run folder.
+
+    `added`: the session whose encoder is trained; None where all of the run is.
+    """
     if not quiet:
         _say_start(run, training, counts)
     try:
-        _show_progress(run.train(training, counts), run, quiet, training.step)
+        steps = run.config.filter.max_steps
+        for _ in follow(records, steps, lambda record: record.step, _numbers, "step", quiet, training.step):
+            pass
     except KeyboardInterrupt:
         if ranks().first:
-            say(f"ldmfilter: interrupted; go on with `ldmfilter train --resume --run {run.folder}`")
+            again = "--resume" if added is None else f"--add {added}"
+            say(f"ldmfilter: interrupted; go on with `ldmfilter train {again} --run {run.folder}`")
         raise typer.Exit(INTERRUPTED) from None
     if not quiet:
-        best = max(training.history, key=lambda record: record.score)
-        if best.score <= 0:
-            say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
-        say(
-            f"kept step {best.step}: predictive information {best.score:.2f} nats per bin over no memory, on held-out "
-            f"time; effective rank {best.effective_rank:.1f} of {run.config.filter.latent_dim}"
-        )
-        _say_doubts(training, [one.session for one in run.sessions[1:]], run.sessions[0].session)
+        _say_end(run, training, added)
     if ranks().first:
         print(run.folder)
-
-
-def _add(run: "Run", path: Path, format: str | None, quiet: bool) -> None:
-    """Fit an encoder for a further session to a trained run, and print the run's folder."""
-    adding = run.add(run.read(path, format))
-    if not quiet:
-        _say_units([adding.counts])
-        _say_start(run, adding.training, [adding.counts])
-    _show_progress(adding.train(), run, quiet)
-    if not quiet:
-        _say_doubts(adding.training, [str(path)], "the others")
-    if ranks().first:
-        print(run.folder)
-
-
-def _show_progress(records: "Iterable[Record]", run: "Run", quiet: bool, start: int = 0) -> None:
-    """Take all records of a training and show how far it is."""
-
-    def text(record: "Record") -> str:
-        loss = f"loss {record.loss:.2f}  " if record.step else ""
-        return (
-            f"{loss}held-out {record.held_out_log_likelihood:.2f}  predictive information {record.score:.2f}  "
-            f"rank {record.effective_rank:.1f}"
-        )
-
-    for _ in follow(records, run.config.filter.max_steps, lambda record: record.step, text, "step", quiet, start):
-        pass
-
-
-def _say_units(counts: "list[xr.DataArray]") -> None:
-    for one in counts:
-        if one.attrs["units_left_out"]:
-            say(one.attrs["units_left_out"])
 
 
 def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -> None:
+    for one in counts:
+        if one.attrs["units_left_out"]:
+            say(one.attrs["units_left_out"])
     step = f", from step {training.step}" if training.step else ""
     bins = sum(one.sizes["time"] for one in counts)
     several = f" in {len(counts)} sessions" if len(counts) > 1 else ""
@@ -149,11 +125,28 @@ def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -
         say(f"{run.config.data.reserve:.0%} of the time is kept apart, to judge the filter on (--reserve 0 uses all)")
 
 
-def _say_doubts(training: "Training", paths: Sequence[str], other: str) -> None:
-    """Warn of sessions that fit together in more than one way."""
+def _numbers(record: "Record") -> str:
+    loss = f"loss {record.loss:.2f}  " if record.step else ""
+    return (
+        f"{loss}held-out {record.held_out_log_likelihood:.2f}  predictive information {record.score:.2f}  "
+        f"rank {record.effective_rank:.1f}"
+    )
+
+
+def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
+    """The step that was kept, and a warning of sessions that fit together in more than one way."""
+    best = max(training.history, key=lambda record: record.score)
+    if best.score <= 0:
+        say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
+    say(
+        f"kept step {best.step}: predictive information {best.score:.2f} nats a bin on held-out time, effective rank "
+        f"{best.effective_rank:.1f} of {run.config.filter.latent_dim}"
+    )
+    paths = [one.session for one in run.sessions[1:]] if added is None else [str(added)]
     for match, path in zip(training.matches, paths, strict=False):
         if match.doubtful:
             say(
-                f"warning: {path}: its states fit those of {other} nearly as well mirrored or exchanged (likeness "
-                f"{match.likeness:.3f} and {match.rival:.3f}); what is read from one session may not hold for the other"
+                f"warning: {path}: its states fit those of {run.sessions[0].session} nearly as well mirrored or "
+                f"exchanged (likeness {match.likeness:.3f} and {match.rival:.3f}); what is read from one session may "
+                "not hold for the other"
             )
