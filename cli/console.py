@@ -40,16 +40,28 @@ def shown(text: str, **style: Any) -> "Text":
     return Text(one_line(text), **style)
 
 
+def open_console(stderr: bool = False) -> "Console":
+    """A console of stdout or stderr. Where that is no terminal, a line stays one, however long."""
+    from rich.console import Console
+
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, width=None if terminal else 1000)
+
+
 def print_table(console: "Console", heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table without lines. A head that begins with > is that of a column whose texts stand on the right."""
+    """A table without lines; one of empty heads has none. A head that begins with > is that of a column whose texts
+    stand on the right."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, show_header=any(heads), header_style="dim")
     for head in heads:
         table.add_column(head.lstrip(">"), justify="right" if head.startswith(">") else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(shown, row))
-    console.print(table)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        print(line.rstrip(), file=console.file)
 
 
 def give_up(failures: Sequence[Exception]) -> None:

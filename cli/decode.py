@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow_blocks, print_table, say, shown
+from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow_blocks, open_console, print_table, say, shown
 from ldmfilter_cli.options import (
     BEHAVIOR,
     Behaviors,
@@ -101,9 +101,7 @@ def decode(
 
 def _show(reports: "tuple[BehaviorReport, ...]") -> None:
     """The reports for people, on stderr."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     for one in reports:
         console.print()
         console.print(shown(one.path + (", circular" if one.circular else ""), style="bold"))
@@ -111,7 +109,7 @@ def _show(reports: "tuple[BehaviorReport, ...]") -> None:
         blocks = f"{one.blocks} block{'s' if one.blocks != 1 else ''}"
         bins = f"{one.bins['used']} bins in {blocks}" + (f"; left out {left}" if left else "")
         for line in filter(None, (bins, one.note)):
-            console.print(shown(line), soft_wrap=True)
+            console.print(shown(line))
         _show_scores(console, one)
         if one.intervals:
             rows = [

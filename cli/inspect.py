@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import Debug, Quiet, command, print_table, shown
+from ldmfilter_cli.console import Debug, Quiet, command, open_console, print_table, shown
 from ldmfilter_cli.options import SESSION, Format
 
 if TYPE_CHECKING:
@@ -38,11 +38,9 @@ def inspect(
 
 
 def _show(summary: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from ldmfilter.data.tables import shorten
 
-    console = Console()
+    console = open_console()
     console.print(shown(summary["path"], style="bold", overflow="fold"))
     about = [summary[key] for key in ("identifier", "session_id", "session_start_time") if summary[key]]
     start, stop, duration = (_g(summary[key]) for key in ("start", "stop", "duration"))
