@@ -3,7 +3,7 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,23 +125,27 @@ Interval = Annotated[str | None, option("interval")]
 Spans = Annotated[list[str] | None, option("spans")]
 
 
-def _parameter(name: str) -> inspect.Parameter:
+def _parameter(name: str, several: bool) -> inspect.Parameter:
     """The parameter of a command for a field of the configuration."""
-    kind_of, parser = _TEXTS.get(kind(OPTIONS[name]), (kind(OPTIONS[name]), None))
-    annotation = Annotated[kind_of | None, option(name, parser=parser)]
+    of = kind(OPTIONS[name])
+    text, parser = _TEXTS.get(of, (of, None))
+    made = option(name, parser=parser)
+    if several:
+        text, made.metavar = list[text], f"{made.metavar or 'N'} ..."  # type: ignore[valid-type]
+    annotation = Annotated[text | None, made]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options(*names: str, several: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of these fields of the configuration in place of its parameter `options`, a dict of
-    those that a person gave."""
+    those that a person gave; each of `several` may be given several times, and its value is the list of them."""
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(**values: Any) -> None:
-            named = {name: values.pop(name, None) for name in names}
+            named = {name: values.pop(name, None) for name in (*several, *names)}
             given = {
-                name: tuple(value) if isinstance(value, list) else value
+                name: tuple(value) if isinstance(value, list) and name not in several else value
                 for name, value in named.items()
                 if value is not None and value != []
             }
@@ -150,7 +154,9 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
         signature = inspect.signature(function)
         parameters: list[inspect.Parameter] = []
         for one in signature.parameters.values():
-            made = map(_parameter, names) if one.name == "options" else [one]
+            made = [one]
+            if one.name == "options":
+                made = [_parameter(name, name in several) for name in (*several, *names)]
             parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in made]
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {one.name: one.annotation for one in parameters}
