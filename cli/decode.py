@@ -72,17 +72,15 @@ def decode(
     if not behavior and (circular or min_speed or as_json):
         raise typer.BadParameter("means something only with --behavior", param_hint="--circular, --min-speed, --json")
     from ldmfilter.analysis.decode_session import DecodeOptions, decode_session
-    from ldmfilter.filter.decode import check_level, check_store
-    from ldmfilter.filter.training import resolve_device
+    from ldmfilter.filter.decode import check_store
 
     several = len(set(sessions or ())) > 1 or dask is not None
     if not several:
         check_store(out, overwrite)
-    check_level(ci)
-    resolve_device(device)
-    the_run = open_run(run)
     asked = DecodeOptions(format, **options, ci=ci, smooth=smooth, behavior=behavior, circular=circular,
                           min_speed=min_speed, device=device)  # fmt: skip
+    asked.check()
+    the_run = open_run(run)
     if several:
         from ldmfilter_cli.several import decode_several
 
@@ -93,10 +91,9 @@ def decode(
     reports = decode_session(the_run, session, out, asked, overwrite=overwrite, say=speak, follow=follow) or ()
     if as_json:
         print(json.dumps({"store": str(out), "behavior": [one.to_dict() for one in reports]}, indent=1))
-        return
-    if not quiet:
-        _show(reports)
-    print(out)
+    else:
+        _show(() if quiet else reports)
+        print(out)
 
 
 def _show(reports: "tuple[BehaviorReport, ...]") -> None:

@@ -15,8 +15,16 @@ from ldmfilter.config import DataConfig
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.prepare import prepare
 from ldmfilter.data.session import Session
-from ldmfilter.filter.decode import check_store, decode_blocks, is_made_from, select_model_units, write_latents
+from ldmfilter.filter.decode import (
+    check_level,
+    check_store,
+    decode_blocks,
+    is_made_from,
+    select_model_units,
+    write_latents,
+)  # fmt: skip
 from ldmfilter.filter.runs import Run
+from ldmfilter.filter.training import resolve_device
 
 HUGE = 3_000_000  # bins: their states and covariances are then several GB in memory
 
@@ -47,6 +55,11 @@ class DecodeOptions:
     circular: list[str] | None = None
     min_speed: float = 0.0
     device: str = "cpu"
+
+    def check(self) -> None:
+        """Check what needs no session. Raises: InputError or TrainingError, as `check_level` and `resolve_device`."""
+        check_level(self.ci)
+        resolve_device(self.device)
 
     def to_json(self) -> str:
         """All that decides what comes out: the attribute `decode_options` of a store."""
