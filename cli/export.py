@@ -71,7 +71,7 @@ def export(
         raise typer.BadParameter(f"{to!r} is not one of {', '.join(FORMATS)}", param_hint="--to")
     if in_place and (to != "nwb" or out is not None):
         raise typer.BadParameter("means something only with --to nwb and without --out", param_hint="--in-place")
-    source, where = _source(states, session)
+    source, where, store = _source(states, session)
     if to == "nwb" and not where:
         raise InputError(f"{states}: does not say which file it was decoded from; name it with --session")
     # "/data/rat 1.nwb" gives rat_1-latents, "../.." gives session-latents.
@@ -82,7 +82,7 @@ def export(
 
         check_session(Path(where), overwrite, in_place)
     if not in_place:
-        check_export(to, target, overwrite, [one for one in (where, states) if one])
+        check_export(to, target, overwrite, [one for one in (where, store) if one])
     with _latents(source, where, target, quiet) as latents:
         _write(latents, to, where, target, overwrite, in_place, quiet)
     print(target)
@@ -108,18 +108,18 @@ def _write(
         say(f"{target}: has another checksum now; commands that read a run's own session want the file as it was")
 
 
-def _source(states: Path | None, session: Path | None) -> "tuple[Run | xr.Dataset, str]":
-    """The run or the states to export, and the session's path, "" where it is not known."""
+def _source(states: Path | None, session: Path | None) -> "tuple[Run | xr.Dataset, str, Path | None]":
+    """The run or the states to export; the session's path, "" where it is not known; and the store of the states."""
     from ldmfilter.export import read_latents
     from ldmfilter.export.latents import clean
 
     if states is None or (states / "run.json").is_file():
         run = open_run(states).choose(session)
-        return run, str(session or run.session_path)
+        return run, str(session or run.session_path), None
     if states.is_dir() and not (states / ".zgroup").exists():
         raise InputError(f"{states}: is no run folder and no store of states; name what train or decode made")
     latents = read_latents(states)
-    return latents, str(session or clean(latents.attrs.get("source_path", "")))
+    return latents, str(session or clean(latents.attrs.get("source_path", ""))), states
 
 
 @contextmanager

@@ -257,29 +257,30 @@ def _convert(wanted: Any, value: Any) -> Any:
     return wanted(value)
 
 
-def _converted(one: dataclasses.Field, value: Any, where: str) -> Any:
-    """A value of an option's type. Raises: InputError, naming `where`."""
+def _checked(one: dataclasses.Field, value: Any, where: str) -> Any:
+    """A value as its option's type. Raises: InputError, naming `where`, for another type or what is not allowed."""
+    of, about = kind(one), one.metadata
     try:
-        return _convert(kind(one), value)
+        value = _convert(of, value)
     except (TypeError, OverflowError):
         shown = " ".join(repr(_plain(value)).split())[:60]
-        raise InputError(f"{where} is {shown}; it must be {_NOUNS[kind(one)]}") from None
+        raise InputError(f"{where} is {shown}; it must be {_NOUNS[of]}") from None
+    if "choices" in about:
+        _require(value in about["choices"], where, value, "one of " + ", ".join(about["choices"]))
+    bounds = [(*_BOUNDS[key], about[key]) for key in _BOUNDS if key in about]
+    wanted = " and ".join(text.format(bound) for text, _, bound in bounds)
+    for number in (value if isinstance(value, tuple) else (value,)) if bounds else ():
+        ok = number < math.inf and all(compare(number, bound) for _, compare, bound in bounds)
+        _require(ok, where, number, f"{about.get('noun', _NOUNS[of])} {wanted}")
+    return value
 
 
 def _check(part: DataConfig | FilterConfig, table: type) -> None:
     """Raises: InputError for the first option whose value is of another type or not allowed."""
     for one in dataclasses.fields(table):
-        value, name, about = getattr(part, one.name), one.name.replace("_", "-"), one.metadata
-        if value is None and kind(one) is not one.type:
-            continue
-        value = _converted(one, value, name)
-        if "choices" in about:
-            _require(value in about["choices"], name, value, "one of " + ", ".join(about["choices"]))
-        bounds = [(*_BOUNDS[key], about[key]) for key in _BOUNDS if key in about]
-        wanted = " and ".join(text.format(bound) for text, _, bound in bounds)
-        for number in (value if isinstance(value, tuple) else (value,)) if bounds else ():
-            ok = number < math.inf and all(compare(number, bound) for _, compare, bound in bounds)
-            _require(ok, name, number, f"{about.get('noun', _NOUNS[kind(one)])} {wanted}")
+        value = getattr(part, one.name)
+        if value is not None or kind(one) is one.type:
+            _checked(one, value, one.name.replace("_", "-"))
 
 
 def _require(ok: bool, name: str, value: Any, wanted: str) -> None:
@@ -304,5 +305,5 @@ def _build(table: type, raw: Any, where: str) -> Any:
         key = name.replace("-", "_")
         if key not in known:
             raise InputError(f"{where}: unknown option {name!r}; the options are {', '.join(known)}")
-        values[key] = _converted(known[key], value, f"{where}: {name}")
+        values[key] = _checked(known[key], value, f"{where}: {name}")
     return table(**values)

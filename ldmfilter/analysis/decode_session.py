@@ -22,7 +22,7 @@ from ldmfilter.filter.decode import (
     is_made_from,
     select_model_units,
     write_latents,
-)  # fmt: skip
+)
 from ldmfilter.filter.runs import Run
 from ldmfilter.filter.training import resolve_device
 

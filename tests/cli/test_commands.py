@@ -279,7 +279,7 @@ def test_options_that_cannot_be_used(session_file, tmp_path, words, expected):
         ("bin_size = 1", "unknown table [bin_size]; the tables are [data] and [filter]"),
         ("[filter]\ndepth = 3", "unknown option 'depth'; the options are latent_dim"),
         ("[filter]\nlatent_dim = 'two'", "latent_dim is 'two'; it must be a whole number"),
-        ("[filter]\nlatent_dim = -2", "latent-dim is -2"),
+        ("[filter]\nlatent_dim = -2", "latent_dim is -2; it must be a whole number of 1 or more"),
         ("[filter", "not a TOML file"),
     ],
 )
