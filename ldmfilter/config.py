@@ -56,19 +56,16 @@ class DataConfig:
         None, "Rows of an interval table, as epochs=run; a table alone takes all.", TIME, metavar="TABLE=TAG"
     )
     spans: tuple[tuple[float, float], ...] = option(
-        (),
-        "Seconds; repeatable; an end may be left open. With --interval, what lies in both.",
+        (), "Seconds; repeatable; an end may be left open. With --interval, what lies in both.",
         TIME, flag="span", metavar="START:STOP",
     )  # fmt: skip
     units: str | None = option(None, "Expression on unit columns, as \"quality == 'good'\".", UNITS, metavar="QUERY")
     min_rate: float = option(
-        0.0,
-        "Lowest mean rate of a unit that is used, Hz; silent units are always left out.",
+        0.0, "Lowest mean rate of a unit that is used, Hz; silent units are always left out.",
         UNITS, metavar="HZ", noun="a rate in Hz", least=0,
     )  # fmt: skip
     reserve: float = option(
-        0.4,
-        "Share of the time, in blocks, that training never sees: there the filter is judged; 0 trains on all.",
+        0.4, "Share of the time, in blocks, that training never sees: there the filter is judged; 0 trains on all.",
         TIME, noun="a share", least=0, most=0.8,
     )  # fmt: skip
 
@@ -85,10 +82,7 @@ class DataConfig:
 
 @dataclass
 class FilterConfig:
-    """Shape of the filter and the settings of its training.
-
-    Beyond the upper bounds of sizes a slip of the finger is likelier than a machine that holds them.
-    """
+    """Shape of the filter and the settings of its training. The upper bounds of sizes catch errors of typing."""
 
     latent_dim: int = option(8, "Dimensions of the pseudo-observation z.", MODEL, least=1, most=1024)
     state_dim: int | None = option(
@@ -108,8 +102,7 @@ class FilterConfig:
         8, "First bins of a window, which warm the filter up and carry no loss.", TRAINING, least=1, most=2**20
     )
     hidden: tuple[int, ...] = option(
-        (128, 128),
-        "Widths of the encoder's hidden layers.",
+        (128, 128), "Widths of the encoder's hidden layers.",
         MODEL, metavar="WIDTH,WIDTH", noun="a width", least=1, most=2**16,
     )  # fmt: skip
     dropout: float = option(
@@ -117,8 +110,7 @@ class FilterConfig:
     )
     weight_decay: float = option(0.01, "Weight decay of the encoder.", TRAINING, least=0)
     held_out: float = option(
-        0.15,
-        "Share of the time, in blocks, that is held out to choose the step.",
+        0.15, "Share of the time, in blocks, that is held out to choose the step.",
         TRAINING, noun="a share", above=0, most=0.5,
     )  # fmt: skip
     refit: bool = option(

@@ -17,6 +17,7 @@ import xarray as xr
 
 from ldmfilter.data.session import Session
 from ldmfilter.data.simulate import linear_track_session
+from ldmfilter.version import __version__
 from tests.cli.conftest import QUICK, Ended, here, ldmfilter
 
 SAMPLE = Path(__file__).parents[2] / "sample_data" / "linear_track_sim.nwb"
@@ -41,6 +42,13 @@ def test_help_begins_with_an_example(words, tmp_path):
     assert ended.code == 0
     text = ended.out.split("Usage:")[1].split("\n", 1)[1].strip()
     assert text.startswith(("Example: ldmfilter ", "Example: acquisition | ldmfilter "))
+
+
+@pytest.mark.parametrize("module", ["ldmfilter", "ldmfilter_cli"])
+def test_as_a_module(module, tmp_path):
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"ldmfilter {__version__}\n", "")
 
 
 def test_help_needs_nothing_heavy(tmp_path):
