@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def room(name: str) -> str:
     return parts[1] if len(parts) > 1 and parts[1] in LEVEL else "__init__"
 
 
+@cache
 def imported(path: Path) -> list[str]:
     """Names from our own modules that a module imports, within functions too; those for the type checker left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
