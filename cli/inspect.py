@@ -1,6 +1,7 @@
 """`ldmfilter inspect`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,16 +54,16 @@ def _show(summary: dict[str, Any]) -> None:
     for line in _about_units(summary["units"]):
         console.print(shown(line))
     _heading(console, "Intervals")
-    rows = [
+    tables = [
         (one["table"], str(one["rows"]), _g(one["start"]), _g(one["stop"]), shorten(one["tags"]))
         for one in summary["intervals"]
     ]
-    _show_table(console, ("table", ">rows", ">from, s", ">to, s", "tags"), rows)
+    _show_table(console, ("table", ">rows", ">from, s", ">to, s", "tags"), tables)
     _heading(console, "Behavior")
-    rows = [
+    series = [
         (one["path"], " x ".join(map(str, one["shape"])), one["unit"], _g(one["rate"])) for one in summary["behavior"]
     ]
-    _show_table(console, ("path", ">shape", "unit", ">rate, Hz"), rows)
+    _show_table(console, ("path", ">shape", "unit", ">rate, Hz"), series)
 
 
 def _about_units(units: dict[str, Any]) -> list[str]:
@@ -81,7 +82,7 @@ def _heading(console: "Console", text: str) -> None:
     console.print(shown(text, style="bold"))
 
 
-def _show_table(console: "Console", heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _show_table(console: "Console", heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if rows:
         print_table(console, heads, rows)
     else:

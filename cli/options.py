@@ -132,7 +132,7 @@ def _parameter(name: str, several: bool) -> inspect.Parameter:
     made = option(name, parser=parser)
     if several:
         text, made.metavar = list[text], f"{made.metavar or 'N'} ..."  # type: ignore[valid-type]
-    annotation = Annotated[text | None, made]
+    annotation = Annotated[text | None, made]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

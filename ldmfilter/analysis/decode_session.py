@@ -111,7 +111,7 @@ def decode_session(
         say(f"warning: {run.folder}: training stopped at step {step} of {wanted}; decoding with what it kept")
     variables = choose_behavior(recording, options.behavior, options.circular or ()) if options.behavior else []
     data = DataConfig(model.bin_size_, options.interval, options.spans)
-    counts = prepare(select_model_units(recording, model, run.session_unit_ids), data, model.unit_ids_)
+    counts = prepare(select_model_units(recording, model, run.session_unit_ids), data, model.unit_ids_.tolist())
     bins = counts.sizes["time"]
     say(f"{bins} bins of {model.bin_size_:g} s from {counts.attrs['path']}, model of {run.folder}")
     blocks = decode_blocks(model, check_counts(counts), options.ci, options.smooth, device=options.device)
