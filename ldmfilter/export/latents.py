@@ -14,9 +14,9 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from ldmfilter.data.formats.zarr import _DAMAGE, _ZARR_3, check_arrays
 from ldmfilter.data.untrusted.codecs import checked
 from ldmfilter.data.untrusted.npy import check_text
+from ldmfilter.data.untrusted.zarr_store import ZARR_3, ZARR_DAMAGE, check_arrays
 from ldmfilter.errors import InputError
 
 FORMAT = "ldmfilter-latents"
@@ -61,7 +61,7 @@ def open_latents(path: Path) -> xr.Dataset:
             raise InputError(f"{path}: is no store of latent states; give one that `ldmfilter decode` made")
         check_arrays(path)
         # Consolidated metadata are a copy of what was just checked, or not.
-        version: dict[str, Any] = {"zarr_format": 2} if _ZARR_3 else {}
+        version: dict[str, Any] = {"zarr_format": 2} if ZARR_3 else {}
         group = zarr.open_group(str(path), mode="r", **version)
         for name, array in group.arrays():
             if array.dtype.kind == "U":
@@ -112,7 +112,7 @@ def reading(path: object) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except _DAMAGE as error:
+    except ZARR_DAMAGE as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise InputError(f"{path}: is a damaged store of states ({reason}); decode it again") from error
 

@@ -1,4 +1,4 @@
-"""Opening NWB, in HDF5 (here or by https) or zarr: whatever can be read of it, and a note on whatever cannot.
+"""Opening NWB, in HDF5 (here or by https) or zarr: the parts that can be read, and a note on the others.
 
 An object that breaks the schema, or whose type nobody describes, is left out with a note; the rest of the file is
 read. Types of extensions come from the specification cached in the file, else from an installed extension, of which
@@ -23,6 +23,7 @@ from hdmf.build.errors import ConstructError
 from pynwb import NWBHDF5IO, NWBFile, get_type_map
 
 from ldmfilter.data.tables import shorten
+from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.hdf5 import check_heaps, check_scalars, is_foreign
 from ldmfilter.errors import InputError
 
@@ -34,19 +35,19 @@ Notes = list[str]
 Place = tuple[str, str]  # an object: the file that it lies in, its path there
 
 
-class Door(Protocol):
-    """A way into an NWB file; every call of `io` opens it anew."""
+class NWBSource(Protocol):
+    """An NWB file; every call of `io` opens it anew."""
 
     where: str
 
     def guard(self) -> AbstractContextManager[None]:
-        """What the file is read in, so that nothing in it can run."""
+        """A context to read the file in, so that nothing in it can run."""
 
     def io(self, manager: BuildManager) -> HDMFIO:
         """The file, opened for reading."""
 
 
-class HDF5Door:
+class HDF5Source:
     """NWB in HDF5: a path, or a file object that reads and seeks."""
 
     def __init__(self, where: str, file: Any):
@@ -74,7 +75,7 @@ class HDF5Door:
         return NWBHDF5IO(file=h5py.File(self._file, "r"), mode="r", manager=manager)
 
 
-class ZarrDoor:
+class ZarrSource:
     """NWB in zarr, as hdmf-zarr writes it: a folder."""
 
     def __init__(self, where: str, folder: Path):
@@ -99,30 +100,30 @@ class ZarrDoor:
 
 
 @contextmanager
-def open_nwb(door: Door, notes: Notes) -> Iterator[NWBFile]:
-    """The file's contents, while it is open; `notes` gets a line for whatever was left out.
+def open_nwb(source: NWBSource, notes: Notes) -> Iterator[NWBFile]:
+    """The file's contents, while it is open; `notes` gets a line for each part that was left out.
 
     Raises InputError where the file as a whole, or its units table, does not follow the schema.
     """
     left_out: dict[Place, str] = {}
     with ExitStack() as stack:
-        stack.enter_context(door.guard())
+        stack.enter_context(source.guard())
         while True:
             attempt = stack.enter_context(ExitStack())
             found: Notes = []
             try:
-                nwb = _read(attempt, door, left_out, found)
+                nwb = _read(attempt, source, left_out, found)
                 break
             except (OSError, InputError):
                 raise
             except UnicodeDecodeError as error:
                 raise InputError(
-                    f"{door.where}: is damaged (text that cannot be read); copy or download it again"
+                    f"{source.where}: is damaged (text that cannot be read); copy or download it again"
                 ) from error
             except Exception as error:  # whatever the schema machinery raises, the file is what it could not read
                 place, reason = _blame(error)
                 if _is_essential(place) or place in left_out or len(left_out) >= _MOST_BROKEN:
-                    line = f"{door.where}: does not follow the NWB schema ({_shown(place)}: {reason})"
+                    line = f"{source.where}: does not follow the NWB schema ({_shown(place)}: {reason})"
                     raise InputError(f"{line}; check it with nwbinspector") from error
                 left_out[place] = f"left out, does not follow the NWB schema ({reason})"
                 attempt.close()
@@ -133,18 +134,17 @@ def open_nwb(door: Door, notes: Notes) -> Iterator[NWBFile]:
         yield nwb
 
 
-def _read(stack: ExitStack, door: Door, left_out: dict[Place, str], notes: Notes) -> NWBFile:
+def _read(stack: ExitStack, source: NWBSource, left_out: dict[Place, str], notes: Notes) -> NWBFile:
     types = get_type_map()
-    io = _open(stack, door, types)
+    io = _open(stack, source, types)
     try:
         io.load_namespaces_io(types)
     except OSError:
         raise
     except Exception as error:  # JSON, or what it describes, that is anything but a specification
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        notes.append(f"specifications: cannot be read ({reason}), installed extensions are used")
+        notes.append(f"specifications: cannot be read ({reason_of(error)}), installed extensions are used")
         types = get_type_map()  # the other one may be half filled
-        io = _open(stack, door, types)
+        io = _open(stack, source, types)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         root = io.read_builder()
@@ -154,12 +154,12 @@ def _read(stack: ExitStack, door: Door, left_out: dict[Place, str], notes: Notes
             name = str(warning.message).removeprefix(prefix).strip("/")
             notes.append(f"{name}: left out, a link that leads nowhere; put the linked file beside this one")
     _load_installed(types, root)
-    _prune(door.where, root, types, left_out)
+    _prune(source.where, root, types, left_out)
     return io.read()
 
 
-def _open(stack: ExitStack, door: Door, types: Any) -> HDMFIO:
-    return stack.enter_context(door.io(BuildManager(types)))
+def _open(stack: ExitStack, source: NWBSource, types: Any) -> HDMFIO:
+    return stack.enter_context(source.io(BuildManager(types)))
 
 
 def _load_installed(types: Any, root: GroupBuilder) -> None:
@@ -248,7 +248,7 @@ def _blame(error: BaseException) -> tuple[Place, str]:
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    return place, (str(cause).splitlines() or [type(cause).__name__])[0]
+    return place, reason_of(cause)
 
 
 def _place(builder: Any) -> Place:
