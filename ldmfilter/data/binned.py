@@ -224,7 +224,7 @@ def _mark(table: xr.DataArray, name: str, where: str) -> Ints | Array | None:
 
 
 def seconds_of(time: xr.DataArray, where: str) -> Floats:
-    """Times (time,) in s, whatever unit of time they are in. Raises InputError for dates and other values."""
+    """Times (time,) in s, from the unit of time that they are in. Raises InputError for dates and other values."""
     values = time.values
     if values.dtype.kind == "m":
         return values / np.timedelta64(1, "s")

@@ -54,7 +54,7 @@ def counts(simulated):
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=20, deadline=None)
 def test_counts_come_back(seed):
-    """Whatever the counts, gaps, start and size of bins: the same counts, times and segments."""
+    """Any counts, gaps, start and size of bins give the same counts, times and segments."""
     rng = np.random.default_rng(seed)
     n, size = int(rng.integers(1, 60)), float(rng.choice([0.1, 0.02, 1 / 30, 0.25]))
     jumps = rng.random(n) < 0.1

@@ -96,7 +96,7 @@ def _open(path: Path, engine: str, kind: str, **options: Any) -> tuple[xr.Datase
                 if np.shape(variable.values) != tuple(group.sizes[dim] for dim in variable.dims):
                     raise ValueError(f"{name} does not have the length of its dims")
         return groups.pop(""), groups
-    except Exception as error:  # whatever four libraries raise, the file is what they could not read
+    except Exception as error:  # four libraries raise errors of many kinds on a damaged file
         line = f"{path}: cannot be read as a {kind} of counts ({reason_of(error)}); write or copy it again"
         raise InputError(line) from error
 

@@ -27,7 +27,7 @@ from pynwb.ogen import OptogeneticSeries
 from pynwb.ophys import RoiResponseSeries
 
 from ldmfilter.data.formats.format import Format
-from ldmfilter.data.formats.nwb_open import HDF5Source, Notes, NWBSource, ZarrSource, open_nwb
+from ldmfilter.data.formats.nwb_open import Notes, NWBSource, hdf5_source, open_nwb, zarr_source
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.spans import intersect, union
 from ldmfilter.data.tables import Array, Floats, Ints, make_intervals, plain_array, shorten
@@ -72,12 +72,12 @@ def read_nwb(path: str | os.PathLike[str]) -> Session:
     if remote_address(path) is not None:
         remote = open_remote(str(remote_address(path)))
         with _damage(remote.where):
-            return _read(HDF5Source(remote.where, remote.file), lambda: remote.checksum)
+            return _read(hdf5_source(remote.where, remote.file), lambda: remote.checksum)
     here = Path(path).absolute()
     with _damage(str(here)):
         if here.is_dir():
-            return _read(ZarrSource(str(here), here), lambda: folder_checksum(here))
-        return _read(HDF5Source(str(here), here), lambda: file_checksum(here))
+            return _read(zarr_source(str(here), here), lambda: folder_checksum(here))
+        return _read(hdf5_source(str(here), here), lambda: file_checksum(here))
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import h5py
 from hdmf.backends.io import HDMFIO
@@ -23,8 +24,10 @@ from hdmf.build.errors import ConstructError
 from pynwb import NWBHDF5IO, NWBFile, get_type_map
 
 from ldmfilter.data.tables import shorten
+from ldmfilter.data.untrusted.codecs import checked
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.hdf5 import check_heaps, check_scalars, is_foreign
+from ldmfilter.data.untrusted.plain_objects import PlainObjects
 from ldmfilter.errors import InputError
 
 # A file with more broken objects than this has a broken writer.
@@ -35,68 +38,52 @@ Notes = list[str]
 Place = tuple[str, str]  # an object: the file that it lies in, its path there
 
 
-class NWBSource(Protocol):
-    """An NWB file; every call of `io` opens it anew."""
+@dataclass(frozen=True)
+class NWBSource:
+    """An NWB file and how it is opened.
+
+    where: its path or address, for messages
+    open: opens it anew for reading, with a manager of its types
+    guard: a context to read it in, so that nothing in it can run
+    """
 
     where: str
-
-    def guard(self) -> AbstractContextManager[None]:
-        """A context to read the file in, so that nothing in it can run."""
-
-    def io(self, manager: BuildManager) -> HDMFIO:
-        """The file, opened for reading."""
+    open: Callable[[BuildManager], HDMFIO]
+    guard: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
-class HDF5Source:
-    """NWB in HDF5: a path, or a file object that reads and seeks."""
+def hdf5_source(where: str, file: Any) -> NWBSource:
+    """NWB in HDF5: a path, or a file object that reads and seeks.
 
-    def __init__(self, where: str, file: Any):
-        self.where, self._file = where, file
-        if isinstance(file, Path):
-            check_heaps(file)
-        with h5py.File(file, "r") as opened:
-            check_scalars(opened, where)
-            version = opened.attrs.get("nwb_version")
-            if version is None and isinstance(opened.get("nwb_version"), h5py.Dataset):
-                version = opened["nwb_version"][()]  # before NWB 2 it was a dataset
-        if version is None:
-            raise InputError(f"{where}: is HDF5 but not NWB (no nwb_version); give an NWB file")
-        text = version.decode(errors="replace") if isinstance(version, bytes) else str(version)
-        text = text.removeprefix("NWB-")
-        if re.match(r"[01]\.", text):
-            raise InputError(f"{where}: is NWB {text[:20]}, NWB 2 or later is read; convert it first")
-
-    def guard(self) -> AbstractContextManager[None]:
-        """HDF5 holds nothing that could run."""
-        return nullcontext()
-
-    def io(self, manager: BuildManager) -> HDMFIO:
-        """The file, opened for reading."""
-        return NWBHDF5IO(file=h5py.File(self._file, "r"), mode="r", manager=manager)
+    Raises InputError for a file that is not NWB 2, and as `check_heaps` and `check_scalars`.
+    """
+    if isinstance(file, Path):
+        check_heaps(file)
+    with h5py.File(file, "r") as opened:
+        check_scalars(opened, where)
+        version = opened.attrs.get("nwb_version")
+        if version is None and isinstance(opened.get("nwb_version"), h5py.Dataset):
+            version = opened["nwb_version"][()]  # before NWB 2 it was a dataset
+    if version is None:
+        raise InputError(f"{where}: is HDF5 but not NWB (no nwb_version); give an NWB file")
+    text = version.decode(errors="replace") if isinstance(version, bytes) else str(version)
+    text = text.removeprefix("NWB-")
+    if re.match(r"[01]\.", text):
+        raise InputError(f"{where}: is NWB {text[:20]}, NWB 2 or later is read; convert it first")
+    return NWBSource(where, lambda manager: NWBHDF5IO(file=h5py.File(file, "r"), mode="r", manager=manager))
 
 
-class ZarrSource:
-    """NWB in zarr, as hdmf-zarr writes it: a folder."""
-
-    def __init__(self, where: str, folder: Path):
-        self.where, self._folder = where, folder
-        try:
-            import hdmf_zarr  # noqa: F401
-        except ImportError as error:
-            raise InputError(f"{where}: is NWB in zarr; `pip install hdmf-zarr` to read it") from error
-
-    def guard(self) -> AbstractContextManager[None]:
-        """Objects in zarr are programs: they are read as data, or not at all."""
-        from ldmfilter.data.untrusted.codecs import checked
-        from ldmfilter.data.untrusted.plain_objects import PlainObjects
-
-        return checked(PlainObjects)
-
-    def io(self, manager: BuildManager) -> HDMFIO:
-        """The file, opened for reading."""
+def zarr_source(where: str, folder: Path) -> NWBSource:
+    """NWB in zarr, as hdmf-zarr writes it: a folder. Objects in zarr are programs: they are read as data or refused."""
+    try:
         from hdmf_zarr import NWBZarrIO
-
-        return NWBZarrIO(str(self._folder), mode="r", manager=manager)
+    except ImportError as error:
+        raise InputError(f"{where}: is NWB in zarr; `pip install hdmf-zarr` to read it") from error
+    return NWBSource(
+        where,
+        lambda manager: NWBZarrIO(str(folder), mode="r", manager=manager),
+        lambda: checked(PlainObjects),
+    )
 
 
 @contextmanager
@@ -117,10 +104,9 @@ def open_nwb(source: NWBSource, notes: Notes) -> Iterator[NWBFile]:
             except (OSError, InputError):
                 raise
             except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{source.where}: is damaged (text that cannot be read); copy or download it again"
-                ) from error
-            except Exception as error:  # whatever the schema machinery raises, the file is what it could not read
+                line = f"{source.where}: is damaged (text that cannot be read); copy or download it again"
+                raise InputError(line) from error
+            except Exception as error:  # hdmf raises errors of many kinds on a schema that is not followed
                 place, reason = _blame(error)
                 if _is_essential(place) or place in left_out or len(left_out) >= _MOST_BROKEN:
                     line = f"{source.where}: does not follow the NWB schema ({_shown(place)}: {reason})"
@@ -136,7 +122,7 @@ def open_nwb(source: NWBSource, notes: Notes) -> Iterator[NWBFile]:
 
 def _read(stack: ExitStack, source: NWBSource, left_out: dict[Place, str], notes: Notes) -> NWBFile:
     types = get_type_map()
-    io = _open(stack, source, types)
+    io = stack.enter_context(source.open(BuildManager(types)))
     try:
         io.load_namespaces_io(types)
     except OSError:
@@ -144,22 +130,18 @@ def _read(stack: ExitStack, source: NWBSource, left_out: dict[Place, str], notes
     except Exception as error:  # JSON, or what it describes, that is anything but a specification
         notes.append(f"specifications: cannot be read ({reason_of(error)}), installed extensions are used")
         types = get_type_map()  # the other one may be half filled
-        io = _open(stack, source, types)
-    with warnings.catch_warnings(record=True) as said:
+        io = stack.enter_context(source.open(BuildManager(types)))
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         root = io.read_builder()
     prefix = "Path to Group altered/broken at "
-    for warning in said:
+    for warning in caught:
         if issubclass(warning.category, BrokenLinkWarning):
             name = str(warning.message).removeprefix(prefix).strip("/")
             notes.append(f"{name}: left out, a link that leads nowhere; put the linked file beside this one")
     _load_installed(types, root)
     _prune(source.where, root, types, left_out)
     return io.read()
-
-
-def _open(stack: ExitStack, source: NWBSource, types: Any) -> HDMFIO:
-    return stack.enter_context(source.io(BuildManager(types)))
 
 
 def _load_installed(types: Any, root: GroupBuilder) -> None:
@@ -225,7 +207,7 @@ def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str
 
 
 def _unknown(builder: Any, types: Any) -> str:
-    """What is needed to read an object, or "" where its type is known."""
+    """Advice for reading an object of an unknown type, or "" where its type is known."""
     name, namespace = types.get_builder_dt(builder), types.get_builder_ns(builder)
     if name is None:
         return ""
@@ -258,7 +240,7 @@ def _place(builder: Any) -> Place:
 
 
 def _is_essential(place: Place) -> bool:
-    """Whether there is no session without an object: the root, the units, their spike times."""
+    """True for an object that every session needs: the root, the units, their spike times."""
     path = place[1]
     return path in ("/", "/root", "/units") or path.startswith("/units/spike_times")
 

@@ -1,6 +1,6 @@
 """Checks of an HDF5 file before libhdf5 trusts it: it could hang, end the process, or read any file.
 
-An array may say that its bytes are those of another file, whichever that is: such an array is never read. A session's
+An array may declare the bytes of any other file as its own: such an array is never read. A session's
 own links lead to other HDF5 files and are followed.
 """
 

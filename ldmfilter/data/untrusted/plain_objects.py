@@ -2,7 +2,7 @@
 
 Its default codec stores an array of strings or references as a program for Python's unpickler, which may hold any
 call at all. Here the program's instructions are only walked through: literals, lists, tuples, dicts and arrays of
-these come out, and whatever else it asks for is refused.
+these come out, and everything else is refused.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Array:
         self.values: Any = np.empty(0, dtype=object)
 
     def fill(self, state: Any) -> None:
-        _, shape, dtype, _, items = state  # the items are in C order, whatever the array was
+        _, shape, dtype, _, items = state  # the items are in C order
         if not isinstance(dtype, _Type) or not isinstance(items, list) or math.prod(shape) != len(items):
             raise ValueError("an array whose items do not fit its shape")
         flat = np.empty(len(items), dtype=object)
