@@ -60,24 +60,9 @@ def linear_track_session(
     n_inter = n_units // 6 if n_interneurons is None else n_interneurons
     cells = _draw_cells(rng, n_units, n_inter, track_length)
     epochs = slice(0, 2 if rest > 0 else 1)
-    behavior = {
-        "linear_position": (run.position, "cm", "position along the track, NaN at rest away from it"),
-        "direction": (run.direction, "a.u.", "1 running outbound, -1 running inbound, 0 standing or at rest"),
-        "speed": (run.speed, "cm/s", "running speed"),
-        "facing": (run.facing, "a.u.", "true state: the direction whose place fields are in force"),
-        "theta_phase": (np.mod(run.theta, 2 * np.pi), "radians", "true state: phase of the theta rhythm"),
-        "gain": (run.gain, "a.u.", "true state: slow gain shared by all units"),
-    }
     return Session.from_spikes(
         _draw_spikes(rng, run, cells),
-        units={
-            "cell_type": np.where(cells.is_place, "place", "interneuron"),
-            "outbound_field": cells.centres[0],
-            "inbound_field": cells.centres[1],
-            "field_width": cells.width,
-            "peak_rate": cells.peak,
-            "background_rate": cells.background,
-        },
+        units=cells.columns(),
         intervals={
             "epochs": {
                 "start_time": [0.0, duration - rest][epochs],
@@ -86,16 +71,7 @@ def linear_track_session(
             },
             "trials": run.trials,
         },
-        behavior={
-            f"processing/behavior/{name}": xr.DataArray(
-                values,
-                dims="time",
-                coords={"time": run.time},
-                name=name,
-                attrs={"unit": unit, "rate": 1 / _FRAME, "description": description},
-            )
-            for name, (values, unit, description) in behavior.items()
-        },
+        behavior={f"processing/behavior/{series.name}": series for series in run.behavior()},
     )
 
 
@@ -113,6 +89,22 @@ class _Run:
     burst: Floats
     trials: dict[str, list]
 
+    def behavior(self) -> list[xr.DataArray]:
+        """The series (time,) that a session holds."""
+        table = {
+            "linear_position": (self.position, "cm", "position along the track, NaN at rest away from it"),
+            "direction": (self.direction, "a.u.", "1 running outbound, -1 running inbound, 0 standing or at rest"),
+            "speed": (self.speed, "cm/s", "running speed"),
+            "facing": (self.facing, "a.u.", "true state: the direction whose place fields are in force"),
+            "theta_phase": (np.mod(self.theta, 2 * np.pi), "radians", "true state: phase of the theta rhythm"),
+            "gain": (self.gain, "a.u.", "true state: slow gain shared by all units"),
+        }
+        series = []
+        for name, (values, unit, description) in table.items():
+            attrs = {"unit": unit, "rate": 1 / _FRAME, "description": description}
+            series.append(xr.DataArray(values, dims="time", coords={"time": self.time}, name=name, attrs=attrs))
+        return series
+
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
@@ -124,6 +116,17 @@ class _Cells:
     peak: Floats
     background: Floats
     theta: Floats
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The unit columns that a session holds."""
+        return {
+            "cell_type": np.where(self.is_place, "place", "interneuron"),
+            "outbound_field": self.centres[0],
+            "inbound_field": self.centres[1],
+            "field_width": self.width,
+            "peak_rate": self.peak,
+            "background_rate": self.background,
+        }
 
 
 def _run(rng: np.random.Generator, duration: float, rest: float, length: float, asymmetry: float) -> _Run:
