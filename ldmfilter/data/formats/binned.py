@@ -56,6 +56,8 @@ def read_counts(path: str | os.PathLike[str], bin_size: float | None = None) -> 
     (time, unit), and one that holds pickled objects.
     """
     path = Path(path).absolute()
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
     if path.is_dir():
         if (path / "zarr.json").exists():
             raise InputError(f"{path}: is zarr format 3; write the counts with zarr_format=2")

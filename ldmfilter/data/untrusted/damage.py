@@ -31,7 +31,5 @@ def damage(
         yield
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"{where}: no such file; check the path") from None
     except errors as error:
         raise InputError(f"{where}: is a damaged {kind} ({reason_of(error)}); {advice}") from error

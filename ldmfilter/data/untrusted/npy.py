@@ -70,6 +70,8 @@ def _refusals(where: str) -> Iterator[None]:
     with damage(where, "numpy file"):
         try:
             yield
+        except FileNotFoundError:
+            raise InputError(f"{where}: no such file; check the path") from None
         except ValueError as error:
             if "allow_pickle" not in str(error):
                 raise
