@@ -31,7 +31,7 @@ def choose_spans(
     Raises InputError for a table or tag that does not exist (lists those that do) and where nothing is left.
     """
     where = session.source.path
-    chosen = [Span(*bounds, "session") for bounds in session.whole.tolist()]
+    chosen = [Span(start, stop, "session") for start, stop in session.whole.tolist()]
     if interval is not None:
         chosen = join_overlaps(_interval_spans(session, interval), where)
     if not spans:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ class Format:
     """
 
     recognises: Callable[[Path], bool]
-    read: Callable[[Path, float | None], Session]
+    read: Callable[[str | os.PathLike[str], float | None], Session]
     lies_in: Literal["folder", "file"] | None = None
 
 

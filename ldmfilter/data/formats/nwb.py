@@ -55,7 +55,7 @@ _POINTERS = (VectorIndex, DynamicTableRegion, TimeSeriesReferenceVectorData)
 _MOST_COLUMNS = 64
 _MOST_VALUES = 2**26
 _MOST_IN_ALL = 2**27
-_UNREADABLE = (*DAMAGE, MemoryError)
+_UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, MemoryError)
 
 
 def read_nwb(path: str | os.PathLike[str]) -> Session:

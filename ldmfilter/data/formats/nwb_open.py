@@ -147,7 +147,7 @@ def _read(stack: ExitStack, source: NWBSource, left_out: dict[Place, str], notes
 def _load_installed(types: Any, root: GroupBuilder) -> None:
     """Describe the types of installed extensions that a file uses without holding their specification."""
     known = set(types.namespace_catalog.namespaces)
-    used = {str(builder.attributes.get("namespace")) for _, builder in _walk(root)}
+    used = {str(builder.attributes.get("namespace")) for builder in _walk(root)}
     for name in sorted(used - known - {"None"}):
         if not _NAMESPACE.fullmatch(name):
             continue
@@ -160,24 +160,24 @@ def _load_installed(types: Any, root: GroupBuilder) -> None:
                 types.load_namespaces(str(file.locate()))
 
 
-def _walk(group: GroupBuilder, seen: set[int] | None = None) -> Iterator[tuple[GroupBuilder, Any]]:
-    """Every builder below a group, with the group that holds it, each once and parents first."""
+def _walk(group: GroupBuilder, seen: set[int] | None = None) -> Iterator[Any]:
+    """Every builder below a group, each once and parents first."""
     seen = set() if seen is None else seen
     for child in [*group.groups.values(), *group.datasets.values(), *group.links.values()]:
         target = getattr(child, "builder", child)
         if id(target) in seen:
             continue
         seen.add(id(target))
-        yield group, target
+        yield target
         if isinstance(target, GroupBuilder):
             yield from _walk(target, seen)
 
 
 def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str]) -> None:
     """Take out of the tree what is to be left out, what has no known type, and the links to either."""
-    gone = set()
+    gone: set[int] = set()
     linked: set[str] = set()
-    for _, builder in _walk(root):
+    for builder in _walk(root):
         place = _place(builder)
         if place[0] != str(root.source) and place[0] not in linked and h5py.is_hdf5(place[0]):
             linked.add(place[0])
@@ -196,7 +196,7 @@ def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str
                 left_out[place] = f"left out, {needed}"
         if place in left_out:
             gone.add(id(builder))
-    for group in [root, *(builder for _, builder in _walk(root) if isinstance(builder, GroupBuilder))]:
+    for group in [root, *(builder for builder in _walk(root) if isinstance(builder, GroupBuilder))]:
         for children in (group.groups, group.datasets, group.links):
             for name in [n for n, child in children.items() if id(getattr(child, "builder", child)) in gone]:
                 del children[name]
@@ -226,11 +226,9 @@ def _unknown(builder: Any, types: Any) -> str:
 def _blame(error: BaseException) -> tuple[Place, str]:
     """The object that could not be built, and the first line of why."""
     builder = error.args[0] if isinstance(error, ConstructError) else None
-    place = _place(builder) if builder is not None else ("", "/")
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    return place, reason_of(cause)
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return ("", "/") if builder is None else _place(builder), reason_of(error)
 
 
 def _place(builder: Any) -> Place:
