@@ -147,6 +147,6 @@ def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
         if match.doubtful:
             say(
                 f"warning: {path}: its states fit those of {run.sessions[0].session} nearly as well mirrored or "
-                f"exchanged (likeness {match.likeness:.3f} and {match.runner_up:.3f}); what is read from one session may "
-                "not hold for the other"
+                f"exchanged (likeness {match.likeness:.3f} and {match.runner_up:.3f}); what is read from one session "
+                "may not hold for the other"
             )

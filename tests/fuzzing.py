@@ -41,7 +41,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Case:
-    """What was put before which command, and what came of it.
+    """A damaged input, the command that read it, and its result.
 
     Attributes:
         kind: of file.
@@ -50,7 +50,7 @@ class Case:
         words: of the command.
         folder: in which it ran; the input lies there.
         code: exit code; minus a signal's number where that ended it.
-        out, err: what it said.
+        out, err: what it printed.
         fault: what was wrong with that, or "".
     """
 
@@ -66,7 +66,7 @@ class Case:
 
     @property
     def end(self) -> str:
-        """How it ended, in a word."""
+        """Its end in a word."""
         return "fault" if self.fault else {0: "used", 3: "refused"}.get(self.code, "training failed")
 
 
@@ -317,17 +317,17 @@ def damage_file(path: Path, rng: Rng) -> str:
         if path.suffix == ".npy":
             return _odd_npy(path, rng)
         with contextlib.suppress(ValueError):
-            text, said = damage_json(content.decode(), rng)
+            text, damage = damage_json(content.decode(), rng)
             path.write_text(text, encoding="utf-8", errors="surrogatepass")
-            return f"{path.name}: {said}"
-    content, said = damage_bytes(content, rng)
+            return f"{path.name}: {damage}"
+    content, damage = damage_bytes(content, rng)
     path.write_bytes(content)
-    return f"{path.name}: {said}"
+    return f"{path.name}: {damage}"
 
 
 def damage_folder(path: Path, rng: Rng) -> str:
     """Damage a folder: one to three of its files are damaged, missing, empty, folders, or links that lead nowhere."""
-    said = []
+    damage = []
     for _ in range(int(rng.choice([1, 1, 2, 3]))):
         files = sorted(file for file in path.rglob("*") if file.is_file() and not file.is_symlink())
         if not files:
@@ -340,21 +340,21 @@ def damage_folder(path: Path, rng: Rng) -> str:
         match rng.choice(["damage"] * 8 + ["missing", "folder", "link", "empty"]):
             case "missing":
                 file.unlink()
-                said.append(f"{name} missing")
+                damage.append(f"{name} missing")
             case "folder":
                 file.unlink()
                 file.mkdir()
-                said.append(f"{name} is a folder")
+                damage.append(f"{name} is a folder")
             case "link":
                 file.unlink()
                 file.symlink_to(file.name)
-                said.append(f"{name} leads to itself")
+                damage.append(f"{name} leads to itself")
             case "empty":
                 file.write_bytes(b"")
-                said.append(f"{name} empty")
+                damage.append(f"{name} empty")
             case _:
-                said.append(f"{name}: {damage_file(file, rng)}")
-    return "; ".join(said)
+                damage.append(f"{name}: {damage_file(file, rng)}")
+    return "; ".join(damage)
 
 
 def _odd_npy(path: Path, rng: Rng) -> str:
@@ -363,9 +363,9 @@ def _odd_npy(path: Path, rng: Rng) -> str:
         array = odd_array(rng, like)
         np.save(path, array)
         return f"{array.dtype} {array.shape}"
-    content, said = damage_bytes(path.read_bytes(), rng)
+    content, damage = damage_bytes(path.read_bytes(), rng)
     path.write_bytes(content)
-    return said
+    return damage
 
 
 def damage_npz(path: Path, rng: Rng) -> str:
@@ -382,24 +382,24 @@ def damage_npz(path: Path, rng: Rng) -> str:
                 buffer = io.BytesIO()
                 np.save(buffer, odd_array(rng, like))
                 members[name] = buffer.getvalue()
-            said = f"{name} odd"
+            damage = f"{name} odd"
         case "bytes":
-            members[name], said = damage_bytes(members[name], rng)
+            members[name], damage = damage_bytes(members[name], rng)
         case "missing":
             del members[name]
-            said = f"{name} missing"
+            damage = f"{name} missing"
         case "renamed":
             members[f"intervals/../{name}"] = members.pop(name)
-            said = f"{name} renamed"
+            damage = f"{name} renamed"
         case _:
-            said = f"{name} twice"
+            damage = f"{name} twice"
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
         warnings.simplefilter("ignore")
         for key, content in members.items():
             archive.writestr(key, content)
-        if said.endswith("twice"):
+        if damage.endswith("twice"):
             archive.writestr(name, members[name][:50])
-    return said
+    return damage
 
 
 def damage_hdf5(path: Path, rng: Rng) -> str:
@@ -408,7 +408,7 @@ def damage_hdf5(path: Path, rng: Rng) -> str:
         return damage_file(path, rng)
     import h5py
 
-    said = []
+    damage = []
     with h5py.File(path, "r+") as file:
         for _ in range(int(rng.choice([1, 1, 2, 3]))):
             names: list[str] = []
@@ -416,10 +416,10 @@ def damage_hdf5(path: Path, rng: Rng) -> str:
             names = [name for name in names if not name.startswith("specifications") or rng.random() < 0.05]
             name = names[int(rng.integers(len(names)))]
             try:
-                said.append(f"{name}: {_damage_object(file, name, rng)}")
+                damage.append(f"{name}: {_damage_object(file, name, rng)}")
             except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
-                said.append(f"{name}: left as it is ({type(error).__name__})")
-    return "; ".join(said)
+                damage.append(f"{name}: left as it is ({type(error).__name__})")
+    return "; ".join(damage)
 
 
 def _damage_object(file: Any, name: str, rng: Rng) -> str:
@@ -474,21 +474,21 @@ def damage_tensors(path: Path, rng: Rng) -> str:
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     if rng.random() < 0.4:
-        text, said = damage_json(content[8 : 8 + length].decode(), rng)
+        text, damage = damage_json(content[8 : 8 + length].decode(), rng)
         header = text.encode("utf-8", "surrogatepass")
         path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
-        return f"header {said}"
+        return f"header {damage}"
     import torch
 
     from ldmfilter.tensors import read_tensors, write_tensors
 
     tensors, description = read_tensors(path)
-    said = ""
+    damage = ""
     if rng.random() < 0.6:
-        text, said = damage_json(json.dumps(description), rng)
+        text, damage = damage_json(json.dumps(description), rng)
         with contextlib.suppress(RecursionError):
             description = json.loads(text)
-    if not said or rng.random() < 0.2:
+    if not damage or rng.random() < 0.2:
         name = sorted(tensors)[int(rng.integers(len(tensors)))]
         value = tensors[name]
         floats = value.float() if not value.is_complex() else value.real.float()
@@ -503,9 +503,9 @@ def damage_tensors(path: Path, rng: Rng) -> str:
                 tensors[f"{name}.odd"] = tensors.pop(name)
             case n:
                 tensors[name] = odd[n - 2]()
-        said += f" tensor {name} odd"
+        damage += f" tensor {name} odd"
     write_tensors(path, tensors, description)
-    return f"signed: {said}"
+    return f"signed: {damage}"
 
 
 def damage_run(path: Path, rng: Rng) -> str:
@@ -514,25 +514,25 @@ def damage_run(path: Path, rng: Rng) -> str:
     if name.endswith("safetensors"):
         return f"{name}: {damage_tensors(path / name, rng)}"
     if name == "config.toml":
-        said = damage_toml(path / name, rng)
+        damage = damage_toml(path / name, rng)
         if rng.random() < 0.7:
             import hashlib
 
             about = json.loads((path / "run.json").read_text())
             about["config_sha256"] = hashlib.sha256((path / name).read_bytes()).hexdigest()
             (path / "run.json").write_text(json.dumps(about))
-            said += ", signed"
-        return said
+            damage += ", signed"
+        return damage
     return damage_file(path / name, rng)
 
 
 def damage_pair(path: Path, rng: Rng) -> str:
     """Damage the session that states are to be written into; mostly, the states call it the one they are of."""
-    said = damage_hdf5(path / "session.nwb", rng)
+    damage = damage_hdf5(path / "session.nwb", rng)
     if rng.random() < 0.9:
         sign_pair(path)
-        said += ", signed"
-    return said
+        damage += ", signed"
+    return damage
 
 
 def sign_pair(path: Path) -> None:
@@ -559,7 +559,7 @@ def damage_toml(path: Path, rng: Rng) -> str:
     content = tomllib.loads(path.read_text())
     fields = [("data", name) for name in DataConfig.__dataclass_fields__]
     fields += [("filter", name) for name in FilterConfig.__dataclass_fields__]
-    said = ""
+    damage = ""
     while True:
         table, name = fields[int(rng.integers(len(fields)))]
         value = odd_value(rng)
@@ -576,8 +576,8 @@ def damage_toml(path: Path, rng: Rng) -> str:
             content = tomllib.loads(path.read_text())
             continue
         path.write_text(text)
-        said = f"{table}.{name} is {value!r:.40}"
-        return said
+        damage = f"{table}.{name} is {value!r:.40}"
+        return damage
 
 
 def damage_sweep(path: Path, rng: Rng) -> str:
@@ -658,9 +658,9 @@ class Worker:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
-        said = cwd.with_name(f"{cwd.name}.said")
-        said.mkdir(exist_ok=True)
-        asked = {"words": list(words), "cwd": str(cwd), "said": str(said), "stdin": str(stdin or os.devnull)}
+        printed = cwd.with_name(f"{cwd.name}.printed")
+        printed.mkdir(exist_ok=True)
+        asked = {"words": list(words), "cwd": str(cwd), "printed": str(printed), "stdin": str(stdin or os.devnull)}
         process.stdin.write(json.dumps(asked).encode() + b"\n")
         process.stdin.flush()
         ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
@@ -673,8 +673,8 @@ class Worker:
             code = process.wait()
             code = code if code < 0 else -signal.SIGKILL
             self.close()
-        out, err = ((said / name).read_text(errors="replace") for name in ("out", "err"))
-        shutil.rmtree(said)
+        out, err = ((printed / name).read_text(errors="replace") for name in ("out", "err"))
+        shutil.rmtree(printed)
         return code, out, err
 
     def close(self) -> None:
@@ -698,8 +698,8 @@ def serve() -> None:
         os.chdir(asked["cwd"])
         for number, name, flags in (
             (0, asked["stdin"], os.O_RDONLY),
-            (1, f"{asked['said']}/out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
-            (2, f"{asked['said']}/err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+            (1, f"{asked['printed']}/out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+            (2, f"{asked['printed']}/err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
         ):
             opened = os.open(name, flags, 0o644)
             os.dup2(opened, number)
@@ -728,7 +728,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def judge(words: Sequence[str], code: int, out: str, err: str, new: set[str], folder: Path) -> str:
-    """What is wrong with how a command ended, or "". `new`: names that it left behind beside its input."""
+    """The fault in how a command ended, or "". `new`: names that it left behind beside its input."""
     if code < 0:
         name = signal.Signals(-code).name
         return f"endless ({name})" if name in ("SIGXCPU", "SIGKILL") else f"crashed ({name})"
@@ -755,7 +755,7 @@ def judge(words: Sequence[str], code: int, out: str, err: str, new: set[str], fo
 
 
 def _output_fault(words: Sequence[str], folder: Path) -> str:
-    """What is wrong with an output that should be whole."""
+    """The fault of an output that should be whole."""
     if words[0] == "export":
         return _export_fault(folder / words[words.index("--out") + 1])
     if words[0] == "decode":
@@ -770,7 +770,7 @@ def _output_fault(words: Sequence[str], folder: Path) -> str:
 
 
 def _export_fault(path: Path) -> str:
-    """What is wrong with what was exported: it cannot be read, or holds no bin."""
+    """The fault of an exported file: it cannot be read, or holds no bin."""
     import h5py
     import pandas as pd
     import xarray as xr

@@ -28,7 +28,7 @@ def test_used_or_refused_in_one_line(kind, worker, seeds, tmp_path):
 
 
 def test_sound_files_are_used(worker, seeds, tmp_path):
-    """What is damaged is sound: else every refusal would be the same."""
+    """The files are sound before they are damaged: else every refusal would be the same."""
     places = {"RUN": str(seeds["run"]), "ZARR": str(seeds["zarr"])}
     for kind, about in KINDS.items():
         words = put(about.commands[0], {"IN": str(seeds[kind]), **places})

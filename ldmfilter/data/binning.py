@@ -11,9 +11,10 @@ from dataclasses import asdict
 import numpy as np
 import xarray as xr
 
-from ldmfilter.data.formats.binned import BinnedSession
-from ldmfilter.data.selection import Span, choose_spans, choose_units, join_overlaps, union
+from ldmfilter.data.binned import BinnedSession
+from ldmfilter.data.selection import choose_spans, choose_units
 from ldmfilter.data.session import Session
+from ldmfilter.data.spans import Span, bounds_of, join_overlaps, union
 from ldmfilter.data.tables import Array, Floats, Ints
 from ldmfilter.errors import InputError
 
@@ -29,11 +30,7 @@ _CHUNK = 2**17
 _ROUNDING = 1e-9
 
 
-def bin_spikes(
-    session: Session,
-    bin_size: float,
-    intervals: Intervals = None,
-) -> xr.DataArray:
+def bin_spikes(session: Session, bin_size: float, intervals: Intervals = None) -> xr.DataArray:
     """Count the spikes of every unit in bins of `bin_size` s.
 
     intervals: None for the whole session, "TABLE=TAG" or "TABLE" for rows of an interval table, or spans
@@ -58,26 +55,8 @@ def bin_spikes(
     spans = _spans(session, intervals)
     if isinstance(session, BinnedSession):  # its counts have edges of their own
         bin_size, spans = session.on_grid(bin_size, spans)
-    starts = np.asarray([span.start for span in spans])
-    lengths = np.asarray([span.stop - span.start for span in spans])
-    n_bins = np.floor(lengths / bin_size + _ROUNDING).astype(np.int64)
-    kept = n_bins > 0
-    if not kept.any():
-        what = "the session" if intervals is None else "every span"
-        raise InputError(
-            f"{where}: a bin size of {bin_size:g} s is longer than {what} ({lengths.max():g} s); give less"
-        )
-    if not kept.all():
-        lost = f"{(~kept).sum()} of {kept.size} spans"
-        warnings.warn(f"{where}: left out {lost}, shorter than a bin of {bin_size:g} s", stacklevel=2)
-    if n_bins.sum() * session.n_units > _MOST:
-        raise InputError(
-            f"{where}: bins of {bin_size:g} s would make {n_bins.sum():,} bins of {session.n_units} units, more than"
-            " fit into memory; use larger bins or less time"
-        )
-    spans = [span for span, keep in zip(spans, kept, strict=True) if keep]
-    starts, n_bins = starts[kept], n_bins[kept]
-
+    spans, n_bins = _with_bins(session, spans, bin_size, "the session" if intervals is None else "every span")
+    starts = bounds_of(spans)[:, 0]
     segment = np.repeat(np.arange(len(spans), dtype=np.int32), n_bins)
     step = np.arange(n_bins.sum()) - np.repeat(np.cumsum(n_bins) - n_bins, n_bins)
     left, right = starts[segment] + step * bin_size, starts[segment] + (step + 1) * bin_size
@@ -109,8 +88,29 @@ def _spans(session: Session, intervals: Intervals) -> list[Span]:
         raise InputError(f"{where}: no span to bin; give at least one (start, stop) in seconds")
     for span in spans:
         if not (span.stop > span.start and math.isfinite(span.start) and math.isfinite(span.stop)):
-            raise InputError(f"{where}: span {span.start:g}:{span.stop:g} is empty or infinite; give STOP after START")
-    return join_overlaps([s if s.label else s._replace(label=f"{s.start:g}:{s.stop:g}") for s in spans], where)
+            raise InputError(f"{where}: span {span.clock} is empty or infinite; give STOP after START")
+    return join_overlaps([span if span.label else span._replace(label=span.clock) for span in spans], where)
+
+
+def _with_bins(session: Session, spans: list[Span], bin_size: float, what: str) -> tuple[list[Span], Ints]:
+    """The spans that hold a bin, and how many bins each holds (span,)."""
+    where = session.source.path
+    lengths = np.diff(bounds_of(spans)).ravel()
+    n_bins = np.floor(lengths / bin_size + _ROUNDING).astype(np.int64)
+    kept = n_bins > 0
+    if not kept.any():
+        raise InputError(
+            f"{where}: a bin size of {bin_size:g} s is longer than {what} ({lengths.max():g} s); give less"
+        )
+    if not kept.all():
+        lost = f"{(~kept).sum()} of {kept.size} spans"
+        warnings.warn(f"{where}: left out {lost}, shorter than a bin of {bin_size:g} s", stacklevel=3)
+    if n_bins.sum() * session.n_units > _MOST:
+        raise InputError(
+            f"{where}: bins of {bin_size:g} s would make {n_bins.sum():,} bins of {session.n_units} units, more than"
+            " fit into memory; use larger bins or less time"
+        )
+    return [span for span, keep in zip(spans, kept, strict=True) if keep], n_bins[kept]
 
 
 def _count(session: Session, starts: Floats, n_bins: Ints, bin_size: float) -> Array:
@@ -154,7 +154,7 @@ def _chunks(session: Session) -> Iterator[tuple[Floats, Ints]]:
 
 
 def _observed(session: Session, left: Floats, right: Floats, tolerance: float) -> tuple[Array, Array | None]:
-    """Whether enough units were observed (time,), and, where units differ, which ones (time, unit).
+    """Bins with enough observed units (time,) and, where units differ, the observed units (time, unit), as bools.
 
     A unit is observed in a bin that lies wholly within the union of its intervals, up to `tolerance` s.
     """

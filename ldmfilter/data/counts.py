@@ -1,11 +1,14 @@
-"""Counts as the filter works with them, whoever made them."""
+"""Counts (time, unit) as the filter works with them."""
 
 from __future__ import annotations
 
 import numpy as np
 import xarray as xr
 
+from ldmfilter.data.tables import Array, Floats
 from ldmfilter.errors import InputError
+
+_MOST = 2**31  # spikes of a unit in a bin
 
 
 def check_counts(counts: xr.DataArray) -> xr.DataArray:
@@ -23,15 +26,21 @@ def check_counts(counts: xr.DataArray) -> xr.DataArray:
     bin_size = counts.attrs.get("bin_size")
     if not isinstance(bin_size, int | float | np.number) or not bin_size > 0:
         raise InputError("counts: no attribute bin_size (s); bin with ldmfilter.bin_spikes or set it")
-    if counts.dtype.kind not in "uif":
-        raise InputError(f"counts: {counts.dtype} values; give whole numbers of 0 or more")
-    n = counts.sizes["time"]
+    n, time = counts.sizes["time"], counts["time"].to_numpy()
     segment = np.asarray(counts["segment"]) if "segment" in counts.coords else np.zeros(n, np.int32)
     observed = np.asarray(counts["observed"]) if "observed" in counts.coords else np.ones(n, bool)
     if counts.dtype.kind != "u":
-        counts, seen = _whole_numbers(counts)
-        observed = observed & seen
-    gap = np.abs(np.diff(np.asarray(counts["time"])) - bin_size) > 1e-3 * bin_size
+        whole, missing = whole_counts(counts.to_numpy(), time, counts["unit"].to_numpy(), where_of(counts))
+        counts = counts.copy(data=whole)
+        if missing is not None:
+            seen = ~missing.all(1)
+            observed = observed & seen
+            if missing[seen].any():
+                mask = ~missing
+                if "unit_observed" in counts.coords:
+                    mask &= counts["unit_observed"].to_numpy()
+                counts = counts.assign_coords(unit_observed=(("time", "unit"), mask))
+    gap = np.abs(np.diff(time) - bin_size) > 1e-3 * bin_size
     if (gap & (np.diff(segment) == 0)).any():
         outside = segment < 0
         segment = np.cumsum(np.concatenate([[False], gap | (np.diff(segment) != 0)])).astype(np.int32)
@@ -39,23 +48,29 @@ def check_counts(counts: xr.DataArray) -> xr.DataArray:
     return counts.assign_coords(segment=("time", segment), observed=("time", observed & (segment >= 0)))
 
 
-def _whole_numbers(counts: xr.DataArray) -> tuple[xr.DataArray, np.ndarray]:
-    """The same as unsigned integers, NaN marked as not observed, and the bins (time,) that are not all NaN."""
-    values = counts.to_numpy()
+def whole_counts(values: Array, time: Floats, unit: Array, where: str) -> tuple[Array, Array | None]:
+    """Values (time, unit) as unsigned integers, and where they are missing (time, unit), or None.
+
+    time (time,), s, and unit (unit,) name the bin in the message. Raises InputError for values that are no counts.
+    """
+    if values.dtype.kind not in "buif":
+        raise InputError(f"{where}: counts are {values.dtype} values; give whole numbers of 0 or more")
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8), None
     missing = np.isnan(values)
-    bad = ~missing & ((values < 0) | (values != np.floor(values)) | np.isinf(values))
+    bad = ~missing & ((values < 0) | (values != np.floor(values)) | (values > _MOST))
     if bad.any():
         row, column = np.argwhere(bad)[0].tolist()
-        time, unit = float(counts["time"][row]), counts["unit"].to_numpy()[column]
         raise InputError(
-            f"counts: {values[row, column]} at {time:g} s in unit {unit} is no count ({int(bad.sum())} such values); "
-            "give whole numbers of 0 or more, NaN where a unit was not observed"
+            f"{where}: counts: {values[row, column]} at {time[row]:g} s in unit {unit[column]} is no count "
+            f"({int(bad.sum())} such values); give whole numbers of 0 or more, NaN where a unit was not observed"
         )
+    if values.dtype.kind == "u":
+        return values, None
     whole = np.where(missing, 0, values)
-    whole = whole.astype(np.min_scalar_type(int(whole.max(initial=0))))
-    result = counts.copy(data=whole)
-    seen = ~missing.all(1)
-    if missing[seen].any():
-        mask = ~missing if "unit_observed" not in counts.coords else ~missing & counts["unit_observed"].to_numpy()
-        result = result.assign_coords(unit_observed=(("time", "unit"), mask))
-    return result, seen
+    return whole.astype(np.min_scalar_type(int(whole.max(initial=0)))), missing if missing.any() else None
+
+
+def where_of(counts: xr.DataArray) -> str:
+    """The file that counts came from, for a message."""
+    return str(counts.attrs.get("path") or "memory")

@@ -1,4 +1,4 @@
-"""The one way from a session to counts: train, sweep, decode, export and the experiments all take it."""
+"""From a session to counts, as a configuration says; every command and experiment calls this one function."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from ldmfilter.data.session import Session
 
 
 def prepare(session: Session, config: DataConfig, unit_ids: Sequence | None = None) -> xr.DataArray:
-    """Counts (time, unit) of the spans, units and bins that a configuration asks for, reserved time included;
-    `windows.reserve` takes that out.
+    """Counts (time, unit) of the spans, units and bins that a configuration asks for.
+
+    Reserved time is included; `windows.reserve` takes it out.
 
     Args:
         session: as `read_session` gives it.

@@ -14,16 +14,19 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.tables import Floats, Ints, check_spikes, make_intervals, make_table, shorten
+from ldmfilter.data.spans import intersect, union
+from ldmfilter.data.tables import Array, Floats, Ints, check_spikes, concatenate, make_intervals, make_table, shorten
 from ldmfilter.errors import InputError
+
+_INSTANT = 1e-9  # s, less than a tick of any clock: no rate is told of a shorter time
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a session came from.
+    """The file or address that a session was read from.
 
     `session_start_time` is ISO 8601; `checksum` is "sha256:..." of the file's bytes (of a zarr store: of its
-    files in sorted order). `format` is the one that was named, for reading it again; its content decides without one.
+    files in sorted order). `format` is the name given to `read_session`, for reading it again.
     Strings are empty where the source does not say.
     """
 
@@ -37,13 +40,18 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """When each unit was observed: outside these intervals a unit is unobserved, not silent.
+    """The time that each unit was observed: outside these intervals a unit is unobserved, not silent.
 
     `intervals` (interval, 2): start and stop, s; `index` (unit,): cumulative ends, as for spike times.
     """
 
     intervals: Floats
     index: Ints
+
+    @classmethod
+    def from_units(cls, intervals: Sequence[Floats]) -> Observed:
+        """From the intervals (interval, 2), s, of each unit."""
+        return cls(*concatenate([np.reshape(own, (-1, 2)) for own in intervals]))
 
     def of(self, unit: int) -> Floats:
         """The intervals (interval, 2) of the unit at a position of the table, s."""
@@ -61,7 +69,7 @@ class Session:
         `tags` have a second dim, padded with ""
     behavior: path in the file -> DataArray (time,) or (time, component); attrs unit, rate (Hz), description
     observed: the time each unit was observed, or None where the source does not restrict it
-    extent: start and stop, s, of the recording that units were selected from; None for what the data spans
+    extent: start and stop, s, of the recording that units were selected from; None for the extent of the data
     """
 
     spike_times: Floats
@@ -100,20 +108,33 @@ class Session:
         (2, 3, 0.4)
         """
         mapping = spike_times if isinstance(spike_times, Mapping) else dict(enumerate(spike_times))
-        ids = np.asarray(list(mapping))
-        trains = [np.asarray(times, dtype=np.float64).ravel() for times in mapping.values()]
-        index = np.cumsum([train.size for train in trains], dtype=np.int64)
-        times = check_spikes(np.concatenate([np.empty(0), *trains]), index, ids, where="memory")
         for name, series in (behavior or {}).items():
             if "time" not in series.coords or series.dims[0] != "time" or series.ndim > 2:
                 raise InputError(f"memory: behavior {name!r} must have dims (time,) or (time, component) and a time")
-        return cls(
-            spike_times=times,
-            spike_times_index=index,
-            units=make_table(units if units is not None else {}, "unit", ids, where="memory: units"),
-            intervals={name: make_intervals(t, f"memory: {name}") for name, t in (intervals or {}).items()},
-            behavior=dict(behavior or {}),
+        trains = [np.asarray(times, dtype=np.float64).ravel() for times in mapping.values()]
+        tables = {name: make_intervals(t, f"memory: {name}") for name, t in (intervals or {}).items()}
+        return cls.checked(
+            *concatenate(trains), np.asarray(list(mapping)), units, intervals=tables, behavior=dict(behavior or {})
         )
+
+    @classmethod
+    def checked(
+        cls,
+        times: Floats,
+        index: Ints,
+        ids: Array,
+        columns: Mapping[str, Any] | pd.DataFrame | None = None,
+        source: Source | None = None,
+        **parts: Any,
+    ) -> Session:
+        """A session from spike times (spike,), s, their cumulative ends (unit,), ids (unit,) and unit columns.
+
+        parts: further fields of the session. Raises InputError as `check_spikes` and `make_table`.
+        """
+        source = source or Source()
+        spikes = check_spikes(times, index, ids, where=source.path)
+        units = make_table({} if columns is None else columns, "unit", ids, where=f"{source.path}: units")
+        return cls(spikes, index, units, source=source, **parts)
 
     @property
     def n_units(self) -> int:
@@ -155,12 +176,26 @@ class Session:
         """From start to stop, s."""
         return self.stop - self.start
 
+    @property
+    def whole(self) -> Floats:
+        """The extent as a half-open interval (1, 2), s, that holds the last event too."""
+        return np.array([[self.start, np.nextafter(self.stop, np.inf)]])
+
     @cached_property
     def rates(self) -> Floats:
         """Firing rates (unit,), Hz: spikes within the observed time over that time; 0 if never observed."""
-        from ldmfilter.data.selection import firing_rates
+        return self.rates_within(self.whole)
 
-        return firing_rates(self)
+    def rates_within(self, bounds: Floats) -> Floats:
+        """Firing rates (unit,), Hz, within intervals (interval, 2), s, and the observed time; 0 if there is none."""
+        within = union(bounds)
+        rates = np.zeros(self.n_units)
+        for unit in range(self.n_units):
+            own = within if self.observed is None else intersect(within, union(self.observed.of(unit)))[0]
+            seconds = np.diff(own).sum()
+            if seconds > _INSTANT:
+                rates[unit] = np.diff(np.searchsorted(self.spikes_of(unit), own)).sum() / seconds
+        return rates
 
     def spikes_of(self, unit: int) -> Floats:
         """Spike times (spike,) of the unit at a position of the table, s."""
@@ -175,23 +210,21 @@ class Session:
         if wanted.dtype == bool:
             if wanted.shape != (self.n_units,):
                 raise InputError(f"{self.source.path}: a mask of {wanted.size} units for a session of {self.n_units}")
-            rows = np.flatnonzero(wanted)
+            rows = np.flatnonzero(wanted).tolist()
         else:
             row_of = {unit: row for row, unit in enumerate(self.units["unit"].values.tolist())}
             missing = [unit for unit in wanted.tolist() if unit not in row_of]
             if missing:
                 raise InputError(f"{self.source.path}: units: no unit {shorten(missing)}; it has {shorten(row_of)}")
-            rows = np.asarray([row_of[unit] for unit in wanted.tolist()], dtype=np.int64)
-        trains = [self.spikes_of(row) for row in rows.tolist()]
-        observed = None
-        if self.observed is not None:
-            kept = [self.observed.of(row) for row in rows.tolist()]
-            index = np.cumsum([len(k) for k in kept], dtype=np.int64)
-            observed = Observed(np.concatenate([np.empty((0, 2)), *kept]), index)
+            rows = [row_of[unit] for unit in wanted.tolist()]
+        times, index = concatenate([self.spikes_of(row) for row in rows])
+        observed = self.observed
+        if observed is not None:
+            observed = Observed.from_units([observed.of(row) for row in rows])
         return replace(
             self,
-            spike_times=np.concatenate([np.empty(0), *trains]),
-            spike_times_index=np.cumsum([train.size for train in trains], dtype=np.int64),
+            spike_times=times,
+            spike_times_index=index,
             units=self.units.isel(unit=rows),
             observed=observed,
             extent=self._extent,  # the recording was no shorter for the units that are left out
@@ -202,6 +235,6 @@ class Session:
 
         Raises InputError where the path exists and `overwrite` is not set.
         """
-        from ldmfilter.data.formats.zarr import write_session
+        from ldmfilter.data.store import write_session
 
         return write_session(self, path, overwrite=overwrite)

@@ -56,81 +56,125 @@ def linear_track_session(
             f"simulation: {n_units} units in {duration:g} s, {rest:g} s of them rest, cannot be; give more"
         )
     rng = np.random.default_rng(seed)
+    run = _run(rng, duration, rest, track_length, asymmetry)
+    n_inter = n_units // 6 if n_interneurons is None else n_interneurons
+    cells = _draw_cells(rng, n_units, n_inter, track_length)
+    epochs = slice(0, 2 if rest > 0 else 1)
+    return Session.from_spikes(
+        _draw_spikes(rng, run, cells),
+        units=cells.columns(),
+        intervals={
+            "epochs": {
+                "start_time": [0.0, duration - rest][epochs],
+                "stop_time": [duration - rest, duration][epochs],
+                "tags": [["run"], ["rest"]][epochs],
+            },
+            "trials": run.trials,
+        },
+        behavior={f"processing/behavior/{series.name}": series for series in run.behavior()},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """The rat's behaviour and its population's state, (time,) each; position in cm, theta in rad."""
+
+    time: Floats
+    position: Floats
+    facing: Floats
+    speed: Floats
+    direction: Floats
+    theta: Floats
+    gain: Floats
+    burst: Floats
+    trials: dict[str, list]
+
+    def behavior(self) -> list[xr.DataArray]:
+        """The series (time,) that a session holds."""
+        table = {
+            "linear_position": (self.position, "cm", "position along the track, NaN at rest away from it"),
+            "direction": (self.direction, "a.u.", "1 running outbound, -1 running inbound, 0 standing or at rest"),
+            "speed": (self.speed, "cm/s", "running speed"),
+            "facing": (self.facing, "a.u.", "true state: the direction whose place fields are in force"),
+            "theta_phase": (np.mod(self.theta, 2 * np.pi), "radians", "true state: phase of the theta rhythm"),
+            "gain": (self.gain, "a.u.", "true state: slow gain shared by all units"),
+        }
+        series = []
+        for name, (values, unit, description) in table.items():
+            attrs = {"unit": unit, "rate": 1 / _FRAME, "description": description}
+            series.append(xr.DataArray(values, dims="time", coords={"time": self.time}, name=name, attrs=attrs))
+        return series
+
+
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """Parameters of the units, (unit,) each, NaN where an interneuron has none; centres (direction, unit), cm."""
+
+    is_place: np.ndarray
+    centres: Floats
+    width: Floats
+    peak: Floats
+    background: Floats
+    theta: Floats
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The unit columns that a session holds."""
+        return {
+            "cell_type": np.where(self.is_place, "place", "interneuron"),
+            "outbound_field": self.centres[0],
+            "inbound_field": self.centres[1],
+            "field_width": self.width,
+            "peak_rate": self.peak,
+            "background_rate": self.background,
+        }
+
+
+def _run(rng: np.random.Generator, duration: float, rest: float, length: float, asymmetry: float) -> _Run:
     time = _FRAME * np.arange(round(duration / _FRAME), dtype=np.float64)
     running = time < duration - rest
-    position, facing, trials = _run(rng, time[running], track_length, asymmetry)
+    position, facing, trials = _traverse(rng, time[running], length, asymmetry)
     n_rest = time.size - position.size
     position = np.concatenate([position, np.full(n_rest, np.nan)])
     facing = np.concatenate([facing, np.full(n_rest, facing[-1])])
     speed = np.where(running, np.abs(np.gradient(np.nan_to_num(position), _FRAME)), 0.0)
     speed[np.flatnonzero(running)[-1]] = 0.0  # no step from the track to the rest box
-    direction = np.where(speed > _MOVING, facing, 0.0)
-    theta_rate = _THETA + 0.5 * _smooth_noise(rng, time.size, 1.0)
-    theta = np.cumsum(theta_rate) * _FRAME * 2 * np.pi
+    theta = np.cumsum(_THETA + 0.5 * _smooth_noise(rng, time.size, 1.0)) * _FRAME * 2 * np.pi
     gain = np.exp(0.15 * _smooth_noise(rng, time.size, 5.0))
     # 100 ms bursts of the whole population, one in two seconds, at rest only.
     starts = np.flatnonzero(~running & (rng.random(time.size) < 0.5 * _FRAME))
     burst = np.zeros(time.size)
     burst[np.minimum(starts[:, None] + np.arange(round(0.1 / _FRAME)), time.size - 1)] = 1.0
+    direction = np.where(speed > _MOVING, facing, 0.0)
+    return _Run(time, position, facing, speed, direction, theta, gain, burst, trials)
 
-    n_inter = n_units // 6 if n_interneurons is None else n_interneurons
-    n_place = n_units - n_inter
-    centres = np.stack([_field_centres(rng, n_place, track_length) for _ in range(2)])
-    width = rng.uniform(8.0, 16.0, n_place)
-    peak = rng.uniform(10.0, 25.0, n_place)
+
+def _draw_cells(rng: np.random.Generator, n_units: int, n_inter: int, length: float) -> _Cells:
+    n_place, none = n_units - n_inter, np.full(n_inter, np.nan)
+    centres = np.stack([np.append(_field_centres(rng, n_place, length), none) for _ in range(2)])
+    width = np.append(rng.uniform(8.0, 16.0, n_place), none)
+    peak = np.append(rng.uniform(10.0, 25.0, n_place), none)
     background = rng.uniform(0.05, 0.4, n_place)
-    theta_at = rng.uniform(-np.pi, np.pi, n_units)
-    inter_rate = rng.uniform(6.0, 14.0, n_inter)
-    traversal = np.searchsorted(trials["start_time"], time, side="right")
-    theta_depth = np.where(speed > _MOVING, 0.6, 0.0)
+    theta = rng.uniform(-np.pi, np.pi, n_units)
+    background = np.append(background, rng.uniform(6.0, 14.0, n_inter))
+    return _Cells(np.arange(n_units) < n_place, centres, width, peak, background, theta)
 
+
+def _draw_spikes(rng: np.random.Generator, run: _Run, cells: _Cells) -> list[Floats]:
+    """Spike times (spike,), s, of each unit."""
+    moving = run.speed > _MOVING
+    traversal = np.searchsorted(run.trials["start_time"], run.time, side="right")
+    depth = np.where(moving, 0.6, 0.0)
     trains = []
-    for unit in range(n_units):
-        if unit < n_place:
-            centre = np.where(facing > 0, centres[0, unit], centres[1, unit])
-            field = np.nan_to_num(np.exp(-0.5 * ((position - centre) / width[unit]) ** 2))
+    for unit, is_place in enumerate(cells.is_place):
+        rate = cells.background[unit] * (0.8 + 0.01 * run.speed + run.burst)
+        if is_place:
+            centre = np.where(run.facing > 0, *cells.centres[:, unit])
+            field = np.nan_to_num(np.exp(-0.5 * ((run.position - centre) / cells.width[unit]) ** 2))
             # Standing still at the goal, place cells fire less.
-            field = (
-                field * np.where(speed > _MOVING, 1.0, 0.5) * rng.lognormal(0.0, 0.25, traversal.max() + 1)[traversal]
-            )
-            rate = background[unit] + peak[unit] * field + 6.0 * burst
-        else:
-            rate = inter_rate[unit - n_place] * (0.8 + 0.01 * speed + burst)
-        trains.append(_spikes(rng, time, rate * gain, theta, theta_depth, theta_at[unit]))
-
-    def series(name: str, values: Floats, unit: str, description: str) -> xr.DataArray:
-        attrs = {"unit": unit, "rate": 1 / _FRAME, "description": description}
-        return xr.DataArray(values, dims="time", coords={"time": time}, name=name, attrs=attrs)
-
-    none = np.full(n_inter, np.nan)
-    behavior = [
-        series("linear_position", position, "cm", "position along the track, NaN at rest away from it"),
-        series("direction", direction, "a.u.", "1 running outbound, -1 running inbound, 0 standing or at rest"),
-        series("speed", speed, "cm/s", "running speed"),
-        series("facing", facing, "a.u.", "true state: the direction whose place fields are in force"),
-        series("theta_phase", np.mod(theta, 2 * np.pi), "radians", "true state: phase of the theta rhythm"),
-        series("gain", gain, "a.u.", "true state: slow gain shared by all units"),
-    ]
-    return Session.from_spikes(
-        trains,
-        units={
-            "cell_type": ["place"] * n_place + ["interneuron"] * n_inter,
-            "outbound_field": np.concatenate([centres[0], none]),
-            "inbound_field": np.concatenate([centres[1], none]),
-            "field_width": np.concatenate([width, none]),
-            "peak_rate": np.concatenate([peak, none]),
-            "background_rate": np.concatenate([background, inter_rate]),
-        },
-        intervals={
-            "epochs": {
-                "start_time": [0.0, duration - rest][: 1 + (rest > 0)],
-                "stop_time": [duration - rest, duration][: 1 + (rest > 0)],
-                "tags": [["run"], ["rest"]][: 1 + (rest > 0)],
-            },
-            "trials": trials,
-        },
-        behavior={f"processing/behavior/{values.name}": values for values in behavior},
-    )
+            field = field * np.where(moving, 1.0, 0.5) * rng.lognormal(0.0, 0.25, traversal.max() + 1)[traversal]
+            rate = cells.background[unit] + cells.peak[unit] * field + 6.0 * run.burst
+        trains.append(_spikes(rng, run.time, rate * run.gain, run.theta, depth, cells.theta[unit]))
+    return trains
 
 
 def _smooth_noise(rng: np.random.Generator, n: int, seconds: float) -> Floats:
@@ -139,7 +183,7 @@ def _smooth_noise(rng: np.random.Generator, n: int, seconds: float) -> Floats:
     return noise / noise.std()
 
 
-def _run(
+def _traverse(
     rng: np.random.Generator, time: Floats, length: float, asymmetry: float
 ) -> tuple[Floats, Floats, dict[str, list]]:
     """Position (time,), cm, and facing (time,), 1 or -1, of a rat going to and fro, and its traversals."""

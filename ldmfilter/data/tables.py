@@ -1,9 +1,9 @@
-"""Plain arrays and tables: what every reader makes its columns and spike times into."""
+"""Plain arrays and tables, the form in which every reader gives its columns and spike times."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,18 +18,39 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
+def concatenate(parts: Sequence[Array]) -> tuple[Floats, Ints]:
+    """The parts (item, ...) one after the other as float64, and their cumulative ends (part,)."""
+    ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+    empty = np.empty((0, *np.shape(parts[0])[1:])) if len(parts) else np.empty(0)
+    return np.concatenate([empty, *parts]), ends
+
+
+def group_spikes(times: Floats, units: Ints, n_units: int) -> tuple[Floats, Ints]:
+    """Spike times (spike,), those of one unit after the other, and their cumulative ends (unit,).
+
+    units (spike,): the position of each spike's unit, from 0
+    """
+    order = np.argsort(units, kind="stable")  # times rise within a unit where they rise at all
+    return times[order], np.cumsum(np.bincount(units, minlength=n_units), dtype=np.int64)
+
+
+def check_ids(ids: Array, where: str) -> None:
+    """Raises InputError for ids that repeat."""
+    unique, number = np.unique(ids, return_counts=True)
+    if (number > 1).any():
+        twice = shorten(unique[number > 1].tolist())
+        raise InputError(f"{where}: id {twice} is given twice; give each unit its own")
+
+
 def check_spikes(times: Floats, index: Ints, ids: Array, where: str) -> Floats:
     """Spike times (spike,), sorted within each unit; with a warning where they were not.
 
-    Raises InputError where `index` is no cumulative count of `times`, and for times that are NaN or infinite.
+    Raises InputError for ids that repeat, where `index` is no cumulative count of `times`, and for times that are NaN
+    or infinite.
     """
     if len(ids) != len(index):
         raise InputError(f"{where}: units: {len(ids)} ids for {len(index)} units; write the unit table anew")
-    unique, number = np.unique(ids, return_counts=True)
-    if (number > 1).any():
-        raise InputError(
-            f"{where}: units: id {shorten(unique[number > 1].tolist())} is given twice; give each unit its own"
-        )
+    check_ids(ids, f"{where}: units")
     steps = np.diff(index, prepend=0)
     if (steps < 0).any() or (index[-1] if index.size else 0) != times.size:
         raise InputError(
@@ -76,8 +97,7 @@ def make_intervals(columns: Mapping[str, Any] | pd.DataFrame, where: str, ids: A
 
     Raises InputError as `make_table` does, and where start_time or stop_time is missing.
     """
-    missing = [name for name in ("start_time", "stop_time") if name not in columns]
-    if missing:
+    if not {"start_time", "stop_time"} <= set(columns):
         raise InputError(f"{where}: an interval table needs the columns start_time and stop_time")
     table: dict[str, Any] = {str(name): column for name, column in columns.items()}
     for name in ("start_time", "stop_time"):
@@ -86,8 +106,14 @@ def make_intervals(columns: Mapping[str, Any] | pd.DataFrame, where: str, ids: A
     return make_table(table, "interval", rows, where)
 
 
+def plain_columns(columns: Mapping[str, Array]) -> dict[str, Array]:
+    """The columns with one number, bool or text a row."""
+    plain = {name: plain_array(values) for name, values in columns.items() if np.ndim(values) == 1}
+    return {name: values for name, values in plain.items() if values is not None}
+
+
 def plain_array(values: Any) -> Array | None:
-    """Values as a native array of bools, numbers or fixed-width strings; None where they are no such thing.
+    """Values as a native array of bools, numbers or fixed-width strings; None for others.
 
     A list of lists of strings becomes two-dimensional, padded with "".
     """
@@ -104,7 +130,7 @@ def plain_array(values: Any) -> Array | None:
         # Files hold either byte order; arithmetic and stores want the machine's own.
         return array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.kind in "OSUT":
-        # Whatever stands for a missing value in a column of strings (None, NaN, NA) becomes an empty one.
+        # A missing value in a column of strings (None, NaN, NA) becomes an empty string.
         values = ["" if pd.api.types.is_scalar(v) and pd.isna(v) else v for v in array.ravel().tolist()]
         if not all(isinstance(v, str | bytes | int | float) for v in values):
             return None

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from ldmfilter.data.counts import check_counts
+from ldmfilter.data.counts import check_counts, where_of
 from ldmfilter.errors import InputError
 
-#: Held-out blocks are spread over the recording in this number, so that no single stretch of behaviour judges.
+#: Number of held-out blocks, spread over the recording so that they meet all of the behaviour.
 HELD_OUT_BLOCKS = 4
-#: So are reserved blocks: five folds of them, two blocks each.
+#: Number of reserved blocks: five folds of two blocks each.
 RESERVED_BLOCKS = 10
 RESERVED_BLOCK = 10.0  # s, the shortest that is worth keeping: several time constants of behaviour
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Where training windows may start. A window never crosses a segment, a gap, or the edge of a held-out block.
+    """First bins of training windows. A window never crosses a segment, a gap, or the edge of a held-out block.
 
     Attributes:
         window: bins in a window.
@@ -55,8 +55,8 @@ def split_windows(counts: xr.DataArray, window: int, held_out: float) -> Windows
     if train_starts.size == 0 or held_starts.size == 0:
         longest = int(_run_lengths(usable, segment).max(initial=0))
         raise InputError(
-            f"{_where(counts)}: {time.size} observed bins, {longest} in a row at the longest, are too few to train on "
-            f"windows of {window} bins and hold some out; use a longer span, smaller bins or --window"
+            f"{where_of(counts)}: {time.size} observed bins, {longest} in a row at the longest, are too few to train "
+            f"on windows of {window} bins and hold some out; use a longer span, smaller bins or --window"
         )
     # Neighbouring held-out windows overlap by half: more would only count the same bins again.
     keep = np.zeros(held_starts.size, dtype=bool)
@@ -68,7 +68,7 @@ def split_windows(counts: xr.DataArray, window: int, held_out: float) -> Windows
 
 
 def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:
-    """The counts that training may see: without blocks of time, spread evenly, that judge its result later.
+    """The counts that training may see, without the reserved blocks of time in which its result is judged.
 
     Args:
         counts: (time, unit), as `bin_spikes` makes them.
@@ -106,7 +106,7 @@ def stretches(counts: xr.DataArray) -> list[tuple[float, float]]:
 
 
 def outside(time: np.ndarray, spans: list[tuple[float, float]], guard: float) -> np.ndarray:
-    """Which of the times (time,), s, sorted, lie more than `guard` s away from every span."""
+    """(time,) bool: True for each of the times (time,), s, sorted, that is more than `guard` s away from every span."""
     near = np.zeros(len(time) + 1, dtype=np.int64)
     for start, stop in spans:
         near[np.searchsorted(time, start - guard)] += 1
@@ -124,7 +124,7 @@ def _blocks(time: np.ndarray, n: int, blocks: int, length: int) -> np.ndarray:
 
 
 def _run_lengths(usable: np.ndarray, segment: np.ndarray) -> np.ndarray:
-    """For every bin, how many usable bins of its own segment follow in a row, itself included."""
+    """(bin,) int: the usable bins of a bin's own segment that follow in a row, itself included."""
     n = len(usable)
     breaks = np.ones(n + 1, dtype=bool)
     breaks[1:n] = ~usable[1:] | ~usable[:-1] | (segment[1:] != segment[:-1])
@@ -135,7 +135,3 @@ def _run_lengths(usable: np.ndarray, segment: np.ndarray) -> np.ndarray:
 
 def _starts(usable: np.ndarray, segment: np.ndarray, window: int) -> np.ndarray:
     return np.flatnonzero(_run_lengths(usable, segment) >= window)
-
-
-def _where(counts: xr.DataArray) -> str:
-    return str(counts.attrs.get("path") or "counts")

@@ -54,7 +54,7 @@ def counts(simulated):
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=20, deadline=None)
 def test_counts_come_back(seed):
-    """Whatever the counts, gaps, start and size of bins: the same counts, times and segments."""
+    """Any counts, gaps, start and size of bins give the same counts, times and segments."""
     rng = np.random.default_rng(seed)
     n, size = int(rng.integers(1, 60)), float(rng.choice([0.1, 0.02, 1 / 30, 0.25]))
     jumps = rng.random(n) < 0.1
@@ -247,8 +247,8 @@ TIME = ("time", np.arange(6.0))
         (VALUES[:, 0], 0.1, "counts have 1 dims; give an array (time, unit)"),
         (VALUES[:0], 0.1, "counts are empty, 0 bins of 3 units; give some"),
         (xr.DataArray(VALUES, dims=("x", "y")), 0.1, "counts have dims (x, y); give (time, unit)"),
-        (VALUES - 1, 0.1, "counts: -1 in bin 0 of unit 1 is no count (10 such values); give whole numbers"),
-        (VALUES + 0.5, 0.1, "counts: 2.5 in bin 0 of unit 0 is no count (18 such values)"),
+        (VALUES - 1, 0.1, "counts: -1 at 0.05 s in unit 1 is no count (10 such values); give whole numbers"),
+        (VALUES + 0.5, 0.1, "counts: 2.5 at 0.05 s in unit 0 is no count (18 such values)"),
         (np.where(VALUES, np.inf, 0), 0.1, "is no count"),
         (VALUES * 10**8, 0.1, "counts: 2,400,000,000 spikes in all are more than fit into memory; are they counts?"),
         (VALUES.astype(str), 0.1, "counts are <U21 values; give whole numbers of 0 or more"),

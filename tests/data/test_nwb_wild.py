@@ -573,7 +573,7 @@ def test_units_of_an_unknown_type_are_refused(nwb, said, path):
 
 
 def test_a_specification_runs_nothing(nwb, said, path, tmp_path):
-    """What YAML can be told to run is text to a reader of JSON, and no more than that."""
+    """Instructions that a reader of YAML would run are plain text to a reader of JSON."""
     nwb.add_unit(spike_times=[1.0])
     said()
     proof = tmp_path / "ran"

@@ -86,7 +86,7 @@ SETTINGS = {"allow_pickle": True, "weights_only": False, "shell": True, "trust_r
 
 
 def complaints(text: str) -> list[str]:
-    """What in a module's text can run what a file holds."""
+    """The parts of a module's text that can run code from a file."""
     found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and not node.args and not node.keywords:

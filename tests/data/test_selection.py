@@ -5,8 +5,8 @@ import pytest
 
 from ldmfilter.data import read_session
 from ldmfilter.data.binning import choose_spans, choose_units
-from ldmfilter.data.selection import firing_rates, intersect, union
 from ldmfilter.data.session import Observed, Session
+from ldmfilter.data.spans import bounds_of, intersect, union
 from ldmfilter.data.tables import check_spikes
 from ldmfilter.errors import InputError
 
@@ -213,7 +213,7 @@ def test_rates_count_observed_time_only():
     observed = Observed(np.array([[0.0, 2.0], [7.0, 9.0], [4.0, 6.0]]), np.array([2, 3]))
     session = Session(session.spike_times, session.spike_times_index, session.units, observed=observed)
     np.testing.assert_allclose(session.rates, [3 / 4, 0])
-    np.testing.assert_allclose(firing_rates(session, choose_spans(session, spans=[(0, 7.25)])), [2 / 2.25, 0])
+    np.testing.assert_allclose(session.rates_within(bounds_of(choose_spans(session, spans=[(0, 7.25)]))), [2 / 2.25, 0])
 
 
 def test_interval_arithmetic_against_a_fine_grid():

@@ -112,7 +112,7 @@ def test_a_failed_write_leaves_the_old_store(session, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ldmfilter.data.formats.zarr._put_dataset", full)
+    monkeypatch.setattr("ldmfilter.data.store._put_dataset", full)
     said = line_of(lambda p: Session.from_spikes([[1.0]]).to_zarr(p, overwrite=True), path)
     assert said == "no space left on the disk; free some or write elsewhere"
     monkeypatch.undo()

@@ -1,13 +1,11 @@
-"""NWB files -> Session: what of their contents is units, intervals and behaviour."""
+"""NWB files: which of their contents are units, intervals and behaviour."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import os
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,12 +26,15 @@ from pynwb.misc import AnnotationSeries, DecompositionSeries, IntervalSeries
 from pynwb.ogen import OptogeneticSeries
 from pynwb.ophys import RoiResponseSeries
 
-from ldmfilter.data.formats.nwb_open import Door, HDF5Door, Notes, ZarrDoor, open_nwb
-from ldmfilter.data.formats.zarr import _checksum as store_checksum
-from ldmfilter.data.selection import intersect, union
+from ldmfilter.data.formats.format import Format
+from ldmfilter.data.formats.nwb_open import Notes, NWBSource, hdf5_source, open_nwb, zarr_source
 from ldmfilter.data.session import Observed, Session, Source
-from ldmfilter.data.tables import Array, Floats, Ints, check_spikes, make_intervals, make_table, plain_array, shorten
-from ldmfilter.data.untrusted.remote import open_remote, remote_address
+from ldmfilter.data.spans import intersect, union
+from ldmfilter.data.tables import Array, Floats, Ints, make_intervals, plain_array, shorten
+from ldmfilter.data.untrusted.checksums import file_checksum, folder_checksum
+from ldmfilter.data.untrusted.damage import DAMAGE, reason_of
+from ldmfilter.data.untrusted.hdf5 import is_hdf5
+from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, open_remote, remote_address
 from ldmfilter.errors import InputError
 
 # Series that are neural, optical or marks in time rather than behaviour.
@@ -54,8 +55,7 @@ _POINTERS = (VectorIndex, DynamicTableRegion, TimeSeriesReferenceVectorData)
 _MOST_COLUMNS = 64
 _MOST_VALUES = 2**26
 _MOST_IN_ALL = 2**27
-# What numpy, h5py, zarr and its codecs raise on values that are not what the file says they are.
-_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError, zlib.error)
+_UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, MemoryError)
 
 
 def read_nwb(path: str | os.PathLike[str]) -> Session:
@@ -69,26 +69,25 @@ def read_nwb(path: str | os.PathLike[str]) -> Session:
     Raises InputError for a file that is truncated, damaged or not NWB, for one that a server does not give in
     pieces, and for units that are missing, without spike times, or with spike times that are NaN.
     """
-    url = remote_address(path)
-    if url is not None:
-        remote = open_remote(url)
-        with _damage_told(remote.where):
-            return _read(HDF5Door(remote.where, remote.file), lambda: remote.checksum)
+    if remote_address(path) is not None:
+        remote = open_remote(str(remote_address(path)))
+        with _damage(remote.where):
+            return _read(hdf5_source(remote.where, remote.file), lambda: remote.checksum)
     here = Path(path).absolute()
-    with _damage_told(str(here)):
+    with _damage(str(here)):
         if here.is_dir():
-            return _read(ZarrDoor(str(here), here), lambda: store_checksum(here))
-        return _read(HDF5Door(str(here), here), lambda: _checksum(here))
+            return _read(zarr_source(str(here), here), lambda: folder_checksum(here))
+        return _read(hdf5_source(str(here), here), lambda: file_checksum(here))
 
 
 @contextmanager
-def _damage_told(where: str) -> Iterator[None]:
+def _damage(where: str) -> Iterator[None]:
     try:
         yield
     except InputError:
         raise
-    except (OSError, *_DAMAGE) as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    except _UNREADABLE as error:
+        reason = reason_of(error)
         if "truncated" in reason:
             raise InputError(f"{where}: is truncated; copy or download it again") from error
         if "unable to lock file" in reason:
@@ -96,14 +95,14 @@ def _damage_told(where: str) -> Iterator[None]:
         raise InputError(f"{where}: cannot be read, is perhaps damaged ({reason}); copy it again") from error
 
 
-def _read(door: Door, checksum: Callable[[], str]) -> Session:
-    where = door.where
-    notes: Notes = []  # what the user should know, said once the readers' own chatter is silenced no more
+def _read(nwb_source: NWBSource, checksum: Callable[[], str]) -> Session:
+    where = nwb_source.where
+    notes: Notes = []  # warnings for the user, given after the readers' own are silenced no more
     with warnings.catch_warnings():
-        # pynwb and hdmf warn about schema versions and style, which whoever reads a file cannot change.
+        # pynwb and hdmf warn about schema versions and style, which a reader of the file cannot change.
         warnings.simplefilter("ignore")
-        with open_nwb(door, notes) as nwb:
-            spikes, index, units, observed = _units(nwb, where, notes)
+        with open_nwb(nwb_source, notes) as nwb:
+            spikes, index, ids, columns, observed = _units(nwb, where, notes)
             intervals = dict(_intervals(nwb, notes))
             behavior = dict(_joined(_behaviors(nwb, notes)))
             source = Source(
@@ -113,15 +112,17 @@ def _read(door: Door, checksum: Callable[[], str]) -> Session:
                 session_start_time=nwb.session_start_time.isoformat() if nwb.session_start_time else "",
                 checksum=checksum(),
             )
-    times = check_spikes(spikes, index, units["unit"].values, where=where)
-    session = _restricted(Session(times, index, units, intervals, behavior, observed, source), notes)
+    session = Session.checked(
+        spikes, index, ids, columns, source, intervals=intervals, behavior=behavior, observed=observed
+    )
+    session = _restricted(session, notes)
     for note in notes:
         warnings.warn(f"{where}: {note}", stacklevel=4)
     return session
 
 
-def _units(nwb: NWBFile, where: str, notes: Notes) -> tuple[Floats, Ints, xr.Dataset, Observed | None]:
-    """Spike times (spike,), their index (unit,), the unit table, and when each unit was observed."""
+def _units(nwb: NWBFile, where: str, notes: Notes) -> tuple[Floats, Ints, Array, dict[str, Array], Observed | None]:
+    """Spike times (spike,), their cumulative ends (unit,), ids (unit,), unit columns, and when each was observed."""
     table = nwb.units
     if table is None or len(table.id) == 0:
         raise InputError(f"{where}: has no units table with rows; sort the spikes and add units to the file")
@@ -138,15 +139,14 @@ def _units(nwb: NWBFile, where: str, notes: Notes) -> tuple[Floats, Ints, xr.Dat
     observed = None
     if "obs_intervals" in table.colnames:
         values, ends = _ragged(table["obs_intervals"])
-        # A column without a single row says nothing about when units were observed.
+        # A column without a single row does not tell when units were observed.
         if values.size:
             steps = np.diff(ends, prepend=0)
             fits = ends.shape == ids.shape and (steps >= 0).all() and ends[-1] == len(values)
             if values.shape[1:] != (2,) or values.dtype.kind not in "iuf" or not fits:
                 raise InputError(f"{where}: units: obs_intervals are no (start, stop) of each unit; write them anew")
             observed = Observed(values.astype(np.float64, copy=False), ends)
-    units = make_table(columns, "unit", ids, where)
-    return spikes.astype(np.float64, copy=False), index, units, observed
+    return spikes.astype(np.float64, copy=False), index, ids, columns, observed
 
 
 def _restricted(session: Session, notes: Notes) -> Session:
@@ -158,29 +158,20 @@ def _restricted(session: Session, notes: Notes) -> Session:
         lost = union(bounds[np.isfinite(bounds).all(axis=1)])
     if session.observed is None and not len(lost):
         return session
-    # Half-open intervals would leave the very last event out.
-    whole = np.array([[session.start, np.nextafter(session.stop, np.inf)]])
-    each = [whole] * session.n_units
+    each = [session.whole] * session.n_units
     if session.observed is not None:
-        each = [session.observed.of(unit) for unit in range(session.n_units)]
-        # A unit that fires was observed, whatever its empty row says.
-        unsaid = [unit for unit, own in enumerate(each) if not len(own) and len(session.spikes_of(unit))]
-        for unit in unsaid:
-            each[unit] = whole
-        if unsaid:
-            notes.append(f"units: {len(unsaid)} units with spikes have no obs_intervals, taken as observed throughout")
+        own = [session.observed.of(unit) for unit in range(session.n_units)]
+        # A unit that fires was observed, though its row is empty.
+        empty = [not len(bounds) and len(session.spikes_of(unit)) > 0 for unit, bounds in enumerate(own)]
+        each = [whole if missing else bounds for whole, bounds, missing in zip(each, own, empty, strict=True)]
+        if any(empty):
+            notes.append(f"units: {sum(empty)} units with spikes have no obs_intervals, taken as observed throughout")
     if len(lost):
-        seconds = (lost[:, 1] - lost[:, 0]).sum()
+        seconds = np.diff(lost).sum()
         notes.append(f"invalid_times: {len(lost)} stretches, {seconds:g} s in all, taken as not observed for any unit")
         edges = np.concatenate([[-np.inf], lost.ravel(), [np.inf]]).reshape(-1, 2)
-        each = [intersect(union(own), edges)[0] for own in each]
-    observed = Observed(np.concatenate(each), np.cumsum([len(own) for own in each], dtype=np.int64))
-    return replace(session, observed=observed, extent=(session.start, session.stop))
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        each = [intersect(union(bounds), edges)[0] for bounds in each]
+    return replace(session, observed=Observed.from_units(each), extent=(session.start, session.stop))
 
 
 def _ragged(column: Any) -> tuple[Array, Ints]:
@@ -193,12 +184,11 @@ def _ragged(column: Any) -> tuple[Array, Ints]:
 
 @contextmanager
 def _leaving_out(name: str, notes: Notes) -> Iterator[None]:
-    """A part of the file that cannot be understood is left out, with a note."""
+    """Leave out a part of the file that cannot be read, with a note."""
     try:
         yield
-    except _DAMAGE as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        notes.append(f"{name}: left out, cannot be read ({reason})")
+    except _UNREADABLE as error:
+        notes.append(f"{name}: left out, cannot be read ({reason_of(error)})")
 
 
 def _scalar_columns(table: DynamicTable, name: str, notes: Notes, skip: tuple[str, ...] = ()) -> dict[str, Array]:
@@ -254,22 +244,20 @@ def _interval_table(table: DynamicTable, name: str, notes: Notes) -> xr.Dataset:
 def _interval_series(series: IntervalSeries, name: str) -> xr.Dataset:
     """Rows from marks in time: n where an interval of kind n begins, -n where it ends."""
     marks, times = np.asarray(series.data[:]), np.asarray(series.timestamps[:], dtype=np.float64)
-    rows = []
-    for kind in np.unique(np.abs(marks[marks != 0])).tolist():
-        starts, stops = times[marks == kind], times[marks == -kind]
-        after = np.searchsorted(stops, starts, side="right")
-        ends = np.append(stops, np.nan)[after]  # one that never ends has no stop
-        rows += [(start, stop, kind) for start, stop in zip(starts.tolist(), ends.tolist(), strict=True)]
-    rows.sort(key=lambda row: row[0])
-    columns = dict(zip(("start_time", "stop_time", "kind"), zip(*rows, strict=True), strict=True)) if rows else {}
-    empty = {"start_time": np.empty(0), "stop_time": np.empty(0)}
-    return make_intervals(columns or empty, name)
+    begins = np.flatnonzero(marks > 0)
+    begins = begins[np.argsort(times[begins], kind="stable")]
+    stops = np.full(len(begins), np.nan)  # an interval that never ends has no stop
+    for kind in np.unique(marks[begins]).tolist():
+        of_kind = marks[begins] == kind
+        ends = times[marks == -kind]
+        stops[of_kind] = np.append(ends, np.nan)[np.searchsorted(ends, times[begins][of_kind], side="right")]
+    return make_intervals({"start_time": times[begins], "stop_time": stops, "kind": marks[begins]}, name)
 
 
 def _contents(nwb: NWBFile) -> Iterator[tuple[str, Any]]:
     """Series and tables of all modules, of the acquisition and of the analysis, with their paths, each once.
 
-    What a link leads to is met where it lies, or at the link if it lies elsewhere, as in another file.
+    A linked object has the path where it lies, or that of the link if it lies in another file.
     """
     # States that were exported into the file are not what was recorded.
     tops = [(f"processing/{name}", module) for name, module in nwb.processing.items() if name != "ldmfilter"]
@@ -332,31 +320,30 @@ def _behavior(series: TimeSeries, name: str, shape: tuple[int, ...], notes: Note
         return None
     if shape[1:] == (1,):
         values = values[:, 0]
+    time = np.empty(0)
     if series.timestamps is not None:
         time = np.asarray(series.timestamps[:], dtype=np.float64)
     elif series.rate:
         time = (series.starting_time or 0.0) + np.arange(shape[0]) / series.rate
-    else:
-        time = np.empty(0)
     if time.shape != shape[:1]:
         notes.append(f"{name}: left out, its timestamps {time.shape} do not fit its data {shape}")
         return None
     time, values = _in_order(time, values, name, notes)
     if not time.size:
         return None
-    conversion, offset = series.conversion, series.offset
-    if conversion is not None and math.isnan(conversion):
-        notes.append(f"{name}: conversion is NaN, taken as 1")
-        conversion = 1.0
-    if offset is not None and math.isnan(offset):
-        notes.append(f"{name}: offset is NaN, taken as 0")
-        offset = 0.0
-    if conversion not in (None, 1.0) or offset not in (None, 0.0):
-        values = values * float(1.0 if conversion is None else conversion) + float(offset or 0.0)
+    scale = {"conversion": 1.0, "offset": 0.0}
+    for key, default in scale.items():
+        given = getattr(series, key)
+        if given is not None and math.isnan(given):
+            notes.append(f"{name}: {key} is NaN, taken as {default:g}")
+        elif given is not None:
+            scale[key] = float(given)
+    if scale != {"conversion": 1.0, "offset": 0.0}:
+        values = values * scale["conversion"] + scale["offset"]
     step = float(np.median(np.diff(time))) if len(time) > 1 else 0.0
     rate = float(series.rate) if series.rate else 1 / step if step > 0 else math.nan
     attrs = {"unit": series.unit or "", "rate": rate, "description": series.description or ""}
-    dims = ("time",) if values.ndim == 1 else ("time", "component")
+    dims = ("time", "component")[: values.ndim]
     return xr.DataArray(values, dims=dims, coords={"time": time}, name=series.name, attrs=attrs)
 
 
@@ -376,7 +363,7 @@ def _in_order(time: Floats, values: Array, name: str, notes: Notes) -> tuple[Flo
 
 
 def _joined(found: Iterable[tuple[str, Any, xr.DataArray]]) -> Iterator[tuple[str, xr.DataArray]]:
-    """The series, and for a container whose series follow one another, as one for each epoch, their whole."""
+    """The series; a container whose series follow one another, as one for each epoch, gives them joined too."""
     parts: dict[str, list[xr.DataArray]] = {}
     for path, container, values in found:
         yield path, values
@@ -393,3 +380,11 @@ def _joined(found: Iterable[tuple[str, Any, xr.DataArray]]) -> Iterator[tuple[st
             whole = np.concatenate([piece.values for piece in pieces])
             name = path.rpartition("/")[2]
             yield path, xr.DataArray(whole, dims=pieces[0].dims, coords={"time": time}, name=name, attrs=attrs)
+
+
+#: Any file in HDF5 that no other format knows; its reader says what it lacks.
+FORMATS = {
+    "nwb": Format(
+        recognises=lambda path: is_nwb_in_zarr(path) or is_hdf5(path), read=lambda path, bin_size: read_nwb(path)
+    )
+}

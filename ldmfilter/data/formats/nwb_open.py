@@ -1,4 +1,4 @@
-"""Opening NWB, in HDF5 (here or by https) or zarr: whatever can be read of it, and a note on whatever cannot.
+"""Opening NWB, in HDF5 (here or by https) or zarr: the parts that can be read, and a note on the others.
 
 An object that breaks the schema, or whose type nobody describes, is left out with a note; the rest of the file is
 read. Types of extensions come from the specification cached in the file, else from an installed extension, of which
@@ -10,10 +10,11 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import h5py
 from hdmf.backends.io import HDMFIO
@@ -23,7 +24,10 @@ from hdmf.build.errors import ConstructError
 from pynwb import NWBHDF5IO, NWBFile, get_type_map
 
 from ldmfilter.data.tables import shorten
+from ldmfilter.data.untrusted.codecs import checked
+from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.hdf5 import check_heaps, check_scalars, is_foreign
+from ldmfilter.data.untrusted.plain_objects import PlainObjects
 from ldmfilter.errors import InputError
 
 # A file with more broken objects than this has a broken writer.
@@ -34,95 +38,78 @@ Notes = list[str]
 Place = tuple[str, str]  # an object: the file that it lies in, its path there
 
 
-class Door(Protocol):
-    """A way into an NWB file; every call of `io` opens it anew."""
+@dataclass(frozen=True)
+class NWBSource:
+    """An NWB file and how it is opened.
+
+    where: its path or address, for messages
+    open: opens it anew for reading, with a manager of its types
+    guard: a context to read it in, so that nothing in it can run
+    """
 
     where: str
-
-    def guard(self) -> AbstractContextManager[None]:
-        """What the file is read in, so that nothing in it can run."""
-
-    def io(self, manager: BuildManager) -> HDMFIO:
-        """The file, opened for reading."""
+    open: Callable[[BuildManager], HDMFIO]
+    guard: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
-class HDF5Door:
-    """NWB in HDF5: a path, or a file object that reads and seeks."""
+def hdf5_source(where: str, file: Any) -> NWBSource:
+    """NWB in HDF5: a path, or a file object that reads and seeks.
 
-    def __init__(self, where: str, file: Any):
-        self.where, self._file = where, file
-        if isinstance(file, Path):
-            check_heaps(file)
-        with h5py.File(file, "r") as opened:
-            check_scalars(opened, where)
-            version = opened.attrs.get("nwb_version")
-            if version is None and isinstance(opened.get("nwb_version"), h5py.Dataset):
-                version = opened["nwb_version"][()]  # before NWB 2 it was a dataset
-        if version is None:
-            raise InputError(f"{where}: is HDF5 but not NWB (no nwb_version); give an NWB file")
-        text = version.decode(errors="replace") if isinstance(version, bytes) else str(version)
-        text = text.removeprefix("NWB-")
-        if re.match(r"[01]\.", text):
-            raise InputError(f"{where}: is NWB {text[:20]}, NWB 2 or later is read; convert it first")
-
-    def guard(self) -> AbstractContextManager[None]:
-        """HDF5 holds nothing that could run."""
-        return nullcontext()
-
-    def io(self, manager: BuildManager) -> HDMFIO:
-        """The file, opened for reading."""
-        return NWBHDF5IO(file=h5py.File(self._file, "r"), mode="r", manager=manager)
+    Raises InputError for a file that is not NWB 2, and as `check_heaps` and `check_scalars`.
+    """
+    if isinstance(file, Path):
+        check_heaps(file)
+    with h5py.File(file, "r") as opened:
+        check_scalars(opened, where)
+        version = opened.attrs.get("nwb_version")
+        if version is None and isinstance(opened.get("nwb_version"), h5py.Dataset):
+            version = opened["nwb_version"][()]  # before NWB 2 it was a dataset
+    if version is None:
+        raise InputError(f"{where}: is HDF5 but not NWB (no nwb_version); give an NWB file")
+    text = version.decode(errors="replace") if isinstance(version, bytes) else str(version)
+    text = text.removeprefix("NWB-")
+    if re.match(r"[01]\.", text):
+        raise InputError(f"{where}: is NWB {text[:20]}, NWB 2 or later is read; convert it first")
+    return NWBSource(where, lambda manager: NWBHDF5IO(file=h5py.File(file, "r"), mode="r", manager=manager))
 
 
-class ZarrDoor:
-    """NWB in zarr, as hdmf-zarr writes it: a folder."""
-
-    def __init__(self, where: str, folder: Path):
-        self.where, self._folder = where, folder
-        try:
-            import hdmf_zarr  # noqa: F401
-        except ImportError as error:
-            raise InputError(f"{where}: is NWB in zarr; `pip install hdmf-zarr` to read it") from error
-
-    def guard(self) -> AbstractContextManager[None]:
-        """Objects in zarr are programs: they are read as data, or not at all."""
-        from ldmfilter.data.untrusted.codecs import checked
-        from ldmfilter.data.untrusted.plain_objects import PlainObjects
-
-        return checked(PlainObjects)
-
-    def io(self, manager: BuildManager) -> HDMFIO:
-        """The file, opened for reading."""
+def zarr_source(where: str, folder: Path) -> NWBSource:
+    """NWB in zarr, as hdmf-zarr writes it: a folder. Objects in zarr are programs: they are read as data or refused."""
+    try:
         from hdmf_zarr import NWBZarrIO
-
-        return NWBZarrIO(str(self._folder), mode="r", manager=manager)
+    except ImportError as error:
+        raise InputError(f"{where}: is NWB in zarr; `pip install hdmf-zarr` to read it") from error
+    return NWBSource(
+        where,
+        lambda manager: NWBZarrIO(str(folder), mode="r", manager=manager),
+        lambda: checked(PlainObjects),
+    )
 
 
 @contextmanager
-def open_nwb(door: Door, notes: Notes) -> Iterator[NWBFile]:
-    """The file's contents, while it is open; `notes` gets a line for whatever was left out.
+def open_nwb(source: NWBSource, notes: Notes) -> Iterator[NWBFile]:
+    """The file's contents, while it is open; `notes` gets a line for each part that was left out.
 
     Raises InputError where the file as a whole, or its units table, does not follow the schema.
     """
     left_out: dict[Place, str] = {}
     with ExitStack() as stack:
-        stack.enter_context(door.guard())
+        stack.enter_context(source.guard())
         while True:
             attempt = stack.enter_context(ExitStack())
             found: Notes = []
             try:
-                nwb = _read(attempt, door, left_out, found)
+                nwb = _read(attempt, source, left_out, found)
                 break
             except (OSError, InputError):
                 raise
             except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{door.where}: is damaged (text that cannot be read); copy or download it again"
-                ) from error
-            except Exception as error:  # whatever the schema machinery raises, the file is what it could not read
+                line = f"{source.where}: is damaged (text that cannot be read); copy or download it again"
+                raise InputError(line) from error
+            except Exception as error:  # hdmf raises errors of many kinds on a schema that is not followed
                 place, reason = _blame(error)
                 if _is_essential(place) or place in left_out or len(left_out) >= _MOST_BROKEN:
-                    line = f"{door.where}: does not follow the NWB schema ({_shown(place)}: {reason})"
+                    line = f"{source.where}: does not follow the NWB schema ({_shown(place)}: {reason})"
                     raise InputError(f"{line}; check it with nwbinspector") from error
                 left_out[place] = f"left out, does not follow the NWB schema ({reason})"
                 attempt.close()
@@ -133,39 +120,34 @@ def open_nwb(door: Door, notes: Notes) -> Iterator[NWBFile]:
         yield nwb
 
 
-def _read(stack: ExitStack, door: Door, left_out: dict[Place, str], notes: Notes) -> NWBFile:
+def _read(stack: ExitStack, source: NWBSource, left_out: dict[Place, str], notes: Notes) -> NWBFile:
     types = get_type_map()
-    io = _open(stack, door, types)
+    io = stack.enter_context(source.open(BuildManager(types)))
     try:
         io.load_namespaces_io(types)
     except OSError:
         raise
     except Exception as error:  # JSON, or what it describes, that is anything but a specification
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        notes.append(f"specifications: cannot be read ({reason}), installed extensions are used")
+        notes.append(f"specifications: cannot be read ({reason_of(error)}), installed extensions are used")
         types = get_type_map()  # the other one may be half filled
-        io = _open(stack, door, types)
-    with warnings.catch_warnings(record=True) as said:
+        io = stack.enter_context(source.open(BuildManager(types)))
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         root = io.read_builder()
     prefix = "Path to Group altered/broken at "
-    for warning in said:
+    for warning in caught:
         if issubclass(warning.category, BrokenLinkWarning):
             name = str(warning.message).removeprefix(prefix).strip("/")
             notes.append(f"{name}: left out, a link that leads nowhere; put the linked file beside this one")
     _load_installed(types, root)
-    _prune(door.where, root, types, left_out)
+    _prune(source.where, root, types, left_out)
     return io.read()
-
-
-def _open(stack: ExitStack, door: Door, types: Any) -> HDMFIO:
-    return stack.enter_context(door.io(BuildManager(types)))
 
 
 def _load_installed(types: Any, root: GroupBuilder) -> None:
     """Describe the types of installed extensions that a file uses without holding their specification."""
     known = set(types.namespace_catalog.namespaces)
-    used = {str(builder.attributes.get("namespace")) for _, builder in _walk(root)}
+    used = {str(builder.attributes.get("namespace")) for builder in _walk(root)}
     for name in sorted(used - known - {"None"}):
         if not _NAMESPACE.fullmatch(name):
             continue
@@ -178,24 +160,24 @@ def _load_installed(types: Any, root: GroupBuilder) -> None:
                 types.load_namespaces(str(file.locate()))
 
 
-def _walk(group: GroupBuilder, seen: set[int] | None = None) -> Iterator[tuple[GroupBuilder, Any]]:
-    """Every builder below a group, with the group that holds it, each once and parents first."""
+def _walk(group: GroupBuilder, seen: set[int] | None = None) -> Iterator[Any]:
+    """Every builder below a group, each once and parents first."""
     seen = set() if seen is None else seen
     for child in [*group.groups.values(), *group.datasets.values(), *group.links.values()]:
         target = getattr(child, "builder", child)
         if id(target) in seen:
             continue
         seen.add(id(target))
-        yield group, target
+        yield target
         if isinstance(target, GroupBuilder):
             yield from _walk(target, seen)
 
 
 def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str]) -> None:
     """Take out of the tree what is to be left out, what has no known type, and the links to either."""
-    gone = set()
+    gone: set[int] = set()
     linked: set[str] = set()
-    for _, builder in _walk(root):
+    for builder in _walk(root):
         place = _place(builder)
         if place[0] != str(root.source) and place[0] not in linked and h5py.is_hdf5(place[0]):
             linked.add(place[0])
@@ -214,7 +196,7 @@ def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str
                 left_out[place] = f"left out, {needed}"
         if place in left_out:
             gone.add(id(builder))
-    for group in [root, *(builder for _, builder in _walk(root) if isinstance(builder, GroupBuilder))]:
+    for group in [root, *(builder for builder in _walk(root) if isinstance(builder, GroupBuilder))]:
         for children in (group.groups, group.datasets, group.links):
             for name in [n for n, child in children.items() if id(getattr(child, "builder", child)) in gone]:
                 del children[name]
@@ -225,7 +207,7 @@ def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str
 
 
 def _unknown(builder: Any, types: Any) -> str:
-    """What is needed to read an object, or "" where its type is known."""
+    """Advice for reading an object of an unknown type, or "" where its type is known."""
     name, namespace = types.get_builder_dt(builder), types.get_builder_ns(builder)
     if name is None:
         return ""
@@ -244,11 +226,9 @@ def _unknown(builder: Any, types: Any) -> str:
 def _blame(error: BaseException) -> tuple[Place, str]:
     """The object that could not be built, and the first line of why."""
     builder = error.args[0] if isinstance(error, ConstructError) else None
-    place = _place(builder) if builder is not None else ("", "/")
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    return place, (str(cause).splitlines() or [type(cause).__name__])[0]
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return ("", "/") if builder is None else _place(builder), reason_of(error)
 
 
 def _place(builder: Any) -> Place:
@@ -258,7 +238,7 @@ def _place(builder: Any) -> Place:
 
 
 def _is_essential(place: Place) -> bool:
-    """Whether there is no session without an object: the root, the units, their spike times."""
+    """True for an object that every session needs: the root, the units, their spike times."""
     path = place[1]
     return path in ("/", "/root", "/units") or path.startswith("/units/spike_times")
 

@@ -1,1 +1,1 @@
-"""What makes a stranger's HDF5, npy, Blosc or table safe to open."""
+"""Checks that make a stranger's HDF5, npy or zarr safe to open."""

@@ -1,4 +1,4 @@
-"""Codecs of zarr that look at a chunk before a C library trusts it."""
+"""Codecs of zarr that check a chunk before a C library trusts it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _COPIED = 0x2  # the flag of a chunk that is stored as it is
 
 
 class CheckedBlosc(numcodecs.Blosc):
-    """Blosc, whose C library is told no length of what it reads: it takes the one in the chunk."""
+    """Blosc with its lengths checked: the C library trusts those written in the chunk."""
 
     def decode(self, buf: Any, out: Any = None) -> Any:
-        """The chunk, decompressed. Raises ValueError where its lengths are not its own."""
+        """The chunk, decompressed. Raises ValueError where its lengths are wrong."""
         chunk = memoryview(buf).cast("B")
         if len(chunk) < _HEADER.size:
             raise ValueError("a chunk that is cut short")

@@ -1,7 +1,7 @@
-"""What libhdf5 takes on trust, looked at before it is asked: it would not come back, end the process, or read any file.
+"""Checks of an HDF5 file before libhdf5 trusts it: it could hang, end the process, or read any file.
 
-An array may say that its bytes are those of another file, whichever that is. What a session's own links lead to is
-HDF5 and told by name; that is not, so it is never read.
+An array may declare the bytes of any other file as its own: such an array is never read. A session's
+own links lead to other HDF5 files and are followed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,28 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from ldmfilter.data.untrusted.damage import damage
 from ldmfilter.errors import InputError
 
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+# The superblock starts at byte 0 or, behind a user block, at 512, 1024, 2048, ...
+_OFFSETS = (0, 512, 1024, 2048)
+#: Bytes at the start of a file that hold the signature.
+HEAD = _OFFSETS[-1] + len(_SIGNATURE)
 _HEAP = b"GCOL\x01\x00\x00\x00"
+
+
+def has_signature(head: bytes) -> bool:
+    """True where the first `HEAD` bytes of a file hold the signature of HDF5."""
+    return any(head[offset:].startswith(_SIGNATURE) for offset in _OFFSETS)
+
+
+def is_hdf5(path: Path) -> bool:
+    """True for a file with the signature of HDF5, be it whole or not."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return has_signature(file.read(HEAD))
 
 
 def check_heaps(path: Path) -> None:
@@ -23,9 +42,7 @@ def check_heaps(path: Path) -> None:
 
     A heap is "GCOL", version 1, its size, and objects one behind the other: index, count and size in 16 bytes, then
     the content. Index 0 is free space, whose size counts those 16 bytes too; with less the walk does not go on.
-
-    Raises:
-        InputError: there is such a heap.
+    Raises InputError for such a heap.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -46,18 +63,14 @@ def check_heaps(path: Path) -> None:
 
 
 def is_foreign(data: object) -> bool:
-    """Whether an array's values lie in another file: raw bytes of any, or arrays of another HDF5 file."""
+    """True for an array whose values lie in another file: raw bytes of any, or arrays of another HDF5 file."""
     if not isinstance(data, h5py.Dataset):
         return False
     return bool(data.external) or (data.is_virtual and any(s.file_name != "." for s in data.virtual_sources()))
 
 
 def check_scalars(file: h5py.File, where: str) -> None:
-    """Refuse a file with single values that lie in another one: those are read on opening, before one can choose.
-
-    Raises:
-        InputError: there is such a value.
-    """
+    """Raises InputError for a file with single values that lie in another one: these are read on opening."""
 
     def look(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset) and item.shape == () and is_foreign(item):
@@ -67,11 +80,10 @@ def check_scalars(file: h5py.File, where: str) -> None:
 
 
 def check_netcdf(path: Path) -> None:
-    """Refuse a file whose arrays have more scales, or labels, than dims, as libhdf5 would write beyond its memory; and
-    one whose values lie elsewhere.
+    """Check the arrays of a netCDF file: with more scales than dims libhdf5 would write beyond its memory.
 
-    Raises:
-        InputError: there is such an array, or one whose scales are no references.
+    Raises InputError for such an array, for one whose scales are no references, and for one whose values lie in
+    another file.
     """
 
     def look(name: str, item: object) -> None:
@@ -90,11 +102,5 @@ def check_netcdf(path: Path) -> None:
             if kind.names != ("dataset", "dimension") or h5py.check_ref_dtype(kind["dataset"]) is not h5py.Reference:
                 raise InputError(f"{path}: {name}: its REFERENCE_LIST holds no references; write or copy it again")
 
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(look)
-    except InputError:
-        raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise InputError(f"{path}: is a damaged HDF5 file ({reason}); write or copy it again") from error
+    with damage(path, "HDF5 file"), h5py.File(path, "r") as file:
+        file.visititems(look)

@@ -2,13 +2,14 @@
 
 Its default codec stores an array of strings or references as a program for Python's unpickler, which may hold any
 call at all. Here the program's instructions are only walked through: literals, lists, tuples, dicts and arrays of
-these come out, and whatever else it asks for is refused.
+these come out, and everything else is refused.
 """
 
 from __future__ import annotations
 
 import math
 import pickletools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,6 @@ _LITERALS = {
     *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _ARRAY = {(f"numpy{core}.multiarray", "_reconstruct") for core in (".core", "._core")}
 _DTYPE = ("numpy", "dtype")
 _BYTES = ("_codecs", "encode")  # how Python 2 and its protocols spell bytes
@@ -27,7 +27,7 @@ _REFERENCE = ("hdmf_zarr.utils", "ZarrReference")  # a dict by another name
 
 
 class _Name(NamedTuple):
-    """What the program calls by name: never looked up."""
+    """A name that the program calls: never looked up."""
 
     module: str
     name: str
@@ -48,7 +48,7 @@ class _Array:
         self.values: Any = np.empty(0, dtype=object)
 
     def fill(self, state: Any) -> None:
-        _, shape, dtype, _, items = state  # the items are in C order, whatever the array was
+        _, shape, dtype, _, items = state  # the items are in C order
         if not isinstance(dtype, _Type) or not isinstance(items, list) or math.prod(shape) != len(items):
             raise ValueError("an array whose items do not fit its shape")
         flat = np.empty(len(items), dtype=object)
@@ -57,78 +57,18 @@ class _Array:
 
 
 def read_objects(program: bytes) -> Any:
-    """What the program would make: a literal, or an array of objects.
+    """The literal, or the array of objects, that the program would make.
 
     Raises ValueError for a program that makes or calls anything else.
 
     >>> read_objects(bytes([0x80, 5, 0x8C, 3]) + b"run.")
     'run'
     """
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: dict[Any, Any] = {}  # by number
-
-    def since_mark() -> list[Any]:
-        at = marks.pop()
-        items = stack[at:]
-        del stack[at:]
-        return items
-
+    walk = _Walk()
     try:
         for instruction, argument, _ in pickletools.genops(program):
-            match instruction.name:
-                case "PROTO" | "FRAME" | "STOP":
-                    pass
-                case name if name in _LITERALS:
-                    stack.append(argument)
-                case name if name in _CONSTANTS:
-                    stack.append(_CONSTANTS[name])
-                case "MARK":
-                    marks.append(len(stack))
-                case "EMPTY_LIST":
-                    stack.append([])
-                case "EMPTY_DICT":
-                    stack.append({})
-                case name if name in _TUPLES:
-                    items = stack[-_TUPLES[name] :]
-                    stack[-_TUPLES[name] :] = [tuple(items)]
-                case "TUPLE":
-                    stack.append(tuple(since_mark()))
-                case "APPEND":
-                    item = stack.pop()
-                    _of(stack[-1], list).append(item)
-                case "APPENDS":
-                    items = since_mark()
-                    _of(stack[-1], list).extend(items)
-                case "SETITEM":
-                    item, key = stack.pop(), stack.pop()
-                    _of(stack[-1], dict)[key] = item
-                case "SETITEMS":
-                    items = since_mark()
-                    _of(stack[-1], dict).update(zip(items[::2], items[1::2], strict=True))
-                case "MEMOIZE":
-                    memo[len(memo)] = stack[-1]
-                case "BINPUT" | "LONG_BINPUT":
-                    memo[argument] = stack[-1]
-                case "BINGET" | "LONG_BINGET":
-                    stack.append(memo[argument])
-                case "GLOBAL":
-                    stack.append(_Name(*str(argument).split(" ")))
-                case "STACK_GLOBAL":
-                    item = stack.pop()
-                    stack.append(_Name(stack.pop(), item))
-                case "REDUCE" | "NEWOBJ":
-                    items = stack.pop()
-                    stack.append(_make(stack.pop(), items))
-                case "BUILD":
-                    state = stack.pop()
-                    if isinstance(stack[-1], _Array):
-                        stack[-1].fill(state)
-                    elif not isinstance(stack[-1], _Type):
-                        raise ValueError("objects with a state of their own")
-                case other:
-                    raise ValueError(f"the instruction {other}")
-        (made,) = stack
+            walk.follow(instruction.name, argument)
+        (made,) = walk.stack
         if isinstance(made, _Name | _Type):
             raise ValueError("something that is no value")
     except (ValueError, TypeError, LookupError) as error:
@@ -136,24 +76,97 @@ def read_objects(program: bytes) -> Any:
     return made.values if isinstance(made, _Array) else made
 
 
-def _of(item: Any, kind: type) -> Any:
-    if type(item) is not kind:
-        raise ValueError(f"no {kind.__name__} to add to")
-    return item
+class _Walk:
+    """The stack of a program whose instructions are walked through."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[Any, Any] = {}  # by number
+
+    def follow(self, instruction: str, argument: Any) -> None:
+        """Take one instruction. Raises ValueError for one that is not known here."""
+        if instruction in _LITERALS:
+            self.stack.append(argument)
+        elif instruction in _CONSTANTS:
+            self.stack.append(_CONSTANTS[instruction])
+        elif instruction in _RULES:
+            _RULES[instruction](self, argument)
+        else:
+            raise ValueError(f"the instruction {instruction}")
+
+    def since_mark(self) -> list[Any]:
+        at = self.marks.pop()
+        return self.last(len(self.stack) - at)
+
+    def last(self, number: int) -> list[Any]:
+        at = len(self.stack) - number
+        items = self.stack[at:]
+        del self.stack[at:]
+        return items
+
+    def top(self, kind: type) -> Any:
+        if type(self.stack[-1]) is not kind:
+            raise ValueError(f"no {kind.__name__} to add to")
+        return self.stack[-1]
+
+    def append(self, items: list[Any]) -> None:
+        self.top(list).extend(items)
+
+    def set_items(self, items: list[Any]) -> None:
+        self.top(dict).update(zip(items[::2], items[1::2], strict=True))
+
+    def call(self) -> None:
+        name, arguments = self.last(2)
+        self.stack.append(_call(name, arguments))
+
+    def build(self) -> None:
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], _Array):
+            self.stack[-1].fill(state)
+        elif not isinstance(self.stack[-1], _Type):
+            raise ValueError("objects with a state of their own")
 
 
-def _make(name: Any, arguments: Any) -> Any:
-    if isinstance(name, _Name):
-        if name in _ARRAY:
-            return _Array()
-        if name == _DTYPE:
-            return _Type(arguments[0])
-        if name == _REFERENCE and arguments == ():
-            return {}
-        if name == _BYTES:
-            return str(arguments[0]).encode("latin1")
-        raise ValueError(f"a call of {name.module}.{name.name}")
-    raise ValueError("a call of something without a name")
+#: The instructions beside those that push a value.
+_RULES: dict[str, Callable[[_Walk, Any], Any]] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda walk, _: None),
+    "MARK": lambda walk, _: walk.marks.append(len(walk.stack)),
+    "EMPTY_LIST": lambda walk, _: walk.stack.append([]),
+    "EMPTY_DICT": lambda walk, _: walk.stack.append({}),
+    "TUPLE1": lambda walk, _: walk.stack.append(tuple(walk.last(1))),
+    "TUPLE2": lambda walk, _: walk.stack.append(tuple(walk.last(2))),
+    "TUPLE3": lambda walk, _: walk.stack.append(tuple(walk.last(3))),
+    "TUPLE": lambda walk, _: walk.stack.append(tuple(walk.since_mark())),
+    "APPEND": lambda walk, _: walk.append(walk.last(1)),
+    "APPENDS": lambda walk, _: walk.append(walk.since_mark()),
+    "SETITEM": lambda walk, _: walk.set_items(walk.last(2)),
+    "SETITEMS": lambda walk, _: walk.set_items(walk.since_mark()),
+    "MEMOIZE": lambda walk, _: walk.memo.update({len(walk.memo): walk.stack[-1]}),
+    **dict.fromkeys(
+        ("BINPUT", "LONG_BINPUT"), lambda walk, number: walk.memo.update({number: walk.stack[-1]})
+    ),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda walk, number: walk.stack.append(walk.memo[number])),
+    "GLOBAL": lambda walk, name: walk.stack.append(_Name(*str(name).split(" "))),
+    "STACK_GLOBAL": lambda walk, _: walk.stack.append(_Name(*walk.last(2))),
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda walk, _: walk.call()),
+    "BUILD": lambda walk, _: walk.build(),
+}  # fmt: skip
+
+
+def _call(name: Any, arguments: Any) -> Any:
+    """The value of a call, for the few functions that make plain objects."""
+    if not isinstance(name, _Name):
+        raise ValueError("a call of something without a name")
+    if name in _ARRAY:
+        return _Array()
+    if name == _DTYPE:
+        return _Type(arguments[0])
+    if name == _REFERENCE and arguments == ():
+        return {}
+    if name == _BYTES:
+        return str(arguments[0]).encode("latin1")
+    raise ValueError(f"a call of {name.module}.{name.name}")
 
 
 class PlainObjects(Codec):

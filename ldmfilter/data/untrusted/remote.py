@@ -1,4 +1,4 @@
-"""Files on a web server, read in pieces: a session is some of the bytes of a file that may hold terabytes."""
+"""Files on a web server, read in pieces: a session is a small part of a file that may hold terabytes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from typing import Any
 
 from ldmfilter.errors import InputError
 
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-# The signature stands at the start or, behind a user block, at 512, 1024 or 2048.
-_HEAD = 2048 + len(_HDF5_SIGNATURE)
 _TIMEOUT = (10.0, 60.0)  # s: to connect, and between two pieces of an answer
 
 
@@ -57,7 +54,7 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 
 def is_nwb_in_zarr(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a folder that says of itself that it is NWB in zarr."""
+    """True for a folder that declares itself as NWB in zarr."""
     try:
         attributes = json.loads((Path(path) / ".zattrs").read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -71,7 +68,9 @@ def open_remote(url: str) -> RemoteFile:
     Raises InputError, one line, where there is no such file, no answer or no access, where the server does not
     serve ranges, and for what is not HDF5.
     """
-    where = _public(url)
+    from ldmfilter.data.untrusted.hdf5 import HEAD, has_signature
+
+    where = re.sub(r"^(https?://)[^/?#]*@", r"\1", url)
     try:
         import remfile
         import requests
@@ -79,14 +78,14 @@ def open_remote(url: str) -> RemoteFile:
         raise InputError(f"{where}: `pip install remfile` to read files by https, or download it") from error
 
     try:
-        with requests.get(url, headers={"Range": f"bytes=0-{_HEAD - 1}"}, stream=True, timeout=_TIMEOUT) as answer:
+        with requests.get(url, headers={"Range": f"bytes=0-{HEAD - 1}"}, stream=True, timeout=_TIMEOUT) as answer:
             size = _checked_size(where, answer)
-            # What a server sends beyond the range is never read.
-            head = next(answer.iter_content(_HEAD), b"") if size else b""
+            # Bytes beyond the range are never read.
+            head = next(answer.iter_content(HEAD), b"") if size else b""
             etag = answer.headers.get("ETag", "")
     except requests.RequestException as error:
         raise InputError(f"{where}: {_why(error)}") from error
-    if not any(head[offset:].startswith(_HDF5_SIGNATURE) for offset in (0, 512, 1024, 2048)):
+    if not has_signature(head):
         raise InputError(f"{where}: is not an NWB file (no HDF5 signature); give the address of an NWB file")
     checksum = f"etag:{etag}, {size} bytes" if etag else ""
     file = remfile.File(url, _size=size)
@@ -96,7 +95,7 @@ def open_remote(url: str) -> RemoteFile:
 
 
 class _Pieces(io.RawIOBase):
-    """A remote file whose failures are said in one line."""
+    """A remote file that tells its failures in one line."""
 
     def __init__(self, where: str, file: Any, size: int):
         self._where, self._file, self._size = where, file, size
@@ -126,17 +125,20 @@ class _Pieces(io.RawIOBase):
         return len(piece)
 
 
+# What a server's answer means, by its status.
+_REFUSALS = {
+    **dict.fromkeys((404, 410), "no such file on the server ({0}); check the address"),
+    **dict.fromkeys((401, 403), "the server gives no access ({0}); use an address that has not expired"),
+    416: "is empty; check the address",
+}
+
+
 def _checked_size(where: str, answer: Any) -> int:
     """The file's size, bytes. Raises InputError for an answer that is no range of a file."""
     status = answer.status_code
-    if status in (404, 410):
-        raise InputError(f"{where}: no such file on the server ({status}); check the address")
-    if status in (401, 403):
-        raise InputError(f"{where}: the server gives no access ({status}); use an address that has not expired")
-    if status == 416:
-        raise InputError(f"{where}: is empty; check the address")
     if status >= 400:
-        raise InputError(f"{where}: the server answers {status} {answer.reason}; try again later")
+        line = _REFUSALS.get(status, "the server answers {0} {1}; try again later")
+        raise InputError(f"{where}: {line.format(status, answer.reason)}")
     total = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.headers.get("Content-Range", ""))
     if status != 206 or not total:
         raise InputError(f"{where}: the server does not serve ranges of bytes; download the file and give its path")
@@ -144,7 +146,7 @@ def _checked_size(where: str, answer: Any) -> int:
 
 
 def _patient_adapter() -> Any:
-    """remfile waits for ever where no timeout is given."""
+    """An adapter with a timeout: remfile waits for ever without one."""
     from requests.adapters import HTTPAdapter
 
     class Adapter(HTTPAdapter):
@@ -165,8 +167,3 @@ def _why(error: BaseException) -> str:
     if isinstance(error, requests.ConnectionError):
         return "the server cannot be reached; check the address and the network"
     return f"cannot be fetched ({' '.join(str(error).split())[:200]}); try again or download it"
-
-
-def _public(url: str) -> str:
-    """The address without a user's name and password: it is printed, and kept in outputs."""
-    return re.sub(r"^(https?://)[^/?#]*@", r"\1", url)

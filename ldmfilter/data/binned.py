@@ -1,0 +1,267 @@
+"""Sessions of which only counts in bins are known."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from ldmfilter.data.counts import whole_counts
+from ldmfilter.data.session import Observed, Session, Source
+from ldmfilter.data.spans import Span, bounds_of, intersect
+from ldmfilter.data.tables import Array, Floats, Ints, check_ids, make_intervals, make_table, plain_array
+from ldmfilter.errors import InputError
+
+# A wanted bin size may differ from whole bins by this share of itself, lost in writing it down.
+_SAME = 1e-6
+# Bins that lie off the grid by less than this share of a bin are on it: time axes in float32 waver by so much.
+_WAVER = 0.05
+# Spikes at most, eight bytes each.
+_MOST = 2**29
+# Seconds in a unit of a time axis; "since" a date may follow.
+_SECONDS = {
+    **dict.fromkeys(("", "s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
+    **dict.fromkeys(("us", "microsecond", "microseconds"), 1e-6),
+    **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), 1e-9),
+    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hr", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86400.0),
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BinnedSession(Session):
+    """A session of which only counts in bins are known.
+
+    Each spike stands at the centre of its bin, so that rates, queries and intervals work as for spike times.
+    `bin_spikes` gives the counts back, in their own bins or in whole multiples, and no others.
+
+    bin_size: s
+    stretches (stretch, 2): start and stop, s, of each gap-free run of bins; it holds a whole number of them
+    """
+
+    bin_size: float = math.nan
+    stretches: Floats = field(default_factory=lambda: np.empty((0, 2)))
+
+    def on_grid(self, bin_size: float, spans: Sequence[Span]) -> tuple[float, list[Span]]:
+        """A bin size and spans that fit these bins: edges moved inwards to the edges of bins, no span across a gap.
+
+        Raises InputError for a bin size that is no whole multiple of the counts' own, and where no bin is left.
+        """
+        where, own = self.source.path, self.bin_size
+        times = round(bin_size / own)
+        if times < 1 or abs(bin_size / own / times - 1) > _SAME:
+            raise InputError(
+                f"{where}: counts in bins of {own:g} s cannot be told in bins of {bin_size:g} s; "
+                f"give {own:g} s or a whole multiple as bin size"
+            )
+        ordered = sorted(spans)
+        pieces, rows, stretch = intersect(bounds_of(ordered), self.stretches)
+        starts = self.stretches[stretch, 0]
+        first = np.ceil((pieces[:, 0] - starts) / own - _WAVER).astype(np.int64)
+        last = np.floor((pieces[:, 1] - starts) / own + _WAVER).astype(np.int64)
+        fitting = [
+            # A quarter of a bin more than the whole bins: rounding takes none of them away.
+            Span(start + a * own, start + (b + 0.25) * own, ordered[row].label)
+            for start, a, b, row in zip(starts, first, last, rows.tolist(), strict=True)
+            if b > a
+        ]
+        if not fitting:
+            raise InputError(f"{where}: no bin of {own:g} s lies in the chosen time; choose another")
+        return times * own, fitting
+
+    def to_zarr(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+        """Raises InputError: there are no spike times to write."""
+        raise InputError(f"{self.source.path}: counts that came binned have no spike times to write; keep that file")
+
+
+def from_counts(
+    counts: xr.DataArray | npt.ArrayLike,
+    bin_size: float | None = None,
+    *,
+    units: Mapping[str, Any] | pd.DataFrame | None = None,
+    intervals: Mapping[str, Mapping[str, Any] | pd.DataFrame] | None = None,
+    behavior: Mapping[str, xr.DataArray] | None = None,
+    source: Source | None = None,
+) -> BinnedSession:
+    """A session from counts that were made elsewhere.
+
+    counts: DataArray with dims time and unit, or an array (time, unit). NaN, and bins whose coordinate `observed`
+        is False, were not observed; `segment` and jumps in `time` end a stretch; `interval`, a label a bin, becomes
+        an interval table of that name.
+    bin_size: s, for counts that say it neither in an attribute `bin_size` nor by `time` (bin centres; s, or as its
+        attribute `units` says)
+    units, intervals, behavior: as for `Session.from_spikes`
+
+    Raises InputError for other dims, a bin size that is not told or does not fit the time axis, times that do not
+    rise, and values that are no counts.
+
+    >>> session = from_counts([[2, 0], [1, 1], [0, 3]], bin_size=0.1, units={"quality": ["good", "mua"]})
+    >>> session.n_spikes, session.rates.round(6).tolist()
+    (7, [10.0, 13.333333])
+    """
+    source = source or Source()
+    where = source.path
+    table, ids = _labelled(counts, where)
+    size, centres = _time(table, bin_size, where)
+    segment = _mark(table, "segment", where)
+    grid = _Grid.of(size, centres, segment)
+    values, missing = whole_counts(table.values, centres, ids, where)
+    spikes = values.sum(0, dtype=np.float64)
+    if spikes.sum() > _MOST:
+        raise InputError(
+            f"{where}: counts: {spikes.sum():,.0f} spikes in all are more than fit into memory; are they counts?"
+        )
+    seen = np.ones(len(centres), dtype=bool) if segment is None else segment >= 0
+    observed, unit_observed = _mark(table, "observed", where), _mark(table, "unit_observed", where)
+    if observed is not None:
+        seen &= observed.astype(bool)
+    masks = None if missing is None else ~missing
+    if unit_observed is not None:
+        masks = unit_observed.astype(bool) if masks is None else masks & unit_observed.astype(bool)
+    tables = {name: make_intervals(columns, f"{where}: {name}") for name, columns in (intervals or {}).items()}
+    if "interval" in table.coords and "interval" not in tables:
+        tables["interval"] = grid.labels(table["interval"].values, where)
+    trains = [np.repeat(grid.left + size / 2, column.astype(np.int64)) for column in values.T]
+    return BinnedSession(
+        spike_times=np.concatenate(trains),
+        spike_times_index=np.cumsum(spikes).astype(np.int64),
+        units=make_table(units if units is not None else {}, "unit", ids, where=f"{where}: units"),
+        intervals=tables,
+        behavior=dict(behavior or {}),
+        observed=grid.observed(seen, masks, len(ids)),
+        source=source,
+        extent=(float(grid.left[0]), float(grid.left[-1] + size)),
+        bin_size=size,
+        stretches=grid.runs(np.ones(len(centres), dtype=bool)),
+    )
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The bins of counts. first (time,): True for a bin that begins a stretch; left (time,): left edges, s."""
+
+    size: float
+    first: Array
+    left: Floats
+
+    @classmethod
+    def of(cls, size: float, centres: Floats, segment: Array | None) -> _Grid:
+        """A new stretch begins where the time jumps or another segment begins."""
+        first = np.diff(centres, prepend=-np.inf) > (1 + _WAVER) * size
+        if segment is not None:
+            first |= np.diff(segment, prepend=segment[:1] - 1) != 0
+        heads = np.flatnonzero(first)
+        length = np.diff(heads, append=len(centres))
+        step = np.arange(len(centres)) - np.repeat(heads, length)
+        return cls(size, first, np.repeat(centres[heads] - size / 2, length) + step * size)
+
+    def runs(self, mask: Array) -> Floats:
+        """Start and stop, s, of the runs (run, 2) of bins in a mask (time,); none goes on into another stretch."""
+        begin = mask & (self.first | ~np.concatenate([[False], mask[:-1]]))
+        end = mask & np.concatenate([self.first[1:] | ~mask[1:], [True]])
+        return np.stack([self.left[begin], self.left[end] + self.size], axis=1)
+
+    def observed(self, seen: Array, masks: Array | None, units: int) -> Observed | None:
+        """The time each unit was observed, from seen (time,) and masks (time, unit); None where all was."""
+        if masks is None:
+            if seen.all() and self.first.sum() == 1:
+                return None
+            return Observed.from_units([self.runs(seen)] * units)
+        return Observed.from_units([self.runs(seen & mask) for mask in masks.T])
+
+    def labels(self, labels: Array, where: str) -> xr.Dataset:
+        """The runs of bins that carry one label, as an interval table with `tags`; "" is no label."""
+        text = plain_array(labels)
+        if text is None:
+            raise InputError(f"{where}: interval: labels are no text; write them anew")
+        text = text.astype(np.str_)
+        heads = np.flatnonzero(self.first | np.concatenate([[True], text[1:] != text[:-1]]))
+        tails = np.append(heads[1:], len(text)) - 1
+        kept = text[heads] != ""
+        start, stop = self.left[heads][kept], self.left[tails][kept] + self.size
+        return make_intervals({"start_time": start, "stop_time": stop, "tags": text[heads][kept]}, f"{where}: interval")
+
+
+def _labelled(counts: xr.DataArray | npt.ArrayLike, where: str) -> tuple[xr.DataArray, Array]:
+    """Counts with dims (time, unit), and the ids (unit,)."""
+    if not isinstance(counts, xr.DataArray):
+        array = np.asarray(counts)
+        if array.ndim != 2:
+            raise InputError(f"{where}: counts have {array.ndim} dims; give an array (time, unit)")
+        counts = xr.DataArray(array, dims=("time", "unit"))
+    if set(counts.dims) != {"time", "unit"}:
+        raise InputError(f"{where}: counts have dims ({', '.join(map(str, counts.dims))}); give (time, unit)")
+    table = counts.transpose("time", "unit")
+    if 0 in table.shape:
+        raise InputError(f"{where}: counts are empty, {table.shape[0]} bins of {table.shape[1]} units; give some")
+    if "unit" not in table.coords:
+        return table, np.arange(table.sizes["unit"])
+    ids = plain_array(table["unit"].values)
+    if ids is None:
+        raise InputError(f"{where}: unit: ids are neither numbers nor text; name the units anew")
+    check_ids(ids, f"{where}: unit")
+    return table, ids
+
+
+def _mark(table: xr.DataArray, name: str, where: str) -> Ints | Array | None:
+    """A coordinate along time (and unit) that marks bins, if there is one."""
+    if name not in table.coords:
+        return None
+    mark = table[name].transpose(..., "unit", missing_dims="ignore").values
+    if mark.dtype.kind not in "biuf":
+        raise InputError(f"{where}: {name} holds {mark.dtype}, where a number a bin is wanted; write it anew")
+    return mark.astype(np.int64) if mark.dtype.kind in "bu" else mark
+
+
+def seconds_of(time: xr.DataArray, where: str) -> Floats:
+    """Times (time,) in s, from the unit of time that they are in. Raises InputError for dates and other values."""
+    values = time.values
+    if values.dtype.kind == "m":
+        return values / np.timedelta64(1, "s")
+    if values.dtype.kind not in "uif" or values.ndim != 1:
+        raise InputError(f"{where}: time holds {values.dtype} values; give seconds as numbers")
+    name = str(time.attrs.get("units", "")).partition(" since ")[0].strip().lower()
+    if name not in _SECONDS:
+        raise InputError(f"{where}: time is in {name!r}, which is no unit of time known here; give seconds")
+    return values.astype(np.float64) * _SECONDS[name]
+
+
+def _time(counts: xr.DataArray, given: float | None, where: str) -> tuple[float, Floats]:
+    """The bin size, s, and the bins' centres (time,), s."""
+    size = counts.attrs.get("bin_size", given)
+    if size is not None:
+        if not isinstance(size, int | float | np.number) or not (math.isfinite(size) and size > 0):
+            raise InputError(f"{where}: bin_size is {size!r}; it must be a positive number of seconds")
+        size = float(size)
+    if "time" not in counts.coords:
+        if size is None:
+            raise InputError(f"{where}: does not say how long a bin is; give --bin-size, in Python bin_size")
+        return size, (np.arange(counts.sizes["time"], dtype=np.float64) + 0.5) * size
+    centres = seconds_of(counts["time"], where)
+    steps = np.diff(centres)
+    if not (np.isfinite(centres).all() and (steps > 0).all()):
+        raise InputError(f"{where}: time does not rise from bin to bin; give the centres of bins in their order")
+    if size is None:
+        if not steps.size:
+            raise InputError(f"{where}: does not say how long its one bin is; give --bin-size, in Python bin_size")
+        size = float(np.median(steps))
+        regular = steps[np.abs(steps - size) < _WAVER * size]
+        # A mean over many steps, cut to the precision of the axis, gives 0.1 and not 0.0999999.
+        digits = 6 if counts["time"].dtype == np.float32 else 12
+        size = float(f"{regular.mean():.{digits}g}")
+    if steps.size and steps.min() < (1 - _WAVER) * size:
+        raise InputError(
+            f"{where}: time steps by {steps.min():g} s where a bin has {size:g} s; "
+            "give bins that do not overlap, or the attribute bin_size"
+        )
+    return size, centres

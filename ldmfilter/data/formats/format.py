@@ -1,0 +1,33 @@
+"""The declaration that each module of this folder makes of a file format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ldmfilter.data.session import Session
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format; a module's `FORMATS` holds its own by their names.
+
+    recognises: True for a path that holds this format, judged by its content alone
+    read: the session at a path, given the bin size, s, of counts that do not say it
+    lies_in: "folder" or "file", where it is always one of them
+    """
+
+    recognises: Callable[[Path], bool]
+    read: Callable[[str | os.PathLike[str], float | None], Session]
+    lies_in: Literal["folder", "file"] | None = None
+
+
+def starts_with(path: Path, *signatures: bytes) -> bool:
+    """True for a file that begins with one of the signatures."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(max(map(len, signatures))).startswith(signatures)

@@ -1,0 +1,109 @@
+"""Folders of Phy and Kilosort, read as data: SpikeInterface's own reader executes `params.py`."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ldmfilter.data.formats.format import Format
+from ldmfilter.data.session import Session, Source
+from ldmfilter.data.tables import Array, group_spikes, plain_columns, shorten
+from ldmfilter.data.untrusted.checksums import files_checksum
+from ldmfilter.data.untrusted.damage import reason_of
+from ldmfilter.data.untrusted.npy import read_npy, whole_numbers
+from ldmfilter.errors import InputError
+
+# `sample_rate = 30000.` as it stands in params.py, also as np.float64(30000.0); never executed.
+_SAMPLE_RATE = re.compile(r"^[ \t]*sample_rate[ \t]*=[ \t]*(?:[\w.]+\()?[ \t]*([-+.\deE_]+)", re.I | re.M)
+
+
+def read_phy(path: str | os.PathLike[str]) -> Session:
+    """Read a Phy or Kilosort folder: `spike_times.npy`, `spike_clusters.npy` or `spike_templates.npy`, `params.py`.
+
+    Units are the clusters that own a spike. The columns of the .tsv and .csv tables become unit columns under their own
+    names; `quality` is added where there is none, as SpikeInterface does: Phy's `group`, else Kilosort's `KSLabel`.
+
+    Raises InputError for a file that is missing, damaged or pickled, for a sample rate that `params.py` does not state
+    as a number, and for tables whose cluster ids repeat.
+    """
+    path = Path(path).absolute()
+    times_file, clusters_file, rate_file = path / "spike_times.npy", path / "spike_clusters.npy", path / "params.py"
+    if not clusters_file.exists():
+        clusters_file = path / "spike_templates.npy"
+    for file in (times_file, clusters_file, rate_file):
+        if not file.is_file():
+            raise InputError(f"{path}: holds no {file.name}; give a whole Phy or Kilosort folder")
+    frames = whole_numbers(read_npy(times_file).ravel(), f"{times_file}")
+    clusters = whole_numbers(read_npy(clusters_file).ravel(), f"{clusters_file}")
+    if len(frames) != len(clusters):
+        raise InputError(f"{path}: {len(frames)} spike times for {len(clusters)} clusters; copy the folder again")
+    if (frames < 0).any():
+        raise InputError(f"{times_file}: {(frames < 0).sum()} spikes before the recording's start; sort it again")
+    seconds = frames / _sample_rate(rate_file)
+    ids, units = np.unique(clusters, return_inverse=True)
+    if not len(ids):
+        raise InputError(f"{path}: has no units; sort the recording again")
+    tables = sorted(file for file in path.iterdir() if file.suffix in (".tsv", ".csv") and file.is_file())
+    columns = _cluster_columns(tables, ids)
+    label = columns.get("group", columns.get("KSLabel"))
+    if label is not None:
+        columns.setdefault("quality", label)
+    noise = int((columns["group"] == "noise").sum()) if "group" in columns else 0
+    if noise:
+        warnings.warn(
+            f"{path}: {noise} of {len(ids)} units are labelled noise; --units \"group != 'noise'\" leaves them out",
+            stacklevel=3,
+        )
+    source = Source(path=str(path), checksum=files_checksum([times_file, clusters_file, rate_file, *tables], path))
+    times, index = group_spikes(seconds, units, len(ids))
+    return Session.checked(times, index, ids, plain_columns(columns), source)
+
+
+def _sample_rate(path: Path) -> float:
+    """The sample rate, Hz, that a params.py states; the file is searched, not executed."""
+    found = _SAMPLE_RATE.findall(path.read_text(encoding="utf-8", errors="replace"))
+    try:
+        rate = float(found[-1])
+    except (IndexError, ValueError):
+        raise InputError(f"{path}: states no sample_rate; write it as sample_rate = 30000.0") from None
+    if not (math.isfinite(rate) and rate > 0):
+        raise InputError(f"{path}: sample_rate is {rate:g}; it must be a positive number of Hz")
+    return rate
+
+
+def _cluster_columns(tables: list[Path], ids: Array) -> dict[str, Array]:
+    """The columns of the tables that have cluster ids, for the clusters `ids`; cluster_info comes first."""
+    columns: dict[str, Array] = {}
+    for file in sorted(tables, key=lambda file: not file.stem.startswith("cluster_info")):
+        try:
+            table = pd.read_csv(file, sep="\t" if file.suffix == ".tsv" else ",")
+        except (ValueError, OSError) as error:
+            reason = reason_of(error)
+            raise InputError(f"{file}: cannot be read as a table ({reason}); write it again or remove it") from error
+        key = next((name for name in ("cluster_id", "id") if name in table), None)
+        if key is None:
+            continue
+        twice = table[key][table[key].duplicated()]
+        if len(twice):
+            raise InputError(f"{file}: {key} {shorten(twice.tolist())} is given twice; keep one row a cluster")
+        rows = table.set_index(key).reindex(ids)
+        for name in rows:
+            values = rows[name].fillna("").astype(str) if rows[name].dtype.kind == "O" else rows[name]
+            if name == "group":
+                values = values.replace("", "unsorted")  # as Phy shows a cluster that no one has labelled
+            columns.setdefault(str(name), values.to_numpy())
+    return columns
+
+
+_PHY = Format(
+    recognises=lambda path: (path / "spike_times.npy").exists(),
+    read=lambda path, bin_size: read_phy(path),
+    lies_in="folder",
+)
+FORMATS = {"phy": _PHY, "kilosort": _PHY}

@@ -1,0 +1,35 @@
+"""One line for content that is cut short or made up."""
+
+from __future__ import annotations
+
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ldmfilter.errors import InputError
+
+#: Errors of numpy, h5py, zarr, its codecs, json and zipfile on content that is not what the file says.
+DAMAGE: tuple[type[Exception], ...] = (
+    OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RuntimeError, EOFError, SyntaxError,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of an error, or its type where it has none."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+@contextmanager
+def damage(
+    where: object, kind: str, advice: str = "write or copy it again", errors: tuple[type[Exception], ...] = DAMAGE
+) -> Iterator[None]:
+    """Turn errors on reading `where`, a file of some kind, into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except errors as error:
+        raise InputError(f"{where}: is a damaged {kind} ({reason_of(error)}); {advice}") from error
