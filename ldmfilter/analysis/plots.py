@@ -171,7 +171,8 @@ def plot_calibration(
         label: for a legend.
     """
     axes.plot([0.4, 1], [0.4, 1], **_reference(), zorder=1)
-    axes.errorbar(nominal, observed, 2 * np.asarray(error), color=colour, fmt="o-", markersize=4.5, linewidth=1.3, label=label)
+    style: dict[str, Any] = {"color": colour, "fmt": "o-", "markersize": 4.5, "linewidth": 1.3}
+    axes.errorbar(nominal, observed, 2 * np.asarray(error), label=label, **style)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:.0%}")
     axes.set_xlim(0.45, 1.03)

@@ -54,7 +54,7 @@ class Section:
 
 
 def summary(inputs: Inputs) -> Section:
-    """What was given to which filter."""
+    """The session, the part of it that was used, and the model."""
     source, model, counts = inputs.session.source, inputs.model, inputs.counts
     observed, trained = (inputs.latents[name].to_numpy() for name in ("observed", "trained"))
     size, spans = float(counts.attrs["bin_size"]), stretches(counts)
@@ -256,14 +256,15 @@ def _innovations(inputs: Inputs) -> dict[str, Picture]:
     probability, nis, chi2 = _arrays(inputs, "consistency", "probability", "nis", "chi2")
     lag, correlation, white = _arrays(inputs, "consistency", "lag", "correlation", "white")
     median, high = np.interp([0.5, 0.95], probability, nis / chi2)
-    worst = int(np.nanargmax(correlation))
 
     def draw(axes: Axes) -> None:
         plots.plot_autocorrelation(lag, correlation, white, axes)
         axes.legend(loc="upper right")
 
-    sizes = _plot(lambda axes: plots.plot_nis(chi2, nis, axes), {"median_ratio": median, "quantile_95_ratio": high})
-    return {"nis": sizes, "correlation": _plot(draw, {"largest": correlation[worst], "lag": lag[worst]})}
+    return {
+        "nis": _plot(lambda axes: plots.plot_nis(chi2, nis, axes), {"median_ratio": median, "quantile_95_ratio": high}),
+        "correlation": _plot(draw),
+    }
 
 
 def _sharing(inputs: Inputs) -> dict[str, Picture]:
@@ -275,18 +276,11 @@ def _sharing(inputs: Inputs) -> dict[str, Picture]:
         plots.plot_surrogates(float(information), shifted_information, left, "predictive information, nats per bin")
         plots.plot_surrogates(float(coupling), shifted_coupling, right, "correlation with other units' past")
 
-    numbers = {
-        "surrogates": len(shifted_information),
-        "information": information,
-        "largest_surrogate_information": shifted_information.max(),
-        "coupling": coupling,
-        "largest_surrogate_coupling": shifted_coupling.max(),
-    }
-    return {"sharing": Picture(draw, numbers, wide=(9.2, 1.7), narrow=(3.3, 2.8))}
+    return {"sharing": Picture(draw, wide=(9.2, 1.7), narrow=(3.3, 2.8))}
 
 
 def _dimensions(inputs: Inputs) -> dict[str, Picture]:
-    z, prediction, z_rank, prediction_rank = _arrays(inputs, "spectrum", "z", "prediction", "z_rank", "prediction_rank")
+    z, prediction = _arrays(inputs, "spectrum", "z", "prediction")
     (seconds,) = _arrays(inputs, "memory", "time_constant")
     seconds = np.sort(seconds[np.isfinite(seconds)])[::-1]
 
@@ -298,11 +292,7 @@ def _dimensions(inputs: Inputs) -> dict[str, Picture]:
         plots.plot_bars([str(i + 1) for i in range(len(seconds))], seconds, axes, "time constant, s")
         axes.set_ylabel("slowest first")
 
-    ranks = {"dimensions": len(prediction), "z_rank": z_rank, "prediction_rank": prediction_rank}
-    return {
-        "spectrum": _plot(draw_spectrum, ranks),
-        "memory": _plot(draw_memory, {"fastest": seconds.min(), "slowest": seconds.max()}),
-    }
+    return {"spectrum": _plot(draw_spectrum), "memory": _plot(draw_memory)}
 
 
 def _drift(inputs: Inputs) -> dict[str, Picture]:
@@ -315,23 +305,15 @@ def _drift(inputs: Inputs) -> dict[str, Picture]:
         if narrow:
             first.set_xlabel("")
 
-    numbers = {
-        "blocks": len(start),
-        "lowest_information": information.min(),
-        "highest_information": information.max(),
-        "lowest_nis": nis.min(),
-        "highest_nis": nis.max(),
-    }
-    return {"drift": Picture(draw, numbers, wide=(9.2, 2.5), narrow=(3.3, 3.4))}
+    return {"drift": Picture(draw, wide=(9.2, 2.5), narrow=(3.3, 3.4))}
 
 
 def units(inputs: Inputs) -> Section:
     """The units without which the filter predicts worst."""
-    found = inputs.diagnosis["units"]
-    loss, share = (np.asarray(found[name], dtype=np.float64) for name in ("loss", "share"))
+    loss, share = _arrays(inputs, "units", "loss", "share")
     order = np.argsort(-np.where(np.isfinite(loss), loss, -np.inf), kind="stable")
     shown = order[:UNITS_SHOWN]
-    names = [clean(str(found["unit"][i])) for i in shown]
+    names = [clean(str(inputs.diagnosis["units"]["unit"][i])) for i in shown]
 
     def draw(axes: Axes) -> None:
         plots.plot_bars(names, loss[shown], axes, "loss without the unit, nats per bin")
@@ -344,14 +326,13 @@ def units(inputs: Inputs) -> Section:
         "largest": names[0],
         "loss": loss[shown[0]],
     }
-    high = 1.0 + 0.2 * len(shown)
-    return Section({}, {"units": _plot(draw, numbers, (9.2, high), (3.3, high))})
+    return Section({}, {"units": _plot(draw, numbers, 1.0 + 0.2 * len(shown))})
 
 
 def training(inputs: Inputs) -> Section:
     """The evaluations of the training."""
     history = inputs.model.history_
-    picture = _plot(lambda axes: plots.plot_training(history, axes), {}, (9.2, 2.8), (3.3, 2.6))
+    picture = _plot(lambda axes: plots.plot_training(history, axes), high=2.8)
     return Section({"training": [dataclasses.asdict(record) for record in history]}, {"training": picture})
 
 
@@ -388,14 +369,10 @@ def _changed(config: Config) -> list[str]:
     return words
 
 
-def _plot(
-    draw: Callable[[Axes], None],
-    numbers: Mapping[str, Any],
-    wide: tuple[float, float] = (4.3, 3.3),
-    narrow: tuple[float, float] = (3.3, 2.9),
-) -> Picture:
-    """A picture of one plot, the same in both sizes; as wide as half the page where nothing else is given."""
-    return Picture(lambda figure, _: draw(figure.add_subplot()), numbers, wide, narrow)
+def _plot(draw: Callable[[Axes], None], numbers: Mapping[str, Any] | None = None, high: float = 0.0) -> Picture:
+    """A picture of one plot, the same in both sizes: as wide as half the page, or as wide as the page and so high."""
+    sizes = ((9.2, high), (3.3, high)) if high else ((4.3, 3.3), (3.3, 2.9))
+    return Picture(lambda figure, _: draw(figure.add_subplot()), numbers or {}, *sizes)
 
 
 def _pair(figure: Figure, narrow: bool, **options: Any) -> Sequence[Axes]:
