@@ -1,13 +1,13 @@
 """Pictures: a decoded dataset, or plain arrays, onto axes of matplotlib, in a notebook or on the report's page.
 
-Every function draws onto the axes that it is given and opens no figure. Lines that stand for the data itself take
+Every function draws onto the `axes` that it is given and opens no figure. Lines that stand for the data itself take
 matplotlib's text colour, so that a dark style needs no other functions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -51,11 +51,10 @@ def leading_components(mean: np.ndarray, number: int) -> tuple[np.ndarray, np.nd
 
 
 def plot_states(latents: xr.Dataset, axes: Axes, number: int = 3, spacing: float | None = None) -> None:
-    """Filtered means in time with their intervals, the dimensions that vary most, one above the other.
+    """Filtered means in time with their intervals, the `number` dimensions that vary most, one above the other.
 
     Args:
         latents: from `LDMFilter.decode`, the stretch that is to be shown.
-        axes: where.
         number: how many dimensions.
         spacing: distance between the rows, in units of the state; None takes what keeps them apart.
     """
@@ -64,17 +63,13 @@ def plot_states(latents: xr.Dataset, axes: Axes, number: int = 3, spacing: float
     if spacing is None:
         spread = latents["ci"].sel(state=chosen)
         spacing = float(np.nanmax(spread.max("time") - spread.min("time")))
-    for row, state in enumerate(chosen):
-        shift = -row * spacing
-        one = latents.sel(state=state)
-        colour = COLOURS[row % len(COLOURS)]
-        low, high = one["ci"].sel(bound="lower") + shift, one["ci"].sel(bound="upper") + shift
-        axes.fill_between(time, low, high, color=colour, alpha=BAND, linewidth=0)
+    shifts = [-row * spacing for row in range(len(chosen))]
+    for row, (state, shift) in enumerate(zip(chosen, shifts, strict=True)):
+        one, colour = latents.sel(state=state), COLOURS[row % len(COLOURS)]
+        _band(axes, time, *(one["ci"].sel(bound=bound) + shift for bound in ("lower", "upper")), colour)
         axes.plot(time, one["filtered_mean"] + shift, color=colour, linewidth=1.2)
-    axes.set_yticks([-row * spacing for row in range(len(chosen))], [f"h{state}" for state in chosen])
-    axes.set_xlabel("time, s")
-    axes.set_ylabel(f"state, {latents['ci'].attrs['level']:.0%} interval")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_yticks(shifts, [f"h{state}" for state in chosen])
+    _finish(axes, "time, s", f"state, {latents['ci'].attrs['level']:.0%} interval")
 
 
 def plot_state_space(latents: xr.Dataset, axes: Axes, colour: np.ndarray, cmap: str = "viridis") -> PathCollection:
@@ -83,7 +78,6 @@ def plot_state_space(latents: xr.Dataset, axes: Axes, colour: np.ndarray, cmap: 
 
     Args:
         latents: from `LDMFilter.decode`.
-        axes: where.
         colour: (time,) a value for each bin, as the animal's place; bins where it is NaN are left out.
         cmap: matplotlib's name of the colour map.
 
@@ -92,11 +86,8 @@ def plot_state_space(latents: xr.Dataset, axes: Axes, colour: np.ndarray, cmap: 
     """
     first, second = latents["filtered_mean"].to_numpy()[np.isfinite(colour), :2].T
     points = axes.scatter(first, second, c=colour[np.isfinite(colour)], s=4, cmap=cmap, linewidths=0, alpha=0.8)
-    axes.set_xlabel("h0, the slowest state")
-    axes.set_ylabel("h1, the second slowest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xticks=[], yticks=[])
+    _finish(axes, "h0, the slowest state", "h1, the second slowest")
     return points
 
 
@@ -107,7 +98,7 @@ def plot_state_space_3d(
 
     Args:
         points: (time, 3), as `leading_components` gives them.
-        axes: where, made with `projection="3d"`.
+        axes: made with `projection="3d"`.
         colour: (time,) a value for each point; points where it is NaN are left out.
         cmap: matplotlib's name of the colour map, or the map itself.
         size: of a point, points squared.
@@ -117,22 +108,16 @@ def plot_state_space_3d(
     """
     known = np.isfinite(colour)
     drawn = axes.scatter(*points[known].T, c=colour[known], s=size, cmap=cmap, linewidths=0, alpha=0.85)
-    for axis, name in zip((axes.xaxis, axes.yaxis, axes.zaxis), ("1", "2", "3"), strict=True):
+    for number, axis in enumerate((axes.xaxis, axes.yaxis, axes.zaxis), 1):
         axis.set_ticklabels([])
-        axis.set_label_text(f"component {name}")
+        axis.set_label_text(f"component {number}")
         axis.labelpad = -10
         axis.set_pane_color((0.5, 0.5, 0.5, 0.06))
     return drawn
 
 
 def plot_raster(spike_times: Sequence[np.ndarray], axes: Axes, start: float, stop: float) -> None:
-    """Spikes as ticks, a row for each unit, the first at the top.
-
-    Args:
-        spike_times: for each unit its spike times, s, in the order of the rows.
-        axes: where.
-        start, stop: the stretch that is shown, s.
-    """
+    """Spikes as ticks, from `start` to `stop`, s; a row for each unit's spike times, s, the first at the top."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
@@ -144,12 +129,8 @@ def plot_raster(spike_times: Sequence[np.ndarray], axes: Axes, start: float, sto
     codes = np.tile([Path.MOVETO, Path.LINETO], len(x)).astype(np.uint8)
     if len(x):
         axes.add_patch(PathPatch(Path(ends, codes), fill=False, linewidth=0.6, edgecolor=_ink()))
-    axes.set_xlim(start, stop)
-    axes.set_ylim(len(shown) - 0.3, -0.7)
-    axes.set_yticks([])
-    axes.set_ylabel(f"{len(shown)} units")
-    axes.set_xlabel("time, s")
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set(xlim=(start, stop), ylim=(len(shown) - 0.3, -0.7), yticks=[])
+    _finish(axes, "time, s", f"{len(shown)} units", left=False)
 
 
 def plot_behavior(latents: xr.Dataset, name: str, axes: Axes, period: float | None = None) -> None:
@@ -159,7 +140,6 @@ def plot_behavior(latents: xr.Dataset, name: str, axes: Axes, period: float | No
         latents: with `<name>_mean`, `<name>_true` (time,) and, where intervals were calibrated, `<name>_ci`
             (time, bound), as `read_behavior` gives them; the stretch that is to be shown.
         name: which behaviour.
-        axes: where.
         period: of a circular variable, in its unit; lines are not drawn across its end.
     """
     time = latents["time"].to_numpy()
@@ -167,15 +147,15 @@ def plot_behavior(latents: xr.Dataset, name: str, axes: Axes, period: float | No
     if period is not None:
         true, mean = _broken(true, period), _broken(mean, period)
     if f"{name}_ci" in latents:
-        low, high = (latents[f"{name}_ci"].sel(bound=bound).to_numpy() for bound in ("lower", "upper"))
+        ci = latents[f"{name}_ci"]
+        low, high = (ci.sel(bound=bound).to_numpy() for bound in ("lower", "upper"))
         parts = [(low, high)] if period is None else _wrapped(low, high, np.nanmin(true), period)
-        for i, (lower, upper) in enumerate(parts):
-            label = f"{_level(latents[f'{name}_ci'])} interval" if i == 0 else None
-            axes.fill_between(time, lower, upper, color=COLOURS[0], alpha=BAND, linewidth=0, label=label, step=None)
+        level = f"{float(ci.attrs['level']):.0%}" if "level" in ci.attrs else "the"
+        for number, part in enumerate(parts):
+            _band(axes, time, *part, COLOURS[0], None if number else f"{level} interval")
     axes.plot(time, mean, color=COLOURS[0], linewidth=1.3, label="decoded")
     axes.plot(time, true, color=_ink(), linewidth=1.0, linestyle=(0, (3, 1.5)), label="measured")
-    axes.set_xlabel("time, s")
-    axes.spines[["top", "right"]].set_visible(False)
+    _finish(axes, "time, s")
 
 
 def plot_calibration(
@@ -187,176 +167,131 @@ def plot_calibration(
         nominal: (level,) between 0 and 1.
         observed: (level,) the share that was counted.
         error: (level,) its standard error; bars are twice as long to each side.
-        axes: where.
         colour: of points and bars.
         label: for a legend.
     """
-    axes.plot([0.4, 1], [0.4, 1], color=_ink(), linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    axes.errorbar(
-        nominal, observed, 2 * np.asarray(error), color=colour, fmt="o-", markersize=4.5, linewidth=1.3, label=label
-    )
-    axes.set_xlabel("level of the interval")
-    axes.set_ylabel("share inside")
-    axes.xaxis.set_major_formatter("{x:.0%}")
-    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.plot([0.4, 1], [0.4, 1], **_reference(), zorder=1)
+    style: dict[str, Any] = {"color": colour, "fmt": "o-", "markersize": 4.5, "linewidth": 1.3}
+    axes.errorbar(nominal, observed, 2 * np.asarray(error), label=label, **style)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:.0%}")
     axes.set_xlim(0.45, 1.03)
-    axes.spines[["top", "right"]].set_visible(False)
+    _finish(axes, "level of the interval", "share inside")
 
 
 def plot_nis(expected: np.ndarray, observed: np.ndarray, axes: Axes) -> None:
     """Quantiles of the normalised innovations squared e' S^-1 e against those of chi-square: on the line where the
-    filter's covariance is right, above it where the filter is too sure.
+    filter's covariance is right, above it where it is too small.
 
     Args:
         expected: (quantile,) of chi-square with as many degrees of freedom as the innovation has dimensions.
         observed: (quantile,) of the bins, at the same levels.
-        axes: where.
     """
     # On square roots, distances in deviations, the bulk and the tail are seen in one picture.
-    axes.set_xscale("function", functions=(_root, np.square))
-    axes.set_yscale("function", functions=(_root, np.square))
+    scale = {"value": "function", "functions": (lambda values: np.sqrt(np.maximum(values, 0)), np.square)}
+    axes.set_xscale(**scale)
+    axes.set_yscale(**scale)
     top = 1.05 * float(max(np.nanmax(expected), np.nanmax(observed)))
-    axes.plot([0, top], [0, top], color=_ink(), linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.plot([0, top], [0, top], **_reference())
     axes.plot(expected, observed, color=COLOURS[0], linewidth=1.4, marker="o", markersize=3)
-    axes.set_xlim(0, top)
-    axes.set_ylim(0, top)
-    axes.set_xlabel("quantile of chi-square")
-    axes.set_ylabel("quantile of the innovations")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlim=(0, top), ylim=(0, top))
+    _finish(axes, "quantile of chi-square", "quantile of the innovations")
 
 
 def plot_autocorrelation(lag: np.ndarray, correlation: np.ndarray, white: np.ndarray, axes: Axes) -> None:
-    """What is left to predict in the innovations, by lag.
+    """Predictable rest of the innovations, by lag.
 
     Args:
         lag: (lag,) s.
         correlation: (lag,) largest correlation between the innovation and that so much earlier.
-        white: (lag,) what white innovations would stay below.
-        axes: where.
+        white: (lag,) bound that white innovations stay below.
     """
     axes.fill_between(lag, 0, white, color=_ink(), alpha=0.1, linewidth=0, label="white noise")
     axes.plot(lag, correlation, color=COLOURS[0], linewidth=1.4, marker="o", markersize=3.5, label="innovations")
     axes.set_ylim(0, max(0.5, 1.15 * float(np.nanmax([*correlation, *white]))))
-    axes.set_xlabel("lag, s")
-    axes.set_ylabel("largest correlation")
-    axes.spines[["top", "right"]].set_visible(False)
+    _finish(axes, "lag, s", "largest correlation")
 
 
 def plot_surrogates(value: float, surrogates: np.ndarray, axes: Axes, label: str) -> None:
-    """A number of the recording beside the same number of surrogates.
-
-    Args:
-        value: of the recording.
-        surrogates: (surrogate,).
-        axes: where.
-        label: of the number, with its unit.
-    """
+    """A number of the recording beside the same number of surrogates (surrogate,); `label` names it and its unit."""
     # The height carries no meaning: it keeps neighbouring points apart.
     height = np.random.default_rng(0).uniform(-0.5, 0.5, len(surrogates))
     axes.plot(surrogates, height, "o", color=_ink(), alpha=0.4, markersize=4, markeredgewidth=0)
     axes.plot([value], [0], "D", color=COLOURS[1], markersize=8, markeredgewidth=0)
-    axes.axvline(0, color=_ink(), linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.set_ylim(-1.6, 1.6)
-    axes.set_yticks([])
-    axes.set_xlabel(label)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.axvline(0, **_reference())
+    axes.set(ylim=(-1.6, 1.6), yticks=[])
+    _finish(axes, label, left=False)
 
 
 def plot_drift(middle: np.ndarray, value: np.ndarray, axes: Axes, label: str) -> None:
-    """A number by blocks of the session.
-
-    Args:
-        middle: (block,) s.
-        value: (block,).
-        axes: where.
-        label: of the number, with its unit.
-    """
-    axes.axhline(float(np.nanmean(value)), color=_ink(), linewidth=0.8, linestyle=(0, (4, 3)))
+    """A number (block,) by blocks of the session, `middle` (block,) their middles, s; `label` names it and its unit."""
+    axes.axhline(float(np.nanmean(value)), **_reference())
     axes.plot(middle, value, "o-", color=COLOURS[0], linewidth=1.2, markersize=4)
     if np.nanmin(value) >= 0:
         axes.set_ylim(0, 1.25 * float(np.nanmax(value)))
-    axes.set_xlabel("time, s")
-    axes.set_ylabel(label)
-    axes.spines[["top", "right"]].set_visible(False)
+    _finish(axes, "time, s", label)
 
 
 def plot_training(history: Sequence[Record], axes: Axes) -> None:
-    """Held-out score of every evaluation, nats per bin over a Gaussian without memory, and the step that was kept.
-
-    Args:
-        history: `model.history_`.
-        axes: where.
-    """
-    steps = np.array([record.step for record in history])
-    score = np.array([record.score for record in history])
+    """Held-out score of every evaluation in `model.history_`, nats per bin over a Gaussian without memory, and the step
+    that was kept."""
+    score = {record.step: record.score for record in history}
     kept = history[-1].kept_step
-    at = int(np.flatnonzero(steps == kept)[0])
-    axes.plot(steps, score, color=COLOURS[0], linewidth=1.4)
-    axes.plot([kept], [score[at]], "o", color=COLOURS[1], markersize=6)
-    axes.annotate(
-        f"kept, step {kept}",
-        (kept, score[at]),
-        xytext=(0, -24),
-        textcoords="offset points",
-        ha="right" if at > len(steps) / 2 else "left",
-        color=COLOURS[1],
-    )
-    axes.axhline(0, color=_ink(), linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.set_xlabel("training step")
-    axes.set_ylabel("held-out gain, nats per bin")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.plot(list(score), list(score.values()), color=COLOURS[0], linewidth=1.4)
+    axes.plot([kept], [score[kept]], "o", color=COLOURS[1], markersize=6)
+    late = list(score).index(kept) > len(score) / 2
+    place: dict[str, Any] = {"xytext": (0, -24), "textcoords": "offset points", "ha": "right" if late else "left"}
+    axes.annotate(f"kept, step {kept}", (kept, score[kept]), color=COLOURS[1], **place)
+    axes.axhline(0, **_reference())
+    _finish(axes, "training step", "predictive information\non held-out time, nats per bin")
 
 
 def plot_spectrum(spectra: dict[str, np.ndarray], axes: Axes) -> None:
-    """Variances along principal axes, largest first.
-
-    Args:
-        spectra: name -> (dimension,) variances.
-        axes: where.
-    """
-    for index, (name, values) in enumerate(spectra.items()):
+    """Variances (dimension,) along principal axes, largest first, a line for each name."""
+    for (name, values), colour in zip(spectra.items(), COLOURS, strict=False):
         ordered = np.sort(np.asarray(values, dtype=np.float64))[::-1]
         where = np.arange(1, len(ordered) + 1)
-        axes.plot(where, ordered, "o-", color=COLOURS[index], markersize=4, linewidth=1.2, label=name)
+        axes.plot(where, ordered, "o-", color=colour, markersize=4, linewidth=1.2, label=name)
     axes.set_ylim(bottom=0)
     axes.locator_params(axis="x", integer=True)
-    axes.set_xlabel("principal axis")
-    axes.set_ylabel("variance")
-    axes.spines[["top", "right"]].set_visible(False)
+    _finish(axes, "principal axis", "variance")
 
 
 def plot_bars(names: Sequence[str], values: np.ndarray, axes: Axes, label: str) -> None:
-    """Values as horizontal bars, the first at the top: units that matter, time constants.
-
-    Args:
-        names: one for each bar.
-        values: (bar,).
-        axes: where.
-        label: of the value's axis, with its unit.
-    """
+    """Values (bar,) as horizontal bars with their names, the first at the top; `label` names the values and their
+    unit."""
     rows = np.arange(len(names))
     axes.barh(rows, values, height=0.62, color=COLOURS[0], alpha=0.85, linewidth=0)
     # A name may hold dollar signs, which are no mathematics here.
     axes.set_yticks(rows, [str(name) for name in names], parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.axvline(0, color=_ink(), linewidth=0.8)
-    axes.set_xlabel(label)
     axes.tick_params(axis="y", length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    _finish(axes, label, left=False)
 
 
-def _root(values: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.maximum(values, 0))
+def _finish(axes: Axes, x: str, y: str = "", left: bool = True) -> None:
+    """Label the axes and hide all spines but the lower one and, unless `left` is False, the left one."""
+    axes.set_xlabel(x)
+    if y:
+        axes.set_ylabel(y)
+    axes.spines[["top", "right"] if left else ["top", "right", "left"]].set_visible(False)
+
+
+def _band(axes: Axes, x: np.ndarray, low: Any, high: Any, colour: str, label: str | None = None) -> None:
+    """An interval about a line."""
+    axes.fill_between(x, low, high, color=colour, alpha=BAND, linewidth=0, label=label)
+
+
+def _reference() -> dict[str, Any]:
+    """The style of a dashed line to compare with."""
+    return {"color": _ink(), "linewidth": 0.8, "linestyle": (0, (4, 3))}
 
 
 def _ink() -> str:
     import matplotlib as mpl
 
     return str(mpl.rcParams["text.color"])
-
-
-def _level(ci: xr.DataArray) -> str:
-    return f"{float(ci.attrs['level']):.0%}" if "level" in ci.attrs else "the"
 
 
 def _broken(values: np.ndarray, period: float) -> np.ndarray:

@@ -133,7 +133,7 @@ def open_latents(path: Path) -> xr.Dataset:
     """
     import zarr
 
-    from ldmfilter.data.formats.zarr import _ZARR_3, check_arrays
+    from ldmfilter.data.untrusted.zarr_store import ZARR_3, check_arrays
     from ldmfilter.data.untrusted.codecs import checked
     from ldmfilter.data.untrusted.npy import check_text
 
@@ -147,7 +147,7 @@ def open_latents(path: Path) -> xr.Dataset:
             raise InputError(f"{path}: is no store of latent states; give one that `ldmfilter decode` made")
         check_arrays(path)
         # Consolidated metadata are a copy of what was just checked, or not.
-        version: dict[str, Any] = {"zarr_format": 2} if _ZARR_3 else {}
+        version: dict[str, Any] = {"zarr_format": 2} if ZARR_3 else {}
         group = zarr.open_group(str(path), mode="r", **version)
         for name, array in group.arrays():
             if array.dtype.kind == "U":
@@ -194,13 +194,13 @@ def source_of(latents: xr.Dataset) -> str:
 @contextmanager
 def reading(path: object) -> Iterator[None]:
     """Turn errors of a damaged store into one line. Raises: InputError."""
-    from ldmfilter.data.formats.zarr import _DAMAGE
+    from ldmfilter.data.untrusted.zarr_store import ZARR_DAMAGE
 
     try:
         yield
     except InputError:
         raise
-    except _DAMAGE as error:
+    except ZARR_DAMAGE as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise InputError(f"{path}: is a damaged store of states ({reason}); decode it again") from error
 

@@ -1,5 +1,6 @@
 """The page says what the numbers say, all of them are in the JSON beside it, and no text from a file is markup."""
 
+import copy
 import json
 import math
 import re
@@ -9,9 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import xarray as xr
+from jinja2 import UndefinedError
 
-from ldmfilter.analysis import page as markup
-from ldmfilter.analysis.report import Report, _Maker, _read, _verdict
+from ldmfilter.analysis.report import Report
+from ldmfilter.analysis.report.inputs import Inputs
+from ldmfilter.analysis.report.page import environment, write_section
+from ldmfilter.analysis.report.pictures import svg
+from ldmfilter.analysis.report.sections import SECTIONS
+from ldmfilter.analysis.report.words import finite, short
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
@@ -143,11 +149,29 @@ def test_verdict_follows_the_diagnosis(report):
         assert all(name in verdict for name in wrong)
 
 
-def test_one_check_asks_and_two_ask():
-    assert " One of 17 checks asks for a look " in _verdict(True, ["drift of z"], 17)
-    assert _verdict(True, ["a", "b"], 17).endswith(
-        " Two of 17 checks ask for a look before its uncertainty is trusted: a and b."
+def summary_of(report, **changes):
+    """The summary of a report in which some keys are other ones."""
+    content = copy.deepcopy(report.content) | changes
+    write_section("summary", content, {})
+    return content["summary"]
+
+
+@pytest.mark.parametrize(
+    ("predictive", "wrong", "ending"),
+    [
+        (True, [], " what the population does next, and its uncertainty agrees with what happened."),
+        (True, ["drift of z"], " One of 17 checks fails; look at it before you trust its uncertainty: drift of z."),
+        (True, ["a", "b"], " Two of 17 checks fail; look at them before you trust its uncertainty: a and b."),
+        (False, ["a"], " do not read them as what the population encodes."),
+    ],
+)
+def test_the_verdict_names_the_checks_that_fail(report, predictive, wrong, ending):
+    findings = [{"name": name, "ok": False} for name in wrong] + [{"name": "other", "ok": True}] * (17 - len(wrong))
+    summary = summary_of(
+        report, diagnosis=report.content["diagnosis"] | {"predictive": predictive, "findings": findings}
     )
+    assert summary["verdict"].endswith(ending)
+    assert {"name": "Checks in order", "shown": f"{17 - len(wrong)} of 17", "note": "verdicts below"} in summary["keys"]
 
 
 def test_behavior_is_shown_only_where_its_reader_never_saw_it(report):
@@ -177,19 +201,33 @@ def test_what_its_reader_saw_is_not_shown_as_read():
             "x_true": ("time", rng.normal(size=n)),
             "x_mean": ("time", rng.normal(size=n)),
             "x_fold": ("time", np.full(n, -1, np.int8)),
+            "filtered_mean": (("time", "state"), rng.normal(size=(n, 2))),
+            "ci": (("time", "state", "bound"), rng.normal(size=(n, 2, 2)), {"level": 0.95}),
         },
-        base,
+        base | {"state": [0, 1]},
         {"bin_size": 0.1},
     )
-    about = {"name": "x", "unit": "cm", "period": None}
-    model = SimpleNamespace(unit_ids_=session.units["unit"].to_numpy())
+    about = {
+        "name": "x",
+        "path": "x",
+        "unit": "cm",
+        "period": None,
+        "categories": False,
+        "note": "",
+        "bins": {"used": 1},
+    }
+    about |= {"readouts": {}, "decoder": None, "control": None, "intervals": [], "calibrated": True}
+    model = SimpleNamespace(unit_ids_=session.units["unit"].to_numpy(), states=2)
 
     def raster(latents):
-        return _Maker(None, session, counts, model, latents, {}, [about], [])._picture_raster({})  # type: ignore[arg-type]
+        section = SECTIONS["states"](Inputs(None, session, counts, model, latents, {}, [about]))  # type: ignore[arg-type]
+        content = {"behavior": [about], "figures": {"raster": section.data["raster"]}, "diagnosis": {"rivals": []}}
+        write_section("behavior", content, section.pictures)
+        return section.pictures["raster"], content["figures"]["raster"]["finding"]
 
-    picture = raster(latents)
-    assert "time that training never saw" in picture.finding
-    assert "never saw;" not in raster(latents.assign(trained=latents["observed"])).finding
+    picture, finding = raster(latents)
+    assert "time that training never saw" in finding
+    assert "never saw;" not in raster(latents.assign(trained=latents["observed"]))[1]
     figure = Figure()
     picture.draw(figure, False)
     lines = {one.get_label(): one.get_ydata() for one in figure.axes[1].lines}
@@ -212,17 +250,17 @@ def test_the_raster_is_of_the_time_in_which_behaviour_varies_most():
         {"time": time, "segment": ("time", np.zeros(n, np.int32))},
     )
     about = [{"name": "x", "unit": "cm", "period": None}]
-    maker = _Maker(None, session, bin_spikes(session, 0.1, [(0.0, 60.0)]), None, latents, {}, about, [])  # type: ignore[arg-type]
-    assert maker._stretch(20.0) == pytest.approx((40.0, 60.0))
-    assert maker._stretch(90.0) == pytest.approx((0.0, 60.0))
+    inputs = Inputs(None, session, bin_spikes(session, 0.1, [(0.0, 60.0)]), None, latents, {}, about)  # type: ignore[arg-type]
+    assert inputs.busiest(20.0) == pytest.approx((40.0, 60.0))
+    assert inputs.busiest(90.0) == pytest.approx((0.0, 60.0))
 
 
 @pytest.mark.parametrize(("p", "by_chance"), [(0.01, False), (0.05, False), (0.48, True)])
-def test_what_is_read_no_better_by_chance_is_said_so(p, by_chance):
+def test_what_is_read_no_better_by_chance_is_said_so(report, p, by_chance):
     score = {"r2": 0.02, "median_error": 1.5}
     control = {"shifts": 99, "r2": 0.02, "shifted_mean": 0.0, "shifted_95": 0.07, "p": p}
     about = {"name": "phase", "unit": "rad", "categories": False, "read": score, "decoder": None, "intervals": []}
-    sentence, _ = _read(about | {"control": control})
+    _, sentence = summary_of(report, behavior=[about | {"control": control}])["sentences"]
     assert sentence.startswith("phase is read from the states ")
     assert ("no better than when it is shifted in time (p = 0.48)" in sentence) is by_chance
 
@@ -268,14 +306,24 @@ def test_commands_make_the_run_again(report):
     ],
 )
 def test_numbers_as_people_read_them(value, shown):
-    assert markup.figure_of(value) == shown
-    assert f'value="{value!r}"' in markup.number(value)
-    assert markup.number(math.nan) == markup.number(None)
+    assert short(value) == shown
+    number = environment().get_template("macros.html").make_module({"diagnosis": {"rivals": []}}).number
+    assert number(value) == f'<data value="{value!r}">{shown}</data>'
+    assert short(math.nan) == short(None) == Outline(number(None)).texts[0][1]
 
 
-def test_markup_escapes_by_itself():
-    made = markup.tag("p", "a<b>&\"'", markup.tag("b", "\x00ok"), title='"><script>')
-    assert made == '<p title="&quot;&gt;&lt;script&gt;">a&lt;b&gt;&amp;&quot;&#x27;<b>\ufffdok</b></p>'
+def test_templates_escape_and_miss_no_name():
+    made = environment().from_string('<p title="{{ title }}">{{ text }}</p>')
+    shown = made.render(title='"><script>', text="a<b>&\"'")
+    assert shown == '<p title="&#34;&gt;&lt;script&gt;">a&lt;b&gt;&amp;&#34;&#39;</p>'
+    with pytest.raises(UndefinedError, match="text"):
+        made.render(title="")
+
+
+def test_control_characters_reach_neither_page_nor_json(page, report):
+    assert finite({"a\x00": ["\x00ok", math.inf, np.float64(2)]}) == {"a\x00": ["\ufffdok", None, 2.0]}
+    for text in (page[: page.index("</main>")], json.dumps(report.content, ensure_ascii=False)):
+        assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text)
 
 
 def test_pictures_take_the_page_s_colours_and_leave_no_trace():
@@ -288,11 +336,12 @@ def test_pictures_take_the_page_s_colours_and_leave_no_trace():
         axes.plot([0, 1], [0, 1], color="#0072B2")
         axes.set_title("\u4f4d\u7f6e <b>", parse_math=False)
 
-    one = markup.svg(draw, (3, 2), 'says "<this>"', "one")
+    one = svg(draw, (3, 2), 'says "<this>"', "one")
     assert "var(--c0)" in one
     assert "var(--muted)" in one
     assert not re.search(r"#(0072b2|111213|717273)", one)
     assert "&lt;b&gt;" in one
-    assert 'aria-label="says &quot;&lt;this&gt;&quot;"' in one
-    assert one == markup.svg(draw, (3, 2), 'says "<this>"', "one")
+    assert "&lt;this&gt;" in one
+    assert Outline(one).all("svg")[0]["aria-label"] == 'says "<this>"'
+    assert one == svg(draw, (3, 2), 'says "<this>"', "one")
     assert dict(mpl.rcParams) == before

@@ -1,0 +1,149 @@
+"""The making of a report, from a run folder to the page and its JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from ldmfilter.analysis.report.inputs import Inputs
+from ldmfilter.analysis.report.page import write_page
+from ldmfilter.analysis.report.pictures import Picture
+from ldmfilter.analysis.report.sections import SECTIONS
+from ldmfilter.analysis.report.words import finite, listed
+from ldmfilter.data.counts import check_counts
+from ldmfilter.errors import InputError
+from ldmfilter.files import check_target, replacing
+
+if TYPE_CHECKING:
+    from ldmfilter.data.session import Session
+    from ldmfilter.filter.model import LDMFilter
+    from ldmfilter.filter.runs import Run
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A report, ready to be written.
+
+    Attributes:
+        content: every number and every sentence, as plain JSON types.
+        pictures: by name, in the order of the page.
+        page: the page, in one file that needs no network.
+    """
+
+    content: dict[str, Any]
+    pictures: dict[str, Picture]
+    page: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `report.json`."""
+        return self.content
+
+    def html(self) -> str:
+        """The page, in one file that needs no network."""
+        return self.page
+
+    def write(self, path: str | os.PathLike[str], overwrite: bool = False) -> tuple[Path, Path]:
+        """Write the page, and its numbers beside it as JSON with the same stem: both whole or not at all.
+
+        Returns:
+            The paths of the page and of the JSON.
+
+        Raises:
+            InputError: one of them exists and `overwrite` is False, or the disk refuses.
+        """
+        page, numbers = check_report(path, overwrite)
+        data = json.dumps(self.content, indent=1, allow_nan=False, ensure_ascii=False)
+        with replacing(numbers, overwrite) as second, replacing(page, overwrite) as first:
+            second.write_text(data + "\n", encoding="utf-8")
+            first.write_text(self.page, encoding="utf-8")
+        return page, numbers
+
+
+def check_report(path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, Path]:
+    """Paths of a report's page and numbers; called before the work, it refuses a wrong path at once.
+
+    Raises:
+        InputError: the name ends in .json, one of them exists and `overwrite` is False, or the folder is missing.
+    """
+    target = Path(path)
+    if target.suffix.lower() == ".json" or not target.suffix:
+        raise InputError(f"{path}: is no name of a page; end it in .html, as report.html")
+    return check_target(target, overwrite), check_target(target.with_suffix(".json"), overwrite)
+
+
+def report_run(
+    run: Run,
+    behavior: Sequence[str] = (),
+    circular: Sequence[str] = (),
+    min_speed: float = 0.0,
+    tell: Callable[[str], None] | None = None,
+) -> Report:
+    """A run's report, from its folder and its session.
+
+    Args:
+        run: the run folder.
+        behavior: paths of the behaviours that are read from the states, as `inspect` prints them.
+        circular: which of them are circular whatever their unit and name say.
+        min_speed: bins in which the first behaviour changes more slowly (its unit per s) are not judged.
+        tell: called with what is being computed.
+
+    Raises:
+        InputError: the session is not there any more or has changed; a behaviour cannot be used.
+    """
+    from ldmfilter.analysis.behavior import choose_behavior
+    from ldmfilter.analysis.checks import diagnose
+    from ldmfilter.analysis.readout import read_behavior
+
+    say = tell or (lambda _: None)
+    model = run.model()
+    session, counts = run.recording()
+    chosen = choose_behavior(session, behavior, circular)
+    counts = check_counts(counts)
+    latents = model.decode(counts)
+    reports: tuple[Mapping[str, Any], ...] = ()
+    if chosen:
+        say(f"behaviour: {listed([one.name for one in chosen])}")
+        reading = read_behavior(latents, chosen, counts, min_speed=min_speed)
+        latents, reports = reading.latents, tuple(report.to_dict() for report in reading.reports)
+    diagnosis = diagnose(model, counts, progress=lambda what: say(f"diagnoses: {what}"))
+    options = [word for path in behavior for word in ("--behavior", path)]
+    options += [word for name in circular for word in ("--circular", name)]
+    options += ["--min-speed", f"{min_speed:g}"] if min_speed else []
+    return make_report(run, session, counts, model, latents, diagnosis.to_dict(), reports, options)
+
+
+def make_report(
+    run: Run,
+    session: Session,
+    counts: xr.DataArray,
+    model: LDMFilter,
+    latents: xr.Dataset,
+    diagnosis: Mapping[str, Any],
+    reports: Sequence[Mapping[str, Any]] = (),
+    options: Sequence[str] = (),
+) -> Report:
+    """Gather numbers, pictures and words of a run.
+
+    Args: the attributes of `Inputs`.
+    """
+    inputs = Inputs(run, session, counts, model, latents, diagnosis, reports, options)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    content: dict[str, Any] = {"format": "ldmfilter-report", "format_version": FORMAT, "created": created}
+    pictures: dict[str, Picture] = {}
+    for make in SECTIONS.values():
+        section = make(inputs)
+        content |= section.data
+        pictures |= section.pictures
+    content["figures"] = {name: picture.numbers for name, picture in pictures.items()}
+    content = finite(content)
+    page = write_page(list(SECTIONS), content, pictures)  # which adds the words to the content
+    return Report(content, pictures, page)

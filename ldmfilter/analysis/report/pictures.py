@@ -1,0 +1,103 @@
+"""Pictures of a page: drawn by matplotlib, as SVG elements in the page's own colours."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from ldmfilter.analysis.plots import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Pictures are drawn in these colours and then take the page's, which change with its theme.
+_INK, _MUTED, _LINE = "#111213", "#717273", "#d1d2d3"
+_THEME = {_INK: "var(--ink)", _MUTED: "var(--muted)", _LINE: "var(--line)"} | {
+    colour.lower(): f"var(--c{number})" for number, colour in enumerate(COLOURS[:6])
+}
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.linewidth": 0.7,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "text.color": _INK,
+    "grid.color": _LINE,
+    **dict.fromkeys(("axes.labelsize", "axes.titlesize"), 9),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 8.5),
+    **dict.fromkeys(("xtick.major.width", "ytick.major.width"), 0.7),
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _MUTED),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that is drawn twice, for a wide page and for a phone.
+
+    Attributes:
+        draw: (figure, narrow) draws it.
+        numbers: that its caption names; report.json holds them beside the caption.
+        wide, narrow: size in hundreds of pixels.
+        data: for the page's script, plain types.
+    """
+
+    draw: Callable[[Figure, bool], None]
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    wide: tuple[float, float] = (9.2, 3.2)
+    narrow: tuple[float, float] = (3.3, 3.0)
+    data: Any = None
+
+    def svg(self, name: str, label: str, narrow: bool = False) -> Markup:
+        """The picture in one of its sizes, as by `svg`."""
+        size, suffix = (self.narrow, "n") if narrow else (self.wide, "w")
+        return svg(lambda figure: self.draw(figure, narrow), size, label, f"{name}-{suffix}")
+
+
+def svg(draw: Callable[[Figure], None], size: tuple[float, float], label: str, name: str) -> Markup:
+    """A picture as an SVG element in the page's colours.
+
+    Args:
+        draw: draws onto a figure of matplotlib.
+        size: inches; 100 pixels of the page are one inch, and a font of 9 points is 12.5 pixels high.
+        label: description of the picture, for screen readers.
+        name: of the picture; the ids inside begin with it, so that no two pictures of a page share one.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    style: dict[Any, Any] = mpl.rcParamsDefault | _STYLE | {"svg.hashsalt": name}
+    with mpl.rc_context(style), warnings.catch_warnings():
+        # The browser has letters that matplotlib's own font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        figure = Figure(figsize=size, layout="constrained", dpi=144)
+        FigureCanvasSVG(figure)
+        draw(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    _, _, text = buffer.getvalue().partition("<svg")
+    opening, _, inside = text.partition(">")
+    inside = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", inside, flags=re.S)
+    inside = re.sub(r"<[^>]+>", lambda match: _themed(match.group(0), name), inside)
+    box = re.search(r'viewBox="[^"]+"', opening)
+    head = Markup('<svg xmlns="http://www.w3.org/2000/svg" {} role="img" aria-label="{}">')
+    return head.format(Markup(box.group(0) if box else ""), label) + Markup(inside.strip())
+
+
+def _themed(element: str, name: str) -> str:
+    """One tag of a picture: its ids begin with `name`, its colours are the page's, its numbers have two decimals."""
+    element = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", element)
+    if element.startswith("<image"):
+        return element  # the rest of it is pixels
+    element = re.sub(r"#[0-9a-f]{6}\b", lambda match: _THEME.get(match.group(0), match.group(0)), element)
+    element = re.sub(r"(font: [^;\"]*?px) [^;\"]+", r"\1 var(--sans)", element)
+    return re.sub(r"-?\d+\.\d{3,}", lambda match: f"{float(match.group(0)):.2f}".rstrip("0").rstrip("."), element)

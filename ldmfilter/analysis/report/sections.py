@@ -1,0 +1,385 @@
+"""The sections of a report: of each a function that computes its numbers and draws its pictures.
+
+A section is a function here and a template of the same name, which writes its words. `SECTIONS` lists them in the
+order of the page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ldmfilter.analysis import plots
+from ldmfilter.analysis.report.inputs import Inputs
+from ldmfilter.analysis.report.pictures import Picture
+from ldmfilter.analysis.report.words import clean, finite, plain_number
+from ldmfilter.config import Config, DataConfig, FilterConfig
+from ldmfilter.data.windows import stretches
+from ldmfilter.version import __version__
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+POINTS = 3000  # of the state space, at most: what a phone turns smoothly
+STATES_SHOWN = 60.0  # s
+RASTER_SHOWN = 20.0  # s
+UNITS_SHOWN = 10  # in the picture; the table has all
+PHONE = 0.4  # share of a stretch that is shown on a phone
+_LIBRARIES = ("torch", "numpy", "scipy", "xarray", "zarr", "pynwb", "scikit-learn", "pynapple", "matplotlib", "plotly")
+#: Colours of the state space that stay visible on white and on black: along a scale, and around a circle.
+_SCALE = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#e3cf1f")
+_CIRCLE = ("#d1495b", "#e08a2c", "#a9a52a", "#3a9d6b", "#2b8fb8", "#5b68c4", "#a557a5", "#d1495b")
+
+
+@dataclass(frozen=True)
+class Section:
+    """The numbers and pictures of a section.
+
+    Attributes:
+        data: keys of report.json and of the template, with their values.
+        pictures: by name.
+    """
+
+    data: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, Picture] = field(default_factory=dict)
+
+
+def summary(inputs: Inputs) -> Section:
+    """The session, the part of it that was used, and the model."""
+    source, model, counts = inputs.session.source, inputs.model, inputs.counts
+    observed, trained = (inputs.latents[name].to_numpy() for name in ("observed", "trained"))
+    size, spans = float(counts.attrs["bin_size"]), stretches(counts)
+    data = inputs.run.config.data
+    kept = next(record for record in model.history_ if record.step == model.kept_step_)
+    parts = [data.interval, *(f"{start:g}:{stop:g} s" for start, stop in data.spans)]
+    session = {
+        **dataclasses.asdict(source),
+        "units_in_file": len(inputs.run.session_unit_ids),
+        "units": counts.sizes["unit"],
+        "spikes": int(counts.sum()),
+        "bins": counts.sizes["time"],
+        "bin_size": size,
+        "seconds": round(counts.sizes["time"] * size, 6),
+        "start": spans[0][0],
+        "stop": spans[-1][1],
+        "stretches": len(spans),
+        "bins_observed": int(observed.sum()),
+        "bins_trained": int((trained & observed).sum()),
+        "bins_judged": int((~trained & observed).sum()),
+        "share_judged": float((~trained & observed).sum() / max(observed.sum(), 1)),
+        "chosen": " and ".join(filter(None, parts)) or "the whole session",
+    }
+    about = {
+        "run": str(inputs.run.folder),
+        "id": model.model_id_,
+        "created": inputs.run.created,
+        "latent_dim": model.latent_dim,
+        "state_dim": model.states,
+        "entropy": model.entropy,
+        "seed": model.seed,
+        "steps": model.history_[-1].step,
+        "max_steps": model.max_steps,
+        "kept_step": kept.step,
+        "held_out_predictive_information": kept.score,
+        "effective_rank": kept.effective_rank,
+    }
+    title = source.session_id or source.identifier or Path(source.path).stem or "session"
+    return Section({"title": title, "session": session, "model": about})
+
+
+def states(inputs: Inputs) -> Section:
+    """The states in time and in space, and the spikes."""
+    pictures = {"states": _states(inputs), "space": _space(inputs), "raster": _raster(inputs)}
+    return Section({name: picture.numbers for name, picture in pictures.items()}, pictures)
+
+
+def _states(inputs: Inputs) -> Picture:
+    start, stop = inputs.around(inputs.busiest(RASTER_SHOWN), STATES_SHOWN)
+    shown = inputs.between(start, stop)
+    unseen = ~shown["trained"].to_numpy()
+    number = min(4, inputs.model.states)
+    numbers = {
+        "start": start,
+        "stop": stop,
+        "shown": plots.leading_states(shown, number),
+        "level": float(inputs.latents["ci"].attrs["level"]),
+        "of": inputs.model.states,
+        "unseen_marked": bool(unseen.any() and not unseen.all()),
+    }
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        part = inputs.between(start, start + PHONE * (stop - start)) if narrow else shown
+        time, axes = part["time"].to_numpy(), figure.add_subplot()
+        plots.plot_states(part, axes, number=number)
+        foot = {"transform": axes.get_xaxis_transform(), "color": plots.COLOURS[1], "linewidth": 0, "step": "mid"}
+        axes.fill_between(time, 0, 0.012, where=~part["trained"].to_numpy(), **foot)
+        axes.set(xlim=(time[0], time[-1]), ylabel="state")
+
+    return Picture(draw, numbers, wide=(9.2, 3.9), narrow=(3.3, 3.4))
+
+
+def _space(inputs: Inputs) -> Picture:
+    """The still picture of the state space, and the points and colours that the page's script turns."""
+    observed = np.flatnonzero(inputs.latents["observed"].to_numpy())
+    mean = inputs.latents["filtered_mean"].to_numpy()[observed]
+    mean = np.pad(mean, ((0, 0), (0, max(3 - mean.shape[1], 0))))  # one or two states lie in a plane
+    components, explained = plots.leading_components(mean, 3)
+    drawn = np.unique(np.linspace(0, len(observed) - 1, min(POINTS, len(observed))).astype(np.int64))
+    points = components[drawn] / max(float(np.abs(components).max()), np.finfo(float).tiny)
+    time = inputs.time[observed][drawn]
+    choices = [_colouring(one, inputs.measured(one["name"])[observed][drawn]) for one in inputs.reports]
+    choices.append(_colouring({"name": "time", "unit": "s"}, time))
+    first = choices[0]
+    values = np.array(first["values"], dtype=np.float64)
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        from matplotlib.colors import LinearSegmentedColormap
+
+        colours = LinearSegmentedColormap.from_list("page", [colour for _, colour in first["colorscale"]])
+        axes = figure.add_subplot(projection="3d")
+        dots = plots.plot_state_space_3d(points[::2], axes, values[::2], cmap=colours, size=7)
+        dots.set_clim(first["low"], first["high"])
+        axes.view_init(elev=22, azim=45)
+
+    numbers = {
+        "explained": explained.tolist(),
+        "points": len(drawn),
+        "bins": len(observed),
+        "colours": [{key: one[key] for key in ("label", "low", "high")} for one in choices],
+    }
+    data = {**dict(zip("xyz", points.T.round(4), strict=True)), "time": time.round(2), "choices": choices}
+    return Picture(draw, numbers, wide=(5.6, 4.6), data=finite(data))
+
+
+def _colouring(about: Mapping[str, Any], values: np.ndarray) -> dict[str, Any]:
+    """Colours of points (point,) by one variable, for the page's script and for the still picture. A variable of two
+    to four values is shown as classes, by their rank."""
+    known = values[np.isfinite(values)]
+    classes = np.unique(known).tolist()
+    low, high = (classes[0], classes[-1]) if classes else (0.0, 1.0)
+    unit = f" {about['unit']}" if about["unit"] else ""
+    labels = {"low_label": plain_number(low) + unit, "high_label": plain_number(high) + unit}
+    stops: Sequence[str] = _CIRCLE if about.get("circular") else _SCALE
+    named = None
+    if 2 <= len(classes) <= 4:
+        stops = plots.COLOURS[: len(classes)]
+        values = np.where(np.isfinite(values), np.searchsorted(classes, values), np.nan)
+        low, high = 0.0, float(len(classes) - 1)
+        named = [{"label": plain_number(v) + unit, "colour": c} for v, c in zip(classes, stops, strict=True)]
+    return {
+        "label": about["name"],
+        "low": low,
+        "high": high,
+        **labels,
+        "values": [float(f"{value:.5g}") for value in values.tolist()],
+        "colorscale": list(zip(np.linspace(0, 1, len(stops)).tolist(), stops, strict=True)),
+        "gradient": f"linear-gradient(90deg, {', '.join(stops)})",
+        "classes": named,
+    }
+
+
+def _raster(inputs: Inputs) -> Picture:
+    start, stop = inputs.busiest(RASTER_SHOWN)
+    trains = [t[(t >= start) & (t < stop)] for t in (inputs.spike_times(unit) for unit in inputs.unit_order())]
+    shown = inputs.between(start, stop)
+    for name in inputs.names:  # a readout is shown only where it was not fitted
+        kept = {key: shown[key] for key in (f"{name}_mean", f"{name}_ci") if key in shown}
+        shown = shown.assign({key: values.where(shown[f"{name}_fold"] >= 0) for key, values in kept.items()})
+    behaviors = inputs.reports[:3]
+    numbers = {
+        "start": start,
+        "stop": stop,
+        "spikes": sum(map(len, trains)),
+        "units": len(trains),
+        "unseen": not shown["trained"].any(),
+        "behaviors": [one["name"] for one in behaviors],
+    }
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        end = start + (PHONE if narrow else 1) * (stop - start)
+        part = shown.isel(time=np.flatnonzero(shown["time"].to_numpy() < end))
+        heights = [2.6, *[1.0] * len(behaviors)]
+        grid = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+        plots.plot_raster(trains, grid[0], start, end)
+        for one, axes in zip(behaviors, grid[1:], strict=True):
+            plots.plot_behavior(part, one["name"], axes, one["period"])
+            axes.set_ylabel(clean("\n".join(filter(None, (one["name"], one["unit"])))), parse_math=False)
+        for axes in grid[:-1]:
+            axes.set_xlabel("")
+            axes.tick_params(axis="x", length=0)
+        if behaviors:
+            grid[0].spines["bottom"].set_visible(False)
+            grid[1].legend(loc="lower left", bbox_to_anchor=(0, 0.98), ncols=1 if narrow else 3, borderaxespad=0)
+
+    high = 3.4 + 1.3 * len(behaviors)
+    return Picture(draw, numbers, wide=(9.2, high), narrow=(3.3, high))
+
+
+def behavior(inputs: Inputs) -> Section:
+    """The behaviours that were read, and the calibration of their intervals."""
+    # Of a variable of a few values, an interval is no measure.
+    calibrated = [one for one in inputs.reports if one["intervals"] and not one["categories"]]
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        axes = figure.add_subplot()
+        for one, colour in zip(calibrated, plots.COLOURS, strict=False):
+            columns = ([level[key] for level in one["intervals"]] for key in ("level", "coverage", "coverage_se"))
+            plots.plot_calibration(*map(np.array, columns), axes, colour, label=one["name"])
+        for text in axes.legend(loc="lower right").get_texts():
+            text.set_parse_math(False)
+
+    picture = Picture(draw, wide=(4.3, 3.6), narrow=(3.3, 3.1))
+    return Section({"behavior": list(inputs.reports)}, {"calibration": picture} if calibrated else {})
+
+
+def trust(inputs: Inputs) -> Section:
+    """The diagnosis: checks, innovations, sharing, baselines, spectrum, time constants, drift."""
+    parts = (_innovations, _sharing, _dimensions, _drift)
+    return Section({"diagnosis": dict(inputs.diagnosis)}, {k: v for part in parts for k, v in part(inputs).items()})
+
+
+def _arrays(inputs: Inputs, part: str, *names: str) -> tuple[np.ndarray, ...]:
+    """Arrays of a part of the diagnosis, NaN where a value is not finite."""
+    return tuple(np.asarray(inputs.diagnosis[part][name], dtype=np.float64) for name in names)
+
+
+def _innovations(inputs: Inputs) -> dict[str, Picture]:
+    probability, nis, chi2 = _arrays(inputs, "consistency", "probability", "nis", "chi2")
+    lag, correlation, white = _arrays(inputs, "consistency", "lag", "correlation", "white")
+    median, high = np.interp([0.5, 0.95], probability, nis / chi2)
+
+    def draw(axes: Axes) -> None:
+        plots.plot_autocorrelation(lag, correlation, white, axes)
+        axes.legend(loc="upper right")
+
+    return {
+        "nis": _plot(lambda axes: plots.plot_nis(chi2, nis, axes), {"median_ratio": median, "quantile_95_ratio": high}),
+        "correlation": _plot(draw),
+    }
+
+
+def _sharing(inputs: Inputs) -> dict[str, Picture]:
+    information, shifted_information = _arrays(inputs, "sharing", "predictive_information", "surrogate_information")
+    coupling, shifted_coupling = _arrays(inputs, "sharing", "coupling", "surrogate_coupling")
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        left, right = _pair(figure, narrow)
+        plots.plot_surrogates(float(information), shifted_information, left, "predictive information, nats per bin")
+        plots.plot_surrogates(float(coupling), shifted_coupling, right, "correlation with other units' past")
+
+    return {"sharing": Picture(draw, wide=(9.2, 1.7), narrow=(3.3, 2.8))}
+
+
+def _dimensions(inputs: Inputs) -> dict[str, Picture]:
+    z, prediction = _arrays(inputs, "spectrum", "z", "prediction")
+    (seconds,) = _arrays(inputs, "memory", "time_constant")
+    seconds = np.sort(seconds[np.isfinite(seconds)])[::-1]
+
+    def draw_spectrum(axes: Axes) -> None:
+        plots.plot_spectrum({"pseudo-observation z": z, "its prediction": prediction}, axes)
+        axes.legend(loc="lower left" if prediction[-1] > 0.3 else "upper right")
+
+    def draw_memory(axes: Axes) -> None:
+        plots.plot_bars([str(i + 1) for i in range(len(seconds))], seconds, axes, "time constant, s")
+        axes.set_ylabel("slowest first")
+
+    return {"spectrum": _plot(draw_spectrum), "memory": _plot(draw_memory)}
+
+
+def _drift(inputs: Inputs) -> dict[str, Picture]:
+    start, stop, information, nis = _arrays(inputs, "drift", "start", "stop", "predictive_information", "nis")
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        first, second = _pair(figure, narrow, sharex=narrow)
+        plots.plot_drift((start + stop) / 2, information, first, "predictive information,\nnats per bin")
+        plots.plot_drift((start + stop) / 2, nis, second, "NIS per dimension")
+        if narrow:
+            first.set_xlabel("")
+
+    return {"drift": Picture(draw, wide=(9.2, 2.5), narrow=(3.3, 3.4))}
+
+
+def units(inputs: Inputs) -> Section:
+    """The units without which the filter predicts worst."""
+    loss, share = _arrays(inputs, "units", "loss", "share")
+    order = np.argsort(-np.where(np.isfinite(loss), loss, -np.inf), kind="stable")
+    shown = order[:UNITS_SHOWN]
+    names = [clean(str(inputs.diagnosis["units"]["unit"][i])) for i in shown]
+
+    def draw(axes: Axes) -> None:
+        plots.plot_bars(names, loss[shown], axes, "loss without the unit, nats per bin")
+        axes.set_ylabel("unit")
+
+    numbers = {
+        "order": order,
+        "units": len(shown),
+        "share": np.nansum(share[shown]),
+        "largest": names[0],
+        "loss": loss[shown[0]],
+    }
+    return Section({}, {"units": _plot(draw, numbers, 1.0 + 0.2 * len(shown))})
+
+
+def training(inputs: Inputs) -> Section:
+    """The evaluations of the training."""
+    history = inputs.model.history_
+    picture = _plot(lambda axes: plots.plot_training(history, axes), high=2.8)
+    return Section({"training": [dataclasses.asdict(record) for record in history]}, {"training": picture})
+
+
+def made(inputs: Inputs) -> Section:
+    """Settings, versions, and the commands that make the same run and the same page."""
+    versions = {"ldmfilter": __version__, "Python": platform.python_version()}
+    versions |= {name: version(name) for name in _LIBRARIES}
+    run, folder = inputs.run, str(inputs.run.folder)
+    given = [one.session for one in run.sessions if not one.added]
+    which = ["--session", run.session_path] if len(run.sessions) > 1 else []
+    commands = [
+        ["ldmfilter", "train", *given, *_changed(run.config), "--run", folder],
+        ["ldmfilter", "report", folder, *which, "--out", "report.html", *inputs.options],
+    ]
+    settings = {"settings": run.config.to_dict(), "versions": versions, "commands": list(map(shlex.join, commands))}
+    return Section({"made": settings})
+
+
+def _changed(config: Config) -> list[str]:
+    """Every option that is not the default, as words of a command."""
+    plain = Config(DataConfig(), FilterConfig(state_dim=config.filter.latent_dim)).to_dict()
+    words = []
+    for part, options in config.to_dict().items():
+        for name, value in options.items():
+            flag = f"--{name.replace('_', '-')}"
+            if value == plain[part].get(name):
+                continue
+            if name == "spans":
+                words += [word for start, stop in value for word in ("--span", f"{start!r}:{stop!r}")]
+            elif isinstance(value, bool):
+                words.append(flag if value else f"--no-{flag[2:]}")
+            else:
+                words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return words
+
+
+def _plot(draw: Callable[[Axes], None], numbers: Mapping[str, Any] | None = None, high: float = 0.0) -> Picture:
+    """A picture of one plot, the same in both sizes: as wide as half the page, or as wide as the page and so high."""
+    sizes = ((9.2, high), (3.3, high)) if high else ((4.3, 3.3), (3.3, 2.9))
+    return Picture(lambda figure, _: draw(figure.add_subplot()), numbers or {}, *sizes)
+
+
+def _pair(figure: Figure, narrow: bool, **options: Any) -> Sequence[Axes]:
+    """Axes of two plots: one above the other on a phone, else side by side."""
+    return figure.subplots(2, 1, **options) if narrow else figure.subplots(1, 2, **options)
+
+
+SECTIONS: dict[str, Callable[[Inputs], Section]] = {
+    make.__name__: make for make in (summary, states, behavior, trust, units, training, made)
+}
