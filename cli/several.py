@@ -2,23 +2,20 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ldmfilter_cli.console import follow, give_up, say
 
 from ldmfilter.analysis.decode_session import DecodeOptions, decode_session
-from ldmfilter.cluster import Tell, Word, connect, work
+from ldmfilter.cluster import Done, work, workers
 from ldmfilter.data.untrusted.remote import absolute
 from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, disk_errors, plain_names
 from ldmfilter.filter.decode import store_attributes
 from ldmfilter.filter.runs import Run
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 
 def decode_several(
@@ -44,55 +41,48 @@ def decode_several(
     tasks = [
         (run, path, os.path.abspath(store), vars(options), overwrite) for path, store in zip(paths, stores, strict=True)
     ]
-    done = the_run.model().history_[-1].step
-    if done < the_run.config.filter.max_steps and not quiet:
-        wanted = the_run.config.filter.max_steps
+    done, wanted = the_run.model().history_[-1].step, the_run.config.filter.max_steps
+    if done < wanted and not quiet:
         say(f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; decoding with what it kept")
-    ended: list[Word] = []
-
-    def text(word: Word) -> str:
-        return paths[word.task]
-
+    ended: dict[int, Any] = {}
     reads = [run, *filter(os.path.exists, paths)]
-    with _workers(dask, reads, folder, len(tasks)) as client, closing(work(client, _decode, tasks)) as words:
-        for word in follow(words, len(tasks), lambda _: len(ended) + 1, text, "session", quiet):
-            ended.append(word)
-            for line in () if quiet else word.warned:
-                say(f"warning: {_named(line, paths[word.task])}")
-            if word.said == "kept" and not quiet:
-                say(f"{stores[word.task]}: is there already, from the same model, session and options; not done again")
-    ended.sort(key=lambda word: word.task)
-    well = [stores[word.task] for word in ended if not isinstance(word.said, Exception)]
+    with workers(dask, 1, reads, folder, len(tasks)) as executor, closing(work(executor, _decode, tasks)) as ends:
+        for end in follow(ends, len(tasks), lambda _: len(ended) + 1, lambda end: paths[end.task], "session", quiet):
+            ended[end.task] = end.result
+            if not quiet:
+                _say_how(end, paths[end.task], stores[end.task])
+    well = [stores[task] for task, result in sorted(ended.items()) if not isinstance(result, Exception)]
     if as_json:
         made: list[Any] = [{"store": str(store), "behavior": _reports(store)} for store in well]
         for one in [made] if len(paths) > 1 else made:
             print(json.dumps(one, indent=1))
     else:
         for store in well:
-            for one in () if quiet else _reports(store):
-                if one["read"]:
-                    score, unit = one["read"], one["unit"] or "its unit"
-                    say(
-                        f"{store}: {one['path']}: R2 {score['r2']:.3f}, median error {score['median_error']:.3g} {unit}"
-                    )
+            for report in () if quiet else _reports(store):
+                _say_score(store, report)
             print(store)
-    give_up([_with_name(word.said, paths[word.task]) for word in ended if isinstance(word.said, Exception)])
+    failed = {task: result for task, result in sorted(ended.items()) if isinstance(result, Exception)}
+    give_up([type(error)(_named(str(error), paths[task])) for task, error in failed.items()])
 
 
-def _decode(run: str, session: str, store: str, options: dict[str, Any], overwrite: bool, tell: Tell) -> str:
+def _decode(run: str, session: str, store: str, options: dict[str, Any], overwrite: bool) -> str:
     """One session, here or on a worker. What is done already is not done again, whoever asks twice."""
     the_run = Run.open(run)
     made = decode_session(the_run, session, store, DecodeOptions(**options), overwrite=overwrite, keep=True)
     return "kept" if made is None else "done"
 
 
-@contextmanager
-def _workers(dask: str | None, reads: list[str], folder: Path, most: int) -> "Iterator[Client | None]":
-    if dask is None:
-        yield None
-        return
-    with connect(dask, reads, folder, most) as client:
-        yield client
+def _say_how(end: Done, session: str, store: Path) -> None:
+    for line in end.warned:
+        say(f"warning: {_named(line, session)}")
+    if end.result == "kept":
+        say(f"{store}: is there already, from the same model, session and options; not done again")
+
+
+def _say_score(store: Path, report: dict[str, Any]) -> None:
+    if report["read"]:
+        score, unit = report["read"], report["unit"] or "its unit"
+        say(f"{store}: {report['path']}: R2 {score['r2']:.3f}, median error {score['median_error']:.3g} {unit}")
 
 
 def _folder(out: Path) -> Path:
@@ -111,7 +101,3 @@ def _reports(store: Path) -> list[dict[str, Any]]:
 
 def _named(line: str, session: str) -> str:
     return line if session in line else f"{session}: {line}"
-
-
-def _with_name(error: Exception, session: str) -> Exception:
-    return type(error)(_named(str(error), session))

@@ -31,9 +31,8 @@ from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.files import plain_names
 
 if TYPE_CHECKING:
-    from distributed import Client
-
-    from ldmfilter.analysis.sweep import Combination, Progress, Sweep, SweepRun
+    from ldmfilter.analysis.sweep import Progress, Sweep
+    from ldmfilter.analysis.sweep_scores import Combination, SweepRun
 
 
 def _is_number(word: str) -> bool:
@@ -51,7 +50,7 @@ def _is_widths(word: str) -> bool:
 NUMBERS = (
     "latent-dim", "state-dim", "dropout", "seed", "max-steps", "learning-rate", "batch-size", "weight-decay",
 )  # fmt: skip
-# What goes on with the list of an option's values; the first value may be anything, and is checked as any option's is.
+# Which words continue the list of an option's values. The first value may be any word: the parser checks it.
 SEVERAL: dict[str, Callable[[str], bool]] = {
     **{f"--{name}": _is_number for name in NUMBERS},
     "--hidden": _is_widths,
@@ -74,22 +73,21 @@ def expand(words: Sequence[str]) -> list[str]:
     rest = list(words)
     while rest:
         word = rest.pop(0)
+        name = word.partition("=")[0]
         if word == "--":
             return [*out, word, *rest]
-        name = word.partition("=")[0]
         if name in SEVERAL or name in ONE:
-            again = name in ONE and (name in seen or (name == word and len(rest) > 1 and _is_number(rest[1])))
-            if again or (name in ONE and name != word and rest and _is_number(rest[0])):
+            out.append(word)
+            if name == word and rest:
+                out.append(rest.pop(0))
+            if name in ONE and (name in seen or (rest and _is_number(rest[0]))):
                 raise typer.BadParameter(
                     "takes one value in a sweep: with another the scores would be of other bins, and not comparable",
                     param_hint=name,
                 )
             seen.add(name)
-            out.append(word)
-            if name == word and rest:
-                out.append(rest.pop(0))
-            flag = name if name in SEVERAL else ""
-        elif flag and SEVERAL[flag](word):
+            flag = name
+        elif flag in SEVERAL and SEVERAL[flag](word):
             out += [flag, word]
         else:
             out.append(word)
@@ -171,206 +169,104 @@ def sweep(
 ) -> None:
     """Example: **ldmfilter sweep session.nwb --latent-dim 2 4 8 --entropy knn stopgrad**
 
-    Train with every combination of the values and compare: how much better held-out time is predicted than
-    without memory. Prints a table, the best first. Several seeds are repetitions: their median counts. The same
-    command again, or --resume, does only what is missing. The best run is a run like any other: where the sweep
-    lies below runs/, `ldmfilter decode` finds it.
+    Train with every combination of the values and compare their predictive information on held-out time. Prints a
+    table, the best first. Several seeds are repetitions: their median counts. The same command again, or --resume,
+    does only what is missing. The best run is a run like any other: where the sweep lies below runs/,
+    `ldmfilter decode` finds it.
     """
+    hidden_widths = [parse_widths(widths) for widths in hidden or ()]
     several: dict[str, Sequence | None] = {
-        "latent_dim": latent_dim, "state_dim": state_dim, "hidden": [parse_widths(widths) for widths in hidden or ()],
-        "dropout": dropout, "entropy": entropy, "max_steps": max_steps, "learning_rate": learning_rate,
-        "batch_size": batch_size, "weight_decay": weight_decay,
+        "latent_dim": latent_dim, "state_dim": state_dim, "hidden": hidden_widths, "dropout": dropout,
+        "entropy": entropy, "max_steps": max_steps, "learning_rate": learning_rate, "batch_size": batch_size,
+        "weight_decay": weight_decay,
     }  # fmt: skip
-    many = {name: list(dict.fromkeys(values)) for name, values in several.items() if values}
-    one: dict[str, Any] = {
+    single: dict[str, Any] = {
         "bin_size": bin_size, "interval": interval, "spans": parse_spans(span) or None, "reserve": reserve,
         "units": units, "min_rate": min_rate, "window": window, "warmup": warmup, "held_out": held_out,
         "refit": refit, "device": device, "precision": precision,
     }  # fmt: skip
-    one = {name: value for name, value in one.items() if value is not None}
-    if resume is not None and (many or one or seed or config or folder or trials):
+    many = {name: list(dict.fromkeys(values)) for name, values in several.items() if values}
+    single = {name: value for name, value in single.items() if value is not None}
+    if resume is not None and (many or single or seed or config or folder or trials):
         raise typer.BadParameter("a resumed sweep keeps its own options; leave the others out", param_hint="--resume")
     if dask is not None and jobs > 1:
         raise typer.BadParameter("the workers of the cluster are the processes", param_hint="--jobs")
-    for path in sessions if sessions and len(sessions) > 1 else ():
-        # A mistyped value of an option looks like one more session.
-        if not path.exists() and remote_address(path) is None:
-            raise typer.BadParameter(f"{path} is no file, nor a value of the option before it", param_hint="SESSION")
-    from ldmfilter.analysis.sweep import Sweep, draw_scores
-
-    make: list[Callable[[], Sweep]] = []
-    session = None
+    session = sessions[0] if sessions and resume is not None else None
     if resume is not None:
-        # Of several sessions the sweeps lie below the folder that was named.
-        below = sorted(path.parent for path in resume.glob("*/sweep.json")) or [resume]
-        make = [partial(Sweep.open, path) for path in below]
-        if sessions and len(sessions) + len(below) > 2:
-            raise typer.BadParameter("where a session lies now can be told of one sweep only", param_hint="SESSION")
-        session = sessions[0] if sessions else None
-    elif not sessions:
-        raise typer.BadParameter("name a session to train on", param_hint="SESSION")
+        make = _resumed(resume, sessions or [])
     else:
-        options = Config.read(config) if config else Config(DataConfig(), FilterConfig())
-        options = options.replace(**one, **{name: values[0] for name, values in many.items() if len(values) == 1})
+        single |= {name: values[0] for name, values in many.items() if len(values) == 1}
+        options = (Config.read(config) if config else Config(DataConfig(), FilterConfig())).replace(**single)
         options.data.validate()
         grid = {name: values for name, values in many.items() if len(values) > 1}
-        if not grid and len(set(seed or ())) < 2:
-            raise typer.BadParameter(
-                "nothing to compare; give an option or --seed several values", param_hint="--latent-dim 2 4 8"
-            )
-        sessions = list(dict.fromkeys(sessions))
-        for path, name in zip(sessions, plain_names(sessions), strict=True):
-            place = folder / name if folder is not None and len(sessions) > 1 else folder
-            make.append(partial(Sweep.create, place, path, options, grid, seed or [options.filter.seed], trials))
+        make = _asked(sessions or [], folder, options, grid, seed or [options.filter.seed], trials)
     sweeps: list[Sweep] = []
     failures: list[Exception] = []
     for made in make:
         try:
-            the_sweep = made()
+            sweeps.append(made())
             if not quiet:
-                _introduce(the_sweep, session)
+                _introduce(sweeps[-1], session)
         except InputError as error:
-            if len(make) == 1:
-                raise
             failures.append(error)
-            continue
-        if len(make) > 1:
-            the_sweep.release()
-        sweeps.append(the_sweep)
-    if not dask or all(sweep.n_left == 0 for sweep in sweeps):
-        failures += _follow(sweeps, jobs, session, None, quiet)
-    else:
-        from ldmfilter.cluster import connect
-
-        # All sweep folders of a command are beside each other.
-        reads = [absolute(session or sweep.session_path) for sweep in sweeps]
-        with connect(dask, reads, sweeps[0].folder, sum(sweep.n_left for sweep in sweeps)) as client:
-            failures += _follow(sweeps, jobs, session, client, quiet)
+    if sweeps:
+        failures += _follow(sweeps, jobs, dask, session, quiet)
     if len(make) == 1 and failures:
         raise failures[0]
     tables = [(one, one.results()) for one in sweeps]
     if as_json:
         summaries = [summarise(*table) for table in tables]
-        print(
-            json.dumps(summaries[0] if len(summaries) == 1 and not failures else summaries, indent=1, allow_nan=False)
-        )
-    for the_sweep, results in tables:
+        print(json.dumps(summaries if len(make) > 1 else summaries[0], indent=1, allow_nan=False))
+    for one, results in tables:
         if not as_json:
             if len(make) > 1:
-                print(the_sweep.session_path)
-            _show(the_sweep, results)
-        failures += _conclude(the_sweep, results, draw_scores, quiet)
+                print(one.session_path)
+            _show(one, results)
+        failures += _conclude(one, results, quiet)
     give_up(failures)
 
 
-def _conclude(
-    the_sweep: "Sweep", results: "list[Combination]", draw: "Callable[[Sweep], Path]", quiet: bool
-) -> list[Exception]:
-    """Draw a sweep's scores and tell where its best run lies. Returns why there is none."""
-    best = the_sweep.best()
-    picture = draw(the_sweep) if any(one.score is not None for one in results) else None
-    unfinished = the_sweep.n_runs - sum(run.ended for one in results for run in one.runs)
-    if unfinished and not quiet:
-        say(
-            f"{unfinished} run(s) are still being done by another process; "
-            f"`ldmfilter sweep --resume {the_sweep.folder}` shows the table again"
+def _resumed(resume: Path, sessions: list[Path]) -> "list[Callable[[], Sweep]]":
+    """Open a sweep, or those of several sessions, which lie below the folder that was named."""
+    from ldmfilter.analysis.sweep import Sweep
+
+    below = sorted(path.parent for path in resume.glob("*/sweep.json")) or [resume]
+    if sessions and len(sessions) + len(below) > 2:
+        raise typer.BadParameter("where a session lies now can be told of one sweep only", param_hint="SESSION")
+    return [partial(Sweep.open, path) for path in below]
+
+
+def _asked(
+    sessions: list[Path],
+    folder: Path | None,
+    options: Config,
+    grid: dict[str, list],
+    seeds: list[int],
+    trials: int | None,
+) -> "list[Callable[[], Sweep]]":
+    """Make a sweep of each session."""
+    from ldmfilter.analysis.sweep import Sweep
+
+    if not sessions:
+        raise typer.BadParameter("name a session to train on", param_hint="SESSION")
+    for path in sessions if len(sessions) > 1 else ():
+        # A mistyped value of an option looks like one more session.
+        if not path.exists() and remote_address(path) is None:
+            raise typer.BadParameter(f"{path} is no file, nor a value of the option before it", param_hint="SESSION")
+    if not grid and len(set(seeds)) < 2:
+        raise typer.BadParameter(
+            "nothing to compare; give an option or --seed several values", param_hint="--latent-dim 2 4 8"
         )
-    if best is None:
-        return [] if unfinished else [TrainingError(f"{the_sweep.folder}: no run has ended well; the table tells why")]
-    if not quiet:
-        if results[0].score is not None and results[0].score <= 0:
-            say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
-        say(f"best run {best.folder}, picture {picture}")
-    return []
-
-
-def summarise(sweep: "Sweep", results: "list[Combination]") -> dict[str, Any]:
-    """What `sweep --json` prints, the best combination first. Scores in nats per bin, null where there is none."""
-    best = results[0].runs[0] if results and results[0].score is not None else None
-    return {
-        "sweep": str(sweep.folder),
-        "session": sweep.session_path,
-        "best": None if best is None else str(best.folder),
-        "combinations": [
-            {
-                "options": dict(one.options),
-                "score": one.score,
-                "lowest": one.lowest,
-                "highest": one.highest,
-                "runs": [
-                    {
-                        "run": str(run.folder),
-                        "seed": run.seed,
-                        "state": run.state,
-                        "score": run.score,
-                        "step": run.step,
-                        "effective_rank": run.effective_rank,
-                        "seconds": run.seconds,
-                        "reason": run.reason or None,
-                    }
-                    for run in one.runs
-                ],
-            }
-            for one in results
-        ],
-    }
-
-
-def _follow(
-    sweeps: "list[Sweep]", jobs: int, session: Path | None, client: "Client | None", quiet: bool
-) -> list[Exception]:
-    """Do what is missing and show how far it is. Returns why a sweep could not go on."""
-    from ldmfilter.analysis.sweep import describe, run_sweeps
-
-    if all(one.n_left == 0 for one in sweeps):
-        return []
-    failures: list[Exception] = []
-    # A bar counts steps, so that it moves within a run; a log gets a line when a run has ended.
-    steps = {id(one): one.n_runs * one.config.filter.max_steps for one in sweeps}
-    behind = {id(one): steps[id(one)] * (one.n_runs - one.n_left) // one.n_runs for one in sweeps}
-    ended = {id(one): one.n_runs - one.n_left for one in sweeps}
-    runs = sum(one.n_runs for one in sweeps)
-    terminal = sys.stderr.isatty()
-
-    def count(move: "tuple[Sweep, Progress | InputError | TrainingError]") -> int:
-        the_sweep, progress = move
-        if not isinstance(progress, Exception):
-            behind[id(the_sweep)] = round(progress.share * steps[id(the_sweep)])
-            ended[id(the_sweep)] = progress.ended
-        return sum(behind.values())
-
-    def text(move: "tuple[Sweep, Progress | InputError | TrainingError]") -> str:
-        the_sweep, progress = move
-        if isinstance(progress, Exception):
-            return ""
-        run = progress.run
-        where = f"{Path(the_sweep.session_path).stem}, " if len(sweeps) > 1 else ""
-        name = f"{sum(ended.values())}/{runs}  {where}{_name(describe(run.options), run, the_sweep)}"
-        if run.state == "failed":
-            return f"{name}: failed, {run.reason}"
-        if run.ended and not terminal:
-            return f"{name}: gain {run.score:.2f}, rank {run.effective_rank:.1f}, {run.seconds:.0f} s"
-        return name if run.score is None else f"{name}: gain {run.score:.2f}"
-
-    with closing(run_sweeps(sweeps, jobs, session, client)) as moves:
-        try:
-            start = sum(behind.values())
-            for move in follow(moves, sum(steps.values()), count, text, "step", quiet or not terminal, start):
-                if isinstance(move[1], Exception):
-                    failures.append(move[1])
-                elif move[1].run.ended and not quiet:
-                    count(move)
-                    say(text(move))
-        except KeyboardInterrupt:
-            moves.close()
-            again = f"`ldmfilter sweep --resume {sweeps[0].folder}`" if len(sweeps) == 1 else "the same command"
-            say(f"ldmfilter: interrupted; go on with {again}")
-            raise typer.Exit(INTERRUPTED) from None
-    return failures
+    sessions = list(dict.fromkeys(sessions))
+    several = folder is not None and len(sessions) > 1
+    return [
+        partial(Sweep.create, folder / name if folder and several else folder, path, options, grid, seeds, trials)
+        for path, name in zip(sessions, plain_names(sessions), strict=True)
+    ]
 
 
 def _introduce(sweep: "Sweep", session: Path | None) -> None:
-    if note := sweep.recording(session).counts.attrs["units_left_out"]:
+    if note := sweep.recording(session)[1].attrs["units_left_out"]:
         say(note)
     seeds = f", {len(sweep.seeds)} seeds each" if len(sweep.seeds) > 1 else ""
     number = sweep.n_runs // len(sweep.seeds)
@@ -383,15 +279,114 @@ def _introduce(sweep: "Sweep", session: Path | None) -> None:
         say(f"{possible - len(sweep.combinations)} of {possible} left out: fewer states than latent dimensions")
 
 
-def _name(options: str, run: "SweepRun", sweep: "Sweep") -> str:
-    return f"{options}, seed {run.seed}" if len(sweep.seeds) > 1 else options
+def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, session: Path | None, quiet: bool) -> list[Exception]:
+    """Do what is missing and show the progress. Returns why a sweep could not go on."""
+    from ldmfilter.analysis.sweep import run_sweeps
+    from ldmfilter.analysis.sweep_scores import describe
+    from ldmfilter.cluster import workers
+
+    # A bar counts steps, so that it moves within a run; a log gets a line when a run has ended.
+    steps = {one: one.n_runs * one.config.filter.max_steps for one in sweeps}
+    ended = {one: one.n_runs - one.n_left for one in sweeps}
+    share = {one: ended[one] / one.n_runs for one in sweeps}
+    runs = sum(one.n_runs for one in sweeps)
+    if sum(ended.values()) == runs:
+        jobs, dask = 1, None
+    terminal = sys.stderr.isatty()
+
+    def count(move: "tuple[Sweep, Progress | InputError | TrainingError]") -> int:
+        if not isinstance(move[1], Exception):
+            ended[move[0]], share[move[0]] = move[1].ended, move[1].share
+        return round(sum(share[one] * steps[one] for one in sweeps))
+
+    def text(move: "tuple[Sweep, Progress | InputError | TrainingError]") -> str:
+        sweep, progress = move
+        if isinstance(progress, Exception):
+            return ""
+        run = progress.run
+        where = f"{Path(sweep.session_path).stem}, " if len(sweeps) > 1 else ""
+        seed = f", seed {run.seed}" if len(sweep.seeds) > 1 else ""
+        name = f"{sum(ended.values())}/{runs}  {where}{describe(run.options)}{seed}"
+        if run.state == "failed":
+            return f"{name}: failed, {run.reason}"
+        if run.score is None:
+            return name
+        name += f": predictive information {run.score:.2f}"
+        return f"{name}, rank {run.effective_rank:.1f}, {run.seconds:.0f} s" if run.ended and not terminal else name
+
+    failures: list[Exception] = []
+    # All sweep folders of a command are beside each other.
+    reads = [absolute(session or one.session_path) for one in sweeps]
+    try:
+        with (
+            workers(dask, jobs, reads, sweeps[0].folder, runs - sum(ended.values())) as executor,
+            closing(run_sweeps(sweeps, session, executor)) as moves,
+        ):
+            start = round(sum(share[one] * steps[one] for one in sweeps))
+            for move in follow(moves, sum(steps.values()), count, text, "step", quiet or not terminal, start):
+                count(move)
+                if isinstance(move[1], Exception):
+                    failures.append(move[1])
+                elif move[1].run.ended and not quiet:
+                    say(text(move))
+    except KeyboardInterrupt:
+        again = f"`ldmfilter sweep --resume {sweeps[0].folder}`" if len(sweeps) == 1 else "the same command"
+        say(f"ldmfilter: interrupted; go on with {again}")
+        raise typer.Exit(INTERRUPTED) from None
+    return failures
+
+
+def _conclude(sweep: "Sweep", results: "list[Combination]", quiet: bool) -> list[Exception]:
+    """Draw a sweep's scores and say where its best run lies. Returns why there is none."""
+    from ldmfilter.analysis.sweep_scores import best_run, draw_scores
+
+    best, picture = best_run(results), sweep.folder / "sweep.png"
+    if any(one.score is not None for one in results):
+        draw_scores(results, sweep.session_path, picture)
+    if sweep.n_left and not quiet:
+        say(
+            f"{sweep.n_left} run(s) are still being done by another process; "
+            f"`ldmfilter sweep --resume {sweep.folder}` shows the table again"
+        )
+    if best is None:
+        return [] if sweep.n_left else [TrainingError(f"{sweep.folder}: no run has ended well; the table tells why")]
+    if not quiet:
+        if results[0].score is not None and results[0].score <= 0:
+            say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
+        say(f"best run {best.folder}, picture {picture}")
+    return []
+
+
+def summarise(sweep: "Sweep", results: "list[Combination]") -> dict[str, Any]:
+    """The table that `sweep --json` prints, the best combination first. Scores in nats per bin, null without one."""
+    from ldmfilter.analysis.sweep_scores import best_run
+
+    def about(run: "SweepRun") -> dict[str, Any]:
+        names = ("seed", "state", "score", "step", "effective_rank", "seconds")
+        return {"run": str(run.folder), **{name: getattr(run, name) for name in names}, "reason": run.reason or None}
+
+    best = best_run(results)
+    combinations = [
+        {
+            "options": dict(one.options),
+            **{name: getattr(one, name) for name in ("score", "lowest", "highest")},
+            "runs": list(map(about, one.runs)),
+        }
+        for one in results
+    ]
+    return {
+        "sweep": str(sweep.folder),
+        "session": sweep.session_path,
+        "best": None if best is None else str(best.folder),
+        "combinations": combinations,
+    }
 
 
 def _show(sweep: "Sweep", results: "list[Combination]") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ldmfilter.analysis.sweep import show
+    from ldmfilter.analysis.sweep_scores import show
 
     # In a pipe a line is a row, however long; on a terminal the reasons of failures stand below the table.
     terminal = sys.stdout.isatty()
@@ -399,7 +394,7 @@ def _show(sweep: "Sweep", results: "list[Combination]") -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     several = len(sweep.seeds) > 1
     named = (name.replace("_", " " if terminal else "-") for name in sweep.grid)
-    columns = ["run folder", *named, "gain, nats/bin"]
+    columns = ["run folder", *named, "information, nats/bin"]
     for name in [*columns, *(["seeds from to"] if several else []), "step", "rank", "s", ""]:
         table.add_column(name, justify="left" if name in ("run folder", "") else "right", overflow="fold")
     for one in results:

@@ -1,30 +1,32 @@
-"""Work on a Dask cluster: functions with plain arguments, each done by some worker, and again where a worker has died.
+"""Work done by several processes: those of this machine, or the workers of a Dask cluster.
 
-Dask decides who does what. A function must therefore leave its output whole or not at all, and do nothing where the
-output is there already: Dask may ask for it twice. Workers need this package and the same files under the same paths,
-nothing else.
+Both are executors as `concurrent.futures` has them. A task is a function of this package with plain values; it leaves
+its output whole or not at all, and does nothing where the output is there already, because Dask may ask for it twice.
+Workers need this package and the same files under the same paths.
 
-Dask sends functions and results between its own processes with pickle, and runs what it is sent: a cluster is a circle
-of processes that trust each other. A task here is the name of a function of this package with paths and settings that
-JSON could hold, so nothing of that protocol comes near the files, and no file is read by it.
+Dask sends functions and results between its own processes with pickle, and runs what it is sent: keep a cluster to
+processes that trust each other. No file is read that way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import platform
-import queue
+import signal
 import sys
 import tempfile
 import threading
-import uuid
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,43 +35,62 @@ from ldmfilter.files import disk_errors
 from ldmfilter.version import __version__
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client
 
 LOCAL = "local"
 _ANSWER = 5.0  # s that a scheduler has to answer
-_LOOK = 5.0  # s of silence before asking whether there are workers
+_NOISE = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning)
 # Ctrl-C in a terminal is for this process, which ends the others. Dask runs the lines in each worker at its start.
-_DEAF = ["import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"]
+_IGNORE_INTERRUPT = ["import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"]
+_LOST = {
+    "KilledWorker": "each worker that began it has died; is its memory too short?",
+    "BrokenProcessPool": "a process was ended from outside; with fewer --jobs each has more memory",
+    "CancelledError": "lost by the Dask cluster",
+}
 # Threads of a process share torch's settings, warnings and the HDF5 library: one task at a time in each.
 _one_at_a_time = threading.Lock()
 
-Tell = Callable[[Any], None]
-
-
-class Stopped(Exception):  # noqa: N818 (it is no error)
-    """Whoever asked for the task has ended."""
-
 
 @dataclass(frozen=True)
-class Word:
-    """What a task says.
+class Done:
+    """The end of a task.
 
     Attributes:
         task: its number.
-        said: what it told on its way; at its end what it returned, or why it failed.
-        over: whether this is its end.
-        warned: warnings that came up, at its end.
+        result: what it returned, or the exception that ended it.
+        warned: warnings that came up.
     """
 
     task: int
-    said: Any
-    over: bool = False
+    result: Any
     warned: tuple[str, ...] = ()
 
 
 @contextmanager
+def workers(dask: str | None, jobs: int, reads: Iterable[str], folder: Path, most: int) -> Iterator[Executor | None]:
+    """An executor for `work`; None where this process does everything itself.
+
+    Args:
+        dask: as `connect`, or None.
+        jobs: processes of this machine, where there is no cluster.
+        reads, folder, most: as `connect`.
+
+    Raises:
+        InputError: as `connect`.
+    """
+    if dask is not None:
+        with connect(dask, reads, folder, most) as client:
+            yield client.get_executor(pure=False)
+    elif min(jobs, most) > 1:
+        with _processes(min(jobs, most)) as pool:
+            yield pool
+    else:
+        yield None
+
+
+@contextmanager
 def connect(address: str, reads: Iterable[str], folder: Path, most: int) -> Iterator[Client]:
-    """A cluster to work on: one that runs already, or one of processes on this machine that ends with the block.
+    """A Dask cluster: one that runs already, or one of processes on this machine that ends with the block.
 
     Args:
         address: of the scheduler, as tcp://HOST:8786; "local" for one process a core, of one thread each.
@@ -89,7 +110,7 @@ def connect(address: str, reads: Iterable[str], folder: Path, most: int) -> Iter
     with ExitStack() as stack:
         for logger in map(logging.getLogger, ("distributed", "distributed.client")):
             stack.callback(logger.setLevel, logger.level)
-            logger.setLevel(logging.CRITICAL)  # what matters is told in our own words
+            logger.setLevel(logging.CRITICAL)  # what matters is an error of ours
         where: Any = address
         if address == LOCAL:
             # No limit of memory, as for processes without Dask: it would be a core's share, whatever others need.
@@ -100,11 +121,11 @@ def connect(address: str, reads: Iterable[str], folder: Path, most: int) -> Iter
                     memory_limit=0,
                     dashboard_address="127.0.0.1:0",
                     silence_logs=logging.CRITICAL,
-                    preload=_DEAF,
+                    preload=_IGNORE_INTERRUPT,
                 )
             )
         else:
-            # A client waits for ever where something else listens, so ask who is there first.
+            # A client waits for ever where something else listens, so the scheduler is asked first.
             try:
                 asyncio.run(asyncio.wait_for(_identity(address), _ANSWER))
             except Exception as error:  # what is no scheduler may answer anything
@@ -118,135 +139,125 @@ def connect(address: str, reads: Iterable[str], folder: Path, most: int) -> Iter
         yield client
 
 
-def work(client: Client | None, function: Callable[..., Any], tasks: Sequence[tuple]) -> Generator[Word, None, None]:
-    """Do tasks, as many at a time as there are workers; without a client one after the other, here.
-
-    Closed before its end, tasks that have not begun are taken back, and those under way stop at the next thing that
-    they tell.
+def work(
+    executor: Executor | None, function: Callable[..., Any], tasks: Sequence[tuple], every: float | None = None
+) -> Generator[Done | None, None, None]:
+    """Do tasks, as many at a time as there are workers. Closed before its end, it takes back what has not begun.
 
     Args:
-        client: from `connect`, or None.
-        function: of a module that workers can import. It takes a task's values and `tell`, which passes plain values
-            on while the task goes on.
+        executor: from `workers`; None for one task after the other, here.
+        function: of a module that workers can import.
         tasks: plain values, those of a task each.
+        every: s; None for no reminders.
 
     Yields:
-        what tasks tell, and the end of each, once.
+        the end of each task, and None where none has ended for `every` seconds.
     """
-    if client is None:
+    if executor is None:
         for i, values in enumerate(tasks):
-            told: list[Word] = []
-            ended = _do(function, (*values, lambda message, i=i, told=told: told.append(Word(i, message))))
-            yield from (*told, _word(i, ended))
+            yield Done(i, *_perform(function, values, _versions()))
         return
-    import distributed
-
-    name = f"ldmfilter-{uuid.uuid4().hex}"
-    said: queue.SimpleQueue[Word | tuple[int, Future]] = queue.SimpleQueue()
-    stop = distributed.Event(name, client=client)
-    client.subscribe_topic(name, lambda event: said.put(Word(*event[1])))
-    left: dict[int, Future] = {}
+    with _ignored_interrupt():  # which a child inherits
+        futures = {executor.submit(_perform, function, values, _versions()): i for i, values in enumerate(tasks)}
     try:
-        for i, values in enumerate(tasks):
-            # A key of its own: Dask hands out again what it has done under a key that it knows.
-            left[i] = client.submit(_perform, function, values, i, name, _versions(), key=f"{name}-{i}", pure=False)
-        for i, future in left.items():
-            future.add_done_callback(lambda future, i=i: said.put((i, future)))
-        waiting = False
-        while left:
-            try:
-                word = said.get(timeout=_LOOK)
-            except queue.Empty:
-                if client.status == "running" and not client.nthreads() and not waiting:
-                    waiting = True
-                    warnings.warn("the Dask cluster has no worker; waiting for one to join", stacklevel=2)
-                continue
-            if isinstance(word, tuple):
-                i, future = word
-                word = _end(i, future)
-                del left[i], future  # or Dask would do it again should the worker that holds the result die
-            elif word.task not in left:
-                continue  # told before the end, and heard after it
-            yield word
+        while futures:
+            ended, _ = wait(futures, every, FIRST_COMPLETED)
+            if not ended:
+                yield None
+            for future in ended:  # forgotten, or Dask would do it again should the worker that holds the result die
+                yield _end(futures.pop(future), future)
+            del ended
     finally:
-        if client.status == "running":
-            if left:
-                stop.set()
-                client.cancel(list(left.values()), force=True)
-            client.unsubscribe_topic(name)
+        for future in futures:
+            future.cancel()
 
 
-def _end(i: int, future: Future) -> Word:
-    from distributed import KilledWorker
-
+def cancelled() -> bool:
+    """Whether the task of this thread was taken back by the Dask cluster that it was begun for."""
+    distributed = sys.modules.get("distributed")
     try:
-        ended = future.result()
-    except KilledWorker:
-        return Word(i, RuntimeError("each worker that began it has died; is its memory too short?"), True)
-    except Exception as error:  # of Dask itself: the scheduler has gone, or a worker cannot load the task
-        reason = getattr(error, "reason", None) or " ".join(str(error).split())[:200]
-        return Word(i, RuntimeError(f"lost by the Dask cluster ({type(error).__name__}: {reason})"), True)
-    return _word(i, ended)
+        worker = distributed.get_worker() if distributed else None
+    except ValueError:  # this is no worker
+        return False
+    if worker is None:
+        return False
+    task = worker.state.tasks.get(worker.get_current_task())
+    return task is None or task.state == "cancelled"
 
 
-def _word(i: int, ended: dict[str, Any]) -> Word:
-    kinds = {"input": InputError, "training": TrainingError, "failure": RuntimeError}
-    result = kinds[ended["failed"]](ended["result"]) if ended["failed"] else ended["result"]
-    return Word(i, result, True, tuple(ended["warned"]))
+def _end(task: int, future: Future) -> Done:
+    try:
+        return Done(task, *future.result())
+    except (Exception, CancelledError) as error:  # of the executor itself: a task's own errors are results
+        name = type(error).__name__
+        return Done(task, RuntimeError(_LOST.get(name) or f"{name}: {' '.join(str(error).split())[:200]}"))
 
 
-def _perform(
-    function: Callable[..., Any], values: tuple, i: int, name: str, versions: dict[str, str]
-) -> dict[str, Any]:
-    """One task, on a worker."""
-    import distributed
-
-    worker = distributed.get_worker()
-    stop = distributed.Event(name, client=distributed.get_client())
-
-    def tell(message: Any) -> None:
-        if stop.is_set():
-            raise Stopped
-        worker.log_event(name, [i, message])
-
-    def task(*values: Any) -> Any:
-        if stop.is_set():
-            raise Stopped
-        _check_versions(versions, _versions(), worker.address)
-        return function(*values)
-
-    return _do(task, (*values, tell))
-
-
-def _do(function: Callable[..., Any], values: tuple) -> dict[str, Any]:
-    """What a task returns or why it fails, as plain values, and what it warned of."""
-    failed = ""
+def _perform(function: Callable[..., Any], values: tuple, versions: dict[str, str]) -> tuple[Any, tuple[str, ...]]:
+    """What a task returns, or the error that ends it; and what it warned of."""
+    result: Any
     with _one_at_a_time, warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("default")
-        for noise in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning):
+        for noise in _NOISE:
             warnings.simplefilter("ignore", noise)
         try:
+            _check_versions(versions, _versions(), platform.node())
             result = function(*values)
-        except InputError as error:
-            failed, result = "input", str(error)
-        except TrainingError as error:
-            failed, result = "training", str(error)
+        except (InputError, TrainingError) as error:
+            result = type(error)(str(error))
         except Exception as error:
-            failed, result = "failure", f"{type(error).__name__}: {' '.join(str(error).split())}"
+            result = RuntimeError(f"{type(error).__name__}: {' '.join(str(error).split())}")
         warned = [" ".join(str(one.message).split()) for one in noted]
-    return {"failed": failed, "result": result, "warned": list(dict.fromkeys(warned))}
+    return result, tuple(dict.fromkeys(warned))
+
+
+# Processes of this machine.
+
+
+@contextmanager
+def _processes(jobs: int) -> Iterator[Executor]:
+    """Processes that end at once when the block or this process ends, however that is."""
+    context = multiprocessing.get_context("spawn")
+    here, ours = context.Pipe(duplex=False)
+    with here, ProcessPoolExecutor(jobs, context, _begin, (here,)) as pool, ours:
+        yield pool
+
+
+def _begin(caller: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, which ends this process
+    threading.Thread(target=_end_with, args=(caller,), daemon=True).start()
+
+
+def _end_with(caller: Connection) -> None:
+    wait_for_end([caller])  # nothing is ever sent: the other end was closed
+    os._exit(1)
+
+
+@contextmanager
+def _ignored_interrupt() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python sets no handler, nor gets Ctrl-C
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# Workers of a Dask cluster.
 
 
 def _versions() -> dict[str, str]:
-    """What must be the same everywhere, for tasks to be understood and results to be the same."""
-    found = {name: version(name).partition("+")[0] for name in ("dask", "distributed", "torch")}
-    return {"ldmfilter": __version__, "Python": "{}.{}".format(*sys.version_info)} | found
+    """What must be the same everywhere for results to be the same; Dask compares its own version itself."""
+    python = "{}.{}".format(*sys.version_info)
+    return {"ldmfilter": __version__, "Python": python, "torch": version("torch").partition("+")[0]}
 
 
 def _check_versions(ours: dict[str, str], theirs: dict[str, str], where: str) -> None:
     for name, mine in ours.items():
-        if theirs.get(name, "none") != mine:
-            raise InputError(f"{where}: has {name} {theirs.get(name, 'none')}, not {mine} as here; install the same")
+        if theirs[name] != mine:
+            raise InputError(f"{where}: has {name} {theirs[name]}, not {mine} as here; install the same")
 
 
 def _look(paths: list[str]) -> dict[str, Any]:
@@ -267,13 +278,8 @@ async def _identity(address: str) -> Any:
 
 def _check_workers(client: Client, address: str, reads: list[str], folder: Path) -> None:
     """Raises: InputError, as `connect`."""
-    scheduler: Any = client.get_versions()
-    scheduler = scheduler["scheduler"]["packages"]
-    _check_versions({"distributed": _versions()["distributed"]}, scheduler, f"--dask {address}: its scheduler")
     # A folder of the same name may lie on each machine's own disk; a new file in it tells.
-    with ExitStack() as stack:
-        with disk_errors(folder):
-            marker = stack.enter_context(tempfile.NamedTemporaryFile(dir=folder, prefix=".ldmfilter-", suffix=".tmp"))
+    with disk_errors(folder), tempfile.NamedTemporaryFile(dir=folder, prefix=".ldmfilter-", suffix=".tmp") as marker:
         seen = client.run(_look, [*reads, marker.name], on_error="return")
     if not seen:
         warnings.warn(f"--dask {address}: no worker has joined yet; waiting for one", stacklevel=2)

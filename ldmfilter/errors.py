@@ -36,6 +36,10 @@ class UnsafeInputError(InputError):
     """Input that is refused because reading it may run code."""
 
 
+class BusyError(InputError):
+    """A run that another process trains."""
+
+
 class TrainingError(RuntimeError):
     """Training that cannot go on (collapsed or diverged): one line saying what was seen and what to try.
 

@@ -126,7 +126,7 @@ def write_run_seeds(seeds: dict[str, Path], ask: Callable[[Sequence[str], Path],
     for words in (
         ["train", here, "--run", "run", *TRAIN.split()],
         ["decode", "--run", "run", "--out", "latents.zarr"],
-        ["sweep", here, "--sweep", "sweep", "--seed", "1", "2", *TRAIN.split()],
+        ["sweep", here, "--sweep", "sweep", "--seed", "1", "2", "--trials", "1", *TRAIN.split()],
     ):
         code, _, err = ask([*words, "--quiet"], folder)
         if code:
@@ -581,8 +581,8 @@ def damage_toml(path: Path, rng: Rng) -> str:
 
 
 def damage_sweep(path: Path, rng: Rng) -> str:
-    """Damage a sweep folder: what it was asked, its study, or a run."""
-    name = str(rng.choice(["sweep.json", "sweep.json", "sweep.db", "000"]))
+    """Damage a sweep folder: what it was asked, its draws, or a run."""
+    name = str(rng.choice(["sweep.json", "sweep.json", "draws.jsonl", "000/outcome.json", "000"]))
     return damage_run(path / name, rng) if name == "000" else damage_file(path / name, rng)
 
 

@@ -32,7 +32,7 @@ from ldmfilter.data.prepare import prepare
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import reserve
-from ldmfilter.errors import InputError
+from ldmfilter.errors import BusyError, InputError
 from ldmfilter.files import disk_errors, plain_name, write_bytes
 from ldmfilter.filter.evaluation import Record
 from ldmfilter.filter.finding import find_one
@@ -325,7 +325,7 @@ class Run:
             with disk_errors(self.folder):
                 self._lock.acquire(timeout=0)
         except Timeout:
-            raise InputError(
+            raise BusyError(
                 f"{self.folder}: another process trains this run; wait for it, end it, or choose another --run"
             ) from None
         except OSError as error:

@@ -1,15 +1,16 @@
 """A sweep does every run once, whoever interrupts it, and ranks them by what they predict."""
 
 import json
-import multiprocessing
-import sqlite3
+import shutil
 
 import numpy as np
 import pytest
 import xarray as xr
 
 from ldmfilter import LDMFilter, bin_spikes, reserve
-from ldmfilter.analysis.sweep import Sweep, SweepRun, _group, _worker, combinations, draw_scores, plot_scores
+from ldmfilter.analysis.combinations import Draws, combinations
+from ldmfilter.analysis.sweep import Sweep
+from ldmfilter.analysis.sweep_scores import SweepRun, draw_scores, group, plot_scores
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data import read_session
 from ldmfilter.data.simulate import linear_track_session
@@ -82,22 +83,42 @@ def test_the_table_and_the_best(finished):
     assert float(latents["trained"].mean()) == pytest.approx(0.6, abs=0.02)
 
 
-def test_the_study_holds_numbers_and_json_only(finished):
+def test_the_folder_holds_data_only(finished):
+    """Tensors, JSON and TOML; what was asked for and what came out stand in the run folders themselves."""
     sweep, _ = finished
-    with sqlite3.connect(sweep.folder / "sweep.db") as database:
-        tables = [name for (name,) in database.execute("select name from sqlite_master where type = 'table'")]
-        for table in tables:
-            for row in database.execute(f"select * from {table}"):
-                assert all(isinstance(value, int | float | str | None) for value in row)
-        rows = database.execute("select trial_id, key, value_json from trial_user_attributes").fetchall()
-        values = database.execute("select trial_id, value from trial_values order by trial_id").fetchall()
-        names = database.execute("select distinct state from trials").fetchall()
-    database.close()
-    attributes = {(trial, key): json.loads(text) for trial, key, text in rows}
-    assert attributes[1, "options"] == {"latent_dim": 3}
-    assert {attributes[trial, "seed"] for trial in range(1, 5)} == set(SEEDS)
-    assert [value for _, value in values] == pytest.approx([run.score for run in sweep.runs()])
-    assert names == [("COMPLETE",)]
+    found = {str(path.relative_to(sweep.folder)) for path in sweep.folder.rglob("*") if path.is_file()}
+    files = ["run.json", "config.toml", "log.jsonl", "checkpoint.safetensors", "model.safetensors", "outcome.json"]
+    places = [f"{number:03d}" for number in range(4)]
+    whole = {"sweep.json", *(f"{place}/{file}" for place in places for file in files)}
+    assert whole <= found | {"best"}
+    assert {path.rpartition("/")[2] for path in found - whole} <= {".lock", "sweep.png"}
+    for run in sweep.runs():
+        outcome = json.loads((run.folder / "outcome.json").read_text())
+        assert outcome == {"seconds": run.seconds, "ended": True, "reason": ""}
+        assert run.seconds > 0
+        trained = Run.open(run.folder)
+        assert trained.config.filter.latent_dim == run.options["latent_dim"]
+        assert trained.config.filter.seed == run.seed
+        assert max(record.score for record in trained.model().history_) == pytest.approx(run.score)
+
+
+def test_the_state_is_read_from_the_run_folders(finished, tmp_path):
+    """A sweep of version 0.1.0, whose run folders hold no seconds, is read; one with its draws in a database is not."""
+    sweep, _ = finished
+    old = shutil.copytree(sweep.folder, tmp_path / "old", symlinks=True)
+    about = json.loads((old / "sweep.json").read_text()) | {"format": 1}
+    (old / "sweep.json").write_text(json.dumps(about))
+    for path in old.glob("*/outcome.json"):
+        path.unlink()
+    (old / "sweep.db").write_bytes(b"SQLite format 3")
+    opened = Sweep.open(old)
+    assert [(run.state, run.score, run.seconds) for run in opened.runs()] == [
+        ("done", run.score, 0.0) for run in sweep.runs()
+    ]
+    assert list(opened.run()) == []
+    (old / "sweep.json").write_text(json.dumps(about | {"trials": 1}))
+    with pytest.raises(InputError, match=r"old: its combinations were drawn into sweep.db, which is not read any more"):
+        Sweep.open(old)
 
 
 def test_the_same_again_does_nothing_and_another_is_refused(finished, session):
@@ -199,14 +220,6 @@ def test_drawn_combinations(session, tmp_path):
     assert list(Sweep.open(sweep.folder).run()) == []
 
 
-def test_a_job_whose_caller_has_ended_begins_nothing(session, tmp_path):
-    sweep = Sweep.create(tmp_path / "sweep", session, CONFIG, GRID, SEEDS)
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    receiver.close()
-    _worker(sweep.folder, None, sender)
-    assert sweep.runs() == []
-
-
 def test_combinations():
     assert combinations(CONFIG, {"latent_dim": [2, 4], "state_dim": [2, 4]}) == [
         {"latent_dim": 2, "state_dim": 2},
@@ -233,7 +246,7 @@ def run(number, latent_dim, seed, score, tmp_path):
 def results(tmp_path):
     table = {2: [0.1, 0.9, 0.5], 4: [2.0, None, 0.4], 8: [None, None, 3.0]}
     rows = [(dim, seed, score) for dim, scores in table.items() for seed, score in enumerate(scores)]
-    return _group([run(number, *row, tmp_path) for number, row in enumerate(rows)])
+    return group([run(number, *row, tmp_path) for number, row in enumerate(rows)])
 
 
 def test_a_failed_seed_counts_as_the_worst(results):
@@ -253,7 +266,8 @@ def test_the_picture_shows_the_scores(results, finished):
     assert [sorted(line.get_xdata()) for line in dots] == [[0.1, 0.5, 0.9], [0.4, 2.0], [3.0]]
     assert [set(line.get_ydata()) for line in dots] == [{0}, {1}, {2}]
     assert [text.get_text() for text in axes.texts] == ["1 of 3 failed", "2 of 3 failed"]
-    assert draw_scores(finished[0]).read_bytes().startswith(b"\x89PNG")
+    draw_scores(finished[0].results(), "session.nwb", finished[0].folder / "sweep.png")
+    assert (finished[0].folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_folders_that_are_no_sweep(session, finished, tmp_path):
@@ -274,11 +288,44 @@ def test_folders_that_are_no_sweep(session, finished, tmp_path):
             Sweep.open(tmp_path / "mine")
 
 
-def test_a_study_that_is_damaged_and_a_session_that_has_changed(session, tmp_path):
+def test_a_session_that_has_changed(session, tmp_path):
     sweep = Sweep.create(tmp_path / "sweep", session, CONFIG, GRID, SEEDS)
     other = linear_track_session(seed=4, n_units=16, duration=120.0, rest=20.0).to_zarr(tmp_path / "other.zarr")
     with pytest.raises(InputError, match=r"other.zarr: is not the session that .*sweep sweeps over"):
         next(Sweep.open(sweep.folder).run(session=other))
-    (sweep.folder / "sweep.db").write_bytes(b"not a database at all" * 100)
-    with pytest.raises(InputError, match=r"sweep.db: cannot be used \(file is not a database\)"):
-        sweep.runs()
+
+
+def test_damaged_files_of_a_sweep(finished, tmp_path):
+    sweep = shutil.copytree(finished[0].folder, tmp_path / "sweep", symlinks=True)
+    about = json.loads((sweep / "sweep.json").read_text())
+    for name, content in (("outcome.json", b'{"seconds": []}'), ("model.safetensors", b"no tensors at all")):
+        whole = (sweep / "001" / name).read_bytes()
+        (sweep / "001" / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"001/{name}: damaged file"):
+            Sweep.open(sweep).runs()
+        (sweep / "001" / name).write_bytes(whole)
+    (sweep / "sweep.json").write_text(json.dumps(about | {"trials": 1}))
+    for content in (b"not a journal at all\n" * 9, b'{"op_code": 99}\n', b"[1]\n", b"\xff\n\xff\n"):
+        (sweep / "draws.jsonl").write_bytes(content)
+        with pytest.raises(InputError, match=r"draws.jsonl: damaged"):
+            Sweep.open(sweep).runs()
+
+
+def test_draws_of_two_processes_at_once(tmp_path):
+    """No combination is drawn twice, and none is lost; the journal holds plain JSON, a line each."""
+    grid = {"latent_dim": [2, 3], "hidden": [(8,), (8, 8)]}
+    possible = combinations(CONFIG, grid)
+    first, second = (Draws(tmp_path / "draws.jsonl", grid, possible) for _ in range(2))
+    for draws in (first, second):
+        draws.draw([])
+    assert first.drawn() == second.drawn()
+    second._study.add_trial(first._study.get_trials()[0])  # as where both draw before either sees the other's
+    assert len(first._study.get_trials()) == 3
+    assert len(first.drawn()) == 2
+    for draws, score in ((first, 0.1), (second, 0.2)):
+        draws.draw([(options, score) for options in draws.drawn()])
+    drawn = Draws(tmp_path / "draws.jsonl", grid, possible).drawn()
+    assert len(drawn) == 4
+    assert all(options in drawn for options in possible)
+    lines = [json.loads(line) for line in (tmp_path / "draws.jsonl").read_text().splitlines()]
+    assert all(isinstance(line, dict) for line in lines)

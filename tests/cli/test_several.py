@@ -324,7 +324,7 @@ def test_sweeps_of_several_sessions(work, cluster):
     for place in ("a/000", "a/001", "b/000", "b/001"):
         ids = [Run.open(work / where / place).model().model_id_ for where in ("here", "there")]
         assert ids[0] == ids[1]
-    said = [line for line in ended.err.splitlines() if ": gain" in line]
+    said = [line for line in ended.err.splitlines() if ": predictive information" in line]
     assert len(said) == 4
     assert said[-1].startswith("4/4  ")
     before = marks(work / "there", "*/0*/*")
@@ -340,7 +340,7 @@ def test_a_killed_worker_of_a_sweep(work, cluster):
 
     def kill():
         wait_for((folder / "000" / "model.safetensors").exists)
-        os.kill(busy_with(cluster, folder / ".locks" / "000"), signal.SIGKILL)
+        os.kill(busy_with(cluster, folder / "000" / ".lock"), signal.SIGKILL)
 
     thread, error = beside(kill)
     words = ["--latent-dim", 3, "--seed", 0, 1, "--max-steps", 150, *SMALL, "--dask", cluster.scheduler_address]
@@ -353,6 +353,30 @@ def test_a_killed_worker_of_a_sweep(work, cluster):
     for run in runs:
         steps = [json.loads(line)["step"] for line in (run.folder / "log.jsonl").read_text().splitlines()]
         assert steps == list(range(0, 151, 25))
+
+
+def test_an_interrupted_sweep_on_a_cluster(work, cluster):
+    """Its workers stop at their next evaluation, and the runs are gone on with."""
+    folder = work / "swept"
+
+    def interrupt():
+        wait_for((folder / "000" / "model.safetensors").exists)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread, error = beside(interrupt)
+    words = ["--latent-dim", 3, "--seed", 0, 1, "--max-steps", 100_000, *SMALL, "--dask", cluster.scheduler_address]
+    ended = here("sweep", "a.npz", *words, "--sweep", "swept", cwd=work)
+    thread.join()
+    assert not error, error
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.err.splitlines()[-1] == "ldmfilter: interrupted; go on with `ldmfilter sweep --resume swept`"
+
+    def is_free():
+        with contextlib.closing(Sweep.open(folder).run()) as moves:
+            move = next(moves, None)
+        return move is not None and move.run.number == 0
+
+    wait_for(is_free)
 
 
 def test_a_mistyped_value_is_no_session(work):
