@@ -11,12 +11,13 @@ from typing import Any
 
 from ldmfilter.errors import InputError
 
+DYNAMICS = ("auto", "slow", "fast")
 ENTROPIES = ("logdet", "knn", "stopgrad", "kde")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 #: Beyond these a slip of the finger is likelier than a machine that holds it.
 MOST = {
-    "latent_dim": 1024, "state_dim": 1024, "hidden": 2**16, "batch_size": 2**16, "window": 2**20, "max_steps": 2**31,
+    "latent_dim": 1024, "state_dim": 1024, "hidden": 2**16, "batch_size": 2**16, "max_steps": 2**31,
 }  # fmt: skip
 
 
@@ -70,15 +71,24 @@ class DataConfig:
 class FilterConfig:
     """Shape of the filter and the settings of its training."""
 
-    latent_dim: int = _option(8, "Dimensions of the pseudo-observation z.")
+    latent_dim: int = _option(16, "Dimensions of the pseudo-observation z.")
     state_dim: int | None = _option(None, "Dimensions of the hidden state h; without it those of z, the fewest.")
+    dynamics: str = _option(
+        "auto",
+        "Where the dynamics begin: slow, fast, or auto, which trains both and keeps what predicts spikes better.",
+    )
+    frame: float | None = _option(
+        None, "Length of the counts that the encoder sees at once, s; without it 0.5 (slow) or 0.1 (fast)."
+    )
     entropy: str = _option("logdet", "Estimator of the entropy that prevents collapse: " + ", ".join(ENTROPIES) + ".")
     seed: int = _option(0, "Seed of everything random.")
     max_steps: int = _option(600, "Training steps; held-out time chooses the step that is kept.")
     learning_rate: float = _option(1e-3, "Highest step size of AdamW, which rises in 50 steps and falls as a cosine.")
     batch_size: int = _option(64, "Windows of each session in a training step.")
-    window: int = _option(32, "Bins in a training window.")
-    warmup: int = _option(8, "First bins of a window, which warm the filter up and carry no loss.")
+    window: float | None = _option(None, "Length of a training window, s; without it 32 frames.")
+    warmup: float | None = _option(
+        None, "First part of a window, s, which warms the filter up and carries no loss; without it a quarter."
+    )
     hidden: tuple[int, ...] = _option((128, 128), "Widths of the encoder's hidden layers.")
     dropout: float = _option(0.1, "Share of units and activations dropped in training.")
     weight_decay: float = _option(0.01, "Weight decay of the encoder.")
@@ -102,7 +112,7 @@ class FilterConfig:
             InputError: a value is of another type or outside its range; names the option and what it must be.
         """
         _check_types(self, FilterConfig)
-        for name in ("latent_dim", "max_steps", "warmup"):
+        for name in ("latent_dim", "max_steps"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of 1 or more")
         for name, most in MOST.items():
             value = getattr(self, name)
@@ -114,7 +124,12 @@ class FilterConfig:
             self.states,
             f"at least latent_dim, {self.latent_dim}",
         )
-        _require(self.window >= self.warmup + 2, "window", self.window, f"at least warmup + 2, {self.warmup + 2}")
+        for name in ("frame", "window", "warmup"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < math.inf, name, value, "a positive number of seconds")
+        if self.window is not None and self.warmup is not None:
+            _require(self.window > self.warmup, "window", self.window, f"longer than warmup, {self.warmup:g}")
+        _require(self.dynamics in DYNAMICS, "dynamics", self.dynamics, "one of " + ", ".join(DYNAMICS))
         _require(self.entropy in ENTROPIES, "entropy", self.entropy, "one of " + ", ".join(ENTROPIES))
         _require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
         _require(
