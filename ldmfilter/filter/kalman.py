@@ -126,10 +126,9 @@ def in_time(parts: Sequence[Result], rows: Sequence[NDArray[np.integer]]) -> Res
     }
     row = torch.cat([one.row + offset for one, offset in zip(parts, offsets, strict=True)])[order]
     tables = [one.covariances for one in parts]
-    together = (
-        Covariances(*map(torch.cat, zip(*tables, strict=True))) if isinstance(parts[0], Filtered) else torch.cat(tables)
-    )
-    return type(parts[0])(**values, covariances=together, row=row)
+    filtered = isinstance(parts[0], Filtered)
+    covariances = Covariances(*map(torch.cat, zip(*tables, strict=True))) if filtered else torch.cat(tables)
+    return type(parts[0])(**values, covariances=covariances, row=row)
 
 
 def predict(

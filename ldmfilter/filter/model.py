@@ -245,8 +245,8 @@ def _current(tensors: dict[str, Tensor], format: int, latents: int) -> dict[str,
 
 
 def _current_settings(raw: Any, format: int, bin_size: float) -> Any:
-    """The settings of an older model file as they are now. Until format 3 windows were counted in bins, there was one way
-    to begin the dynamics, and frames were bins."""
+    """The settings of an older model file as they are now. Until format 3 windows were counted in bins, the dynamics
+    began in one way, and frames were bins."""
     if format > 3 or not isinstance(raw, dict):
         return raw
     times = {name: raw[name] * bin_size for name in ("window", "warmup") if isinstance(raw.get(name), int)}
