@@ -75,9 +75,7 @@ class OnlineFilter:
     def reset(self) -> None:
         """Start a new segment: the next bin's prediction is the prior (mean b, stationary covariance)."""
         self._phases = [_State(self._b, self._P0) for _ in range(self._k)]
-        self._recent = np.full(
-            (self._k, len(self.unit_ids)), np.nan
-        )  # counts of the last bins; bin t in row t modulo k
+        self._recent = np.full((self._k, len(self.unit_ids)), np.nan)  # bin t in row t modulo k
         self.bins = 0
 
     def step(self, counts: ArrayLike | None) -> tuple[Array, Array]:
@@ -161,8 +159,8 @@ class OnlineFilter:
     def state(self) -> dict[str, Any]:
         """The state that `restore` goes on from, as NumPy arrays and plain values.
 
-        Keys: mean (phase, state) and cov (phase, state, state) of the last k bins, with the states of the noise where it
-        has a memory; recent (phase, unit), the counts of these bins, -1 where there is none; bins; model_id. For
+        Keys: mean (phase, state) and cov (phase, state, state) of the last k bins, with the states of the noise where
+        it has a memory; recent (phase, unit), the counts of these bins, -1 where there is none; bins; model_id. For
         `np.savez(path, **state)`, or for JSON with each array's `tolist`.
         """
         return {
