@@ -1,8 +1,8 @@
 """Spikes ahead: how well the causal state tells what the population will do next, in bits per spike.
 
 For bin t with state m_t and each horizon, y_u is the count of unit u in a stretch of time that begins some time after
-t. Its rate is predicted twice, by a ridge and by the nearest neighbours of m_t, both fitted elsewhere, and compared with
-the unit's mean rate in the fitted bins:
+t. Its rate is predicted twice, by a ridge and by the nearest neighbours of m_t, both fitted elsewhere, and compared
+with the unit's mean rate in the fitted bins:
 
     bits per spike = sum_(t,u) [y log2(rate / mean) - (rate - mean) / ln 2] / sum_(t,u) y
 
