@@ -110,7 +110,7 @@ class Recording:
         return Stretches(self._counts.read(ends).cpu(), self._observed[ends], np.diff(runs, prepend=-1) != 0, held)
 
     def _rows(self, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """All bins, or, of more than about so many, stretches around held-out ones; and the stretch of each, by number."""
+        """All bins, or, of more than about so many, stretches around held-out ones; and the stretch of each."""
         bins, held = np.arange(self._segment.size), self.windows.held_bins
         if bins.size > most:
             half = most // 16
