@@ -38,8 +38,8 @@ def check(
 
     the_run = (Run.open(run) if run is not None else Run.latest()).choose(session)
     model = the_run.model()
-    done, wanted = model.history_[-1].step, the_run.config.filter.max_steps
-    if done < wanted and not quiet:
+    if not model.ended_ and not quiet:
+        done, wanted = model.history_[-1].step, the_run.config.filter.max_steps
         say(f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; checking what it kept")
     _, counts = the_run.recording(session)
     diagnosis = diagnose(model, counts, progress=None if quiet else lambda what: say(f"{what} ..."))

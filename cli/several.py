@@ -41,8 +41,9 @@ def decode_several(
     tasks = [
         (run, path, os.path.abspath(store), vars(options), overwrite) for path, store in zip(paths, stores, strict=True)
     ]
-    done, wanted = the_run.model().history_[-1].step, the_run.config.filter.max_steps
-    if done < wanted and not quiet:
+    model = the_run.model()
+    if not model.ended_ and not quiet:
+        done, wanted = model.history_[-1].step, the_run.config.filter.max_steps
         say(f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; decoding with what it kept")
     ended: dict[int, Any] = {}
     reads = [run, *filter(os.path.exists, paths)]

@@ -95,8 +95,7 @@ def _follow(
     if not quiet:
         _say_start(run, training, counts)
     try:
-        steps = run.config.filter.max_steps
-        for _ in follow(records, steps, lambda record: record.step, _numbers, "step", quiet, training.step):
+        for _ in follow(records, training.steps, lambda _: training.step, _numbers, "step", quiet, training.step):
             pass
     except KeyboardInterrupt:
         if ranks().first:
@@ -119,7 +118,7 @@ def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -
     say(
         f"{' + '.join(str(one.sizes['unit']) for one in counts)} units, {bins} bins "
         f"({bins * float(counts[0].attrs['bin_size']):.0f} s){several}, {run.config.filter.entropy}, "
-        f"{run.config.filter.max_steps} steps on {training.device}{step}; run folder {run.folder}"
+        f"{training.steps} steps on {training.device}{step}; run folder {run.folder}"
     )
     if run.config.data.reserve:
         say(f"{run.config.data.reserve:.0%} of the time is kept apart, to judge the filter on (--reserve 0 uses all)")
@@ -128,16 +127,21 @@ def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -
 def _numbers(record: "Record") -> str:
     loss = f"loss {record.loss:.2f}  " if record.step else ""
     return (
-        f"{loss}held-out {record.held_out_log_likelihood:.2f}  predictive information {record.score:.2f}  "
-        f"rank {record.effective_rank:.1f}"
+        f"{record.candidate}  {loss}held-out {record.held_out_log_likelihood:.2f}  "
+        f"predictive information {record.score:.2f}  rank {record.effective_rank:.1f}"
     )
 
 
 def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
     """The step that was kept, and a warning of sessions that fit together in more than one way."""
-    best = max(training.history, key=lambda record: record.score)
+    best = training.kept_record
     if best.score <= 0:
         say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
+    if len(training.trained) > 1:
+        say(
+            f"{training.kept} dynamics predict spikes ahead best, in bits per spike: "
+            + ", ".join(f"{one.name} {one.told}" for one in training.trained)
+        )
     say(
         f"kept step {best.step}: predictive information {best.score:.2f} nats a bin on held-out time, effective rank "
         f"{best.effective_rank:.1f} of {run.config.filter.latent_dim}"

@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 from ldmfilter.errors import InputError
 
+DYNAMICS = ("auto", "slow", "fast")
 ENTROPIES = ("logdet", "knn", "stopgrad", "kde")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -84,9 +85,21 @@ class DataConfig:
 class FilterConfig:
     """Shape of the filter and the settings of its training. The upper bounds of sizes catch errors of typing."""
 
-    latent_dim: int = option(8, "Dimensions of the pseudo-observation z.", MODEL, least=1, most=1024)
+    latent_dim: int = option(16, "Dimensions of the pseudo-observation z.", MODEL, least=1, most=1024)
     state_dim: int | None = option(
         None, "Dimensions of the hidden state h; without it those of z, the fewest.", MODEL, least=1, most=1024
+    )
+    dynamics: str = option(
+        "auto",
+        "Where the dynamics begin; auto trains both and keeps what predicts spikes better.",
+        MODEL,
+        choices=DYNAMICS,
+    )
+    frame: float | None = option(
+        None,
+        "Length of the counts that the encoder sees at once, s; without it 0.5 (slow) or 0.1 (fast).",
+        MODEL,
+        above=0,
     )
     entropy: str = option("logdet", "Estimator of the entropy that prevents collapse.", TRAINING, choices=ENTROPIES)
     seed: int = option(0, "Seed of everything random.", TRAINING, least=0, most=2**63 - 1)
@@ -97,9 +110,12 @@ class FilterConfig:
         1e-3, "Highest step size of AdamW, which rises in 50 steps and falls as a cosine.", TRAINING, above=0, most=1
     )
     batch_size: int = option(64, "Windows of each session in a training step.", TRAINING, least=2, most=2**16)
-    window: int = option(32, "Bins in a training window.", TRAINING, least=1, most=2**20)
-    warmup: int = option(
-        8, "First bins of a window, which warm the filter up and carry no loss.", TRAINING, least=1, most=2**20
+    window: float | None = option(None, "Length of a training window, s; without it 32 frames.", TRAINING, above=0)
+    warmup: float | None = option(
+        None,
+        "First part of a window, s, which warms the filter up and carries no loss; without it a quarter.",
+        TRAINING,
+        above=0,
     )
     hidden: tuple[int, ...] = option(
         (128, 128), "Widths of the encoder's hidden layers.",
@@ -134,7 +150,8 @@ class FilterConfig:
         """
         _check(self, FilterConfig)
         _require(self.states >= self.latent_dim, "state-dim", self.states, f"at least latent_dim, {self.latent_dim}")
-        _require(self.window >= self.warmup + 2, "window", self.window, f"at least warmup + 2, {self.warmup + 2}")
+        if self.window is not None and self.warmup is not None:
+            _require(self.window > self.warmup, "window", self.window, f"longer than warmup, {self.warmup:g}")
 
 
 TABLES: dict[str, type] = {"data": DataConfig, "filter": FilterConfig}

@@ -30,13 +30,6 @@ ALONE += [(one, other) for one in ("ica", "images") for other in ("data", "filte
 ALONE += [("filter", "ica"), ("filter", "images")]
 
 
-# Circles that are about to go: when one is gone, its test fails, and its row goes too.
-CIRCLES = [
-    ("ldmfilter.data.session", "ldmfilter.data.selection"),
-    ("ldmfilter.data.session", "ldmfilter.data.formats.zarr"),
-]
-
-
 def modules() -> dict[str, Path]:
     """Every module of the package and of the command line, by its name."""
     found = {}
@@ -102,13 +95,7 @@ def test_imports_run_one_way(name):
 
 
 def test_no_circle_among_files():
-    assert circle(CIRCLES) == []
-
-
-@pytest.mark.xfail(strict=True)
-@pytest.mark.parametrize("pair", CIRCLES)
-def test_circles_that_are_about_to_go(pair):
-    assert circle(one for one in CIRCLES if one != pair) == []
+    assert circle() == []
 
 
 @pytest.mark.parametrize(

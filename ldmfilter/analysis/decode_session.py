@@ -106,8 +106,8 @@ def decode_session(
     check_store(out, overwrite)
     if session is None and recording.source.checksum != run.checksum:
         say(f"warning: {recording.source.path}: has changed since {run.folder} was trained on it")
-    step, wanted = model.history_[-1].step, run.config.filter.max_steps
-    if step < wanted:
+    if not model.ended_:
+        step, wanted = model.history_[-1].step, run.config.filter.max_steps
         say(f"warning: {run.folder}: training stopped at step {step} of {wanted}; decoding with what it kept")
     variables = choose_behavior(recording, options.behavior, options.circular or ()) if options.behavior else []
     data = DataConfig(model.bin_size_, options.interval, options.spans)

@@ -502,7 +502,9 @@ def _record(path: str | os.PathLike[str], config: DataConfig) -> tuple[Session, 
 
 def _with(config: Config, options: Options, seed: int) -> Config:
     """The configuration of one run, every option resolved."""
-    own = config.replace(**options, seed=seed)
+    # The score of dynamics that begin otherwise, in frames of another length, is that of another z.
+    dynamics = "fast" if config.filter.dynamics == "auto" else config.filter.dynamics
+    own = config.replace(**options, seed=seed, dynamics=dynamics)
     return own.replace(state_dim=own.filter.states)
 
 

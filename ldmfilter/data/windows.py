@@ -34,13 +34,17 @@ class Windows:
     held_bins: np.ndarray
 
 
-def split_windows(counts: xr.DataArray, window: int, held_out: float) -> Windows:
+def split_windows(
+    counts: xr.DataArray, window: int, held_out: float, block: int | None = None, frame: int = 1
+) -> Windows:
     """Divide the observed bins into training windows and held-out blocks.
 
     Args:
         counts: (time, unit), as `bin_spikes` makes them, with coordinates `segment` and `observed`.
         window: bins in a window.
         held_out: share of the observed bins that is held out, in `HELD_OUT_BLOCKS` blocks spread evenly.
+        block: bins that a held-out block has at least; without it two windows where there is room.
+        frame: bins in a frame; held-out windows of different phases share no frame.
 
     Raises:
         InputError: too few bins in a row for a training window and a held-out one.
@@ -48,7 +52,7 @@ def split_windows(counts: xr.DataArray, window: int, held_out: float) -> Windows
     segment = np.asarray(counts["segment"])
     usable = np.asarray(counts["observed"]) & (segment >= 0)
     time = np.flatnonzero(usable)
-    blocks = min(HELD_OUT_BLOCKS, max(1, int(held_out * time.size) // (2 * window)))
+    blocks = min(HELD_OUT_BLOCKS, max(1, int(held_out * time.size) // (block or 2 * window)))
     held = _blocks(time, len(usable), blocks, max(int(held_out * time.size / blocks), window))
     train_starts = _starts(usable & ~held, segment, window)
     held_starts = _starts(usable & held, segment, window)
@@ -58,11 +62,11 @@ def split_windows(counts: xr.DataArray, window: int, held_out: float) -> Windows
             f"{where_of(counts)}: {time.size} observed bins, {longest} in a row at the longest, are too few to train "
             f"on windows of {window} bins and hold some out; use a longer span, smaller bins or --window"
         )
-    # Neighbouring held-out windows overlap by half: more would only count the same bins again.
+    # Neighbouring held-out windows of a phase overlap by half: more would only count the same frames again.
     keep = np.zeros(held_starts.size, dtype=bool)
     last = -window
     for i, start in enumerate(held_starts.tolist()):
-        if start >= last + window // 2:
+        if start >= last + max(window // (2 * frame), 1):
             keep[i], last = True, start
     return Windows(window, train_starts, held_starts[keep], time[~held[time]], time[held[time]])
 

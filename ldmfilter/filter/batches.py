@@ -1,6 +1,5 @@
 """Batches and windows of a session's counts, from the device's memory or read from where they lie."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -10,13 +9,13 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from ldmfilter.config import FilterConfig
+from ldmfilter.data.frames import observed_frames, phases, sum_frames
 from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import InputError
 
 EVALUATION_WINDOWS = 256  # held-out windows at most, spread evenly
 SCALING_BINS = 20_000  # bins at most that the mean and covariance of z are learnt from, spread evenly
-RESIDENT = 2**28  # bytes of counts that are held in (the device's) memory; more are read from where they lie
+RESIDENT = 2**26  # counts that are held in (the device's) memory, as float32; more are read from where they lie
 STRETCH = 2**16  # bins read at a time then
 
 
@@ -44,26 +43,48 @@ class Stretches(NamedTuple):
     held: np.ndarray  # (time,) bool, held out from training
 
 
+class Judged(NamedTuple):
+    """Bins that predicted spikes are judged on."""
+
+    frames: Float[Tensor, "time unit"]  # counts of the frame that ends with each bin, on the CPU
+    counts: np.ndarray  # (time, unit) of the bin itself, NaN where a unit was not observed
+    observed: np.ndarray  # (time,) bool, of the frame
+    runs: np.ndarray  # (time,) number of the gap-free stretch
+    held: np.ndarray  # (time,) bool, held out from training
+
+
 class Recording:
-    """A session's share of a training: its windows, and the counts in them.
+    """A session's share of a training: its windows, and the frames of counts in them.
+
+    Args:
+        counts: (time, unit), as `bin_spikes` makes them.
+        held_out: share of the time that is held out.
+        frame: bins in a frame.
+        window: frames in a window.
+        block: bins that a held-out block has at least.
+        fabric: moves them to the device.
 
     Attributes:
         windows: where training and held-out windows start.
         n_units: number of units.
-        scaling: (bin, unit) counts that the mean and covariance of z are learnt from.
+        frame: bins in a frame.
+        scaling: (frame, unit) counts that the mean and covariance of z are learnt from.
         held: (window, time, unit) counts of held-out windows.
     """
 
-    def __init__(self, counts: xr.DataArray, config: FilterConfig, fabric: Any):
-        self.windows = split_windows(counts, config.window, config.held_out)
+    def __init__(self, counts: xr.DataArray, held_out: float, frame: int, window: int, block: int, fabric: Any):
+        self.windows = split_windows(counts, window * frame, held_out, block, frame)
         self.n_units = counts.sizes["unit"]
-        self._segment, self._observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
-        self._counts = _Counts(counts, fabric)
+        self.frame = frame
+        self._ends = frame - 1 + frame * np.arange(window)  # last bins of a window's frames
+        self._segment = np.asarray(counts["segment"])
+        self._observed = observed_frames(np.asarray(counts["observed"]), self._segment, frame)
+        self._counts = _Frames(counts, frame, fabric)
         self.scaling = self._counts.read(_spread(self.windows.train_bins, SCALING_BINS))
         self.held = self._read(_spread(self.windows.held_starts, EVALUATION_WINDOWS))
 
     def _read(self, starts: np.ndarray) -> Float[Tensor, "*batch time unit"]:
-        return self._counts.read(starts[..., None] + np.arange(self.windows.window))
+        return self._counts.read(starts[..., None] + self._ends)
 
     def train(self, most: int) -> Float[Tensor, "window time unit"]:
         """At most so many training windows that do not overlap, spread evenly."""
@@ -80,56 +101,80 @@ class Recording:
             yield from self._read(starts)
 
     def stretches(self, most: int) -> Stretches:
-        """All bins, or, of more than about so many, stretches around held-out ones."""
+        """Frames of one phase, which follow one another: all, or, of more than about so many, stretches around held-out
+        ones."""
+        rows, runs = self._rows(most * self.frame)
+        ends = rows[phases(runs, self.frame) == self.frame - 1]
+        runs = runs[phases(runs, self.frame) == self.frame - 1]
+        held = np.isin(ends, self.windows.held_bins, assume_unique=True)
+        return Stretches(self._counts.read(ends).cpu(), self._observed[ends], np.diff(runs, prepend=-1) != 0, held)
+
+    def _rows(self, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """All bins, or, of more than about so many, stretches around held-out ones; and the stretch of each."""
         bins, held = np.arange(self._segment.size), self.windows.held_bins
         if bins.size > most:
             half = most // 16
             around = np.unique(_spread(held, 8)[:, None] + np.arange(-half, half))
             bins = around[(around >= 0) & (around < bins.size)]
-        starts = (np.diff(bins, prepend=-2) != 1) | (np.diff(self._segment[bins], prepend=-1) != 0)
-        return Stretches(
-            self._counts.read(bins).cpu(), self._observed[bins], starts, np.isin(bins, held, assume_unique=True)
+        new = (np.diff(bins, prepend=-2) != 1) | (np.diff(self._segment[bins], prepend=-1) != 0)
+        return bins, np.cumsum(new) - 1
+
+    def judged(self, most: int) -> Judged:
+        """Bins that predicted spikes are judged on: all, or, of more than about so many, stretches."""
+        bins, runs = self._rows(most)
+        return Judged(
+            self._counts.read(bins).cpu(),
+            self._counts.bins(bins),
+            self._observed[bins],
+            runs,
+            np.isin(bins, self.windows.held_bins, assume_unique=True),
         )
 
 
-class _Counts:
-    """Bins as float32, NaN where a unit was not observed. Few counts are held in the device's memory, in a small dtype;
-    many are read from where they lie."""
+class _Frames:
+    """Frames of counts as float32, NaN where a unit was not observed. Few are held in the device's memory; many are
+    read from where they lie."""
 
-    def __init__(self, counts: xr.DataArray, fabric: Any):
-        self._fabric = fabric
-        self._sources = [counts.variable]
-        if "unit_observed" in counts.coords:
-            self._sources.append(counts["unit_observed"].variable)
-        self.resident = sum(source.nbytes for source in self._sources) <= RESIDENT
+    def __init__(self, counts: xr.DataArray, frame: int, fabric: Any):
+        self._fabric, self._frame = fabric, frame
+        self._values = counts.variable
+        self._seen = counts["unit_observed"].variable if "unit_observed" in counts.coords else None
+        self._segment, self._observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
+        self.resident = counts.size <= RESIDENT
         if self.resident:
-            self._tensors = [self._moved(source.to_numpy()) for source in self._sources]
+            self._tensor = self._moved(self._gather(np.arange(counts.sizes["time"]), frame))
 
     def read(self, bins: np.ndarray) -> Float[Tensor, "... unit"]:
+        """The frames that end with these bins."""
         if self.resident:
-            index = self._moved(bins)
-            parts = [tensor[index] for tensor in self._tensors]
-        else:
-            parts = [self._moved(_gather(source, bins)) for source in self._sources]
-        x = parts[0].float()
-        return x if len(parts) == 1 else x.masked_fill(~parts[1], math.nan)
+            return self._tensor[self._moved(bins)]
+        return self._moved(self._gather(bins, self._frame))
+
+    def bins(self, bins: np.ndarray) -> np.ndarray:
+        """The counts of these bins alone."""
+        return self._gather(bins, 1)
+
+    def _float(self, rows: slice) -> np.ndarray:
+        values: np.ndarray = self._values[rows].to_numpy().astype(np.float32)
+        values[~self._observed[rows]] = np.nan
+        if self._seen is not None:
+            values[~self._seen[rows].to_numpy()] = np.nan
+        return values
+
+    def _gather(self, bins: np.ndarray, frame: int) -> np.ndarray:
+        """Frames that end with these bins; each stretch of the recording that holds some of them is read once."""
+        out = np.empty((*bins.shape, self._values.shape[1]), np.float32)
+        stretch = bins // STRETCH
+        for number in np.unique(stretch).tolist():
+            inside = stretch == number
+            first = max(number * STRETCH - frame + 1, 0)
+            rows = slice(first, (number + 1) * STRETCH)
+            out[inside] = sum_frames(self._float(rows), self._segment[rows], frame)[bins[inside] - first]
+        return out
 
     def _moved(self, values: np.ndarray) -> Tensor:
-        if values.dtype.kind == "u" and values.dtype.itemsize > 1:
-            values = values.astype(np.int32)  # torch indexes no uint16 or uint32
         moved: Tensor = self._fabric.to_device(torch.from_numpy(np.ascontiguousarray(values)))
         return moved
-
-
-def _gather(source: xr.Variable, bins: np.ndarray) -> np.ndarray:
-    """source[bins], reading each stretch that holds some of them once."""
-    out = np.empty((*bins.shape, source.shape[1]), source.dtype)
-    stretch = bins // STRETCH
-    for number in np.unique(stretch).tolist():
-        inside = stretch == number
-        first = number * STRETCH
-        out[inside] = source[first : first + STRETCH].to_numpy()[bins[inside] - first]
-    return out
 
 
 def _spread(items: np.ndarray, most: int) -> np.ndarray:

@@ -16,11 +16,12 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from ldmfilter.config import settings
+from ldmfilter.data.frames import observed_frames, phases, sum_frames
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.filter.device import resolve_device
-from ldmfilter.filter.kalman import Filtered, Smoothed, filter, predict, smooth
+from ldmfilter.filter.kalman import Filtered, LinearGaussian, Smoothed, filter, in_time, predict, smooth
 from ldmfilter.filter.latents import (
     FORMAT,
     TIME_CHUNK,
@@ -61,7 +62,8 @@ def decode(
 
     Returns:
         Dataset with dims time, state, state_2, latent, unit, bound, as float32; `time` holds bin centres (s).
-        predicted_* is t|t-1, filtered_* is t|t, smoothed_* is t|T; `innovation` is NaN in bins not observed.
+        filtered_* is t|t and smoothed_* is t|T; predicted_* is the state before the bin's frame was seen, t|t-1 where a
+        frame is one bin. `innovation` is NaN in bins not observed.
 
     Raises:
         InputError: other units, another bin size, no bins, or a level outside (0, 1).
@@ -92,24 +94,45 @@ def decode_blocks(
     network = model.network_ if there == "cpu" else copy.deepcopy(model.network_).to(there)
     dynamics = network.linear_gaussian()
     block = counts.sizes["time"] if smoothing else block
-    before: int | None = None  # segment of the last bin of the piece before
-    ahead: tuple[Tensor, Tensor] | None = None  # and the state predicted from it
+    k = model.frame_bins_
+    segment = np.asarray(counts["segment"])
+    phase = phases(segment, k)
+    series = [_Phase(dynamics, smoothing) for _ in range(k)]
     for first in range(0, counts.sizes["time"], block):
-        part = counts.isel(time=slice(first, first + block)).load()
-        segment = np.asarray(part["segment"])
-        starts = np.diff(segment, prepend=segment[0] - 1 if before is None else before) != 0
-        with torch.no_grad():
-            z = _encode(network, part, there)
-            with one_thread():
-                seen, new = torch.from_numpy(np.asarray(part["observed"])), torch.from_numpy(starts)
-                with sound(model, part):
-                    result = filter(dynamics, z, seen, new, ahead)
-                    ahead = predict(dynamics, result.filtered_mean[-1], result.filtered_cov[-1])
-                    smoothed = smooth(dynamics, result, new) if smoothing else None
-                    if not all(bool(x.isfinite().all()) for x in (*ahead, result.filtered_mean, result.filtered_cov)):
-                        raise NotPositiveDefiniteError("not finite")
-        before = int(segment[-1])
-        yield _dataset(model, part, ci, result, smoothed)
+        margin = min(first, k - 1)  # bins before the piece that its first frames reach back to
+        part = counts.isel(time=slice(first - margin, first + block)).load()
+        with torch.no_grad(), one_thread(), sound(model, part):
+            z, seen = _encode(network, part, k, there)
+            rows = [np.flatnonzero(phase[first : first + block] == p) for p in range(k)]
+            done = [
+                one.filtered(z[margin + those], seen[margin + those], segment[first + those])
+                for one, those in zip(series, rows, strict=True)
+                if those.size
+            ]
+        rows = [those for those in rows if those.size]
+        part = part.isel(time=slice(margin, None)).assign_coords(observed=("time", seen[margin:].numpy()))
+        results, smoothed = zip(*done, strict=True)
+        yield _dataset(model, part, ci, in_time(results, rows), in_time(smoothed, rows) if smoothing else None)
+
+
+class _Phase:
+    """The filter of one phase of a recording, which goes on from piece to piece."""
+
+    def __init__(self, dynamics: LinearGaussian, smoothing: bool):
+        self._dynamics, self._smoothing = dynamics, smoothing
+        self._segment: int | None = None  # of the last bin of the piece before
+        self._ahead: tuple[Tensor, Tensor] | None = None  # the state predicted from it
+
+    def filtered(self, z: Tensor, observed: Tensor, segment: np.ndarray) -> tuple[Filtered, Smoothed | None]:
+        """The states of the next bins. Raises: NotPositiveDefiniteError where they are not finite."""
+        before = segment[0] - 1 if self._segment is None else self._segment
+        starts = torch.from_numpy(np.diff(segment, prepend=before) != 0)
+        result = filter(self._dynamics, z, observed, starts, self._ahead)
+        self._segment = int(segment[-1])
+        self._ahead = predict(self._dynamics, result.filtered_mean[-1], result.filtered_cov[-1])
+        if not all(bool(x.isfinite().all()) for x in (*self._ahead, result.filtered_mean, result.filtered_cov)):
+            raise NotPositiveDefiniteError("not finite")
+        return result, smooth(self._dynamics, result, starts) if self._smoothing else None
 
 
 @contextmanager
@@ -125,13 +148,19 @@ def sound(model: Fitted, counts: xr.DataArray) -> Iterator[None]:
         ) from error
 
 
-def _encode(network: Network, counts: xr.DataArray, device: str) -> Tensor:
-    """White pseudo-observations (time, latent), float64; the hidden layers never hold more than some bins."""
-    pieces = [
-        network.encode(_as_float(counts.isel(time=slice(first, first + TIME_CHUNK))).to(device)).double()
-        for first in range(0, counts.sizes["time"], TIME_CHUNK)
-    ]
-    return torch.cat(pieces)
+def _encode(network: Network, counts: xr.DataArray, k: int, device: str) -> tuple[Tensor, Tensor]:
+    """White pseudo-observations (time, latent), float64, of the frames of k bins that end with each bin, and whether a
+    frame is observed (time,); the hidden layers never hold more than some bins."""
+    segment, observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
+    values = counts.to_numpy().astype(np.float32)
+    if "unit_observed" in counts.coords:
+        values[~counts["unit_observed"].to_numpy()] = np.nan
+    if k > 1:
+        values[~observed] = np.nan
+        values = sum_frames(values, segment, k)
+    frames = torch.from_numpy(values)
+    z = torch.cat([network.encode(some.to(device)).double() for some in frames.split(TIME_CHUNK)])
+    return z, torch.from_numpy(observed_frames(observed, segment, k))
 
 
 def _dataset(model: Fitted, counts: xr.DataArray, ci: float, result: Filtered, smoothed: Smoothed | None) -> xr.Dataset:
@@ -214,13 +243,6 @@ def _other_units(where: str, ids: list, expected: list) -> str:
     )
 
 
-def _as_float(counts: xr.DataArray) -> Tensor:
-    x = torch.from_numpy(counts.to_numpy().astype(np.float32))
-    if "unit_observed" in counts.coords:
-        x.masked_fill_(~torch.from_numpy(counts["unit_observed"].to_numpy().copy()), torch.nan)
-    return x
-
-
 def _attributes(model: Fitted, counts: xr.DataArray, ci: float) -> dict[str, str | float | int]:
     source = {f"source_{k}": str(counts.attrs.get(k, "")) for k in ("path", "identifier", "checksum")}
     return {
@@ -234,6 +256,7 @@ def _attributes(model: Fitted, counts: xr.DataArray, ci: float) -> dict[str, str
         "session_start_time": str(counts.attrs.get("session_start_time", "")),
         "trained_on": model.source_.get("checksum", ""),
         "bin_size": float(counts.attrs["bin_size"]),
+        "frame": model.frame_,
         "ci_level": ci,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }

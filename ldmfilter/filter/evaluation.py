@@ -31,6 +31,7 @@ class Record:
         effective_rank: of held-out z, the exponential of the entropy of its covariance's normalised eigenvalues
             (Roy & Vetterli 2007); of several sessions the lowest.
         kept_step: the best step so far.
+        candidate: that was trained (`candidates.Candidate`); empty in models of format 3 and before.
     """
 
     step: int
@@ -39,6 +40,7 @@ class Record:
     score: float
     effective_rank: float
     kept_step: int
+    candidate: str = ""
 
 
 def read_history(raw: Any) -> list[Record]:
@@ -47,7 +49,7 @@ def read_history(raw: Any) -> list[Record]:
     for record in records:
         if not (type(record.step) is type(record.kept_step) is int and record.step >= 0):
             raise ValueError("a record of no step")
-        if not all(isinstance(value, int | float) for value in dataclasses.astuple(record)):
+        if not all(isinstance(value, int | float) for value in dataclasses.astuple(record)[:-1]):
             raise TypeError("a record of no numbers")
     return records
 

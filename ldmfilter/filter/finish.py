@@ -10,6 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldmfilter.data.frames import phases
 from ldmfilter.filter.batches import Recording, Stretches
 from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter, filter_windows
 from ldmfilter.filter.linalg import safe_cholesky
@@ -71,6 +72,27 @@ def set_canonical(network: Network, sessions: Sequence[Stretches], bin_size: flo
     lag = max(1, round(GAUGE_LAG / bin_size))
     network.covariance_scale.fill_(scale)
     network.gauge.copy_(torch.from_numpy(canonical_gauge(mean, cov, np.cumsum(starts), activity, lag)))
+
+
+@torch.no_grad()
+def filtered_means(
+    network: Network,
+    session: int,
+    frames: Float[Tensor, "time unit"],
+    observed: NDArray[np.bool_],
+    runs: NDArray[np.integer],
+    k: int,
+) -> NDArray[np.float64]:
+    """Causal states (time, state) of a session's bins, from the frames of k bins that end with them, each phase by
+    itself; `runs` (time,) numbers the gap-free stretches."""
+    z, model = network.encode(frames, session).double(), network.linear_gaussian()
+    states, phase = np.empty((len(runs), len(network.gauge))), phases(runs, k)
+    for p in range(min(k, len(runs))):
+        rows = np.flatnonzero(phase == p)
+        starts = torch.from_numpy(np.diff(runs[rows], prepend=-1) != 0)
+        filtered = filter(model, z[rows], torch.from_numpy(observed[rows]), starts)
+        states[rows] = filtered.filtered_mean[:, : states.shape[1]].numpy()
+    return states
 
 
 def covariance_scale(filtered: Filtered, held: NDArray[np.bool_]) -> float:

@@ -12,9 +12,11 @@ import xarray as xr
 from torch import Tensor
 
 from ldmfilter.config import FilterConfig
+from ldmfilter.data.frames import frame_bins
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import stretches
 from ldmfilter.errors import InputError
+from ldmfilter.filter.candidates import Trained
 from ldmfilter.filter.evaluation import Record
 from ldmfilter.filter.finding import find_one
 from ldmfilter.filter.network import Network, names_of_format_2
@@ -57,6 +59,10 @@ class Fitted(FilterConfig):
 
     sessions_: list[FittedSession]
     bin_size_: float
+    frame_: float
+    candidates_: list[Trained]
+    kept_candidate_: str
+    ended_: bool
     history_: list[Record]
     kept_step_: int
     network_: Network
@@ -133,10 +139,21 @@ class Fitted(FilterConfig):
     def set_network(self, tensors: dict[str, Tensor]) -> None:
         """Take a network's parameters, for the sessions that are set."""
         with torch.random.fork_rng(devices=[]):  # a caller's random numbers are not ours to draw
-            network = Network([len(one.unit_ids) for one in self.sessions_], self, self.bin_size_)
+            network = Network([len(one.unit_ids) for one in self.sessions_], self, self.frame_)
         network.load_state_dict(tensors)
         self.network_ = network.eval()
         self.model_id_ = _id(tensors)
+
+    @property
+    def kept_record_(self) -> Record:
+        """The evaluation of the step that was kept."""
+        of_kept = [one for one in self.history_ if one.candidate == self.kept_candidate_]
+        return next(one for one in of_kept if one.step == self.kept_step_)
+
+    @property
+    def frame_bins_(self) -> int:
+        """Bins in a frame (`data.frames`)."""
+        return frame_bins(self.frame_, self.bin_size_)
 
     def check_fitted(self) -> None:
         """Raises: InputError where it is not fitted."""

@@ -9,9 +9,9 @@ once, and in steady state it is solved for. Given these, the means are a linear 
 associative scan (`linalg.linear_recurrence`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -107,6 +107,28 @@ class Smoothed:
     def smoothed_cov(self) -> Float[Tensor, "*batch time state state"]:
         """t|T"""
         return _spread(self.covariances, self.row, self.smoothed_mean)
+
+
+Result = TypeVar("Result", Filtered, Smoothed)
+
+
+def in_time(parts: Sequence[Result], rows: Sequence[NDArray[np.integer]]) -> Result:
+    """One result of several that each cover some bins of a recording, `rows`: all of its bins, in order of time."""
+    if len(parts) == 1:
+        return parts[0]
+    order = torch.from_numpy(np.argsort(np.concatenate(rows), kind="stable"))
+    sizes = [len(one.covariances[0] if isinstance(one, Filtered) else one.covariances) for one in parts]
+    offsets = np.cumsum([0, *sizes[:-1]]).tolist()
+    values: dict[str, Any] = {
+        name: torch.cat([getattr(one, name) for one in parts])[order]
+        for name in ("predicted_mean", "filtered_mean", "innovation", "smoothed_mean")
+        if hasattr(parts[0], name)
+    }
+    row = torch.cat([one.row + offset for one, offset in zip(parts, offsets, strict=True)])[order]
+    tables = [one.covariances for one in parts]
+    filtered = isinstance(parts[0], Filtered)
+    covariances = Covariances(*map(torch.cat, zip(*tables, strict=True))) if filtered else torch.cat(tables)
+    return type(parts[0])(**values, covariances=covariances, row=row)
 
 
 def predict(

@@ -18,6 +18,7 @@ from ldmfilter.config import FilterConfig, build_filter_config, settings
 from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
+from ldmfilter.filter.candidates import read_trained
 from ldmfilter.filter.decode import decode
 from ldmfilter.filter.evaluation import Record, read_history
 from ldmfilter.filter.fitted import SOURCE_KEYS, Fitted, FittedSession
@@ -31,7 +32,7 @@ log = logging.getLogger("ldmfilter")
 
 MODEL_FILE = "model.safetensors"
 #: Version of the model file. It rises when an older package could not read a newer file.
-MODEL_FORMAT = 3
+MODEL_FORMAT = 4
 
 
 @dataclass(eq=False, repr=False)
@@ -43,6 +44,9 @@ class LDMFilter(Fitted):
 
         sessions_      one `FittedSession` for each session
         bin_size_      s
+        frame_         s, length of the counts that the encoder sees at once
+        candidates_    one `Trained` for each candidate that was trained, and kept_candidate_ its name
+        ended_         whether training has ended
         history_       one `Record` for each evaluation
         kept_step_     the step whose held-out score was best: its parameters are used
         network_       an encoder for each session and the dynamics that all share, a torch module on the CPU
@@ -82,6 +86,9 @@ class LDMFilter(Fitted):
         recordings = _several(counts)
         self.sessions_ = list(map(FittedSession.of, recordings))
         self.bin_size_ = float(recordings[0].attrs["bin_size"])
+        self.frame_ = training.frame
+        self.candidates_, self.kept_candidate_ = list(training.trained), training.kept
+        self.ended_ = training.ended
         self.history_ = list(training.history)
         self.kept_step_ = training.kept_step
         self.set_network(training.finished_state())
@@ -116,7 +123,7 @@ class LDMFilter(Fitted):
             raise InputError(f"{where}: is one of {self.listed()} already; decode it")
         if not self.network_.second_moments.any():
             raise InputError(f"{where}: the model is of an older ldmfilter and takes no further session; train it anew")
-        return Training(self, counts, self.network_)
+        return Training(self, counts, self.network_, self.frame_)
 
     def take_added(self, training: Training, counts: xr.DataArray) -> "LDMFilter":
         """Take over the encoder of a further session from a training that `adding` gave."""
@@ -201,6 +208,10 @@ class LDMFilter(Fitted):
             "package_version": __version__,
             "settings": settings(self),
             "bin_size": self.bin_size_,
+            "frame": self.frame_,
+            "kept_candidate": self.kept_candidate_,
+            "candidates": [dataclasses.asdict(one) for one in self.candidates_],
+            "ended": self.ended_,
             "sessions": [
                 {"unit_ids": one.unit_ids.tolist(), "source": one.source, "trained_spans": one.trained_spans}
                 for one in self.sessions_
@@ -236,6 +247,15 @@ def _current(tensors: dict[str, Tensor], format: int, latents: int) -> dict[str,
     return current_names(tensors)
 
 
+def _current_settings(raw: Any, format: int, bin_size: float) -> Any:
+    """The settings of an older model file as they are now. Until format 3 windows were counted in bins, the dynamics
+    began in one way, and frames were bins."""
+    if format > 3 or not isinstance(raw, dict):
+        return raw
+    times = {name: raw[name] * bin_size for name in ("window", "warmup") if isinstance(raw.get(name), int)}
+    return raw | times | {"frame": bin_size, "dynamics": "slow"}
+
+
 def load(folder: str | os.PathLike[str]) -> LDMFilter:
     """Read a model that `LDMFilter.save` or a training run wrote. Nothing in it is executed.
 
@@ -256,9 +276,10 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
             f"package reads ({MODEL_FORMAT}); update ldmfilter"
         )
     try:
-        config = build_filter_config(header["settings"], f"{path}: settings")
+        bin_size = float(header["bin_size"])
+        config = build_filter_config(_current_settings(header["settings"], found, bin_size), f"{path}: settings")
         model = LDMFilter(**{f.name: getattr(config, f.name) for f in dataclasses.fields(FilterConfig)})
-        model.bin_size_ = float(header["bin_size"])
+        model.bin_size_, model.frame_ = bin_size, float(header.get("frame", bin_size))
         model.sessions_ = [
             FittedSession(
                 np.asarray(unit_ids(one["unit_ids"])),
@@ -269,7 +290,12 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
         ]
         model.kept_step_ = int(header["kept_step"])
         model.history_ = read_history(header["history"])
-        if not (0 < model.bin_size_ < math.inf and model.history_):
+        model.kept_candidate_ = str(header.get("kept_candidate", ""))
+        model.candidates_ = [read_trained(one) for one in header.get("candidates", [])]
+        model.ended_ = bool(header.get("ended", model.history_ and model.history_[-1].step >= model.max_steps))
+        if not any(one.candidate == model.kept_candidate_ and one.step == model.kept_step_ for one in model.history_):
+            raise ValueError("it has no evaluation of the kept step")
+        if not (0 < model.bin_size_ < math.inf and 0 < model.frame_ < math.inf and model.history_):
             raise ValueError("it was trained on bins of no length, or not at all")
         model.set_network(_current(tensors, found, model.latent_dim))
         if not all(bool(x.isfinite().all()) for x in (*tensors.values(), *model.network_.linear_gaussian())):

@@ -9,15 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldmfilter.config import FilterConfig
+from ldmfilter.filter.candidates import CANDIDATES, NOISE_TIME, Candidate
 from ldmfilter.filter.encoder import Encoder
 from ldmfilter.filter.kalman import LinearGaussian
 from ldmfilter.filter.linalg import symmetrise
 from ldmfilter.filter.matching import Moments, no_moments
 from ldmfilter.filter.parameters import Dynamics, NoiseWithMemory
 
-INITIAL_TIME_CONSTANT = 5.0  # s, of the states before training
 NOISE_MEMORY = 0.1  # s, time constant of the noise before it is refitted
-INITIAL_NOISE_TIME = 0.9  # s; a bin of this length would have as much signal as noise
 
 
 class Network(nn.Module):
@@ -28,7 +27,8 @@ class Network(nn.Module):
     Args:
         n_units: number of units of each session.
         config: the filter's settings.
-        bin_size: s.
+        frame: length of a frame, s.
+        begin: where the dynamics begin; without it the first candidate.
     """
 
     gauge: Tensor
@@ -36,20 +36,20 @@ class Network(nn.Module):
     second_moments: Tensor
     third_moments: Tensor
 
-    def __init__(self, n_units: Sequence[int], config: FilterConfig, bin_size: float):
+    def __init__(self, n_units: Sequence[int], config: FilterConfig, frame: float, begin: Candidate = CANDIDATES[0]):
         super().__init__()
         self.encoders = nn.ModuleList(
             Encoder(n, config.latent_dim, tuple(config.hidden), config.dropout) for n in n_units
         )
-        # Slow states seen through much noise are where training has to start: from fast ones (decay 0.9, noise
-        # 0.5) it ends at 1.6 times the error on the real session.
+        # Training has to start from much noise: from little (decay 0.9, noise 0.5) it ends at 1.6 times the error on a
+        # real track.
         self.dynamics = Dynamics(
             config.latent_dim,
             config.states,
-            decay=math.exp(-bin_size / INITIAL_TIME_CONSTANT),
-            noise=1 / (1 + bin_size / INITIAL_NOISE_TIME),
+            decay=begin.decay(config.states, frame),
+            noise=1 / (1 + frame / NOISE_TIME),
         )
-        self.noise = NoiseWithMemory(config.latent_dim, math.exp(-bin_size / NOISE_MEMORY)) if config.refit else None
+        self.noise = NoiseWithMemory(config.latent_dim, math.exp(-frame / NOISE_MEMORY)) if config.refit else None
         self.register_buffer("gauge", torch.eye(config.states))
         self.register_buffer("covariance_scale", torch.ones(()))
         self.set_moments(no_moments(config.latent_dim))

@@ -8,6 +8,7 @@ float64, as in `decode`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,9 @@ MOST = float(np.finfo(np.float32).max)  # a larger count would be infinite to th
 class OnlineFilter:
     """A fitted filter that takes one bin at a time and remembers its state.
 
+    Where a frame has k bins (`data.frames`), the encoder sees the sum of the last k, and the state goes on from that of
+    k bins before: k filters take turns.
+
     The states are those that `LDMFilter.decode` gives as filtered (t|t), to 1e-6. The covariance recursion is
     exact until it has converged; from there the steady gain serves, until a bin is missing. Nothing grows with
     the number of bins. Not for several threads at once.
@@ -63,14 +67,15 @@ class OnlineFilter:
             self._limit, self._limit_gain, self._limit_filtered = map(_array, (P, K, gain(dynamics, P)[2]))
         self._A, self._Q, self._C, self._R, self._b, self._P0 = map(_array, dynamics)
         self._states = model.states
+        self._k = model.frame_bins_
         self._near = STEADY * float(np.abs(self._limit).max())
         self._eye = np.eye(len(self._A))
         self.reset()
 
     def reset(self) -> None:
         """Start a new segment: the next bin's prediction is the prior (mean b, stationary covariance)."""
-        self._mean, self._cov = self._b, self._P0
-        self._steady = False
+        self._phases = [_State(self._b, self._P0) for _ in range(self._k)]
+        self._recent = np.full((self._k, len(self.unit_ids)), np.nan)  # bin t in row t modulo k
         self.bins = 0
 
     def step(self, counts: ArrayLike | None) -> tuple[Array, Array]:
@@ -87,28 +92,41 @@ class OnlineFilter:
             InputError: another number of counts, or one that is negative, infinite or no whole number. The state
                 is as before the call.
         """
-        z = None if counts is None else self._encode(self._checked(counts))
-        mean = self._b + self._A @ (self._mean - self._b) if self.bins else self._b
+        frame = self._frame(None if counts is None else self._checked(counts))
+        z = None if frame is None else self._encode(frame)
+        now, first = self._phases[self.bins % self._k], self.bins < self._k
+        mean = self._b if first else self._b + self._A @ (now.mean - self._b)
         if z is None:
-            self._cov, self._steady = self._predicted_cov(), False
+            now.cov, now.steady = self._predicted_cov(now, first), False
         else:
-            K = self._limit_gain if self._steady else self._update(self._predicted_cov())
+            K = self._limit_gain if now.steady else self._update(now, self._predicted_cov(now, first))
             mean = mean + K @ (z - self._C @ mean)
-        self._mean = mean
+        now.mean = mean
         self.bins += 1
         n = self._states  # those of noise with a memory are not handed out
-        return mean[:n].copy(), self._cov[:n, :n].copy()
+        return mean[:n].copy(), now.cov[:n, :n].copy()
 
-    def _predicted_cov(self) -> Array:
-        if not self.bins:
+    def _frame(self, counts: Array | None) -> Array | None:
+        """The counts of the frame that ends with this bin, as `data.frames.sum_frames` gives them."""
+        if self._k == 1:
+            return counts
+        self._recent[self.bins % self._k] = np.nan if counts is None else counts
+        seen = self._k - np.isnan(self._recent).sum(0)
+        enough = 2 * seen >= self._k
+        if 2 * (~np.isnan(self._recent).all(1)).sum() < self._k:
+            return None
+        return np.where(enough, np.nansum(self._recent, 0) * (self._k / np.maximum(seen, 1)), np.nan)
+
+    def _predicted_cov(self, now: _State, first: bool) -> Array:
+        if first:
             return self._P0
-        P = self._A @ self._cov @ self._A.T + self._Q
+        P = self._A @ now.cov @ self._A.T + self._Q
         return 0.5 * (P + P.T)
 
-    def _update(self, P: Array) -> Array:
+    def _update(self, now: _State, P: Array) -> Array:
         """Gain at a predicted covariance; the filtered covariance becomes the state's, by Joseph's form."""
         if np.abs(P - self._limit).max() <= self._near:
-            self._cov, self._steady = self._limit_filtered, True
+            now.cov, now.steady = self._limit_filtered, True
             return self._limit_gain
         CP = self._C @ P
         _, K_transposed, failed = dposv(CP @ self._C.T + self._R, CP)
@@ -117,7 +135,7 @@ class OnlineFilter:
         K = K_transposed.T
         IKC = self._eye - K @ self._C
         P = IKC @ P @ IKC.T + K @ self._R @ K.T
-        self._cov = 0.5 * (P + P.T)
+        now.cov = 0.5 * (P + P.T)
         return K
 
     def _checked(self, counts: ArrayLike) -> Array:
@@ -141,10 +159,17 @@ class OnlineFilter:
     def state(self) -> dict[str, Any]:
         """The state that `restore` goes on from, as NumPy arrays and plain values.
 
-        Keys: mean (state,) and cov (state, state), t|t of the last bin, with the states of the noise where it has a
-        memory; bins; model_id. For `np.savez(path, **state)`, or for JSON with each array's `tolist`.
+        Keys: mean (phase, state) and cov (phase, state, state) of the last k bins, with the states of the noise where
+        it has a memory; recent (phase, unit), the counts of these bins, -1 where there is none; bins; model_id. For
+        `np.savez(path, **state)`, or for JSON with each array's `tolist`.
         """
-        return {"mean": self._mean.copy(), "cov": self._cov.copy(), "bins": self.bins, "model_id": self.model_id}
+        return {
+            "mean": np.stack([one.mean for one in self._phases]),
+            "cov": np.stack([one.cov for one in self._phases]),
+            "recent": np.nan_to_num(self._recent, nan=-1.0),
+            "bins": self.bins,
+            "model_id": self.model_id,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave; arrays may be lists, as JSON gives them back.
@@ -154,22 +179,32 @@ class OnlineFilter:
                 is as before the call.
         """
         try:
-            mean, cov = np.array(state["mean"], np.float64), np.array(state["cov"], np.float64)
+            mean, cov, recent = (np.array(state[name], np.float64) for name in ("mean", "cov", "recent"))
             bins, model_id = int(state["bins"]), str(state["model_id"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"state: incomplete or damaged ({error}); give what OnlineFilter.state() gave") from None
         if model_id != self.model_id:
             raise InputError(f"state: of model {model_id}, but this is {self.model_id}; restore it with its own model")
-        n = len(self._b)
-        if mean.shape != (n,) or cov.shape != (n, n) or bins < 0:
+        k, n = self._k, len(self._b)
+        if mean.shape != (k, n) or cov.shape != (k, n, n) or recent.shape != self._recent.shape or bins < 0:
             raise InputError(f"state: mean {mean.shape}, cov {cov.shape}, bins {bins} for {n} state dimensions")
-        if not (np.abs(mean).max() <= MOST and np.abs(cov).max() <= MOST):
-            raise InputError("state: NaN or infinity (beyond float32) in mean or cov; start anew with reset()")
-        rounding = 1e-12 * np.trace(cov)
-        if np.abs(cov - cov.T).max() > rounding or np.linalg.eigvalsh(cov)[0] < -rounding:
+        if not all(np.abs(one).max() <= MOST for one in (mean, cov, recent)):
+            raise InputError("state: NaN or infinity (beyond float32) in mean, cov or recent; start anew with reset()")
+        rounding = 1e-12 * np.trace(cov, axis1=1, axis2=2)
+        asymmetry = np.abs(cov - cov.transpose(0, 2, 1)).max((1, 2))
+        if (asymmetry > rounding).any() or (np.linalg.eigvalsh(cov)[:, 0] < -rounding).any():
             raise InputError("state: cov is not symmetric and positive semidefinite; start anew with reset()")
-        self._mean, self._cov, self.bins = mean, cov, bins
-        self._steady = np.array_equal(cov, self._limit_filtered)
+        self._phases = [_State(m, P, np.array_equal(P, self._limit_filtered)) for m, P in zip(mean, cov, strict=True)]
+        self._recent, self.bins = np.where(recent < 0, np.nan, recent), bins
+
+
+@dataclass
+class _State:
+    """The state of one phase, t|t of its last bin."""
+
+    mean: Array
+    cov: Array
+    steady: bool = False
 
 
 class _Encoder:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.linalg.blas import dtrsm
 from scipy.linalg.lapack import dpotrf
 from scipy.special import expit
@@ -30,14 +31,15 @@ class Dynamics(nn.Module):
     Args:
         latent_dim: dimensions of z.
         state_dim: dimensions of h, at least latent_dim.
-        decay: the initial eigenvalue of A, per bin.
+        decay: the initial eigenvalue of A, per bin, or one for each state.
         noise: the initial share r of a latent dimension's variance that is observation noise.
     """
 
-    def __init__(self, latent_dim: int, state_dim: int, decay: float, noise: float):
+    def __init__(self, latent_dim: int, state_dim: int, decay: ArrayLike, noise: float):
         super().__init__()
         self.latent_dim = latent_dim
-        M = torch.eye(state_dim) * (decay / math.sqrt(1 - decay**2))
+        a = np.broadcast_to(np.asarray(decay, dtype=np.float64), state_dim)
+        M = torch.diag(torch.from_numpy(a / np.sqrt(1 - a**2)).float())
         # Without a little coupling the dimensions beyond the latent ones have no gradient, and never get one.
         M[:latent_dim, latent_dim:] = COUPLING * torch.randn(latent_dim, state_dim - latent_dim)
         M[latent_dim:, :latent_dim] = COUPLING * torch.randn(state_dim - latent_dim, latent_dim)

@@ -402,7 +402,7 @@ class Adding:
         if session.source.checksum in [one.checksum for one in run.sessions]:
             raise InputError(f"{session.source.path}: is one of the sessions of {run.folder} already; decode it")
         model, data = run._model(), run.config.data
-        if model.history_[-1].step < run.config.filter.max_steps:
+        if not model.ended_:
             raise InputError(
                 f"{run.folder}: its training has not ended; go on with it first, by `ldmfilter train --resume --run "
                 f"{run.folder}`"

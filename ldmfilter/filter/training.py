@@ -1,58 +1,49 @@
-"""The training loop: yields one record an evaluation, prints nothing, and can be stopped and taken up again."""
+"""Training: each candidate in turn, then the choice of the one whose states predict spikes best."""
+
+from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-import torch
+import numpy as np
 import xarray as xr
-from jaxtyping import Float
 from torch import Tensor
 
 from ldmfilter.config import FilterConfig
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter.batches import Recording, check_sessions
-from ldmfilter.filter.device import OwnRandomState, fabric_on, resolve_device
-from ldmfilter.filter.encoder import Dropout
-from ldmfilter.filter.evaluation import Record, evaluate, read_history
-from ldmfilter.filter.finish import FINISH_BINS, match_sessions, refit_noise, set_canonical
-from ldmfilter.filter.kalman import LinearGaussian, filter_windows
-from ldmfilter.filter.linalg import NotPositiveDefiniteError, whitening
+from ldmfilter.filter.candidates import Candidate, Trained, candidates, read_trained, window_frames
+from ldmfilter.filter.device import fabric_on, resolve_device
+from ldmfilter.filter.evaluation import Record, read_history
+from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.matching import Match
-from ldmfilter.filter.network import Network, current_names
-from ldmfilter.ldm.entropy import ENTROPIES
-from ldmfilter.ldm.objectives import Objective, predictive
+from ldmfilter.filter.network import Network
+from ldmfilter.filter.spikes_ahead import SpikesAhead
 from ldmfilter.ranks import ranks
 
 __all__ = ["Record", "Training", "resolve_device"]
-
-EVALUATE_EVERY = 25  # steps
-WARM_STEPS = 50  # over which the learning rate rises
-GRADIENT_NORM = 5.0  # gradients are clipped to it
-COLLAPSED_RANK = 0.2  # an effective rank below this share of the latent dimensions is a collapse
-COLLAPSED_SCALE = 1e6  # an entry of the whitening above it means that z is constant
-GRACE = 100  # steps in which a collapse is not an error
 
 
 class Training:
     """One training, with everything it needs to go on after a stop. Processes that `torchrun` started share it: each
     takes its part of every batch, and all come to the result that one alone would.
 
-    Several sessions train one filter together: an encoder each and the dynamics of all. Each session is matched with
-    the same latent model by an objective of its own, and all weigh the same.
+    Every candidate that the settings leave open (`candidates.CANDIDATES`) is trained; the one whose states predict
+    spikes best on held-out time is kept, and an earlier one where the lead is within its standard error. A candidate
+    whose windows do not fit into the recording is left out.
 
     Args:
         config: the filter's settings.
         counts: (time, unit), as `bin_spikes` makes them; or several, one a session.
         onto: a finished network; all but the encoders of these sessions stays as it is there.
+        frame: length of its frames, s.
 
     Attributes:
         device: that it computes on.
-        step: training steps done.
-        history: one record an evaluation.
-        matches: the rotations that brought the sessions into one space, when it was done last.
+        history: one record an evaluation, of all candidates in turn.
+        trained: the candidates that are done.
 
     Raises:
         InputError: too few bins for the windows, sessions of different bins, or the same session twice.
@@ -60,197 +51,161 @@ class Training:
     """
 
     def __init__(
-        self, config: FilterConfig, counts: xr.DataArray | Sequence[xr.DataArray], onto: Network | None = None
+        self,
+        config: FilterConfig,
+        counts: xr.DataArray | Sequence[xr.DataArray],
+        onto: Network | None = None,
+        frame: float | None = None,
     ):
         config.validate()
-        self.config, self.ranks = config, ranks()
-        if config.batch_size % self.ranks.size:
+        self.config, self._ranks, self._onto = config, ranks(), onto
+        if config.batch_size % self._ranks.size:
             raise InputError(
-                f"batch-size is {config.batch_size}; it must be a multiple of the {self.ranks.size} processes"
+                f"batch-size is {config.batch_size}; it must be a multiple of the {self._ranks.size} processes"
             )
         self.device = resolve_device(config.device)
         if config.precision == "16-mixed" and self.device == "cpu":
             raise InputError("precision is 16-mixed, which needs CUDA; use bf16-mixed or 32-true on the CPU")
-        counts = [counts] if isinstance(counts, xr.DataArray) else list(counts)
-        check_sessions(counts)
-        self._bin_size = float(counts[0].attrs["bin_size"])
-        self._fabric = fabric_on(self.device, config.precision, self.ranks)
-        self._recordings = [Recording(one, config, self._fabric) for one in counts]
-        self._onto = onto
-        self.matches: list[Match] = []
-        self.step = 0
-        self.history: list[Record] = []
-        self._best_score = -math.inf
-        self._losses: list[Tensor] = []
-        self._draws = torch.Generator().manual_seed(config.seed)
-        self._random = OwnRandomState(config.seed, self.device)
-        with self._random.active(advance=True):
-            self._network = self._make_network()
-        if self._network.noise is not None:
-            self._network.noise.requires_grad_(False)  # it is fitted at the end
-        for i, recording in enumerate(self._recordings):
-            self._network.encoder(i).set_input_scale(recording.scaling.cpu())
-        self._module, self._optimizer = self._fabric.setup(self._network, self._make_optimizer())
-        self._best = self._copy_of_network()
+        self._counts = [counts] if isinstance(counts, xr.DataArray) else list(counts)
+        check_sessions(self._counts)
+        self._bin_size = float(self._counts[0].attrs["bin_size"])
+        self._fabric = fabric_on(self.device, config.precision, self._ranks)
+        open_ones = candidates(config)
+        if frame is not None:  # the dynamics are there already
+            open_ones = [dataclasses.replace(open_ones[0], frame=frame)]
+        self._fits, problem = [], None
+        for one in open_ones:
+            try:
+                self._fits.append((one, self._recordings(one, open_ones)))
+            except InputError as error:
+                problem = error
+        if problem is not None and not self._fits:
+            raise problem
+        self.trained: list[Trained] = []
+        self._past: list[Record] = []
+        self._kept: tuple[Trained, SpikesAhead, dict[str, Tensor], list[Match]] | None = None
+        self._now = self._fit(0)
+
+    def _recordings(self, candidate: Candidate, all_of_them: Sequence[Candidate]) -> list[Recording]:
+        frame = candidate.bins(self._bin_size)
+        block = max(one.bins(self._bin_size) * self._window(one)[0] for one in all_of_them)
+        window = self._window(candidate)[0]
+        return [Recording(one, self.config.held_out, frame, window, block, self._fabric) for one in self._counts]
+
+    def _window(self, candidate: Candidate) -> tuple[int, int]:
+        return window_frames(self.config, candidate.bins(self._bin_size) * self._bin_size)
+
+    def _fit(self, number: int) -> Fit:
+        candidate, recordings = self._fits[number]
+        frame = candidate.bins(self._bin_size) * self._bin_size
+        warmup = self._window(candidate)[1]
+        return Fit(self.config, candidate, recordings, frame, warmup, self._fabric, self._ranks, self._onto)
+
+    @property
+    def steps(self) -> int:
+        """Training steps of all candidates together."""
+        return self.config.max_steps * len(self._fits)
+
+    @property
+    def step(self) -> int:
+        """Training steps done."""
+        return self.config.max_steps * len(self.trained) + (0 if self.ended else self._now.step)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all candidates are trained."""
+        return len(self.trained) == len(self._fits)
+
+    @property
+    def history(self) -> list[Record]:
+        """One record an evaluation, of all candidates in turn."""
+        return self._past + ([] if self.ended else self._now.history)
+
+    @property
+    def frame(self) -> float:
+        """Length of the frames of the candidate that is kept so far, s."""
+        return self._now.frame if self._kept is None else self._kept[0].frame
 
     @property
     def kept_step(self) -> int:
-        """The step with the highest held-out score so far."""
-        return self.history[-1].kept_step if self.history else 0
+        """The step of the kept candidate with the highest held-out score so far."""
+        return self._now.kept_step if self._kept is None else self._kept[0].kept_step
 
-    def run(self) -> Iterator[Record]:
-        """Train to `max_steps`; one record an evaluation, the first before the first step.
+    @property
+    def kept(self) -> str:
+        """Name of the candidate that is kept so far."""
+        return self._now.candidate.name if self._kept is None else self._kept[0].name
 
-        Raises:
-            TrainingError: the loss is not finite any more, or z has collapsed.
-        """
-        if not self.history:
-            with self._own_torch(advance=False):
-                record = self._evaluate()
-            yield record
-        while self.step < self.config.max_steps:
-            with self._own_torch(advance=True):
-                for counts in self._batches(min(EVALUATE_EVERY, self.config.max_steps - self.step)):
-                    self._losses.append(self._train_step(counts))
-                    self.step += 1
-                record = self._evaluate()
-            self._check(record)
-            yield record
+    @property
+    def kept_record(self) -> Record:
+        """The evaluation of the step that is kept."""
+        return next(one for one in self.history if (one.candidate, one.step) == (self.kept, self.kept_step))
+
+    @property
+    def matches(self) -> list[Match]:
+        """The rotations that brought the sessions into one space, of the candidate that is kept."""
+        return self._now.matches if self._kept is None else self._kept[3]
 
     def finished_state(self) -> dict[str, Tensor]:
-        """The network of the kept step as it is used, on the CPU: in canonical coordinates, its covariances as large as
-        held-out innovations, and, once training has ended and where asked for, its noise refitted. Sessions are
-        rotated into one state space: that of the first, or that of the network trained onto."""
-        with self._own_torch(advance=False):
-            network = self._make_network().eval()
-            network.load_state_dict(self._best)
-            stretches = [one.stretches(FINISH_BINS // len(self._recordings)) for one in self._recordings]
-            self.matches = match_sessions(network, stretches, self._bin_size, self._onto is not None)
-            if self._onto is None:
-                if network.noise is not None and self.step >= self.config.max_steps:
-                    refit_noise(network, self._recordings, self.config.warmup)
-                set_canonical(network, stretches, self._bin_size)
-        return network.state_dict()
+        """The network as it is used, of the candidate and the step that are kept so far (`Fit.finished_state`)."""
+        return self._now.finished_state() if self._kept is None else self._kept[2]
 
-    def _make_network(self) -> Network:
-        network = Network([one.n_units for one in self._recordings], self.config, self._bin_size)
-        if self._onto is not None:
-            shared = {k: v for k, v in self._onto.state_dict().items() if not k.startswith("encoders.")}
-            network.load_state_dict(shared, strict=False)
-            network.dynamics.requires_grad_(False)
-        for module in network.modules():
-            if isinstance(module, Dropout):
-                module.ranks = self.ranks
-        return network
+    def run(self) -> Iterator[Record]:
+        """Train all candidates to `max_steps`; one record an evaluation, the first before the first step.
 
-    def _make_optimizer(self) -> torch.optim.Optimizer:
-        decay = list(self._network.encoders.parameters())
-        plain = [p for p in self._network.dynamics.parameters() if p.requires_grad]
-        return torch.optim.AdamW(
-            [{"params": decay, "weight_decay": self.config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=self.config.learning_rate,
-            # One pass over all parameters: 0.1 ms a step in place of 0.5. With loss scaling it would undo the scale
-            # itself, after gradients have to be clipped.
-            fused=self.config.precision != "16-mixed",
-        )
+        Raises:
+            TrainingError: every candidate has diverged or collapsed.
+        """
+        while not self.ended:
+            failure = None
+            try:
+                for record in self._now.run():
+                    if record.step < self.config.max_steps:
+                        yield record
+            except TrainingError as error:
+                failure = error
+                if len(self._fits) == 1:
+                    raise
+            last = self._now.history[-1]
+            self._judge(failure)
+            if self.ended and self._kept is None and failure is not None:
+                raise failure
+            if not self.ended:
+                self._now = self._fit(len(self.trained))
+            yield last
 
-    def _batches(self, steps: int) -> Iterator[tuple[Tensor, ...]]:
-        """Random training windows (batch, time, unit) of each session, for each step: this process's share of them."""
-        shape = (steps, self.config.batch_size)
-        picks = [torch.randint(len(one.windows.train_starts), shape, generator=self._draws) for one in self._recordings]
-        share = self.config.batch_size // self.ranks.size
-        own = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
-        batches = (one.batches(each.numpy()[:, own]) for one, each in zip(self._recordings, picks, strict=True))
-        yield from zip(*batches, strict=True)
-
-    def _train_step(self, counts: Sequence[Tensor]) -> Tensor:
-        self._module.train()
-        progress = self.step / self.config.max_steps
-        rate = min(1.0, (self.step + 1) / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * progress))
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * rate
-        self._optimizer.zero_grad()
-        raw, model = self._module(counts)
-        if self.ranks.size > 1:  # whitening, filter and entropy see the whole batch, as in one process
-            raw = [self._fabric.all_gather(one, sync_grads=True).flatten(0, 1) for one in raw]
-        loss = -torch.stack([self._objective(one, model).value for one in raw]).mean()
-        self._fabric.backward(loss)
-        self._fabric.clip_gradients(self._module, self._optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
-        self._optimizer.step()
-        return loss.detach()
-
-    def _objective(self, raw: Float[Tensor, "batch time latent"], model: LinearGaussian) -> Objective:
-        mean, W = whitening(raw.flatten(0, 1))
-        z = (raw - mean) @ W
-        zhat, S, _ = filter_windows(model, z)
-        z, zhat = z[:, self.config.warmup :], zhat[:, self.config.warmup :]
-        entropy = ENTROPIES[self.config.entropy]
-        if entropy.samples is None:
-            return predictive(z, zhat, S, self.config.entropy, options=entropy.options)
-        batch, time, _ = z.shape
-        k = min(entropy.samples, time)
-        chosen = self._fabric.to_device(torch.rand(batch, time, generator=self._draws).argsort(1)[:, :k])
-        window = torch.arange(batch, device=z.device)[:, None]
-        samples, group = z[window, chosen].flatten(0, 1), window.expand(batch, k).flatten()
-        return predictive(z, zhat, S, self.config.entropy, samples, group, entropy.options)
-
-    @torch.no_grad()
-    def _evaluate(self) -> Record:
-        self._module.eval()
-        scaling, model = self._module([recording.scaling for recording in self._recordings])
-        held, _ = self._module([recording.held for recording in self._recordings])
-        found = evaluate(self._network, scaling, held, model, self.config.warmup)
-        loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
-        self._losses = []
-        kept = self.kept_step
-        if found.score > self._best_score:
-            self._best_score, kept, self._best = found.score, self.step, self._copy_of_network()
-        self.history.append(Record(self.step, loss, *found, kept))
-        return self.history[-1]
-
-    def _check(self, record: Record) -> None:
-        """Raises: TrainingError where training has diverged or collapsed."""
-        if not (math.isfinite(record.loss) and math.isfinite(record.held_out_log_likelihood)):
-            raise self._diverged()
-        limit = 1 + COLLAPSED_RANK * (self.config.latent_dim - 1)
-        scales = [float(self._network.encoder(i).z_whiten.abs().max()) for i in range(len(self._recordings))]
-        constant = not all(scale < COLLAPSED_SCALE for scale in scales)
-        if record.step >= GRACE and (constant or record.effective_rank < limit):
-            raise TrainingError(
-                f"training collapsed at step {record.step}: z of {self.config.latent_dim} dimensions has an effective "
-                f"rank of {record.effective_rank:.1f}; try --entropy logdet, fewer --latent-dim or more spikes"
-            )
-
-    def _diverged(self) -> TrainingError:
-        return TrainingError(
-            f"training diverged at step {self.step}: its numbers are not finite any more; "
-            f"try a --learning-rate below {self.config.learning_rate:g}"
-        )
-
-    @contextmanager
-    def _own_torch(self, advance: bool) -> Iterator[None]:
-        try:
-            with self._random.active(advance):
-                yield
-        except (torch.linalg.LinAlgError, NotPositiveDefiniteError) as error:
-            # Numbers that are not finite any more are first met by a factorisation.
-            raise self._diverged() from error
-
-    def _copy_of_network(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone().cpu() for name, value in self._network.state_dict().items()}
+    def _judge(self, failure: TrainingError | None) -> None:
+        """Take the candidate that has just ended among those trained, and keep it where it predicts spikes better."""
+        fit = self._now
+        self._past = self._past + fit.history
+        found, state = SpikesAhead(math.nan, np.full(1, math.nan)), {}
+        if failure is None:
+            state = fit.finished_state()
+            found = found if len(self._fits) == 1 else fit.spikes_ahead(state)
+        lead = (math.nan, math.nan)
+        if self._kept is not None and len(self._kept[1].blocks) == len(found.blocks):
+            lead = found.lead(self._kept[1])
+        trained = Trained(fit.candidate.name, fit.frame, found.value, lead, fit.kept_step, str(failure or ""))
+        self.trained = [*self.trained, trained]
+        if failure is None and (self._kept is None or lead[0] > lead[1]):
+            self._kept = (trained, found, state, fit.matches)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that a later `restore` needs to go on to the same result: tensors, and JSON values."""
-        tensors = {f"network.{k}": v for k, v in self._copy_of_network().items()}
-        tensors |= {f"best.{k}": v for k, v in self._best.items()}
-        for i, state in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-        tensors |= {"random.cpu": self._random.cpu, "random.draws": self._draws.get_state()}
-        if self._random.cuda is not None:
-            tensors["random.cuda"] = self._random.cuda
-        history = [dataclasses.asdict(record) for record in self.history]
-        values = {"step": self.step, "best_score": self._best_score, "history": history}
-        return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, values
+        tensors, values = self._now.state()
+        values |= {
+            "trained": [dataclasses.asdict(one) for one in self.trained],
+            "past": [dataclasses.asdict(one) for one in self._past],
+        }
+        if self._kept is not None:
+            trained, found, network, matches = self._kept
+            tensors |= {f"kept.{name}": value.contiguous() for name, value in network.items()}
+            values["kept"] = {
+                "trained": dataclasses.asdict(trained),
+                "bits": [found.value, found.blocks.tolist()],
+                "matches": [[one.rotation.tolist(), one.likeness, one.runner_up] for one in matches],
+            }
+        return tensors, values
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Go on where `state` was taken.
@@ -258,23 +213,21 @@ class Training:
         Raises:
             KeyError, TypeError, ValueError, RuntimeError: the state is of another network, or none.
         """
-        step, best_score, history = values["step"], float(values["best_score"]), read_history(values["history"])
-        if type(step) is not int or not 0 <= step <= self.config.max_steps or (history and history[-1].step != step):
-            raise ValueError(f"its step is {step}")
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return current_names({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-
-        self._network.load_state_dict(part("network."))
-        best, own = part("best."), self._network.state_dict()
-        if {k: v.shape for k, v in best.items()} != {k: v.shape for k, v in own.items()}:
-            raise ValueError("its kept parameters are those of another network")
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in part("optimizer.").items():
-            index, key = name.split(".")
-            moments.setdefault(int(index), {})[key] = value
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self._draws.set_state(tensors["random.draws"])
-        self._random.restore(tensors["random.cpu"], tensors.get("random.cuda"))
-        self._best, self.step, self._best_score, self.history = best, step, best_score, history
+        trained = [read_trained(one) for one in values["trained"]]
+        if len(trained) > len(self._fits):
+            raise ValueError(f"it has {len(trained)} candidates")
+        now = self._fit(min(len(trained), len(self._fits) - 1))
+        now.restore({name: value for name, value in tensors.items() if not name.startswith("kept.")}, values)
+        past, kept = read_history(values["past"]), None
+        if "kept" in values:
+            raw = values["kept"]
+            value, blocks = raw["bits"]
+            network = {k.removeprefix("kept."): v for k, v in tensors.items() if k.startswith("kept.")}
+            matches = [Match(np.asarray(one[0]), float(one[1]), float(one[2])) for one in raw["matches"]]
+            kept = (
+                read_trained(raw["trained"]),
+                SpikesAhead(float(value), np.asarray(blocks, float)),
+                network,
+                matches,
+            )
+        self.trained, self._past, self._kept, self._now = trained, past, kept, now

@@ -1,0 +1,100 @@
+"""Frames: the counts of the last stretch of time that ends with each bin, which the encoder sees at once.
+
+A frame may be longer than a bin. The frames that end with bins t, t + k, t + 2 k, ... have no spike in common, so that
+none can be predicted merely because it overlaps with the one before. A recording is filtered as k such series, each a
+phase: every bin has a state that has seen all spikes up to it, and bins may be as short as one likes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+def frame_bins(frame: float, bin_size: float) -> int:
+    """Bins in a frame of `frame` s, one at least.
+
+    >>> frame_bins(0.5, 0.1), frame_bins(0.1, 0.2)
+    (5, 1)
+    """
+    return max(1, round(frame / bin_size))
+
+
+def first_bins(segment: NDArray[np.integer]) -> Ints:
+    """The first bin (time,) of each bin's own segment.
+
+    >>> first_bins(np.array([0, 0, 1, 1])).tolist()
+    [0, 0, 2, 2]
+    """
+    new = np.diff(segment, prepend=segment[:1] - 1) != 0
+    return np.maximum.accumulate(np.where(new, np.arange(len(segment)), 0))
+
+
+def phases(segment: NDArray[np.integer], k: int) -> Ints:
+    """The phase (time,) of the frame that ends with each bin: the bin's position in its segment, modulo k."""
+    position = np.arange(len(segment)) - first_bins(segment)
+    return np.asarray(position % k, dtype=np.int64)
+
+
+def sum_frames(counts: Floats, segment: NDArray[np.integer], k: int) -> Floats:
+    """Counts of the k bins that end with each bin, in its own segment.
+
+    A frame of which some bins are missing, or that begins before its segment, is scaled up to k bins; one of which
+    less than half was seen is NaN.
+
+    Args:
+        counts: (time, unit) counts of bins, NaN where a unit was not observed.
+        segment: (time,) of a gap-free stretch.
+        k: bins in a frame.
+
+    >>> sum_frames(np.array([[1.0], [2.0], [3.0]]), np.zeros(3, int), 2).ravel().tolist()
+    [2.0, 3.0, 5.0]
+    """
+    if k == 1:
+        return counts
+    seen = ~np.isnan(counts)
+    before = np.maximum(first_bins(segment), np.arange(len(counts)) - k + 1)
+
+    def within(values: NDArray) -> NDArray:
+        total = np.concatenate([np.zeros((1, values.shape[1]), values.dtype), values.cumsum(0, dtype=values.dtype)])
+        return total[1:] - total[before]
+
+    n = within(seen.astype(np.int64))
+    total = within(np.where(seen, counts, 0).astype(np.float64))
+    return np.where(2 * n >= k, total * (k / np.maximum(n, 1)), np.nan).astype(counts.dtype)
+
+
+def observed_frames(observed: NDArray[np.bool_], segment: NDArray[np.integer], k: int) -> NDArray[np.bool_]:
+    """Whether half of a frame's bins or more are observed, (time,), of the frame that ends with each bin."""
+    if k == 1:
+        return observed
+    values = np.where(observed, 0, np.nan).astype(np.float32)[:, None]
+    return ~np.isnan(sum_frames(values, segment, k)[:, 0])
+
+
+def apart(counts: xr.DataArray, k: int) -> xr.DataArray:
+    """Counts in frames that follow one another, of k bins each: what is left at the end of a segment is not in one.
+
+    A frame is observed where half of its bins are; the counts of missing bins are 0, as everywhere.
+    """
+    if k == 1:
+        return counts
+    segment = np.asarray(counts["segment"])
+    last = np.flatnonzero((phases(segment, k) == k - 1) & (segment >= 0))
+    rows = last[:, None] - np.arange(k)[::-1]
+    values, observed = counts.to_numpy(), np.asarray(counts["observed"])
+    total = values[rows].sum(1, dtype=np.int64)
+    result = counts.isel(time=last).copy(data=total.astype(np.min_scalar_type(int(total.max(initial=0)))))
+    size = float(counts.attrs["bin_size"])
+    middle = np.asarray(counts["time"], dtype=np.float64)[last] - 0.5 * (k - 1) * size
+    result = result.assign_coords(
+        time=("time", middle, counts["time"].attrs), observed=("time", 2 * observed[rows].sum(1) >= k)
+    ).assign_attrs(bin_size=k * size)
+    if "unit_observed" in counts.coords:
+        seen = 2 * counts["unit_observed"].to_numpy()[rows].sum(1) >= k
+        result = result.assign_coords(unit_observed=(("time", "unit"), seen))
+    return result

@@ -1,0 +1,95 @@
+"""The candidates of a training: where its dynamics begin and how long a frame is; predicted spikes choose one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldmfilter.config import FilterConfig
+from ldmfilter.data.frames import frame_bins
+
+NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
+WINDOW = 32  # frames in a training window, where the configuration names no time
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Where a training begins.
+
+    Attributes:
+        name: one of `config.DYNAMICS`.
+        frame: length of the counts that the encoder sees at once, s.
+        time_constants: of the fastest and the slowest state before training, s; the others lie between, evenly on a
+            logarithmic scale.
+        dynamics_rate: learning rate of the dynamics over that of the encoder. At 1 the time constants stay near
+            where they begin.
+    """
+
+    name: str
+    frame: float
+    time_constants: tuple[float, float]
+    dynamics_rate: float
+
+    def bins(self, bin_size: float) -> int:
+        """Bins in a frame."""
+        return frame_bins(self.frame, bin_size)
+
+    def decay(self, states: int, frame: float) -> NDArray[np.float64]:
+        """Eigenvalues (state,) of A before training, per frame of this length."""
+        decay: NDArray[np.float64] = np.exp(-frame / np.geomspace(*self.time_constants, states))
+        return decay
+
+
+#: Slow states seen in long frames suit place on tracks; states of all speeds, learnt, suit what changes within a second
+#: (heading, place in an open box). In this order: what comes first is taken where prediction tells no difference.
+CANDIDATES = (Candidate("slow", 0.5, (5.0, 5.0), 1.0), Candidate("fast", 0.1, (0.3, 8.0), 10.0))
+
+
+def candidates(config: FilterConfig) -> list[Candidate]:
+    """The candidates that a configuration leaves open."""
+    chosen = [one for one in CANDIDATES if config.dynamics in ("auto", one.name)]
+    return chosen if config.frame is None else [replace(one, frame=config.frame) for one in chosen]
+
+
+def window_frames(config: FilterConfig, frame: float) -> tuple[int, int]:
+    """Frames of a training window, and of its warm-up, for frames of this length, s."""
+    window = WINDOW if config.window is None else max(3, round(config.window / frame))
+    warmup = window // 4 if config.warmup is None else round(config.warmup / frame)
+    return window, min(max(warmup, 1), window - 2)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A candidate that was trained.
+
+    Attributes:
+        name: of the candidate.
+        frame: length of its frames, s.
+        bits_per_spike: prediction of spikes ahead (`spikes_ahead`); NaN where it could not be judged.
+        lead: how far it is ahead of the one kept before it, bits per spike, and the standard error of that.
+        kept_step: the step that was kept.
+        failure: why its training failed, else "".
+    """
+
+    name: str
+    frame: float
+    bits_per_spike: float
+    lead: tuple[float, float]
+    kept_step: int
+    failure: str = ""
+
+    @property
+    def told(self) -> str:
+        """Its prediction of spikes, or that it failed, for a line of text."""
+        return "failed" if self.failure else f"{self.bits_per_spike:.3f}"
+
+
+def read_trained(raw: dict[str, Any]) -> Trained:
+    """A trained candidate as a file holds it. Raises: KeyError, TypeError, ValueError where it is none."""
+    one = Trained(**(raw | {"lead": tuple(map(float, raw["lead"]))}))
+    if not isinstance(one.name, str) or not one.frame > 0 or type(one.kept_step) is not int:
+        raise ValueError("a candidate of no name, frame or step")
+    return one

@@ -1,0 +1,294 @@
+"""The training of one candidate: yields one record an evaluation, and can be stopped and taken up again."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ldmfilter.config import FilterConfig
+from ldmfilter.errors import TrainingError
+from ldmfilter.filter.batches import Recording
+from ldmfilter.filter.candidates import Candidate
+from ldmfilter.filter.device import OwnRandomState
+from ldmfilter.filter.encoder import Dropout
+from ldmfilter.filter.evaluation import Record, evaluate, read_history
+from ldmfilter.filter.finish import FINISH_BINS, filtered_means, match_sessions, refit_noise, set_canonical
+from ldmfilter.filter.kalman import LinearGaussian, filter_windows
+from ldmfilter.filter.linalg import NotPositiveDefiniteError, whitening
+from ldmfilter.filter.matching import Match
+from ldmfilter.filter.network import Network, current_names
+from ldmfilter.filter.spikes_ahead import SpikesAhead, spikes_ahead
+from ldmfilter.ldm.entropy import ENTROPIES
+from ldmfilter.ldm.objectives import Objective, predictive
+from ldmfilter.ranks import Ranks
+
+EVALUATE_EVERY = 25  # steps
+WARM_STEPS = 50  # over which the learning rate rises
+GRADIENT_NORM = 5.0  # gradients are clipped to it
+COLLAPSED_RANK = 0.2  # an effective rank below this share of the latent dimensions is a collapse
+COLLAPSED_SCALE = 1e6  # an entry of the whitening above it means that z is constant
+GRACE = 100  # steps in which a collapse is not an error
+JUDGED_BINS = 2**16  # bins at most, about, that predicted spikes are judged and their readouts fitted on
+
+
+class Fit:
+    """The training of one candidate, with everything it needs to go on after a stop.
+
+    Several sessions train one filter together: an encoder each and the dynamics of all. Each session is matched with
+    the same latent model by an objective of its own, and all weigh the same.
+
+    Args:
+        config: the filter's settings.
+        candidate: where its dynamics begin.
+        recordings: the sessions, in frames of the candidate's length.
+        frame: length of a frame, s, in whole bins.
+        warmup: first frames of a window, which carry no loss.
+        fabric: moves tensors and gradients.
+        ranks: the processes that share the training.
+        onto: a finished network; all but the encoders of these sessions stays as it is there.
+
+    Attributes:
+        step: training steps done.
+        history: one record an evaluation.
+        matches: the rotations that brought the sessions into one space, when it was done last.
+    """
+
+    def __init__(
+        self,
+        config: FilterConfig,
+        candidate: Candidate,
+        recordings: Sequence[Recording],
+        frame: float,
+        warmup: int,
+        fabric: Any,
+        ranks: Ranks,
+        onto: Network | None = None,
+    ):
+        self.config, self.candidate, self.frame, self.ranks = config, candidate, frame, ranks
+        self._warmup, self._fabric, self._recordings, self._onto = warmup, fabric, recordings, onto
+        self.matches: list[Match] = []
+        self.step = 0
+        self.history: list[Record] = []
+        self._best_score = -math.inf
+        self._losses: list[Tensor] = []
+        self._draws = torch.Generator().manual_seed(config.seed)
+        self._random = OwnRandomState(config.seed, str(fabric.device.type))
+        with self._random.active(advance=True):
+            self._network = self._make_network()
+        if self._network.noise is not None:
+            self._network.noise.requires_grad_(False)  # it is fitted at the end
+        for i, recording in enumerate(self._recordings):
+            self._network.encoder(i).set_input_scale(recording.scaling.cpu())
+        self._module, self._optimizer = self._fabric.setup(self._network, self._make_optimizer())
+        self._best = self._copy_of_network()
+
+    @property
+    def kept_step(self) -> int:
+        """The step with the highest held-out score so far."""
+        return self.history[-1].kept_step if self.history else 0
+
+    def run(self) -> Iterator[Record]:
+        """Train to `max_steps`; one record an evaluation, the first before the first step.
+
+        Raises:
+            TrainingError: the loss is not finite any more, or z has collapsed.
+        """
+        if not self.history:
+            with self._own_torch(advance=False):
+                record = self._evaluate()
+            yield record
+        while self.step < self.config.max_steps:
+            with self._own_torch(advance=True):
+                for counts in self._batches(min(EVALUATE_EVERY, self.config.max_steps - self.step)):
+                    self._losses.append(self._train_step(counts))
+                    self.step += 1
+                record = self._evaluate()
+            self._check(record)
+            yield record
+
+    def finished_state(self) -> dict[str, Tensor]:
+        """The network of the kept step as it is used, on the CPU: in canonical coordinates, its covariances as large as
+        held-out innovations, and, once training has ended and where asked for, its noise refitted. Sessions are
+        rotated into one state space: that of the first, or that of the network trained onto."""
+        with self._own_torch(advance=False):
+            network = self._make_network().eval()
+            network.load_state_dict(self._best)
+            stretches = [one.stretches(FINISH_BINS // len(self._recordings)) for one in self._recordings]
+            self.matches = match_sessions(network, stretches, self.frame, self._onto is not None)
+            if self._onto is None:
+                if network.noise is not None and self.step >= self.config.max_steps:
+                    refit_noise(network, self._recordings, self._warmup)
+                set_canonical(network, stretches, self.frame)
+        return network.state_dict()
+
+    def spikes_ahead(self, state: dict[str, Tensor]) -> SpikesAhead:
+        """How well the states of the finished network `state` predict spikes, on held-out blocks that neither training
+        nor the readout saw; the mean over sessions."""
+        with self._own_torch(advance=False):
+            network = self._make_network().eval()
+        network.load_state_dict(state)
+        each = []
+        for i, recording in enumerate(self._recordings):
+            judged = recording.judged(JUDGED_BINS // len(self._recordings))
+            states = filtered_means(network, i, judged.frames, judged.observed, judged.runs, recording.frame)
+            seen = ~np.isnan(judged.counts).all(1)
+            size = self.frame / recording.frame
+            each.append(spikes_ahead(states, judged.counts, judged.runs, ~judged.held & seen, judged.held & seen, size))
+        value = float(np.mean([one.value for one in each]))
+        return SpikesAhead(value, np.concatenate([one.blocks / len(each) for one in each]))
+
+    def _make_network(self) -> Network:
+        network = Network([one.n_units for one in self._recordings], self.config, self.frame, self.candidate)
+        if self._onto is not None:
+            shared = {k: v for k, v in self._onto.state_dict().items() if not k.startswith("encoders.")}
+            network.load_state_dict(shared, strict=False)
+            network.dynamics.requires_grad_(False)
+        for module in network.modules():
+            if isinstance(module, Dropout):
+                module.ranks = self.ranks
+        return network
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        decay = list(self._network.encoders.parameters())
+        plain = [p for p in self._network.dynamics.parameters() if p.requires_grad]
+        return torch.optim.AdamW(
+            [
+                {"params": decay, "weight_decay": self.config.weight_decay, "rate": 1.0},
+                {"params": plain, "weight_decay": 0.0, "rate": self.candidate.dynamics_rate},
+            ],
+            lr=self.config.learning_rate,
+            # One pass over all parameters: 0.1 ms a step in place of 0.5. With loss scaling it would undo the scale
+            # itself, after gradients have to be clipped.
+            fused=self.config.precision != "16-mixed",
+        )
+
+    def _batches(self, steps: int) -> Iterator[tuple[Tensor, ...]]:
+        """Random training windows (batch, time, unit) of each session, for each step: this process's share of them."""
+        shape = (steps, self.config.batch_size)
+        picks = [torch.randint(len(one.windows.train_starts), shape, generator=self._draws) for one in self._recordings]
+        share = self.config.batch_size // self.ranks.size
+        own = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
+        batches = (one.batches(each.numpy()[:, own]) for one, each in zip(self._recordings, picks, strict=True))
+        yield from zip(*batches, strict=True)
+
+    def _train_step(self, counts: Sequence[Tensor]) -> Tensor:
+        self._module.train()
+        progress = self.step / self.config.max_steps
+        rate = min(1.0, (self.step + 1) / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * progress))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * rate * group["rate"]
+        self._optimizer.zero_grad()
+        raw, model = self._module(counts)
+        if self.ranks.size > 1:  # whitening, filter and entropy see the whole batch, as in one process
+            raw = [self._fabric.all_gather(one, sync_grads=True).flatten(0, 1) for one in raw]
+        loss = -torch.stack([self._objective(one, model).value for one in raw]).mean()
+        self._fabric.backward(loss)
+        self._fabric.clip_gradients(self._module, self._optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
+        self._optimizer.step()
+        return loss.detach()
+
+    def _objective(self, raw: Float[Tensor, "batch time latent"], model: LinearGaussian) -> Objective:
+        mean, W = whitening(raw.flatten(0, 1))
+        z = (raw - mean) @ W
+        zhat, S, _ = filter_windows(model, z)
+        z, zhat = z[:, self._warmup :], zhat[:, self._warmup :]
+        entropy = ENTROPIES[self.config.entropy]
+        if entropy.samples is None:
+            return predictive(z, zhat, S, self.config.entropy, options=entropy.options)
+        batch, time, _ = z.shape
+        k = min(entropy.samples, time)
+        chosen = self._fabric.to_device(torch.rand(batch, time, generator=self._draws).argsort(1)[:, :k])
+        window = torch.arange(batch, device=z.device)[:, None]
+        samples, group = z[window, chosen].flatten(0, 1), window.expand(batch, k).flatten()
+        return predictive(z, zhat, S, self.config.entropy, samples, group, entropy.options)
+
+    @torch.no_grad()
+    def _evaluate(self) -> Record:
+        self._module.eval()
+        scaling, model = self._module([recording.scaling for recording in self._recordings])
+        held, _ = self._module([recording.held for recording in self._recordings])
+        found = evaluate(self._network, scaling, held, model, self._warmup)
+        loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
+        self._losses = []
+        kept = self.kept_step
+        if found.score > self._best_score:
+            self._best_score, kept, self._best = found.score, self.step, self._copy_of_network()
+        self.history.append(Record(self.step, loss, *found, kept, self.candidate.name))
+        return self.history[-1]
+
+    def _check(self, record: Record) -> None:
+        """Raises: TrainingError where training has diverged or collapsed."""
+        if not (math.isfinite(record.loss) and math.isfinite(record.held_out_log_likelihood)):
+            raise self._diverged()
+        limit = 1 + COLLAPSED_RANK * (self.config.latent_dim - 1)
+        scales = [float(self._network.encoder(i).z_whiten.abs().max()) for i in range(len(self._recordings))]
+        constant = not all(scale < COLLAPSED_SCALE for scale in scales)
+        if record.step >= GRACE and (constant or record.effective_rank < limit):
+            raise TrainingError(
+                f"training collapsed at step {record.step}: z of {self.config.latent_dim} dimensions has an effective "
+                f"rank of {record.effective_rank:.1f}; try --entropy logdet, fewer --latent-dim or more spikes"
+            )
+
+    def _diverged(self) -> TrainingError:
+        return TrainingError(
+            f"training diverged at step {self.step}: its numbers are not finite any more; "
+            f"try a --learning-rate below {self.config.learning_rate:g}"
+        )
+
+    @contextmanager
+    def _own_torch(self, advance: bool) -> Iterator[None]:
+        try:
+            with self._random.active(advance):
+                yield
+        except (torch.linalg.LinAlgError, NotPositiveDefiniteError) as error:
+            # Numbers that are not finite any more are first met by a factorisation.
+            raise self._diverged() from error
+
+    def _copy_of_network(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone().cpu() for name, value in self._network.state_dict().items()}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that a later `restore` needs to go on to the same result: tensors, and JSON values."""
+        tensors = {f"network.{k}": v for k, v in self._copy_of_network().items()}
+        tensors |= {f"best.{k}": v for k, v in self._best.items()}
+        for i, state in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        tensors |= {"random.cpu": self._random.cpu, "random.draws": self._draws.get_state()}
+        if self._random.cuda is not None:
+            tensors["random.cuda"] = self._random.cuda
+        history = [dataclasses.asdict(record) for record in self.history]
+        values = {"step": self.step, "best_score": self._best_score, "history": history}
+        return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, values
+
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            KeyError, TypeError, ValueError, RuntimeError: the state is of another network, or none.
+        """
+        step, best_score, history = values["step"], float(values["best_score"]), read_history(values["history"])
+        if type(step) is not int or not 0 <= step <= self.config.max_steps or (history and history[-1].step != step):
+            raise ValueError(f"its step is {step}")
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return current_names({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+
+        self._network.load_state_dict(part("network."))
+        best, own = part("best."), self._network.state_dict()
+        if {k: v.shape for k, v in best.items()} != {k: v.shape for k, v in own.items()}:
+            raise ValueError("its kept parameters are those of another network")
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in part("optimizer.").items():
+            index, key = name.split(".")
+            moments.setdefault(int(index), {})[key] = value
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._draws.set_state(tensors["random.draws"])
+        self._random.restore(tensors["random.cpu"], tensors.get("random.cuda"))
+        self._best, self.step, self._best_score, self.history = best, step, best_score, history

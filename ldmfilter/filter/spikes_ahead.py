@@ -1,0 +1,129 @@
+"""Spikes ahead: how well the causal state tells what the population will do next, in bits per spike.
+
+For bin t with state m_t and each horizon, y_u is the count of unit u in a stretch of time that begins some time after
+t. Its rate is predicted twice, by a ridge and by the nearest neighbours of m_t, both fitted elsewhere, and compared
+with the unit's mean rate in the fitted bins:
+
+    bits per spike = sum_(t,u) [y log2(rate / mean) - (rate - mean) / ln 2] / sum_(t,u) y
+
+the gain in Poisson log-likelihood of Pillow et al. 2008 (Nature 454:995), by which the Neural Latents Benchmark judges
+forward prediction (Pei et al. 2021). The mean over horizons and readouts is one number for filters whose z differ, and
+whose log-likelihoods cannot be compared. It knows no behaviour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldmfilter.data.frames import first_bins
+
+#: (start, length), s after the bin: what is nearer is told by fast states alone, what is farther by none.
+HORIZONS = ((0.5, 0.5), (1.0, 1.0), (2.0, 1.0))
+GUARD = 2.0  # s between bins that a readout is fitted on and bins that judge it
+NEIGHBOURS = 50
+PSEUDO_COUNTS = 5  # of the mean, beside the neighbours' counts
+PENALTY = 0.01  # of the ridge, in variances of a state
+LEAST_RATE = 0.1  # of the mean rate: no prediction is lower
+BLOCK = 5.0  # s, in which bits are summed for their standard error
+MOST_FITTED = 20_000  # bins that a readout is fitted on
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class SpikesAhead:
+    """Prediction of spikes ahead, over horizons and readouts.
+
+    Attributes:
+        value: bits per spike; NaN where nothing could be judged.
+        blocks: (block,) contributions of blocks of `BLOCK` s, whose sum is the value.
+    """
+
+    value: float
+    blocks: Floats
+
+    def lead(self, other: SpikesAhead) -> tuple[float, float]:
+        """How far this is ahead of another on the same bins, and the standard error of that, bits per spike."""
+        difference = self.blocks - other.blocks
+        spread = float(difference.std(ddof=1)) if len(difference) > 1 else np.nan
+        return float(difference.sum()), spread * float(np.sqrt(len(difference)))
+
+
+def spikes_ahead(
+    states: Floats, counts: Floats, segment: NDArray[np.integer], fit: Bools, judge: Bools, bin_size: float
+) -> SpikesAhead:
+    """Bits per spike of counts ahead of the states, against each unit's mean rate.
+
+    Args:
+        states: (time, state) causal states, NaN where there is none.
+        counts: (time, unit) of the same bins, NaN where a unit was not observed.
+        segment: (time,) of a gap-free stretch.
+        fit: (time,) bins that readouts are fitted on; those within `GUARD` s of a judged one are left out.
+        judge: (time,) bins that judge, with the counts ahead of them.
+        bin_size: s.
+    """
+    guard = round(GUARD / bin_size)
+    near = np.convolve(judge, np.ones(2 * guard + 1), "same") > 0.5 if guard else judge
+    fit, known = fit & ~near, np.isfinite(states).all(1)
+    n_blocks = max(1, int(np.ceil(len(counts) * bin_size / BLOCK)))
+    block = np.arange(len(counts)) * n_blocks // len(counts)
+    parts = []
+    for start, length in HORIZONS:
+        ahead, there = _counts_ahead(counts, segment, judge, round(start / bin_size), max(1, round(length / bin_size)))
+        train, test = np.flatnonzero(fit & known & there), np.flatnonzero(judge & known & there)
+        train = train[np.linspace(0, len(train) - 1, min(len(train), MOST_FITTED)).astype(np.int64)]
+        spikes = ahead[test].sum()
+        if len(train) <= NEIGHBOURS or not spikes:
+            continue
+        mean = ahead[train].mean(0) + 1e-9
+        for readout in READOUTS:
+            rate = np.maximum(readout(states[train], ahead[train], states[test], mean), LEAST_RATE * mean)
+            bits = (ahead[test] * np.log2(rate / mean) - (rate - mean) / np.log(2)).sum(1)
+            parts.append(np.bincount(block[test], bits, n_blocks) / spikes)
+    if not parts:
+        return SpikesAhead(np.nan, np.full(1, np.nan))
+    blocks = np.mean(parts, 0)[np.bincount(block[judge], minlength=n_blocks) > 0]
+    return SpikesAhead(float(blocks.sum()), blocks)
+
+
+def _counts_ahead(
+    counts: Floats, segment: NDArray[np.integer], judge: Bools, start: int, length: int
+) -> tuple[Floats, Bools]:
+    """Counts (time, unit) in the `length` bins that begin `start` bins after each bin, and whether all of these (time,)
+    are observed, in the bin's segment, and on the bin's side of the judged blocks' edges."""
+    n = len(counts)
+    lost = np.isnan(counts).all(1)
+    total = np.concatenate([np.zeros((1, counts.shape[1])), np.nan_to_num(counts).cumsum(0, dtype=np.float64)])
+    low, high = np.minimum(np.arange(n) + start + 1, n), np.arange(n) + start + 1 + length
+    inside, high = high <= n, np.minimum(high, n)
+    side = np.cumsum(np.diff(judge, prepend=judge[:1])) + 2 * n * first_bins(segment)
+    missing = np.concatenate([[0], np.cumsum(lost)])
+    there = inside & (side[high - 1] == side) & (missing[high] == missing[low])
+    return total[high] - total[low], there
+
+
+def _by_neighbours(states: Floats, counts: Floats, others: Floats, mean: Floats) -> Floats:
+    from sklearn.neighbors import NearestNeighbors
+
+    scale = states.std(0) + 1e-12
+    found = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(states / scale).kneighbors(others / scale)[1]
+    total = np.stack([counts[column] for column in found.T]).sum(0)
+    rate: Floats = (total + PSEUDO_COUNTS * mean) / (NEIGHBOURS + PSEUDO_COUNTS)
+    return rate
+
+
+def _by_ridge(states: Floats, counts: Floats, others: Floats, mean: Floats) -> Floats:
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), Ridge(PENALTY * len(states))).fit(states, counts)
+    return np.asarray(model.predict(others)).reshape(len(others), -1)
+
+
+READOUTS: tuple[Callable[[Floats, Floats, Floats, Floats], Floats], ...] = (_by_neighbours, _by_ridge)
