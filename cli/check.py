@@ -11,7 +11,7 @@ from ldmfilter_cli.console import FAILED, Debug, Quiet, command, say, shown
 from ldmfilter.errors import one_line
 
 if TYPE_CHECKING:
-    from ldmfilter.analysis.diagnostics import Diagnosis, Finding
+    from ldmfilter.analysis.checks import Diagnosis, Finding
 
 
 @command
@@ -30,10 +30,10 @@ def check(
 ) -> None:
     """Example: **ldmfilter check**
 
-    Is the filter's uncertainty true, has it collapsed, did it find anything? Each finding is a number, a
-    threshold with its reason, a verdict and a remedy, on time that training never saw.
+    Are the states useful, are the intervals honest, do the dynamics fit? Each finding is a number, a threshold
+    with its reason, a verdict and a remedy, on time that training never saw.
     """
-    from ldmfilter.analysis.diagnostics import diagnose
+    from ldmfilter.analysis.checks import diagnose
     from ldmfilter.filter.runs import Run
 
     the_run = (Run.open(run) if run is not None else Run.latest()).choose(session)

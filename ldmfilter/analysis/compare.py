@@ -1,22 +1,25 @@
-"""Do fits agree? How well an affine map takes the states of one run to those of another."""
+"""Agreement of fits: how well an affine map takes the states of one run to those of another."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
+from sklearn.dummy import DummyRegressor
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
+from ldmfilter.analysis.judged import GUARD
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.filter.runs import Run
 
-GUARD = 2.0  # s, between what a run was trained on and what is judged
 FOLDS = 5
 SHIFTS = 20  # circular shifts of the shuffled control
 
@@ -58,15 +61,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON takes them."""
-        return {
-            "runs": list(self.runs),
-            "r2": self.r2.tolist(),
-            "control": self.control.tolist(),
-            "median": self.median,
-            "chance": self.chance,
-            "bins": self.bins,
-            "held_out": self.held_out,
-        }
+        plain = {"runs": list(self.runs), "r2": self.r2.tolist(), "control": self.control.tolist()}
+        return vars(self) | plain | {"median": self.median, "chance": self.chance}
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
@@ -80,58 +76,56 @@ def compare(runs: Sequence[Run]) -> Comparison:
     """
     if len(runs) < 2:
         raise InputError("a comparison needs two runs or more; name another run folder")
-    for run in runs[1:]:
-        if run.checksum != runs[0].checksum:
+    first, bin_size = runs[0], runs[0].config.data.bin_size
+    decoded: list[xr.Dataset] = []
+    for run in runs:
+        if run.checksum != first.checksum:
             raise InputError(
-                f"{run.folder}: is a run of {run.session_path}, {runs[0].folder} one of {runs[0].session_path}; "
+                f"{run.folder}: is a run of {run.session_path}, {first.folder} one of {first.session_path}; "
                 "compare runs of one session"
             )
-        if run.config.data.bin_size != runs[0].config.data.bin_size:
+        if run.config.data.bin_size != bin_size:
             raise InputError(
-                f"{run.folder}: has bins of {run.config.data.bin_size:g} s, {runs[0].folder} of "
-                f"{runs[0].config.data.bin_size:g} s; compare runs with the same bins"
+                f"{run.folder}: has bins of {run.config.data.bin_size:g} s, {first.folder} of {bin_size:g} s; "
+                "compare runs with the same bins"
             )
-    decoded = []
     for run in runs:
-        _, counts = run.recording()
-        decoded.append(run.model().decode(check_counts(counts))[["filtered_mean", "trained", "observed"]])
-    bin_size = runs[0].config.data.bin_size
-    # Times of the same bin may differ by a rounding error.
-    numbers = [np.round((d["time"].to_numpy() - decoded[0]["time"].item(0)) / (0.25 * bin_size)) for d in decoded]
-    common = numbers[0]
-    for number in numbers[1:]:
-        common = np.intersect1d(common, number)
-    if common.size < 10 * FOLDS:
+        model = run.model()
+        latents = model.decode(check_counts(run.recording()[1]))
+        time = latents["time"].to_numpy()
+        free = outside(time, model.trained_spans_, GUARD)
+        origin = decoded[0]["seconds"].item(0) if decoded else time[0]
+        # Times of the same bin may differ by a rounding error.
+        number = np.round((time - origin) / (0.25 * bin_size))
+        columns = {"seconds": ("time", time), "free": ("time", free)}
+        decoded.append(latents[["filtered_mean", "observed"]].assign(columns).assign_coords(time=number))
+    common = xr.align(*decoded, join="inner", exclude=["state"])
+    if common[0].sizes["time"] < 10 * FOLDS:
         raise InputError(
-            f"{runs[0].folder}: {common.size} bins in common with the other runs; compare runs of one span"
+            f"{first.folder}: {common[0].sizes['time']} bins in common with the other runs; compare runs of one span"
         )
-    rows = [d.isel(time=np.searchsorted(n, common)) for d, n in zip(decoded, numbers, strict=True)]
-    time = rows[0]["time"].to_numpy()
-    seen = np.all([d["observed"].to_numpy() for d in rows], axis=0)
-    free = seen & np.all([outside(time, run.model().trained_spans_, GUARD) for run in runs], axis=0)
-    held_out = bool(free.sum() >= 10 * FOLDS)
-    judged = free if held_out else seen
-    fold = _folds(time[judged], bin_size)
-    states = [d["filtered_mean"].to_numpy().astype(np.float64)[judged] for d in rows]
+    seen, free = (np.all([one[name].to_numpy() for one in common], axis=0) for name in ("observed", "free"))
+    held_out = bool((seen & free).sum() >= 10 * FOLDS)
+    judged = seen & free if held_out else seen
+    fold = _folds(common[0]["seconds"].to_numpy()[judged], bin_size)
+    states = [one["filtered_mean"].to_numpy().astype(np.float64)[judged] for one in common]
     r2, control = np.eye(len(runs)), np.zeros((len(runs), len(runs)))
     for i, j in itertools.permutations(range(len(runs)), 2):
         r2[i, j], control[i, j] = agreement(states[i], states[j], fold)
-    return Comparison(tuple(str(Path(run.folder)) for run in runs), r2, control, int(judged.sum()), held_out)
+    return Comparison(tuple(str(run.folder) for run in runs), r2, control, int(judged.sum()), held_out)
 
 
 def agreement(one: Floats, other: Floats, fold: NDArray[np.integer]) -> tuple[float, float]:
     """Cross-validated R2 of the best affine map from `one` (time, state) to `other` (time, state_2), and the 95th
     percentile of the same for circular shifts of `other`."""
-    shifts = np.linspace(0, len(one), SHIFTS + 2).astype(int)[1:-1]
-    design = np.column_stack([one, np.ones(len(one))])
-    targets = np.stack([other, *(np.roll(other, shift, axis=0) for shift in shifts)])  # (shift, time, state_2)
-    residual, total = np.zeros(len(targets)), np.zeros(len(targets))
-    for number in np.unique(fold):
-        test = fold == number
-        solve = np.linalg.pinv(design[~test])
-        for i, target in enumerate(targets):
-            residual[i] += ((target[test] - design[test] @ (solve @ target[~test])) ** 2).sum()
-            total[i] += ((target[test] - target[~test].mean(0)) ** 2).sum()
+    shifts = np.linspace(0, len(one), SHIFTS + 2).astype(int)[:-1]
+    targets = np.concatenate([np.roll(other, shift, axis=0) for shift in shifts], axis=1)
+
+    def squares(regressor: LinearRegression | DummyRegressor) -> Floats:
+        error = targets - cross_val_predict(regressor, one, targets, cv=PredefinedSplit(fold))
+        return (error.reshape(len(one), len(shifts), -1) ** 2).sum((0, 2))
+
+    residual, total = squares(LinearRegression()), squares(DummyRegressor())
     r2 = 1 - residual / np.maximum(total, np.finfo(float).tiny)
     return float(r2[0]), float(np.quantile(r2[1:], 0.95))
 

@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 
-from ldmfilter.analysis import diagnostics
+from ldmfilter.analysis import checks
 from tests.cli.conftest import QUICK, here, on_a_terminal
 from tests.cli.test_commands import refused
 
@@ -13,13 +13,13 @@ from tests.cli.test_commands import refused
 @pytest.fixture(scope="module")
 def diagnosed(trained):
     """What the command wrote as JSON, and the diagnosis that it wrote."""
-    made, real = [], diagnostics.diagnose
+    made, real = [], checks.diagnose
 
     def kept(*args, **more):
         made.append(real(*args, **more))
         return made[-1]
 
-    with mock.patch.object(diagnostics, "diagnose", kept):
+    with mock.patch.object(checks, "diagnose", kept):
         ended = here("check", "run", "--json", cwd=trained)
     assert ended.code == 0, ended.err
     return json.loads(ended.out), made[0]
@@ -28,7 +28,7 @@ def diagnosed(trained):
 @pytest.fixture
 def answer(diagnosed, monkeypatch):
     """The JSON; and the same diagnosis is not computed again."""
-    monkeypatch.setattr(diagnostics, "diagnose", lambda *_, **__: diagnosed[1])
+    monkeypatch.setattr(checks, "diagnose", lambda *_, **__: diagnosed[1])
     return diagnosed[0]
 
 
@@ -36,7 +36,7 @@ def test_json_holds_every_finding_and_the_numbers_behind_them(answer):
     assert answer["run"] == "run"
     assert answer["held_out"] is True
     for finding in answer["findings"]:
-        assert set(finding) >= {"name", "value", "threshold", "reason", "ok", "verdict", "remedy"}
+        assert set(finding) >= {"name", "question", "value", "threshold", "reason", "ok", "verdict", "remedy"}
     assert len(answer["units"]["loss"]) == 16
     assert answer["ok"] is all(finding["ok"] for finding in answer["findings"])
 

@@ -100,7 +100,7 @@ def report_run(
         InputError: the session is not there any more or has changed; a behaviour cannot be used.
     """
     from ldmfilter.analysis.behavior import choose_behavior
-    from ldmfilter.analysis.diagnostics import diagnose
+    from ldmfilter.analysis.checks import diagnose
     from ldmfilter.analysis.readout import read_behavior
 
     say = tell or (lambda _: None)

@@ -268,7 +268,7 @@ def _innovations(inputs: Inputs) -> dict[str, Picture]:
 
 
 def _sharing(inputs: Inputs) -> dict[str, Picture]:
-    information, shifted_information = _arrays(inputs, "sharing", "gain", "surrogate_gain")
+    information, shifted_information = _arrays(inputs, "sharing", "predictive_information", "surrogate_information")
     coupling, shifted_coupling = _arrays(inputs, "sharing", "coupling", "surrogate_coupling")
 
     def draw(figure: Figure, narrow: bool) -> None:
@@ -296,7 +296,7 @@ def _dimensions(inputs: Inputs) -> dict[str, Picture]:
 
 
 def _drift(inputs: Inputs) -> dict[str, Picture]:
-    start, stop, information, nis = _arrays(inputs, "drift", "start", "stop", "gain", "nis")
+    start, stop, information, nis = _arrays(inputs, "drift", "start", "stop", "predictive_information", "nis")
 
     def draw(figure: Figure, narrow: bool) -> None:
         first, second = _pair(figure, narrow, sharex=narrow)

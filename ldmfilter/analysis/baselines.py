@@ -1,0 +1,156 @@
+"""Simpler predictors of the same pseudo-observations z, which a filter should be ahead of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldmfilter.analysis.judged import Bins
+from ldmfilter.analysis.statistics import Array, covariance, log_likelihood, normalised
+from ldmfilter.filter.kalman import LinearGaussian, filter, smooth
+from ldmfilter.filter.linalg import linear_recurrence, safe_cholesky, stationary_covariance, symmetrise
+
+NO_MEMORY, RANDOM_WALK = "a Gaussian without memory", "a random walk"
+LOCAL_LEVEL, LINEAR_SYSTEM = "a random walk seen through noise", "a linear dynamical system fitted to them"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A simpler predictor of the same z, fitted to the bins that the filter was trained on.
+
+    Attributes:
+        name: of the predictor.
+        log_likelihood: mean over judged bins.
+        lead: how far the filter is ahead, with its 95 % interval, in the same unit.
+    """
+
+    name: str
+    log_likelihood: float
+    lead: float
+    interval: tuple[float, float]
+
+
+def log_likelihoods(z: Array, bins: Bins, fit: Array, state_dim: int) -> dict[str, Array]:
+    """Log-likelihood (time,), nats, of each bin of z under each baseline, by name; NaN in bins not observed.
+
+    Args:
+        z: (time, latent) float64.
+        bins: of z.
+        fit: (time,) bool, those of `bins.fit` that the local level and the linear system are fitted to.
+        state_dim: dimensions of the linear system's state.
+    """
+    rows = np.flatnonzero(fit)
+    system = fit_linear_system(z[rows], (np.diff(rows, prepend=-2) != 1) | bins.fresh[rows], state_dim)
+    filtered = bins.filter(system, torch.from_numpy(z - z[rows].mean(0)))
+    errors = {
+        NO_MEMORY: z - z[bins.fit].mean(0),
+        RANDOM_WALK: smoothing_errors(z, bins.fresh, 1.0),
+        LOCAL_LEVEL: smoothing_errors(z, bins.fresh, fit_local_level(z, bins.fresh, fit)),
+    }
+    return {name: log_likelihood(error, covariance(error[bins.fit])) for name, error in errors.items()} | {
+        LINEAR_SYSTEM: log_likelihood(filtered.innovation.numpy(), filtered.innovation_cov.numpy())
+    }
+
+
+def smoothing_errors(z: Array, starts: Array, gain: Array | float) -> Array:
+    """Errors (time, latent) of predicting z by the level m_t = m_{t-1} + gain (z_t - m_{t-1}), which begins with the
+    first bin of each stretch (whose error is 0): the steady-state filter of a random walk seen through noise. With
+    gain 1 the prediction is the bin before.
+
+    Args:
+        z: (time, latent).
+        starts: (time,) bool, the first bins of gap-free stretches.
+        gain: for each dimension (latent,), or one.
+    """
+    # e_t = z_t - z_{t-1} + (1 - gain) e_{t-1}
+    difference = np.where(starts[:, None], 0, np.diff(z, axis=0, prepend=z[:1]))
+    forget = torch.diag(torch.from_numpy(1 - np.broadcast_to(np.asarray(gain, dtype=np.float64), z.shape[1])))
+    index = torch.from_numpy(np.where(starts, -1, 0))
+    return linear_recurrence(forget[None], index, torch.from_numpy(difference)).numpy()
+
+
+def fit_local_level(z: Array, starts: Array, fit: Array) -> Array:
+    """Gain (latent,) of `smoothing_errors`, the most likely one on the bins `fit` (time,) for each dimension: that of
+    the least mean squared error, given each stretch's first bin (Harvey 1989, section 4.1). To 12 %."""
+    gains = np.geomspace(0.01, 1, 40)
+    errors = np.stack([(smoothing_errors(z, starts, gain)[fit] ** 2).mean(0) for gain in gains])
+    return gains[errors.argmin(0)]
+
+
+def fit_linear_system(z: Array, starts: Array, state_dim: int, steps: int = 30) -> LinearGaussian:
+    """A linear dynamical system fitted to z by expectation maximisation (Shumway & Stoffer 1982), which starts from
+    the covariances at several lags (`_first_guess`) and ends when a step adds less than 0.002 nats per bin.
+
+    Args:
+        z: (time, latent) float64.
+        starts: (time,) bool, the first bins of gap-free stretches.
+        state_dim: dimensions of the state.
+        steps: at most.
+
+    Returns the system of z less its mean over these bins.
+    """
+    cov = covariance(z)
+    x = torch.from_numpy(normalised(z - z.mean(0), cov))
+    new = torch.from_numpy(starts)
+    within = torch.nonzero(~new[1:])[:, 0]
+    system, before = _first_guess(x.numpy(), starts, state_dim), -math.inf
+    for _ in range(steps):
+        filtered = filter(system, x, starts=new)
+        now = float(log_likelihood(filtered.innovation.numpy(), filtered.innovation_cov.numpy()).mean())
+        if now - before < 0.002:
+            break
+        before = now
+        smoothed = smooth(system, filtered, new)
+        m, P = smoothed.smoothed_mean, smoothed.smoothed_cov
+        # Lag-one covariance P_{t+1,t|T} = P_{t+1|T} G_t', with the smoother's gain G_t.
+        ahead = system.A @ filtered.covariances.filtered
+        G = torch.cholesky_solve(ahead, safe_cholesky(symmetrise(ahead @ system.A.mT + system.Q))).mT
+        cross = m[within + 1].mT @ m[within] + (P[within + 1] @ G[filtered.row[within]].mT).sum(0)
+        start = symmetrise(m[within].mT @ m[within] + P[within].sum(0))
+        stop = symmetrise(m[within + 1].mT @ m[within + 1] + P[within + 1].sum(0))
+        A = _stable(torch.cholesky_solve(cross.mT, safe_cholesky(start)).mT)
+        Q = symmetrise(stop - A @ cross.mT - cross @ A.mT + A @ start @ A.mT) / len(within)
+        C = torch.cholesky_solve(m.mT @ x, safe_cholesky(symmetrise(m.mT @ m + P.sum(0)))).mT
+        error = x - m @ C.mT
+        R = symmetrise(error.mT @ error + C @ P.sum(0) @ C.mT) / len(x)
+        system = LinearGaussian(A, Q, C, R, system.b, stationary_covariance(A, Q))
+    scale = torch.from_numpy(np.linalg.cholesky(cov))
+    return system._replace(C=scale @ system.C, R=symmetrise(scale @ system.R @ scale.mT))
+
+
+def _first_guess(x: Array, starts: Array, state_dim: int, lags: int = 8) -> LinearGaussian:
+    """A system from the covariances of white x (time, latent) at lags 1 to 2 `lags`, G_k = C A^(k-1) N, N = A X C':
+    the matrix of blocks G_(i+j) has the rank of the state, and its factors hold C, A and N (Ho & Kalman 1966)."""
+    latent, segment = x.shape[1], np.cumsum(starts)
+
+    def lagged(k: int) -> Array:
+        both = segment[k:] == segment[:-k]
+        return x[k:][both].T @ x[:-k][both] / max(int(both.sum()), 1)
+
+    U, size, V = np.linalg.svd(np.block([[lagged(i + j + 1) for j in range(lags)] for i in range(lags)]))
+    n = min(state_dim, len(size))
+    root = np.sqrt(np.maximum(size[:n], 1e-6))
+    seen, N = U[:, :n] * root, (root[:, None] * V[:n])[:, :latent]  # seen: C, C A, C A^2, ...
+    C = seen[:latent]
+    A = _stable(torch.from_numpy(np.linalg.lstsq(seen[:-latent], seen[latent:], rcond=None)[0])).numpy()
+    # N = A X C' for the stationary covariance X, by least squares.
+    X = _positive(np.linalg.lstsq(np.kron(A, C), N.reshape(-1), rcond=None)[0].reshape(n, n), 1e-3)
+    Q, R = _positive(X - A @ X @ A.T, 1e-4), _positive(np.eye(latent) - C @ X @ C.T, 0.02)
+    A, Q, C, R, b = map(torch.from_numpy, (A, Q, C, R, np.zeros(n)))
+    return LinearGaussian(A, Q, C, R, b, stationary_covariance(A, Q))
+
+
+def _positive(M: Array, least: float) -> Array:
+    """The symmetric part with eigenvalues of `least` or more."""
+    values, vectors = np.linalg.eigh(0.5 * (M + M.T))
+    return (vectors * np.maximum(values, least)) @ vectors.T
+
+
+def _stable(A: Tensor) -> Tensor:
+    """A, scaled down where its spectral radius is above 0.9995."""
+    radius = float(torch.linalg.eigvals(A).abs().max())
+    return A * min(1.0, 0.9995 / max(radius, 1e-300))

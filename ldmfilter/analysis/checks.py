@@ -1,0 +1,408 @@
+"""The checks of a fitted filter: a table with a row for each, under three questions. A new check is a new row.
+
+`diagnose` measures a model on time that training never saw and judges every row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import xarray as xr
+
+from ldmfilter.analysis.baselines import LINEAR_SYSTEM, LOCAL_LEVEL, NO_MEMORY, RANDOM_WALK
+from ldmfilter.analysis.measures import SURROGATES, Measures, measure
+from ldmfilter.analysis.statistics import INFORMATION_UNIT, information_scale
+
+if TYPE_CHECKING:
+    from ldmfilter.filter.model import LDMFilter
+
+QUESTIONS = USEFUL, HONEST, FIT = "are the states useful?", "are the intervals honest?", "do the dynamics fit?"
+
+CORRELATION = 0.25  # of innovations, beyond that of white noise
+LAG_BEHIND = 0.02  # nats per bin and latent dimension
+DRIFT_LEVEL = 0.01
+COUPLING_DEVIATIONS = 5.0
+
+PREDICTIVE_INFORMATION, COUPLING = "predictive information", "coupling of the units"
+SHARED_INFORMATION = "shared predictive information"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Outcome of one check.
+
+    Attributes:
+        name: of the number.
+        question: the one of the three that the check belongs to.
+        value: the number.
+        unit: its unit, empty for a ratio.
+        interval: its 95 % interval, where it has one.
+        threshold: lowest and highest value that raise no finding; None where there is no bound.
+        reason: why the threshold lies there.
+        ok: whether nothing is wrong.
+        verdict: in words.
+        remedy: what to change where something is wrong, else empty.
+        doubtful: whether the value is beyond the threshold, but part of its interval is not: chance may explain it.
+    """
+
+    name: str
+    question: str
+    value: float
+    unit: str
+    interval: tuple[float, float] | None
+    threshold: tuple[float | None, float | None]
+    reason: str
+    ok: bool
+    verdict: str
+    remedy: str
+    doubtful: bool
+
+
+class Number(NamedTuple):
+    """A number that a check judges, with its 95 % interval, or the p-value of its being 0: above `DRIFT_LEVEL` nothing
+    is wrong."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+    p: float = 0.0
+
+
+class Limit(NamedTuple):
+    """A bound of a check's number, with the verdict and the remedy where the number lies beyond it."""
+
+    at: Callable[[Measures], float]
+    verdict: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """A row of the table.
+
+    Texts are templates (`str.format`) of `value`, `low`, `high`, `p`, the measures `m`, and `refit`, which is
+    "--refit, " where that option has not been used.
+
+    Attributes:
+        name: of the number.
+        question: `USEFUL`, `HONEST` or `FIT`.
+        number: gives the number.
+        unit: of the number, empty for a ratio.
+        low, high: its bounds, one or both.
+        strict: whether the value itself must lie above `low`; else part of its interval is enough.
+        reason: why the bounds lie there.
+        fine: the verdict where nothing is wrong.
+    """
+
+    name: str
+    question: str
+    number: Callable[[Measures], Number]
+    _: dataclasses.KW_ONLY
+    unit: str = ""
+    low: Limit | None = None
+    high: Limit | None = None
+    strict: bool = False
+    reason: str
+    fine: str
+
+    def judge(self, measures: Measures) -> Finding:
+        """The check's finding."""
+        value, interval, p = self.number(measures)
+        low, high = (limit.at(measures) if limit else None for limit in (self.low, self.high))
+        least, most = -math.inf if low is None else low, math.inf if high is None else high
+        first, last = (value, value) if interval is None or self.strict else interval
+        # Written so that NaN lies beyond every bound.
+        under, over = not (last > least if self.strict else last >= least), not first <= most
+        broken = self.low if self.low and under else self.high if self.high and over else None
+        if p > DRIFT_LEVEL:
+            broken = None
+        ok, verdict, remedy = (False, broken.verdict, broken.remedy) if broken else (True, self.fine, "")
+        doubtful = ok and interval is not None and not least <= value <= most
+        if doubtful:
+            verdict += "; beyond the threshold, but chance may explain it"
+        refit = "--refit, " if measures.can_refit else ""
+        reason, verdict, remedy = (
+            text.format(value=value, low=low, high=high, p=p, m=measures, refit=refit)
+            for text in (self.reason, verdict, remedy)
+        )
+        threshold = low, high
+        return Finding(
+            self.name, self.question, value, self.unit, interval, threshold, reason, ok, verdict, remedy, doubtful
+        )
+
+
+def _lead(m: Measures, baseline: str) -> Number:
+    return next(Number(one.lead, one.interval) for one in m.baselines if one.name == baseline)
+
+
+def _coupling_limit(m: Measures) -> float:
+    others = m.sharing.surrogate_coupling
+    return max(float(others.mean() + COUPLING_DEVIATIONS * others.std(ddof=1)), 0.0) if len(others) > 1 else 0.0
+
+
+def _lead_check(
+    name: str, baseline: str, at: Callable[[Measures], float], reason: str, fine: str, strict: bool
+) -> Check:
+    return Check(
+        name,
+        FIT,
+        lambda m: _lead(m, baseline),
+        unit=INFORMATION_UNIT,
+        low=Limit(
+            at,
+            f"{baseline} predicts the same pseudo-observations better: the filter's dynamics do not fit them",
+            "choose {refit}more --max-steps or a higher --learning-rate",
+        ),
+        strict=strict,
+        reason=reason,
+        fine=f"the filter predicts {fine} {baseline}",
+    )
+
+
+def _drift_check(
+    name: str, question: str, key: str, unit: str, at: Callable[[Measures], float], reason: str, what: str
+) -> Check:
+    wrong = f"{what} drifts over the session (p = {{p:.2g}})", "choose a shorter --span, or stable --units"
+    return Check(
+        name,
+        question,
+        lambda m: Number(m.drift.changes[key][0], p=m.drift.changes[key][1]),
+        unit=unit,
+        low=Limit(lambda m: -at(m), *wrong),
+        high=Limit(at, *wrong),
+        reason=f"{reason}; and not by chance, p <= {DRIFT_LEVEL:g}",
+        fine=f"{what} does not drift over the session (p = {{p:.2g}})",
+    )
+
+
+CHECKS = (
+    Check(
+        PREDICTIVE_INFORMATION, USEFUL, lambda m: _lead(m, NO_MEMORY),
+        unit=INFORMATION_UNIT,
+        low=Limit(
+            lambda m: 0.0,
+            f"the past does not help: the filter predicts no better than {NO_MEMORY}",
+            "choose another --bin-size, other --units, or a longer --span",
+        ),
+        strict=True,
+        reason="below 0 the simpler predictor is the better one",
+        fine="the past helps to predict each bin",
+    ),
+    Check(
+        COUPLING, USEFUL, lambda m: Number(m.sharing.coupling),
+        low=Limit(
+            _coupling_limit,
+            "units do not predict each other: nothing is shared that lasts longer than a bin",
+            "choose another --bin-size, more --units, or a longer --span",
+        ),
+        strict=True,
+        reason=f"{COUPLING_DEVIATIONS:g} deviations above {{m.sharing.surrogate_coupling.size}} sets of spikes with "
+        "each unit shifted in time by itself",
+        fine="units predict each other beyond their own rhythms",
+    ),
+    Check(
+        SHARED_INFORMATION, USEFUL, lambda m: Number(m.sharing.predictive_information),
+        unit=INFORMATION_UNIT,
+        low=Limit(
+            lambda m: float(m.sharing.surrogate_information.max(initial=0.0)),
+            "predictive information is {value:.2f} on the recorded spikes and up to {low:.2f} on shifted ones: the "
+            "filter follows each unit's own rhythm",
+            "choose more --max-steps, other --units, or a longer --span",
+        ),
+        strict=True,
+        reason="the most that the same filter reaches on {m.sharing.surrogate_information.size} sets of spikes with "
+        "each unit shifted in time by itself",
+        fine="predictive information is {value:.2f} on the recorded spikes, {low:.2f} at most on shifted ones",
+    ),
+    Check(
+        "rank of z", USEFUL, lambda m: Number(m.spectrum.z_rank),
+        unit="dimensions",
+        low=Limit(
+            lambda m: 0.5 * len(m.spectrum.z),
+            "the pseudo-observations of {m.spectrum.z.size} dimensions collapse on new time",
+            "choose fewer --latent-dim, --entropy logdet, or a longer --span",
+        ),
+        reason="z is white on training's bins, of rank {m.spectrum.z.size}; half of that is a collapse on new ones",
+        fine="the pseudo-observations use their {m.spectrum.z.size} dimensions",
+    ),
+    Check(
+        "rank of the prediction", USEFUL, lambda m: Number(m.spectrum.prediction_rank),
+        unit="dimensions",
+        low=Limit(
+            lambda m: 0.25 * len(m.spectrum.z),
+            "few dimensions can be predicted: the rest of the {m.spectrum.z.size} is noise",
+            "choose --latent-dim {value:.0f}",
+        ),
+        reason="below a quarter of the latent dimensions most of them are noise to the filter",
+        fine="prediction is spread over several dimensions",
+    ),
+    Check(
+        "largest unit", USEFUL, lambda m: Number(float(m.units.share.max())),
+        high=Limit(
+            lambda m: max(0.5, 1.5 / len(m.units.share)),
+            "unit {m.units.largest} carries {value:.0%} of what single units add: the filter follows one unit",
+            "look at unit {m.units.largest}; leave it out by --units, or choose more --dropout",
+        ),
+        reason="a filter of the population should not depend on one unit, which may be lost",
+        fine="unit {m.units.largest} counts most, with {value:.0%} of what single units add",
+    ),
+    _drift_check(
+        "drift of the predictive information", USEFUL, "predictive_information", INFORMATION_UNIT,
+        lambda m: 0.5 * max(abs(_lead(m, NO_MEMORY).value), 0.1 * information_scale(m.bin_size)),
+        "half of the predictive information: states at the end would be worth much more or less than at the start",
+        "predictive information",
+    ),
+    Check(
+        "innovation size", HONEST, lambda m: Number(m.consistency.size, m.consistency.size_interval),
+        low=Limit(
+            lambda m: 0.8,
+            "the filter is underconfident: squared innovations are {value:.2f} times what it expects",
+            "choose {refit}more --max-steps",
+        ),
+        high=Limit(
+            lambda m: 1.25,
+            "the filter is overconfident: squared innovations are {value:.2f} times what it expects",
+            "choose fewer --latent-dim or a longer --span",
+        ),
+        reason="1 where the covariances are true; beyond 0.8 to 1.25 intervals are a tenth too wide or too narrow",
+        fine="innovations are about as large as the filter expects",
+    ),
+    Check(
+        "innovation outliers", HONEST, lambda m: Number(m.consistency.tail, m.consistency.tail_interval),
+        high=Limit(
+            lambda m: 0.1,
+            "{value:.1%} of bins lie outside the region that should hold 95 %: more than under a Gaussian",
+            "choose a larger --bin-size, which makes counts more Gaussian, or a higher --min-rate",
+        ),
+        reason="0.05 where innovations are Gaussian; at twice that, 95 % regions miss twice as often as they should",
+        fine="{value:.1%} of bins lie outside the region that should hold 95 %",
+    ),
+    _drift_check(
+        "drift of the innovations", HONEST, "nis", "", lambda m: 0.5,
+        "0.5 is as much as intervals a quarter too wide or too narrow at one end",
+        "the size of innovations against what the filter expects",
+    ),
+    Check(
+        "innovation correlation", FIT, lambda m: Number(float(m.consistency.correlation.max())),
+        high=Limit(
+            lambda m: math.hypot(float(m.consistency.white.max()), CORRELATION),
+            "innovations predict each other, most of all {m.consistency.worst_lag:g} s apart: the dynamics miss "
+            "something (Hosking's test of all lags: p = {m.consistency.portmanteau[1]:.2g})",
+            "choose {refit}more --max-steps, or a --state-dim above --latent-dim",
+        ),
+        reason=f"{CORRELATION:g} beyond the bound of white innovations in so many bins means that {CORRELATION**2:.0%} "
+        "of an innovation could have been predicted from one before",
+        fine="little is left to predict in the innovations (Hosking's test of all lags: p = "
+        "{m.consistency.portmanteau[1]:.2g})",
+    ),
+    *(
+        _lead_check(
+            name, baseline, lambda m: 0.0, "below 0 the simpler predictor is the better one", "better than", strict=True
+        )
+        for name, baseline in (("lead over a random walk", RANDOM_WALK), ("lead over a walk in noise", LOCAL_LEVEL))
+    ),
+    _lead_check(
+        "lead over a linear system", LINEAR_SYSTEM,
+        lambda m: -LAG_BEHIND * len(m.spectrum.z) * information_scale(m.bin_size),
+        "the filter is one itself and should come near the best; 0.02 nats a dimension are errors 2 % larger",
+        "as well as", strict=False,
+    ),
+    Check(
+        "states without memory", FIT, lambda m: Number(float((m.memory.time_constant < m.bin_size).sum())),
+        unit="states",
+        high=Limit(
+            lambda m: 0.5 * len(m.memory.time_constant),
+            "{value:.0f} of {m.memory.time_constant.size} states have time constants below a bin",
+            "choose fewer --latent-dim or a smaller --bin-size",
+        ),
+        reason="a state whose time constant is below a bin of {m.bin_size:g} s predicts nothing; half of them may",
+        fine="{value:.0f} of {m.memory.time_constant.size} states have time constants below a bin",
+    ),
+    Check(
+        "slowest state", FIT, lambda m: Number(float(m.memory.time_constant.max())),
+        unit="s",
+        high=Limit(
+            lambda m: m.longest_stretch,
+            "the slowest state hardly changes in any stretch: its time constant is not known",
+            "choose a longer --span, or fewer --latent-dim",
+        ),
+        reason="the longest stretch without a gap has {high:.0f} s: nothing slower can be told from a constant",
+        fine="the time constant of the slowest state is shorter than the longest stretch",
+    ),
+    _drift_check(
+        "drift of z", FIT, "mean_z", "deviations", lambda m: 0.5,
+        "half a deviation of z, along the direction it moves in: half of what it varies by anyway",
+        "the mean of the pseudo-observations",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis(Measures):
+    """The measures of a model and what the checks find in them.
+
+    Attributes:
+        findings: one for each row of `CHECKS`, in the table's order.
+    """
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return all(finding.ok for finding in self.findings)
+
+    @property
+    def predictive(self) -> bool:
+        """Whether the states predict something that the units share, beyond each unit's own rhythm."""
+        needed = (PREDICTIVE_INFORMATION, COUPLING, SHARED_INFORMATION)
+        return all(finding.ok for finding in self.findings if finding.name in needed)
+
+    @property
+    def summary(self) -> str:
+        """In words."""
+        seen = "never saw" if self.held_out else "saw, as none was reserved (--reserve): this is optimistic"
+        where = f"Judged on {self.seconds:.0f} s that training {seen}."
+        if not self.predictive:
+            return f"Nothing predictive was found, beyond each unit's own rhythm. {where}"
+        wrong = ", ".join(finding.name for finding in self.findings if not finding.ok)
+        doubts = f"To look at: {wrong}." if wrong else "No check raises a doubt."
+        return f"Something predictive was found that the units share. {where} {doubts}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; numbers that are not finite are None."""
+        content = {"ok": self.ok, "summary": self.summary, "predictive": self.predictive} | dataclasses.asdict(self)
+        text = json.dumps(content, default=lambda value: value.tolist())
+        plain: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
+        return plain
+
+
+def diagnose(
+    model: LDMFilter,
+    counts: xr.DataArray,
+    surrogates: int = SURROGATES,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Diagnosis:
+    """Check a model: are its states useful, its intervals honest, and do its dynamics fit?
+
+    All is judged on bins that training never saw, `judged.GUARD` s away from those it did. Where there are none,
+    training's own bins are used, `held_out` is False, and the summary says so.
+
+    Args:
+        model: a fitted filter.
+        counts: (time, unit) of the session it was trained on, reserved time included, or of another one.
+        surrogates: number of sets of spikes with each unit shifted anew.
+        seed: of shifts, bootstrap and permutations.
+        progress: called with what is being computed.
+
+    Raises:
+        InputError: not fitted, counts of other units or bins, fewer than 100 bins to judge on, or pseudo-observations
+            that do not vary.
+    """
+    measures = measure(model, counts, surrogates, seed, progress or (lambda _: None))
+    return Diagnosis(**vars(measures), findings=tuple(check.judge(measures) for check in CHECKS))

@@ -1,0 +1,147 @@
+"""The bins of a recording that a model is judged on, and those that baselines are fitted to."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ldmfilter.data.counts import check_counts
+from ldmfilter.data.windows import outside
+from ldmfilter.errors import InputError
+from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter
+
+Array = np.ndarray
+
+GUARD = 2.0  # s between time that was trained on and time that is judged: the slowest part of behaviour's memory
+LEAST_BINS = 100  # judged bins below which a number is too uncertain to report
+MOST_BINS = 100_000  # longer recordings are judged on stretches of so many bins in all
+MOST_VALUES = 3_000_000  # bins times units, likewise
+STRETCH = 40.0  # s, of such a stretch
+
+
+@dataclass(frozen=True, eq=False)
+class Bins:
+    """Bins of a recording and their uses.
+
+    Attributes:
+        counts: (time, unit) float32, NaN where a unit is not observed.
+        time: (time,) bin centres, s.
+        size: of a bin, s.
+        starts: (time,) bool, the first bins of gap-free stretches.
+        observed: (time,) bool.
+        fit: (time,) bool, the bins that baselines are fitted to.
+        judged: (time,) bool; each has an observed bin before it.
+        held_out: whether training saw none of the judged bins.
+    """
+
+    counts: Array
+    time: Array
+    size: float
+    starts: Array
+    observed: Array
+    fit: Array
+    judged: Array
+    held_out: bool
+
+    @property
+    def segment(self) -> Array:
+        """(time,) number of the gap-free stretch."""
+        return np.cumsum(self.starts)
+
+    @property
+    def fresh(self) -> Array:
+        """(time,) bool, the bins whose past is not known: those after a missing bin, and the first of stretches."""
+        return self.starts | ~np.concatenate([[False], self.observed[:-1]])
+
+    @property
+    def halves(self) -> tuple[Array, Array]:
+        """Bins to fit to and bins to judge on, never the same ones."""
+        if not (self.fit & self.judged).any():
+            return self.fit, self.judged
+        odd = _alternating(self.time)
+        return self.fit & odd, self.judged & ~odd
+
+    def filter(self, model: LinearGaussian, z: Tensor) -> Filtered:
+        """`kalman.filter` of z (*batch, time, latent) over these bins."""
+        return filter(model, z, torch.from_numpy(self.observed), torch.from_numpy(self.starts))
+
+    def piece(self, most: int, seed: int) -> Bins:
+        """About `most` of the judged bins, with bins of `GUARD` s before each, in which a filter forgets its prior."""
+        judged = thinned(self.judged, most, self.size, seed)
+        ahead = round(GUARD / self.size)
+        rows = np.flatnonzero(np.convolve(judged, np.ones(ahead + 1))[ahead:] > 0.5)
+        return dataclasses.replace(
+            self,
+            counts=self.counts[rows],
+            time=self.time[rows],
+            starts=(np.diff(rows, prepend=rows[0] - 2) != 1) | self.starts[rows],
+            observed=self.observed[rows],
+            fit=self.fit[rows],
+            judged=judged[rows],
+        )
+
+
+def bins_of(counts: xr.DataArray, trained: Array, trained_spans: list[tuple[float, float]]) -> Bins:
+    """Divide a recording into bins to fit to and bins to judge on.
+
+    Judged are the bins `GUARD` s away from training, or where these are too few, training's own. Of a session that the
+    model was not trained on every other tenth is fitted to, and the others are judged.
+
+    Args:
+        counts: (time, unit), as `check_counts` gives them.
+        trained: (time,) bool, the bins that training saw.
+        trained_spans: start and stop, s, of the time that training saw.
+
+    Raises:
+        InputError: fewer than `LEAST_BINS` bins to fit to or to judge on.
+    """
+    time, segment, observed = (counts[name].to_numpy() for name in ("time", "segment", "observed"))
+    values = counts.to_numpy().astype(np.float32)
+    if "unit_observed" in counts.coords:
+        values[~counts["unit_observed"].to_numpy()] = np.nan
+    starts = np.diff(segment, prepend=segment[0] - 1) != 0
+    none = np.zeros_like(observed)
+    bins = Bins(values, time, float(counts.attrs["bin_size"]), starts, observed, none, none, True)
+    usable = observed & ~bins.fresh
+    fit, judged, held_out = usable & trained, usable & outside(time, trained_spans, GUARD), True
+    if not trained.any():
+        odd = _alternating(time)
+        fit, judged = usable & odd, usable & ~odd
+    elif judged.sum() < LEAST_BINS:
+        judged, held_out = fit, False
+    if min(judged.sum(), fit.sum()) < LEAST_BINS:
+        raise InputError(
+            f"{counts.attrs.get('path') or 'counts'}: {int(judged.sum())} observed bins are too few to judge a filter "
+            f"on; give a span of {LEAST_BINS} bins or more"
+        )
+    return dataclasses.replace(bins, fit=fit, judged=judged, held_out=held_out)
+
+
+def excerpt(counts: xr.DataArray, seed: int) -> xr.DataArray:
+    """At most `MOST_BINS` bins, in random stretches, so that a day is judged as fast as an hour."""
+    n, units = counts.sizes["time"], counts.sizes["unit"]
+    most = min(MOST_BINS, max(MOST_VALUES // max(units, 1), 10_000))
+    kept = thinned(np.ones(n, dtype=bool), most, float(counts.attrs["bin_size"]), seed)
+    return check_counts(counts.isel(time=np.flatnonzero(kept)))
+
+
+def thinned(chosen: Array, most: int, bin_size: float, seed: int) -> Array:
+    """About `most` of the chosen bins (time,), in stretches of `STRETCH` s at most that are drawn at random: reserved
+    time is regular, and a regular choice could miss it."""
+    if int(chosen.sum()) <= most:
+        return chosen
+    length = max(min(math.ceil(STRETCH / bin_size), most // 4), 1)
+    stretch = (np.cumsum(chosen) - 1).clip(0) // length
+    kept = np.random.default_rng(seed).permutation(int(stretch[-1]) + 1) < max(most // length, 1)
+    return chosen & kept[stretch]
+
+
+def _alternating(time: Array) -> Array:
+    """(time,) bool: every other of ten equal stretches."""
+    return (np.arange(len(time)) * 10 // max(len(time), 1)) % 2 == 0

@@ -1,0 +1,253 @@
+"""Measurements of a fitted filter on a recording, which the checks read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ldmfilter.analysis import statistics
+from ldmfilter.analysis.baselines import NO_MEMORY, Baseline, log_likelihoods
+from ldmfilter.analysis.judged import Bins, bins_of, excerpt, thinned
+from ldmfilter.analysis.statistics import Array
+from ldmfilter.data.counts import check_counts
+from ldmfilter.filter.decode import sound
+from ldmfilter.filter.linalg import one_thread
+
+if TYPE_CHECKING:
+    from ldmfilter.filter.model import LDMFilter
+
+PIECE_BINS = 20_000  # judged bins for what is repeated with every surrogate
+FIT_BINS = 10_000  # bins that the linear system and the local level are fitted to
+COUPLED_UNITS = 300  # units at most that are looked at for coupling: those of most variance
+DRIFT_BLOCKS = 10
+SURROGATES = 19  # with which "beyond all of them" has a chance of 1 in 20
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Importance of each unit for the filter; (unit,) each.
+
+    Attributes:
+        unit: ids.
+        rate: Hz, in the bins used.
+        loss: of predictive log-likelihood, in `INFORMATION_UNIT`, when the unit is not seen.
+        share: of the sum of all losses (negative ones count as none).
+        saliency: root mean square of the gradient of z with respect to the unit's standardised root count.
+    """
+
+    unit: Array
+    rate: Array
+    loss: Array
+    share: Array
+    saliency: Array
+
+    @property
+    def largest(self) -> Any:
+        """Id of the unit with the largest share."""
+        return self.unit[self.share.argmax()]
+
+
+@dataclass(frozen=True, eq=False)
+class Drift:
+    """Judged time in blocks; (block,) each, but mean_z (block, latent). Changes are those of a line from the first
+    to the last block, with the p-value of a permutation test.
+
+    Attributes:
+        start, stop: s.
+        predictive_information: in `INFORMATION_UNIT`.
+        nis: mean, per latent dimension.
+        mean_z: in deviations of z.
+        changes: name to (change, p-value); of mean_z the length.
+    """
+
+    start: Array
+    stop: Array
+    predictive_information: Array
+    nis: Array
+    mean_z: Array
+    changes: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Sharing:
+    """Recorded spikes against surrogates in which each unit is shifted circularly in time by itself.
+
+    Attributes:
+        predictive_information: of the filter on the recorded spikes, in `INFORMATION_UNIT`, free of scale.
+        surrogate_information: (surrogate,) the same on the surrogates.
+        coupling: correlation of what a unit's own past does not explain with what the other units' past predicts of
+            it, all units together.
+        surrogate_coupling: (surrogate,) the same on the surrogates, each fitted anew.
+    """
+
+    predictive_information: float
+    surrogate_information: Array
+    coupling: float
+    surrogate_coupling: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """Measurements of a filter. Log-likelihoods are in `statistics.INFORMATION_UNIT`.
+
+    Attributes:
+        held_out: whether the judged bins are ones that training never saw.
+        bins, seconds: judged.
+        bin_size: s.
+        longest_stretch: the longest stretch without a gap, s.
+        can_refit: whether the dynamics were left as training made them (`--refit` fits them again).
+        log_likelihood: mean over judged bins.
+    """
+
+    held_out: bool
+    bins: int
+    seconds: float
+    bin_size: float
+    longest_stretch: float
+    can_refit: bool
+    consistency: statistics.Consistency
+    spectrum: statistics.Spectrum
+    log_likelihood: float
+    baselines: tuple[Baseline, ...]
+    memory: statistics.Memory
+    units: Units
+    drift: Drift
+    sharing: Sharing
+
+
+def measure(
+    model: LDMFilter, counts: xr.DataArray, surrogates: int, seed: int, progress: Callable[[str], None]
+) -> Measures:
+    """Measure a model on a recording; see `checks.diagnose` for arguments and errors."""
+    counts = excerpt(check_counts(counts), seed)
+    with one_thread(), torch.no_grad(), sound(model, counts):
+        progress("innovations")
+        latents = model.decode(counts)
+        bins = bins_of(counts, np.asarray(latents["trained"]), model.trained_spans_)
+        judged = bins.judged
+        scale = statistics.information_scale(bins.size)
+        z = model.network_.encode(torch.from_numpy(bins.counts)).double().numpy()
+        error, cov = (latents[name].to_numpy().astype(np.float64) for name in ("innovation", "innovation_cov"))
+        x = statistics.normalised(error, cov)
+        scores = scale * statistics.log_likelihood(error, cov)
+        progress("other predictors of the same pseudo-observations")
+        some = thinned(bins.fit, FIT_BINS, bins.size, seed)
+        nats = log_likelihoods(z, bins, some, model.states)
+        A = model.network_.linear_gaussian().A[: model.states, : model.states]
+        progress("units")
+        units = unit_importance(model, bins, seed)
+        progress("spikes shifted in time")
+        shared = sharing(model, bins, surrogates, seed)
+        return Measures(
+            bins.held_out,
+            int(judged.sum()),
+            float(judged.sum() * bins.size),
+            bins.size,
+            float(np.bincount(bins.segment).max() * bins.size),
+            getattr(model, "refit", None) is False,
+            statistics.consistency(x, judged, bins.segment, bins.time, bins.size, seed),
+            statistics.spectrum(z[judged], (z - error)[judged]),
+            float(scores[judged].mean()),
+            tuple(baseline(name, scale * own, scores, bins, seed) for name, own in nats.items()),
+            statistics.memory(A.numpy(), bins.size),
+            units,
+            drift(z, x, scores - scale * nats[NO_MEMORY], bins, seed),
+            shared,
+        )
+
+
+def baseline(name: str, own: Array, scores: Array, bins: Bins, seed: int) -> Baseline:
+    """The lead of scores (time,), log-likelihoods of the filter, over those of a baseline in the judged bins."""
+    block = np.floor(bins.time[bins.judged] / statistics.BLOCK)
+    lead, interval = statistics.mean_interval((scores - own)[bins.judged], block, seed)
+    return Baseline(name, float(own[bins.judged].mean()), lead, interval)
+
+
+def drift(z: Array, x: Array, information: Array, bins: Bins, seed: int) -> Drift:
+    """Changes of z, of normalised innovations x (time, latent) and of predictive information (time,) over the judged
+    time."""
+    parts = np.array_split(np.flatnonzero(bins.judged), DRIFT_BLOCKS)
+    middle = np.asarray([bins.time[part].mean() for part in parts])
+    by_block = {
+        "predictive_information": np.asarray([information[part].mean() for part in parts]),
+        "nis": np.asarray([(x[part] ** 2).mean() for part in parts]),
+        "mean_z": np.stack([z[part].mean(0) for part in parts]),
+    }
+    return Drift(
+        np.asarray([bins.time[part[0]] - bins.size / 2 for part in parts]),
+        np.asarray([bins.time[part[-1]] + bins.size / 2 for part in parts]),
+        **by_block,
+        changes={name: statistics.trend(values, middle, seed) for name, values in by_block.items()},
+    )
+
+
+def unit_importance(model: LDMFilter, bins: Bins, seed: int) -> Units:
+    """Predictive log-likelihood without each unit in turn. The z of all units is to be predicted; filtered is the z of
+    all, or of all but one."""
+    n = bins.counts.shape[1]
+    piece = bins.piece(max(min(2_000, 400_000 // max(n, 1)), 250), seed)
+    counts, judged = torch.from_numpy(piece.counts), torch.from_numpy(piece.judged)
+
+    def encoded(unit: int | None = None) -> Tensor:
+        seen = counts.clone()
+        if unit is not None:
+            seen[:, unit] = torch.nan
+        return model.network_.encode(seen).double()
+
+    system, z = model.network_.linear_gaussian(), torch.stack([encoded(), *map(encoded, range(n))])
+    filtered = piece.filter(system, z)
+    error = (z[0] - filtered.predicted_mean @ system.C.mT)[:, judged].numpy()
+    scores = statistics.log_likelihood(error, filtered.innovation_cov[0, judged].numpy()).mean(1)
+    loss = statistics.information_scale(bins.size) * (scores[0] - scores[1:])
+    return Units(
+        model.unit_ids_,
+        counts.nanmean(0).nan_to_num().double().numpy() / bins.size,
+        loss,
+        loss.clip(0) / max(float(loss.clip(0).sum()), 1e-300),
+        saliency(model, counts[judged]),
+    )
+
+
+def saliency(model: LDMFilter, counts: Tensor) -> Array:
+    """Root mean square (unit,) of the gradient of z with respect to each unit's standardised root count."""
+    encoder = model.network_.encoder()
+    gradient = torch.func.vmap(torch.func.jacrev(lambda x: encoder.layers(x) @ encoder.z_whiten))
+    return gradient(_standardised(model, counts)).square().sum(1).mean(0).sqrt().double().numpy()
+
+
+def sharing(model: LDMFilter, bins: Bins, surrogates: int, seed: int) -> Sharing:
+    """Predictive information and coupling on the recorded spikes, and on spikes shifted by unit over observed bins, by
+    5 to 95 % of them."""
+    seen = np.flatnonzero(bins.observed)
+    n, units = len(seen), bins.counts.shape[1]
+    piece = bins.piece(PIECE_BINS, seed)
+    rank = np.searchsorted(bins.time[seen], piece.time) % n
+    fit, judged = (half[seen] for half in bins.halves)
+    lively = model.network_.encoder().input_scale.argsort(descending=True)[:COUPLED_UNITS]
+    rng = np.random.default_rng(seed)
+    low, high = math.ceil(0.05 * n), math.floor(0.95 * n) + 1
+    zs, couplings = [], []
+    for shifts in [np.zeros(units, np.int64), *(rng.integers(low, high, units) for _ in range(surrogates))]:
+        rows = seen[(np.arange(n)[:, None] + shifts) % n]
+        counts = torch.from_numpy(np.take_along_axis(bins.counts, rows, 0))
+        zs.append(model.network_.encode(counts[rank]).double())
+        couplings.append(statistics.coupling(_standardised(model, counts)[:, lively].numpy(), fit, judged, bins.size))
+    z = torch.stack(zs)
+    error = piece.filter(model.network_.linear_gaussian(), z).innovation
+    pairs = zip(z[:, piece.judged].numpy(), error[:, piece.judged].numpy(), strict=True)
+    nats = np.asarray([statistics.predictive_information(*pair) for pair in pairs])
+    information = statistics.information_scale(bins.size) * nats
+    return Sharing(float(information[0]), information[1:], couplings[0], np.asarray(couplings[1:]))
+
+
+def _standardised(model: LDMFilter, counts: Tensor) -> Tensor:
+    """Root counts as the first layer gets them: standardised over training, 0 where a unit is not observed."""
+    encoder = model.network_.encoder()
+    return torch.nan_to_num((counts.sqrt() - encoder.input_mean) / encoder.input_scale)

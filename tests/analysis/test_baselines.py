@@ -1,0 +1,56 @@
+"""Baselines against loops, closed forms, and the true parameters of a world."""
+
+import numpy as np
+import pytest
+import torch
+
+from ldmfilter.analysis import baselines
+from ldmfilter.analysis.statistics import log_likelihood
+from ldmfilter.data.simulate import linear_gaussian_world
+from ldmfilter.filter.kalman import LinearGaussian, filter
+from ldmfilter.filter.linalg import stationary_covariance
+
+
+def system_of(world, Q=1.0, R=1.0) -> LinearGaussian:
+    """The world's own parameters, with Q and R as many times as large."""
+    A, Q, C, R, b = (torch.from_numpy(x) for x in (world.A, Q * world.Q, world.C, R * world.R, world.b))
+    return LinearGaussian(A, Q, C, R, b, stationary_covariance(A, Q))
+
+
+def test_smoothing_errors_as_a_loop():
+    rng = np.random.default_rng(7)
+    z, starts, gain = rng.standard_normal((60, 2)), np.zeros(60, bool), np.array([0.2, 1.0])
+    starts[[0, 25, 26]] = True
+    expected = np.zeros_like(z)
+    for t in range(60):
+        if starts[t]:
+            level = z[t].copy()
+        else:
+            expected[t] = z[t] - level
+            level = level + gain * (z[t] - level)
+    np.testing.assert_allclose(baselines.smoothing_errors(z, starts, gain), expected, atol=1e-10)
+
+
+def test_local_level_finds_the_steady_gain():
+    rng, q, r = np.random.default_rng(8), np.array([0.01, 0.5]), np.array([1.0, 0.5])
+    z = np.cumsum(rng.standard_normal((5000, 2)) * np.sqrt(q), 0) + rng.standard_normal((5000, 2)) * np.sqrt(r)
+    starts = np.arange(5000) == 0
+    P = 0.5 * (q + np.sqrt(q**2 + 4 * q * r))  # predicted variance, from P = P - P^2 / (P + r) + q
+    np.testing.assert_allclose(baselines.fit_local_level(z, starts, ~starts), P / (P + r), rtol=0.25)
+
+
+@pytest.mark.parametrize("state_dim", [2, 4])
+def test_linear_system_comes_near_the_true_one(state_dim):
+    """A world of as many states, seen in segments; judged on a part that was not fitted to."""
+    world = linear_gaussian_world(2, n_steps=3500, state_dim=state_dim, latent_dim=2)
+    z, half = world.z, 2000
+    fitted = baselines.fit_linear_system(z[:half], np.arange(half) % 500 == 0, state_dim)
+
+    def score(system, mean=0.0):
+        result = filter(system, torch.from_numpy(z[half:] - mean))
+        return log_likelihood(result.innovation.numpy(), result.innovation_cov.numpy())[20:].mean()
+
+    memoryless = log_likelihood(z[half:] - z.mean(0), np.cov(z.T)).mean()
+    true = score(system_of(world))
+    assert true - memoryless > 0.1
+    assert true - score(fitted, z[:half].mean(0)) < 0.1 * (true - memoryless)
