@@ -1,4 +1,4 @@
-"""Behaviour beside states: which series is meant, what its numbers are, and its value in every bin."""
+"""Behavioural variables: choice of a series, its unit, period and lost samples, and its value in every bin."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from ldmfilter.errors import InputError
 
 #: Columns of one series that are read at once: a place has up to three.
 MOST_COLUMNS = 3
-#: A series of at most so many distinct values is one of categories: between two of them nothing lies.
+#: A series of at most so many distinct values is one of categories, which are not interpolated.
 MOST_CATEGORIES = 8
 #: Behaviour is interpolated over gaps of at most so many bins, or of its own usual step where that is longer.
 WIDEST_GAP = 3.0
-#: Why a bin has no value. `align` gives the position in this list; 0 is a bin with a value.
-REASONS = ("used", "nan", "lost", "gap", "outside")
 
 _ANGLE = re.compile(r"rad|radians?|deg|degrees?|°", re.IGNORECASE)
 _NO_UNIT = re.compile(r"|a\.?u\.?|n/?a|none|unknown|unitless|-+", re.IGNORECASE)
@@ -41,8 +39,8 @@ class Behavior:
     time (sample,), s, rising; values (sample,), NaN where missing; lost (sample,): where -1 or the like stood for
         "tracking lost"
     period: of a circular variable, in its unit (2 pi or 360); None for one on a line
-    categories: whether it takes a few values only
-    note: what was taken for granted, in words, or ""
+    categories: True for a variable of a few distinct values
+    note: assumptions that were made about it, in words, or ""
     """
 
     name: str
@@ -72,47 +70,80 @@ class Behavior:
         turn = 2 * np.pi / self.period
         return self.wrap(np.arctan2(np.sin(turn * values).mean(axis), np.cos(turn * values).mean(axis)) / turn)
 
+    @property
+    def start(self) -> float:
+        """Lowest value of a circular variable: 0 or minus half a period, as the series has it."""
+        half = (self.period or 0.0) / 2
+        return -half if np.nanmin(self.values, initial=0.0) < -2e-3 * half else 0.0
+
     def wrap(self, values: np.ndarray) -> np.ndarray:
-        """Circular values brought into the period that the series uses, from 0 or from minus half of it."""
+        """Bring circular values into the period that the series uses."""
         if self.period is None:
             return values
-        start = -self.period / 2 if np.nanmin(self.values, initial=0.0) < -1e-3 * self.period else 0.0
-        return (values - start) % self.period + start
+        return (values - self.start) % self.period + self.start
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Targets for a regression of values (bin, series): themselves, or cosines, then sines, where circular."""
+        if self.period is None:
+            return values
+        angle = 2 * np.pi / self.period * values
+        return np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+
+    def decode(self, targets: np.ndarray) -> np.ndarray:
+        """Values (bin, series) from predicted targets."""
+        if self.period is None:
+            return targets
+        cosine, sine = np.split(targets, 2, axis=1)
+        return self.wrap(np.arctan2(sine, cosine) * self.period / (2 * np.pi))
+
+
+def score(variable: Behavior, truth: np.ndarray, read: np.ndarray) -> tuple[float, float]:
+    """R2 and median absolute error of values (bin,), along the shorter arc where circular."""
+    away = variable.difference(read, truth)
+    return float(r2(variable, truth, read)), float(np.median(np.abs(away)))
+
+
+def r2(variable: Behavior, truth: np.ndarray, read: np.ndarray) -> np.ndarray:
+    """R2 over the bins of values (bin, ...), along the shorter arc where circular."""
+    spread = variable.difference(truth, variable.mean(truth, 0))
+    return np.asarray(1 - (variable.difference(read, truth) ** 2).mean(0) / (spread**2).mean(0))
+
+
+def thin(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, evenly spread."""
+    return rows if rows.size <= most else rows[np.linspace(0, rows.size - 1, most).round().astype(int)]
 
 
 def choose_behavior(session: Session, wanted: Sequence[str], circular: Sequence[str] = ()) -> list[Behavior]:
-    """The variables that are asked for, each with what its numbers are.
+    """Choose variables by name, and recognise lost samples, categories and circular variables.
 
     Args:
         session: holds the series.
         wanted: paths as `inspect` prints them or their unique last parts; a column as `led[0]`. A series of up to
             three columns gives a variable for each.
-        circular: names or paths of variables that are circular whatever their unit and name say. The others are
-            taken so where the unit is an angle, or the name is one of a direction, and the values fit one turn.
+        circular: names or paths of variables to take as circular whatever their unit and name. The others are
+            circular where the unit is an angle, or the name is one of a direction, and the values fit one turn.
 
     Raises:
         InputError: no such series or several, too many columns, no such column, values that are constant or all
-            missing, or a circular variable whose period cannot be told.
+            missing, or a circular variable of unknown period.
     """
     found: dict[str, xr.DataArray] = {}
     for text in wanted:
         path, column = _find(session, text)
         series = session.behavior[path]
         where = f"{session.source.path}: {path}"
-        if series.ndim == 1:
-            if column not in (None, 0):
-                raise InputError(f"{where} has one column; leave out [{column}]")
-            found[path] = series
-            continue
-        columns = series.shape[1]
+        columns = 1 if series.ndim == 1 else series.shape[1]
         if column is None and columns > MOST_COLUMNS:
             raise InputError(
                 f"{where} has {columns} columns, more than {MOST_COLUMNS}; choose some, as {path.split('/')[-1]}[0]"
             )
         if column is not None and column >= columns:
             raise InputError(f"{where} has {columns} columns, [0] to [{columns - 1}], and no [{column}]")
-        for one in range(columns) if column is None else [column]:
-            found[f"{path}[{one}]"] = series[:, one]
+        if series.ndim == 1:
+            found[path] = series
+        else:
+            found |= {f"{path}[{i}]": series[:, i] for i in ([column] if column is not None else range(columns))}
     names = _names(list(found))
     forced = {key for text in circular for key in _forced(text, names, session.source.path)}
     return [
@@ -122,7 +153,7 @@ def choose_behavior(session: Session, wanted: Sequence[str], circular: Sequence[
 
 
 def _find(session: Session, text: str) -> tuple[str, int | None]:
-    """The path of the series that a text means, and the column."""
+    """Path and column of the series that a text names."""
     paths = list(session.behavior)
     match = _INDEX.fullmatch(text.strip().strip("/"))
     for name, column in ((text.strip().strip("/"), None), (match[1], int(match[2])) if match else ("", None)):
@@ -180,10 +211,6 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
     if not np.isfinite(values).any():
         raise InputError(f"{where} holds no value that is not NaN; choose another behaviour")
     distinct = np.unique(values[np.isfinite(values)])
-    if distinct.size == 1:
-        raise InputError(
-            f"{where} is constant ({distinct[0]:g}); nothing can be read from it, choose another behaviour"
-        )
     categories = distinct.size <= MOST_CATEGORIES and values.size >= 10 * distinct.size
     sentinel = None if categories else _sentinel(values, distinct)
     lost = np.zeros(values.size, dtype=bool) if sentinel is None else values == sentinel
@@ -191,7 +218,9 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
     notes = [] if sentinel is None else [f"{sentinel:g} taken as tracking lost, {int(lost.sum())} samples"]
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if low == high:
-        raise InputError(f"{where} is constant ({low:g}) where tracking was not lost; choose another behaviour")
+        raise InputError(
+            f"{where} is constant ({low:g}){notes and ' where tracking was not lost'}; choose another behaviour"
+        )
     period = _period(path, unit, low, high, forced) if forced or not categories else None
     if forced and period is None:
         raise InputError(
@@ -204,14 +233,13 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
 
 
 def _sentinel(values: np.ndarray, distinct: np.ndarray) -> float | None:
-    """The number that stands for "tracking lost", -1 as a rule (times the file's conversion), or None.
+    """Value that stands for "tracking lost", -1 as a rule (times the file's conversion), or None.
 
-    It is the only negative value, comes back exactly, and the series jumps into it from anywhere, much farther than
-    it moves otherwise.
+    It is the only negative value, recurs exactly, and the series jumps to it much farther than it moves otherwise.
     """
-    if not distinct[0] < 0 <= distinct[1]:
+    if distinct.size < 2 or not distinct[0] < 0 <= distinct[1]:
         return None
-    known = values[np.isfinite(values)]  # tracking that is lost often goes through NaN first
+    known = values[np.isfinite(values)]  # lost tracking often goes through NaN first
     at = known == distinct[0]
     steps = np.abs(np.diff(known))
     into = at[1:] != at[:-1]
@@ -223,7 +251,7 @@ def _sentinel(values: np.ndarray, distinct: np.ndarray) -> float | None:
 
 
 def _period(path: str, unit: str, low: float, high: float, forced: bool) -> float | None:
-    """The period of a circular variable, or None for one on a line."""
+    """Period of a circular variable, or None for one on a line."""
 
     def fits(turn: float) -> bool:
         some = 0.01 * turn
@@ -238,10 +266,10 @@ def _period(path: str, unit: str, low: float, high: float, forced: bool) -> floa
 
 
 def align(behavior: Behavior, time: np.ndarray, bin_size: float) -> tuple[np.ndarray, np.ndarray]:
-    """The variable in every bin.
+    """Find the variable's value in every bin.
 
     Interpolated at the bin's centre from the samples on both sides (along the shorter arc where circular); the
-    nearest sample where it takes a few values only. NaN where these lie too far apart.
+    nearest sample of a category. NaN where these lie too far apart.
 
     Args:
         behavior: the variable.
@@ -249,7 +277,7 @@ def align(behavior: Behavior, time: np.ndarray, bin_size: float) -> tuple[np.nda
         bin_size: s.
 
     Returns:
-        values (time,), and why (time,): 0, or the position in `REASONS` of why there is none.
+        values (time,); and "used" (time,), or the exclusion reason: "nan", "lost", "gap" or "outside".
     """
     known = np.isfinite(behavior.values)
     t, v = behavior.time[known], behavior.values[known]
@@ -266,28 +294,19 @@ def align(behavior: Behavior, time: np.ndarray, bin_size: float) -> tuple[np.nda
         share = np.where(inside, (time - t[left]) / np.maximum(t[right] - t[left], 1e-12), 0.0)
         between = v[left] + share * behavior.difference(v[right], v[left])
         values = behavior.wrap(np.where(inside, between, v[near]))
-    # Why not: the samples on both sides, missing ones included, tell.
+    # The exclusion reason follows from the samples on both sides, missing ones included.
     after = np.searchsorted(behavior.time, time).clip(0, behavior.time.size - 1)
     before = (after - 1).clip(0)
     beyond = (time < behavior.time[0]) | (time > behavior.time[-1])
     far = np.minimum(np.abs(behavior.time[before] - time), np.abs(behavior.time[after] - time)) > widest
-    missing = np.isnan(behavior.values)
-    why = np.select(
-        [
-            usable,
-            beyond,
-            far,
-            behavior.lost[before] | behavior.lost[after],
-            missing[before] | missing[after],
-        ],
-        [0, REASONS.index("outside"), REASONS.index("gap"), REASONS.index("lost"), REASONS.index("nan")],
-        REASONS.index("gap"),
-    )
-    return np.where(usable, values, np.nan), why
+    lost = behavior.lost[before] | behavior.lost[after]
+    missing = np.isnan(behavior.values[before]) | np.isnan(behavior.values[after])
+    reason = np.select([usable, beyond, far, lost, missing], ["used", "outside", "gap", "lost", "nan"], "gap")
+    return np.where(usable, values, np.nan), reason
 
 
 def speed(behavior: Behavior, values: np.ndarray, segment: np.ndarray, bin_size: float) -> np.ndarray:
-    """How fast aligned values (time,) change, (time,), unit per s: over the bins on both sides, over one at an edge.
+    """Speed (time,), unit per s, of aligned values (time,): over the bins on both sides, over one side at an edge.
 
     NaN for a bin without a value or without a neighbour.
     """

@@ -1,4 +1,4 @@
-"""What intervals on behaviour are worth, beside those of a constant width, on two sessions.
+"""Scores of intervals on behaviour, beside those of a constant width, on two sessions.
 
     python tests/benchmarks/calibration.py [--seeds 5] [--json FILE] [--session FILE]
 
@@ -61,10 +61,10 @@ def main() -> None:
                 print(
                     f"{name}, above {speed:g}, seed {seed}: covers {at.coverage:.3f}, {at.score:.1f}", file=sys.stderr
                 )
-        for speed, ones in reports.items():
+        for speed, of_seed in reports.items():
             label = name if not speed else f"{name}, above {speed:g} {behavior[0].unit}/s"
             for i, level in enumerate(LEVELS):
-                at = [one.intervals[i] for one in ones]
+                at = [report.intervals[i] for report in of_seed]
                 covers = [a.coverage for a in at]
                 rows.append(
                     [
@@ -79,8 +79,8 @@ def main() -> None:
                 [
                     label,
                     *[float(np.median(v)) for v in zip(*[
-                        (o.read.median_error, o.read.r2, o.control.shifted_95, o.decoder.median_error, o.decoder.r2)
-                        for o in ones
+                        (r.read.median_error, r.read.r2, r.control.shifted_95, r.decoder.median_error, r.decoder.r2)
+                        for r in of_seed
                     ], strict=True)],
                 ]
             )  # fmt: skip

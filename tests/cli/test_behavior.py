@@ -1,4 +1,4 @@
-"""`decode --behavior` as a person meets it."""
+"""`decode --behavior` from the command line."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an interval is worth: coverage, width and interval score, each with its uncertainty."""
+"""Conformal calibration of intervals, and their judgement: coverage, width and interval score with standard errors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtr
 
 DRAWS = 2000  # of the block bootstrap: its standard errors are then right to 2 %
+TAIL = 4.0  # widths beyond the outermost error, where a distribution is taken to end
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class IntervalScore:
     """Intervals of one level on bins that were not used to make them; `_se` are standard errors by block bootstrap.
 
     level, coverage: shares; width: mean, in the behaviour's unit; score: mean interval score (Winkler), same unit,
-        the less the better
+        smaller is better
     constant_*: the same of intervals of one width for all bins, calibrated on the same blocks
     same_coverage_score: of intervals of one width that is tuned on the judged bins to cover as many of them
     advantage: same_coverage_score - score, and its standard error, both scores on the same draws of blocks
@@ -36,13 +38,54 @@ class IntervalScore:
     advantage_se: float
 
 
+@dataclass(frozen=True, eq=False)
+class ErrorDistribution:
+    """Distribution of a readout's error for each bin: a mixture of Gaussians, in the behaviour's unit.
+
+    errors: (bin, sample) centres of the Gaussians
+    width: (bin,) their standard deviation, above 0
+    """
+
+    errors: np.ndarray
+    width: np.ndarray
+
+    def _ends(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.errors.min(1) - TAIL * self.width, self.errors.max(1) + TAIL * self.width
+
+    def _probability(self, error: np.ndarray) -> np.ndarray:
+        return ndtr((error[:, None] - self.errors) / self.width[:, None]).mean(1)
+
+    def score(self, error: np.ndarray) -> np.ndarray:
+        """Nonconformity (bin,) of errors (bin,): the distance of their probability from one half; beyond the ends of
+        the distribution one half plus the distance from the end."""
+        low, high = self._ends()
+        beyond = np.maximum(low - error, 0) + np.maximum(error - high, 0)
+        return np.where(beyond > 0, 0.5 + beyond, np.abs(self._probability(error) - 0.5))
+
+    def bounds(self, score: float) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest error (bin,) whose nonconformity is at most `score`."""
+        low, high = self._ends()
+        if score >= 0.5:
+            return low - (score - 0.5), high + (score - 0.5)
+        return self._bisect(0.5 - score)[0], self._bisect(0.5 + score)[1]
+
+    def _bisect(self, p: float) -> tuple[np.ndarray, np.ndarray]:
+        """Errors (bin,) just below and just above the quantile p."""
+        low, high = self._ends()
+        for _ in range(20):
+            middle = (low + high) / 2
+            below = self._probability(middle) < p
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        return low, high
+
+
 def covered(truth: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Whether each value (bin,) lies within its interval, bounds included."""
+    """Mark the values (bin,) that lie within their intervals, bounds included."""
     return (truth >= lower) & (truth <= upper)
 
 
 def interval_score(truth: np.ndarray, lower: np.ndarray, upper: np.ndarray, level: float) -> np.ndarray:
-    """Interval score (bin,) of central intervals, in the unit of the truth; the less the better.
+    """Interval score (bin,) of central intervals, in the unit of the truth; smaller is better.
 
     Width, and for a value outside 2 / (1 - level) times its distance from the interval
     (Winkler 1972; Gneiting & Raftery 2007, J. Am. Stat. Assoc. 102, eq. 43).
@@ -55,7 +98,7 @@ def interval_score(truth: np.ndarray, lower: np.ndarray, upper: np.ndarray, leve
 
 
 def conformal_quantile(scores: np.ndarray, level: float) -> float:
-    """The score below which a new one lies with a probability of at least `level`; inf where they are too few.
+    """Score that a new one does not exceed with a probability of at least `level`; inf where there are too few.
 
     The ceil((n + 1) level)-th smallest of n (Vovk et al. 2005; Lei et al. 2018, J. Am. Stat. Assoc. 113).
 
@@ -66,30 +109,17 @@ def conformal_quantile(scores: np.ndarray, level: float) -> float:
     return float(np.partition(scores, rank - 1)[rank - 1]) if rank <= scores.size else np.inf
 
 
-def block_bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray], sums: np.ndarray, draws: int = DRAWS, seed: int = 0
-) -> np.ndarray:
-    """Standard errors of a statistic of sums over bins, blocks of time drawn with replacement.
-
-    Bins side by side are alike, blocks less so: blocks are what is drawn (Kunsch 1989, Ann. Stat. 17).
-
-    Args:
-        statistic: from sums (draw, quantity) to values (draw, value).
-        sums: (block, quantity) sums over each block's bins.
-        draws: how often.
-        seed: of the draws.
-    """
-    rng = np.random.default_rng(seed)
-    many = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
-    return np.asarray(statistic(many @ sums)).std(0, ddof=1)
-
-
 def block_means(values: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of values (bin, quantity) over the bins, and their standard errors over blocks (bin,)."""
+    """Means of values (bin, quantity) over the bins, and their standard errors by block bootstrap.
+
+    Neighbouring bins depend on each other, blocks (bin,) hardly: `DRAWS` times whole blocks are drawn with
+    replacement (Kunsch 1989, Ann. Stat. 17).
+    """
     blocks, of = np.unique(block, return_inverse=True)
     sums = np.zeros((blocks.size, values.shape[1] + 1))
     np.add.at(sums, of, np.column_stack([values, np.ones(len(values))]))
-    return values.mean(0), block_bootstrap(lambda total: total[:, :-1] / total[:, -1:], sums)
+    draws = np.random.default_rng(0).multinomial(blocks.size, np.full(blocks.size, 1 / blocks.size), size=DRAWS) @ sums
+    return values.mean(0), (draws[:, :-1] / draws[:, -1:]).std(0, ddof=1)
 
 
 def score_intervals(
@@ -102,16 +132,16 @@ def score_intervals(
     level: float,
     block: np.ndarray,
 ) -> IntervalScore:
-    """Judge intervals (bin,) beside those of a constant width.
+    """Score intervals beside intervals of one width.
 
     Args:
-        truth: (bin,) what happened.
+        truth: (bin,) true values.
         lower: (bin,) bounds of the intervals.
-        upper: the same.
+        upper: (bin,).
         constant_lower: (bin,) bounds of the intervals of constant width from the same calibration.
-        constant_upper: the same.
-        same: from a coverage to the bounds of intervals of that one width that covers as many of these bins.
-        level: what the intervals are meant to cover.
+        constant_upper: (bin,).
+        same: maps a coverage to the bounds of intervals of one width that cover that share of these bins.
+        level: nominal coverage.
         block: (bin,) the block of time of each bin.
     """
     hit = covered(truth, lower, upper)

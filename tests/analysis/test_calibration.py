@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ldmfilter.analysis.scores import block_means, conformal_quantile, covered, interval_score, score_intervals
+from ldmfilter.analysis.calibration import block_means, conformal_quantile, covered, interval_score, score_intervals
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
