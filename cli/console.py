@@ -1,6 +1,7 @@
-"""How the command line speaks: results on stdout, messages on stderr, one line for each refusal."""
+"""Messages, tables, progress and exit codes of the command line: results on stdout, messages on stderr."""
 
 import functools
+import itertools
 import os
 import sys
 import time
@@ -15,10 +16,12 @@ from ldmfilter.errors import InputError, TrainingError, one_line, short
 from ldmfilter.ranks import ranks
 
 if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import Console
     from rich.text import Text
 
 FAILED, UNUSABLE, INTERRUPTED = 1, 3, 130
-PATIENCE = 10.0  # s
+PATIENCE = 10.0  # s that torchrun has to end the other processes when the first has failed
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Messages")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Results only.", rich_help_panel="Messages")]
@@ -37,19 +40,40 @@ def shown(text: str, **style: Any) -> "Text":
     return Text(one_line(text), **style)
 
 
+def open_console(stderr: bool = False) -> "Console":
+    """A console of stdout or stderr. Where that is no terminal, a line stays one, however long."""
+    from rich.console import Console
+
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, width=None if terminal else 1000)
+
+
+def print_table(console: "Console", heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table without lines; one of empty heads has none. A head that begins with > is that of a column whose texts
+    stand on the right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=any(heads), header_style="dim")
+    for head in heads:
+        table.add_column(head.lstrip(">"), justify="right" if head.startswith(">") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(shown, row))
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        print(line.rstrip(), file=console.file)
+
+
 def give_up(failures: Sequence[Exception]) -> None:
-    """Where some of several things have failed: a line for each, at the end. Raises: typer.Exit, 3 where all is input
-    that cannot be used."""
+    """Print a line for each failure. Raises: typer.Exit where there is any, 3 where all is input that cannot be used,
+    else 1."""
     for error in failures:
-        say(f"ldmfilter: {_line(error)}")
+        line = str(error)
+        if not isinstance(error, InputError | TrainingError):
+            line = f"failed ({type(error).__name__}: {' '.join(line.split())}); --debug shows where"
+        say(f"ldmfilter: {line}")
     if failures:
         raise typer.Exit(UNUSABLE if all(isinstance(error, InputError) for error in failures) else FAILED)
-
-
-def _line(error: Exception) -> str:
-    if isinstance(error, InputError | TrainingError):
-        return str(error)
-    return f"failed ({type(error).__name__}: {' '.join(str(error).split())}); --debug shows where"
 
 
 Item = TypeVar("Item")
@@ -86,53 +110,60 @@ def follow(
                 bar.update(task, completed=done(item), description=text(item))
                 yield item
     else:
-        said = -total
+        last = -total
         for item in items:
-            behind = done(item)
-            if behind - said >= total / 10 or behind == total:
-                said = behind
-                say(f"{unit} {said}/{total}  {text(item)}".rstrip())
+            now = done(item)
+            if now - last >= total / 10 or now == total:
+                last = now
+                say(f"{unit} {now}/{total}  {text(item)}".rstrip())
             yield item
 
 
-def _let_the_first_speak() -> None:
-    """What all processes of torchrun fail for, the first says, and torchrun ends the others while they wait here; one
-    that fails alone speaks after that."""
+def follow_blocks(blocks: "Iterator[xr.Dataset]", bins: int) -> "Iterator[xr.Dataset]":
+    """Pass blocks of states on and show how many bins are done, where there are several blocks."""
+    from ldmfilter.filter.decode import BLOCK
+
+    ends = itertools.count(BLOCK, BLOCK)
+    return follow(blocks, bins, lambda _: min(next(ends), bins), lambda _: "", "bin", quiet=bins <= BLOCK)
+
+
+def _wait_for_the_first_process() -> None:
+    """Of processes that torchrun started, let the first report what all fail for: torchrun then ends the others."""
     if not ranks().first:
         time.sleep(PATIENCE)
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Turn what a command raises into one line on stderr and an exit code: 3 for input that cannot be used,
-    1 for a failure of ours, 130 for Ctrl-C. Warnings become lines too. A traceback only with --debug. Of processes that
-    torchrun started, the first speaks."""
+    """Turn what a command raises into one line on stderr and an exit code: 3 for input that cannot be used, 1 for any
+    other failure, 130 for Ctrl-C. Warnings become lines too. A traceback only with --debug. Of processes that torchrun
+    started, only the first prints."""
+
+    def failed(error: Exception, debug: bool) -> None:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, MemoryError):
+            reason = " ".join(str(error).split()) or "out of memory"
+            error = InputError(f"more memory is needed than there is ({reason}); give a shorter span or fewer units")
+        else:
+            _wait_for_the_first_process()
+        give_up([error])
+
+    def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+        say(f"warning: {' '.join(str(message).split())}")
 
     @functools.wraps(function)
     def run(*args: Any, debug: bool = False, quiet: bool = False, **kwargs: Any) -> None:
         quiet = quiet or not ranks().first
         with warnings.catch_warnings():
-            warnings.simplefilter("default")
+            warnings.simplefilter("ignore" if quiet else "default")
             for noise in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning):
                 warnings.simplefilter("ignore", noise)
-            warnings.showwarning = lambda message, *_, **__: (
-                None if quiet else say(f"warning: {' '.join(str(message).split())}")
-            )
+            warnings.showwarning = show_warning
             try:
                 function(*args, quiet=quiet, **kwargs)
                 sys.stdout.flush()
             except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise
-            except (InputError, TrainingError) as error:
-                _let_the_first_speak()
-                if debug:
-                    traceback.print_exc()
-                give_up([error])
-            except MemoryError as error:
-                if debug:
-                    traceback.print_exc()
-                reason = " ".join(str(error).split()) or "out of memory"
-                say(f"ldmfilter: more memory is needed than there is ({reason}); give a shorter span or fewer units")
-                raise typer.Exit(UNUSABLE) from None
             except KeyboardInterrupt:
                 say("ldmfilter: interrupted")
                 raise typer.Exit(INTERRUPTED) from None
@@ -141,9 +172,6 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(FAILED) from None
             except Exception as error:
-                _let_the_first_speak()
-                if debug:
-                    traceback.print_exc()
-                give_up([error])
+                failed(error, debug)
 
     return run

@@ -1,15 +1,17 @@
 """`ldmfilter export`."""
 
-import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow, say
-from ldmfilter_cli.decode import decoded
+from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow, follow_blocks, say
+from ldmfilter_cli.options import open_run
+
+from ldmfilter.errors import InputError
+from ldmfilter.files import disk_errors, plain_name
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -63,78 +65,82 @@ def export(
     The whole session of a run is decoded. For some of its time, smoothed states or behaviour, **decode** first and
     export what it made.
     """
-    from ldmfilter.errors import InputError
-    from ldmfilter.export import FORMATS, WRITERS, check_export, read_latents, to_nwb
-    from ldmfilter.export.latents import BLOCK, clean
-    from ldmfilter.filter.runs import Run
+    from ldmfilter.export import FORMATS, check_export
 
     if to not in FORMATS:
         raise typer.BadParameter(f"{to!r} is not one of {', '.join(FORMATS)}", param_hint="--to")
     if in_place and (to != "nwb" or out is not None):
         raise typer.BadParameter("means something only with --to nwb and without --out", param_hint="--in-place")
-    source: Run | xr.Dataset
-    if states is None or (states / "run.json").is_file():
-        source = (Run.open(states) if states is not None else Run.latest()).choose(session)
-        where = str(session or source.session_path)
-    elif states.is_dir() and not (states / ".zgroup").exists():
-        raise InputError(f"{states}: is no run folder and no store of states; name what train or decode made")
-    else:
-        source = read_latents(states)
-        where = str(session or clean(source.attrs.get("source_path", "")))
+    source, where, store = _source(states, session)
     if to == "nwb" and not where:
         raise InputError(f"{states}: does not say which file it was decoded from; name it with --session")
-    target = Path(where) if in_place else out or Path(f"{_stem(where)}-latents{FORMATS[to]}")
+    # "/data/rat 1.nwb" gives rat_1-latents, "../.." gives session-latents.
+    stem = plain_name(Path(where).stem).strip("_") or "session"
+    target = Path(where) if in_place else out or Path(f"{stem}-latents{FORMATS[to]}")
     if to == "nwb":
         from ldmfilter.export.nwb import check_session
 
         check_session(Path(where), overwrite, in_place)
     if not in_place:
-        store = "" if isinstance(source, Run) else states
         check_export(to, target, overwrite, [one for one in (where, store) if one])
-    with _states(source, where, target, quiet) if isinstance(source, Run) else nullcontext(source) as found:
-        bins = found.sizes["time"]
-
-        def shown(blocks: "Iterator[Block]") -> "Iterator[Block]":
-            hushed = quiet or bins <= BLOCK
-            return follow(blocks, bins, lambda one: one[0].stop, lambda _: f"to {target}", "bin", hushed)
-
-        if to == "nwb":
-            to_nwb(found, where, None if in_place else target, overwrite, in_place, shown)
-        else:
-            WRITERS[to](found, target, overwrite, shown)
-    if in_place and not quiet:
-        say(f"{target}: has another checksum now; commands that read a run's own session want the file as it was")
+    with _latents(source, where, target, quiet) as latents:
+        _write(latents, to, where, target, overwrite, in_place, quiet)
     print(target)
 
 
-@contextmanager
-def _states(run: "Run", where: str, target: Path, quiet: bool) -> "Iterator[xr.Dataset]":
-    """The states of a run's whole session, in a store beside the target that is there while they are written."""
-    from ldmfilter.data.binning import bin_spikes, choose_spans
-    from ldmfilter.errors import InputError
-    from ldmfilter.export import read_latents
-    from ldmfilter.files import disk_errors
-    from ldmfilter.filter.decode import select_model_units, write_latents
+def _write(
+    latents: "xr.Dataset", to: str, where: str, target: Path, overwrite: bool, in_place: bool, quiet: bool
+) -> None:
+    """Write states in a format, and show how far it is."""
+    from ldmfilter.export import WRITERS, to_nwb
+    from ldmfilter.export.latents import BLOCK
 
-    model = run.model()
-    recording = run.read(where, run.session.format)
-    if recording.source.checksum != run.checksum:
+    bins = latents.sizes["time"]
+
+    def shown(blocks: "Iterator[Block]") -> "Iterator[Block]":
+        return follow(blocks, bins, lambda one: one[0].stop, lambda _: f"to {target}", "bin", quiet or bins <= BLOCK)
+
+    if to != "nwb":
+        WRITERS[to](latents, target, overwrite, shown)
+        return
+    to_nwb(latents, where, None if in_place else target, overwrite, in_place, shown)
+    if in_place and not quiet:
+        say(f"{target}: has another checksum now; commands that read a run's own session want the file as it was")
+
+
+def _source(states: Path | None, session: Path | None) -> "tuple[Run | xr.Dataset, str, Path | None]":
+    """The run or the states to export; the session's path, "" where it is not known; and the store of the states."""
+    from ldmfilter.export import read_latents
+    from ldmfilter.export.latents import clean
+
+    if states is None or (states / "run.json").is_file():
+        run = open_run(states).choose(session)
+        return run, str(session or run.session_path), None
+    if states.is_dir() and not (states / ".zgroup").exists():
+        raise InputError(f"{states}: is no run folder and no store of states; name what train or decode made")
+    latents = read_latents(states)
+    return latents, str(session or clean(latents.attrs.get("source_path", ""))), states
+
+
+@contextmanager
+def _latents(source: "Run | xr.Dataset", where: str, target: Path, quiet: bool) -> "Iterator[xr.Dataset]":
+    """States as they are, or those of a run's whole session, in a store beside the target while they are written."""
+    from ldmfilter.analysis.decode_session import decode_session
+    from ldmfilter.export import read_latents
+    from ldmfilter.filter.runs import Run
+
+    if not isinstance(source, Run):
+        yield source
+        return
+    recording = source.read(where, source.session.format)
+    if recording.source.checksum != source.checksum:
         raise InputError(
-            f"{recording.source.path}: is not the session that {run.folder} was trained on, or has changed; "
+            f"{recording.source.path}: is not the session that {source.folder} was trained on, or has changed; "
             "decode it and export what decode made"
         )
-    counts = bin_spikes(
-        select_model_units(recording, model, run.session_unit_ids), model.bin_size_, choose_spans(recording)
-    )
     with disk_errors(target):
         scratch = tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     with scratch as folder:
         store = Path(folder) / "latents.zarr"
-        write_latents(decoded(run, model, counts, 0.95, False, quiet), store)
+        decode_session(source, recording, store, say=None if quiet else say, follow=None if quiet else follow_blocks)
         yield read_latents(store)
-
-
-def _stem(where: str) -> str:
-    """The name of a session's file as a part of another name, whatever it is made of: "/data/rat 1.nwb" is rat_1,
-    "../.." is session."""
-    return re.sub(r"[^\w-]", "_", Path(where).stem)[:60].strip("_") or "session"

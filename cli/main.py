@@ -22,8 +22,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Example: **ldmfilter train session.nwb**, then **ldmfilter decode --out latents.zarr**
 
-    What a population of neurons encodes, moment by moment, and how sure one can be: an unsupervised filter for
-    spike trains.""",
+    Latent states of a population of neurons, moment by moment, with covariances: an unsupervised Bayesian filter
+    for spike trains.""",
 )
 
 
@@ -49,8 +49,8 @@ app.command(short_help="Train a filter on a session's spikes, without labels.")(
 app.command(short_help="Decode a session into latent states with covariances.")(decode)
 app.command(short_help="Filter one bin at a time: counts on stdin, states on stdout.")(stream)
 app.command(cls=SeveralValues, short_help="Train with several values of options and compare on held-out time.")(sweep)
-app.command(short_help="Ask whether a trained filter can be trusted: numbers, verdicts, remedies.")(check)
-app.command(short_help="Ask whether runs agree: how well one's states give another's.")(compare)
-app.command(short_help="Show what a run found and how sure it may be: one page, and its numbers as JSON.")(report)
+app.command(short_help="Check whether a trained filter can be trusted: numbers, verdicts, remedies.")(check)
+app.command(short_help="Check whether runs agree: how well one's states give another's.")(compare)
+app.command(short_help="Report what a run found, with uncertainties: one page, and its numbers as JSON.")(report)
 app.command(short_help="Write states for other tools: NWB, netCDF, CSV, pynapple, Parquet.")(export)
 app.command(short_help="Run an experiment of the paper: a picture, its numbers, a verdict.")(reproduce)

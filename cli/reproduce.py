@@ -1,13 +1,11 @@
 """`ldmfilter reproduce`."""
 
 import json
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, say
+from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, open_console, print_table, say
 
 if TYPE_CHECKING:
     from ldmfilter.paper.experiment import Claim, Listed, Reproduction
@@ -53,7 +51,8 @@ def reproduce(
             known = {name: {"about": one.about, "gpu": one.gpu, "data": one.data} for name, one in FIGURES.items()}
             print(json.dumps(known, indent=1))
         else:
-            _print((name, f"{one.about} ({_needs(one)})") for name, one in FIGURES.items())
+            rows = [(name, f"{one.about} ({_needs(one)})") for name, one in FIGURES.items()]
+            print_table(open_console(), ["", ""], rows)
         return
     done = run(figure, size, out, seed, data, overwrite, (lambda text: None) if quiet else say)
     if as_json:
@@ -70,38 +69,18 @@ def _needs(figure: "Listed") -> str:
 def _show(done: "Reproduction") -> None:
     if done.outcome.note:
         print(done.outcome.note)
-    _print(
-        (
-            "holds" if claim.holds else "FAILS",
-            f"{claim.value:.4g}",
-            claim.text + _limits(claim),
-        )
+    rows = [
+        ("holds" if claim.holds else "FAILS", f"{claim.value:.4g}", claim.text + _limits(claim))
         for claim in done.outcome.claims
-    )
+    ]
+    print_table(open_console(), ["", "", ""], rows)
     print(f"{done.picture}\n{done.record}")
 
 
-def _print(rows: Iterable[tuple[str, ...]]) -> None:
-    """In columns, of which the last is folded on a terminal; a row is a line in a pipe."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console() if sys.stdout.isatty() else Console(width=1000)
-    grid = Table.grid(padding=(0, 2))
-    for row in rows:
-        while len(grid.columns) < len(row):
-            grid.add_column(no_wrap=len(grid.columns) < len(row) - 1)
-        grid.add_row(*map(Text, row))
-    with console.capture() as captured:
-        console.print(grid)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
-
-
 def _limits(claim: "Claim") -> str:
-    """What the value is held against, who set that, and whose statement it is."""
+    """The limits of the value, who set them, and whose statement it is."""
     both = (("at least", claim.least), ("at most", claim.most))
-    said = [f"{word} {limit:g}" for word, limit in both if limit is not None]
-    told = [f"{', '.join(said)}; limit: {claim.limit}"] if said else []
-    told += [f"statement: {claim.source}"] if claim.source else []
-    return f" ({'; '.join(told)})" if told else ""
+    limits = [f"{word} {limit:g}" for word, limit in both if limit is not None]
+    parts = [f"{', '.join(limits)}; limit: {claim.limit}"] if limits else []
+    parts += [f"statement: {claim.source}"] if claim.source else []
+    return f" ({'; '.join(parts)})" if parts else ""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldmfilter_cli.console import follow, give_up, say
-from ldmfilter_cli.decode import decode_one
 
+from ldmfilter.analysis.decode_session import DecodeOptions, decode_session
 from ldmfilter.cluster import Tell, Word, connect, work
 from ldmfilter.data.untrusted.remote import absolute
 from ldmfilter.errors import InputError
@@ -25,7 +25,7 @@ def decode_several(
     the_run: Run,
     sessions: Sequence[Path],
     out: Path,
-    options: dict[str, Any],
+    options: DecodeOptions,
     overwrite: bool,
     dask: str | None,
     as_json: bool,
@@ -41,7 +41,9 @@ def decode_several(
     stores = [out / f"{name}.zarr" for name in plain_names(paths)] if len(paths) > 1 else [out]
     folder = _folder(out) if len(paths) > 1 else check_target(out, overwrite=True).absolute().parent
     run = os.path.abspath(the_run.folder)
-    tasks = [(run, path, os.path.abspath(store), options, overwrite) for path, store in zip(paths, stores, strict=True)]
+    tasks = [
+        (run, path, os.path.abspath(store), vars(options), overwrite) for path, store in zip(paths, stores, strict=True)
+    ]
     done = the_run.model().history_[-1].step
     if done < the_run.config.filter.max_steps and not quiet:
         wanted = the_run.config.filter.max_steps
@@ -80,7 +82,7 @@ def decode_several(
 def _decode(run: str, session: str, store: str, options: dict[str, Any], overwrite: bool, tell: Tell) -> str:
     """One session, here or on a worker. What is done already is not done again, whoever asks twice."""
     the_run = Run.open(run)
-    made = decode_one(the_run, Path(session), Path(store), **options, overwrite=overwrite, quiet=True, keep=True)
+    made = decode_session(the_run, session, store, DecodeOptions(**options), overwrite=overwrite, keep=True)
     return "kept" if made is None else "done"
 
 

@@ -10,12 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.choice import TIME, Dask, Interval, Spans, parse_spans
 from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, follow, give_up, say, shown
-from ldmfilter_cli.train import MODEL, RUN, TRAINING, UNITS, option, parse_widths
+from ldmfilter_cli.options import RUN, Dask, Interval, Spans, option, parse_spans, parse_widths
 from typer.core import TyperCommand
 
-from ldmfilter.config import DEVICES, ENTROPIES, PRECISIONS, Config, DataConfig, FilterConfig
+from ldmfilter.config import (
+    DEVICES,
+    ENTROPIES,
+    MODEL,
+    PRECISIONS,
+    TIME,
+    TRAINING,
+    UNITS,
+    Config,
+    DataConfig,
+    FilterConfig,
+)  # fmt: skip
 from ldmfilter.data.untrusted.remote import absolute, remote_address
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.files import plain_names

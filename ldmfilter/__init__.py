@@ -1,4 +1,4 @@
-"""ldmfilter: what a population of neurons encodes, moment by moment, and how sure one can be.
+"""ldmfilter: latent states of a population of neurons, with covariances, from its spikes.
 
     session = ldmfilter.read_session("session.nwb")
     counts = ldmfilter.bin_spikes(session, 0.1)
@@ -12,50 +12,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ldmfilter.data import read_session
-    from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
-    from ldmfilter.data.session import Session
-    from ldmfilter.data.windows import reserve
-    from ldmfilter.errors import InputError, TrainingError
-    from ldmfilter.filter.model import LDMFilter, load
-    from ldmfilter.filter.online import OnlineFilter
-    from ldmfilter.version import __version__
+    from ldmfilter.data import read_session as read_session
+    from ldmfilter.data.binning import bin_spikes as bin_spikes
+    from ldmfilter.data.binning import choose_spans as choose_spans
+    from ldmfilter.data.binning import choose_units as choose_units
+    from ldmfilter.data.session import Session as Session
+    from ldmfilter.data.windows import reserve as reserve
+    from ldmfilter.errors import InputError as InputError
+    from ldmfilter.errors import TrainingError as TrainingError
+    from ldmfilter.filter.model import LDMFilter as LDMFilter
+    from ldmfilter.filter.model import load as load
+    from ldmfilter.filter.online import OnlineFilter as OnlineFilter
+    from ldmfilter.version import __version__ as __version__
 
-_HOMES = {
-    "read_session": "ldmfilter.data",
-    "bin_spikes": "ldmfilter.data.binning",
-    "choose_spans": "ldmfilter.data.binning",
-    "choose_units": "ldmfilter.data.binning",
-    "reserve": "ldmfilter.data.windows",
-    "Session": "ldmfilter.data.session",
-    "InputError": "ldmfilter.errors",
-    "TrainingError": "ldmfilter.errors",
-    "LDMFilter": "ldmfilter.filter.model",
-    "load": "ldmfilter.filter.model",
-    "OnlineFilter": "ldmfilter.filter.online",
-    "__version__": "ldmfilter.version",
+# Names by the module that they are in.
+_NAMES = {
+    "data": ("read_session",),
+    "data.binning": ("bin_spikes", "choose_spans", "choose_units"),
+    "data.session": ("Session",),
+    "data.windows": ("reserve",),
+    "errors": ("InputError", "TrainingError"),
+    "filter.model": ("LDMFilter", "load"),
+    "filter.online": ("OnlineFilter",),
+    "version": ("__version__",),
 }
-__all__ = [
-    "InputError",
-    "LDMFilter",
-    "OnlineFilter",
-    "Session",
-    "TrainingError",
-    "__version__",
-    "bin_spikes",
-    "choose_spans",
-    "choose_units",
-    "load",
-    "read_session",
-    "reserve",
-]
+_MODULES = {name: f"ldmfilter.{module}" for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'ldmfilter' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

@@ -1,43 +1,73 @@
-"""The configuration: typed, validated, and written as TOML. One field here is one option of the command line."""
+"""The configuration: typed, validated, and written as TOML.
+
+A field here is an option of the command line, a key of the TOML file and, of `FilterConfig`, a setting of `LDMFilter`.
+To add an option, add a field.
+"""
 
 import dataclasses
 import math
 import numbers
+import operator
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ldmfilter.errors import InputError
 
 ENTROPIES = ("logdet", "knn", "stopgrad", "kde")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-#: Beyond these a slip of the finger is likelier than a machine that holds it.
-MOST = {
-    "latent_dim": 1024, "state_dim": 1024, "hidden": 2**16, "batch_size": 2**16, "window": 2**20, "max_steps": 2**31,
-}  # fmt: skip
+
+# Groups of options in the help of the command line.
+TIME, UNITS, MODEL, TRAINING = "Time", "Units", "Model", "Training"
 
 
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+# Bounds of a number, by their names in `option`: in words, and how a value is compared.
+_BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "least": ("of {:,} or more", operator.ge),
+    "above": ("above {:,}", operator.gt),
+    "most": ("up to {:,}", operator.le),
+    "below": ("below {:,}", operator.lt),
+}
+
+
+def option(default: Any, help: str, panel: str, **more: Any) -> Any:
+    """A field that is an option.
+
+    Args:
+        default: its value where none is given.
+        help: one sentence, with the unit.
+        panel: its group in the help of the command line.
+        **more: `least`, `above`, `most`, `below`: bounds of a number, or of each of several; `choices`: the texts that
+            are allowed; `noun`: a value in words, as "a share"; `metavar` and `flag`: how the command line shows it,
+            where that is not by its type and its name.
+    """
+    return field(default=default, metadata={"help": help, "panel": panel, **more})
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which spikes are used, and in which bins."""
 
-    bin_size: float = _option(0.1, "Width of a time bin, s.")
-    interval: str | None = _option(None, "Interval table and tag, as epochs=run; a table alone takes all its rows.")
-    spans: tuple[tuple[float, float], ...] = _option(
-        (), "Spans of time to use, s; with an interval, what lies in both."
+    bin_size: float = option(0.1, "Width of a time bin, s.", TIME, noun="a number of seconds", above=0)
+    interval: str | None = option(
+        None, "Rows of an interval table, as epochs=run; a table alone takes all.", TIME, metavar="TABLE=TAG"
     )
-    units: str | None = _option(None, "Expression on unit columns, as \"quality == 'good'\".")
-    min_rate: float = _option(0.0, "Lowest mean rate of a unit that is used, Hz; silent units are always left out.")
-    reserve: float = _option(
-        0.4, "Share of the time, in blocks, that training never sees: there the filter is judged; 0 trains on all."
-    )
+    spans: tuple[tuple[float, float], ...] = option(
+        (), "Seconds; repeatable; an end may be left open. With --interval, what lies in both.",
+        TIME, flag="span", metavar="START:STOP",
+    )  # fmt: skip
+    units: str | None = option(None, "Expression on unit columns, as \"quality == 'good'\".", UNITS, metavar="QUERY")
+    min_rate: float = option(
+        0.0, "Lowest mean rate of a unit that is used, Hz; silent units are always left out.",
+        UNITS, metavar="HZ", noun="a rate in Hz", least=0,
+    )  # fmt: skip
+    reserve: float = option(
+        0.4, "Share of the time, in blocks, that training never sees: there the filter is judged; 0 trains on all.",
+        TIME, noun="a share", least=0, most=0.8,
+    )  # fmt: skip
 
     def validate(self) -> None:
         """Check what can be checked without a session.
@@ -45,50 +75,51 @@ class DataConfig:
         Raises:
             InputError: a value is of another type or outside its range; names the option and what it must be.
         """
-        _check_types(self, DataConfig)
-        _require(
-            math.isfinite(self.bin_size) and self.bin_size > 0,
-            "bin_size",
-            self.bin_size,
-            "a positive number of seconds",
-        )
-        _require(
-            math.isfinite(self.min_rate) and self.min_rate >= 0,
-            "min_rate",
-            self.min_rate,
-            "a rate of 0 Hz or more",
-        )
-        _require(0 <= self.reserve <= 0.8, "reserve", self.reserve, "a share from 0 to 0.8")
+        _check(self, DataConfig)
         for start, stop in self.spans:
-            _require(
-                stop > start,
-                "span", f"{start}:{stop}", "START:STOP in seconds with STOP after START",
-            )  # fmt: skip
+            _require(stop > start, "span", f"{start}:{stop}", "START:STOP in seconds with STOP after START")
 
 
 @dataclass
 class FilterConfig:
-    """Shape of the filter and the settings of its training."""
+    """Shape of the filter and the settings of its training. The upper bounds of sizes catch errors of typing."""
 
-    latent_dim: int = _option(8, "Dimensions of the pseudo-observation z.")
-    state_dim: int | None = _option(None, "Dimensions of the hidden state h; without it those of z, the fewest.")
-    entropy: str = _option("logdet", "Estimator of the entropy that prevents collapse: " + ", ".join(ENTROPIES) + ".")
-    seed: int = _option(0, "Seed of everything random.")
-    max_steps: int = _option(600, "Training steps; held-out time chooses the step that is kept.")
-    learning_rate: float = _option(1e-3, "Highest step size of AdamW, which rises in 50 steps and falls as a cosine.")
-    batch_size: int = _option(64, "Windows of each session in a training step.")
-    window: int = _option(32, "Bins in a training window.")
-    warmup: int = _option(8, "First bins of a window, which warm the filter up and carry no loss.")
-    hidden: tuple[int, ...] = _option((128, 128), "Widths of the encoder's hidden layers.")
-    dropout: float = _option(0.1, "Share of units and activations dropped in training.")
-    weight_decay: float = _option(0.01, "Weight decay of the encoder.")
-    held_out: float = _option(0.15, "Share of the time, in blocks, that is held out to choose the step.")
-    refit: bool = _option(
+    latent_dim: int = option(8, "Dimensions of the pseudo-observation z.", MODEL, least=1, most=1024)
+    state_dim: int | None = option(
+        None, "Dimensions of the hidden state h; without it those of z, the fewest.", MODEL, least=1, most=1024
+    )
+    entropy: str = option("logdet", "Estimator of the entropy that prevents collapse.", TRAINING, choices=ENTROPIES)
+    seed: int = option(0, "Seed of everything random.", TRAINING, least=0, most=2**63 - 1)
+    max_steps: int = option(
+        600, "Training steps; held-out time chooses the step that is kept.", TRAINING, least=1, most=2**31
+    )
+    learning_rate: float = option(
+        1e-3, "Highest step size of AdamW, which rises in 50 steps and falls as a cosine.", TRAINING, above=0, most=1
+    )
+    batch_size: int = option(64, "Windows of each session in a training step.", TRAINING, least=2, most=2**16)
+    window: int = option(32, "Bins in a training window.", TRAINING, least=1, most=2**20)
+    warmup: int = option(
+        8, "First bins of a window, which warm the filter up and carry no loss.", TRAINING, least=1, most=2**20
+    )
+    hidden: tuple[int, ...] = option(
+        (128, 128), "Widths of the encoder's hidden layers.",
+        MODEL, metavar="WIDTH,WIDTH", noun="a width", least=1, most=2**16,
+    )  # fmt: skip
+    dropout: float = option(
+        0.1, "Share of units and activations dropped in training.", MODEL, noun="a share", least=0, below=1
+    )
+    weight_decay: float = option(0.01, "Weight decay of the encoder.", TRAINING, least=0)
+    held_out: float = option(
+        0.15, "Share of the time, in blocks, that is held out to choose the step.",
+        TRAINING, noun="a share", above=0, most=0.5,
+    )  # fmt: skip
+    refit: bool = option(
         False,
         "After training, fit noise with a memory to the encoder, by maximum likelihood: truer predictions.",
+        TRAINING,
     )
-    device: str = _option("auto", "Where to compute: " + ", ".join(DEVICES) + ".")
-    precision: str = _option("32-true", "Precision of the encoder: " + ", ".join(PRECISIONS) + ".")
+    device: str = option("auto", "Where to compute; auto is CUDA where there is one.", TRAINING, choices=DEVICES)
+    precision: str = option("32-true", "Precision of the encoder.", TRAINING, choices=PRECISIONS)
 
     @property
     def states(self) -> int:
@@ -101,60 +132,34 @@ class FilterConfig:
         Raises:
             InputError: a value is of another type or outside its range; names the option and what it must be.
         """
-        _check_types(self, FilterConfig)
-        for name in ("latent_dim", "max_steps", "warmup"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of 1 or more")
-        for name, most in MOST.items():
-            value = getattr(self, name)
-            for size in value if isinstance(value, tuple | list) else () if value is None else (value,):
-                _require(size <= most, name, size, f"at most {most:,}")
-        _require(
-            self.states >= self.latent_dim,
-            "state_dim",
-            self.states,
-            f"at least latent_dim, {self.latent_dim}",
-        )
+        _check(self, FilterConfig)
+        _require(self.states >= self.latent_dim, "state-dim", self.states, f"at least latent_dim, {self.latent_dim}")
         _require(self.window >= self.warmup + 2, "window", self.window, f"at least warmup + 2, {self.warmup + 2}")
-        _require(self.entropy in ENTROPIES, "entropy", self.entropy, "one of " + ", ".join(ENTROPIES))
-        _require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
-        _require(
-            self.batch_size >= 2,
-            "batch_size",
-            self.batch_size,
-            "a whole number of 2 or more",
-        )
-        _require(
-            0 < self.learning_rate <= 1,
-            "learning_rate",
-            self.learning_rate,
-            "a number above 0 and up to 1",
-        )
-        _require(all(size >= 1 for size in self.hidden), "hidden", list(self.hidden), "widths of 1 or more")
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "a share from 0 to below 1")
-        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "a number of 0 or more")
-        _require(0 < self.held_out <= 0.5, "held_out", self.held_out, "a share above 0 and up to 0.5")
-        _require(self.device in DEVICES, "device", self.device, "one of " + ", ".join(DEVICES))
-        _require(self.precision in PRECISIONS, "precision", self.precision, "one of " + ", ".join(PRECISIONS))
+
+
+TABLES: dict[str, type] = {"data": DataConfig, "filter": FilterConfig}
+OPTIONS = {one.name: one for table in TABLES.values() for one in dataclasses.fields(table)}
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything a run was made with."""
 
-    data: DataConfig
-    filter: FilterConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
 
     def validate(self) -> None:
         """Raises: InputError, as its parts do."""
         self.data.validate()
         self.filter.validate()
 
+    def resolved(self) -> "Config":
+        """A copy in which no default depends on another option: `state_dim` is a number."""
+        return self.replace(state_dim=self.filter.states)
+
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain types only, as TOML and JSON take them; options that are None are left out."""
-        return {
-            "data": settings(self.data),
-            "filter": settings(self.filter),
-        }
+        return {name: settings(getattr(self, name)) for name in TABLES}
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], where: str) -> "Config":
@@ -163,13 +168,10 @@ class Config:
         Raises:
             InputError: an unknown table or option, or a value of the wrong type; `where` names the file.
         """
-        unknown = sorted(set(raw) - {"data", "filter"})
+        unknown = sorted(set(raw) - set(TABLES))
         if unknown:
             raise InputError(f"{where}: unknown table [{unknown[0]}]; the tables are [data] and [filter]")
-        config = cls(
-            _build(DataConfig, raw.get("data", {}), f"{where}: [data]"),
-            _build(FilterConfig, raw.get("filter", {}), f"{where}: [filter]"),
-        )
+        config = cls(**{name: _build(table, raw.get(name, {}), f"{where}: [{name}]") for name, table in TABLES.items()})
         try:
             config.validate()
         except InputError as error:
@@ -193,16 +195,16 @@ class Config:
 
     def replace(self, **options: Any) -> "Config":
         """A copy with some options replaced, each by its field name, wherever the field lies."""
-        data = {k: v for k, v in options.items() if k in _names(DataConfig)}
-        rest = {k: v for k, v in options.items() if k not in data}
+        data = {name: value for name, value in options.items() if name in DataConfig.__dataclass_fields__}
+        rest = {name: value for name, value in options.items() if name not in data}
         return Config(dataclasses.replace(self.data, **data), dataclasses.replace(self.filter, **rest))
 
 
 def settings(part: DataConfig | FilterConfig) -> dict[str, Any]:
     """A configuration's fields as plain types (tuples as lists), without those that are None."""
-    base = DataConfig if isinstance(part, DataConfig) else FilterConfig
-    values = {name: getattr(part, name) for name in _names(base)}
-    return {name: _plain(value) for name, value in values.items() if value is not None}
+    table = DataConfig if isinstance(part, DataConfig) else FilterConfig
+    values = {one.name: _plain(getattr(part, one.name)) for one in dataclasses.fields(table)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def build_filter_config(raw: Any, where: str) -> FilterConfig:
@@ -222,81 +224,78 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a TOML file ({error}); see config.toml in a run folder for an example") from None
 
 
+def kind(one: dataclasses.Field) -> Any:
+    """The type of an option's values: its annotation without None."""
+    kinds = get_args(one.type)
+    return kinds[0] if type(None) in kinds else one.type
+
+
+# A value of a type, in words.
+_NOUNS = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text",
+    tuple[int, ...]: "whole numbers", tuple[tuple[float, float], ...]: "pairs of numbers",
+}  # fmt: skip
+_NUMBERS: dict[Any, type] = {int: numbers.Integral, float: numbers.Real}  # those of numpy too
+
+
+def _convert(wanted: Any, value: Any) -> Any:
+    """A value as one of a type. Raises: TypeError or OverflowError where it is none."""
+    if inner := get_args(wanted):
+        if not isinstance(value, tuple | list) or (inner[-1] is not ... and len(value) != len(inner)):
+            raise TypeError
+        return tuple(_convert(inner[0], part) for part in value)
+    if isinstance(value, bool) != (wanted is bool) or not isinstance(value, _NUMBERS.get(wanted, wanted)):
+        raise TypeError
+    return wanted(value)
+
+
+def _checked(one: dataclasses.Field, value: Any, where: str) -> Any:
+    """A value as its option's type. Raises: InputError, naming `where`, for another type or what is not allowed."""
+    of, about = kind(one), one.metadata
+    try:
+        value = _convert(of, value)
+    except (TypeError, OverflowError):
+        shown = " ".join(repr(_plain(value)).split())[:60]
+        raise InputError(f"{where} is {shown}; it must be {_NOUNS[of]}") from None
+    if "choices" in about:
+        _require(value in about["choices"], where, value, "one of " + ", ".join(about["choices"]))
+    bounds = [(*_BOUNDS[key], about[key]) for key in _BOUNDS if key in about]
+    wanted = " and ".join(text.format(bound) for text, _, bound in bounds)
+    for number in (value if isinstance(value, tuple) else (value,)) if bounds else ():
+        ok = number < math.inf and all(compare(number, bound) for _, compare, bound in bounds)
+        _require(ok, where, number, f"{about.get('noun', _NOUNS[of])} {wanted}")
+    return value
+
+
+def _check(part: DataConfig | FilterConfig, table: type) -> None:
+    """Raises: InputError for the first option whose value is of another type or not allowed."""
+    for one in dataclasses.fields(table):
+        value = getattr(part, one.name)
+        if value is not None or kind(one) is one.type:
+            _checked(one, value, one.name.replace("_", "-"))
+
+
 def _require(ok: bool, name: str, value: Any, wanted: str) -> None:
     if not ok:
-        raise InputError(f"{name.replace('_', '-')} is {value}; it must be {wanted}")
-
-
-def _names(cls: type) -> list[str]:
-    return [f.name for f in dataclasses.fields(cls)]
+        raise InputError(f"{name} is {value}; it must be {wanted}")
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [_plain(one) for one in value]
     # numpy's numbers are known neither to TOML nor to JSON
     return value.item() if isinstance(value, numbers.Number) and hasattr(value, "item") else value
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
-
-
-def _build(cls: type, raw: Any, where: str) -> Any:
+def _build(table: type, raw: Any, where: str) -> Any:
+    """A configuration's table from plain types. Raises: InputError, naming `where`."""
     if not isinstance(raw, dict):
         raise InputError(f"{where}: must be a table of options")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    known = {one.name: one for one in dataclasses.fields(table)}
     values = {}
     for name, value in raw.items():
         key = name.replace("-", "_")
-        if key not in fields:
-            raise InputError(f"{where}: unknown option {name!r}; the options are {', '.join(fields)}")
-        values[key] = _checked(fields[key], _frozen(value), f"{where}: {name}")
-    return cls(**values)
-
-
-def _check_types(part: DataConfig | FilterConfig, base: type) -> None:
-    for spec in dataclasses.fields(base):
-        value = getattr(part, spec.name)
-        if value is not None or "None" not in str(spec.type):
-            _checked(spec, _frozen(value), spec.name.replace("_", "-"))
-
-
-def _checked(spec: dataclasses.Field, value: Any, where: str) -> Any:
-    kind = str(getattr(spec.type, "__name__", spec.type)).removesuffix(" | None")
-    if kind not in _KINDS:
-        kind = spec.name
-    wanted, fits, convert = _KINDS[kind]
-    if not fits(value):
-        shown = " ".join(repr(_plain(value)).split())
-        raise InputError(f"{where} is {shown[:60]}; it must be {wanted}")
-    return convert(value)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _is_spans(value: Any) -> bool:
-    return isinstance(value, tuple) and all(
-        isinstance(span, tuple) and len(span) == 2 and all(map(_is_number, span)) for span in value
-    )
-
-
-# What a field of a type, or of a name where its type is a tuple, must be; how to see it; what it becomes.
-_KINDS: dict[str, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
-    "bool": ("true or false", lambda value: isinstance(value, bool), bool),
-    "int": ("a whole number", _is_whole, int),
-    "float": ("a number", _is_number, float),
-    "str": ("text", lambda value: isinstance(value, str), str),
-    "hidden": ("whole numbers", lambda value: isinstance(value, tuple) and all(map(_is_whole, value)), tuple),
-    "spans": (
-        "pairs of numbers",
-        _is_spans,
-        lambda value: tuple((float(start), float(stop)) for start, stop in value),
-    ),
-}
+        if key not in known:
+            raise InputError(f"{where}: unknown option {name!r}; the options are {', '.join(known)}")
+        values[key] = _checked(known[key], value, f"{where}: {name}")
+    return table(**values)

@@ -1,4 +1,4 @@
-"""The ways this package says no, and how a text of unknown origin is said."""
+"""Errors that a person can act on, and texts of unknown origin made safe to print."""
 
 import re
 

@@ -27,19 +27,19 @@ WHOLE, NUMBER, TEXT, BOOL = "a whole number", "a number", "text", "true or false
         ("latent_dim", "2", "'2'", WHOLE),
         ("latent_dim", None, "None", WHOLE),
         ("latent_dim", math.nan, "nan", WHOLE),
-        ("latent_dim", 10**30, "1" + "0" * 30, "at most 1,024"),
+        ("latent_dim", 10**30, "1" + "0" * 30, "a whole number of 1 or more and up to 1,024"),
         ("latent_dim", np.array([1, 2]), "array([1, 2])", WHOLE),
         ("state_dim", 4.5, "4.5", WHOLE),
         ("hidden", 16, "16", "whole numbers"),
         ("hidden", "16,16", "'16,16'", "whole numbers"),
         ("hidden", [16, 2.5], "[16, 2.5]", "whole numbers"),
-        ("hidden", (10**9,), "1000000000", "at most 65,536"),
+        ("hidden", (10**9,), "1000000000", "a width of 1 or more and up to 65,536"),
         ("window", math.inf, "inf", WHOLE),
         ("learning_rate", math.nan, "nan", "a number above 0 and up to 1"),
         ("learning_rate", math.inf, "inf", "a number above 0 and up to 1"),
         ("learning_rate", "fast", "'fast'", NUMBER),
         ("dropout", False, "False", NUMBER),
-        ("dropout", math.nan, "nan", "a share from 0 to below 1"),
+        ("dropout", math.nan, "nan", "a share of 0 or more and below 1"),
         ("refit", 1, "1", BOOL),
         ("entropy", ["logdet"], "['logdet']", TEXT),
         ("device", None, "None", TEXT),
@@ -54,10 +54,10 @@ def test_settings_of_the_wrong_type(name, value, shown, wanted):
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
-        ("bin_size", math.nan, "a positive number of seconds"),
+        ("bin_size", math.nan, "a number of seconds above 0"),
         ("bin_size", "0.1", NUMBER),
-        ("min_rate", math.inf, "a rate of 0 Hz or more"),
-        ("reserve", math.nan, "a share from 0 to 0.8"),
+        ("min_rate", math.inf, "a rate in Hz of 0 or more"),
+        ("reserve", math.nan, "a share of 0 or more and up to 0.8"),
         ("interval", 4, TEXT),
         ("spans", 5, "pairs of numbers"),
         ("spans", ((0, 1, 2),), "pairs of numbers"),
@@ -102,11 +102,11 @@ def test_any_value_is_a_setting_or_one_line(given_values):
     data = {name: value for name, value in given_values.items() if name in DataConfig.__dataclass_fields__}
     rest = {name: value for name, value in given_values.items() if name not in data}
     try:
-        config, said = Config.from_dict({"data": data, "filter": rest}, "x.toml"), "x.toml: "
+        config, line = Config.from_dict({"data": data, "filter": rest}, "x.toml"), "x.toml: "
     except InputError as error:
-        config, said = None, str(error)
-    assert said.startswith("x.toml: ")
-    assert said.isprintable()
+        config, line = None, str(error)
+    assert line.startswith("x.toml: ")
+    assert line.isprintable()
     if config is not None:
         assert Config.from_dict(tomllib.loads(config.to_toml()), "x.toml") == config
         assert build_filter_config(plain(config.filter), "x") == config.filter

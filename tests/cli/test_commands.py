@@ -17,6 +17,7 @@ import xarray as xr
 
 from ldmfilter.data.session import Session
 from ldmfilter.data.simulate import linear_track_session
+from ldmfilter.version import __version__
 from tests.cli.conftest import QUICK, Ended, here, ldmfilter
 
 SAMPLE = Path(__file__).parents[2] / "sample_data" / "linear_track_sim.nwb"
@@ -41,6 +42,13 @@ def test_help_begins_with_an_example(words, tmp_path):
     assert ended.code == 0
     text = ended.out.split("Usage:")[1].split("\n", 1)[1].strip()
     assert text.startswith(("Example: ldmfilter ", "Example: acquisition | ldmfilter "))
+
+
+@pytest.mark.parametrize("module", ["ldmfilter", "ldmfilter_cli"])
+def test_as_a_module(module, tmp_path):
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"ldmfilter {__version__}\n", "")
 
 
 def test_help_needs_nothing_heavy(tmp_path):
@@ -251,7 +259,7 @@ def test_files_that_are_no_session(tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--bin-size", "0"], "bin-size is 0.0; it must be a positive number of seconds"),
+        (["--bin-size", "0"], "bin-size is 0.0; it must be a number of seconds above 0"),
         (["--bin-size", "-1"], "bin-size is -1.0"),
         (["--bin-size", "nan"], "bin-size is nan"),
         (["--bin-size", "500"], "longer than"),
@@ -279,7 +287,7 @@ def test_options_that_cannot_be_used(session_file, tmp_path, words, expected):
         ("bin_size = 1", "unknown table [bin_size]; the tables are [data] and [filter]"),
         ("[filter]\ndepth = 3", "unknown option 'depth'; the options are latent_dim"),
         ("[filter]\nlatent_dim = 'two'", "latent_dim is 'two'; it must be a whole number"),
-        ("[filter]\nlatent_dim = -2", "latent-dim is -2"),
+        ("[filter]\nlatent_dim = -2", "latent_dim is -2; it must be a whole number of 1 or more"),
         ("[filter", "not a TOML file"),
     ],
 )

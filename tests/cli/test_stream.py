@@ -207,7 +207,7 @@ def test_each_state_goes_out_while_stdin_is_open(trained, counts):
                 assert select.select([process.stdout], [], [], 60)[0], "no state came"
                 assert json.loads(process.stdout.readline())["bin"] == n
             process.stdin.close()
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
 
@@ -225,7 +225,7 @@ def test_a_reader_that_leaves_ends_it_quietly(trained, counts):
             process.stdout.close()
             process.stdin.write(line * 5)
             process.stdin.close()
-            process.wait(10)
+            process.wait(60)
             said = process.stderr.read().decode().splitlines()
         finally:
             process.kill()

@@ -1,0 +1,165 @@
+"""Options of the command line: those of the configuration, made from its fields, and those that commands share."""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ldmfilter.config import DEVICES, OPTIONS, kind
+from ldmfilter.data import FORMATS
+
+if TYPE_CHECKING:
+    from ldmfilter.filter.runs import Run
+
+RUN, BEHAVIOR = "Run", "Behaviour"
+SESSION = "NWB file or address, session in zarr, sorter's folder, pynapple file, or counts."
+
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="|".join(FORMATS), help="What the session is; without it its content decides."),
+]
+RunFolder = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Run folder; without it the latest below runs/.")
+]
+RunSession = Annotated[
+    Path | None, typer.Option(metavar="SESSION", help="Which of the run's sessions, where it has several.")
+]
+Device = Annotated[
+    str, typer.Option(metavar="|".join(DEVICES), help="Where to compute; auto is CUDA where there is one.")
+]
+Behaviors = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATH",
+        help="Behaviour to read from the states, as `inspect` prints it or its unique last part, a column as led[0]; "
+        "repeatable.",
+        rich_help_panel=BEHAVIOR,
+    ),
+]
+Circular = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="A behaviour that is circular; repeatable. Angles and directions are seen without.",
+        rich_help_panel=BEHAVIOR,
+    ),
+]
+MinSpeed = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        help="Leave out bins in which the first behaviour changes more slowly, its unit per s.",
+        rich_help_panel=BEHAVIOR,
+    ),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option(metavar="FILE.toml", help="Options; the command line wins.", rich_help_panel=RUN)
+]
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS|local",
+        help="Work on a Dask cluster: its scheduler's address, as tcp://HOST:8786, or one process a core here. Workers "
+        "need this package and the same files under the same paths. Needs ldmfilter[dask].",
+    ),
+]
+
+
+def open_run(folder: Path | None) -> "Run":
+    """The run of a folder, or the latest below runs/. Raises: InputError, as `Run.open` and `Run.latest`."""
+    from ldmfilter.filter.runs import Run
+
+    return Run.latest() if folder is None else Run.open(folder)
+
+
+def parse_widths(text: str) -> tuple[int, ...]:
+    """Widths of "128,128". Raises: typer.BadParameter for another form."""
+    try:
+        return tuple(int(width) for width in text.split(",") if width.strip())
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of widths, as 128,128", param_hint="--hidden") from None
+
+
+def parse_span(text: str) -> tuple[float, float]:
+    """A span of "START:STOP", s; an empty end is open. Raises: typer.BadParameter for another form."""
+    start, colon, stop = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        return float(start) if start.strip() else -math.inf, float(stop) if stop.strip() else math.inf
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not START:STOP in seconds, as 10:60", param_hint="--span") from None
+
+
+def parse_spans(texts: list[str] | None) -> tuple[tuple[float, float], ...]:
+    """Spans, as `parse_span` reads each."""
+    return tuple(map(parse_span, texts or ()))
+
+
+# The types of fields that are no types of typer: how their text is given, and what reads it.
+_TEXTS: dict[Any, tuple[Any, Callable[[str], Any]]] = {
+    tuple[int, ...]: (str, parse_widths),
+    tuple[tuple[float, float], ...]: (list[str], parse_span),
+}
+
+
+def option(name: str, panel: str | None = None, **more: Any) -> Any:
+    """The option of a field of the configuration, with the field's flag, help, metavar and default."""
+    one = OPTIONS[name]
+    about, default = one.metadata, one.default
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default)) or None
+    shown = "" if default is None else f" (default: {default})"
+    more = {"metavar": about.get("metavar") or "|".join(about.get("choices", ())) or None} | more
+    flags = [f"--{about['flag']}"] if "flag" in about else []
+    return typer.Option(
+        *flags, help=about["help"] + shown, rich_help_panel=panel or about["panel"], show_default=False, **more
+    )
+
+
+Interval = Annotated[str | None, option("interval")]
+Spans = Annotated[list[str] | None, option("spans")]
+
+
+def _parameter(name: str, several: bool) -> inspect.Parameter:
+    """The parameter of a command for a field of the configuration."""
+    of = kind(OPTIONS[name])
+    text, parser = _TEXTS.get(of, (of, None))
+    made = option(name, parser=parser)
+    if several:
+        text, made.metavar = list[text], f"{made.metavar or 'N'} ..."  # type: ignore[valid-type]
+    annotation = Annotated[text | None, made]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def with_options(*names: str, several: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of these fields of the configuration in place of its parameter `options`, a dict of
+    those that a person gave; each of `several` may be given several times, and its value is the list of them."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(**values: Any) -> None:
+            named = {name: values.pop(name, None) for name in (*several, *names)}
+            given = {
+                name: tuple(value) if isinstance(value, list) and name not in several else value
+                for name, value in named.items()
+                if value is not None and value != []
+            }
+            function(**values, options=given)
+
+        signature = inspect.signature(function)
+        parameters: list[inspect.Parameter] = []
+        for one in signature.parameters.values():
+            made = [one]
+            if one.name == "options":
+                made = [_parameter(name, name in several) for name in (*several, *names)]
+            parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in made]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return decorate

@@ -1,0 +1,140 @@
+"""From a run and a session's file to a store of states, with the behaviour that is read from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import xarray as xr
+
+from ldmfilter.analysis.behavior import Behavior, choose_behavior
+from ldmfilter.analysis.readout import BehaviorReport, read_behavior
+from ldmfilter.config import DataConfig
+from ldmfilter.data.counts import check_counts
+from ldmfilter.data.prepare import prepare
+from ldmfilter.data.session import Session
+from ldmfilter.filter.decode import (
+    check_level,
+    check_store,
+    decode_blocks,
+    is_made_from,
+    select_model_units,
+    write_latents,
+)
+from ldmfilter.filter.runs import Run
+from ldmfilter.filter.training import resolve_device
+
+HUGE = 3_000_000  # bins: their states and covariances are then several GB in memory
+
+Say = Callable[[str], None]
+Follow = Callable[[Iterator[xr.Dataset], int], Iterator[xr.Dataset]]  # gets blocks and the number of all bins
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """What is decoded of a session, and how.
+
+    Attributes:
+        format: of the session, as `read_session` takes it; without it its content decides.
+        interval, spans: the time, as in `DataConfig`; without them the whole session.
+        ci: level of the intervals.
+        smooth: add each bin's state given its whole segment.
+        behavior, circular: as `choose_behavior` takes them.
+        min_speed: bins in which the first behaviour changes more slowly, its unit per s, are left out.
+        device: where to compute; it does not change what comes out.
+    """
+
+    format: str | None = None
+    interval: str | None = None
+    spans: tuple[tuple[float, float], ...] = ()
+    ci: float = 0.95
+    smooth: bool = False
+    behavior: list[str] | None = None
+    circular: list[str] | None = None
+    min_speed: float = 0.0
+    device: str = "cpu"
+
+    def check(self) -> None:
+        """Check what needs no session. Raises: InputError or TrainingError, as `check_level` and `resolve_device`."""
+        check_level(self.ci)
+        resolve_device(self.device)
+
+    def to_json(self) -> str:
+        """All that decides what comes out: the attribute `decode_options` of a store."""
+        asked = vars(self) | {"spans": [f"{start!r}:{stop!r}" for start, stop in self.spans]}
+        return json.dumps({name: value for name, value in asked.items() if name != "device"})
+
+
+def decode_session(
+    run: Run,
+    session: str | Path | Session | None,
+    out: str | Path,
+    options: DecodeOptions = DecodeOptions(),
+    *,
+    overwrite: bool = False,
+    keep: bool = False,
+    say: Say | None = None,
+    follow: Follow | None = None,
+) -> tuple[BehaviorReport, ...] | None:
+    """Decode a session into a store.
+
+    Args:
+        run: whose model decodes.
+        session: its path, or as read; None for the run's own.
+        out: the store.
+        options: what is decoded, and how.
+        overwrite: replace a store that exists.
+        keep: leave a store that exists as it is where it is of the same model, session and options.
+        say: gets messages, a line each.
+        follow: passes the blocks of states on, and shows how far they are.
+
+    Returns:
+        The reports on behaviour, or None where an existing store was kept.
+
+    Raises:
+        InputError: the session cannot be used, or the store not be written.
+    """
+    say = say or (lambda text: None)
+    recording = run.read(session, options.format) if isinstance(session, str | Path) else session
+    run = run.choose(recording)
+    recording = recording or run.read(None, options.format)
+    model = run.model()
+    if keep and is_made_from(out, model, recording.source.checksum, options.to_json()):
+        return None
+    check_store(out, overwrite)
+    if session is None and recording.source.checksum != run.checksum:
+        say(f"warning: {recording.source.path}: has changed since {run.folder} was trained on it")
+    step, wanted = model.history_[-1].step, run.config.filter.max_steps
+    if step < wanted:
+        say(f"warning: {run.folder}: training stopped at step {step} of {wanted}; decoding with what it kept")
+    variables = choose_behavior(recording, options.behavior, options.circular or ()) if options.behavior else []
+    data = DataConfig(model.bin_size_, options.interval, options.spans)
+    counts = prepare(select_model_units(recording, model, run.session_unit_ids), data, model.unit_ids_.tolist())
+    bins = counts.sizes["time"]
+    say(f"{bins} bins of {model.bin_size_:g} s from {counts.attrs['path']}, model of {run.folder}")
+    blocks = decode_blocks(model, check_counts(counts), options.ci, options.smooth, device=options.device)
+    if follow is not None:
+        blocks = follow(blocks, bins)
+    marked = (block.assign_attrs(decode_options=options.to_json()) for block in blocks)
+    if not variables:
+        write_latents(marked, out, overwrite)
+        return ()
+    latents, reports = _with_behavior(marked, variables, counts, options, say)
+    write_latents(latents, out, overwrite)
+    return reports
+
+
+def _with_behavior(
+    blocks: Iterator[xr.Dataset], variables: list[Behavior], counts: xr.DataArray, options: DecodeOptions, say: Say
+) -> tuple[xr.Dataset, tuple[BehaviorReport, ...]]:
+    """The states, all in memory, with the behaviour that is read from them, and the reports on it."""
+    if counts.sizes["time"] > HUGE:
+        say(f"warning: reading behaviour takes all {counts.sizes['time']:,} bins into memory; --span takes fewer")
+    latents = xr.concat(list(blocks), "time", data_vars="minimal", coords="minimal")
+    for one in variables:
+        if one.note:
+            say(f"{one.path}: {one.note}")
+    reading = read_behavior(latents, variables, counts, ci=options.ci, min_speed=options.min_speed)
+    return reading.latents, reading.reports

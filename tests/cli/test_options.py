@@ -1,0 +1,100 @@
+"""Options that are made from the fields of the configuration."""
+
+import dataclasses
+import math
+
+import pytest
+import typer
+from ldmfilter_cli.main import app
+from ldmfilter_cli.options import with_options
+from typer.testing import CliRunner
+
+from ldmfilter import config
+from ldmfilter.config import OPTIONS, Config
+
+# A value of each option that is not its default, as words of the command line.
+VALUES = {
+    "bin_size": (["--bin-size", "0.2"], 0.2),
+    "interval": (["--interval", "epochs=run"], "epochs=run"),
+    "spans": (["--span", "1:2", "--span", "5:"], ((1.0, 2.0), (5.0, math.inf))),
+    "units": (["--units", "rate > 1"], "rate > 1"),
+    "min_rate": (["--min-rate", "0.5"], 0.5),
+    "reserve": (["--reserve", "0"], 0.0),
+    "latent_dim": (["--latent-dim", "3"], 3),
+    "state_dim": (["--state-dim", "9"], 9),
+    "entropy": (["--entropy", "knn"], "knn"),
+    "seed": (["--seed", "0"], 0),
+    "max_steps": (["--max-steps", "7"], 7),
+    "learning_rate": (["--learning-rate", "0.1"], 0.1),
+    "batch_size": (["--batch-size", "4"], 4),
+    "window": (["--window", "50"], 50),
+    "warmup": (["--warmup", "9"], 9),
+    "hidden": (["--hidden", "16,8"], (16, 8)),
+    "dropout": (["--dropout", "0"], 0.0),
+    "weight_decay": (["--weight-decay", "0"], 0.0),
+    "held_out": (["--held-out", "0.2"], 0.2),
+    "refit": (["--no-refit"], False),
+    "device": (["--device", "cpu"], "cpu"),
+    "precision": (["--precision", "bf16-mixed"], "bf16-mixed"),
+}
+
+
+def given(*words: str, names=(), several=()) -> dict:
+    """What a command with these options gets of the words."""
+    small, got = typer.Typer(), []
+
+    @small.command()
+    @with_options(*names, several=several)
+    def show(*, options: dict) -> None:
+        got.append(options)
+
+    result = CliRunner().invoke(small, list(words))
+    assert result.exit_code == 0, result.output
+    return got[0]
+
+
+def test_every_field_is_an_option():
+    assert list(VALUES) == list(OPTIONS)
+    words = [word for flags, _ in VALUES.values() for word in flags]
+    found = given(*words, names=OPTIONS)
+    assert found == {name: value for name, (_, value) in VALUES.items()}
+    Config().replace(**found).validate()
+    assert given(names=OPTIONS) == {}
+    for name, (flags, value) in VALUES.items():
+        assert given(*flags, names=OPTIONS) == {name: value}
+
+
+def test_train_has_every_option_with_its_help():
+    train = typer.main.get_command(app).commands["train"]
+    shown = {one.name: one.help for one in train.params}
+    for name, one in OPTIONS.items():
+        default = "" if one.default in (None, ()) else str(one.default).strip("()").replace(", ", ",")
+        assert shown[name] == one.metadata["help"] + (f" (default: {default})" if default else "")
+
+
+def test_a_new_field_is_an_option(monkeypatch):
+    """With its name, type, help and bounds, and nothing else anywhere."""
+
+    @dataclasses.dataclass(frozen=True)
+    class More(config.DataConfig):
+        lag_time: float = config.option(0.5, "Lag, s.", config.TIME, noun="a number of seconds", least=0, below=2)
+
+    (field,) = (one for one in dataclasses.fields(More) if one.name == "lag_time")
+    monkeypatch.setitem(OPTIONS, "lag_time", field)
+    assert given("--lag-time", "1.5", names=["lag_time"]) == {"lag_time": 1.5}
+    assert given("--lag-time", "1.5", "--lag-time", "0", several=["lag_time"]) == {"lag_time": [1.5, 0.0]}
+    for value, told in ((2.0, "of 0 or more and below 2"), (-1.0, "of 0 or more and below 2"), ("x", None)):
+        with pytest.raises(config.InputError) as caught:
+            config._check(More(lag_time=value), More)
+        wanted = "a number" if told is None else f"a number of seconds {told}"
+        assert str(caught.value) == f"lag-time is {value!r}; it must be {wanted}"
+
+
+def test_several_values():
+    words = ["--hidden", "8", "--hidden", "8,4", "--entropy", "knn", "--latent-dim", "2", "--span", "0:9"]
+    assert given(*words, names=["spans"], several=["hidden", "entropy", "latent_dim"]) == {
+        "hidden": [(8,), (8, 4)],
+        "entropy": ["knn"],
+        "latent_dim": [2],
+        "spans": ((0.0, 9.0),),
+    }
