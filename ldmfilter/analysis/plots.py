@@ -66,7 +66,8 @@ def plot_states(latents: xr.Dataset, axes: Axes, number: int = 3, spacing: float
     shifts = [-row * spacing for row in range(len(chosen))]
     for row, (state, shift) in enumerate(zip(chosen, shifts, strict=True)):
         one, colour = latents.sel(state=state), COLOURS[row % len(COLOURS)]
-        _band(axes, time, *(one["ci"].sel(bound=bound) + shift for bound in ("lower", "upper")), colour)
+        low, high = (one["ci"].sel(bound=bound) + shift for bound in ("lower", "upper"))
+        _band(axes, time, low, high, colour)
         axes.plot(time, one["filtered_mean"] + shift, color=colour, linewidth=1.2)
     axes.set_yticks(shifts, [f"h{state}" for state in chosen])
     _finish(axes, "time, s", f"state, {latents['ci'].attrs['level']:.0%} interval")
@@ -151,8 +152,8 @@ def plot_behavior(latents: xr.Dataset, name: str, axes: Axes, period: float | No
         low, high = (ci.sel(bound=bound).to_numpy() for bound in ("lower", "upper"))
         parts = [(low, high)] if period is None else _wrapped(low, high, np.nanmin(true), period)
         level = f"{float(ci.attrs['level']):.0%}" if "level" in ci.attrs else "the"
-        for number, part in enumerate(parts):
-            _band(axes, time, *part, COLOURS[0], None if number else f"{level} interval")
+        for number, (lower, upper) in enumerate(parts):
+            _band(axes, time, lower, upper, COLOURS[0], None if number else f"{level} interval")
     axes.plot(time, mean, color=COLOURS[0], linewidth=1.3, label="decoded")
     axes.plot(time, true, color=_ink(), linewidth=1.0, linestyle=(0, (3, 1.5)), label="measured")
     _finish(axes, "time, s")
@@ -188,7 +189,10 @@ def plot_nis(expected: np.ndarray, observed: np.ndarray, axes: Axes) -> None:
         observed: (quantile,) of the bins, at the same levels.
     """
     # On square roots, distances in deviations, the bulk and the tail are seen in one picture.
-    scale = {"value": "function", "functions": (lambda values: np.sqrt(np.maximum(values, 0)), np.square)}
+    scale: dict[str, Any] = {
+        "value": "function",
+        "functions": (lambda values: np.sqrt(np.maximum(values, 0)), np.square),
+    }
     axes.set_xscale(**scale)
     axes.set_yscale(**scale)
     top = 1.05 * float(max(np.nanmax(expected), np.nanmax(observed)))

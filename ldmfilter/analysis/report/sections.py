@@ -120,8 +120,9 @@ def _states(inputs: Inputs) -> Picture:
         part = inputs.between(start, start + PHONE * (stop - start)) if narrow else shown
         time, axes = part["time"].to_numpy(), figure.add_subplot()
         plots.plot_states(part, axes, number=number)
-        foot = {"transform": axes.get_xaxis_transform(), "color": plots.COLOURS[1], "linewidth": 0, "step": "mid"}
-        axes.fill_between(time, 0, 0.012, where=~part["trained"].to_numpy(), **foot)
+        foot: dict[str, Any] = {"color": plots.COLOURS[1], "linewidth": 0, "step": "mid"}
+        foot |= {"transform": axes.get_xaxis_transform(), "where": ~part["trained"].to_numpy()}
+        axes.fill_between(time, 0, 0.012, **foot)
         axes.set(xlim=(time[0], time[-1]), ylabel="state")
 
     return Picture(draw, numbers, wide=(9.2, 3.9), narrow=(3.3, 3.4))
@@ -232,8 +233,9 @@ def behavior(inputs: Inputs) -> Section:
     def draw(figure: Figure, narrow: bool) -> None:
         axes = figure.add_subplot()
         for one, colour in zip(calibrated, plots.COLOURS, strict=False):
-            columns = ([level[key] for level in one["intervals"]] for key in ("level", "coverage", "coverage_se"))
-            plots.plot_calibration(*map(np.array, columns), axes, colour, label=one["name"])
+            rows = [[level[key] for level in one["intervals"]] for key in ("level", "coverage", "coverage_se")]
+            level, coverage, error = np.array(rows)
+            plots.plot_calibration(level, coverage, error, axes, colour, label=one["name"])
         for text in axes.legend(loc="lower right").get_texts():
             text.set_parse_math(False)
 
