@@ -59,7 +59,7 @@ def summary(inputs: Inputs) -> Section:
     observed, trained = (inputs.latents[name].to_numpy() for name in ("observed", "trained"))
     size, spans = float(counts.attrs["bin_size"]), stretches(counts)
     data = inputs.run.config.data
-    kept = next(record for record in model.history_ if record.step == model.kept_step_)
+    kept = model.kept_record_
     parts = [data.interval, *(f"{start:g}:{stop:g} s" for start, stop in data.spans)]
     session = {
         **dataclasses.asdict(source),
