@@ -217,6 +217,15 @@ class Config:
         return Config(dataclasses.replace(self.data, **data), dataclasses.replace(self.filter, **rest))
 
 
+def current_settings(raw: Any, bin_size: float) -> Any:
+    """The filter's settings as version 0.1.0 wrote them, by what they mean now: windows were counted in bins of `bin_size`
+    s, dynamics began slow, and a frame was a bin."""
+    if not isinstance(raw, dict):
+        return raw
+    times = {name: raw[name] * bin_size for name in ("window", "warmup") if isinstance(raw.get(name), int)}
+    return raw | times | {"frame": bin_size, "dynamics": "slow"}
+
+
 def settings(part: DataConfig | FilterConfig) -> dict[str, Any]:
     """A configuration's fields as plain types (tuples as lists), without those that are None."""
     table = DataConfig if isinstance(part, DataConfig) else FilterConfig

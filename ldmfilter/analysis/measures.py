@@ -17,6 +17,7 @@ from ldmfilter.analysis.baselines import NO_MEMORY, Baseline, log_likelihoods
 from ldmfilter.analysis.judged import Bins, bins_of, excerpt, thinned
 from ldmfilter.analysis.statistics import Array
 from ldmfilter.data.counts import check_counts
+from ldmfilter.data.frames import apart
 from ldmfilter.filter.decode import sound
 from ldmfilter.filter.linalg import one_thread
 
@@ -126,7 +127,8 @@ def measure(
     model: LDMFilter, counts: xr.DataArray, surrogates: int, seed: int, progress: Callable[[str], None]
 ) -> Measures:
     """Measure a model on a recording; see `checks.diagnose` for arguments and errors."""
-    counts = excerpt(check_counts(counts), seed)
+    counts = apart(excerpt(check_counts(counts), seed), model.frame_bins_)
+    model = model.of_frames()
     with one_thread(), torch.no_grad(), sound(model, counts):
         progress("innovations")
         latents = model.decode(counts)

@@ -92,6 +92,12 @@ class Fitted(FilterConfig):
         model.model_id_ = _id(model.network_.state_dict())  # sessions that come later do not change it
         return model
 
+    def of_frames(self: Self) -> Self:
+        """The same filter for counts in bins as long as its frames (`data.frames.apart`)."""
+        model = copy.copy(self)
+        model.bin_size_ = model.frame_ = self.frame_bins_ * self.bin_size_
+        return model
+
     def _find(self, session: int | str | xr.DataArray) -> int:
         every = range(len(self.sessions_))
         if isinstance(session, int):

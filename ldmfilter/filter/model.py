@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ldmfilter.config import FilterConfig, build_filter_config, settings
+from ldmfilter.config import FilterConfig, build_filter_config, current_settings, settings
 from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
@@ -247,15 +247,6 @@ def _current(tensors: dict[str, Tensor], format: int, latents: int) -> dict[str,
     return current_names(tensors)
 
 
-def _current_settings(raw: Any, format: int, bin_size: float) -> Any:
-    """The settings of an older model file as they are now. Until format 3 windows were counted in bins, the dynamics
-    began in one way, and frames were bins."""
-    if format > 3 or not isinstance(raw, dict):
-        return raw
-    times = {name: raw[name] * bin_size for name in ("window", "warmup") if isinstance(raw.get(name), int)}
-    return raw | times | {"frame": bin_size, "dynamics": "slow"}
-
-
 def load(folder: str | os.PathLike[str]) -> LDMFilter:
     """Read a model that `LDMFilter.save` or a training run wrote. Nothing in it is executed.
 
@@ -277,7 +268,8 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
         )
     try:
         bin_size = float(header["bin_size"])
-        config = build_filter_config(_current_settings(header["settings"], found, bin_size), f"{path}: settings")
+        asked = header["settings"] if found > 3 else current_settings(header["settings"], bin_size)
+        config = build_filter_config(asked, f"{path}: settings")
         model = LDMFilter(**{f.name: getattr(config, f.name) for f in dataclasses.fields(FilterConfig)})
         model.bin_size_, model.frame_ = bin_size, float(header.get("frame", bin_size))
         model.sessions_ = [

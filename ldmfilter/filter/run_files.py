@@ -12,14 +12,14 @@ from typing import Any
 
 import xarray as xr
 
-from ldmfilter.config import Config
+from ldmfilter.config import Config, current_settings, read_toml
 from ldmfilter.data import FORMATS
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors, write_bytes
 from ldmfilter.tensors import damaged, unit_ids
 
-RUN_FORMAT = 2
+RUN_FORMAT = 3
 RUN_FILE, CONFIG_FILE = "run.json", "config.toml"
 
 
@@ -98,7 +98,10 @@ def read_options(path: Path) -> tuple[Config, dict[str, Any]]:
             about["sessions"] = [{k: about.pop(k) for k in ("session", "checksum", "unit_ids", "session_unit_ids")}]
         if not options.is_file():
             raise InputError(f"{options}: is missing; train again or restore the file")
-        config = Config.read(options)
+        asked = read_toml(options)
+        if about["format"] < 3 and isinstance(asked.get("data"), dict):
+            asked["filter"] = current_settings(asked.get("filter", {}), float(asked["data"]["bin_size"]))
+        config = Config.from_dict(asked, str(options))
         if sha256(options.read_bytes()) != about["config_sha256"]:
             raise InputError(f"{options}: is not what the run was made with; restore the file or train again")
     except InputError:

@@ -213,12 +213,12 @@ class Training:
         Raises:
             KeyError, TypeError, ValueError, RuntimeError: the state is of another network, or none.
         """
-        trained = [read_trained(one) for one in values["trained"]]
+        trained = [read_trained(one) for one in values.get("trained", [])]  # version 0.1.0 had no candidates
         if len(trained) > len(self._fits):
             raise ValueError(f"it has {len(trained)} candidates")
         now = self._fit(min(len(trained), len(self._fits) - 1))
         now.restore({name: value for name, value in tensors.items() if not name.startswith("kept.")}, values)
-        past, kept = read_history(values["past"]), None
+        past, kept = read_history(values.get("past", [])), None
         if "kept" in values:
             raw = values["kept"]
             value, blocks = raw["bits"]

@@ -20,7 +20,15 @@ from ldmfilter.data.simulate import linear_gaussian_world, linear_track_session
 from ldmfilter.filter.kalman import filter
 from tests.analysis.test_baselines import system_of
 
-SMALL = {"latent_dim": 3, "max_steps": 75, "learning_rate": 0.01, "hidden": (32,), "window": 24, "batch_size": 16}
+SMALL = {
+    "latent_dim": 3,
+    "max_steps": 75,
+    "learning_rate": 0.01,
+    "hidden": (32,),
+    "window": 2.4,
+    "dynamics": "fast",
+    "batch_size": 16,
+}
 
 
 @lru_cache

@@ -21,7 +21,7 @@ from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.filter.runs import Run
 from tests.cli.conftest import Ended, here
 
-SMALL = ["--hidden", 8, "--window", 20, "--batch-size", 8]
+SMALL = ["--hidden", 8, "--window", 2, "--batch-size", 8, "--dynamics", "fast"]
 
 
 def refused(ended: Ended, line: str) -> None:

@@ -18,7 +18,7 @@ from ldmfilter.analysis.sweep import Sweep
 from ldmfilter.filter.model import load
 from tests.cli.conftest import here
 
-QUICK = ["--hidden", "16", "--window", "20", "--batch-size", "8", "--max-steps", "25"]
+QUICK = ["--hidden", "16", "--window", "2", "--batch-size", "8", "--max-steps", "25"]
 
 
 @pytest.mark.parametrize(

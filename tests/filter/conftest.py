@@ -14,7 +14,9 @@ SMALL = {
     "max_steps": 100,
     "learning_rate": 0.01,
     "hidden": (32,),
-    "window": 24,
+    "window": 2.4,
+    "warmup": 0.8,
+    "dynamics": "fast",
     "batch_size": 16,
 }
 

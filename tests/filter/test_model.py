@@ -264,7 +264,7 @@ def test_counts_that_are_none(counts, change, message):
 
 def test_the_readmes_lines(session, tmp_path):
     counts = ldmfilter.bin_spikes(session, 0.1)
-    model = ldmfilter.LDMFilter(latent_dim=2, state_dim=2, max_steps=25, window=16).fit(counts)
+    model = ldmfilter.LDMFilter(latent_dim=2, state_dim=2, max_steps=25, window=1.6, dynamics="fast").fit(counts)
     latents = model.decode(counts, ci=0.95)
     assert np.isfinite(latents["filtered_mean"]).all()
     assert latents["ci"].sizes["bound"] == 2

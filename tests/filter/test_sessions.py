@@ -38,7 +38,15 @@ def world() -> list[tuple[xr.DataArray, np.ndarray]]:
 @pytest.fixture(scope="module")
 def joint(world) -> LDMFilter:
     """Trained on the first two sessions; the third was added."""
-    settings = {"max_steps": 200, "hidden": (64,), "window": 24, "batch_size": 32, "learning_rate": 3e-3}
+    settings = {
+        "max_steps": 200,
+        "hidden": (64,),
+        "window": 2.4,
+        "warmup": 0.8,
+        "dynamics": "fast",
+        "batch_size": 32,
+        "learning_rate": 3e-3,
+    }
     model = LDMFilter(**settings).fit([counts for counts, _ in world[:2]])
     before = {name: value.clone() for name, value in model.network_.state_dict().items()}
     model_id = model.model_id_
