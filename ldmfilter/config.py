@@ -218,8 +218,8 @@ class Config:
 
 
 def current_settings(raw: Any, bin_size: float) -> Any:
-    """The filter's settings as version 0.1.0 wrote them, by what they mean now: windows were counted in bins of `bin_size`
-    s, dynamics began slow, and a frame was a bin."""
+    """The filter's settings as version 0.1.0 wrote them, by what they mean now: windows were counted in bins of
+    `bin_size` s, dynamics began slow, and a frame was a bin."""
     if not isinstance(raw, dict):
         return raw
     times = {name: raw[name] * bin_size for name in ("window", "warmup") if isinstance(raw.get(name), int)}

@@ -21,7 +21,7 @@ from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.filter.device import resolve_device
-from ldmfilter.filter.kalman import Filtered, LinearGaussian, Smoothed, filter, in_time, predict, smooth
+from ldmfilter.filter.kalman import Filtered, LinearGaussian, Smoothed, filter, filtered_in_time, predict, smooth, smoothed_in_time
 from ldmfilter.filter.latents import (
     FORMAT,
     TIME_CHUNK,
@@ -112,7 +112,10 @@ def decode_blocks(
         rows = [those for those in rows if those.size]
         part = part.isel(time=slice(margin, None)).assign_coords(observed=("time", seen[margin:].numpy()))
         results, smoothed = zip(*done, strict=True)
-        yield _dataset(model, part, ci, in_time(results, rows), in_time(smoothed, rows) if smoothing else None)
+        found = [one for one in smoothed if one is not None]
+        yield _dataset(
+            model, part, ci, filtered_in_time(results, rows), smoothed_in_time(found, rows) if smoothing else None
+        )
 
 
 class _Phase:

@@ -11,7 +11,7 @@ associative scan (`linalg.linear_recurrence`).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -109,26 +109,39 @@ class Smoothed:
         return _spread(self.covariances, self.row, self.smoothed_mean)
 
 
-Result = TypeVar("Result", Filtered, Smoothed)
-
-
-def in_time(parts: Sequence[Result], rows: Sequence[NDArray[np.integer]]) -> Result:
+def filtered_in_time(parts: Sequence[Filtered], rows: Sequence[NDArray[np.integer]]) -> Filtered:
     """One result of several that each cover some bins of a recording, `rows`: all of its bins, in order of time."""
     if len(parts) == 1:
         return parts[0]
-    order = torch.from_numpy(np.argsort(np.concatenate(rows), kind="stable"))
-    sizes = [len(one.covariances[0] if isinstance(one, Filtered) else one.covariances) for one in parts]
-    offsets = np.cumsum([0, *sizes[:-1]]).tolist()
-    values: dict[str, Any] = {
-        name: torch.cat([getattr(one, name) for one in parts])[order]
-        for name in ("predicted_mean", "filtered_mean", "innovation", "smoothed_mean")
-        if hasattr(parts[0], name)
-    }
-    row = torch.cat([one.row + offset for one, offset in zip(parts, offsets, strict=True)])[order]
-    tables = [one.covariances for one in parts]
-    filtered = isinstance(parts[0], Filtered)
-    covariances = Covariances(*map(torch.cat, zip(*tables, strict=True))) if filtered else torch.cat(tables)
-    return type(parts[0])(**values, covariances=covariances, row=row)
+    order, joined = _order(rows), [torch.cat(one) for one in zip(*(part.covariances for part in parts), strict=True)]
+    return Filtered(
+        torch.cat([one.predicted_mean for one in parts])[order],
+        torch.cat([one.filtered_mean for one in parts])[order],
+        torch.cat([one.innovation for one in parts])[order],
+        Covariances(*joined),
+        _joined_rows([one.row for one in parts], [len(one.covariances.gain) for one in parts])[order],
+    )
+
+
+def smoothed_in_time(parts: Sequence[Smoothed], rows: Sequence[NDArray[np.integer]]) -> Smoothed:
+    """The same of smoothed states."""
+    if len(parts) == 1:
+        return parts[0]
+    order = _order(rows)
+    return Smoothed(
+        torch.cat([one.smoothed_mean for one in parts])[order],
+        torch.cat([one.covariances for one in parts]),
+        _joined_rows([one.row for one in parts], [len(one.covariances) for one in parts])[order],
+    )
+
+
+def _order(rows: Sequence[NDArray[np.integer]]) -> Int[Tensor, " time"]:
+    return torch.from_numpy(np.argsort(np.concatenate(rows), kind="stable"))
+
+
+def _joined_rows(rows: Sequence[Tensor], sizes: Sequence[int]) -> Int[Tensor, " time"]:
+    """Rows of tables of these sizes as rows of all tables together."""
+    return torch.cat([row + offset for row, offset in zip(rows, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True)])
 
 
 def predict(
