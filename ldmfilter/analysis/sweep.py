@@ -158,7 +158,8 @@ class Sweep:
                 f"{len(possible)} combinations with {len(seeds)} seed(s) are too many; draw some with --trials N, "
                 f"{MOST_RUNS} runs in all at most"
             )
-        source, counts = _record(session, config.data)[0].source, _record(session, config.data)[1]
+        recorded, counts = _record(os.fspath(session), config.data)
+        source = recorded.source
         for options in possible[:1]:  # an error that every run would end with comes before anything is written
             Training(_with(config, options, seeds[0]).filter, counts)
         asked = {
@@ -231,7 +232,7 @@ class Sweep:
             InputError: the session cannot be read, or has changed since.
         """
         for _ in range(2):  # what was read before may have been another file at the same path
-            recording = _record(path or self.session_path, self.config.data)
+            recording = _record(os.fspath(path or self.session_path), self.config.data)
             if recording[0].source.checksum == self.checksum:
                 return recording
             _record.cache_clear()
@@ -494,7 +495,7 @@ def _write_new(path: Path, about: dict[str, Any]) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _record(path: str | os.PathLike[str], config: DataConfig) -> tuple[Session, xr.DataArray]:
+def _record(path: str, config: DataConfig) -> tuple[Session, xr.DataArray]:
     """A session and the counts to train on, which are not read again for the next run."""
     session = read_session(path, None, config.bin_size)
     return session, reserve(prepare(session, config), config.reserve)
