@@ -66,7 +66,13 @@ def _show(diagnosis: "Diagnosis", folder: str) -> None:
     grid.add_column("finding", overflow="fold", ratio=1)
     grid.add_column("value", justify="right", no_wrap=True)
     grid.add_column("wanted", justify="right", no_wrap=True)
+    question = ""
     for finding in diagnosis.findings:
+        if finding.question != question:
+            question = finding.question
+            wrong = sum(not one.ok for one in diagnosis.findings if one.question == question)
+            answer = f"{wrong} to look at" if wrong else "yes"
+            grid.add_row("", shown(f"{question} {answer}", style="bold"), "", "")
         style = "" if finding.ok else "bold yellow"
         sign = "!!" if not finding.ok else "ok~" if finding.doubtful else "ok"
         grid.add_row(

@@ -108,7 +108,8 @@ def write_seeds(folder: Path) -> dict[str, Path]:
     seeds["toml"] = folder / "config.toml"
     seeds["toml"].write_text(
         '[data]\nbin_size = 0.1\ninterval = "epochs=run"\nspans = [[0.0, 30.0]]\nmin_rate = 0.0\n\n'
-        '[filter]\nlatent_dim = 2\nentropy = "logdet"\nhidden = [8]\nwindow = 1.2\nwarmup = 0.4\ndynamics = "fast"\nlearning_rate = 0.001\n'
+        '[filter]\nlatent_dim = 2\nentropy = "logdet"\nhidden = [8]\nwindow = 1.2\nwarmup = 0.4\n'
+        'dynamics = "fast"\nlearning_rate = 0.001\n'
     )
     lines = [json.dumps(row) for row in counts.values[:40].tolist()]
     seeds["stream"] = folder / "stream.jsonl"

@@ -1,4 +1,4 @@
-"""Simpler predictors of the same pseudo-observations z, which a filter should be ahead of."""
+"""Simpler predictors, which a filter should be ahead of: of the same pseudo-observations z, and a PCA of the counts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.signal import lfilter
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 from ldmfilter.analysis.judged import Bins
@@ -15,6 +17,7 @@ from ldmfilter.filter.kalman import LinearGaussian, filter, smooth
 from ldmfilter.filter.linalg import linear_recurrence, safe_cholesky, stationary_covariance, symmetrise
 
 NO_MEMORY, RANDOM_WALK = "a Gaussian without memory", "a random walk"
+PCA_TIME, PCA_DIMS = 0.5, 16  # s and dimensions of the causal PCA
 LOCAL_LEVEL, LINEAR_SYSTEM = "a random walk seen through noise", "a linear dynamical system fitted to them"
 
 
@@ -140,8 +143,28 @@ def _first_guess(x: Array, starts: Array, state_dim: int, lags: int = 8) -> Line
     # N = A X C' for the stationary covariance X, by least squares.
     X = _positive(np.linalg.lstsq(np.kron(A, C), N.reshape(-1), rcond=None)[0].reshape(n, n), 1e-3)
     Q, R = _positive(X - A @ X @ A.T, 1e-4), _positive(np.eye(latent) - C @ X @ C.T, 0.02)
-    A, Q, C, R, b = map(torch.from_numpy, (A, Q, C, R, np.zeros(n)))
-    return LinearGaussian(A, Q, C, R, b, stationary_covariance(A, Q))
+    a, q, c, r = (torch.from_numpy(one) for one in (A, Q, C, R))
+    return LinearGaussian(a, q, c, r, b=a.new_zeros(n), P0=stationary_covariance(a, q))
+
+
+def causal_pca(counts: Array, starts: Array, fit: Array, bin_size: float) -> Array:
+    """States (time, dim) of no model: the `PCA_DIMS` first principal components of the root counts, each an exponential
+    average of the past with a time constant of `PCA_TIME` s.
+
+    Args:
+        counts: (time, unit), NaN where a unit is not observed, which then enters as its mean.
+        starts: (time,) bool, the first bins of gap-free stretches, where the averages begin at the mean.
+        fit: (time,) bool, the bins that the components are fitted to.
+        bin_size: s.
+    """
+    roots = np.sqrt(counts.astype(np.float64))
+    mean = np.nan_to_num(np.nanmean(np.where(fit[:, None], roots, np.nan), 0))
+    centred = np.nan_to_num(roots - mean)
+    forget = math.exp(-bin_size / PCA_TIME)
+    parts = np.split(centred, np.flatnonzero(starts)[1:]) if starts.any() else [centred]
+    smooth = np.concatenate([lfilter([1 - forget], [1, -forget], part, axis=0) for part in parts])
+    states: Array = PCA(min(PCA_DIMS, counts.shape[1])).fit(smooth[fit]).transform(smooth)
+    return states
 
 
 def _positive(M: Array, least: float) -> Array:

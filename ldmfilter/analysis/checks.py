@@ -28,6 +28,7 @@ LAG_BEHIND = 0.02  # nats per bin and latent dimension
 DRIFT_LEVEL = 0.01
 COUPLING_DEVIATIONS = 5.0
 
+SPIKES_AHEAD, LEAD_OVER_PCA = "spikes ahead", "lead over a causal PCA"
 PREDICTIVE_INFORMATION, COUPLING = "predictive information", "coupling of the units"
 SHARED_INFORMATION = "shared predictive information"
 
@@ -180,6 +181,30 @@ def _drift_check(
 
 
 CHECKS = (
+    Check(
+        SPIKES_AHEAD, USEFUL, lambda m: Number(m.spikes.states),
+        unit="bits per spike",
+        low=Limit(
+            lambda m: 0.0,
+            "the states do not tell what the population will do next",
+            "choose other --units or a longer --span; training again costs as much as before",
+        ),
+        reason="0 is what each unit's mean rate tells; counted 0.5 to 3 s ahead",
+        fine="the states predict spikes 0.5 to 3 s ahead better than mean rates",
+    ),
+    Check(
+        LEAD_OVER_PCA, USEFUL, lambda m: Number(m.spikes.lead, m.spikes.interval),
+        unit="bits per spike",
+        low=Limit(
+            lambda m: 0.0,
+            "a causal PCA of smoothed counts predicts spikes better ({m.spikes.pca:.3f} bits, {m.spikes.states:.3f} by "
+            "the states)",
+            "choose the other --dynamics, or --max-steps twice as high, which takes twice as long",
+        ),
+        reason="below 0 smoothing the counts would have done",
+        fine="the states predict spikes as well as a causal PCA or better "
+        "({m.spikes.states:.3f} and {m.spikes.pca:.3f})",
+    ),
     Check(
         PREDICTIVE_INFORMATION, USEFUL, lambda m: _lead(m, NO_MEMORY),
         unit=INFORMATION_UNIT,
@@ -370,7 +395,9 @@ class Diagnosis(Measures):
             return f"Nothing predictive was found, beyond each unit's own rhythm. {where}"
         wrong = ", ".join(finding.name for finding in self.findings if not finding.ok)
         doubts = f"To look at: {wrong}." if wrong else "No check raises a doubt."
-        return f"Something predictive was found that the units share. {where} {doubts}"
+        beaten = any(finding.name == LEAD_OVER_PCA and not finding.ok for finding in self.findings)
+        first = "A causal PCA of smoothed counts predicts spikes better than these states. " if beaten else ""
+        return f"{first}Something predictive was found that the units share. {where} {doubts}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; numbers that are not finite are None."""

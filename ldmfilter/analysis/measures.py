@@ -13,13 +13,14 @@ import xarray as xr
 from torch import Tensor
 
 from ldmfilter.analysis import statistics
-from ldmfilter.analysis.baselines import NO_MEMORY, Baseline, log_likelihoods
+from ldmfilter.analysis.baselines import NO_MEMORY, Baseline, causal_pca, log_likelihoods
 from ldmfilter.analysis.judged import Bins, bins_of, excerpt, thinned
 from ldmfilter.analysis.statistics import Array
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.frames import apart
 from ldmfilter.filter.decode import sound
 from ldmfilter.filter.linalg import one_thread
+from ldmfilter.filter.spikes_ahead import spikes_ahead
 
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
@@ -94,6 +95,22 @@ class Sharing:
     surrogate_coupling: Array
 
 
+@dataclass(frozen=True)
+class SpikesPredicted:
+    """Prediction of spikes ahead (`filter.spikes_ahead`), bits per spike: by the causal states, and by a causal PCA of
+    smoothed counts.
+
+    Attributes:
+        states, pca: bits per spike; NaN where nothing could be judged.
+        lead: of the states over the PCA, and its 95 % interval.
+    """
+
+    states: float
+    pca: float
+    lead: float
+    interval: tuple[float, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Measures:
     """Measurements of a filter. Log-likelihoods are in `statistics.INFORMATION_UNIT`.
@@ -113,6 +130,7 @@ class Measures:
     bin_size: float
     longest_stretch: float
     can_refit: bool
+    spikes: SpikesPredicted
     consistency: statistics.Consistency
     spectrum: statistics.Spectrum
     log_likelihood: float
@@ -123,12 +141,30 @@ class Measures:
     sharing: Sharing
 
 
+def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> SpikesPredicted:
+    """Spikes ahead of judged bins, from the states of all bins and from a causal PCA."""
+    latents = model.decode(counts)
+    bins = bins_of(counts, np.asarray(latents["trained"]), model.trained_spans_)
+    fit, judged = bins.halves
+    judged = thinned(judged, PIECE_BINS, bins.size, seed)
+    seen = np.where(bins.observed[:, None], bins.counts, np.nan)
+    by_states, by_pca = (
+        spikes_ahead(states, seen, bins.segment, fit, judged, bins.size)
+        for states in (latents["filtered_mean"].to_numpy(), causal_pca(seen, bins.starts, fit, bins.size))
+    )
+    lead, error = by_states.lead(by_pca)
+    return SpikesPredicted(by_states.value, by_pca.value, lead, (lead - 1.96 * error, lead + 1.96 * error))
+
+
 def measure(
     model: LDMFilter, counts: xr.DataArray, surrogates: int, seed: int, progress: Callable[[str], None]
 ) -> Measures:
     """Measure a model on a recording; see `checks.diagnose` for arguments and errors."""
-    counts = apart(excerpt(check_counts(counts), seed), model.frame_bins_)
-    model = model.of_frames()
+    counts = excerpt(check_counts(counts), seed)
+    progress("spikes ahead")
+    with one_thread(), torch.no_grad(), sound(model, counts):
+        spikes = spikes_predicted(model, counts, seed)
+    counts, model = apart(counts, model.frame_bins_), model.of_frames()
     with one_thread(), torch.no_grad(), sound(model, counts):
         progress("innovations")
         latents = model.decode(counts)
@@ -154,6 +190,7 @@ def measure(
             bins.size,
             float(np.bincount(bins.segment).max() * bins.size),
             getattr(model, "refit", None) is False,
+            spikes,
             statistics.consistency(x, judged, bins.segment, bins.time, bins.size, seed),
             statistics.spectrum(z[judged], (z - error)[judged]),
             float(scores[judged].mean()),
@@ -236,7 +273,7 @@ def sharing(model: LDMFilter, bins: Bins, surrogates: int, seed: int) -> Sharing
     rng = np.random.default_rng(seed)
     low, high = math.ceil(0.05 * n), math.floor(0.95 * n) + 1
     zs, couplings = [], []
-    for shifts in [np.zeros(units, np.int64), *(rng.integers(low, high, units) for _ in range(surrogates))]:
+    for shifts in np.concatenate([np.zeros((1, units), np.int64), rng.integers(low, high, (surrogates, units))]):
         rows = seen[(np.arange(n)[:, None] + shifts) % n]
         counts = torch.from_numpy(np.take_along_axis(bins.counts, rows, 0))
         zs.append(model.network_.encode(counts[rank]).double())

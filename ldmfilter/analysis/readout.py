@@ -482,9 +482,8 @@ class _Errors:
         scores = np.concatenate([near.score(self.error[new]) for new, near in pairs])
         total = 0.0
         for level, (new, near) in itertools.product(_COMPARED, pairs):
-            total += float(
-                interval_score(self.error[new], *near.bounds(conformal_quantile(scores, level)), level).sum()
-            )
+            lower, upper = near.bounds(conformal_quantile(scores, level))
+            total += float(interval_score(self.error[new], lower, upper, level).sum())
         return total
 
 

@@ -21,7 +21,16 @@ from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.filter.device import resolve_device
-from ldmfilter.filter.kalman import Filtered, LinearGaussian, Smoothed, filter, filtered_in_time, predict, smooth, smoothed_in_time
+from ldmfilter.filter.kalman import (
+    Filtered,
+    LinearGaussian,
+    Smoothed,
+    filter,
+    filtered_in_time,
+    predict,
+    smooth,
+    smoothed_in_time,
+)
 from ldmfilter.filter.latents import (
     FORMAT,
     TIME_CHUNK,
@@ -180,7 +189,7 @@ def _dataset(model: Fitted, counts: xr.DataArray, ci: float, result: Filtered, s
 
     mean, cov = means(result.filtered_mean), covs(result.filtered_cov)
     half = float(ndtri(0.5 + 0.5 * ci)) * np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
-    values = {
+    values: dict[str, np.ndarray] = {
         "time": np.asarray(counts["time"], dtype=np.float64),
         "segment": np.asarray(counts["segment"]).astype(np.int32),
         "filtered_mean": mean,

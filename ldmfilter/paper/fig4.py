@@ -207,7 +207,7 @@ def decode(model: SequenceModel, fit: Videos, new: Videos) -> Decoded:
     states = []
     for videos in (fit, new):
         _, _, mean, cov = model.filter(videos.frames.to(model.z_mean.device))
-        # In the steady state one covariance is that of every frame.
+        assert cov is not None  # a Kalman filter has one; in the steady state it is that of every frame
         cov = cov if cov.ndim == 4 else cov.expand(*mean.shape[:2], -1, -1)
         states.append((mean[:, SETTLED:].cpu().double(), cov[:, SETTLED:].cpu().double()))
     fit, new = (Videos(*(part[:, SETTLED:] for part in videos)) for videos in (fit, new))
@@ -376,7 +376,7 @@ def _draw_trace(
 ) -> None:
     """One coordinate in time with its band; above it, where it varies, the noise level."""
     time = np.arange(len(truth))
-    band = {"color": COLOURS[0], "alpha": BAND, "linewidth": 0, "label": "95 % of the filter"}
+    band: dict[str, Any] = {"color": COLOURS[0], "alpha": BAND, "linewidth": 0, "label": "95 % of the filter"}
     axes.fill_between(time, decoded - width, decoded + width, **band)
     axes.plot(time, decoded, color=COLOURS[0], linewidth=1.2, label="decoded")
     axes.plot(time, truth, color="black", linewidth=1, linestyle="--", label="true")

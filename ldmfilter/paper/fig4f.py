@@ -323,7 +323,8 @@ def _draw_plane(figure: SubFigure, latents: xr.Dataset, plane: np.ndarray, path:
     """Unseen states in the plane of the phase, with a lap over them."""
     lap, judged = latents["lap_true"].to_numpy(), latents["lap_fold"].to_numpy() >= 0
     axes = figure.subplots()
-    drawn = axes.scatter(*plane[judged].T, c=lap[judged], s=4, cmap="hsv", vmin=0, vmax=2 * np.pi, linewidths=0)
+    x, y = plane[judged].T
+    drawn = axes.scatter(x, y, c=lap[judged], s=4, cmap="hsv", vmin=0, vmax=2 * np.pi, linewidths=0)
     axes.plot(*plane[path].T, color="black", linewidth=1.4)
     axes.set_aspect("equal", "datalim")
     axes.set(xlabel="decoded cosine of the phase", ylabel="decoded sine of the phase")
@@ -337,8 +338,10 @@ def _draw_plane(figure: SubFigure, latents: xr.Dataset, plane: np.ndarray, path:
 def _draw_stretches(figure: SubFigure, latents: xr.Dataset, session: Session, stretches: list[np.ndarray]) -> None:
     """Raster, and position with its interval, a column for each stretch."""
     time, lap = latents["time"].to_numpy(), latents["lap_true"].to_numpy()
-    ratios = {"height_ratios": [1.4, 1], "width_ratios": [bins.size for bins in stretches]}
-    grid = figure.subplots(2, len(stretches), squeeze=False, sharex="col", sharey="row", **ratios)
+    widths = [bins.size for bins in stretches]
+    grid = figure.subplots(
+        2, len(stretches), squeeze=False, sharex="col", sharey="row", height_ratios=[1.4, 1], width_ratios=widths
+    )
     order = _by_phase(session, time, np.where(latents["trained"], lap, np.nan))
     for (above, below), bins in zip(grid.T, stretches, strict=True):
         ends = time[bins[[0, -1]]] + [-BIN / 2, BIN / 2]

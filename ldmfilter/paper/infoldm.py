@@ -173,6 +173,7 @@ def objective(parts: list[View], counts: Float[Tensor, "batch time unit"], form:
     z = [part.encode(counts, measure=True) for part in parts]
     total = z[0].new_zeros(())
     for part, own, target in zip(parts, z, z[::-1], strict=True):
+        assert isinstance(part.predictor, sequences.LinearPredictor)
         state = filter_windows(part.predictor.dynamics(), own)[2]
         zhat, now = part.ahead(state[:, WARMUP - 1 : -1]), target[:, WARMUP:]
         S = error_covariance((now.detach() if form == "stopgrad" else now) - zhat)
@@ -209,7 +210,9 @@ def train(counts: Float[Tensor, "time unit"], context: str, form: str, settings:
     with torch.no_grad():
         for part in parts:
             part.encode(fit[None], measure=True)
-            states.append(part.filter(counts[None]).mean[0])
+            mean = part.filter(counts[None]).mean
+            assert mean is not None  # a Kalman filter has states
+            states.append(mean[0])
     return torch.cat(states, -1).double().cpu().numpy()
 
 
@@ -285,7 +288,8 @@ def draw(numbers: dict[str, dict], truth: World, states: dict[str, Floats]) -> F
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 1.5])[0]
     colours = ["C3", "C1", "0.35", "C0", "C2", "0.35"]
-    _draw_shares(*left.subplots(2, 1), numbers, colours)
+    above, below = left.subplots(2, 1)
+    _draw_shares(above, below, numbers, colours)
     _draw_courses(right, truth, states, colours)
     return figure
 

@@ -136,7 +136,9 @@ def train(
             sizes = images.shape[-1], latent, settings.hidden, settings.memory
             starts = [network(*sizes).to(images.device) for _ in range(settings.starts)]
         for model in starts:
-            model.encoder.standardise(images.flatten(0, 1))
+            encoder = model.encoder
+            assert isinstance(encoder, PixelEncoder)
+            encoder.standardise(images.flatten(0, 1))
     trial = steps // 6 if len(starts) > 1 else 0
     tried = [(model, fit(model, trial)) for model in starts]
     # At the end of its trial a network moves little: the mean over a quarter of it is steadier than one batch.

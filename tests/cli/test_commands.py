@@ -139,8 +139,8 @@ def test_interval_and_span_keep_what_lies_in_both(trained, tmp_path):
 
 def test_options_of_the_file_and_of_the_command_line(session_file, tmp_path):
     (tmp_path / "options.toml").write_text(
-        '[data]\nbin_size = 0.2\nspans = [[0.0, 80.0]]\n[filter]\nlatent_dim = 2\nmax_steps = 25\nwindow = 3.2\ndynamics = "fast"\n'
-        "hidden = [8]\n"
+        "[data]\nbin_size = 0.2\nspans = [[0.0, 80.0]]\n[filter]\nlatent_dim = 2\nmax_steps = 25\nwindow = 3.2\n"
+        'dynamics = "fast"\nhidden = [8]\n'
     )
     words = ["--config", "options.toml", "--bin-size", "0.05", "--run", "run", "--units", "rate > 0.5"]
     ended = here("train", session_file, *words, cwd=tmp_path)
