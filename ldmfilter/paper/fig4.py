@@ -207,7 +207,9 @@ def decode(model: SequenceModel, fit: Videos, new: Videos) -> Decoded:
     states = []
     for videos in (fit, new):
         _, _, mean, cov = model.filter(videos.frames.to(model.z_mean.device))
-        assert cov is not None  # a Kalman filter has one; in the steady state it is that of every frame
+        # A Kalman filter has both; in the steady state the covariance is that of every frame.
+        assert mean is not None
+        assert cov is not None
         cov = cov if cov.ndim == 4 else cov.expand(*mean.shape[:2], -1, -1)
         states.append((mean[:, SETTLED:].cpu().double(), cov[:, SETTLED:].cpu().double()))
     fit, new = (Videos(*(part[:, SETTLED:] for part in videos)) for videos in (fit, new))
