@@ -236,18 +236,21 @@ def plot_drift(middle: np.ndarray, value: np.ndarray, axes: Axes, label: str) ->
     _finish(axes, "time, s", label)
 
 
-def plot_training(history: Sequence[Record], axes: Axes) -> None:
-    """Held-out score of every evaluation in `model.history_`, nats per bin over a Gaussian without memory, and the step
-    that was kept."""
-    score = {record.step: record.score for record in history}
-    kept = history[-1].kept_step
-    axes.plot(list(score), list(score.values()), color=COLOURS[0], linewidth=1.4)
-    axes.plot([kept], [score[kept]], "o", color=COLOURS[1], markersize=6)
-    late = list(score).index(kept) > len(score) / 2
+def plot_training(history: Sequence[Record], kept: Record, axes: Axes) -> None:
+    """Held-out score of every evaluation in `model.history_`, nats per frame over a Gaussian without memory, a line for
+    each candidate, and the step that was kept."""
+    for name in dict.fromkeys(record.candidate for record in history):
+        score = {record.step: record.score for record in history if record.candidate == name}
+        colour, width = (COLOURS[0], 1.4) if name == kept.candidate else (COLOURS[5], 1.0)
+        axes.plot(list(score), list(score.values()), color=colour, linewidth=width, label=name)
+    axes.plot([kept.step], [kept.score], "o", color=COLOURS[1], markersize=6)
+    late = kept.step > max(record.step for record in history) / 2
     place: dict[str, Any] = {"xytext": (0, -24), "textcoords": "offset points", "ha": "right" if late else "left"}
-    axes.annotate(f"kept, step {kept}", (kept, score[kept]), color=COLOURS[1], **place)
+    axes.annotate(f"kept, step {kept.step}", (kept.step, kept.score), color=COLOURS[1], **place)
     axes.axhline(0, **_reference())
-    _finish(axes, "training step", "predictive information\non held-out time, nats per bin")
+    if len(axes.get_legend_handles_labels()[1]) > 1:
+        axes.legend(frameon=False)
+    _finish(axes, "training step", "predictive information\non held-out time, nats per frame")
 
 
 def plot_spectrum(spectra: dict[str, np.ndarray], axes: Axes) -> None:

@@ -88,6 +88,8 @@ def summary(inputs: Inputs) -> Section:
         "seed": model.seed,
         "steps": model.history_[-1].step,
         "max_steps": model.max_steps,
+        "dynamics": model.kept_candidate_ or model.dynamics,
+        "frame": model.frame_,
         "kept_step": kept.step,
         "held_out_predictive_information": kept.score,
         "effective_rank": kept.effective_rank,
@@ -333,9 +335,13 @@ def units(inputs: Inputs) -> Section:
 
 def training(inputs: Inputs) -> Section:
     """The evaluations of the training."""
-    history = inputs.model.history_
-    picture = _plot(lambda axes: plots.plot_training(history, axes), high=2.8)
-    return Section({"training": [dataclasses.asdict(record) for record in history]}, {"training": picture})
+    model = inputs.model
+    picture = _plot(lambda axes: plots.plot_training(model.history_, model.kept_record_, axes), high=2.8)
+    data = {
+        "training": [dataclasses.asdict(record) for record in model.history_],
+        "candidates": [dataclasses.asdict(one) for one in model.candidates_],
+    }
+    return Section(data, {"training": picture})
 
 
 def made(inputs: Inputs) -> Section:
