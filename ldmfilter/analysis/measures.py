@@ -147,10 +147,13 @@ def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> Spike
     bins = bins_of(counts, np.asarray(latents["trained"]), model.trained_spans_)
     fit, judged = bins.halves
     judged = thinned(judged, PIECE_BINS, bins.size, seed)
-    seen = np.where(bins.observed[:, None], bins.counts, np.nan)
+    seen = np.where(bins.observed[:, None], bins.counts, np.nan).astype(np.float64)
     by_states, by_pca = (
         spikes_ahead(states, seen, bins.segment, fit, judged, bins.size)
-        for states in (latents["filtered_mean"].to_numpy(), causal_pca(seen, bins.starts, fit, bins.size))
+        for states in (
+            latents["filtered_mean"].to_numpy().astype(np.float64),
+            causal_pca(seen, bins.starts, fit, bins.size),
+        )
     )
     lead, error = by_states.lead(by_pca)
     return SpikesPredicted(by_states.value, by_pca.value, lead, (lead - 1.96 * error, lead + 1.96 * error))
@@ -160,6 +163,7 @@ def measure(
     model: LDMFilter, counts: xr.DataArray, surrogates: int, seed: int, progress: Callable[[str], None]
 ) -> Measures:
     """Measure a model on a recording; see `checks.diagnose` for arguments and errors."""
+    model.check_fitted()
     counts = excerpt(check_counts(counts), seed)
     progress("spikes ahead")
     with one_thread(), torch.no_grad(), sound(model, counts):

@@ -369,7 +369,8 @@ def _predict(bins: _Bins, estimator: Any, y: np.ndarray, train: np.ndarray, new:
     """Values (bin, series) of `new` bins by an estimator fitted to y (bin, series) in the bins `train`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = estimator.fit(bins.states[train], bins.variable.encode(y))
+        targets = bins.variable.encode(y)
+        fitted = estimator.fit(bins.states[train], targets.ravel() if targets.shape[1:] == (1,) else targets)
     return bins.variable.decode(fitted.predict(bins.states[new]).reshape(new.size, -1))
 
 

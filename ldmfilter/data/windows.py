@@ -43,7 +43,7 @@ def split_windows(
         counts: (time, unit), as `bin_spikes` makes them, with coordinates `segment` and `observed`.
         window: bins in a window.
         held_out: share of the observed bins that is held out, in `HELD_OUT_BLOCKS` blocks spread evenly.
-        block: bins that a held-out block has at least; without it two windows where there is room.
+        block: bins in a row that each held-out block has, where there is room; without it a window.
         frame: bins in a frame; held-out windows of different phases share no frame.
 
     Raises:
@@ -52,8 +52,7 @@ def split_windows(
     segment = np.asarray(counts["segment"])
     usable = np.asarray(counts["observed"]) & (segment >= 0)
     time = np.flatnonzero(usable)
-    blocks = min(HELD_OUT_BLOCKS, max(1, int(held_out * time.size) // (block or 2 * window)))
-    held = _blocks(time, len(usable), blocks, max(int(held_out * time.size / blocks), window))
+    held = _held(time, usable, segment, held_out, block or window)
     train_starts = _starts(usable & ~held, segment, window)
     held_starts = _starts(usable & held, segment, window)
     if train_starts.size == 0 or held_starts.size == 0:
@@ -69,6 +68,18 @@ def split_windows(
         if start >= last + max(window // (2 * frame), 1):
             keep[i], last = True, start
     return Windows(window, train_starts, held_starts[keep], time[~held[time]], time[held[time]])
+
+
+def _held(time: np.ndarray, usable: np.ndarray, segment: np.ndarray, share: float, row: int) -> np.ndarray:
+    """Bins (time,) that are held out, in as many blocks, up to `HELD_OUT_BLOCKS`, as have `row` usable bins in a row."""
+    for blocks in range(HELD_OUT_BLOCKS, 0, -1):
+        length = max(int(share * time.size / blocks), row)
+        held = _blocks(time, len(usable), blocks, length)
+        starts = _starts(usable & held, segment, row)
+        edges = np.searchsorted(time, starts) * blocks // max(time.size, 1)
+        if np.unique(edges).size == blocks:
+            return held
+    return held
 
 
 def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:

@@ -124,7 +124,7 @@ class Recording:
         bins, runs = self._rows(most)
         return Judged(
             self._counts.read(bins).cpu(),
-            self._counts.bins(bins),
+            self._counts.bins(bins).astype(np.float64),
             self._observed[bins],
             runs,
             np.isin(bins, self.windows.held_bins, assume_unique=True),

@@ -12,6 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from ldmfilter.config import FilterConfig
+from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter.batches import Recording, check_sessions
 from ldmfilter.filter.candidates import Candidate, Trained, candidates, read_trained, window_frames
@@ -73,18 +74,27 @@ class Training:
         open_ones = candidates(config)
         if frame is not None:  # the dynamics are there already
             open_ones = [dataclasses.replace(open_ones[0], frame=frame)]
-        self._fits, problem = [], None
-        for one in open_ones:
-            try:
-                self._fits.append((one, self._recordings(one, open_ones)))
-            except InputError as error:
-                problem = error
-        if problem is not None and not self._fits:
-            raise problem
+        open_ones = self._fitting(open_ones)
+        self._fits = [(one, self._recordings(one, open_ones)) for one in open_ones]
         self.trained: list[Trained] = []
         self._past: list[Record] = []
         self._kept: tuple[Trained, SpikesAhead, dict[str, Tensor], list[Match]] | None = None
         self._now = self._fit(0)
+
+    def _fitting(self, open_ones: list[Candidate]) -> list[Candidate]:
+        """The candidates whose windows fit into all recordings. Raises: InputError where none does."""
+        fitting, problem = [], None
+        for one in open_ones:
+            frame = one.bins(self._bin_size)
+            try:
+                for counts in self._counts:
+                    split_windows(counts, self._window(one)[0] * frame, self.config.held_out, frame=frame)
+                fitting.append(one)
+            except InputError as error:
+                problem = error
+        if problem is not None and not fitting:
+            raise problem
+        return fitting
 
     def _recordings(self, candidate: Candidate, all_of_them: Sequence[Candidate]) -> list[Recording]:
         frame = candidate.bins(self._bin_size)
