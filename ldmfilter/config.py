@@ -284,7 +284,8 @@ def _checked(one: dataclasses.Field, value: Any, where: str) -> Any:
         shown = " ".join(repr(_plain(value)).split())[:60]
         raise InputError(f"{where} is {shown}; it must be {_NOUNS[of]}") from None
     if "choices" in about:
-        _require(value in about["choices"], where, value, "one of " + ", ".join(about["choices"]))
+        shown = value if value.isprintable() else repr(value)
+        _require(value in about["choices"], where, shown, "one of " + ", ".join(about["choices"]))
     bounds = [(*_BOUNDS[key], about[key]) for key in _BOUNDS if key in about]
     wanted = " and ".join(text.format(bound) for text, _, bound in bounds)
     for number in (value if isinstance(value, tuple) else (value,)) if bounds else ():

@@ -34,7 +34,7 @@ WHOLE, NUMBER, TEXT, BOOL = "a whole number", "a number", "text", "true or false
         ("hidden", "16,16", "'16,16'", "whole numbers"),
         ("hidden", [16, 2.5], "[16, 2.5]", "whole numbers"),
         ("hidden", (10**9,), "1000000000", "a width of 1 or more and up to 65,536"),
-        ("window", math.inf, "inf", WHOLE),
+        ("window", math.inf, "inf", "a number above 0"),
         ("learning_rate", math.nan, "nan", "a number above 0 and up to 1"),
         ("learning_rate", math.inf, "inf", "a number above 0 and up to 1"),
         ("learning_rate", "fast", "'fast'", NUMBER),

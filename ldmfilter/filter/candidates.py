@@ -12,7 +12,7 @@ from ldmfilter.config import FilterConfig
 from ldmfilter.data.frames import frame_bins
 
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
-WINDOW = 32  # frames in a training window, where the configuration names no time
+WINDOWS = (32, 16, 8, 4)  # frames in a training window, where the configuration names no time: the most that fit
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,14 @@ def candidates(config: FilterConfig) -> list[Candidate]:
     return chosen if config.frame is None else [replace(one, frame=config.frame) for one in chosen]
 
 
-def window_frames(config: FilterConfig, frame: float) -> tuple[int, int]:
-    """Frames of a training window, and of its warm-up, for frames of this length, s."""
-    window = WINDOW if config.window is None else max(3, round(config.window / frame))
-    warmup = window // 4 if config.warmup is None else round(config.warmup / frame)
-    return window, min(max(warmup, 1), window - 2)
+def window_frames(config: FilterConfig, frame: float) -> list[tuple[int, int]]:
+    """Frames of a training window and of its warm-up, for frames of this length, s, in the order of trying."""
+    windows = WINDOWS if config.window is None else [max(3, round(config.window / frame))]
+    found = []
+    for window in windows:
+        warmup = window // 4 if config.warmup is None else round(config.warmup / frame)
+        found.append((window, min(max(warmup, 1), window - 2)))
+    return found
 
 
 @dataclass(frozen=True)

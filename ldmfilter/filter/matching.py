@@ -73,7 +73,7 @@ def moments_of(z: Floats, run: NDArray[np.integer], bin_size: float) -> Moments:
         return x[: len(x) - bins][same], x[bins:][same]
 
     def third(one: Floats, other: Floats) -> Floats:
-        products = (one[:, :, None] * one[:, None, :]).reshape(len(one), -1)
+        products = (one[:, :, None] * one[:, None, :]).reshape(len(one), one.shape[1] ** 2)
         n = one.shape[1]
         return (products.T @ other).reshape(n, n, n) / max(len(one), 1)
 

@@ -187,7 +187,9 @@ class OnlineFilter:
             raise InputError(f"state: of model {model_id}, but this is {self.model_id}; restore it with its own model")
         k, n = self._k, len(self._b)
         if mean.shape != (k, n) or cov.shape != (k, n, n) or recent.shape != self._recent.shape or bins < 0:
-            raise InputError(f"state: mean {mean.shape}, cov {cov.shape}, bins {bins} for {n} state dimensions")
+            found = f"mean {mean.shape}, cov {cov.shape}, recent {recent.shape}, bins {bins}"
+            units = len(self.unit_ids)
+            raise InputError(f"state: {found} for {n} state dimensions, {units} units and frames of {k} bins")
         if not all(np.abs(one).max() <= MOST for one in (mean, cov, recent)):
             raise InputError("state: NaN or infinity (beyond float32) in mean, cov or recent; start anew with reset()")
         rounding = 1e-12 * np.trace(cov, axis1=1, axis2=2)

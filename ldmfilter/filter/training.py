@@ -74,41 +74,42 @@ class Training:
         open_ones = candidates(config)
         if frame is not None:  # the dynamics are there already
             open_ones = [dataclasses.replace(open_ones[0], frame=frame)]
-        open_ones = self._fitting(open_ones)
-        self._fits = [(one, self._recordings(one, open_ones)) for one in open_ones]
+        windows = self._windows(open_ones)
+        block = max(one.bins(self._bin_size) * windows[one][0] for one in windows)
+        self._fits = [(one, windows[one][1], self._recordings(one, windows[one][0], block)) for one in windows]
         self.trained: list[Trained] = []
         self._past: list[Record] = []
         self._kept: tuple[Trained, SpikesAhead, dict[str, Tensor], list[Match]] | None = None
         self._now = self._fit(0)
 
-    def _fitting(self, open_ones: list[Candidate]) -> list[Candidate]:
-        """The candidates whose windows fit into all recordings. Raises: InputError where none does."""
-        fitting, problem = [], None
+    def _windows(self, open_ones: Sequence[Candidate]) -> dict[Candidate, tuple[int, int]]:
+        """Frames of a window and of its warm-up for each candidate whose windows fit into all recordings.
+
+        Raises: InputError where none does.
+        """
+        fitting, problem = {}, None
         for one in open_ones:
             frame = one.bins(self._bin_size)
-            try:
-                for counts in self._counts:
-                    split_windows(counts, self._window(one)[0] * frame, self.config.held_out, frame=frame)
-                fitting.append(one)
-            except InputError as error:
-                problem = error
+            for window in window_frames(self.config, frame * self._bin_size):
+                try:
+                    for counts in self._counts:
+                        split_windows(counts, window[0] * frame, self.config.held_out, frame=frame)
+                except InputError as error:
+                    problem = problem or error
+                else:
+                    fitting[one] = window
+                    break
         if problem is not None and not fitting:
             raise problem
         return fitting
 
-    def _recordings(self, candidate: Candidate, all_of_them: Sequence[Candidate]) -> list[Recording]:
+    def _recordings(self, candidate: Candidate, window: int, block: int) -> list[Recording]:
         frame = candidate.bins(self._bin_size)
-        block = max(one.bins(self._bin_size) * self._window(one)[0] for one in all_of_them)
-        window = self._window(candidate)[0]
         return [Recording(one, self.config.held_out, frame, window, block, self._fabric) for one in self._counts]
 
-    def _window(self, candidate: Candidate) -> tuple[int, int]:
-        return window_frames(self.config, candidate.bins(self._bin_size) * self._bin_size)
-
     def _fit(self, number: int) -> Fit:
-        candidate, recordings = self._fits[number]
+        candidate, warmup, recordings = self._fits[number]
         frame = candidate.bins(self._bin_size) * self._bin_size
-        warmup = self._window(candidate)[1]
         return Fit(self.config, candidate, recordings, frame, warmup, self._fabric, self._ranks, self._onto)
 
     @property

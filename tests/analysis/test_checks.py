@@ -26,7 +26,8 @@ SMALL = {
     "learning_rate": 0.01,
     "hidden": (32,),
     "window": 2.4,
-    "dynamics": "fast",
+    "dynamics": "slow",
+    "frame": 0.1,
     "batch_size": 16,
 }
 

@@ -22,6 +22,8 @@ VALUES = {
     "reserve": (["--reserve", "0"], 0.0),
     "latent_dim": (["--latent-dim", "3"], 3),
     "state_dim": (["--state-dim", "9"], 9),
+    "dynamics": (["--dynamics", "fast"], "fast"),
+    "frame": (["--frame", "0.3"], 0.3),
     "entropy": (["--entropy", "knn"], "knn"),
     "seed": (["--seed", "0"], 0),
     "max_steps": (["--max-steps", "7"], 7),

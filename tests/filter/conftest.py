@@ -16,7 +16,8 @@ SMALL = {
     "hidden": (32,),
     "window": 2.4,
     "warmup": 0.8,
-    "dynamics": "fast",
+    "dynamics": "slow",
+    "frame": 0.1,
     "batch_size": 16,
 }
 

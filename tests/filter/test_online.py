@@ -53,7 +53,7 @@ def test_equal_to_the_plain_loop_in_float64(fitted, online, counts):
     observed = labelled["observed"].to_numpy()
     expected = loop(*model, z, observed, np.zeros(len(z), bool))
     mean, cov = run(online, bins)
-    assert online._steady
+    assert all(one.steady for one in online._phases)
     np.testing.assert_allclose(cov, expected[3], atol=1e-11)
     np.testing.assert_allclose(mean, expected[2], atol=1e-6)
 
@@ -113,10 +113,13 @@ def test_a_saved_state_goes_on_as_if_nothing_had_happened(fitted, online, counts
     [
         ({"model_id": "0123"}, "of model 0123, but this is"),
         ({"mean": [0.0]}, r"mean \(1,\)"),
-        ({"mean": [np.nan] * 4}, "NaN or infinity"),
-        ({"cov": -np.eye(4)}, "not symmetric and positive semidefinite"),
-        ({"cov": np.eye(4) + np.eye(4, k=1)}, "not symmetric"),
-        ({"cov": np.eye(4) * 1.7e308}, "NaN or infinity"),  # a step from it would be
+        ({"mean": [[np.nan] * 4]}, "NaN or infinity"),
+        ({"cov": [-np.eye(4)]}, "not symmetric and positive semidefinite"),
+        ({"cov": [np.eye(4) + np.eye(4, k=1)]}, "not symmetric"),
+        ({"cov": [np.eye(4) * 1.7e308]}, "NaN or infinity"),  # a step from it would be
+        ({"mean": [[0.0] * 4] * 2}, r"mean \(2, 4\)"),
+        ({"recent": [[0.0] * 15]}, r"recent \(1, 15\)"),
+        ({"recent": [[np.inf] * 16]}, "NaN or infinity"),
         ({"bins": "many"}, "incomplete or damaged"),
     ],
 )
@@ -166,7 +169,7 @@ def test_states_are_the_callers_own(online, counts):
 def test_the_model_is_read_once(fitted, counts):
     model = LDMFilter(**fitted.get_params())
     vars(model).update({k: v for k, v in vars(fitted).items() if k.endswith("_")})
-    model._set_network({k: v.clone() for k, v in fitted.network_.state_dict().items()})
+    model.set_network({k: v.clone() for k, v in fitted.network_.state_dict().items()})
     online, bins = OnlineFilter(model), counts.to_numpy()[:5]
     expected = run(OnlineFilter(fitted), bins)[0]
     with torch.no_grad():

@@ -43,7 +43,8 @@ def joint(world) -> LDMFilter:
         "hidden": (64,),
         "window": 2.4,
         "warmup": 0.8,
-        "dynamics": "fast",
+        "dynamics": "slow",
+        "frame": 0.1,
         "batch_size": 32,
         "learning_rate": 3e-3,
     }
@@ -132,9 +133,9 @@ def test_sessions_are_judged_by_covariances_of_one_size(world):
     training = Training(FilterConfig(**SMALL | {"max_steps": 25}), counts)
     *_, record = training.run()
     assert record.kept_step == 25  # so that the network is the one that was judged
-    network, warmup = training._network, training.config.warmup
+    network, warmup = training._now._network, training._now._warmup
     with torch.no_grad():
-        z = [network.encode(one.held, i) for i, one in enumerate(training._recordings)]
+        z = [network.encode(one.held, i) for i, one in enumerate(training._now._recordings)]
         filtered = [filter_windows(network.dynamics(), one) for one in z]
     e = [(one - zhat)[:, warmup:].flatten(0, 1).double().numpy() for one, (zhat, *_) in zip(z, filtered, strict=True)]
     S = filtered[0][1].double().numpy()

@@ -94,7 +94,7 @@ def test_resumed_equals_undisturbed(counts, undisturbed, stop_after):
 def test_divergence_is_told(counts):
     training = Training(FilterConfig(**SMALL), counts)
     with torch.no_grad():
-        training._network.encoder().layers[-1].weight.fill_(math.nan)
+        training._now._network.encoder().layers[-1].weight.fill_(math.nan)
     with pytest.raises(TrainingError, match=r"training diverged at step 0: .*--learning-rate below 0\.01"):
         list(training.run())
 
@@ -103,7 +103,7 @@ def test_collapse_is_told(counts, monkeypatch):
     # An encoder of one hidden unit has one dimension to give: the other two latents collapse onto it.
     config = FilterConfig(**SMALL | {"hidden": (1,), "max_steps": 200}, entropy="stopgrad")
     training = Training(config, counts)
-    for layer in training._network.encoder().layers:
+    for layer in training._now._network.encoder().layers:
         if isinstance(layer, torch.nn.GELU):
             monkeypatch.setattr(layer, "forward", lambda x: x)
     with pytest.raises(TrainingError, match=r"training collapsed at step 100: z of 3 dimensions.*rank of 1\."):
@@ -112,7 +112,7 @@ def test_collapse_is_told(counts, monkeypatch):
 
 def test_z_that_is_constant_is_a_collapse_and_scores_low(counts):
     training = Training(FilterConfig(**SMALL), counts)
-    last = training._network.encoder().layers[-1]
+    last = training._now._network.encoder().layers[-1]
     with torch.no_grad():
         last.weight.zero_()
         last.bias.zero_()
@@ -120,7 +120,7 @@ def test_z_that_is_constant_is_a_collapse_and_scores_low(counts):
     assert record.score < -5
     assert record.effective_rank == pytest.approx(1)
     with pytest.raises(TrainingError, match=r"^training collapsed at step 100: "):
-        training._check(dataclasses.replace(record, step=100, loss=0.0))
+        training._now._check(dataclasses.replace(record, step=100, loss=0.0))
 
 
 def test_no_device_of_that_kind():
@@ -184,7 +184,7 @@ def test_too_few_bins(counts):
         ({"latent_dim": 0}, "latent-dim is 0; it must be a whole number of 1 or more"),
         ({"state_dim": 2}, "state-dim is 2; it must be at least latent_dim, 3"),
         ({"entropy": "none"}, "entropy is none; it must be one of logdet, knn, stopgrad, kde"),
-        ({"window": 5}, "window is 5; it must be at least warmup"),
+        ({"window": 0.5}, r"window is 0\.5; it must be longer than warmup, 0\.8"),
         ({"held_out": 0.9}, "held-out is 0.9; it must be a share above 0 and up to 0.5"),
         ({"learning_rate": -1.0}, "learning-rate is -1.0; it must be a number above 0 and up to 1"),
         ({"device": "tpu"}, "device is tpu; it must be one of auto, cpu, cuda"),
