@@ -1,0 +1,96 @@
+"""The choice between slow and fast dynamics by predicted spikes, beside the error of place that it never sees.
+
+    python tests/benchmarks/candidates.py [--data FOLDER] [--seeds 3] [--json FILE]
+
+For each session in the folder that the table `SESSIONS` knows, and each seed: both candidates are trained on the first
+80 % of the bins and judged by bits per spike of counts ahead, on blocks that training and readout did not see. Place is
+read by 25 nearest neighbours, fitted on the first 80 %, in the last 20 % (median error, bins above a speed). "chosen" is
+what `train` keeps. A causal PCA of 16 dimensions (0.5 s) is read in the same way.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import ldmfilter
+from ldmfilter.analysis.baselines import causal_pca
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.benchmarks.report import present
+
+BIN = 0.1  # s
+#: File: interval, behaviour, lowest speed (its unit per s).
+SESSIONS = {
+    "linear_track.nwb": ("epochs=run", "processing/behavior/linear_position", 15.0),
+    "w_maze.nwb": ("epochs=run", "processing/behavior/Position/led", 15.0),
+    "riab.nwb": (None, "processing/behavior/Position/position", 0.02),
+}
+
+
+def place_of(
+    session: ldmfilter.Session, counts: xr.DataArray, path: str, speed: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Place (time, axis) at the bins, smoothed by 0.25 s, and whether it is known and changes fast enough (time,)."""
+    track = session.behavior[path]
+    known, t = track["time"].to_numpy(), counts["time"].to_numpy()
+    values = track.to_numpy().reshape(known.size, -1).astype(float)
+    fine = np.isfinite(values).all(1)
+    known, values = known[fine], values[fine]
+    window = max(1, round(0.25 / float(np.median(np.diff(known)))))
+    kernel = np.ones(window) / window
+    smooth = np.stack([np.convolve(axis, kernel, "same") for axis in values.T], 1)
+    place = np.stack([np.interp(t, known, axis) for axis in smooth.T], 1)
+    near = np.abs(known[np.clip(np.searchsorted(known, t), 0, known.size - 1)] - t) < 0.5
+    pace = np.linalg.norm(np.gradient(place, t, axis=0), axis=1)
+    return place, near & (pace > speed) & (pace < 1e4)
+
+
+def error(states: np.ndarray, place: np.ndarray, judged: np.ndarray, split: int) -> float:
+    """Median distance from place to what 25 nearest neighbours say."""
+    rows = np.arange(len(states))
+    fit, test = judged & (rows < split), judged & (rows >= split)
+    reader = make_pipeline(StandardScaler(), KNeighborsRegressor(25)).fit(states[fit], place[fit])
+    return float(np.median(np.linalg.norm(reader.predict(states[test]) - place[test], axis=1)))
+
+
+def main() -> None:
+    """Train, judge and read every session; print the table."""
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    arguments.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
+    arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--json", type=Path)
+    given = arguments.parse_args()
+    rows = []
+    for name, (interval, behavior, speed) in SESSIONS.items():
+        if not (given.data / name).exists():
+            print(f"{given.data / name}: no such file; its rows are left out", file=sys.stderr)
+            continue
+        session = ldmfilter.read_session(given.data / name)
+        counts = ldmfilter.bin_spikes(session, BIN, interval)
+        split = int(0.8 * counts.sizes["time"])
+        train = counts.isel(time=slice(split))
+        place, judged = place_of(session, counts, behavior, speed)
+        starts = np.diff(counts["segment"].to_numpy(), prepend=-1) != 0
+        fit = np.arange(len(starts)) < split
+        pca = error(causal_pca(counts.to_numpy(), starts, fit, BIN), place, judged, split)
+        for seed in range(given.seeds):
+            chosen = ldmfilter.LDMFilter(seed=seed).fit(train)
+            for one in chosen.candidates_:
+                kept = one.name == chosen.kept_candidate_
+                model = chosen if kept else ldmfilter.LDMFilter(seed=seed, dynamics=one.name).fit(train)
+                found = error(model.transform(counts), place, judged, split)
+                lead = "" if np.isnan(one.lead[0]) else f"{one.lead[0]:+.4f} +- {one.lead[1]:.4f}"
+                rows.append([name, seed, one.name, one.bits_per_spike, lead, found, pca, "chosen" if kept else ""])
+                print(*rows[-1], file=sys.stderr)
+    columns = ["session", "seed", "candidate", "bits per spike", "lead over slow", "error", "causal PCA", ""]
+    present("Candidates: predicted spikes and the error of place", columns, rows, given.json)
+
+
+if __name__ == "__main__":
+    main()
