@@ -95,11 +95,6 @@ def parse_span(text: str) -> tuple[float, float]:
         raise typer.BadParameter(f"{text!r} is not START:STOP in seconds, as 10:60", param_hint="--span") from None
 
 
-def parse_spans(texts: list[str] | None) -> tuple[tuple[float, float], ...]:
-    """Spans, as `parse_span` reads each."""
-    return tuple(map(parse_span, texts or ()))
-
-
 # The types of fields that are no types of typer: how their text is given, and what reads it.
 _TEXTS: dict[Any, tuple[Any, Callable[[str], Any]]] = {
     tuple[int, ...]: (str, parse_widths),
@@ -107,31 +102,24 @@ _TEXTS: dict[Any, tuple[Any, Callable[[str], Any]]] = {
 }
 
 
-def option(name: str, panel: str | None = None, **more: Any) -> Any:
-    """The option of a field of the configuration, with the field's flag, help, metavar and default."""
-    one = OPTIONS[name]
-    about, default = one.metadata, one.default
-    if isinstance(default, tuple):
-        default = ",".join(map(str, default)) or None
-    shown = "" if default is None else f" (default: {default})"
-    more = {"metavar": about.get("metavar") or "|".join(about.get("choices", ())) or None} | more
-    flags = [f"--{about['flag']}"] if "flag" in about else []
-    return typer.Option(
-        *flags, help=about["help"] + shown, rich_help_panel=panel or about["panel"], show_default=False, **more
-    )
-
-
-Interval = Annotated[str | None, option("interval")]
-Spans = Annotated[list[str] | None, option("spans")]
-
-
 def _parameter(name: str, several: bool) -> inspect.Parameter:
     """The parameter of a command for a field of the configuration."""
-    of = kind(OPTIONS[name])
-    text, parser = _TEXTS.get(of, (of, None))
-    made = option(name, parser=parser)
+    one = OPTIONS[name]
+    about, default = one.metadata, one.default
+    text, parser = _TEXTS.get(kind(one), (kind(one), None))
+    metavar = about.get("metavar") or "|".join(about.get("choices", ())) or None
     if several:
-        text, made.metavar = list[text], f"{made.metavar or 'N'} ..."  # type: ignore[valid-type]
+        text, metavar = list[text], f"{metavar or ('N' if text is int else 'X')} ..."  # type: ignore[valid-type]
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default)) or None
+    made = typer.Option(
+        *([f"--{about['flag']}"] if "flag" in about else []),
+        metavar=metavar,
+        parser=parser,
+        help=about["help"] + ("" if default is None else f" (default: {default})"),
+        rich_help_panel=about["panel"],
+        show_default=False,
+    )
     annotation = Annotated[text | None, made]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

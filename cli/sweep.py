@@ -11,21 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, follow, give_up, say, shown
-from ldmfilter_cli.options import RUN, Dask, Interval, Spans, option, parse_spans, parse_widths
+from ldmfilter_cli.options import ConfigFile, Dask, with_options
 from typer.core import TyperCommand
 
-from ldmfilter.config import (
-    DEVICES,
-    ENTROPIES,
-    MODEL,
-    PRECISIONS,
-    TIME,
-    TRAINING,
-    UNITS,
-    Config,
-    DataConfig,
-    FilterConfig,
-)  # fmt: skip
+from ldmfilter.analysis.combinations import SWEPT
+from ldmfilter.config import OPTIONS, Config, kind
 from ldmfilter.data.untrusted.remote import absolute, remote_address
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.files import plain_names
@@ -47,17 +37,18 @@ def _is_widths(word: str) -> bool:
     return all(part.isdigit() for part in word.split(","))
 
 
-NUMBERS = (
-    "latent-dim", "state-dim", "dropout", "seed", "max-steps", "learning-rate", "batch-size", "weight-decay",
-)  # fmt: skip
+def _fits(name: str) -> Callable[[str], bool]:
+    """Whether a word is a value of an option."""
+    if choices := OPTIONS[name].metadata.get("choices"):
+        return lambda word: word in choices
+    return _is_number if kind(OPTIONS[name]) in (int, float) else _is_widths
+
+
+MANY = (*SWEPT, "seed")
+# Several values of these would be judged on different bins or frames.
+BINS = ("bin_size", "min_rate", "reserve", "dynamics", "frame", "window", "warmup", "held_out")
 # Which words continue the list of an option's values. The first value may be any word: the parser checks it.
-SEVERAL: dict[str, Callable[[str], bool]] = {
-    **{f"--{name}": _is_number for name in NUMBERS},
-    "--hidden": _is_widths,
-    "--entropy": ENTROPIES.__contains__,
-}
-# Several values of these would be judged on different bins.
-ONE = ("--bin-size", "--min-rate", "--reserve", "--window", "--warmup", "--held-out")
+SEVERAL, ONE = ({f"--{name.replace('_', '-')}": _fits(name) for name in names} for names in (MANY, BINS))
 
 
 def expand(words: Sequence[str]) -> list[str]:
@@ -80,10 +71,9 @@ def expand(words: Sequence[str]) -> list[str]:
             out.append(word)
             if name == word and rest:
                 out.append(rest.pop(0))
-            if name in ONE and (name in seen or (rest and _is_number(rest[0]))):
+            if name in ONE and (name in seen or (rest and ONE[name](rest[0]))):
                 raise typer.BadParameter(
-                    "takes one value in a sweep: with another the scores would be of other bins, and not comparable",
-                    param_hint=name,
+                    "takes one value in a sweep: scores of other bins or frames cannot be compared", param_hint=name
                 )
             seen.add(name)
             flag = name
@@ -106,6 +96,7 @@ _SWEEP = "Sweep"
 
 
 @command
+@with_options(*(name for name in OPTIONS if name not in MANY), several=MANY)
 def sweep(
     sessions: Annotated[
         list[Path] | None,
@@ -113,16 +104,8 @@ def sweep(
             metavar="SESSION...", help="Sessions, each swept by itself; not needed with --resume.", show_default=False
         ),
     ] = None,
-    latent_dim: Annotated[list[int] | None, option("latent_dim", MODEL, metavar="N N ...")] = None,
-    state_dim: Annotated[list[int] | None, option("state_dim", MODEL, metavar="N N ...")] = None,
-    hidden: Annotated[list[str] | None, option("hidden", MODEL, metavar="WIDTH,WIDTH ...")] = None,
-    dropout: Annotated[list[float] | None, option("dropout", MODEL, metavar="X X ...")] = None,
-    entropy: Annotated[list[str] | None, option("entropy", TRAINING, metavar="|".join(ENTROPIES) + " ...")] = None,
-    seed: Annotated[list[int] | None, option("seed", TRAINING, metavar="N N ...")] = None,
-    max_steps: Annotated[list[int] | None, option("max_steps", TRAINING, metavar="N N ...")] = None,
-    learning_rate: Annotated[list[float] | None, option("learning_rate", TRAINING, metavar="X X ...")] = None,
-    batch_size: Annotated[list[int] | None, option("batch_size", TRAINING, metavar="N N ...")] = None,
-    weight_decay: Annotated[list[float] | None, option("weight_decay", TRAINING, metavar="X X ...")] = None,
+    *,
+    options: dict[str, Any],
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -147,22 +130,7 @@ def sweep(
         int, typer.Option(min=1, metavar="N", help="Processes, of one thread each.", rich_help_panel=_SWEEP)
     ] = 1,
     dask: Dask = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.toml", help="Options; the command line wins.", rich_help_panel=RUN),
-    ] = None,
-    bin_size: Annotated[float | None, option("bin_size", TIME)] = None,
-    interval: Interval = None,
-    span: Spans = None,
-    reserve: Annotated[float | None, option("reserve", TIME)] = None,
-    units: Annotated[str | None, option("units", UNITS, metavar="QUERY")] = None,
-    min_rate: Annotated[float | None, option("min_rate", UNITS, metavar="HZ")] = None,
-    window: Annotated[float | None, option("window", TRAINING)] = None,
-    warmup: Annotated[float | None, option("warmup", TRAINING)] = None,
-    held_out: Annotated[float | None, option("held_out", TRAINING)] = None,
-    refit: Annotated[bool | None, option("refit", TRAINING)] = None,
-    device: Annotated[str | None, option("device", TRAINING, metavar="|".join(DEVICES))] = None,
-    precision: Annotated[str | None, option("precision", TRAINING, metavar="|".join(PRECISIONS))] = None,
+    config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="The table as JSON.", rich_help_panel="Messages")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -171,23 +139,10 @@ def sweep(
 
     Train with every combination of the values and compare their predictive information on held-out time. Prints a
     table, the best first. Several seeds are repetitions: their median counts. The same command again, or --resume,
-    does only what is missing. The best run is a run like any other: where the sweep lies below runs/,
-    `ldmfilter decode` finds it.
+    does only what is missing. Dynamics begin fast in all runs, with --dynamics slow slow in all. The best run is a run
+    like any other: where the sweep lies below runs/, `ldmfilter decode` finds it.
     """
-    hidden_widths = [parse_widths(widths) for widths in hidden or ()]
-    several: dict[str, Sequence | None] = {
-        "latent_dim": latent_dim, "state_dim": state_dim, "hidden": hidden_widths, "dropout": dropout,
-        "entropy": entropy, "max_steps": max_steps, "learning_rate": learning_rate, "batch_size": batch_size,
-        "weight_decay": weight_decay,
-    }  # fmt: skip
-    single: dict[str, Any] = {
-        "bin_size": bin_size, "interval": interval, "spans": parse_spans(span) or None, "reserve": reserve,
-        "units": units, "min_rate": min_rate, "window": window, "warmup": warmup, "held_out": held_out,
-        "refit": refit, "device": device, "precision": precision,
-    }  # fmt: skip
-    many = {name: list(dict.fromkeys(values)) for name, values in several.items() if values}
-    single = {name: value for name, value in single.items() if value is not None}
-    if resume is not None and (many or single or seed or config or folder or trials):
+    if resume is not None and (options or config or folder or trials):
         raise typer.BadParameter("a resumed sweep keeps its own options; leave the others out", param_hint="--resume")
     if dask is not None and jobs > 1:
         raise typer.BadParameter("the workers of the cluster are the processes", param_hint="--jobs")
@@ -195,11 +150,12 @@ def sweep(
     if resume is not None:
         make = _resumed(resume, sessions or [])
     else:
-        single |= {name: values[0] for name, values in many.items() if len(values) == 1}
-        options = (Config.read(config) if config else Config(DataConfig(), FilterConfig())).replace(**single)
-        options.data.validate()
-        grid = {name: values for name, values in many.items() if len(values) > 1}
-        make = _asked(sessions or [], folder, options, grid, seed or [options.filter.seed], trials)
+        many = {name: list(dict.fromkeys(options.pop(name, ()))) for name in MANY}
+        single = {name: values[0] for name, values in many.items() if len(values) == 1}
+        grid = {name: many[name] for name in SWEPT if len(many[name]) > 1}
+        base = (Config.read(config) if config else Config()).replace(**options, **single)
+        base.data.validate()
+        make = _asked(sessions or [], folder, base, grid, many["seed"] or [base.filter.seed], trials)
     sweeps: list[Sweep] = []
     failures: list[Exception] = []
     for made in make:

@@ -158,7 +158,8 @@ def causal_pca(counts: Array, starts: Array, fit: Array, bin_size: float) -> Arr
         bin_size: s.
     """
     roots = np.sqrt(counts.astype(np.float64))
-    mean = np.nan_to_num(np.nanmean(np.where(fit[:, None], roots, np.nan), 0))
+    seen = ~np.isnan(roots[fit])
+    mean = np.where(seen, roots[fit], 0).sum(0) / np.maximum(seen.sum(0), 1)
     centred = np.nan_to_num(roots - mean)
     forget = math.exp(-bin_size / PCA_TIME)
     parts = np.split(centred, np.flatnonzero(starts)[1:]) if starts.any() else [centred]

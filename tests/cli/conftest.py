@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 
 from ldmfilter.data.simulate import linear_track_session
 
-QUICK = ["--latent-dim", "2", "--max-steps", "50", "--hidden", "16", "--window", "2", "--batch-size", "8"]
-QUICK += ["--dynamics", "fast"]
+QUICK = ["--dynamics", "fast", "--latent-dim", "2", "--max-steps", "50", "--hidden", "16", "--window", "2", "--batch-size", "8"]
 
 
 @dataclass
