@@ -71,7 +71,7 @@ def split_windows(
 
 
 def _held(time: np.ndarray, usable: np.ndarray, segment: np.ndarray, share: float, row: int) -> np.ndarray:
-    """Bins (time,) that are held out: in the most blocks, up to `HELD_OUT_BLOCKS`, that have `row` usable bins in a row."""
+    """Bins (time,) held out: the most blocks, up to `HELD_OUT_BLOCKS`, that each have `row` usable bins in a row."""
     for blocks in range(HELD_OUT_BLOCKS, 0, -1):
         length = max(int(share * time.size / blocks), row)
         held = _blocks(time, len(usable), blocks, length)

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/candidates.py [--data FOLDER] [--seeds 3] [--json FILE]
 
-For each session in the folder that the table `SESSIONS` knows, and each seed: both candidates are trained on the first
-80 % of the bins and judged by bits per spike of counts ahead, on blocks that nothing was fitted to. Place is
-read by 25 nearest neighbours, fitted on the first 80 %, in the last 20 % (median error, bins above a speed). "chosen" is
-what `train` keeps. A causal PCA of 16 dimensions (0.5 s) is read in the same way.
+For each session in the folder that `SESSIONS` knows, and each seed: both candidates are trained on the first 80 % of
+the bins and judged by bits per spike of counts ahead, on blocks that nothing was fitted to. Place is read by 25 nearest
+neighbours, fitted on the first 80 %, in the last 20 % (median error, bins above a speed). "chosen" is what `train`
+keeps. A causal PCA of 16 dimensions (0.5 s) is read in the same way.
 """
 
 import argparse
