@@ -124,7 +124,7 @@ def _show(reports: "tuple[BehaviorReport, ...]") -> None:
 
 
 def _show_scores(console: "Console", one: "BehaviorReport") -> None:
-    """How well each readout does, beside the supervised decoder and chance."""
+    """Scores of each readout, beside the supervised decoder and chance."""
     rows = [
         (name + (" (chosen)" if name == one.chosen else ""), f"{score.r2:.3f}", f"{score.median_error:.3g}")
         for name, score in one.readouts.items()

@@ -173,7 +173,7 @@ def work(
 
 
 def cancelled() -> bool:
-    """Whether the task of this thread was taken back by the Dask cluster that it was begun for."""
+    """True where the task of this thread was taken back by the Dask cluster that it was begun for."""
     distributed = sys.modules.get("distributed")
     try:
         worker = distributed.get_worker() if distributed else None
@@ -194,7 +194,7 @@ def _end(task: int, future: Future) -> Done:
 
 
 def _perform(function: Callable[..., Any], values: tuple, versions: dict[str, str]) -> tuple[Any, tuple[str, ...]]:
-    """What a task returns, or the error that ends it; and what it warned of."""
+    """The result of a task, or the error that ended it, and its warnings."""
     result: Any
     with _one_at_a_time, warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("default")
@@ -249,7 +249,7 @@ def _ignored_interrupt() -> Iterator[None]:
 
 
 def _versions() -> dict[str, str]:
-    """What must be the same everywhere for results to be the same; Dask compares its own version itself."""
+    """Versions that must be the same everywhere for results to be the same; Dask compares its own version itself."""
     python = "{}.{}".format(*sys.version_info)
     return {"ldmfilter": __version__, "Python": python, "torch": version("torch").partition("+")[0]}
 
@@ -261,7 +261,7 @@ def _check_versions(ours: dict[str, str], theirs: dict[str, str], where: str) ->
 
 
 def _look(paths: list[str]) -> dict[str, Any]:
-    """What a worker is and what it does not see."""
+    """A description of a worker, and the paths that it does not see."""
     missing = [path for path in paths if not os.path.exists(path)]
     return {"versions": _versions(), "host": platform.node(), "missing": missing}
 

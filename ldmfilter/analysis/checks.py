@@ -377,12 +377,12 @@ class Diagnosis(Measures):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """True where nothing is wrong."""
         return all(finding.ok for finding in self.findings)
 
     @property
     def predictive(self) -> bool:
-        """Whether the states predict something that the units share, beyond each unit's own rhythm."""
+        """True where the states predict something that the units share, beyond each unit's own rhythm."""
         needed = (PREDICTIVE_INFORMATION, COUPLING, SHARED_INFORMATION)
         return all(finding.ok for finding in self.findings if finding.name in needed)
 

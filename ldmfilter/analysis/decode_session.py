@@ -34,7 +34,7 @@ Follow = Callable[[Iterator[xr.Dataset], int], Iterator[xr.Dataset]]  # gets blo
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """What is decoded of a session, and how.
+    """The options of decoding a session.
 
     Attributes:
         format: of the session, as `read_session` takes it; without it its content decides.

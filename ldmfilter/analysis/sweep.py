@@ -74,7 +74,7 @@ _LOOK = 1.0  # s between looks at the runs that other processes train
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a sweep is.
+    """Progress of a sweep.
 
     Attributes:
         run: the run that something has happened to.

@@ -69,7 +69,7 @@ def sum_frames(counts: Floats, segment: NDArray[np.integer], k: int) -> Floats:
 
 
 def observed_frames(observed: NDArray[np.bool_], segment: NDArray[np.integer], k: int) -> NDArray[np.bool_]:
-    """Whether half of a frame's bins or more are observed, (time,), of the frame that ends with each bin."""
+    """The frames (time,) of which half of the bins or more are observed, by the bin that they end with."""
     if k == 1:
         return observed
     values = np.where(observed, 0, np.nan).astype(np.float32)[:, None]

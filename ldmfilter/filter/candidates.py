@@ -17,7 +17,7 @@ WINDOWS = (32, 16, 8, 4)  # frames in a training window, where the configuration
 
 @dataclass(frozen=True)
 class Candidate:
-    """Where a training begins.
+    """The beginning of a training.
 
     Attributes:
         name: one of `config.DYNAMICS`.

@@ -128,7 +128,7 @@ class Fit:
         return network.state_dict()
 
     def spikes_ahead(self, state: dict[str, Tensor]) -> SpikesAhead:
-        """How well the states of the finished network `state` predict spikes, on held-out blocks that neither training
+        """Prediction of spikes by the states of the finished network `state`, on held-out blocks that neither training
         nor the readout saw; the mean over sessions."""
         with self._own_torch(advance=False):
             network = self._make_network().eval()

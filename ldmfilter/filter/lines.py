@@ -155,7 +155,7 @@ class StateLines:
 
 
 def _is_number(field: str) -> bool:
-    """Whether a field is a number or empty."""
+    """True where a field is a number or empty."""
     try:
         float(field)
     except ValueError:

@@ -48,7 +48,7 @@ class SpikesAhead:
     blocks: Floats
 
     def lead(self, other: SpikesAhead) -> tuple[float, float]:
-        """How far this is ahead of another on the same bins, and the standard error of that, bits per spike."""
+        """Lead over another on the same bins and its standard error, bits per spike."""
         difference = self.blocks - other.blocks
         spread = float(difference.std(ddof=1)) if len(difference) > 1 else np.nan
         return float(difference.sum()), spread * float(np.sqrt(len(difference)))

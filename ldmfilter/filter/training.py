@@ -124,7 +124,7 @@ class Training:
 
     @property
     def ended(self) -> bool:
-        """Whether all candidates are trained."""
+        """True where all candidates are trained."""
         return len(self.trained) == len(self._fits)
 
     @property
