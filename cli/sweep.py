@@ -38,7 +38,7 @@ def _is_widths(word: str) -> bool:
 
 
 def _fits(name: str) -> Callable[[str], bool]:
-    """Whether a word is a value of an option."""
+    """True where a word is a value of an option."""
     if choices := OPTIONS[name].metadata.get("choices"):
         return lambda word: word in choices
     return _is_number if kind(OPTIONS[name]) in (int, float) else _is_widths
@@ -139,8 +139,8 @@ def sweep(
 
     Train with every combination of the values and compare their predictive information on held-out time. Prints a
     table, the best first. Several seeds are repetitions: their median counts. The same command again, or --resume,
-    does only what is missing. Dynamics begin fast in all runs, with --dynamics slow slow in all. The best run is a run
-    like any other: where the sweep lies below runs/, `ldmfilter decode` finds it.
+    does only what is missing. Dynamics begin fast in every run, unless --dynamics says slow. The best run is a run like
+    any other: where the sweep lies below runs/, `ldmfilter decode` finds it.
     """
     if resume is not None and (options or config or folder or trials):
         raise typer.BadParameter("a resumed sweep keeps its own options; leave the others out", param_hint="--resume")
