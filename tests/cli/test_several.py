@@ -1,6 +1,7 @@
 """Several sessions in one command: here, and on a Dask cluster whose workers may die."""
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -99,14 +100,11 @@ class Pipe:
         path.unlink()
         os.mkfifo(path)
 
-    def wait_for_reader(self):
-        def opened():
-            with contextlib.suppress(OSError):  # ENXIO, as long as nobody reads
-                self.end = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
-                return True
-            return False
-
-        wait_for(opened)
+    def has_reader(self):
+        with contextlib.suppress(OSError):  # ENXIO, as long as nobody reads
+            self.end = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
+            return True
+        return False
 
     def replace(self, session):
         """From now on the path is a session; who waits for the pipe goes on waiting."""
@@ -114,19 +112,33 @@ class Pipe:
         os.replace(self.path.with_name("copy"), self.path)
 
 
-def beside(command):
-    """Run something while the command works in this thread, which signals are for."""
-    error = []
+@contextlib.contextmanager
+def beside(steps):
+    """Go through a function that yields conditions to wait for, while the block runs a command in this thread, which
+    signals are for. Neither waits for the other in vain: the steps end with the block, and an error in them interrupts
+    the command. Gives the errors."""
+    over, errors = threading.Event(), []
 
-    def guarded():
+    def unless_over(condition):
+        assert not over.is_set(), "the command has ended"
+        return condition()
+
+    def go():
         try:
-            command()
-        except BaseException as raised:
-            error.append(raised)
+            for condition in steps():
+                wait_for(functools.partial(unless_over, condition))
+        except BaseException as error:
+            errors.append(error)
+            if not over.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=guarded)
+    thread = threading.Thread(target=go)
     thread.start()
-    return thread, error
+    try:
+        yield errors
+    finally:
+        over.set()
+        thread.join()
 
 
 ALL = ["a.npz", "b.npz", "c.npz"]
@@ -212,18 +224,18 @@ def test_a_killed_worker(work, cluster):
     pipe, out, before = Pipe(work / "b.npz"), work / "out", []
 
     def kill():
-        pipe.wait_for_reader()
-        wait_for(lambda: (out / "a.zarr").exists() and (out / "c.zarr").exists())
+        yield pipe.has_reader
+        yield (out / "a.zarr").exists
+        yield (out / "c.zarr").exists
         before.extend(marks(out))
         pid = busy_with(cluster, pipe.path)
         pipe.replace(work / "a.npz")
         os.kill(pid, signal.SIGKILL)
         os.close(pipe.end)
 
-    thread, error = beside(kill)
-    ended = here("decode", *ALL, "--run", "run", "--out", "out", "--dask", cluster.scheduler_address, cwd=work)
-    thread.join()
-    assert not error, error
+    with beside(kill) as errors:
+        ended = here("decode", *ALL, "--run", "run", "--out", "out", "--dask", cluster.scheduler_address, cwd=work)
+    assert not errors, (errors, ended.err)
     assert (ended.code, ended.out) == (0, "out/a.zarr\nout/b.zarr\nout/c.zarr\n"), ended.err
     assert set(before) < set(marks(out))
     assert "not done again" not in ended.err  # nor was any asked for again
@@ -237,15 +249,14 @@ def test_interrupted(work, cluster):
     command = ["decode", *ALL, "d.npz", "--run", "run", "--out", "out", "--dask", cluster.scheduler_address]
 
     def interrupt():
-        wait_for((work / "out" / "a.zarr").exists)
+        yield (work / "out" / "a.zarr").exists
         for pipe in pipes:
-            pipe.wait_for_reader()
+            yield pipe.has_reader
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread, error = beside(interrupt)
-    ended = here(*command, cwd=work)
-    thread.join()
-    assert not error, error
+    with beside(interrupt) as errors:
+        ended = here(*command, cwd=work)
+    assert not errors, (errors, ended.err)
     assert (ended.code, ended.out) == (130, "")
     assert ended.err.splitlines()[-1] == "ldmfilter: interrupted"
     before = marks(work / "out")
@@ -339,14 +350,13 @@ def test_a_killed_worker_of_a_sweep(work, cluster):
     folder = work / "swept"
 
     def kill():
-        wait_for((folder / "000" / "model.safetensors").exists)
+        yield (folder / "000" / "model.safetensors").exists
         os.kill(busy_with(cluster, folder / "000" / ".lock"), signal.SIGKILL)
 
-    thread, error = beside(kill)
     words = ["--latent-dim", 3, "--seed", 0, 1, "--max-steps", 150, *SMALL, "--dask", cluster.scheduler_address]
-    ended = here("sweep", "a.npz", *words, "--sweep", "swept", cwd=work)
-    thread.join()
-    assert not error, error
+    with beside(kill) as errors:
+        ended = here("sweep", "a.npz", *words, "--sweep", "swept", cwd=work)
+    assert not errors, (errors, ended.err)
     assert ended.code == 0, ended.err
     runs = Sweep.open(folder).runs()
     assert [run.state for run in runs] == ["done", "done"]
@@ -360,14 +370,13 @@ def test_an_interrupted_sweep_on_a_cluster(work, cluster):
     folder = work / "swept"
 
     def interrupt():
-        wait_for((folder / "000" / "model.safetensors").exists)
+        yield (folder / "000" / "model.safetensors").exists
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread, error = beside(interrupt)
     words = ["--latent-dim", 3, "--seed", 0, 1, "--max-steps", 100_000, *SMALL, "--dask", cluster.scheduler_address]
-    ended = here("sweep", "a.npz", *words, "--sweep", "swept", cwd=work)
-    thread.join()
-    assert not error, error
+    with beside(interrupt) as errors:
+        ended = here("sweep", "a.npz", *words, "--sweep", "swept", cwd=work)
+    assert not errors, (errors, ended.err)
     assert (ended.code, ended.out) == (130, "")
     assert ended.err.splitlines()[-1] == "ldmfilter: interrupted; go on with `ldmfilter sweep --resume swept`"
 
