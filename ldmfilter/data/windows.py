@@ -71,13 +71,14 @@ def split_windows(
 
 
 def _held(time: np.ndarray, usable: np.ndarray, segment: np.ndarray, share: float, row: int) -> np.ndarray:
-    """Bins (time,) held out: the most blocks, up to `HELD_OUT_BLOCKS`, that each have `row` usable bins in a row."""
+    """Bins (time,) held out: the most blocks, up to `HELD_OUT_BLOCKS`, that each have `row` usable bins in a row and
+    leave as many to training."""
     for blocks in range(HELD_OUT_BLOCKS, 0, -1):
         length = max(int(share * time.size / blocks), row)
         held = _blocks(time, len(usable), blocks, length)
         starts = _starts(usable & held, segment, row)
         edges = np.searchsorted(time, starts) * blocks // max(time.size, 1)
-        if np.unique(edges).size == blocks:
+        if np.unique(edges).size == blocks and _starts(usable & ~held, segment, row).size:
             return held
     return held
 

@@ -172,7 +172,10 @@ def _encode(network: Network, counts: xr.DataArray, k: int, device: str) -> tupl
         values = sum_frames(values, segment, k)
     frames = torch.from_numpy(values)
     z = torch.cat([network.encode(some.to(device)).double() for some in frames.split(TIME_CHUNK)])
-    return z, torch.from_numpy(observed_frames(observed, segment, k))
+    seen = observed_frames(observed, segment, k)
+    if k > 1:  # of a frame seen by halves, no unit may have been observed in half of it
+        seen &= ~np.isnan(values).all(1)
+    return z, torch.from_numpy(seen)
 
 
 def _dataset(model: Fitted, counts: xr.DataArray, ci: float, result: Filtered, smoothed: Smoothed | None) -> xr.Dataset:

@@ -68,7 +68,7 @@ def moments_of(z: Floats, run: NDArray[np.integer], bin_size: float) -> Moments:
     x /= np.sqrt((length**2).mean()) * np.sqrt(1 + (length / (RADIUS * np.sqrt((length**2).mean()))) ** 2)[:, None]
 
     def pairs(lag: float) -> tuple[Floats, Floats]:
-        bins = max(round(lag / bin_size), 1) if lag else 0
+        bins = min(max(round(lag / bin_size), 1), len(run)) if lag else 0
         same = run[bins:] == run[: len(run) - bins]
         return x[: len(x) - bins][same], x[bins:][same]
 

@@ -235,7 +235,7 @@ class Run:
             self._lock.release()
 
     def _train(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> Iterator[Record]:
-        written = 0.0
+        written, ended = 0.0, training.ended
         self._write_log(training.history)
         if training.step and not any(one.added for one in self.sessions):  # those came when all was done
             self._write_model(training, counts)  # a stop may have come between checkpoint and model
@@ -244,14 +244,15 @@ class Run:
                 log.write(_line(record))
             if time.monotonic() - written >= CHECKPOINT_EVERY or record.step == self.config.filter.max_steps:
                 try:
-                    write_tensors(self.folder / _CHECKPOINT, *training.state())
-                    self._write_model(training, counts)
+                    self._write_state(training, counts)
                 except InputError:
                     if not written and not training.step:  # nothing is worth keeping yet
                         shutil.rmtree(self.folder, ignore_errors=True)
                     raise
-                written = time.monotonic()
+                written, ended = time.monotonic(), training.ended
             yield record
+        if training.ended and not ended:  # a candidate failed at the end, maybe without a record
+            self._write_state(training, counts)
 
     def resume(self, training: Training) -> None:
         """Put a training back to the last checkpoint; one that was stopped before its first begins anew.
@@ -382,6 +383,10 @@ class Run:
         self.sessions.append(session)
         self._about = self._about | {"format": RUN_FORMAT, "sessions": [asdict(one) for one in self.sessions]}
         write_bytes(self.folder / RUN_FILE, json.dumps(self._about, indent=1).encode())
+
+    def _write_state(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> None:
+        write_tensors(self.folder / _CHECKPOINT, *training.state())
+        self._write_model(training, counts)
 
     def _write_model(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> None:
         LDMFilter(**asdict(self.config.filter)).take(training, counts).save(self.folder)

@@ -167,23 +167,26 @@ class Training:
         Raises:
             TrainingError: every candidate has diverged or collapsed.
         """
+        told = len(self.history)
         while not self.ended:
             failure = None
             try:
                 for record in self._now.run():
-                    if record.step < self.config.max_steps:
-                        yield record
+                    while record.step < self.config.max_steps and told < len(self.history):
+                        told += 1
+                        yield self.history[told - 1]
             except TrainingError as error:
                 failure = error
                 if len(self._fits) == 1:
                     raise
-            last = self._now.history[-1]
             self._judge(failure)
             if self.ended and self._kept is None and failure is not None:
                 raise failure
             if not self.ended:
                 self._now = self._fit(len(self.trained))
-            yield last
+            while self._kept is not None and told < len(self.history):  # before, there is nothing to be kept
+                told += 1
+                yield self.history[told - 1]
 
     def _judge(self, failure: TrainingError | None) -> None:
         """Take the candidate that has just ended among those trained, and keep it where it predicts spikes better."""
@@ -228,7 +231,8 @@ class Training:
         if len(trained) > len(self._fits):
             raise ValueError(f"it has {len(trained)} candidates")
         now = self._fit(min(len(trained), len(self._fits) - 1))
-        now.restore({name: value for name, value in tensors.items() if not name.startswith("kept.")}, values)
+        if not (len(trained) == len(self._fits) and trained[-1].failure):  # nothing goes on from where it failed
+            now.restore({name: value for name, value in tensors.items() if not name.startswith("kept.")}, values)
         past, kept = read_history(values.get("past", [])), None
         if "kept" in values:
             raw = values["kept"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from ldmfilter import trainer
 from ldmfilter.filter import decode, training
 from ldmfilter.filter.kalman import LinearGaussian, filter_windows
 from ldmfilter.filter.model import LDMFilter
@@ -113,7 +114,16 @@ def test_training(device, counts, monkeypatch, entropy):
     np.testing.assert_allclose(there.decode(counts)["ci"], here.decode(counts)["ci"], rtol=0, atol=0.05)
 
 
-def test_videos_of_figure_4(device):
+def test_videos_of_figure_4(device, monkeypatch):
+    if device != "cuda:0":
+        whole = trainer.Fabric
+        monkeypatch.setattr(
+            trainer,
+            "Fabric",
+            lambda accelerator, **more: (
+                whole(accelerator=accelerator, **more) if accelerator == "cpu" else OneDevice(device)
+            ),
+        )
     settings = fig4.Settings(6, 3, 3, 16, 8, 8, 24, 1)
     here, there = (fig4.train_both("circle", settings, 0, place) for place in ("cpu", device))
     for entropy, one in here.items():
@@ -136,7 +146,7 @@ class OneDevice:
     """What training asks of Fabric, for one process and full precision: Fabric itself knows real devices only."""
 
     def __init__(self, device):
-        self.device = device
+        self.device = torch.device(device)
 
     def setup(self, module, optimizer):
         # What is no tensor of torch's own is not moved, but made anew, behind the optimizer's back.
@@ -153,7 +163,7 @@ class OneDevice:
         loss.backward()
 
     def clip_gradients(self, module, optimizer, max_norm, error_if_nonfinite):
-        torch.nn.utils.clip_grad_norm_(module.parameters(), max_norm, error_if_nonfinite=error_if_nonfinite)
+        return torch.nn.utils.clip_grad_norm_(module.parameters(), max_norm, error_if_nonfinite=error_if_nonfinite)
 
 
 def on_the_device(monkeypatch, device):

@@ -170,7 +170,9 @@ def test_sessions_that_do_not_go_together(joint, world):
     with pytest.raises(InputError, match=r"^copy\.nwb: is the same session as 1\.nwb; name each session once"):
         LDMFilter().fit([a, a.assign_attrs(path="copy.nwb")])
     with pytest.raises(InputError, match=r"^2\.nwb: 40 observed bins"):
-        LDMFilter().fit([a, b[:40]])
+        LDMFilter(window=3.2).fit([a, b[:40]])
+    with pytest.raises(InputError, match=r"^2\.nwb: 7 observed bins"):
+        LDMFilter().fit([a, b[:7]])
     with pytest.raises(InputError, match="no session to train on"):
         LDMFilter().fit([])
     with pytest.raises(InputError, match=r"^3\.nwb: is one of the model's 3 sessions .* already; decode it"):

@@ -1,0 +1,240 @@
+"""Several candidates, one after the other: the choice, its restoration, and candidates that fail."""
+
+import dataclasses
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from ldmfilter.config import FilterConfig
+from ldmfilter.data.counts import check_counts
+from ldmfilter.errors import InputError, TrainingError
+from ldmfilter.filter import fit
+from ldmfilter.filter.candidates import CANDIDATES, Trained, candidates, read_trained, window_frames
+from ldmfilter.filter.fit import Fit
+from ldmfilter.filter.model import LDMFilter, load
+from ldmfilter.filter.spikes_ahead import SpikesAhead
+from ldmfilter.filter.training import Training
+from tests.filter.test_training import same
+
+TINY = {
+    "latent_dim": 2,
+    "max_steps": 8,
+    "learning_rate": 0.01,
+    "hidden": (16,),
+    "batch_size": 16,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_trainings():
+    """Evaluations every four steps, and rates that rise at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "EVALUATE_EVERY", 4)
+        patch.setattr(fit, "WARM_STEPS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def few(counts) -> xr.DataArray:
+    return check_counts(counts[:700])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(few) -> tuple[Training, list]:
+    training = Training(FilterConfig(**TINY), few)
+    return training, list(training.run())
+
+
+def test_both_are_trained_and_the_one_that_predicts_better_is_kept(few, undisturbed):
+    training, records = undisturbed
+    slow, fast = training.trained
+    assert [(one.name, one.frame, one.failure) for one in (slow, fast)] == [("slow", 0.5, ""), ("fast", 0.1, "")]
+    assert [(r.candidate, r.step) for r in records] == [(name, step) for name in ("slow", "fast") for step in (0, 4, 8)]
+    assert training.ended
+    assert training.step == training.steps == 16
+    assert fast.lead[0] == pytest.approx(fast.bits_per_spike - slow.bits_per_spike)
+    assert fast.lead[1] > 0
+    better = fast if fast.lead[0] > fast.lead[1] else slow
+    assert (training.kept, training.frame, training.kept_step) == (better.name, better.frame, better.kept_step)
+    assert training.kept_record.candidate == better.name
+
+
+@pytest.mark.parametrize(("lead", "kept"), [((0.02, 0.01), "fast"), ((0.01, 0.02), "slow"), ((-0.1, 0.01), "slow")])
+def test_a_lead_within_its_standard_error_is_none(few, monkeypatch, lead, kept):
+    """Two blocks of bits whose difference has this sum and this standard error."""
+    values = {"slow": np.zeros(2), "fast": np.array([lead[0] - lead[1], lead[0] + lead[1]]) / 2}
+    monkeypatch.setattr(
+        Fit, "spikes_ahead", lambda one, _: SpikesAhead(values[one.candidate.name].sum(), values[one.candidate.name])
+    )
+    training = Training(FilterConfig(**TINY | {"max_steps": 2}), few)
+    list(training.run())
+    assert training.trained[1].lead == pytest.approx(lead)
+    assert training.kept == kept
+    assert training.frame == pytest.approx({"slow": 0.5, "fast": 0.1}[kept])
+    network = training.finished_state()
+    assert same(network, training._now.finished_state()) is (kept == "fast")  # the last one trained
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 5, 6])
+def test_resumed_equals_undisturbed(few, undisturbed, stop_after):
+    """Stopped in the first candidate, between the two, in the second, and at the end."""
+    whole, records = undisturbed
+    first = Training(whole.config, few)
+    for _ in itertools.islice(first.run(), stop_after):
+        pass
+    tensors, values = first.state()
+    second = Training(whole.config, few)
+    second.restore(tensors, json.loads(json.dumps(values)))
+    assert len(second.trained) == stop_after // 3
+    torch.rand(5)
+    given = list(second.run())
+    assert str(given) == str(records[stop_after:])
+    assert str(second.history) == str(records)
+    assert str(second.trained) == str(whole.trained)
+    assert second.kept == whole.kept
+    assert same(second.finished_state(), whole.finished_state())
+    assert same(second.state()[0], whole.state()[0])
+    assert json.dumps(second.state()[1]) == json.dumps(whole.state()[1])
+
+
+def failing(monkeypatch, names, step=4, factorisation=False):
+    """Let candidates of these names fail: by an evaluation, or by a factorisation before it."""
+    check, train = Fit._check, Fit._train_step
+
+    def checked(one, record):
+        if one.candidate.name in names and record.step >= step and not factorisation:
+            raise TrainingError(f"training collapsed at step {record.step}")
+        check(one, record)
+
+    def trained(one, counts):
+        if one.candidate.name in names and one.step >= step and factorisation:
+            raise torch.linalg.LinAlgError("not positive definite")
+        return train(one, counts)
+
+    monkeypatch.setattr(Fit, "_check", checked)
+    monkeypatch.setattr(Fit, "_train_step", trained)
+
+
+@pytest.mark.parametrize("factorisation", [False, True])
+@pytest.mark.parametrize(("fails", "kept"), [("slow", "fast"), ("fast", "slow")])
+def test_a_candidate_that_fails_is_left_out(few, monkeypatch, tmp_path, fails, kept, factorisation):
+    failing(monkeypatch, {fails}, 6 if factorisation else 4, factorisation)
+    training = Training(FilterConfig(**TINY), few)
+    records = list(training.run())
+    assert training.ended
+    assert training.kept == kept
+    told = {one.name: one for one in training.trained}
+    assert "training " in told[fails].failure
+    assert (told[fails].told, told[kept].failure) == ("failed", "")
+    assert math.isnan(told[fails].bits_per_spike)
+    assert str(records) == str(training.history)  # each evaluation once
+    steps = {name: [r.step for r in records if r.candidate == name] for name in told}
+    assert steps == {fails: [0, 4], kept: [0, 4, 8]}
+    tensors, values = training.state()
+    again = Training(training.config, few)
+    again.restore(tensors, json.loads(json.dumps(values)))
+    assert again.ended
+    assert list(again.run()) == []
+    assert same(again.finished_state(), training.finished_state())
+    LDMFilter(**TINY).take(again, few).save(tmp_path)
+    model = load(tmp_path)
+    assert (model.kept_candidate_, model.ended_) == (kept, True)
+    assert np.isfinite(model.decode(few)["filtered_mean"]).all()
+
+
+def test_after_each_record_there_is_a_model_to_keep(few, monkeypatch, tmp_path):
+    """Even right after the first candidate has failed: a stop there leaves one that can be read."""
+    failing(monkeypatch, {"slow"})
+    training = Training(FilterConfig(**TINY | {"max_steps": 5}), few)
+    for _ in training.run():
+        LDMFilter(**TINY | {"max_steps": 5}).take(training, few).save(tmp_path)
+        model = load(tmp_path)
+        assert model.kept_record_.candidate == model.kept_candidate_
+    assert model.kept_candidate_ == "fast"
+
+
+@pytest.mark.parametrize("bad", [{"slow"}, {"slow", "fast"}])
+def test_numbers_that_are_not_finite_at_the_very_start(few, monkeypatch, bad):
+    make = Fit._make_network
+
+    def made(one):
+        network = make(one)
+        if one.candidate.name in bad:
+            with torch.no_grad():
+                network.encoder().layers[-1].weight.fill_(math.nan)
+        return network
+
+    monkeypatch.setattr(Fit, "_make_network", made)
+    training = Training(FilterConfig(**TINY | {"max_steps": 2}), few)
+    if len(bad) == 2:
+        with pytest.raises(TrainingError, match="training diverged at step 0"):
+            list(training.run())
+    else:
+        assert [(r.candidate, r.step) for r in training.run()] == [("fast", 0), ("fast", 2)]
+        assert training.kept == "fast"
+
+
+def test_where_all_fail_it_is_told(few, monkeypatch):
+    failing(monkeypatch, {"slow", "fast"})
+    with pytest.raises(TrainingError, match="training collapsed at step 4"):
+        list(Training(FilterConfig(**TINY), few).run())
+
+
+def test_a_recording_too_short_for_slow_windows_trains_fast_alone(few):
+    short = few[:30]  # 3 s: windows of four frames of 0.5 s, once to train on and once held out, take 4 s
+    training = Training(FilterConfig(**TINY | {"max_steps": 2}), short)
+    assert training.steps == 2
+    assert [r.candidate for r in training.run()] == ["fast", "fast"]
+    assert [one.name for one in training.trained] == ["fast"]
+    assert training.kept == "fast"
+    with pytest.raises(InputError, match="30 observed bins, 30 in a row at the longest, are too few"):
+        Training(FilterConfig(**TINY, dynamics="slow"), short)
+    with pytest.raises(InputError, match="7 observed bins"):
+        Training(FilterConfig(**TINY), few[:7])
+
+
+@pytest.mark.parametrize("name", ["slow", "fast"])
+def test_a_single_dynamics_trains_one(few, name):
+    config = FilterConfig(**TINY | {"max_steps": 2, "dynamics": name})
+    training = Training(config, few)
+    records = list(training.run())
+    assert [(r.candidate, r.step) for r in records] == [(name, 0), (name, 2)]
+    (only,) = training.trained
+    assert only.name == training.kept == name
+    assert math.isnan(only.bits_per_spike)  # nothing to choose
+    assert training.frame == pytest.approx({"slow": 0.5, "fast": 0.1}[name])
+
+
+def test_the_choice_travels_with_the_model(few, tmp_path):
+    model = LDMFilter(**TINY | {"max_steps": 2}).fit(few)
+    model.save(tmp_path)
+    again = load(tmp_path)
+    assert str(again.candidates_) == str(model.candidates_)
+    assert [one.name for one in again.candidates_] == ["slow", "fast"]
+    assert (again.kept_candidate_, again.frame_, again.ended_) == (model.kept_candidate_, model.frame_, True)
+    assert again.kept_record_ == model.kept_record_
+
+
+def test_settings_of_candidates():
+    assert candidates(FilterConfig()) == list(CANDIDATES)
+    assert [one.frame for one in candidates(FilterConfig(frame=0.2))] == [0.2, 0.2]
+    assert [one.bins(0.02) for one in CANDIDATES] == [25, 5]
+    slow, fast = (one.decay(3, one.frame) for one in CANDIDATES)
+    np.testing.assert_allclose(slow, np.exp(-0.5 / 5.0))
+    np.testing.assert_allclose(-0.1 / np.log(fast[[0, 2]]), [0.3, 8.0])
+    assert window_frames(FilterConfig(window=2.4, warmup=0.8), 0.1) == [(24, 8)]
+    assert window_frames(FilterConfig(window=0.6, warmup=0.5), 0.5) == [(3, 1)]  # some frames carry a loss
+    assert window_frames(FilterConfig(), 0.5)[0] == (32, 8)
+
+
+def test_a_candidate_in_a_file():
+    one = Trained("slow", 0.5, 0.1, (math.nan, math.nan), 25)
+    assert str(read_trained(json.loads(json.dumps(dataclasses.asdict(one))))) == str(one)
+    for wrong in ({"frame": -1.0}, {"kept_step": 2.5}, {"name": 3}, {"lead": "?"}, {"more": 1}):
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            read_trained(dataclasses.asdict(one) | wrong)

@@ -1,0 +1,158 @@
+"""Spikes ahead of a known state: the value of the truth, and of noise."""
+
+import numpy as np
+import pytest
+
+from ldmfilter.filter import spikes_ahead as module
+from ldmfilter.filter.spikes_ahead import HORIZONS, SpikesAhead, spikes_ahead
+
+SIZE = 0.1
+N = 12_000
+
+
+@pytest.fixture(scope="module")
+def world():
+    """A state of two dimensions with a time constant of 40 s, and Poisson counts of 12 units that it drives."""
+    rng = np.random.default_rng(0)
+    forget = np.exp(-SIZE / 40.0)
+    state = np.zeros((N, 2))
+    state[0] = rng.standard_normal(2)
+    for t in range(1, N):
+        state[t] = forget * state[t - 1] + np.sqrt(1 - forget**2) * rng.standard_normal(2)
+    rates = np.exp(0.4 * state @ rng.standard_normal((2, 12)))
+    return state, rates, rng.poisson(rates).astype(float)
+
+
+def halves(n: int = N) -> tuple[np.ndarray, np.ndarray]:
+    """Fitted bins, and judged blocks of 30 s between them."""
+    judge = (np.arange(n) // 300) % 3 == 1
+    return ~judge, judge
+
+
+def value(states, counts, segment=None) -> SpikesAhead:
+    fit, judge = halves(len(counts))
+    return spikes_ahead(states, counts, np.zeros(len(counts), int) if segment is None else segment, fit, judge, SIZE)
+
+
+def ceiling(rates, counts) -> float:
+    """Bits per spike of the rates that the units did have in the time ahead, against each unit's mean."""
+    fit, judge = halves(len(counts))
+    parts = []
+    for start, length in HORIZONS:
+        a, b = round(start / SIZE), round(length / SIZE)
+        bits = spikes = 0.0
+        rows = [t for t in range(0, len(counts) - a - b, 6) if len(set(judge[t : t + a + b + 1])) == 1]
+        ahead = {t: slice(t + a + 1, t + a + 1 + b) for t in rows}
+        means = np.mean([counts[ahead[t]].sum(0) for t in rows if fit[t]], 0)
+        for t in rows:
+            if judge[t]:
+                y, rate = counts[ahead[t]].sum(0), rates[ahead[t]].sum(0)
+                bits += (y * np.log2(rate / means) - (rate - means) / np.log(2)).sum()
+                spikes += y.sum()
+        parts.append(bits / spikes)
+    return float(np.mean(parts))
+
+
+def test_the_true_state_comes_near_the_ceiling_and_noise_is_worth_nothing(world):
+    state, rates, counts = world
+    highest = ceiling(rates, counts)
+    assert highest > 0.1
+    true = value(state, counts)
+    assert 0.75 * highest < true.value < highest
+    assert true.value == pytest.approx(true.blocks.sum())
+    noise = value(np.random.default_rng(1).standard_normal((N, 2)), counts)
+    assert -0.1 * highest < noise.value < 0.02 * highest
+    slow = np.cumsum(np.random.default_rng(2).standard_normal((N, 2)), 0)
+    assert value(slow, counts).value < 0.1 * highest  # as slow as the truth, and of another world
+
+
+def test_the_better_of_two_states_leads_by_more_than_its_standard_error(world):
+    state, _, counts = world
+    better = value(state, counts)
+    worse = value(state + 1.5 * np.random.default_rng(3).standard_normal(state.shape), counts)
+    lead, error = better.lead(worse)
+    assert lead == pytest.approx(better.value - worse.value)
+    assert lead > 3 * error > 0
+    differences = better.blocks - worse.blocks
+    assert len(differences) == int(halves()[1].sum()) // 50  # 5 s each
+    assert error == pytest.approx(np.sqrt(len(differences)) * np.std(differences, ddof=1))
+    assert worse.lead(better) == (pytest.approx(-lead), pytest.approx(error))
+
+
+def test_the_standard_error_is_that_of_repeated_worlds():
+    """Blocks that are independent: the spread of the lead over repetitions is what one of them says."""
+    rng = np.random.default_rng(4)
+    zero = SpikesAhead(0.0, np.zeros(60))
+    leads = [SpikesAhead(0.0, rng.normal(0.01, 0.002, 60)).lead(zero) for _ in range(2000)]
+    assert np.mean([error for _, error in leads]) == pytest.approx(np.std([lead for lead, _ in leads]), rel=0.05)
+
+
+def test_readouts_know_nothing_of_judged_bins(world, monkeypatch):
+    """Other counts where it is judged leave the readouts, and so the predicted rates, as they were."""
+    state, _, counts = world
+    fit, judge = halves()
+    predicted = []
+
+    def watched(readout):
+        def made(states, counts, others, mean):
+            predicted.append(readout(states, counts, others, mean))
+            return predicted[-1]
+
+        return made
+
+    monkeypatch.setattr(module, "READOUTS", tuple(map(watched, module.READOUTS)))
+    first = value(state, counts)
+    changed = counts.copy()
+    changed[judge] = np.random.default_rng(5).poisson(3.0, changed[judge].shape)
+    second = value(state, changed)
+    n = len(module.READOUTS) * len(HORIZONS)
+    assert len(predicted) == 2 * n
+    for one, other in zip(predicted[:n], predicted[n:], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert second.value < first.value - 0.1
+    # Bins within the guard of judged ones are fitted on by none.
+    near = np.convolve(judge, np.ones(41), "same") > 0.5
+    guarded = counts.copy()
+    guarded[near & fit] = np.nan
+    there = spikes_ahead(state, counts, np.zeros(N, int), fit & ~near, judge, SIZE)
+    assert there.value == first.value
+
+
+def test_counts_ahead_stay_in_their_segment_and_among_bins_that_were_observed():
+    rng = np.random.default_rng(6)
+    counts = rng.poisson(1.0, (400, 3)).astype(float)
+    counts[150] = np.nan
+    counts[60, 1] = np.nan
+    segment = np.repeat([0, 1, 2], [100, 200, 100])
+    judge = (np.arange(400) >= 220) & (np.arange(400) < 260)
+    ahead, there = module._counts_ahead(counts, segment, judge, 5, 4)
+    for t in range(400):
+        rows = np.arange(t + 6, t + 10)
+        inside = rows[-1] < 400 and (segment[t : rows[-1] + 1] == segment[t]).all()
+        inside = inside and (judge[t : rows[-1] + 1] == judge[t]).all()
+        assert there[t] == (inside and not np.isnan(counts[rows]).all(1).any()), t
+        if there[t]:
+            np.testing.assert_allclose(ahead[t], np.nansum(counts[rows], 0))
+    assert 0 < there.sum() < 400
+
+
+def test_segments_are_not_crossed(world):
+    """What comes in another segment does not count: counts there that tell the state give nothing away."""
+    state, _, counts = world
+    state, counts = state[:3000], counts[:3000]
+    segment = np.arange(3000) // 20  # 2 s: none has room for the farther horizons
+    near = value(state, counts, segment)
+    assert np.isfinite(near.value)
+    short = value(state, counts, np.arange(3000) // 8)
+    assert np.isnan(short.value)
+
+
+def test_bins_without_a_state_are_passed_over(world):
+    state, _, counts = world
+    state = state[:4000].copy()
+    whole = value(state, counts[:4000])
+    state[350:420] = np.nan
+    part = value(state, counts[:4000])
+    assert np.isfinite(part.value)
+    assert part.value != whole.value
+    assert np.isnan(value(np.full_like(state, np.nan), counts[:4000]).value)
