@@ -7,7 +7,11 @@ import pytest
 import torch
 import xarray as xr
 
+from ldmfilter import bin_spikes
+from ldmfilter.data.counts import check_counts
+from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.errors import InputError
+from ldmfilter.filter.decode import decode_blocks
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.online import OnlineFilter
 from tests.filter.reference import loop
@@ -181,3 +185,139 @@ def test_the_model_is_read_once(fitted, counts):
 def test_a_model_without_training_is_refused():
     with pytest.raises(InputError, match="has not been fitted"):
         OnlineFilter(LDMFilter())
+
+
+# Frames of several bins
+
+
+def framed(bin_size: float, frame: float) -> tuple[LDMFilter, xr.DataArray]:
+    """A filter of frames of several bins, and counts with segments, missing bins and units that are missing."""
+    session = linear_track_session(seed=3, n_units=8, duration=40.0 if bin_size < 0.1 else 100.0, rest=0.0)
+    counts = bin_spikes(session, bin_size)
+    settings = {"window": 8 * frame, "warmup": 2 * frame, "max_steps": 4, "hidden": (16,), "batch_size": 8}
+    model = LDMFilter(latent_dim=3, dynamics="slow", frame=frame, learning_rate=0.01, **settings).fit(counts)
+    counts = counts[:500]
+    rng = np.random.default_rng(0)
+    seen = rng.random(counts.shape) > 0.3
+    seen[:, 2] = False
+    seen[:6] = False
+    seen[6, :4] = False
+    seen[100:130] = False
+    seen[rng.random(500) < 0.2] = False
+    segment = np.repeat([0, 1, 2], [233, 3, 264]).astype(np.int32)  # one shorter than a frame
+    values = np.where(seen, counts.to_numpy().astype(float), np.nan)
+    return model, check_counts(counts.copy(data=values).assign_coords(segment=("time", segment)))
+
+
+@pytest.fixture(scope="module", params=[(0.1, 0.5), (0.02, 0.1)], ids=lambda p: f"{p[1]} s of {p[0]} s")
+def frames(request) -> tuple[LDMFilter, xr.DataArray]:
+    return framed(*request.param)
+
+
+def bins_of(counts: xr.DataArray) -> np.ndarray:
+    """What `step` takes: NaN where a unit was not observed."""
+    values = counts.to_numpy().astype(float)
+    values[~counts["unit_observed"].to_numpy() | ~counts["observed"].to_numpy()[:, None]] = np.nan
+    return values
+
+
+def run_segments(online: OnlineFilter, counts: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """The states of all bins, with a `reset` before each segment."""
+    parts, segment = [], counts["segment"].to_numpy()
+    for number in np.unique(segment):
+        online.reset()
+        parts.append(run(online, bins_of(counts)[segment == number]))
+    return np.concatenate([m for m, _ in parts]), np.concatenate([P for _, P in parts])
+
+
+def test_frames_online_are_those_of_decoding(frames):
+    model, counts = frames
+    assert model.frame_bins_ > 1
+    latents = model.decode(counts)
+    assert 0 < latents["observed"].sum() < len(counts)
+    mean, cov = run_segments(OnlineFilter(model), counts)
+    np.testing.assert_allclose(mean, latents["filtered_mean"], atol=1e-5)
+    np.testing.assert_allclose(cov, latents["filtered_cov"], atol=1e-5)
+
+
+def test_a_frame_in_which_no_unit_was_seen_for_half_of_it_is_missing(frames):
+    """The bins of the frame are observed, each by other units: online and offline take it for missing alike."""
+    model, counts = frames
+    counts, k = counts[:40], model.frame_bins_
+    seen = np.zeros(counts.shape, bool)
+    seen[np.arange(40), np.arange(40) % 8] = True
+    values = np.where(seen, 1.0, np.nan)
+    few = check_counts(counts.drop_vars(["unit_observed", "observed", "segment"]).copy(data=values))
+    latents = model.decode(few)
+    assert not latents["observed"][k - 1 :].any()
+    mean, cov = run(OnlineFilter(model), values)
+    np.testing.assert_allclose(mean, latents["filtered_mean"], atol=1e-5)
+    np.testing.assert_allclose(cov, latents["filtered_cov"], atol=1e-5)
+
+
+def test_frames_decoded_in_pieces_are_those_of_the_whole(frames):
+    model, counts = frames
+    whole = model.decode(counts)
+    for block, n in ((1, 8), (7, 70), (100, 260)):
+        pieces = list(decode_blocks(model, counts[:n], block=block))
+        assert {piece.sizes["time"] for piece in pieces[:-1]} == {block}
+        together = xr.concat(pieces, "time", data_vars="minimal", coords="minimal")
+        for name in together.data_vars:
+            np.testing.assert_allclose(together[name], whole[name][:n], atol=1e-6, err_msg=f"{name} {block}")
+
+
+def test_frames_are_causal_and_begin_anew_in_each_segment(frames):
+    model, counts = frames
+    whole = model.decode(counts)["filtered_mean"].to_numpy()
+    changed = counts.copy()
+    changed[350:] = 9
+    after = model.decode(changed)["filtered_mean"].to_numpy()
+    np.testing.assert_array_equal(after[:350], whole[:350])
+    assert not np.allclose(after[350:], whole[350:])
+    changed = counts.copy()
+    changed[:236] = 9
+    np.testing.assert_array_equal(model.decode(changed)["filtered_mean"][236:], whole[236:])
+
+
+def test_frames_are_smoothed_each_phase_by_itself(frames):
+    """A phase by itself, as a recording in frames that follow one another."""
+    model, counts = frames
+    k, start = model.frame_bins_, 236
+    latents = model.decode(counts, smooth=True)
+    assert np.isfinite(latents["smoothed_mean"]).all()
+    variance, filtered = (
+        np.trace(latents[name].to_numpy(), axis1=1, axis2=2) for name in ("smoothed_cov", "filtered_cov")
+    )
+    assert (variance <= filtered + 1e-5).all()
+    assert variance.mean() < filtered.mean()
+    last = counts.sizes["time"] - k
+    np.testing.assert_allclose(latents["smoothed_mean"][last:], latents["filtered_mean"][last:], atol=1e-5)
+    changed = counts.copy()
+    changed[last:] = 9  # reaches back to every phase of its segment, and to no other segment
+    other = model.decode(changed, smooth=True)
+    np.testing.assert_array_equal(other["smoothed_mean"][:start], latents["smoothed_mean"][:start])
+    apart = (other["smoothed_mean"] != latents["smoothed_mean"]).any("state").to_numpy()[last - k : last]
+    observed = latents["observed"].to_numpy()[last:]
+    assert apart[observed].all()
+
+
+def test_a_state_saved_in_the_middle_of_a_frame_goes_on(frames):
+    model, counts = frames
+    bins, k = bins_of(counts), model.frame_bins_
+    for after in (1, k // 2, 200 + k // 2):
+        online = OnlineFilter(model)
+        run(online, bins[:after])
+        state = online.state()
+        assert state["mean"].shape == (k, 3)
+        assert state["cov"].shape == (k, 3, 3)
+        assert state["recent"].shape == (k, 8)
+        expected = run(online, bins[after : after + 60])
+        text = json.dumps({key: v.tolist() if isinstance(v, np.ndarray) else v for key, v in state.items()})
+        for saved in (state, json.loads(text)):
+            other = OnlineFilter(model)
+            other.restore(saved)
+            for one, two in zip(expected, run(other, bins[after : after + 60]), strict=True):
+                np.testing.assert_array_equal(one, two)
+    other.reset()
+    for one, two in zip(run(other, bins[:50]), run(OnlineFilter(model), bins[:50]), strict=True):
+        np.testing.assert_array_equal(one, two)
