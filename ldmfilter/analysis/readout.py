@@ -62,7 +62,7 @@ _LEAST_WIDTH = 0.003  # of the behaviour's range: least blur of a distribution
 _COMPARED = (0.8, 0.95)  # levels at which intervals that follow the state are compared with others
 _MOST_COMPARED = 600  # bins, to that end
 _MOST_FITTED = 20_000  # bins that a readout is fitted on
-_MOST_NETWORK = 5_000  # bins that networks are fitted on: with more they take most of the time
+_MOST_NETWORK = 3_000  # bins that networks are fitted on: with more they take most of the time
 _MOST_CONTROL = 5_000  # bins of the shift control
 _CHUNK = 8_192  # bins handled at a time
 
@@ -86,7 +86,7 @@ class Readout:
 
 def _networks(bins: int) -> list[Any]:
     network = MLPRegressor(
-        hidden_layer_sizes=(64, 64), alpha=1e-2, early_stopping=bins >= 100, n_iter_no_change=5, max_iter=200,
+        hidden_layer_sizes=(64, 64), alpha=1e-2, early_stopping=bins >= 100, n_iter_no_change=5, max_iter=80,
         batch_size=min(500, max(bins // 10, 8)), learning_rate_init=5e-3,
     )  # fmt: skip
     ensemble = BaggingRegressor(network, n_estimators=3, bootstrap=False, random_state=0)
@@ -514,7 +514,12 @@ class _VariableReading:
     def __init__(self, bins: _Bins, readouts: Sequence[Readout], levels: list[float], ci: float):
         n = bins.truth.size
         self.bins, self.levels, self.ci = bins, levels, ci
-        self.readouts = [readout for readout in readouts if readout.least_bins <= bins.judged.sum()]
+        # A few values are no range for a network's regression, which then takes many steps to fit their edges.
+        self.readouts = [
+            readout
+            for readout in readouts
+            if readout.least_bins <= bins.judged.sum() and (readout.fast or not bins.variable.categories)
+        ]
         self.mean = np.full(n, np.nan)
         self.lower, self.upper, self.constant = np.full((3, n, len(levels)), np.nan)
         self.by_readout = {readout.name: np.full(n, np.nan) for readout in self.readouts}
