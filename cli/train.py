@@ -1,5 +1,6 @@
 """`ldmfilter train`."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -135,15 +136,18 @@ def _numbers(record: "Record") -> str:
 def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
     """The step that was kept, and a warning of sessions that fit together in more than one way."""
     best = training.kept_record
-    if best.score <= 0:
+    bits = [one.bits_per_spike for one in training.trained if one.name == training.kept]
+    # Predicted spikes decide where they were judged; the information of z in many dimensions is easily overfitted.
+    found = bits[0] > 0 if bits and math.isfinite(bits[0]) else best.score > 0
+    if not found:
         say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
     if len(training.trained) > 1:
         say(
-            f"{training.kept} dynamics predict spikes ahead best, in bits per spike: "
+            f"{training.kept} dynamics are kept by spikes predicted ahead, in bits per spike: "
             + ", ".join(f"{one.name} {one.told}" for one in training.trained)
         )
     say(
-        f"kept step {best.step}: predictive information {best.score:.2f} nats a bin on held-out time, effective rank "
+        f"kept step {best.step}: predictive information {best.score:.2f} nats a frame on held-out time, effective rank "
         f"{best.effective_rank:.1f} of {run.config.filter.latent_dim}"
     )
     paths = [one.session for one in run.sessions[1:]] if added is None else [str(added)]
