@@ -325,10 +325,9 @@ class _Bins:
     def calibrated(self) -> bool:
         return self.held_out and self.folds >= LEAST_FOLDS
 
-    @property
-    def span(self) -> float:
-        """The period, or the range of the judged values."""
-        return self.variable.period or max(float(np.ptp(self.truth[self.judged])), 1e-12)
+    def span(self, rows: np.ndarray) -> float:
+        """The period, or the range of the values in these bins."""
+        return self.variable.period or max(float(np.ptp(self.truth[rows])), 1e-12)
 
 
 def _usable_bins(
@@ -452,7 +451,8 @@ class _Errors:
 
     def near(self, new: np.ndarray, among: np.ndarray) -> ErrorDistribution:
         """Distributions of the error in the bins `new`, from the errors in the bins `among`."""
-        bins, least = self.bins, _LEAST_WIDTH * self.bins.span
+        bins, span = self.bins, self.bins.span(among)
+        least = _LEAST_WIDTH * span
         if not self.local:
             every = np.quantile(self.error[among], (np.arange(ERRORS) + 0.5) / ERRORS)
             return ErrorDistribution(np.broadcast_to(every, (new.size, ERRORS)), np.full(new.size, least))
@@ -464,7 +464,7 @@ class _Errors:
         values = bins.variable.difference(values, bins.variable.mean(values, 1)[:, None])
         slope = _local_slopes(bins.states[around], values) @ bins.metric.T
         variance = np.einsum("ts,tsr,tr->t", slope, bins.covs[new].astype(np.float64), slope)
-        return ErrorDistribution(self.error[nearest], np.minimum(np.sqrt(variance), bins.span / 4) + least)
+        return ErrorDistribution(self.error[nearest], np.minimum(np.sqrt(variance), span / 4) + least)
 
     def cross(self, rows: np.ndarray, among: np.ndarray) -> Iterator[tuple[np.ndarray, ErrorDistribution]]:
         """Bins of `rows` by fold, with distributions from the errors in `among` at other folds."""

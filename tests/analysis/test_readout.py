@@ -139,7 +139,7 @@ def test_behaviour_that_the_states_know_nothing_of():
 
 def test_a_direction_that_the_states_know_nothing_of():
     """Of a direction at random an interval of a share of the circle covers that share."""
-    latents = world(300)
+    latents = world(600)
     turn = np.random.default_rng(9).uniform(0, 360, latents.sizes["time"])
     _, report = one(latents, sampled(latents, turn, period=360.0))
     assert report.control.p > 0.05
