@@ -520,8 +520,8 @@ def _link(path: Path, target: Path) -> None:
             scratch.symlink_to(target, target_is_directory=True)
         except (OSError, NotImplementedError):
             shutil.copytree(path.parent / target, scratch)
-            if path.exists():
-                shutil.rmtree(path)
+        if path.is_dir() and not path.is_symlink():  # a copy, as this or another disk has made it
+            shutil.rmtree(path)
         os.replace(scratch, path)
 
 
