@@ -75,7 +75,7 @@ def stream(
     model = the_run.model()
     lines = CountLines(model.unit_ids_.tolist(), the_run.session_unit_ids, format, header)
     states = StateLines(out_format, ci, not no_cov)
-    if head := states.header(model.states):
+    if head := states.header(model.sized_.states):
         print(head, flush=True)
     if not quiet:
         say(f"{len(model.unit_ids_)} units, a line for each bin of {model.bin_size_:g} s, model of {the_run.folder}")

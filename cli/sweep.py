@@ -137,10 +137,10 @@ def sweep(
 ) -> None:
     """Example: **ldmfilter sweep session.nwb --latent-dim 2 4 8 --entropy knn stopgrad**
 
-    Train with every combination of the values and compare their predictive information on held-out time. Prints a
-    table, the best first. Several seeds are repetitions: their median counts. The same command again, or --resume,
-    does only what is missing. Dynamics begin fast in every run, unless --dynamics says slow. The best run is a run like
-    any other: where the sweep lies below runs/, `ldmfilter decode` finds it.
+    Train with every combination of the values and compare how well their states predict spikes ahead on held-out time.
+    Prints a table, the best first. Several seeds are repetitions: their median counts. The same command again, or
+    --resume, does only what is missing. The best run is a run like any other: where the sweep lies below runs/,
+    `ldmfilter decode` finds it.
     """
     if resume is not None and (options or config or folder or trials):
         raise typer.BadParameter("a resumed sweep keeps its own options; leave the others out", param_hint="--resume")
@@ -242,7 +242,7 @@ def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, session: Path | 
     from ldmfilter.cluster import workers
 
     # A bar counts steps, so that it moves within a run; a log gets a line when a run has ended.
-    steps = {one: one.n_runs * one.config.filter.max_steps for one in sweeps}
+    steps = {one: one.n_runs * one.steps for one in sweeps}
     ended = {one: one.n_runs - one.n_left for one in sweeps}
     share = {one: ended[one] / one.n_runs for one in sweeps}
     runs = sum(one.n_runs for one in sweeps)
@@ -267,7 +267,7 @@ def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, session: Path | 
             return f"{name}: failed, {run.reason}"
         if run.score is None:
             return name
-        name += f": predictive information {run.score:.2f}"
+        name += f": {run.score:.3f} bits per spike"
         return f"{name}, rank {run.effective_rank:.1f}, {run.seconds:.0f} s" if run.ended and not terminal else name
 
     failures: list[Exception] = []
@@ -314,7 +314,7 @@ def _conclude(sweep: "Sweep", results: "list[Combination]", quiet: bool) -> list
 
 
 def summarise(sweep: "Sweep", results: "list[Combination]") -> dict[str, Any]:
-    """The table that `sweep --json` prints, the best combination first. Scores in nats per bin, null without one."""
+    """The table that `sweep --json` prints, the best combination first. Scores in bits per spike, null without one."""
     from ldmfilter.analysis.sweep_scores import best_run
 
     def about(run: "SweepRun") -> dict[str, Any]:
@@ -350,7 +350,7 @@ def _show(sweep: "Sweep", results: "list[Combination]") -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     several = len(sweep.seeds) > 1
     named = (name.replace("_", " " if terminal else "-") for name in sweep.grid)
-    columns = ["run folder", *named, "information, nats/bin"]
+    columns = ["run folder", *named, "bits per spike"]
     for name in [*columns, *(["seeds from to"] if several else []), "step", "rank", "s", ""]:
         table.add_column(name, justify="left" if name in ("run folder", "") else "right", overflow="fold")
     for one in results:

@@ -1,7 +1,9 @@
 """`ldmfilter train`."""
 
+import json
 import math
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,6 +50,10 @@ def train(
     config: ConfigFile = None,
     *,
     options: dict[str, Any],
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the candidates, and which one was kept, as JSON.", rich_help_panel=RUN),
+    ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -65,6 +71,7 @@ def train(
         the_run = open_run(run)
         adding = the_run.add(the_run.read(add, format))
         _follow(the_run, adding.training, [adding.counts], adding.train(), add, quiet)
+        _print(the_run, adding.training, as_json)
         return
     if not resume and not session:
         raise typer.BadParameter("name a session to train on", param_hint="SESSION")
@@ -73,12 +80,13 @@ def train(
     if resume:
         the_run, training, counts = resume_run(open_run(run), session or ())
     else:
-        asked = (Config.read(config) if config else Config()).replace(**options).resolved()
+        asked = (Config.read(config) if config else Config()).replace(**options)
         asked.validate()
         named = {*options, *(read_toml(config).get("data", {}) if config else ())}
         bin_size_given = not named.isdisjoint(("bin_size", "bin-size"))
         the_run, training, counts = start_run(run, session or (), format, asked, bin_size_given)
     _follow(the_run, training, counts, the_run.train(training, counts), None, quiet)
+    _print(the_run, training, as_json)
 
 
 def _follow(
@@ -89,7 +97,7 @@ def _follow(
     added: Path | None,
     quiet: bool,
 ) -> None:
-    """Train to the end, show how far it is and what came of it, and print the run folder.
+    """Train to the end, and show how far it is and what came of it.
 
     `added`: the session whose encoder is trained; None where all of the run is.
     """
@@ -105,8 +113,18 @@ def _follow(
         raise typer.Exit(INTERRUPTED) from None
     if not quiet:
         _say_end(run, training, added)
-    if ranks().first:
+
+
+def _print(run: "Run", training: "Training", as_json: bool) -> None:
+    """Print the run folder, or with it the candidate that was kept and all of them."""
+    if not ranks().first:
+        return
+    if not as_json:
         print(run.folder)
+        return
+    kept, *others = map(asdict, (training.kept, *training.trained))
+    text = json.dumps({"run": str(run.folder), "kept": kept, "candidates": others})
+    print(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=1))
 
 
 def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -> None:
@@ -136,19 +154,19 @@ def _numbers(record: "Record") -> str:
 def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
     """The step that was kept, and a warning of sessions that fit together in more than one way."""
     best = training.kept_record
-    bits = [one.bits_per_spike for one in training.trained if one.name == training.kept]
+    bits, kept = training.kept.bits_per_spike, training.kept
     # Predicted spikes decide where they were judged; the information of z in many dimensions is easily overfitted.
-    found = bits[0] > 0 if bits and math.isfinite(bits[0]) else best.score > 0
-    if not found:
+    if not (bits > 0 if math.isfinite(bits) else best.score > 0):
         say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
     if len(training.trained) > 1:
         say(
-            f"{training.kept} dynamics are kept by spikes predicted ahead, in bits per spike: "
-            + ", ".join(f"{one.name} {one.told}" for one in training.trained)
+            f"kept by spikes predicted 0.5 to 3 s ahead, bits per spike: {kept.label} (of "
+            + ", ".join(f"{one.label} {one.told}" for one in training.trained)
+            + ")"
         )
     say(
-        f"kept step {best.step}: predictive information {best.score:.2f} nats a frame on held-out time, effective rank "
-        f"{best.effective_rank:.1f} of {run.config.filter.latent_dim}"
+        f"kept step {best.step}: predictive information {best.score / kept.frame:.1f} nats a second on held-out time, "
+        f"effective rank {best.effective_rank:.1f} of {training.config.latent_dim}"
     )
     paths = [one.session for one in run.sessions[1:]] if added is None else [str(added)]
     for match, path in zip(training.matches, paths, strict=False):

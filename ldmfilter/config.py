@@ -81,11 +81,17 @@ class DataConfig:
             _require(stop > start, "span", f"{start}:{stop}", "START:STOP in seconds with STOP after START")
 
 
+LATENT_DIM = 16  # where there are twice as many units or more
+
+
 @dataclass
 class FilterConfig:
     """Shape of the filter and the settings of its training. The upper bounds of sizes catch errors of typing."""
 
-    latent_dim: int = option(16, "Dimensions of the pseudo-observation z.", MODEL, least=1, most=1024)
+    latent_dim: int | None = option(
+        None, "Dimensions of the pseudo-observation z; without it 16, or half as many as units.",
+        MODEL, least=1, most=1024,
+    )  # fmt: skip
     state_dim: int | None = option(
         None, "Dimensions of the hidden state h; without it those of z, the fewest.", MODEL, least=1, most=1024
     )
@@ -129,18 +135,32 @@ class FilterConfig:
         0.15, "Share of the time, in blocks, that is held out to choose the step.",
         TRAINING, noun="a share", above=0, most=0.5,
     )  # fmt: skip
-    refit: bool = option(
-        False,
-        "After training, fit noise with a memory to the encoder, by maximum likelihood: truer predictions.",
+    refit: bool | None = option(
+        None,
+        "After training, fit noise with a memory to the encoder; without it where that predicts spikes better.",
         TRAINING,
+    )
+    restarts: int = option(
+        1, "Trainings again of the dynamics that are kept, from other first weights.", TRAINING, least=0, most=100
     )
     device: str = option("auto", "Where to compute; auto is CUDA where there is one.", TRAINING, choices=DEVICES)
     precision: str = option("32-true", "Precision of the encoder.", TRAINING, choices=PRECISIONS)
 
     @property
+    def latents(self) -> int:
+        """Dimensions of z, of settings with numbers for all sizes."""
+        return self.latent_dim or LATENT_DIM
+
+    @property
     def states(self) -> int:
-        """Dimensions of the hidden state, resolved."""
-        return self.latent_dim if self.state_dim is None else self.state_dim
+        """Dimensions of the hidden state, of settings with numbers for all sizes."""
+        return self.state_dim or self.latents
+
+    def sized(self, units: int) -> "FilterConfig":
+        """A copy in which `latent_dim` and `state_dim` are numbers, for a session of so many units."""
+        latent = self.latent_dim or max(1, min(LATENT_DIM, units // 2, self.state_dim or LATENT_DIM))
+        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(FilterConfig)}
+        return FilterConfig(**(values | {"latent_dim": latent, "state_dim": self.state_dim or latent}))
 
     def validate(self) -> None:
         """Check every field and how they fit together.
@@ -149,7 +169,8 @@ class FilterConfig:
             InputError: a value is of another type or outside its range; names the option and what it must be.
         """
         _check(self, FilterConfig)
-        _require(self.states >= self.latent_dim, "state-dim", self.states, f"at least latent_dim, {self.latent_dim}")
+        least = self.latent_dim or 1
+        _require((self.state_dim or least) >= least, "state-dim", self.state_dim, f"at least latent_dim, {least}")
         if self.window is not None and self.warmup is not None:
             _require(self.window > self.warmup, "window", self.window, f"longer than warmup, {self.warmup:g}")
 
@@ -169,10 +190,6 @@ class Config:
         """Raises: InputError, as its parts do."""
         self.data.validate()
         self.filter.validate()
-
-    def resolved(self) -> "Config":
-        """A copy in which no default depends on another option: `state_dim` is a number."""
-        return self.replace(state_dim=self.filter.states)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain types only, as TOML and JSON take them; options that are None are left out."""
@@ -219,11 +236,11 @@ class Config:
 
 def current_settings(raw: Any, bin_size: float) -> Any:
     """The filter's settings as version 0.1.0 wrote them, by what they mean now: windows were counted in bins of
-    `bin_size` s, dynamics began slow, and a frame was a bin."""
+    `bin_size` s, dynamics began slow, and a frame was a bin; there was one candidate."""
     if not isinstance(raw, dict):
         return raw
     times = {name: raw[name] * bin_size for name in ("window", "warmup") if isinstance(raw.get(name), int)}
-    return raw | times | {"frame": bin_size, "dynamics": "slow"}
+    return raw | times | {"frame": bin_size, "dynamics": "slow", "restarts": 0}
 
 
 def settings(part: DataConfig | FilterConfig) -> dict[str, Any]:

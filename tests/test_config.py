@@ -25,7 +25,7 @@ WHOLE, NUMBER, TEXT, BOOL = "a whole number", "a number", "text", "true or false
         ("latent_dim", 2.0, "2.0", WHOLE),
         ("latent_dim", True, "True", WHOLE),
         ("latent_dim", "2", "'2'", WHOLE),
-        ("latent_dim", None, "None", WHOLE),
+        ("max_steps", None, "None", WHOLE),
         ("latent_dim", math.nan, "nan", WHOLE),
         ("latent_dim", 10**30, "1" + "0" * 30, "a whole number of 1 or more and up to 1,024"),
         ("latent_dim", np.array([1, 2]), "array([1, 2])", WHOLE),

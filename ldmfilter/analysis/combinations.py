@@ -48,7 +48,7 @@ def combinations(config: Config, grid: Mapping[str, Sequence]) -> list[dict[str,
     for values in itertools.product(*grid.values()):
         options = dict(zip(grid, values, strict=True))
         shape = config.replace(**options).filter
-        if shape.states >= shape.latent_dim:
+        if (shape.state_dim or math.inf) >= (shape.latent_dim or 1):
             shape.validate()
             kept.append(options)
     if not kept:

@@ -181,8 +181,8 @@ def measure(
         scores = scale * statistics.log_likelihood(error, cov)
         progress("other predictors of the same pseudo-observations")
         some = thinned(bins.fit, FIT_BINS, bins.size, seed)
-        nats = log_likelihoods(z, bins, some, model.states)
-        A = model.network_.linear_gaussian().A[: model.states, : model.states]
+        nats = log_likelihoods(z, bins, some, model.sized_.states)
+        A = model.network_.linear_gaussian().A[: model.sized_.states, : model.sized_.states]
         progress("units")
         units = unit_importance(model, bins, seed)
         progress("spikes shifted in time")

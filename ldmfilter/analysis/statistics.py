@@ -16,7 +16,7 @@ from sklearn.linear_model import Ridge
 
 Array = np.ndarray
 
-INFORMATION_UNIT = "nats per bin"  # of log-likelihoods and predictive information; with `information_scale`
+INFORMATION_UNIT = "nats per second"  # of log-likelihoods and predictive information; with `information_scale`
 BLOCK = 5.0  # s, a block of the bootstrap: longer than what neighbouring bins remember of each other
 RESAMPLES = 1_000  # of a bootstrap or a permutation test
 LAGS = 10
@@ -86,7 +86,7 @@ class Memory:
 
 def information_scale(bin_size: float) -> float:
     """Factor from nats per bin to `INFORMATION_UNIT`, with bins of `bin_size` s."""
-    return 1.0
+    return 1.0 / bin_size
 
 
 def covariance(x: Array) -> Array:

@@ -12,20 +12,10 @@ The state of a run is read from its folder. Each process that works on a sweep t
 those that have ended and those whose lock another process holds; a run that was left behind goes on from its
 checkpoint.
 
-**The score** is `Record.score` at the step that it chose: the predictive information, in nats per bin, over a Gaussian
-without memory, on the blocks of training time that are held out (`held_out`). Reserved time (`reserve`) takes no part,
-so that the chosen run can be judged there.
-
-    score = <log N(z_t; zhat_t, S)> - <log N(z_t; mean z, Cov z)>
-
-Every affine map of z leaves it as it is, so neither scale nor a rotation is rewarded. It sums over dimensions: one
-that cannot be predicted adds nothing, one that can adds what it brings beyond the others. For a Gaussian z it is
-a lower bound of the predictive information I(z_t; z_<t), and so comparable between dimensions and entropies. For
-another z it is that plus the negentropy of z, minus what the model misses: a dimension that is a curved function of
-the others is counted as new. This favours many dimensions, and "logdet", which maximises this very number, where
-"knn" and "kde" see through such a dimension. So the order is to be trusted more than the distances, and a small
-lead of a larger filter is no reason to take it. The step is chosen on the same blocks, which lifts all scores a
-little.
+**The score** is that by which a training keeps one of its candidates (`filter.spikes_ahead`): bits per spike of counts
+0.5 to 3 s ahead, on the blocks of training time that are held out (`held_out`). It compares filters of any dimension,
+entropy or frame, whose z, and log-likelihoods of z, are not the same. Reserved time (`reserve`) takes no part, so that
+the chosen run can be judged there.
 """
 
 from __future__ import annotations
@@ -56,6 +46,7 @@ from ldmfilter.data.untrusted.remote import absolute
 from ldmfilter.data.windows import reserve
 from ldmfilter.errors import BusyError, InputError, TrainingError
 from ldmfilter.files import disk_errors, plain_name, write_bytes
+from ldmfilter.filter.candidates import candidates
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.model import MODEL_FILE
 from ldmfilter.filter.runs import RUNS, Run
@@ -299,7 +290,7 @@ class Sweep:
         config = _with(self.config, before.options, before.seed)
         training = Training(config.filter, recording[1])
         try:
-            run = _open_run(before.folder, config, recording)
+            run = _open_run(before.folder, Config(config.data, training.config), recording)
             run.resume(training)
         except BusyError:
             return
@@ -327,6 +318,11 @@ class Sweep:
         self._share = max(self._share, sum(run.trained for run in runs) / self.n_runs)
         return Progress(runs[number], sum(run.ended for run in runs), self.n_runs, self._share)
 
+    @property
+    def steps(self) -> int:
+        """Training steps of a run, where these are not swept."""
+        return _steps(self.config)
+
     def _plan(self) -> list[tuple[Options, int]]:
         """Options and seed of each run: the first seed of all combinations, then the second; of drawn ones, all seeds
         of the first combination, then of the second."""
@@ -337,7 +333,7 @@ class Sweep:
     def _read(self, number: int, options: Options, seed: int) -> SweepRun:
         if number not in self._ended:
             run = SweepRun(number, options, seed, "waiting", None, None, None, 0.0, "", self.folder / f"{number:03d}")
-            run = _read_run(run, _with(self.config, options, seed).filter.max_steps, self._in_database)
+            run = _read_run(run, _steps(_with(self.config, options, seed)), self._in_database)
             if not run.ended:
                 return run
             self._ended[number] = run
@@ -453,7 +449,7 @@ def _point_to_best(sweep: Sweep) -> None:
         _link(RUNS / f"{sweep.folder.name}-best", Path(sweep.folder.name) / best.folder.name)
 
 
-def _read_run(run: SweepRun, max_steps: int, without_outcome: bool) -> SweepRun:
+def _read_run(run: SweepRun, steps: int, without_outcome: bool) -> SweepRun:
     """A waiting run, as its folder tells of it; `without_outcome`, the last step is the end. Raises: InputError, where
     a file in it is damaged."""
     if not run.folder.exists():
@@ -468,21 +464,29 @@ def _read_run(run: SweepRun, max_steps: int, without_outcome: bool) -> SweepRun:
                 outcome["ended"],
             )
         path = run.folder / MODEL_FILE
-        history = read_history(read_tensors(path)[1]["history"]) if path.exists() else []
+        header = read_tensors(path)[1] if path.exists() else {}
+        history, kept = read_history(header.get("history", [])), header.get("kept", {})
     except InputError:
         raise
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise damaged(path, error) from None
-    for kept in [record for record in history if record.step == history[-1].kept_step]:
-        score = kept.score if math.isfinite(kept.score) else None
-        trained = min(1.0, history[-1].step / max_steps)
-        run = replace(run, score=score, step=kept.step, effective_rank=kept.effective_rank, trained=trained)
-    ended = bool(ended and run.trained == 1)
-    if ended and run.score is None and not run.reason:
-        run = replace(run, reason="no held-out score is a number; try other options")
+    if history:
+        score, step = kept.get("bits_per_spike"), kept.get("kept_step", history[-1].kept_step)
+        own = [one for one in history if one.candidate == kept.get("name", "")]
+        record = next((one for one in own if one.step == step), history[-1])
+        done = sum({one.candidate: one.step for one in history}.values()) / steps
+        run = replace(
+            run,
+            score=None if score is None or not math.isfinite(score) else score,
+            step=step,
+            effective_rank=record.effective_rank,
+            trained=1.0 if ended else min(0.99, done),
+        )
+        if ended and kept and run.score is None:
+            run = replace(run, reason=run.reason or "no spikes could be predicted on held-out time; try a longer span")
     if run.reason:
         return replace(run, state="failed", score=None, trained=1.0)
-    return replace(run, state="done") if ended else run
+    return replace(run, state="done") if ended and history else run
 
 
 def _write_new(path: Path, about: dict[str, Any]) -> None:
@@ -501,12 +505,14 @@ def _record(path: str, config: DataConfig) -> tuple[Session, xr.DataArray]:
     return session, reserve(prepare(session, config), config.reserve)
 
 
+def _steps(config: Config) -> int:
+    """Training steps of a run, of all its candidates."""
+    return config.filter.max_steps * len(candidates(config.filter))
+
+
 def _with(config: Config, options: Options, seed: int) -> Config:
-    """The configuration of one run, every option resolved."""
-    # The score of dynamics that begin otherwise, in frames of another length, is that of another z.
-    dynamics = "fast" if config.filter.dynamics == "auto" else config.filter.dynamics
-    own = config.replace(**options, seed=seed, dynamics=dynamics)
-    return own.replace(state_dim=own.filter.states)
+    """The configuration of one run."""
+    return config.replace(**options, seed=seed)
 
 
 def _link(path: Path, target: Path) -> None:

@@ -28,7 +28,7 @@ class SweepRun:
         options: the swept options, by their names in `FilterConfig`.
         seed: of everything random.
         state: "waiting", "started" (running now, or left behind), "done" or "failed" (collapsed or diverged).
-        score: `Record.score` at the kept step, nats per bin; None where there is none (yet).
+        score: prediction of spikes ahead, bits per spike; None where there is none (yet).
         step: the kept step while and after training.
         effective_rank: of held-out z at that step.
         seconds: of training, without those of a process that was killed.
@@ -61,8 +61,8 @@ class Combination:
 
     Attributes:
         options: the swept options, by their names in `FilterConfig`.
-        score: median over the seeds that have ended, nats per bin, a failed one counting as worse than any; None where
-            none has ended, or half of them failed.
+        score: median over the seeds that have ended, bits per spike, a failed one counting as worse than any; None
+            where none has ended, or half of them failed.
         lowest, highest: scores of the seeds that ended well; None without one.
         runs: its runs, the best first.
     """
@@ -130,7 +130,7 @@ def plot_scores(results: Sequence[Combination], axes: Axes, most: int = MOST_SHO
         axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     axes.grid(axis="x", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.set_xlabel("predictive information on held-out time, nats per bin")
+    axes.set_xlabel("spikes predicted ahead on held-out time, bits per spike")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
 

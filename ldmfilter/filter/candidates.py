@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,16 +27,24 @@ class Candidate:
             logarithmic scale.
         dynamics_rate: learning rate of the dynamics over that of the encoder. At 1 the time constants stay near
             where they begin.
+        refit: whether it is finished with refitted noise too, where the settings leave that open.
+        restart: number of the first weights that it is trained from.
     """
 
     name: str
     frame: float
     time_constants: tuple[float, float]
     dynamics_rate: float
+    refit: bool = False
+    restart: int = 0
 
     def bins(self, bin_size: float) -> int:
         """Bins in a frame."""
         return frame_bins(self.frame, bin_size)
+
+    def again(self, restart: int) -> Candidate:
+        """The same from other first weights."""
+        return replace(self, name=f"{self.name} {restart + 1}", restart=restart)
 
     def decay(self, states: int, frame: float) -> NDArray[np.float64]:
         """Eigenvalues (state,) of A before training, per frame of this length."""
@@ -45,7 +54,8 @@ class Candidate:
 
 #: Slow states seen in long frames suit place on tracks; states of all speeds, learnt, suit what changes within a second
 #: (heading, place in an open box). In this order: what comes first is taken where prediction tells no difference.
-CANDIDATES = (Candidate("slow", 0.5, (5.0, 5.0), 1.0), Candidate("fast", 0.1, (0.3, 8.0), 10.0))
+#: Refitted noise predicts z and spikes better, and leaves what fast states tell as it is; slow ones tell less of place.
+CANDIDATES = (Candidate("slow", 0.5, (5.0, 5.0), 1.0), Candidate("fast", 0.1, (0.3, 8.0), 10.0, refit=True))
 
 
 def candidates(config: FilterConfig) -> list[Candidate]:
@@ -71,6 +81,7 @@ class Trained:
     Attributes:
         name: of the candidate.
         frame: length of its frames, s.
+        refit: whether its noise was refitted after training (`finish.refit`).
         bits_per_spike: prediction of spikes ahead (`spikes_ahead`); NaN where it could not be judged.
         lead: how far it is ahead of the one kept before it, bits per spike, and the standard error of that.
         kept_step: the step that was kept.
@@ -79,10 +90,16 @@ class Trained:
 
     name: str
     frame: float
-    bits_per_spike: float
-    lead: tuple[float, float]
-    kept_step: int
+    refit: bool = False
+    bits_per_spike: float = math.nan
+    lead: tuple[float, float] = (math.nan, math.nan)
+    kept_step: int = 0
     failure: str = ""
+
+    @property
+    def label(self) -> str:
+        """Its name, for a line of text."""
+        return f"{self.name} with refitted noise" if self.refit else self.name
 
     @property
     def told(self) -> str:

@@ -179,7 +179,7 @@ def _encode(network: Network, counts: xr.DataArray, k: int, device: str) -> tupl
 
 
 def _dataset(model: Fitted, counts: xr.DataArray, ci: float, result: Filtered, smoothed: Smoothed | None) -> xr.Dataset:
-    n = model.states  # the states of noise with a memory are left out
+    n = model.sized_.states  # the states of noise with a memory are left out
 
     def array(value: Tensor) -> np.ndarray:
         return value.cpu().numpy().astype(np.float32)

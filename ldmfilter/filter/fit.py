@@ -34,6 +34,7 @@ GRADIENT_NORM = 5.0  # gradients are clipped to it
 COLLAPSED_RANK = 0.2  # an effective rank below this share of the latent dimensions is a collapse
 COLLAPSED_SCALE = 1e6  # an entry of the whitening above it means that z is constant
 GRACE = 100  # steps in which a collapse is not an error
+RESTART_SEED = 1_000_003  # between the seeds of restarts
 JUDGED_BINS = 2**16  # bins at most, about, that predicted spikes are judged and their readouts fitted on
 
 
@@ -77,8 +78,9 @@ class Fit:
         self.history: list[Record] = []
         self._best_score = -math.inf
         self._losses: list[Tensor] = []
-        self._draws = torch.Generator().manual_seed(config.seed)
-        self._random = OwnRandomState(config.seed, str(fabric.device.type))
+        seed = (config.seed + RESTART_SEED * candidate.restart) % 2**63
+        self._draws = torch.Generator().manual_seed(seed)
+        self._random = OwnRandomState(seed, str(fabric.device.type))
         with self._random.active(advance=True):
             self._network = self._make_network()
         if self._network.noise is not None:
@@ -112,7 +114,7 @@ class Fit:
             self._check(record)
             yield record
 
-    def finished_state(self) -> dict[str, Tensor]:
+    def finished_state(self, refit: bool) -> dict[str, Tensor]:
         """The network of the kept step as it is used, on the CPU: in canonical coordinates, its covariances as large as
         held-out innovations, and, once training has ended and where asked for, its noise refitted. Sessions are
         rotated into one state space: that of the first, or that of the network trained onto."""
@@ -122,7 +124,7 @@ class Fit:
             stretches = [one.stretches(FINISH_BINS // len(self._recordings)) for one in self._recordings]
             self.matches = match_sessions(network, stretches, self.frame, self._onto is not None)
             if self._onto is None:
-                if network.noise is not None and self.step >= self.config.max_steps:
+                if refit and self.step >= self.config.max_steps:
                     refit_noise(network, self._recordings, self._warmup)
                 set_canonical(network, stretches, self.frame)
         return network.state_dict()
@@ -226,12 +228,12 @@ class Fit:
         """Raises: TrainingError where training has diverged or collapsed."""
         if not (math.isfinite(record.loss) and math.isfinite(record.held_out_log_likelihood)):
             raise self._diverged()
-        limit = 1 + COLLAPSED_RANK * (self.config.latent_dim - 1)
+        limit = 1 + COLLAPSED_RANK * (self.config.latents - 1)
         scales = [float(self._network.encoder(i).z_whiten.abs().max()) for i in range(len(self._recordings))]
         constant = not all(scale < COLLAPSED_SCALE for scale in scales)
         if record.step >= GRACE and (constant or record.effective_rank < limit):
             raise TrainingError(
-                f"training collapsed at step {record.step}: z of {self.config.latent_dim} dimensions has an effective "
+                f"training collapsed at step {record.step}: z of {self.config.latents} dimensions has an effective "
                 f"rank of {record.effective_rank:.1f}; try --entropy logdet, fewer --latent-dim or more spikes"
             )
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,13 +58,13 @@ class Fitted(FilterConfig):
     """The settings of a filter, and its attributes once it is fitted, as `LDMFilter` lists them."""
 
     sessions_: list[FittedSession]
+    sized_: FilterConfig
     bin_size_: float
     frame_: float
     candidates_: list[Trained]
-    kept_candidate_: str
+    kept_: Trained
     ended_: bool
     history_: list[Record]
-    kept_step_: int
     network_: Network
     model_id_: str
 
@@ -144,16 +144,23 @@ class Fitted(FilterConfig):
 
     def set_network(self, tensors: dict[str, Tensor]) -> None:
         """Take a network's parameters, for the sessions that are set."""
+        sizes = {"latent_dim": len(tensors["encoders.0.z_mean"]), "state_dim": len(tensors["gauge"])}
+        self.sized_ = FilterConfig(**{one.name: getattr(self, one.name) for one in fields(FilterConfig)} | sizes)
         with torch.random.fork_rng(devices=[]):  # a caller's random numbers are not ours to draw
-            network = Network([len(one.unit_ids) for one in self.sessions_], self, self.frame_)
+            network = Network([len(one.unit_ids) for one in self.sessions_], self.sized_, self.frame_)
         network.load_state_dict(tensors)
         self.network_ = network.eval()
         self.model_id_ = _id(tensors)
 
     @property
+    def kept_step_(self) -> int:
+        """The step whose parameters are used: that of the highest held-out score."""
+        return self.kept_.kept_step
+
+    @property
     def kept_record_(self) -> Record:
         """The evaluation of the step that was kept."""
-        of_kept = [one for one in self.history_ if one.candidate == self.kept_candidate_]
+        of_kept = [one for one in self.history_ if one.candidate == self.kept_.name]
         return next(one for one in of_kept if one.step == self.kept_step_)
 
     @property

@@ -45,10 +45,10 @@ class LDMFilter(Fitted):
         sessions_      one `FittedSession` for each session
         bin_size_      s
         frame_         s, length of the counts that the encoder sees at once
-        candidates_    one `Trained` for each candidate that was trained, and kept_candidate_ its name
+        candidates_    one `Trained` for each candidate that was trained, and kept_ the one that is used
         ended_         whether training has ended
+        sized_         the settings, with numbers for all sizes
         history_       one `Record` for each evaluation
-        kept_step_     the step whose held-out score was best: its parameters are used
         network_       an encoder for each session and the dynamics that all share, a torch module on the CPU
         model_id_      hash of the parameters
 
@@ -86,11 +86,10 @@ class LDMFilter(Fitted):
         recordings = _several(counts)
         self.sessions_ = list(map(FittedSession.of, recordings))
         self.bin_size_ = float(recordings[0].attrs["bin_size"])
-        self.frame_ = training.frame
-        self.candidates_, self.kept_candidate_ = list(training.trained), training.kept
+        self.candidates_, self.kept_ = list(training.trained), training.kept
+        self.frame_ = self.kept_.frame
         self.ended_ = training.ended
         self.history_ = list(training.history)
-        self.kept_step_ = training.kept_step
         self.set_network(training.finished_state())
         return self
 
@@ -123,7 +122,7 @@ class LDMFilter(Fitted):
             raise InputError(f"{where}: is one of {self.listed()} already; decode it")
         if not self.network_.second_moments.any():
             raise InputError(f"{where}: the model is of an older ldmfilter and takes no further session; train it anew")
-        return Training(self, counts, self.network_, self.frame_)
+        return Training(self.sized_, counts, self.network_, self.frame_)
 
     def take_added(self, training: Training, counts: xr.DataArray) -> "LDMFilter":
         """Take over the encoder of a further session from a training that `adding` gave."""
@@ -206,17 +205,15 @@ class LDMFilter(Fitted):
         description = {
             "format": MODEL_FORMAT,
             "package_version": __version__,
-            "settings": settings(self),
+            "settings": settings(self.sized_),
             "bin_size": self.bin_size_,
-            "frame": self.frame_,
-            "kept_candidate": self.kept_candidate_,
+            "kept": dataclasses.asdict(self.kept_),
             "candidates": [dataclasses.asdict(one) for one in self.candidates_],
             "ended": self.ended_,
             "sessions": [
                 {"unit_ids": one.unit_ids.tolist(), "source": one.source, "trained_spans": one.trained_spans}
                 for one in self.sessions_
             ],
-            "kept_step": self.kept_step_,
             "history": [dataclasses.asdict(record) for record in self.history_],
         }
         write_tensors(path, self.network_.state_dict(), description)
@@ -271,7 +268,9 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
         asked = header["settings"] if found > 3 else current_settings(header["settings"], bin_size)
         config = build_filter_config(asked, f"{path}: settings")
         model = LDMFilter(**{f.name: getattr(config, f.name) for f in dataclasses.fields(FilterConfig)})
-        model.bin_size_, model.frame_ = bin_size, float(header.get("frame", bin_size))
+        until_3 = {"name": "", "frame": bin_size, "kept_step": header.get("kept_step"), "lead": [0, 0]}
+        model.kept_ = read_trained(header.get("kept", until_3))
+        model.bin_size_, model.frame_ = bin_size, model.kept_.frame
         model.sessions_ = [
             FittedSession(
                 np.asarray(unit_ids(one["unit_ids"])),
@@ -280,16 +279,13 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
             )
             for one in (header["sessions"] if found > 1 else [header])
         ]
-        model.kept_step_ = int(header["kept_step"])
         model.history_ = read_history(header["history"])
-        model.kept_candidate_ = str(header.get("kept_candidate", ""))
         model.candidates_ = [read_trained(one) for one in header.get("candidates", [])]
         model.ended_ = bool(header.get("ended", model.history_ and model.history_[-1].step >= model.max_steps))
-        if not any(one.candidate == model.kept_candidate_ and one.step == model.kept_step_ for one in model.history_):
-            raise ValueError("it has no evaluation of the kept step")
+        model.kept_record_  # noqa: B018  raises where there is none
         if not (0 < model.bin_size_ < math.inf and 0 < model.frame_ < math.inf and model.history_):
             raise ValueError("it was trained on bins of no length, or not at all")
-        model.set_network(_current(tensors, found, model.latent_dim))
+        model.set_network(_current(tensors, found, config.latents))
         if not all(bool(x.isfinite().all()) for x in (*tensors.values(), *model.network_.linear_gaussian())):
             raise ValueError("its parameters are not finite")
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError) as error:

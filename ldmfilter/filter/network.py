@@ -26,7 +26,7 @@ class Network(nn.Module):
 
     Args:
         n_units: number of units of each session.
-        config: the filter's settings.
+        config: the filter's settings, with numbers for all sizes (`FilterConfig.sized`).
         frame: length of a frame, s.
         begin: where the dynamics begin; without it the first candidate.
     """
@@ -38,21 +38,20 @@ class Network(nn.Module):
 
     def __init__(self, n_units: Sequence[int], config: FilterConfig, frame: float, begin: Candidate = CANDIDATES[0]):
         super().__init__()
-        self.encoders = nn.ModuleList(
-            Encoder(n, config.latent_dim, tuple(config.hidden), config.dropout) for n in n_units
-        )
+        self.encoders = nn.ModuleList(Encoder(n, config.latents, tuple(config.hidden), config.dropout) for n in n_units)
         # Training has to start from much noise: from little (decay 0.9, noise 0.5) it ends at 1.6 times the error on a
         # real track.
         self.dynamics = Dynamics(
-            config.latent_dim,
+            config.latents,
             config.states,
             decay=begin.decay(config.states, frame),
             noise=1 / (1 + frame / NOISE_TIME),
         )
-        self.noise = NoiseWithMemory(config.latent_dim, math.exp(-frame / NOISE_MEMORY)) if config.refit else None
+        may_refit = config.refit is not False
+        self.noise = NoiseWithMemory(config.latents, math.exp(-frame / NOISE_MEMORY)) if may_refit else None
         self.register_buffer("gauge", torch.eye(config.states))
         self.register_buffer("covariance_scale", torch.ones(()))
-        self.set_moments(no_moments(config.latent_dim))
+        self.set_moments(no_moments(config.latents))
 
     def forward(self, counts: Sequence[Tensor]) -> tuple[list[Tensor], LinearGaussian]:
         """Raw pseudo-observations of each session's counts (*batch, unit), and the filter's parameters, which are

@@ -66,7 +66,7 @@ class OnlineFilter:
             P, _, K = steady_state(dynamics)
             self._limit, self._limit_gain, self._limit_filtered = map(_array, (P, K, gain(dynamics, P)[2]))
         self._A, self._Q, self._C, self._R, self._b, self._P0 = map(_array, dynamics)
-        self._states = model.states
+        self._states = model.sized_.states
         self._k = model.frame_bins_
         self._near = STEADY * float(np.abs(self._limit).max())
         self._eye = np.eye(len(self._A))

@@ -68,7 +68,7 @@ def spikes_ahead(
         bin_size: s.
     """
     guard = round(GUARD / bin_size)
-    near = np.convolve(judge, np.ones(2 * guard + 1), "same") > 0.5 if guard else judge
+    near = np.convolve(judge, np.ones(2 * guard + 1))[guard : guard + len(judge)] > 0.5
     fit, known = fit & ~near, np.isfinite(states).all(1)
     n_blocks = max(1, int(np.ceil(len(counts) * bin_size / BLOCK)))
     block = np.arange(len(counts)) * n_blocks // len(counts)

@@ -37,6 +37,7 @@ def start_run(
         config = config.replace(bin_size=sessions[0].bin_size)
     counts = [reserve(prepare(session, config.data), config.data.reserve) for session in sessions]
     training = Training(config.filter, counts)
+    config = Config(config.data, training.config)
     return Run.create(folder, config, sessions, counts), training, counts
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,9 +30,9 @@ class Training:
     """One training, with everything it needs to go on after a stop. Processes that `torchrun` started share it: each
     takes its part of every batch, and all come to the result that one alone would.
 
-    Every candidate that the settings leave open (`candidates.CANDIDATES`) is trained; the one whose states predict
-    spikes best on held-out time is kept, and an earlier one where the lead is within its standard error. A candidate
-    whose windows do not fit into the recording is left out.
+    Every candidate that the settings leave open (`candidates.CANDIDATES`) is trained, and the one that is kept again from
+    other first weights (`restarts`). What predicts spikes best on held-out time is kept, and what came earlier where the
+    lead is within its standard error. A candidate whose windows do not fit into the recording is left out.
 
     Args:
         config: the filter's settings.
@@ -44,7 +43,8 @@ class Training:
     Attributes:
         device: that it computes on.
         history: one record an evaluation, of all candidates in turn.
-        trained: the candidates that are done.
+        config: the settings, with numbers for all sizes.
+        trained: the candidates that are done, each as often as it was finished.
 
     Raises:
         InputError: too few bins for the windows, sessions of different bins, or the same session twice.
@@ -59,7 +59,10 @@ class Training:
         frame: float | None = None,
     ):
         config.validate()
-        self.config, self._ranks, self._onto = config, ranks(), onto
+        self._counts = [counts] if isinstance(counts, xr.DataArray) else list(counts)
+        check_sessions(self._counts)
+        self.config = config = config.sized(min(one.sizes["unit"] for one in self._counts))
+        self._ranks, self._onto = ranks(), onto
         if config.batch_size % self._ranks.size:
             raise InputError(
                 f"batch-size is {config.batch_size}; it must be a multiple of the {self._ranks.size} processes"
@@ -67,8 +70,6 @@ class Training:
         self.device = resolve_device(config.device)
         if config.precision == "16-mixed" and self.device == "cpu":
             raise InputError("precision is 16-mixed, which needs CUDA; use bf16-mixed or 32-true on the CPU")
-        self._counts = [counts] if isinstance(counts, xr.DataArray) else list(counts)
-        check_sessions(self._counts)
         self._bin_size = float(self._counts[0].attrs["bin_size"])
         self._fabric = fabric_on(self.device, config.precision, self._ranks)
         open_ones = candidates(config)
@@ -77,6 +78,7 @@ class Training:
         windows = self._windows(open_ones)
         block = max(one.bins(self._bin_size) * windows[one][0] for one in windows)
         self._fits = [(one, windows[one][1], self._recordings(one, windows[one][0], block)) for one in windows]
+        self._again = 0 if onto is not None else config.restarts
         self.trained: list[Trained] = []
         self._past: list[Record] = []
         self._kept: tuple[Trained, SpikesAhead, dict[str, Tensor], list[Match]] | None = None
@@ -108,24 +110,37 @@ class Training:
         return [Recording(one, self.config.held_out, frame, window, block, self._fabric) for one in self._counts]
 
     def _fit(self, number: int) -> Fit:
+        restart = max(0, number + 1 - len(self._fits))
+        if restart:
+            kept = self.kept.name.split()[0]
+            number = next(i for i, one in enumerate(self._fits) if one[0].name == kept)
         candidate, warmup, recordings = self._fits[number]
+        candidate = candidate.again(restart) if restart else candidate
         frame = candidate.bins(self._bin_size) * self._bin_size
         return Fit(self.config, candidate, recordings, frame, warmup, self._fabric, self._ranks, self._onto)
 
     @property
     def steps(self) -> int:
         """Training steps of all candidates together."""
-        return self.config.max_steps * len(self._fits)
+        return self.config.max_steps * self._trainings
 
     @property
     def step(self) -> int:
         """Training steps done."""
-        return self.config.max_steps * len(self.trained) + (0 if self.ended else self._now.step)
+        return self.config.max_steps * self._done + (0 if self.ended else self._now.step)
 
     @property
     def ended(self) -> bool:
         """True where all candidates are trained."""
-        return len(self.trained) == len(self._fits)
+        return self._done == self._trainings
+
+    @property
+    def _trainings(self) -> int:
+        return len(self._fits) + self._again
+
+    @property
+    def _done(self) -> int:
+        return len({one.name for one in self.trained})
 
     @property
     def history(self) -> list[Record]:
@@ -133,24 +148,16 @@ class Training:
         return self._past + ([] if self.ended else self._now.history)
 
     @property
-    def frame(self) -> float:
-        """Length of the frames of the candidate that is kept so far, s."""
-        return self._now.frame if self._kept is None else self._kept[0].frame
-
-    @property
-    def kept_step(self) -> int:
-        """The step of the kept candidate with the highest held-out score so far."""
-        return self._now.kept_step if self._kept is None else self._kept[0].kept_step
-
-    @property
-    def kept(self) -> str:
-        """Name of the candidate that is kept so far."""
-        return self._now.candidate.name if self._kept is None else self._kept[0].name
+    def kept(self) -> Trained:
+        """The candidate that is kept so far."""
+        if self._kept is not None:
+            return self._kept[0]
+        return Trained(self._now.candidate.name, self._now.frame, kept_step=self._now.kept_step)
 
     @property
     def kept_record(self) -> Record:
         """The evaluation of the step that is kept."""
-        return next(one for one in self.history if (one.candidate, one.step) == (self.kept, self.kept_step))
+        return next(one for one in self.history if (one.candidate, one.step) == (self.kept.name, self.kept.kept_step))
 
     @property
     def matches(self) -> list[Match]:
@@ -159,7 +166,7 @@ class Training:
 
     def finished_state(self) -> dict[str, Tensor]:
         """The network as it is used, of the candidate and the step that are kept so far (`Fit.finished_state`)."""
-        return self._now.finished_state() if self._kept is None else self._kept[2]
+        return self._now.finished_state(bool(self.config.refit)) if self._kept is None else self._kept[2]
 
     def run(self) -> Iterator[Record]:
         """Train all candidates to `max_steps`; one record an evaluation, the first before the first step.
@@ -177,13 +184,13 @@ class Training:
                         yield self.history[told - 1]
             except TrainingError as error:
                 failure = error
-                if len(self._fits) == 1:
+                if self._trainings == 1:
                     raise
             self._judge(failure)
             if self.ended and self._kept is None and failure is not None:
                 raise failure
             if not self.ended:
-                self._now = self._fit(len(self.trained))
+                self._now = self._fit(self._done)
             while self._kept is not None and told < len(self.history):  # before, there is nothing to be kept
                 told += 1
                 yield self.history[told - 1]
@@ -192,17 +199,20 @@ class Training:
         """Take the candidate that has just ended among those trained, and keep it where it predicts spikes better."""
         fit = self._now
         self._past = self._past + fit.history
-        found, state = SpikesAhead(math.nan, np.full(1, math.nan)), {}
-        if failure is None:
-            state = fit.finished_state()
-            found = found if len(self._fits) == 1 else fit.spikes_ahead(state)
-        lead = (math.nan, math.nan)
-        if self._kept is not None and len(self._kept[1].blocks) == len(found.blocks):
-            lead = found.lead(self._kept[1])
-        trained = Trained(fit.candidate.name, fit.frame, found.value, lead, fit.kept_step, str(failure or ""))
-        self.trained = [*self.trained, trained]
-        if failure is None and (self._kept is None or lead[0] > lead[1]):
-            self._kept = (trained, found, state, fit.matches)
+        about = Trained(fit.candidate.name, fit.frame, kept_step=fit.kept_step)
+        if failure is not None:
+            self.trained = [*self.trained, dataclasses.replace(about, failure=str(failure))]
+            return
+        asked = self.config.refit
+        for refit in (False, True) if asked is None and fit.candidate.refit and self._onto is None else (bool(asked),):
+            state = fit.finished_state(refit)
+            found = fit.spikes_ahead(state)
+            one = dataclasses.replace(about, refit=refit, bits_per_spike=found.value)
+            if self._kept is not None and len(self._kept[1].blocks) == len(found.blocks):
+                one = dataclasses.replace(one, lead=found.lead(self._kept[1]))
+            self.trained = [*self.trained, one]
+            if self._kept is None or one.lead[0] > one.lead[1]:
+                self._kept = (one, found, state, fit.matches)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that a later `restore` needs to go on to the same result: tensors, and JSON values."""
@@ -228,11 +238,9 @@ class Training:
             KeyError, TypeError, ValueError, RuntimeError: the state is of another network, or none.
         """
         trained = [read_trained(one) for one in values.get("trained", [])]  # version 0.1.0 had no candidates
-        if len(trained) > len(self._fits):
-            raise ValueError(f"it has {len(trained)} candidates")
-        now = self._fit(min(len(trained), len(self._fits) - 1))
-        if not (len(trained) == len(self._fits) and trained[-1].failure):  # nothing goes on from where it failed
-            now.restore({name: value for name, value in tensors.items() if not name.startswith("kept.")}, values)
+        done = len({one.name for one in trained})
+        if done > self._trainings:
+            raise ValueError(f"it has {done} candidates")
         past, kept = read_history(values.get("past", [])), None
         if "kept" in values:
             raw = values["kept"]
@@ -245,4 +253,8 @@ class Training:
                 network,
                 matches,
             )
-        self.trained, self._past, self._kept, self._now = trained, past, kept, now
+        self._kept = kept  # a restart is of the candidate that is kept
+        now = self._fit(min(done, self._trainings - 1))
+        if not (done == self._trainings and trained[-1].failure):  # nothing goes on from where it failed
+            now.restore({name: value for name, value in tensors.items() if not name.startswith("kept.")}, values)
+        self.trained, self._past, self._now = trained, past, now

@@ -82,7 +82,7 @@ def main() -> None:
         for seed in range(given.seeds):
             chosen = ldmfilter.LDMFilter(seed=seed).fit(train)
             for one in chosen.candidates_:
-                kept = one.name == chosen.kept_candidate_
+                kept = one == chosen.kept_
                 model = chosen if kept else ldmfilter.LDMFilter(seed=seed, dynamics=one.name).fit(train)
                 found = error(model.transform(counts), place, judged, split)
                 lead = "" if np.isnan(one.lead[0]) else f"{one.lead[0]:+.4f} +- {one.lead[1]:.4f}"

@@ -27,6 +27,7 @@ TINY = {
     "learning_rate": 0.01,
     "hidden": (16,),
     "batch_size": 16,
+    "restarts": 0,
 }
 
 
@@ -46,22 +47,46 @@ def few(counts) -> xr.DataArray:
 
 @pytest.fixture(scope="module")
 def undisturbed(few) -> tuple[Training, list]:
-    training = Training(FilterConfig(**TINY), few)
+    training = Training(FilterConfig(**TINY | {"restarts": 1}), few)
     return training, list(training.run())
 
 
 def test_both_are_trained_and_the_one_that_predicts_better_is_kept(few, undisturbed):
     training, records = undisturbed
-    slow, fast = training.trained
-    assert [(one.name, one.frame, one.failure) for one in (slow, fast)] == [("slow", 0.5, ""), ("fast", 0.1, "")]
-    assert [(r.candidate, r.step) for r in records] == [(name, step) for name in ("slow", "fast") for step in (0, 4, 8)]
+    kept, *others = training.trained
+    fast = [("fast", 0.1, False), ("fast", 0.1, True)]
+    finished = [(one.name, one.frame, one.refit) for one in training.trained]
+    assert finished[:3] == [("slow", 0.5, False), *fast]
+    for one in others[:2]:
+        kept = one if one.lead[0] > one.lead[1] else kept
+    again = [(f"{kept.name} 2", frame, refit) for name, frame, refit in finished[:3] if name == kept.name]
+    assert finished[3:] == again  # from other first weights
+    names = ("slow", "fast", f"{kept.name} 2")
+    assert [(r.candidate, r.step) for r in records] == [(name, step) for name in names for step in (0, 4, 8)]
+    assert len({r.held_out_log_likelihood for r in records if r.candidate.startswith(kept.name)}) == 6
     assert training.ended
-    assert training.step == training.steps == 16
-    assert fast.lead[0] == pytest.approx(fast.bits_per_spike - slow.bits_per_spike)
-    assert fast.lead[1] > 0
-    better = fast if fast.lead[0] > fast.lead[1] else slow
-    assert (training.kept, training.frame, training.kept_step) == (better.name, better.frame, better.kept_step)
-    assert training.kept_record.candidate == better.name
+    assert training.step == training.steps == 24
+    kept = training.trained[0]
+    for one in others:
+        assert not one.failure
+        assert one.lead[0] == pytest.approx(one.bits_per_spike - kept.bits_per_spike)
+        assert one.lead[1] > 0
+        kept = one if one.lead[0] > one.lead[1] else kept
+    assert training.kept == kept
+    assert training.kept_record.candidate == kept.name
+    assert training.kept_record.step == kept.kept_step
+
+
+def test_refitted_noise_is_fitted_where_it_is_kept(few):
+    """And not where it is not; both predict spikes."""
+    found = {}
+    for refit in (False, True, None):
+        training = Training(FilterConfig(**TINY | {"dynamics": "fast", "refit": refit}), few)
+        list(training.run())
+        fitted = training.finished_state().get("noise.fitted")
+        assert (fitted is not None and bool(fitted)) is training.kept.refit
+        found[refit] = [(one.refit, one.bits_per_spike) for one in training.trained]
+    assert str(found[None]) == str(found[False] + found[True])
 
 
 @pytest.mark.parametrize(("lead", "kept"), [((0.02, 0.01), "fast"), ((0.01, 0.02), "slow"), ((-0.1, 0.01), "slow")])
@@ -71,18 +96,18 @@ def test_a_lead_within_its_standard_error_is_none(few, monkeypatch, lead, kept):
     monkeypatch.setattr(
         Fit, "spikes_ahead", lambda one, _: SpikesAhead(values[one.candidate.name].sum(), values[one.candidate.name])
     )
-    training = Training(FilterConfig(**TINY | {"max_steps": 2}), few)
+    training = Training(FilterConfig(**TINY | {"max_steps": 2, "refit": False}), few)
     list(training.run())
     assert training.trained[1].lead == pytest.approx(lead)
-    assert training.kept == kept
-    assert training.frame == pytest.approx({"slow": 0.5, "fast": 0.1}[kept])
+    assert training.kept.name == kept
+    assert training.kept.frame == pytest.approx({"slow": 0.5, "fast": 0.1}[kept])
     network = training.finished_state()
-    assert same(network, training._now.finished_state()) is (kept == "fast")  # the last one trained
+    assert same(network, training._now.finished_state(False)) is (kept == "fast")  # the last one trained
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 5, 6, 7, 9])
 def test_resumed_equals_undisturbed(few, undisturbed, stop_after):
-    """Stopped in the first candidate, between the two, in the second, and at the end."""
+    """Stopped in each candidate, between two, and at the end."""
     whole, records = undisturbed
     first = Training(whole.config, few)
     for _ in itertools.islice(first.run(), stop_after):
@@ -90,13 +115,13 @@ def test_resumed_equals_undisturbed(few, undisturbed, stop_after):
     tensors, values = first.state()
     second = Training(whole.config, few)
     second.restore(tensors, json.loads(json.dumps(values)))
-    assert len(second.trained) == stop_after // 3
+    assert len({one.name for one in second.trained}) == stop_after // 3
     torch.rand(5)
     given = list(second.run())
     assert str(given) == str(records[stop_after:])
     assert str(second.history) == str(records)
     assert str(second.trained) == str(whole.trained)
-    assert second.kept == whole.kept
+    assert str(second.kept) == str(whole.kept)
     assert same(second.finished_state(), whole.finished_state())
     assert same(second.state()[0], whole.state()[0])
     assert json.dumps(second.state()[1]) == json.dumps(whole.state()[1])
@@ -127,7 +152,7 @@ def test_a_candidate_that_fails_is_left_out(few, monkeypatch, tmp_path, fails, k
     training = Training(FilterConfig(**TINY), few)
     records = list(training.run())
     assert training.ended
-    assert training.kept == kept
+    assert training.kept.name == kept
     told = {one.name: one for one in training.trained}
     assert "training " in told[fails].failure
     assert (told[fails].told, told[kept].failure) == ("failed", "")
@@ -143,7 +168,7 @@ def test_a_candidate_that_fails_is_left_out(few, monkeypatch, tmp_path, fails, k
     assert same(again.finished_state(), training.finished_state())
     LDMFilter(**TINY).take(again, few).save(tmp_path)
     model = load(tmp_path)
-    assert (model.kept_candidate_, model.ended_) == (kept, True)
+    assert (model.kept_.name, model.ended_) == (kept, True)
     assert np.isfinite(model.decode(few)["filtered_mean"]).all()
 
 
@@ -154,8 +179,8 @@ def test_after_each_record_there_is_a_model_to_keep(few, monkeypatch, tmp_path):
     for _ in training.run():
         LDMFilter(**TINY | {"max_steps": 5}).take(training, few).save(tmp_path)
         model = load(tmp_path)
-        assert model.kept_record_.candidate == model.kept_candidate_
-    assert model.kept_candidate_ == "fast"
+        assert model.kept_record_.candidate == model.kept_.name
+    assert model.kept_.name == "fast"
 
 
 @pytest.mark.parametrize("bad", [{"slow"}, {"slow", "fast"}])
@@ -176,7 +201,7 @@ def test_numbers_that_are_not_finite_at_the_very_start(few, monkeypatch, bad):
             list(training.run())
     else:
         assert [(r.candidate, r.step) for r in training.run()] == [("fast", 0), ("fast", 2)]
-        assert training.kept == "fast"
+        assert training.kept.name == "fast"
 
 
 def test_where_all_fail_it_is_told(few, monkeypatch):
@@ -190,8 +215,7 @@ def test_a_recording_too_short_for_slow_windows_trains_fast_alone(few):
     training = Training(FilterConfig(**TINY | {"max_steps": 2}), short)
     assert training.steps == 2
     assert [r.candidate for r in training.run()] == ["fast", "fast"]
-    assert [one.name for one in training.trained] == ["fast"]
-    assert training.kept == "fast"
+    assert {one.name for one in training.trained} == {training.kept.name} == {"fast"}
     with pytest.raises(InputError, match="30 observed bins, 30 in a row at the longest, are too few"):
         Training(FilterConfig(**TINY, dynamics="slow"), short)
     with pytest.raises(InputError, match="7 observed bins"):
@@ -204,10 +228,9 @@ def test_a_single_dynamics_trains_one(few, name):
     training = Training(config, few)
     records = list(training.run())
     assert [(r.candidate, r.step) for r in records] == [(name, 0), (name, 2)]
-    (only,) = training.trained
-    assert only.name == training.kept == name
-    assert math.isnan(only.bits_per_spike)  # nothing to choose
-    assert training.frame == pytest.approx({"slow": 0.5, "fast": 0.1}[name])
+    assert {one.name for one in training.trained} == {training.kept.name} == {name}
+    assert math.isfinite(training.kept.bits_per_spike)  # judged, though there is no other
+    assert training.kept.frame == pytest.approx({"slow": 0.5, "fast": 0.1}[name])
 
 
 def test_the_choice_travels_with_the_model(few, tmp_path):
@@ -215,8 +238,8 @@ def test_the_choice_travels_with_the_model(few, tmp_path):
     model.save(tmp_path)
     again = load(tmp_path)
     assert str(again.candidates_) == str(model.candidates_)
-    assert [one.name for one in again.candidates_] == ["slow", "fast"]
-    assert (again.kept_candidate_, again.frame_, again.ended_) == (model.kept_candidate_, model.frame_, True)
+    assert [one.name for one in again.candidates_] == ["slow", "fast", "fast"]
+    assert (str(again.kept_), again.frame_, again.ended_) == (str(model.kept_), model.frame_, True)
     assert again.kept_record_ == model.kept_record_
 
 
@@ -233,7 +256,7 @@ def test_settings_of_candidates():
 
 
 def test_a_candidate_in_a_file():
-    one = Trained("slow", 0.5, 0.1, (math.nan, math.nan), 25)
+    one = Trained("slow", 0.5, True, 0.1, (math.nan, math.nan), 25)
     assert str(read_trained(json.loads(json.dumps(dataclasses.asdict(one))))) == str(one)
     for wrong in ({"frame": -1.0}, {"kept_step": 2.5}, {"name": 3}, {"lead": "?"}, {"more": 1}):
         with pytest.raises((KeyError, TypeError, ValueError)):

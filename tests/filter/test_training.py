@@ -31,7 +31,7 @@ def test_learns_to_predict_and_keeps_its_rank(counts, entropy):
     best = max(records, key=lambda r: r.score)
     assert best.score > records[0].score + 0.1
     assert best.score > 0
-    assert best.step == records[-1].kept_step == training.kept_step
+    assert best.step == records[-1].kept_step == training.kept.kept_step
     assert all(2.0 < r.effective_rank <= 3.001 for r in records)
 
 

@@ -82,16 +82,16 @@ def summary(inputs: Inputs) -> Section:
         "run": str(inputs.run.folder),
         "id": model.model_id_,
         "created": inputs.run.created,
-        "latent_dim": model.latent_dim,
-        "state_dim": model.states,
+        "latent_dim": model.sized_.latents,
+        "state_dim": model.sized_.states,
         "entropy": model.entropy,
         "seed": model.seed,
         "steps": model.history_[-1].step,
         "max_steps": model.max_steps,
-        "dynamics": model.kept_candidate_ or model.dynamics,
+        "dynamics": model.kept_.label or model.dynamics,
         "frame": model.frame_,
         "kept_step": kept.step,
-        "held_out_predictive_information": kept.score,
+        "held_out_predictive_information": kept.score / model.frame_,
         "effective_rank": kept.effective_rank,
     }
     title = source.session_id or source.identifier or Path(source.path).stem or "session"
@@ -108,13 +108,13 @@ def _states(inputs: Inputs) -> Picture:
     start, stop = inputs.around(inputs.busiest(RASTER_SHOWN), STATES_SHOWN)
     shown = inputs.between(start, stop)
     unseen = ~shown["trained"].to_numpy()
-    number = min(4, inputs.model.states)
+    number = min(4, inputs.model.sized_.states)
     numbers = {
         "start": start,
         "stop": stop,
         "shown": plots.leading_states(shown, number),
         "level": float(inputs.latents["ci"].attrs["level"]),
-        "of": inputs.model.states,
+        "of": inputs.model.sized_.states,
         "unseen_marked": bool(unseen.any() and not unseen.all()),
     }
 
@@ -277,7 +277,7 @@ def _sharing(inputs: Inputs) -> dict[str, Picture]:
 
     def draw(figure: Figure, narrow: bool) -> None:
         left, right = _pair(figure, narrow)
-        plots.plot_surrogates(float(information), shifted_information, left, "predictive information, nats per bin")
+        plots.plot_surrogates(float(information), shifted_information, left, "predictive information, nats per second")
         plots.plot_surrogates(float(coupling), shifted_coupling, right, "correlation with other units' past")
 
     return {"sharing": Picture(draw, wide=(9.2, 1.7), narrow=(3.3, 2.8))}
@@ -304,7 +304,7 @@ def _drift(inputs: Inputs) -> dict[str, Picture]:
 
     def draw(figure: Figure, narrow: bool) -> None:
         first, second = _pair(figure, narrow, sharex=narrow)
-        plots.plot_drift((start + stop) / 2, information, first, "predictive information,\nnats per bin")
+        plots.plot_drift((start + stop) / 2, information, first, "predictive information,\nnats per second")
         plots.plot_drift((start + stop) / 2, nis, second, "NIS per dimension")
         if narrow:
             first.set_xlabel("")
@@ -320,7 +320,7 @@ def units(inputs: Inputs) -> Section:
     names = [clean(str(inputs.diagnosis["units"]["unit"][i])) for i in shown]
 
     def draw(axes: Axes) -> None:
-        plots.plot_bars(names, loss[shown], axes, "loss without the unit, nats per bin")
+        plots.plot_bars(names, loss[shown], axes, "loss without the unit, nats per second")
         axes.set_ylabel("unit")
 
     numbers = {
@@ -339,7 +339,7 @@ def training(inputs: Inputs) -> Section:
     picture = _plot(lambda axes: plots.plot_training(model.history_, model.kept_record_, axes), high=2.8)
     data = {
         "training": [dataclasses.asdict(record) for record in model.history_],
-        "candidates": [dataclasses.asdict(one) for one in model.candidates_],
+        "candidates": [dataclasses.asdict(one) | {"label": one.label} for one in model.candidates_],
     }
     return Section(data, {"training": picture})
 
