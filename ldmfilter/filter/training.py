@@ -184,11 +184,9 @@ class Training:
                         yield self.history[told - 1]
             except TrainingError as error:
                 failure = error
-                if self._trainings == 1:
-                    raise
             self._judge(failure)
-            if self.ended and self._kept is None and failure is not None:
-                raise failure
+            if self.ended and self._kept is None:
+                raise TrainingError(self.trained[-1].failure)
             if not self.ended:
                 self._now = self._fit(self._done)
             while self._kept is not None and told < len(self.history):  # before, there is nothing to be kept
@@ -199,15 +197,18 @@ class Training:
         """Take the candidate that has just ended among those trained, and keep it where it predicts spikes better."""
         fit = self._now
         self._past = self._past + fit.history
-        about = Trained(fit.candidate.name, fit.frame, kept_step=fit.kept_step)
-        if failure is not None:
-            self.trained = [*self.trained, dataclasses.replace(about, failure=str(failure))]
-            return
         asked = self.config.refit
         for refit in (False, True) if asked is None and fit.candidate.refit and self._onto is None else (bool(asked),):
-            state = fit.finished_state(refit)
-            found = fit.spikes_ahead(state)
-            one = dataclasses.replace(about, refit=refit, bits_per_spike=found.value)
+            one = Trained(fit.candidate.name, fit.frame, refit, kept_step=fit.kept_step)
+            try:
+                if failure is not None:
+                    raise failure
+                state = fit.finished_state(refit)
+                found = fit.spikes_ahead(state)
+            except TrainingError as error:
+                self.trained = [*self.trained, dataclasses.replace(one, failure=str(error))]
+                continue
+            one = dataclasses.replace(one, bits_per_spike=found.value)
             if self._kept is not None and len(self._kept[1].blocks) == len(found.blocks):
                 one = dataclasses.replace(one, lead=found.lead(self._kept[1]))
             self.trained = [*self.trained, one]
