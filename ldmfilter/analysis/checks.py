@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 QUESTIONS = USEFUL, HONEST, FIT = "are the states useful?", "are the intervals honest?", "do the dynamics fit?"
 
 CORRELATION = 0.25  # of innovations, beyond that of white noise
-LAG_BEHIND = 0.02  # nats per bin and latent dimension
+LAG_BEHIND = 0.02  # nats per frame and latent dimension
 DRIFT_LEVEL = 0.01
 COUPLING_DEVIATIONS = 5.0
+REFIT = "--refit, which takes seconds and may tell less of slow behaviour, or "
 
 SPIKES_AHEAD, LEAD_OVER_PCA = "spikes ahead", "lead over a causal PCA"
 PREDICTIVE_INFORMATION, COUPLING = "predictive information", "coupling of the units"
@@ -86,7 +87,7 @@ class Check:
     """A row of the table.
 
     Texts are templates (`str.format`) of `value`, `low`, `high`, `p`, the measures `m`, and `refit`, which is
-    "--refit, " where that option has not been used.
+    `REFIT` where noise has not been refitted. A remedy says what it costs.
 
     Attributes:
         name: of the number.
@@ -125,7 +126,7 @@ class Check:
         doubtful = ok and interval is not None and not least <= value <= most
         if doubtful:
             verdict += "; beyond the threshold, but chance may explain it"
-        refit = "--refit, " if measures.can_refit else ""
+        refit = REFIT if measures.can_refit else ""
         reason, verdict, remedy = (
             text.format(value=value, low=low, high=high, p=p, m=measures, refit=refit)
             for text in (self.reason, verdict, remedy)
@@ -156,7 +157,7 @@ def _lead_check(
         low=Limit(
             at,
             f"{baseline} predicts the same pseudo-observations better: the filter's dynamics do not fit them",
-            "choose {refit}more --max-steps or a higher --learning-rate",
+            "choose {refit}twice as many --max-steps, which takes twice as long",
         ),
         strict=strict,
         reason=reason,
@@ -167,7 +168,10 @@ def _lead_check(
 def _drift_check(
     name: str, question: str, key: str, unit: str, at: Callable[[Measures], float], reason: str, what: str
 ) -> Check:
-    wrong = f"{what} drifts over the session (p = {{p:.2g}})", "choose a shorter --span, or stable --units"
+    wrong = (
+        f"{what} drifts over the session (p = {{p:.2g}})",
+        "choose a shorter --span, which leaves less to train on, or stable --units",
+    )
     return Check(
         name,
         question,
@@ -187,7 +191,7 @@ CHECKS = (
         low=Limit(
             lambda m: 0.0,
             "the states do not tell what the population will do next",
-            "choose other --units or a longer --span; training again costs as much as before",
+            "choose other --units or a longer --span, and train anew",
         ),
         reason="0 is what each unit's mean rate tells; counted 0.5 to 3 s ahead",
         fine="the states predict spikes 0.5 to 3 s ahead better than mean rates",
@@ -211,7 +215,7 @@ CHECKS = (
         low=Limit(
             lambda m: 0.0,
             f"the past does not help: the filter predicts no better than {NO_MEMORY}",
-            "choose another --bin-size, other --units, or a longer --span",
+            "choose another --bin-size, other --units, or a longer --span, and train anew",
         ),
         strict=True,
         reason="below 0 the simpler predictor is the better one",
@@ -222,7 +226,7 @@ CHECKS = (
         low=Limit(
             _coupling_limit,
             "units do not predict each other: nothing is shared that lasts longer than a bin",
-            "choose another --bin-size, more --units, or a longer --span",
+            "choose another --bin-size, more --units, or a longer --span, and train anew",
         ),
         strict=True,
         reason=f"{COUPLING_DEVIATIONS:g} deviations above {{m.sharing.surrogate_coupling.size}} sets of spikes with "
@@ -236,7 +240,7 @@ CHECKS = (
             lambda m: float(m.sharing.surrogate_information.max(initial=0.0)),
             "predictive information is {value:.2f} on the recorded spikes and up to {low:.2f} on shifted ones: the "
             "filter follows each unit's own rhythm",
-            "choose more --max-steps, other --units, or a longer --span",
+            "choose twice as many --max-steps, which takes twice as long, other --units, or a longer --span",
         ),
         strict=True,
         reason="the most that the same filter reaches on {m.sharing.surrogate_information.size} sets of spikes with "
@@ -249,7 +253,7 @@ CHECKS = (
         low=Limit(
             lambda m: 0.5 * len(m.spectrum.z),
             "the pseudo-observations of {m.spectrum.z.size} dimensions collapse on new time",
-            "choose fewer --latent-dim, --entropy logdet, or a longer --span",
+            "choose fewer --latent-dim, which can hold less, --entropy logdet, or a longer --span",
         ),
         reason="z is white on training's bins, of rank {m.spectrum.z.size}; half of that is a collapse on new ones",
         fine="the pseudo-observations use their {m.spectrum.z.size} dimensions",
@@ -260,7 +264,7 @@ CHECKS = (
         low=Limit(
             lambda m: 0.25 * len(m.spectrum.z),
             "few dimensions can be predicted: the rest of the {m.spectrum.z.size} is noise",
-            "choose --latent-dim {value:.0f}",
+            "choose --latent-dim {value:.0f}, which is faster, and loses what it cannot predict",
         ),
         reason="below a quarter of the latent dimensions most of them are noise to the filter",
         fine="prediction is spread over several dimensions",
@@ -270,7 +274,8 @@ CHECKS = (
         high=Limit(
             lambda m: max(0.5, 1.5 / len(m.units.share)),
             "unit {m.units.largest} carries {value:.0%} of what single units add: the filter follows one unit",
-            "look at unit {m.units.largest}; leave it out by --units, or choose more --dropout",
+            "look at unit {m.units.largest}; leave it out by --units, or choose more "
+            "--dropout, which blurs what few units tell",
         ),
         reason="a filter of the population should not depend on one unit, which may be lost",
         fine="unit {m.units.largest} counts most, with {value:.0%} of what single units add",
@@ -286,12 +291,12 @@ CHECKS = (
         low=Limit(
             lambda m: 0.8,
             "the filter is underconfident: squared innovations are {value:.2f} times what it expects",
-            "choose {refit}more --max-steps",
+            "choose {refit}twice as many --max-steps, which takes twice as long",
         ),
         high=Limit(
             lambda m: 1.25,
             "the filter is overconfident: squared innovations are {value:.2f} times what it expects",
-            "choose fewer --latent-dim or a longer --span",
+            "choose fewer --latent-dim, which can hold less, or a longer --span",
         ),
         reason="1 where the covariances are true; beyond 0.8 to 1.25 intervals are a tenth too wide or too narrow",
         fine="innovations are about as large as the filter expects",
@@ -301,7 +306,8 @@ CHECKS = (
         high=Limit(
             lambda m: 0.1,
             "{value:.1%} of bins lie outside the region that should hold 95 %: more than under a Gaussian",
-            "choose a larger --bin-size, which makes counts more Gaussian, or a higher --min-rate",
+            "choose a larger --bin-size, whose counts are more Gaussian and whose states come less often, or a higher "
+            "--min-rate, which leaves units out",
         ),
         reason="0.05 where innovations are Gaussian; at twice that, 95 % regions miss twice as often as they should",
         fine="{value:.1%} of bins lie outside the region that should hold 95 %",
@@ -317,23 +323,24 @@ CHECKS = (
             lambda m: math.hypot(float(m.consistency.white.max()), CORRELATION),
             "innovations predict each other, most of all {m.consistency.worst_lag:g} s apart: the dynamics miss "
             "something ({m.consistency.hosking})",
-            "choose {refit}more --max-steps, or a --state-dim above --latent-dim",
+            "choose {refit}a --state-dim above --latent-dim, which makes filtering slower",
         ),
         reason=f"{CORRELATION:g} beyond the bound of white innovations in so many bins means that {CORRELATION**2:.0%} "
         "of an innovation could have been predicted from one before",
         fine="little is left to predict in the innovations ({m.consistency.hosking})",
     ),
+    _lead_check(
+        "lead over a random walk", RANDOM_WALK, lambda m: 0.0, "below 0 the simpler predictor is the better one",
+        "better than", strict=True,
+    ),
     *(
         _lead_check(
-            name, baseline, lambda m: 0.0, "below 0 the simpler predictor is the better one", "better than", strict=True
+            name, baseline, lambda m: -LAG_BEHIND * len(m.spectrum.z) * information_scale(m.bin_size),
+            "it is fitted to these z, and the filter while z was learnt; 0.02 nats a frame and dimension are errors "
+            "2 % larger",
+            "as well as", strict=False,
         )
-        for name, baseline in (("lead over a random walk", RANDOM_WALK), ("lead over a walk in noise", LOCAL_LEVEL))
-    ),
-    _lead_check(
-        "lead over a linear system", LINEAR_SYSTEM,
-        lambda m: -LAG_BEHIND * len(m.spectrum.z) * information_scale(m.bin_size),
-        "the filter is one itself and should come near the best; 0.02 nats a dimension are errors 2 % larger",
-        "as well as", strict=False,
+        for name, baseline in (("lead over a walk in noise", LOCAL_LEVEL), ("lead over a linear system", LINEAR_SYSTEM))
     ),
     Check(
         "states without memory", FIT, lambda m: Number(float((m.memory.time_constant < m.bin_size).sum())),
@@ -341,7 +348,7 @@ CHECKS = (
         high=Limit(
             lambda m: 0.5 * len(m.memory.time_constant),
             "{value:.0f} of {m.memory.time_constant.size} states have time constants below a bin",
-            "choose fewer --latent-dim or a smaller --bin-size",
+            "choose fewer --latent-dim, which can hold less, or a smaller --bin-size",
         ),
         reason="a state whose time constant is below a bin of {m.bin_size:g} s predicts nothing; half of them may",
         fine="{value:.0f} of {m.memory.time_constant.size} states have time constants below a bin",
@@ -352,7 +359,7 @@ CHECKS = (
         high=Limit(
             lambda m: m.longest_stretch,
             "the slowest state hardly changes in any stretch: its time constant is not known",
-            "choose a longer --span, or fewer --latent-dim",
+            "choose a longer --span, or fewer --latent-dim, which can hold less",
         ),
         reason="the longest stretch without a gap has {high:.0f} s: nothing slower can be told from a constant",
         fine="the time constant of the slowest state is shorter than the longest stretch",

@@ -120,7 +120,7 @@ class Measures:
         bins, seconds: judged.
         bin_size: s.
         longest_stretch: the longest stretch without a gap, s.
-        can_refit: whether the dynamics were left as training made them (`--refit` fits them again).
+        can_refit: whether the noise was left as training made it (`--refit` fits it again).
         log_likelihood: mean over judged bins.
     """
 
@@ -193,7 +193,7 @@ def measure(
             float(judged.sum() * bins.size),
             bins.size,
             float(np.bincount(bins.segment).max() * bins.size),
-            getattr(model, "refit", None) is False,
+            not model.kept_.refit,
             spikes,
             statistics.consistency(x, judged, bins.segment, bins.time, bins.size, seed),
             statistics.spectrum(z[judged], (z - error)[judged]),
