@@ -104,7 +104,9 @@ class Trained:
     @property
     def told(self) -> str:
         """Its prediction of spikes, or that it failed, for a line of text."""
-        return "failed" if self.failure else f"{self.bits_per_spike:.3f}"
+        if self.failure:
+            return "failed"
+        return "not judged" if math.isnan(self.bits_per_spike) else f"{self.bits_per_spike:.3f}"
 
 
 def read_trained(raw: dict[str, Any]) -> Trained:

@@ -28,6 +28,7 @@ SMALL = {
     "window": 2.4,
     "dynamics": "slow",
     "frame": 0.1,
+    "restarts": 0,
     "batch_size": 16,
 }
 

@@ -22,7 +22,7 @@ from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.filter.runs import Run
 from tests.cli.conftest import Ended, here
 
-SMALL = ["--hidden", 8, "--window", 2, "--batch-size", 8, "--dynamics", "fast"]
+SMALL = ["--hidden", 8, "--window", 2, "--batch-size", 8, "--dynamics", "fast", "--restarts", 0]
 
 
 def refused(ended: Ended, line: str) -> None:

@@ -18,7 +18,8 @@ from ldmfilter.analysis.sweep import Sweep
 from ldmfilter.filter.model import load
 from tests.cli.conftest import here
 
-QUICK = ["--hidden", "16", "--window", "2", "--batch-size", "8", "--max-steps", "25"]
+QUICK = ["--hidden", "16", "--window", "2", "--batch-size", "8", "--max-steps", "25", "--dynamics", "fast"]
+QUICK += ["--restarts", "0"]
 
 
 @pytest.mark.parametrize(
