@@ -99,7 +99,7 @@ def test_the_folder_holds_data_only(finished):
         trained = Run.open(run.folder)
         assert trained.config.filter.latent_dim == run.options["latent_dim"]
         assert trained.config.filter.seed == run.seed
-        assert max(record.score for record in trained.model().history_) == pytest.approx(run.score)
+        assert trained.model().kept_.bits_per_spike == pytest.approx(run.score)
 
 
 def test_the_state_is_read_from_the_run_folders(finished, tmp_path):
