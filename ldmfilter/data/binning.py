@@ -14,6 +14,7 @@ import xarray as xr
 from ldmfilter.data.binned import BinnedSession
 from ldmfilter.data.selection import choose_spans, choose_units
 from ldmfilter.data.session import Session
+from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.spans import Span, bounds_of, join_overlaps, union
 from ldmfilter.data.tables import Array, Floats, Ints
 from ldmfilter.errors import InputError
@@ -31,7 +32,7 @@ _ROUNDING = 1e-9
 
 
 def bin_spikes(session: Session, bin_size: float, intervals: Intervals = None) -> xr.DataArray:
-    """Count the spikes of every unit in bins of `bin_size` s.
+    """Count the spikes of every unit in bins of `bin_size` s; of a `SignalSession`, average its frames.
 
     intervals: None for the whole session, "TABLE=TAG" or "TABLE" for rows of an interval table, or spans
         (start, stop) in s. Every span is one gap-free segment with its own bins from its start; only whole
@@ -41,7 +42,7 @@ def bin_spikes(session: Session, bin_size: float, intervals: Intervals = None) -
     [start + k * bin_size, start + (k + 1) * bin_size). Coordinates: `time` (bin centres, s), `unit` (ids),
     `segment` (time), `interval` (time): the span's label, `observed` (time): whether at least half of the
     units were observed during the whole bin, and, where units differ, `unit_observed` (time, unit).
-    Attributes: bin_size and the session's source.
+    Attributes: bin_size, the session's source and, of a signal (float32, 0 where missing), kind "signal".
 
     Raises InputError for a bin size that is not positive or longer than every span, and as `choose_spans`.
 
@@ -61,6 +62,14 @@ def bin_spikes(session: Session, bin_size: float, intervals: Intervals = None) -
     step = np.arange(n_bins.sum()) - np.repeat(np.cumsum(n_bins) - n_bins, n_bins)
     left, right = starts[segment] + step * bin_size, starts[segment] + (step + 1) * bin_size
     observed, unit_observed = _observed(session, left, right, 1e-6 * bin_size)
+    kind = {}
+    if isinstance(session, SignalSession):
+        values, kind = session.means(left, right), {"kind": "signal"}
+        unit_observed = (observed[:, None] if unit_observed is None else unit_observed) & ~np.isnan(values)
+        observed, values = unit_observed.mean(axis=1) >= 0.5, np.nan_to_num(values)
+        unit_observed = None if (unit_observed == observed[:, None]).all() else unit_observed
+    else:
+        values = _count(session, starts, n_bins, bin_size)
     coords = {
         "time": ("time", starts[segment] + (step + 0.5) * bin_size, {"units": "s"}),
         "unit": session.units["unit"].values,
@@ -71,11 +80,15 @@ def bin_spikes(session: Session, bin_size: float, intervals: Intervals = None) -
     if unit_observed is not None:
         coords["unit_observed"] = (("time", "unit"), unit_observed)
     return xr.DataArray(
-        _count(session, starts, n_bins, bin_size),
+        values,
         dims=("time", "unit"),
         coords=coords,
-        name="counts",
-        attrs={"bin_size": float(bin_size), **{k: v for k, v in asdict(session.source).items() if k != "format"}},
+        name=kind.get("kind", "counts"),
+        attrs={
+            "bin_size": float(bin_size),
+            **kind,
+            **{k: v for k, v in asdict(session.source).items() if k != "format"},
+        },
     )
 
 

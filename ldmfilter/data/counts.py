@@ -1,4 +1,4 @@
-"""Counts (time, unit) as the filter works with them."""
+"""Counts (time, unit), or a signal in their place, as the filter works with them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from ldmfilter.errors import InputError
 _MOST = 2**31  # spikes of a unit in a bin
 
 
+def is_signal(counts: xr.DataArray) -> bool:
+    """True for a signal (`data.signal`), which `bin_spikes` marks, False for counts."""
+    return counts.attrs.get("kind") == "signal"
+
+
 def check_counts(counts: xr.DataArray) -> xr.DataArray:
     """Counts (time, unit) with coordinates `segment` and `observed`, as `bin_spikes` makes them.
 
     Unsigned numbers stay as they are, and lazy ones are not loaded. Floats may hold NaN: a bin of NaN alone is a
     missing bin, a NaN beside counts is a unit that was not observed there. Where bins were taken out, a new segment
-    begins.
+    begins. A signal is float32, and 0 where missing.
 
     Raises:
-        InputError: no dims (time, unit) with coordinates, no bin_size, or values that are no counts; names the bin.
+        InputError: no dims (time, unit) with coordinates, no bin_size, or values that are no counts, or in a signal
+            infinite; names the bin.
     """
     if counts.dims != ("time", "unit") or "time" not in counts.coords or "unit" not in counts.coords:
         raise InputError(f"counts: dims {counts.dims} without labels; give dims (time, unit) with both coordinates")
@@ -30,7 +36,7 @@ def check_counts(counts: xr.DataArray) -> xr.DataArray:
     segment = np.asarray(counts["segment"]) if "segment" in counts.coords else np.zeros(n, np.int32)
     observed = np.asarray(counts["observed"]) if "observed" in counts.coords else np.ones(n, bool)
     if counts.dtype.kind != "u":
-        whole, missing = whole_counts(counts.to_numpy(), time, counts["unit"].to_numpy(), where_of(counts))
+        whole, missing = (_finite if is_signal(counts) else whole_counts)(counts.to_numpy(), time, counts["unit"].to_numpy(), where_of(counts))
         counts = counts.copy(data=whole)
         if missing is not None:
             seen = ~missing.all(1)
@@ -69,6 +75,16 @@ def whole_counts(values: Array, time: Floats, unit: Array, where: str) -> tuple[
         return values, None
     whole = np.where(missing, 0, values)
     return whole.astype(np.min_scalar_type(int(whole.max(initial=0)))), missing if missing.any() else None
+
+
+def _finite(values: Array, time: Floats, unit: Array, where: str) -> tuple[Array, Array | None]:
+    """Values (time, unit) of a signal as float32, 0 where missing, and where that is (time, unit), or None."""
+    values = values.astype(np.float32, copy=False)
+    if np.isinf(values).any():
+        row, column = np.argwhere(np.isinf(values))[0].tolist()
+        raise InputError(f"{where}: the signal is infinite at {time[row]:g} s in unit {unit[column]}; give NaN there")
+    missing = np.isnan(values)
+    return np.nan_to_num(values), missing if missing.any() else None
 
 
 def where_of(counts: xr.DataArray) -> str:

@@ -79,7 +79,8 @@ def observed_frames(observed: NDArray[np.bool_], segment: NDArray[np.integer], k
 def apart(counts: xr.DataArray, k: int) -> xr.DataArray:
     """Counts in frames that follow one another, of k bins each: what is left at the end of a segment is not in one.
 
-    A frame is observed where half of its bins are; the counts of missing bins are 0, as everywhere.
+    A frame is observed where half of its bins are; the counts of missing bins are 0, as everywhere. Of a signal, those
+    that were seen stand for the missing ones.
     """
     if k == 1:
         return counts
@@ -87,8 +88,13 @@ def apart(counts: xr.DataArray, k: int) -> xr.DataArray:
     last = np.flatnonzero((phases(segment, k) == k - 1) & (segment >= 0))
     rows = last[:, None] - np.arange(k)[::-1]
     values, observed = counts.to_numpy(), np.asarray(counts["observed"])
-    total = values[rows].sum(1, dtype=np.int64)
-    result = counts.isel(time=last).copy(data=total.astype(np.min_scalar_type(int(total.max(initial=0)))))
+    if values.dtype.kind == "f":
+        seen = observed[:, None] & counts.coords.get("unit_observed", xr.ones_like(counts, bool)).to_numpy()
+        total = np.nan_to_num(sum_frames(np.where(seen, values, np.nan), segment, k)[last])
+    else:
+        total = values[rows].sum(1, dtype=np.int64)
+        total = total.astype(np.min_scalar_type(int(total.max(initial=0))))
+    result = counts.isel(time=last).copy(data=total)
     size = float(counts.attrs["bin_size"])
     middle = np.asarray(counts["time"], dtype=np.float64)[last] - 0.5 * (k - 1) * size
     result = result.assign_coords(

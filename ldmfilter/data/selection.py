@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ldmfilter.data.session import Session
+from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.spans import Span, bounds_of, intersect, join_overlaps
 from ldmfilter.data.tables import Array, Floats, shorten
 from ldmfilter.data.untrusted.damage import reason_of
@@ -86,7 +87,8 @@ def _interval_spans(session: Session, interval: str) -> list[Span]:
 def choose_units(
     session: Session, *, query: str | None = None, min_rate: float = 0.0, spans: Sequence[Span] | None = None
 ) -> tuple[Session, str]:
-    """The session with the units that a query keeps and that fire, and a line on the units left out, or "".
+    """The session with the units that a query keeps and that fire, or channels that vary, and a line on those left out,
+    or "".
 
     query: an expression on the columns of the unit table, the id `unit` and the `rate`, as
         "quality == 'good' and snr > 2"; names with spaces in backticks
@@ -97,6 +99,10 @@ def choose_units(
     where = session.source.path
     if not min_rate >= 0:
         raise InputError(f"{where}: a minimal rate of {min_rate:g} Hz cannot be used; give 0 or more")
+    signal = isinstance(session, SignalSession)
+    if signal and min_rate > 0:
+        raise InputError(f"{where}: a signal has no rates; leave --min-rate out")
+    what, still = ("channels", "constant or missing") if signal else ("units", "silent")
     rates = session.rates if spans is None else session.rates_within(bounds_of(spans))
     fits = np.ones(session.n_units, dtype=bool) if query is None else _query(session, query, rates)
     if query is not None and not fits.any():
@@ -104,15 +110,15 @@ def choose_units(
     silent, slow = fits & (rates == 0), fits & (rates > 0) & (rates < min_rate)
     keep = fits & ~silent & ~slow
     if not keep.any():
-        those = f"all {fits.sum()} units" + ("" if query is None else " that fit the query")
+        those = f"all {fits.sum()} {what}" + ("" if query is None else " that fit the query")
         if not slow.any():
-            raise InputError(f"{where}: units: {those} are silent in the chosen time; choose other units or time")
+            raise InputError(f"{where}: units: {those} are {still} in the chosen time; choose others or another time")
         raise InputError(f"{where}: units: {those} fire below {min_rate:g} Hz; lower the minimal rate")
     if keep.all():
         return session, ""
-    reasons = {"by the query": ~fits, "silent": silent, f"below {min_rate:g} Hz": slow}
+    reasons = {"by the query": ~fits, still: silent, f"below {min_rate:g} Hz": slow}
     told = ", ".join(f"{units.sum()} {reason}" for reason, units in reasons.items() if units.any())
-    return session.select_units(keep), f"left out {(~keep).sum()} of {session.n_units} units: {told}"
+    return session.select_units(keep), f"left out {(~keep).sum()} of {session.n_units} {what}: {told}"
 
 
 # The parts of an expression that a query may hold. No calls, attributes, subscripts or powers: an expression from a

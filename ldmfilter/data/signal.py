@@ -1,0 +1,219 @@
+"""Sessions of a signal in place of spikes: fluorescence, or any other numbers (time, channel). A channel is a unit."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from ldmfilter.data.binned import BinnedSession, seconds_of
+from ldmfilter.data.session import Session, Source
+from ldmfilter.data.spans import Span, bounds_of, intersect, union
+from ldmfilter.data.tables import Array, Floats, check_ids, make_intervals, make_table, plain_array, shorten
+from ldmfilter.errors import InputError
+
+_GAP = 1.0  # s without a frame, which end a stretch; in a shorter gap frames are missing
+# A bin size that differs from a frame by less than this share is meant to be a frame.
+_SAME = 0.01
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SignalSession(BinnedSession):
+    """A session of a signal: `bin_spikes` gives the means of its frames in bins, and it has no spikes.
+
+    bin_size: of a frame, s
+    signal (time, unit): float32 at the middles of frames, s, which are regular within a stretch; NaN where missing
+    name: of the series in its file
+    """
+
+    signal: xr.DataArray = field(default_factory=lambda: xr.DataArray(np.empty((0, 0)), dims=("time", "unit")))
+    name: str = ""
+
+    def __repr__(self) -> str:
+        span = f"{self.start:g} to {self.stop:g} s"
+        return f"<SignalSession {self.source.path}: {self.name}, {self.n_units} channels, {span}>"
+
+    def on_grid(self, bin_size: float, spans: Sequence[Span]) -> tuple[float, list[Span]]:
+        """The bin size, and spans that do not go on across a gap.
+
+        Raises InputError for bins shorter than a frame, and where no frame is left.
+        """
+        where, own = self.source.path, self.bin_size
+        if bin_size < (1 - _SAME) * own:
+            raise InputError(
+                f"{where}: frames of {own:g} s cannot be told in bins of {bin_size:g} s; give {own:g} s or more"
+            )
+        ordered = sorted(spans)
+        pieces, rows, _ = intersect(bounds_of(ordered), self.stretches)
+        if not len(pieces):
+            raise InputError(f"{where}: no frame lies in the chosen time; choose another")
+        cut = [Span(start, stop, ordered[row].label) for (start, stop), row in zip(pieces.tolist(), rows, strict=True)]
+        return own if abs(bin_size / own - 1) < _SAME else bin_size, cut
+
+    def means(self, left: Floats, right: Floats) -> Array:
+        """Means (time, unit), float32, of the frames in bins (time,), s; NaN where half of a bin was seen or less."""
+        frame = self.bin_size
+        edges = np.stack([left, right]) - 1e-6 * frame  # a frame on an edge is in the later bin, whatever the rounding
+        first, last = np.searchsorted(self.signal["time"].values, edges)
+        values = self.signal.values
+
+        def within(x: Array) -> Array:
+            total = np.concatenate([np.zeros((1, x.shape[1])), x.cumsum(0, dtype=np.float64)])
+            return np.asarray(total[last] - total[first])
+
+        seen = within(~np.isnan(values))
+        enough = 2.001 * frame * seen > (right - left)[:, None]
+        return np.where(enough, within(np.nan_to_num(values)) / np.maximum(seen, 1), np.nan).astype(np.float32)
+
+    def rates_within(self, bounds: Floats) -> Floats:
+        """A signal has no rates: NaN (unit,), and 0 for a channel that is constant or missing within the intervals."""
+        inside = np.searchsorted(union(bounds).ravel(), self.signal["time"].values, side="right") % 2 == 1
+        values = self.signal.values[inside]
+        varies = np.fmax.reduce(values, 0, initial=np.nan) > np.fmin.reduce(values, 0, initial=np.nan)
+        return np.where(varies, np.nan, 0.0)
+
+    def select_units(self, mask_or_ids: npt.ArrayLike) -> SignalSession:
+        """As `Session.select_units`."""
+        fewer = super().select_units(mask_or_ids)
+        return replace(fewer, signal=self.signal.sel(unit=fewer.units["unit"].values))  # type: ignore[return-value]
+
+    def to_zarr(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+        """As `Session.to_zarr`."""
+        return Session.to_zarr(self, path, overwrite)
+
+
+def from_signal(
+    signal: xr.DataArray | npt.ArrayLike,
+    bin_size: float | None = None,
+    *,
+    name: str = "",
+    units: Mapping[str, Any] | pd.DataFrame | None = None,
+    source: Source | None = None,
+    **parts: Any,
+) -> SignalSession:
+    """A session from a signal, such as dF/F.
+
+    signal: DataArray with dims time (the middles of frames; s, or as its attribute `units` says) and channel, of any
+        name, whose coordinate are the ids; or an array (time, channel). NaN is missing.
+    bin_size: of a frame, s, for a signal without times
+    name: of the series; without it the signal's own
+    units: columns of the channels; intervals, behavior, source and further fields: as for `Session`
+
+    Frames take the places of a regular clock, each to half a frame; those that were dropped are missing, and after a
+    second without a frame a new stretch begins.
+
+    Raises InputError for other dims, times that do not rise, and values that are not finite or all missing.
+
+    >>> session = from_signal(np.random.default_rng(0).normal(size=(100, 3)), bin_size=0.05)
+    >>> session.n_units, session.duration
+    (3, 5.0)
+    """
+    source = source or Source()
+    where = source.path
+    values, ids, time = _labelled(signal, bin_size, where)
+    name = name or str(getattr(signal, "name", "") or "signal")
+    where = f"{where}: {name}"
+    known = np.isfinite(time)
+    if not known.all():
+        lost = f"{(~known).sum()} of {known.size} frames"
+        warnings.warn(f"{where}: left out {lost}, their times are NaN or infinite", stacklevel=2)
+        values, time = values[known], time[known]
+    steps = np.diff(time)
+    if len(time) < 2 or not (steps > 0).all():
+        what = f"times step back at {time[1:][steps <= 0][0]:g} s" if len(time) > 1 else f"{len(time)} frames"
+        raise InputError(f"{where}: {what}; give two frames or more in the order of their times")
+    if np.isinf(values).any():
+        row, column = np.argwhere(np.isinf(values))[0]
+        raise InputError(f"{where}: is infinite at {time[row]:g} s in channel {ids[column]}; give NaN where missing")
+    if np.isnan(values).all():
+        raise InputError(f"{where}: is NaN throughout; choose another series")
+    middle = float(np.median(steps))
+    size = float(f"{steps[(steps > 0.5 * middle) & (steps < 1.5 * middle)].mean():.10g}")
+    rows, centres, stretches, kept = _regular(time, size)
+    full = np.full((len(centres), len(ids)), np.nan, dtype=np.float32)
+    full[rows] = values[kept]
+    attrs = dict(getattr(signal, "attrs", {}))
+    coords = {"time": ("time", centres, {"units": "s"}), "unit": ids}
+    parts["intervals"] = {key: make_intervals(table, key) for key, table in (parts.get("intervals") or {}).items()}
+    return SignalSession(
+        spike_times=np.empty(0),
+        spike_times_index=np.zeros(len(ids), dtype=np.int64),
+        units=make_table({} if units is None else units, "unit", ids, where=f"{where}: channels"),
+        source=source,
+        extent=(float(stretches[0, 0]), float(stretches[-1, 1])),
+        bin_size=size,
+        stretches=stretches,
+        signal=xr.DataArray(full, dims=("time", "unit"), coords=coords, name="signal", attrs=attrs),
+        name=name,
+        **parts,
+    )
+
+
+def choose_series(found: Mapping[str, str], wanted: str | None, where: str, likely: Sequence[str]) -> str:
+    """The path of the series that is wanted: the only likely one, or one by its path or the unique last part of it.
+
+    found: every series, with a few words on each
+    Raises InputError, which lists them, where there are none or several.
+    """
+    names = [f"{path} ({about})" for path, about in found.items() if wanted is not None or path in likely or not likely]
+    listed = shorten(names) or "none"
+    if wanted is None:
+        if len(likely) == 1:
+            return likely[0]
+        what = f"{len(likely)} series" if likely else "no series of regions of interest"
+        raise InputError(f"{where}: has no units and {what}; name one with --series, or add units; there is: {listed}")
+    fits = [path for path in found if path == wanted] or [path for path in found if f"/{path}".endswith(f"/{wanted}")]
+    if len(fits) != 1:
+        what = f"no series {wanted!r}" if not fits else f"{len(fits)} series {wanted!r}"
+        raise InputError(f"{where}: has {what}; there is: {listed}")
+    return fits[0]
+
+
+def _labelled(signal: xr.DataArray | npt.ArrayLike, bin_size: float | None, where: str) -> tuple[Array, Array, Floats]:
+    """Values (time, unit), float32, ids (unit,) and times (time,), s."""
+    if not isinstance(signal, xr.DataArray):
+        array = np.asarray(signal)
+        if array.ndim not in (1, 2):
+            raise InputError(f"{where}: a signal of shape {array.shape}; give (time, channel)")
+        signal = xr.DataArray(array.reshape(len(array), -1), dims=("time", "channel"))
+    others = [dim for dim in signal.dims if dim != "time"]
+    if "time" not in signal.dims or len(others) != 1 or signal.dtype.kind not in "biuf" or not signal.size:
+        raise InputError(
+            f"{where}: a signal of {signal.dtype} with dims {dict(signal.sizes)}; give numbers of dims (time, channel)"
+        )
+    signal = signal.transpose("time", ...)
+    ids = signal[others[0]].values if others[0] in signal.coords else np.arange(signal.shape[1])
+    names = plain_array(ids)
+    if names is None:
+        raise InputError(f"{where}: ids of channels are no numbers or text; write them anew")
+    check_ids(names, f"{where}: channels")
+    if "time" in signal.coords:
+        time = seconds_of(signal["time"], where)
+    elif bin_size is not None and math.isfinite(bin_size) and bin_size > 0:
+        time = (np.arange(len(signal)) + 0.5) * bin_size
+    else:
+        raise InputError(f"{where}: does not say how long a frame is; give --bin-size, in Python bin_size")
+    return signal.values.astype(np.float32), names, time
+
+
+def _regular(time: Floats, size: float) -> tuple[Array, Floats, Floats, Array]:
+    """The place in a regular clock of each frame that is kept (frame,), the middles of the clock's frames (time,), its
+    stretches (stretch, 2), s, and the frames that are kept: of two in one place the first."""
+    heads = np.flatnonzero(np.diff(time, prepend=-np.inf) > max(_GAP, 2.5 * size))
+    each = np.diff(heads, append=len(time))
+    place = np.rint((time - np.repeat(time[heads], each)) / size).astype(np.int64)
+    lengths = place[np.append(heads[1:], len(time)) - 1] + 1
+    before = np.cumsum(lengths) - lengths
+    rows, kept = np.unique(place + np.repeat(before, each), return_index=True)
+    step = np.arange(lengths.sum()) - np.repeat(before, lengths)
+    stretches = np.stack([time[heads] - size / 2, time[heads] + (lengths - 0.5) * size], axis=1)
+    return rows, np.repeat(time[heads], lengths) + step * size, stretches, kept
