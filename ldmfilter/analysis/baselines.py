@@ -147,17 +147,19 @@ def _first_guess(x: Array, starts: Array, state_dim: int, lags: int = 8) -> Line
     return LinearGaussian(a, q, c, r, b=a.new_zeros(n), P0=stationary_covariance(a, q))
 
 
-def causal_pca(counts: Array, starts: Array, fit: Array, bin_size: float) -> Array:
+def causal_pca(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False) -> Array:
     """States (time, dim) of no model: the `PCA_DIMS` first principal components of the root counts, each an exponential
-    average of the past with a time constant of `PCA_TIME` s.
+    average of the past with a time constant of `PCA_TIME` s; of a signal those of its standardised channels.
 
     Args:
         counts: (time, unit), NaN where a unit is not observed, which then enters as its mean.
         starts: (time,) bool, the first bins of gap-free stretches, where the averages begin at the mean.
         fit: (time,) bool, the bins that the components are fitted to.
         bin_size: s.
+        signal: whether they are a signal.
     """
-    roots = np.sqrt(counts.astype(np.float64))
+    roots = counts.astype(np.float64)
+    roots = roots / (np.nanstd(roots[fit], axis=0) + np.finfo(np.float32).tiny) if signal else np.sqrt(roots)
     seen = ~np.isnan(roots[fit])
     mean = np.where(seen, roots[fit], 0).sum(0) / np.maximum(seen.sum(0), 1)
     centred = np.nan_to_num(roots - mean)

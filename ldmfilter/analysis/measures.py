@@ -16,7 +16,7 @@ from ldmfilter.analysis import statistics
 from ldmfilter.analysis.baselines import NO_MEMORY, Baseline, causal_pca, log_likelihoods
 from ldmfilter.analysis.judged import Bins, bins_of, excerpt, thinned
 from ldmfilter.analysis.statistics import Array
-from ldmfilter.data.counts import check_counts
+from ldmfilter.data.counts import check_counts, is_signal
 from ldmfilter.data.frames import apart
 from ldmfilter.filter.decode import sound
 from ldmfilter.filter.linalg import one_thread
@@ -149,10 +149,10 @@ def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> Spike
     judged = thinned(judged, PIECE_BINS, bins.size, seed)
     seen = np.where(bins.observed[:, None], bins.counts, np.nan).astype(np.float64)
     by_states, by_pca = (
-        spikes_ahead(states, seen, bins.segment, fit, judged, bins.size)
+        spikes_ahead(states, seen, bins.segment, fit, judged, bins.size, is_signal(counts))
         for states in (
             latents["filtered_mean"].to_numpy().astype(np.float64),
-            causal_pca(seen, bins.starts, fit, bins.size),
+            causal_pca(seen, bins.starts, fit, bins.size, is_signal(counts)),
         )
     )
     lead, error = by_states.lead(by_pca)
@@ -262,7 +262,7 @@ def saliency(model: LDMFilter, counts: Tensor) -> Array:
     """Root mean square (unit,) of the gradient of z with respect to each unit's standardised root count."""
     encoder = model.network_.encoder()
     gradient = torch.func.vmap(torch.func.jacrev(lambda x: encoder.layers(x) @ encoder.z_whiten))
-    return gradient(_standardised(model, counts)).square().sum(1).mean(0).sqrt().double().numpy()
+    return gradient(encoder.standardised(counts)).square().sum(1).mean(0).sqrt().double().numpy()
 
 
 def sharing(model: LDMFilter, bins: Bins, surrogates: int, seed: int) -> Sharing:
@@ -273,7 +273,8 @@ def sharing(model: LDMFilter, bins: Bins, surrogates: int, seed: int) -> Sharing
     piece = bins.piece(PIECE_BINS, seed)
     rank = np.searchsorted(bins.time[seen], piece.time) % n
     fit, judged = (half[seen] for half in bins.halves)
-    lively = model.network_.encoder().input_scale.argsort(descending=True)[:COUPLED_UNITS]
+    encoder = model.network_.encoder()
+    lively = encoder.input_scale.argsort(descending=True)[:COUPLED_UNITS]
     rng = np.random.default_rng(seed)
     low, high = math.ceil(0.05 * n), math.floor(0.95 * n) + 1
     zs, couplings = [], []
@@ -281,16 +282,10 @@ def sharing(model: LDMFilter, bins: Bins, surrogates: int, seed: int) -> Sharing
         rows = seen[(np.arange(n)[:, None] + shifts) % n]
         counts = torch.from_numpy(np.take_along_axis(bins.counts, rows, 0))
         zs.append(model.network_.encode(counts[rank]).double())
-        couplings.append(statistics.coupling(_standardised(model, counts)[:, lively].numpy(), fit, judged, bins.size))
+        couplings.append(statistics.coupling(encoder.standardised(counts)[:, lively].numpy(), fit, judged, bins.size))
     z = torch.stack(zs)
     error = piece.filter(model.network_.linear_gaussian(), z).innovation
     pairs = zip(z[:, piece.judged].numpy(), error[:, piece.judged].numpy(), strict=True)
     nats = np.asarray([statistics.predictive_information(*pair) for pair in pairs])
     information = statistics.information_scale(bins.size) * nats
     return Sharing(float(information[0]), information[1:], couplings[0], np.asarray(couplings[1:]))
-
-
-def _standardised(model: LDMFilter, counts: Tensor) -> Tensor:
-    """Root counts as the first layer gets them: standardised over training, 0 where a unit is not observed."""
-    encoder = model.network_.encoder()
-    return torch.nan_to_num((counts.sqrt() - encoder.input_mean) / encoder.input_scale)

@@ -9,6 +9,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import observed_frames, phases, sum_frames
 from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import InputError
@@ -29,6 +30,8 @@ def check_sessions(counts: Sequence[xr.DataArray]) -> None:
         size, first = float(one.attrs["bin_size"]), float(counts[0].attrs["bin_size"])
         if not np.isclose(size, first, rtol=1e-9):
             raise InputError(f"{path}: bins of {size:g} s beside others of {first:g} s; bin all sessions alike")
+        if is_signal(one) != is_signal(counts[0]):
+            raise InputError(f"{path}: spikes beside a signal; train on one of them, and --add the other")
         if checksum and checksum in seen:
             raise InputError(f"{path}: is the same session as {seen[checksum]}; name each session once")
         seen[checksum] = path
@@ -67,6 +70,7 @@ class Recording:
     Attributes:
         windows: where training and held-out windows start.
         n_units: number of units.
+        signal: whether they are channels of a signal.
         frame: bins in a frame.
         scaling: (frame, unit) counts that the mean and covariance of z are learnt from.
         held: (window, time, unit) counts of held-out windows.
@@ -74,7 +78,7 @@ class Recording:
 
     def __init__(self, counts: xr.DataArray, held_out: float, frame: int, window: int, block: int, fabric: Any):
         self.windows = split_windows(counts, window * frame, held_out, block, frame)
-        self.n_units = counts.sizes["unit"]
+        self.n_units, self.signal = counts.sizes["unit"], is_signal(counts)
         self.frame = frame
         self._ends = frame - 1 + frame * np.arange(window)  # last bins of a window's frames
         self._segment = np.asarray(counts["segment"])

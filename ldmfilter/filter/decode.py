@@ -16,6 +16,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from ldmfilter.config import settings
+from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import observed_frames, phases, sum_frames
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside
@@ -226,6 +227,9 @@ def _trained(model: Fitted, counts: xr.DataArray) -> np.ndarray:
 def _check(model: Fitted, counts: xr.DataArray, ci: float) -> None:
     where = counts.attrs.get("path", "counts")
     check_level(ci)
+    if is_signal(counts) != model.signal_:
+        here, there = ("a signal", "spikes") if is_signal(counts) else ("spikes", "a signal")
+        raise InputError(f"{where}: holds {here}, but the model was trained on {there}; give the same")
     ids, expected = counts["unit"].to_numpy().tolist(), model.unit_ids_.tolist()
     if ids != expected:
         raise InputError(_other_units(where, ids, expected))

@@ -1,4 +1,4 @@
-"""From the counts of one bin to a pseudo-observation."""
+"""From the counts of one bin, or the values of a signal, to a pseudo-observation."""
 
 import math
 
@@ -30,9 +30,9 @@ class Dropout(nn.Dropout):
 
 
 class Encoder(nn.Module):
-    """A multilayer perceptron on the square roots of the counts of one bin.
+    """A multilayer perceptron on the square roots of the counts of one bin, or on a signal as it is.
 
-    The square root stabilises a Poisson count's variance (Bartlett 1936). Each unit's root is standardised with
+    The square root stabilises a Poisson count's variance (Bartlett 1936). Each unit's input is standardised with
     the mean and deviation of the training part (`set_input_scale`), so that a unit that is not observed can
     enter as 0, its mean. One bin goes in, no neighbours: windows that overlapped would make prediction trivial.
     What is not learnt but measured: `z_mean` and `z_whiten` make pseudo-observations white.
@@ -42,6 +42,7 @@ class Encoder(nn.Module):
         latent_dim: dimensions of the pseudo-observation.
         hidden: widths of the hidden layers.
         dropout: share of units and of hidden activations that is dropped in training.
+        signal: whether it sees a signal, not counts.
     """
 
     input_mean: Tensor
@@ -49,8 +50,16 @@ class Encoder(nn.Module):
     z_mean: Tensor
     z_whiten: Tensor
 
-    def __init__(self, n_units: int, latent_dim: int, hidden: tuple[int, ...] = (128, 128), dropout: float = 0.1):
+    def __init__(
+        self,
+        n_units: int,
+        latent_dim: int,
+        hidden: tuple[int, ...] = (128, 128),
+        dropout: float = 0.1,
+        signal: bool = False,
+    ):
         super().__init__()
+        self.signal = signal
         self.register_buffer("input_mean", torch.zeros(n_units))
         self.register_buffer("input_scale", torch.ones(n_units))
         self.register_buffer("z_mean", torch.zeros(latent_dim))
@@ -66,18 +75,27 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def set_input_scale(self, counts: Float[Tensor, "time unit"]) -> None:
         """Learn each unit's mean and deviation of the root of its counts, over the bins it was observed in."""
-        roots = counts.sqrt()
-        mean = torch.nan_to_num(roots.nanmean(0))
-        variance = torch.nan_to_num((roots - mean).square().nanmean(0))
+        x = self._roots(counts)
+        mean = torch.nan_to_num(x.nanmean(0))
+        variance = torch.nan_to_num((x - mean).square().nanmean(0))
         self.input_mean.copy_(mean)
         scale = variance.sqrt()
-        # A unit that hardly fires would enter its rare spikes blown up: at least half the typical deviation.
-        self.input_scale.copy_(scale.clamp_min(0.5 * float(variance.mean().sqrt()) + 1e-6))
+        if self.signal:  # its channels may differ in scale; one that is constant here stays near 0
+            scale = torch.where(scale > 1e-6 * mean.abs(), scale, 1.0)
+        else:  # a unit that hardly fires would enter its rare spikes blown up: at least half the typical deviation
+            scale = scale.clamp_min(0.5 * float(variance.mean().sqrt()) + 1e-6)
+        self.input_scale.copy_(scale)
+
+    def standardised(self, counts: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch unit"]:
+        """What the first layer sees: inputs standardised over training, 0 where a unit is not observed."""
+        return torch.nan_to_num((self._roots(counts) - self.input_mean) / self.input_scale)
+
+    def _roots(self, counts: Tensor) -> Tensor:
+        return counts if self.signal else counts.sqrt()
 
     def forward(self, counts: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch latent"]:
         """Counts (NaN where a unit is not observed) to pseudo-observations, not yet white."""
-        x = torch.nan_to_num((counts.sqrt() - self.input_mean) / self.input_scale)
-        return self.layers(x)
+        return self.layers(self.standardised(counts))
 
     def white(self, raw: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
         """Raw pseudo-observations made white: mean 0 and unit covariance over the training part."""

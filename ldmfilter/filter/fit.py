@@ -141,12 +141,14 @@ class Fit:
             states = filtered_means(network, i, judged.frames, judged.observed, judged.runs, recording.frame)
             seen = ~np.isnan(judged.counts).all(1)
             size = self.frame / recording.frame
-            each.append(spikes_ahead(states, judged.counts, judged.runs, ~judged.held & seen, judged.held & seen, size))
+            fit, held = ~judged.held & seen, judged.held & seen
+            each.append(spikes_ahead(states, judged.counts, judged.runs, fit, held, size, recording.signal))
         value = float(np.mean([one.value for one in each]))
         return SpikesAhead(value, np.concatenate([one.blocks / len(each) for one in each]))
 
     def _make_network(self) -> Network:
-        network = Network([one.n_units for one in self._recordings], self.config, self.frame, self.candidate)
+        signals = [one.signal for one in self._recordings]
+        network = Network([one.n_units for one in self._recordings], self.config, self.frame, self.candidate, signals)
         if self._onto is not None:
             shared = {k: v for k, v in self._onto.state_dict().items() if not k.startswith("encoders.")}
             network.load_state_dict(shared, strict=False)

@@ -12,6 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from ldmfilter.config import FilterConfig
+from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import frame_bins
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import stretches
@@ -35,17 +36,19 @@ class FittedSession:
         unit_ids: (unit,) ids of the units, in the order of the counts.
         source: where the training counts came from.
         trained_spans: (start, stop), s: the time that training saw, its held-out blocks included.
+        signal: whether these are channels of a signal, not counts of spikes.
     """
 
     unit_ids: np.ndarray
     source: dict[str, str]
     trained_spans: list[tuple[float, float]]
+    signal: bool = False
 
     @classmethod
     def of(cls, counts: xr.DataArray) -> "FittedSession":
         """From the counts that training saw."""
         source = {k: str(v) for k, v in counts.attrs.items() if k in SOURCE_KEYS}
-        return cls(counts["unit"].to_numpy(), source, stretches(counts))
+        return cls(counts["unit"].to_numpy(), source, stretches(counts), is_signal(counts))
 
     @property
     def names(self) -> list[str]:
@@ -142,12 +145,18 @@ class Fitted(FilterConfig):
         """The time (start, stop), s, that training saw. Raises: InputError for several sessions."""
         return self._only().trained_spans
 
+    @property
+    def signal_(self) -> bool:
+        """Whether it filters a signal, not counts of spikes. Raises: InputError for several sessions."""
+        return self._only().signal
+
     def set_network(self, tensors: dict[str, Tensor]) -> None:
         """Take a network's parameters, for the sessions that are set."""
         sizes = {"latent_dim": len(tensors["encoders.0.z_mean"]), "state_dim": len(tensors["gauge"])}
         self.sized_ = FilterConfig(**{one.name: getattr(self, one.name) for one in fields(FilterConfig)} | sizes)
         with torch.random.fork_rng(devices=[]):  # a caller's random numbers are not ours to draw
-            network = Network([len(one.unit_ids) for one in self.sessions_], self.sized_, self.frame_)
+            signals = [one.signal for one in self.sessions_]
+            network = Network([len(one.unit_ids) for one in self.sessions_], self.sized_, self.frame_, signals=signals)
         network.load_state_dict(tensors)
         self.network_ = network.eval()
         self.model_id_ = _id(tensors)

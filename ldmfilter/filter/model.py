@@ -32,12 +32,12 @@ log = logging.getLogger("ldmfilter")
 
 MODEL_FILE = "model.safetensors"
 #: Version of the model file. It rises when an older package could not read a newer file.
-MODEL_FORMAT = 4
+MODEL_FORMAT = 5
 
 
 @dataclass(eq=False, repr=False)
 class LDMFilter(Fitted):
-    """Nonlinear Bayesian filter for spike counts, trained without labels by predictive latent distribution
+    """Nonlinear Bayesian filter for spike counts, or a signal such as dF/F, trained without labels by predictive latent distribution
     matching (Mikulasch & Zenke 2026).
 
     The settings are those of `FilterConfig`. `fit` adds attributes that end in an underscore:
@@ -211,7 +211,12 @@ class LDMFilter(Fitted):
             "candidates": [dataclasses.asdict(one) for one in self.candidates_],
             "ended": self.ended_,
             "sessions": [
-                {"unit_ids": one.unit_ids.tolist(), "source": one.source, "trained_spans": one.trained_spans}
+                {
+                    "unit_ids": one.unit_ids.tolist(),
+                    "source": one.source,
+                    "trained_spans": one.trained_spans,
+                    "signal": one.signal,
+                }
                 for one in self.sessions_
             ],
             "history": [dataclasses.asdict(record) for record in self.history_],
@@ -276,6 +281,7 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
                 np.asarray(unit_ids(one["unit_ids"])),
                 {k: str(v) for k, v in one["source"].items() if k in SOURCE_KEYS},
                 [(float(start), float(stop)) for start, stop in one["trained_spans"]],
+                bool(one.get("signal", False)),
             )
             for one in (header["sessions"] if found > 1 else [header])
         ]

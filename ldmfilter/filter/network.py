@@ -29,6 +29,7 @@ class Network(nn.Module):
         config: the filter's settings, with numbers for all sizes (`FilterConfig.sized`).
         frame: length of a frame, s.
         begin: where the dynamics begin; without it the first candidate.
+        signals: which sessions hold a signal; without it none.
     """
 
     gauge: Tensor
@@ -36,9 +37,19 @@ class Network(nn.Module):
     second_moments: Tensor
     third_moments: Tensor
 
-    def __init__(self, n_units: Sequence[int], config: FilterConfig, frame: float, begin: Candidate = CANDIDATES[0]):
+    def __init__(
+        self,
+        n_units: Sequence[int],
+        config: FilterConfig,
+        frame: float,
+        begin: Candidate = CANDIDATES[0],
+        signals: Sequence[bool] | None = None,
+    ):
         super().__init__()
-        self.encoders = nn.ModuleList(Encoder(n, config.latents, tuple(config.hidden), config.dropout) for n in n_units)
+        self.encoders = nn.ModuleList(
+            Encoder(n, config.latents, tuple(config.hidden), config.dropout, signal)
+            for n, signal in zip(n_units, signals or [False] * len(n_units), strict=True)
+        )
         # Training has to start from much noise: from little (decay 0.9, noise 0.5) it ends at 1.6 times the error on a
         # real track.
         self.dynamics = Dynamics(

@@ -47,6 +47,8 @@ class OnlineFilter:
     Args:
         model: a fitted `LDMFilter`. It is read once; fitting it anew does not change this filter.
 
+    A filter of a signal takes the mean of each channel over a bin in place of counts.
+
     Attributes:
         unit_ids: (unit,) ids in the order that `step` takes the counts in.
         model_id: hash of the model's parameters.
@@ -58,7 +60,8 @@ class OnlineFilter:
 
     def __init__(self, model: Fitted):
         model.check_fitted()
-        self.unit_ids = model.unit_ids_
+        self.unit_ids, self._signal = model.unit_ids_, model.signal_
+        self._none = MOST if self._signal else -1.0  # stands for NaN in a saved state
         self.model_id = model.model_id_
         self._encode = _Encoder(model.network_)
         with torch.no_grad():
@@ -82,8 +85,9 @@ class OnlineFilter:
         """Take one bin and give its state.
 
         Args:
-            counts: (unit,) whole numbers in the order of `unit_ids`; NaN for a unit that is not observed, which
-                enters as its mean. None, or NaN for every unit, is a missing bin: a predict step only.
+            counts: (unit,) whole numbers in the order of `unit_ids`, or any numbers of a signal; NaN for a unit that is
+                not observed, which enters as its mean. None, or NaN for every unit, is a missing bin: a predict step
+                only.
 
         Returns:
             Filtered mean (state,) and covariance (state, state), t|t: new arrays, which are the caller's.
@@ -148,25 +152,24 @@ class OnlineFilter:
         if x.shape != (n,):
             what = f"{x.size} counts" if x.ndim == 1 else f"an array of shape {x.shape}"
             raise InputError(f"counts: {what}, but the model has {n} units; give one count for each, NaN if unobserved")
-        bad = ~((x >= 0) & (x <= MOST) & (np.floor(x) == x) | np.isnan(x))
+        good = np.abs(x) < MOST if self._signal else (x >= 0) & (x <= MOST) & (np.floor(x) == x)
+        bad = ~(good | np.isnan(x))
         if bad.any():
-            i = int(bad.argmax())
-            raise InputError(
-                f"counts: unit {self.unit_ids[i]} has {x[i]:g}; give whole numbers of 0 or more, NaN if unobserved"
-            )
+            i, wanted = int(bad.argmax()), "finite numbers" if self._signal else "whole numbers of 0 or more"
+            raise InputError(f"counts: unit {self.unit_ids[i]} has {x[i]:g}; give {wanted}, NaN if unobserved")
         return x
 
     def state(self) -> dict[str, Any]:
         """The state that `restore` goes on from, as NumPy arrays and plain values.
 
         Keys: mean (phase, state) and cov (phase, state, state) of the last k bins, with the states of the noise where
-        it has a memory; recent (phase, unit), the counts of these bins, -1 where there is none; bins; model_id. For
+        it has a memory; recent (phase, unit), the counts of these bins, -1 (of a signal the largest float32) where there is none; bins; model_id. For
         `np.savez(path, **state)`, or for JSON with each array's `tolist`.
         """
         return {
             "mean": np.stack([one.mean for one in self._phases]),
             "cov": np.stack([one.cov for one in self._phases]),
-            "recent": np.nan_to_num(self._recent, nan=-1.0),
+            "recent": np.nan_to_num(self._recent, nan=self._none),
             "bins": self.bins,
             "model_id": self.model_id,
         }
@@ -197,7 +200,7 @@ class OnlineFilter:
         if (asymmetry > rounding).any() or (np.linalg.eigvalsh(cov)[:, 0] < -rounding).any():
             raise InputError("state: cov is not symmetric and positive semidefinite; start anew with reset()")
         self._phases = [_State(m, P, np.array_equal(P, self._limit_filtered)) for m, P in zip(mean, cov, strict=True)]
-        self._recent, self.bins = np.where(recent < 0, np.nan, recent), bins
+        self._recent, self.bins = np.where(recent == self._none, np.nan, recent), bins
 
 
 @dataclass
@@ -214,6 +217,7 @@ class _Encoder:
 
     def __init__(self, network: Network):
         encoder = network.encoder()
+        self._signal = encoder.signal
         self._input_mean, self._input_scale = _array(encoder.input_mean), _array(encoder.input_scale)
         self._z_mean, self._z_whiten = _array(encoder.z_mean), _array(encoder.z_whiten)
         linear = [(_array(m.weight), _array(m.bias)) for m in encoder.layers if isinstance(m, nn.Linear)]
@@ -227,7 +231,8 @@ class _Encoder:
             return None
         x = self._x
         x[:] = counts
-        np.sqrt(x, out=x)
+        if not self._signal:
+            np.sqrt(x, out=x)
         x -= self._input_mean
         x /= self._input_scale
         if some:

@@ -9,6 +9,10 @@ with the unit's mean rate in the fitted bins:
 the gain in Poisson log-likelihood of Pillow et al. 2008 (Nature 454:995), by which the Neural Latents Benchmark judges
 forward prediction (Pei et al. 2021). The mean over horizons and readouts is one number for filters whose z differ, and
 whose log-likelihoods cannot be compared. It knows no behaviour.
+
+Of a signal, in place of spikes, y is the mean of a channel over the stretch, standardised over fitted bins, and the
+number is the variance explained by its prediction p: sum_(t,u) [(y - mean)^2 - (y - p)^2] / sum_(t,u) (y - mean)^2, the
+gain in Gaussian log-likelihood over the mean as a share of what could be gained.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ class SpikesAhead:
     """Prediction of spikes ahead, over horizons and readouts.
 
     Attributes:
-        value: bits per spike; NaN where nothing could be judged.
+        value: bits per spike, or of a signal the share of variance; NaN where nothing could be judged.
         blocks: (block,) contributions of blocks of `BLOCK` s, whose sum is the value.
     """
 
@@ -48,16 +52,22 @@ class SpikesAhead:
     blocks: Floats
 
     def lead(self, other: SpikesAhead) -> tuple[float, float]:
-        """Lead over another on the same bins and its standard error, bits per spike."""
+        """Lead over another on the same bins and its standard error, in the value's unit."""
         difference = self.blocks - other.blocks
         spread = float(difference.std(ddof=1)) if len(difference) > 1 else np.nan
         return float(difference.sum()), spread * float(np.sqrt(len(difference)))
 
 
 def spikes_ahead(
-    states: Floats, counts: Floats, segment: NDArray[np.integer], fit: Bools, judge: Bools, bin_size: float
+    states: Floats,
+    counts: Floats,
+    segment: NDArray[np.integer],
+    fit: Bools,
+    judge: Bools,
+    bin_size: float,
+    signal: bool = False,
 ) -> SpikesAhead:
-    """Bits per spike of counts ahead of the states, against each unit's mean rate.
+    """Bits per spike of counts ahead of the states, against each unit's mean rate; of a signal the explained variance.
 
     Args:
         states: (time, state) causal states, NaN where there is none.
@@ -66,25 +76,28 @@ def spikes_ahead(
         fit: (time,) bins that readouts are fitted on; those within `GUARD` s of a judged one are left out.
         judge: (time,) bins that judge, with the counts ahead of them.
         bin_size: s.
+        signal: whether the counts are a signal.
     """
     guard = round(GUARD / bin_size)
     near = np.convolve(judge, np.ones(2 * guard + 1))[guard : guard + len(judge)] > 0.5
     fit, known = fit & ~near, np.isfinite(states).all(1)
     n_blocks = max(1, int(np.ceil(len(counts) * bin_size / BLOCK)))
     block = np.arange(len(counts)) * n_blocks // len(counts)
+    if signal:  # what is missing counts as the mean, as it does in the encoder
+        some = np.where(fit[:, None], counts, np.nan)
+        counts = (counts - np.nanmean(some, 0)) / (np.nanstd(some, 0) + np.finfo(np.float32).tiny)
+    score = _explained if signal else _bits
     parts = []
     for start, length in HORIZONS:
         ahead, there = _counts_ahead(counts, segment, judge, round(start / bin_size), max(1, round(length / bin_size)))
         train, test = np.flatnonzero(fit & known & there), np.flatnonzero(judge & known & there)
         train = train[np.linspace(0, len(train) - 1, min(len(train), MOST_FITTED)).astype(np.int64)]
-        spikes = ahead[test].sum()
-        if len(train) <= NEIGHBOURS or not spikes:
+        if len(train) <= NEIGHBOURS or not ahead[test].any():
             continue
         mean = ahead[train].mean(0) + 1e-9
         for readout in READOUTS:
-            rate = np.maximum(readout(states[train], ahead[train], states[test], mean), LEAST_RATE * mean)
-            bits = (ahead[test] * np.log2(rate / mean) - (rate - mean) / np.log(2)).sum(1)
-            parts.append(np.bincount(block[test], bits, n_blocks) / spikes)
+            gain, whole = score(ahead[test], readout(states[train], ahead[train], states[test], mean), mean)
+            parts.append(np.bincount(block[test], gain, n_blocks) / whole)
     if not parts:
         return SpikesAhead(np.nan, np.full(1, np.nan))
     blocks = np.mean(parts, 0)[np.bincount(block[judge], minlength=n_blocks) > 0]
@@ -105,6 +118,18 @@ def _counts_ahead(
     missing = np.concatenate([[0], np.cumsum(lost)])
     there = inside & (side[high - 1] == side) & (missing[high] == missing[low])
     return total[high] - total[low], there
+
+
+def _bits(counts: Floats, rate: Floats, mean: Floats) -> tuple[Floats, float]:
+    """Gain (time,) of predicted rates over the mean, bits, and the number of spikes."""
+    rate = np.maximum(rate, LEAST_RATE * mean)
+    return (counts * np.log2(rate / mean) - (rate - mean) / np.log(2)).sum(1), float(counts.sum())
+
+
+def _explained(values: Floats, predicted: Floats, mean: Floats) -> tuple[Floats, float]:
+    """Gain (time,) of a prediction over the mean, in squared error, and the squared error of the mean."""
+    of_mean = ((values - mean) ** 2).sum(1)
+    return of_mean - ((values - predicted) ** 2).sum(1), float(of_mean.sum())
 
 
 def _by_neighbours(states: Floats, counts: Floats, others: Floats, mean: Floats) -> Floats:
