@@ -20,6 +20,9 @@ def inspect(
     bin_size: Annotated[
         float | None, typer.Option(metavar="S", help="Width of a time bin of counts that do not say it, s.")
     ] = None,
+    series: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Signal in place of spikes, by its path or the last part of it.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -31,7 +34,7 @@ def inspect(
     from ldmfilter.data import read_session
     from ldmfilter.data.summary import summarise
 
-    summary = summarise(read_session(session, format, bin_size))
+    summary = summarise(read_session(session, format, bin_size, series))
     if as_json:
         print(json.dumps(summary, indent=1, allow_nan=False))
     else:

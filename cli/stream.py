@@ -58,6 +58,8 @@ def stream(
     unit is not observed), or an object {"unit id": count} (units left out
     are 0), or null for a missing bin. CSV in: counts with commas between them;
     an empty field is a unit that is not observed, an empty line a missing bin.
+    Of a model of a signal the numbers are the means of its channels over a bin,
+    and channels left out of an object are not observed.
     In either, "reset" starts a new segment; no state goes out for it. Units of
     the run's session that the model does not use may stand in objects and
     under headers.
@@ -73,7 +75,7 @@ def stream(
         check_level(ci)
     the_run = open_run(run).choose(session)
     model = the_run.model()
-    lines = CountLines(model.unit_ids_.tolist(), the_run.session_unit_ids, format, header)
+    lines = CountLines(model.unit_ids_.tolist(), the_run.session_unit_ids, format, header, model.signal_)
     states = StateLines(out_format, ci, not no_cov)
     if head := states.header(model.sized_.states):
         print(head, flush=True)

@@ -50,15 +50,19 @@ def option(default: Any, help: str, panel: str, **more: Any) -> Any:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which spikes are used, and in which bins."""
+    """Which spikes, or which signal, are used, and in which bins."""
 
-    bin_size: float = option(0.1, "Width of a time bin, s.", TIME, noun="a number of seconds", above=0)
+    bin_size: float = option(0.1, "Width of a time bin, s; of a signal a frame.", TIME, noun="a number of seconds", above=0)
     interval: str | None = option(
         None, "Rows of an interval table, as epochs=run; a table alone takes all.", TIME, metavar="TABLE=TAG"
     )
     spans: tuple[tuple[float, float], ...] = option(
         (), "Seconds; repeatable; an end may be left open. With --interval, what lies in both.",
         TIME, flag="span", metavar="START:STOP",
+    )  # fmt: skip
+    series: str | None = option(
+        None, "Signal in place of spikes, by its path or the last part of it, as dff; `inspect` lists them.",
+        UNITS, metavar="PATH",
     )  # fmt: skip
     units: str | None = option(None, "Expression on unit columns, as \"quality == 'good'\".", UNITS, metavar="QUERY")
     min_rate: float = option(

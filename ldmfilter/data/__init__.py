@@ -29,7 +29,9 @@ FORMATS = {
 }
 
 
-def read_session(path: str | os.PathLike[str], format: str | None = None, bin_size: float | None = None) -> Session:
+def read_session(
+    path: str | os.PathLike[str], format: str | None = None, bin_size: float | None = None, series: str | None = None
+) -> Session:
     """Read a session from any of the formats in `FORMATS`.
 
     nwb: NWB in HDF5, here or at an https:// address, or in zarr. zarr: a store of `Session.to_zarr`. phy, kilosort:
@@ -38,9 +40,11 @@ def read_session(path: str | os.PathLike[str], format: str | None = None, bin_si
 
     format: one of these names; without it the content decides, not the name
     bin_size: s, of counts that do not say it themselves
+    series: path of a signal, or the unique last part of it, to be read in place of spikes: a `SignalSession`. Without
+        it one is read where there are no units and there is just one
 
     Raises InputError, one line, for a file that is missing, empty, truncated or of another kind, and for a session
-    without units or with spike times that are NaN.
+    without units or with spike times that are NaN, or without the series.
     """
     if format is not None and format not in FORMATS:
         raise InputError(f"{path}: no format {format!r}; the formats are {', '.join(FORMATS)}")
@@ -56,7 +60,9 @@ def read_session(path: str | os.PathLike[str], format: str | None = None, bin_si
         if declared.lies_in not in (None, kind):
             raise InputError(f"{path}: is a {kind}, which no session of format {format} is; let its content decide")
     try:
-        session = declared.read(path, bin_size)
+        if series is not None and not declared.series:
+            raise InputError(f"{path}: its format holds spikes or counts alone, no series; leave --series out")
+        session = declared.read(path, bin_size, **({"series": series} if declared.series else {}))
         return replace(session, source=replace(session.source, format=format or ""))
     except MemoryError as error:
         reason = (str(error).splitlines() or ["out of memory"])[0]

@@ -70,6 +70,7 @@ class Session:
     behavior: path in the file -> DataArray (time,) or (time, component); attrs unit, rate (Hz), description
     observed: the time each unit was observed, or None where the source does not restrict it
     extent: start and stop, s, of the recording that units were selected from; None for the extent of the data
+    series: path -> a few words on each signal in the file, which `read_session` reads in place of spikes
     """
 
     spike_times: Floats
@@ -80,6 +81,7 @@ class Session:
     observed: Observed | None = None
     source: Source = field(default_factory=Source)
     extent: tuple[float, float] | None = None
+    series: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         span = f"{self.start:g} to {self.stop:g} s"

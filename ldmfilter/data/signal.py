@@ -164,13 +164,13 @@ def choose_series(found: Mapping[str, str], wanted: str | None, where: str, like
     found: every series, with a few words on each
     Raises InputError, which lists them, where there are none or several.
     """
-    names = [f"{path} ({about})" for path, about in found.items() if wanted is not None or path in likely or not likely]
-    listed = shorten(names) or "none"
+    listed = shorten(f"{path} ({found[path]})" for path in ((wanted is None and likely) or found)) or "no series"
     if wanted is None:
         if len(likely) == 1:
             return likely[0]
-        what = f"{len(likely)} series" if likely else "no series of regions of interest"
-        raise InputError(f"{where}: has no units and {what}; name one with --series, or add units; there is: {listed}")
+        if not found:
+            raise InputError(f"{where}: has no units table with rows; sort the spikes and add units to the file")
+        raise InputError(f"{where}: has no units table with rows; name one of its series with --series: {listed}")
     fits = [path for path in found if path == wanted] or [path for path in found if f"/{path}".endswith(f"/{wanted}")]
     if len(fits) != 1:
         what = f"no series {wanted!r}" if not fits else f"{len(fits)} series {wanted!r}"

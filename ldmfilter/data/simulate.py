@@ -1,4 +1,4 @@
-"""Seeded worlds whose latents are known: a rat on a linear track, and a linear Gaussian system."""
+"""Seeded worlds whose latents are known: a rat on a linear track, its calcium, and a linear Gaussian system."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import numpy as np
 import xarray as xr
 from scipy.linalg import solve_discrete_lyapunov
 from scipy.ndimage import gaussian_filter1d
+from scipy.signal import lfilter
 
 from ldmfilter.data.session import Session
+from ldmfilter.data.signal import SignalSession, from_signal
 from ldmfilter.data.tables import Floats
 from ldmfilter.errors import InputError
 
@@ -73,6 +75,44 @@ def linear_track_session(
         },
         behavior={f"processing/behavior/{series.name}": series for series in run.behavior()},
     )
+
+
+def calcium_session(
+    session: Session, seed: int = 0, rate: float = 20.0, decay: float = 0.6, size: float = 0.2, noise: float = 0.2
+) -> SignalSession:
+    """The dF/F that an indicator would show of a session's spikes, with its behaviour, intervals and unit columns.
+
+    Each spike adds `size`, which decays exponentially, and each frame has Gaussian noise of its own.
+
+    rate: of frames, Hz
+    decay: time constant of the indicator, s; that of GCaMP6f is about 0.6 s
+    size: dF/F of a spike
+    noise: deviation, dF/F
+    Raises InputError for a rate or a decay that is not positive.
+
+    >>> calcium_session(linear_track_session(duration=60, rest=0, n_units=6))
+    <SignalSession memory: dff, 6 channels, 0 to 60 s>
+    """
+    if not (rate > 0 and decay > 0):
+        raise InputError(f"simulation: {rate:g} frames a second that decay in {decay:g} s cannot be; give more than 0")
+    n = round(session.stop * rate)
+    time = np.arange(n) / rate + 0.5 / rate
+    values = np.random.default_rng(seed).normal(0.0, noise, (n, session.n_units))
+    keep = np.exp(-1 / (rate * decay))
+    for unit in range(session.n_units):
+        spikes = session.spikes_of(unit)
+        frame = np.searchsorted(time, spikes)  # the first that sees a spike
+        seen = frame < n
+        left = np.exp((spikes[seen] - time[frame[seen]]) / decay)
+        values[:, unit] += size * lfilter([1.0], [1.0, -keep], np.bincount(frame[seen], left, n))
+    signal = xr.DataArray(
+        values,
+        dims=("time", "unit"),
+        coords={"time": time, "unit": session.units["unit"].values},
+        attrs={"unit": "dF/F", "description": "simulated fluorescence over its baseline"},
+    )
+    columns = {str(name): column.values for name, column in session.units.items()}
+    return from_signal(signal, name="dff", units=columns, intervals=session.intervals, behavior=session.behavior)
 
 
 @dataclass(frozen=True, eq=False)

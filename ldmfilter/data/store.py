@@ -4,6 +4,7 @@
     units/<column> (unit,), or the column beside unit_id
     intervals/<table>/<column> (interval, ...), among them start_time and stop_time, s
     behavior/<path>/data (time, ...) and time (time,)
+    signal/data (time, unit), NaN where missing, and time (time,), s, of a SignalSession, whose spike_times are empty
 
 Names of tables and series are quoted as in a URL, so that none can lead out of the store.
 """
@@ -21,6 +22,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.untrusted.zarr_store import ZARR_3, is_store
 from ldmfilter.errors import InputError
 from ldmfilter.files import replacing
@@ -68,6 +70,10 @@ def write_session(session: Session, path: str | os.PathLike[str], overwrite: boo
         intervals, behavior = root.create_group("intervals"), root.create_group("behavior")
         for name, table in session.intervals.items():
             _put_dataset(intervals.create_group(_key(name)), table)
+        if isinstance(session, SignalSession):
+            group = root.create_group("signal")
+            group.attrs["name"] = session.name
+            _put_dataset(group, session.signal.drop_vars("unit").to_dataset(name="data"))
         for name, series in session.behavior.items():
             group = behavior.create_group(_key(name))
             group.attrs["name"] = series.name

@@ -1,4 +1,4 @@
-"""Counts and states as lines of JSON or CSV, one a bin: what `ldmfilter stream` reads and writes."""
+"""Counts, or values of a signal, and states as lines of JSON or CSV, one a bin: what `ldmfilter stream` reads and writes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,18 @@ class CountLines:
         session_ids: all units of its session: those that the model does not use may be named too.
         format: "json" or "csv"; without it each line shows its own.
         header: whether CSV begins with unit ids; None: it does where its first line holds every id.
+        signal: whether the numbers are a signal's: a unit that is left out is not observed, where its count would be 0.
     """
 
-    def __init__(self, unit_ids: Sequence, session_ids: Sequence, format: str | None, header: bool | None):
+    def __init__(
+        self,
+        unit_ids: Sequence,
+        session_ids: Sequence,
+        format: str | None,
+        header: bool | None,
+        signal: bool = False,
+    ):
+        self._signal = signal
         self._units = list(map(str, unit_ids))
         self._known = {*self._units, *map(str, session_ids)}
         self._format = format
@@ -37,6 +46,10 @@ class CountLines:
         self._columns: list[int] | None = None  # below a header: where each of the model's units stands in a line
         self._width = 0
         self._first = True
+
+    @property
+    def _noun(self) -> str:
+        return "number" if self._signal else "count"
 
     def read(self, line: bytes) -> np.ndarray | str | None:
         """Counts (unit,) of a line in the model's order, NaN for a unit that was not observed; None for a missing bin;
@@ -74,12 +87,12 @@ class CountLines:
             for unit in value:
                 if unit not in self._known:
                     raise InputError(f"the session that the model was trained on has no unit {unit[:40]!r}")
-            value = [value.get(unit, 0) for unit in self._units]
+            value = [value.get(unit, None if self._signal else 0) for unit in self._units]
         if not isinstance(value, list):
             raise InputError("neither an array of counts, an object of unit ids and counts, null nor reset")
         for one in value:
             if not (one is None or type(one) in (int, float)):
-                raise InputError(f"{json.dumps(one)[:40]} is not a count")
+                raise InputError(f"{json.dumps(one)[:40]} is not a {self._noun}")
         return value
 
     def _from_csv(self, text: str) -> list[float] | str | None:
@@ -99,7 +112,7 @@ class CountLines:
             fields = [fields[i] for i in self._columns]
         for field in fields:
             if not _is_number(field):
-                raise InputError(f"{field[:40]!r} is not a count")
+                raise InputError(f"{field[:40]!r} is not a {self._noun}")
         return [float(field or "nan") for field in fields]
 
     def _is_header(self, fields: list[str]) -> bool:

@@ -18,11 +18,13 @@ class Format:
     recognises: True for a path that holds this format, judged by its content alone
     read: the session at a path, given the bin size, s, of counts that do not say it
     lies_in: "folder" or "file", where it is always one of them
+    series: whether `read` takes `series`, the path of a signal to be read in place of spikes
     """
 
     recognises: Callable[[Path], bool]
-    read: Callable[[str | os.PathLike[str], float | None], Session]
+    read: Callable[..., Session]
     lies_in: Literal["folder", "file"] | None = None
+    series: bool = False
 
 
 def starts_with(path: Path, *signatures: bytes) -> bool:

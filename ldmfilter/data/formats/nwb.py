@@ -19,16 +19,13 @@ from hdmf.utils import LabelledDict
 from pynwb import NWBFile, TimeSeries
 from pynwb.base import TimeSeriesReferenceVectorData
 from pynwb.behavior import CompassDirection, EyeTracking, Position
-from pynwb.ecephys import ElectricalSeries
-from pynwb.icephys import PatchClampSeries
-from pynwb.image import ImageSeries, IndexSeries
-from pynwb.misc import AnnotationSeries, DecompositionSeries, IntervalSeries
-from pynwb.ogen import OptogeneticSeries
-from pynwb.ophys import RoiResponseSeries
+from pynwb.misc import IntervalSeries
 
 from ldmfilter.data.formats.format import Format
 from ldmfilter.data.formats.nwb_open import Notes, NWBSource, hdf5_source, open_nwb, zarr_source
+from ldmfilter.data.formats.nwb_series import NOT_BEHAVIOR, describe, find_series, read_signal, rois_of
 from ldmfilter.data.session import Observed, Session, Source
+from ldmfilter.data.signal import choose_series, from_signal
 from ldmfilter.data.spans import intersect, union
 from ldmfilter.data.tables import Array, Floats, Ints, make_intervals, plain_array, shorten
 from ldmfilter.data.untrusted.checksums import file_checksum, folder_checksum
@@ -37,18 +34,6 @@ from ldmfilter.data.untrusted.hdf5 import is_hdf5
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, open_remote, remote_address
 from ldmfilter.errors import InputError
 
-# Series that are neural, optical or marks in time rather than behaviour.
-_NOT_BEHAVIOR = (
-    ElectricalSeries,
-    PatchClampSeries,
-    ImageSeries,
-    IndexSeries,
-    RoiResponseSeries,
-    OptogeneticSeries,
-    AnnotationSeries,
-    DecompositionSeries,
-    IntervalSeries,
-)
 # Columns that hold no values of their own.
 _POINTERS = (VectorIndex, DynamicTableRegion, TimeSeriesReferenceVectorData)
 # Behaviour has a handful of columns; more is a raw recording. 2**26 values are 0.5 GB of float64.
@@ -58,7 +43,7 @@ _MOST_IN_ALL = 2**27
 _UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, MemoryError)
 
 
-def read_nwb(path: str | os.PathLike[str]) -> Session:
+def read_nwb(path: str | os.PathLike[str], series: str | None = None) -> Session:
     """Read an NWB file: HDF5 on this machine or by https, or a folder in zarr.
 
     Times are in seconds as in the file; behaviour is data * conversion + offset in its own unit, its samples in
@@ -66,18 +51,21 @@ def read_nwb(path: str | os.PathLike[str]) -> Session:
     A unit is observed within its `obs_intervals`, and none is in the session's `invalid_times`. What cannot be read
     apart from the units is left out; a warning, one line, says what and why.
 
+    series: path of a series (time, channel) to be read in place of spikes, or the unique last part of it; in a file
+        without units the only RoiResponseSeries is read without it. Its channels' ids and columns are those of its rois
+
     Raises InputError for a file that is truncated, damaged or not NWB, for one that a server does not give in
     pieces, and for units that are missing, without spike times, or with spike times that are NaN.
     """
     if remote_address(path) is not None:
         remote = open_remote(str(remote_address(path)))
         with _damage(remote.where):
-            return _read(hdf5_source(remote.where, remote.file), lambda: remote.checksum)
+            return _read(hdf5_source(remote.where, remote.file), lambda: remote.checksum, series)
     here = Path(path).absolute()
     with _damage(str(here)):
         if here.is_dir():
-            return _read(zarr_source(str(here), here), lambda: folder_checksum(here))
-        return _read(hdf5_source(str(here), here), lambda: file_checksum(here))
+            return _read(zarr_source(str(here), here), lambda: folder_checksum(here), series)
+        return _read(hdf5_source(str(here), here), lambda: file_checksum(here), series)
 
 
 @contextmanager
@@ -95,14 +83,23 @@ def _damage(where: str) -> Iterator[None]:
         raise InputError(f"{where}: cannot be read, is perhaps damaged ({reason}); copy it again") from error
 
 
-def _read(nwb_source: NWBSource, checksum: Callable[[], str]) -> Session:
+def _read(nwb_source: NWBSource, checksum: Callable[[], str], wanted: str | None) -> Session:
     where = nwb_source.where
     notes: Notes = []  # warnings for the user, given after the readers' own are silenced no more
     with warnings.catch_warnings():
         # pynwb and hdmf warn about schema versions and style, which a reader of the file cannot change.
         warnings.simplefilter("ignore")
         with open_nwb(nwb_source, notes) as nwb:
-            spikes, index, ids, columns, observed = _units(nwb, where, notes)
+            series = find_series(_contents(nwb))
+            about = {path: describe(one) for path, one in series.items()}
+            has_units = nwb.units is not None and len(nwb.units.id) > 0
+            chosen = None if has_units and wanted is None else choose_series(about, wanted, where, rois_of(series))
+            if chosen is None:
+                spikes, index, ids, columns, observed = _units(nwb, where, notes)
+            else:
+                signal, table, rows = read_signal(series[chosen], f"{where}: {chosen}")
+                found = {} if table is None else _scalar_columns(table, chosen, notes)
+                columns = {key: values[rows] for key, values in found.items()}
             intervals = dict(_intervals(nwb, notes))
             behavior = dict(_joined(_behaviors(nwb, notes)))
             source = Source(
@@ -112,9 +109,12 @@ def _read(nwb_source: NWBSource, checksum: Callable[[], str]) -> Session:
                 session_start_time=nwb.session_start_time.isoformat() if nwb.session_start_time else "",
                 checksum=checksum(),
             )
-    session = Session.checked(
-        spikes, index, ids, columns, source, intervals=intervals, behavior=behavior, observed=observed
-    )
+    parts = {"intervals": intervals, "behavior": behavior, "series": about}
+    if chosen is None:
+        session = Session.checked(spikes, index, ids, columns, source, observed=observed, **parts)
+    else:
+        parts["behavior"] = {path: one for path, one in behavior.items() if path != chosen}
+        session = from_signal(signal, name=chosen, units=columns, source=source, **parts)
     session = _restricted(session, notes)
     for note in notes:
         warnings.warn(f"{where}: {note}", stacklevel=4)
@@ -124,8 +124,6 @@ def _read(nwb_source: NWBSource, checksum: Callable[[], str]) -> Session:
 def _units(nwb: NWBFile, where: str, notes: Notes) -> tuple[Floats, Ints, Array, dict[str, Array], Observed | None]:
     """Spike times (spike,), their cumulative ends (unit,), ids (unit,), unit columns, and when each was observed."""
     table = nwb.units
-    if table is None or len(table.id) == 0:
-        raise InputError(f"{where}: has no units table with rows; sort the spikes and add units to the file")
     if "spike_times" not in table.colnames:
         raise InputError(f"{where}: units: no column spike_times; add the units' spike times to the file")
     ids = np.asarray(table.id.data[:])
@@ -293,7 +291,7 @@ def _behaviors(nwb: NWBFile, notes: Notes) -> Iterator[tuple[str, Any, xr.DataAr
     """Path, container and values of every series that is behaviour."""
     left, large = _MOST_IN_ALL, []
     for path, series in _contents(nwb):
-        if not isinstance(series, TimeSeries) or isinstance(series, _NOT_BEHAVIOR):
+        if not isinstance(series, TimeSeries) or isinstance(series, NOT_BEHAVIOR):
             continue
         with _leaving_out(path, notes):
             shape = tuple(np.shape(series.data))
@@ -385,6 +383,8 @@ def _joined(found: Iterable[tuple[str, Any, xr.DataArray]]) -> Iterator[tuple[st
 #: Any file in HDF5 that no other format knows; its reader says what it lacks.
 FORMATS = {
     "nwb": Format(
-        recognises=lambda path: is_nwb_in_zarr(path) or is_hdf5(path), read=lambda path, bin_size: read_nwb(path)
+        recognises=lambda path: is_nwb_in_zarr(path) or is_hdf5(path),
+        read=lambda path, bin_size, series: read_nwb(path, series),
+        series=True,
     )
 }

@@ -13,6 +13,7 @@ import xarray as xr
 
 from ldmfilter.data.formats.format import Format
 from ldmfilter.data.session import Observed, Session, Source
+from ldmfilter.data.signal import choose_series, from_signal
 from ldmfilter.data.store import DIMS, FORMAT, VERSION
 from ldmfilter.data.untrusted.checksums import folder_checksum
 from ldmfilter.data.untrusted.codecs import checked
@@ -24,8 +25,10 @@ from ldmfilter.errors import InputError
 _OWN_ARRAYS = {"spike_times", "spike_times_index", "unit_id", "obs_intervals", "obs_intervals_index"}
 
 
-def read_zarr(path: str | os.PathLike[str]) -> Session:
+def read_zarr(path: str | os.PathLike[str], series: str | None = None) -> Session:
     """Read a session from a zarr store.
+
+    series: path of the signal that it holds, or the unique last part of it; not needed
 
     Raises InputError for a store of another kind, of a newer version or with pickled objects, for one that is
     damaged, and for spike times that are NaN.
@@ -37,7 +40,7 @@ def read_zarr(path: str | os.PathLike[str]) -> Session:
         raise InputError(f"{path}: is a zarr array, not a session; give the store that Session.to_zarr wrote")
     with damage(path, "zarr store", errors=ZARR_DAMAGE), checked():
         check_arrays(path)
-        return _Store(path).session()
+        return _Store(path).session(series)
 
 
 class _Store:
@@ -52,7 +55,7 @@ class _Store:
         if self.complete and self.attrs.get("version", 0) > VERSION:
             raise InputError(f"{path}: was written by a newer ldmfilter; install that version or write it again")
 
-    def session(self) -> Session:
+    def session(self, wanted: str | None) -> Session:
         arrays = set(self.root.array_keys())
         missing = sorted({"spike_times", "spike_times_index"} - arrays)
         if missing:
@@ -69,19 +72,27 @@ class _Store:
         observed = None
         if "obs_intervals" in arrays:
             observed = Observed(self.values("obs_intervals"), self.values("obs_intervals_index"))
+        name = str(self.root["signal"].attrs.get("name", "signal")) if "signal" in self.root else ""
+        series = {name: "the signal of this store"} if name else {}
+        if wanted is not None:
+            choose_series(series, wanted, str(self.path), [])
         about = {key: str(self.attrs.get(key, "")) for key in ("identifier", "session_id", "session_start_time")}
         extent = self.attrs.get("extent")
-        session = Session.checked(
-            self.values("spike_times").astype(np.float64),
-            index,
-            ids,
-            source=Source(path=str(self.path), checksum=folder_checksum(self.path), **about),
-            intervals={unquote(key): self.intervals(f"intervals/{key}") for key in self.groups("intervals")},
-            behavior={unquote(key): self.series(f"behavior/{key}", unquote(key)) for key in self.groups("behavior")},
-            observed=observed,
-            extent=None if extent is None else (float(extent[0]), float(extent[1])),
-        )
-        return replace(session, units=units)
+        source = Source(path=str(self.path), checksum=folder_checksum(self.path), **about)
+        parts: dict[str, Any] = {
+            "intervals": {unquote(key): self.intervals(f"intervals/{key}") for key in self.groups("intervals")},
+            "behavior": {unquote(key): self.series(f"behavior/{key}", unquote(key)) for key in self.groups("behavior")},
+            "observed": observed,
+            "series": series,
+        }
+        if name:
+            signal = self.series("signal", name)
+            if signal.shape[1:] != ids.shape:
+                raise InputError(f"{self.path}: signal: {signal.shape} for {len(ids)} units; write the session anew")
+            return replace(from_signal(signal.assign_coords(unit=ids), name=name, source=source, **parts), units=units)
+        bounds = None if extent is None else (float(extent[0]), float(extent[1]))
+        times = self.values("spike_times").astype(np.float64)
+        return replace(Session.checked(times, index, ids, source=source, extent=bounds, **parts), units=units)
 
     def groups(self, key: str) -> list[str]:
         return sorted(self.root[key].group_keys()) if key in self.root else []
@@ -121,7 +132,8 @@ class _Store:
 FORMATS = {
     "zarr": Format(
         recognises=lambda path: path.is_dir() and is_store(path) and not is_nwb_in_zarr(path),
-        read=lambda path, bin_size: read_zarr(path),
+        read=lambda path, bin_size, series: read_zarr(path, series),
         lies_in="folder",
+        series=True,
     )
 }
