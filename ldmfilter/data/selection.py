@@ -112,7 +112,7 @@ def choose_units(
     if not keep.any():
         those = f"all {fits.sum()} {what}" + ("" if query is None else " that fit the query")
         if not slow.any():
-            raise InputError(f"{where}: units: {those} are {still} in the chosen time; choose others or another time")
+            raise InputError(f"{where}: units: {those} are {still} in the chosen time; choose other {what} or time")
         raise InputError(f"{where}: units: {those} fire below {min_rate:g} Hz; lower the minimal rate")
     if keep.all():
         return session, ""

@@ -143,7 +143,10 @@ def from_signal(
     full[rows] = values[kept]
     attrs = dict(getattr(signal, "attrs", {}))
     coords = {"time": ("time", centres, {"units": "s"}), "unit": ids}
-    parts["intervals"] = {key: make_intervals(table, key) for key, table in (parts.get("intervals") or {}).items()}
+    parts["intervals"] = {
+        key: table if isinstance(table, xr.Dataset) else make_intervals(table, key)
+        for key, table in (parts.get("intervals") or {}).items()
+    }
     return SignalSession(
         spike_times=np.empty(0),
         spike_times_index=np.zeros(len(ids), dtype=np.int64),
@@ -190,6 +193,9 @@ def _labelled(signal: xr.DataArray | npt.ArrayLike, bin_size: float | None, wher
         raise InputError(
             f"{where}: a signal of {signal.dtype} with dims {dict(signal.sizes)}; give numbers of dims (time, channel)"
         )
+    for mark in ("observed", "unit_observed"):
+        if mark in signal.coords:
+            signal = signal.where(signal[mark])
     signal = signal.transpose("time", ...)
     ids = signal[others[0]].values if others[0] in signal.coords else np.arange(signal.shape[1])
     names = plain_array(ids)

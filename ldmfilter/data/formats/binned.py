@@ -1,7 +1,8 @@
 """Files of counts that come binned.
 
 netCDF, zarr    a variable (time, unit), `counts` where there are several; variables (unit,) are unit columns, those
-                (time,) or (time, x) behaviour, those (interval,) the table "intervals"
+                (time,) or (time, x) behaviour, those (interval,) the table "intervals"; where none is
+                (time, unit), or another is named, a variable (time, x) is a signal in their place
 .npz            arrays `counts` (time, unit), `bin_size` or `time` (bin centres, s), `unit`
 .npy            counts (time, unit) alone; the caller gives their bin size
 
@@ -24,7 +25,9 @@ import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession, from_counts, seconds_of
 from ldmfilter.data.formats.format import Format, starts_with
+from ldmfilter.data.counts import is_signal
 from ldmfilter.data.session import Source
+from ldmfilter.data.signal import choose_series, from_signal
 from ldmfilter.data.tables import Array, shorten
 from ldmfilter.data.untrusted.checksums import file_checksum, folder_checksum
 from ldmfilter.data.untrusted.codecs import checked
@@ -47,13 +50,16 @@ _NUMPY, _ZIP, _NETCDF_3 = b"\x93NUMPY", b"PK\x03\x04", (b"CDF\x01", b"CDF\x02", 
 Groups = dict[str, xr.Dataset]
 
 
-def read_counts(path: str | os.PathLike[str], bin_size: float | None = None) -> BinnedSession:
+def read_counts(
+    path: str | os.PathLike[str], bin_size: float | None = None, series: str | None = None
+) -> BinnedSession:
     """Read counts from netCDF, zarr, .npz or .npy, with the unit columns, intervals and behaviour beside them.
 
     bin_size: s, for counts that do not say it themselves
+    series: name of a variable (time, channel), or array of .npz, to be read as a signal in place of counts
 
-    Raises InputError as `from_counts`, for a file that is missing, damaged or of another kind, one without a variable
-    (time, unit), and one that holds pickled objects.
+    Raises InputError as `from_counts` and `from_signal`, for a file that is missing, damaged or of another kind, one
+    without a variable (time, unit) or the series, and one that holds pickled objects.
     """
     path = Path(path).absolute()
     if not path.exists():
@@ -65,18 +71,19 @@ def read_counts(path: str | os.PathLike[str], bin_size: float | None = None) -> 
             check_arrays(path, long_text=True)
         with checked():
             root, groups = _open(path, "zarr", "zarr store", consolidated=False)
-        return _session(path, root, groups, bin_size, folder_checksum(path))
+        return _session(path, root, groups, bin_size, folder_checksum(path), series)
     if starts_with(path, _NUMPY):
-        return from_counts(read_npy(path), bin_size, source=Source(path=str(path), checksum=file_checksum(path)))
+        read = from_counts if series is None else from_signal
+        return read(read_npy(path), bin_size, source=Source(path=str(path), checksum=file_checksum(path)))
     if starts_with(path, b"PK"):
-        root, groups = _from_arrays(read_npz(path), str(path))
+        root, groups = _from_arrays(read_npz(path), str(path), series)
     elif starts_with(path, b"CDF"):
         root, groups = _open(path, "scipy", "netCDF file")
     else:
         check_heaps(path)
         check_netcdf(path)
         root, groups = _open(path, "h5netcdf", "netCDF file")
-    return _session(path, root, groups, bin_size, file_checksum(path))
+    return _session(path, root, groups, bin_size, file_checksum(path), series)
 
 
 def _open(path: Path, engine: str, kind: str, **options: Any) -> tuple[xr.Dataset, Groups]:
@@ -103,14 +110,16 @@ def _open(path: Path, engine: str, kind: str, **options: Any) -> tuple[xr.Datase
         raise InputError(line) from error
 
 
-def _from_arrays(arrays: dict[str, Array], where: str) -> tuple[xr.Dataset, Groups]:
+def _from_arrays(arrays: dict[str, Array], where: str, wanted: str | None) -> tuple[xr.Dataset, Groups]:
     """Arrays by their names, as .npz holds them, as a dataset and its groups."""
     top = {name: array for name, array in arrays.items() if "/" not in name}
     flat = [name for name, array in top.items() if array.ndim == 2]
     name = "counts" if "counts" in top else flat[0] if len(flat) == 1 else None
+    if wanted is not None:
+        name = choose_series({key: " x ".join(map(str, top[key].shape)) for key in flat}, wanted, where, [])
     if name is None or top[name].ndim != 2:
         raise InputError(f"{where}: holds no array counts (time, unit); it has {shorten(arrays) or 'none'}")
-    counts = xr.DataArray(top[name], dims=("time", "unit"), name="counts")
+    counts = xr.DataArray(top[name], dims=("time", "unit"), name="counts" if wanted is None else name)
     if "bin_size" in top:
         counts.attrs["bin_size"] = top["bin_size"].item() if top["bin_size"].size == 1 else None
     for key, dims in {**_AXES, **_MARKS}.items():
@@ -130,13 +139,15 @@ def _from_arrays(arrays: dict[str, Array], where: str) -> tuple[xr.Dataset, Grou
         raise InputError(f"{where}: arrays of a group differ in length ({reason_of(error)}); save them anew") from error
 
 
-def _session(path: Path, root: xr.Dataset, groups: Groups, bin_size: float | None, checksum: str) -> BinnedSession:
+def _session(
+    path: Path, root: xr.Dataset, groups: Groups, bin_size: float | None, checksum: str, wanted: str | None
+) -> BinnedSession:
     """The session in a dataset and its groups; an array's dims, or the group that it lies in, say what it is."""
     where = str(path)
     for place, dataset in {"": root, **groups}.items():
         for column, variable in dataset.variables.items():
             check_text(variable.values, f"{where}: {place}/{column}")
-    counts = _counts(root, where)
+    counts, signals = _counts(root, where, wanted)
     units: dict[str, Any] = {}
     behavior: dict[str, xr.DataArray] = {}
     intervals: dict[str, dict[str, Any]] = {}
@@ -163,16 +174,25 @@ def _session(path: Path, root: xr.Dataset, groups: Groups, bin_size: float | Non
             if "time" not in dataset.variables or len(rest) != 1 or rest[0].ndim not in (1, 2):
                 raise InputError(f"{where}: {group}: needs `time` and one more array; write the series anew")
             behavior[key] = _series(rest[0].rename(key.rpartition("/")[2]), dataset["time"], f"{where}: {group}")
+    parts: dict[str, Any] = {"units": units, "intervals": intervals, "behavior": behavior}
     attrs = {**root.attrs, **counts.attrs}
     about = {key: str(attrs.get(key, "")) for key in ("identifier", "session_id", "session_start_time")}
     source = Source(path=where, checksum=checksum, **about)
-    return from_counts(counts, bin_size, units=units, intervals=intervals, behavior=behavior, source=source)
+    if counts.name in signals:
+        return from_signal(counts, bin_size, source=source, series=signals, **parts)
+    return from_counts(counts, bin_size, source=source, **parts)
 
 
-def _counts(root: xr.Dataset, where: str) -> xr.DataArray:
-    fitting = [name for name, array in root.items() if set(array.dims) == {"time", "unit"} and name not in _MARKS]
+def _counts(root: xr.Dataset, where: str, wanted: str | None) -> tuple[xr.DataArray, dict[str, str]]:
+    """The counts, or the signal that is wanted in their place; and, of a signal, all that there are, with their sizes."""
+    tables = {str(name): array for name, array in root.items() if array.ndim == 2 and "time" in array.dims}
+    tables = {name: array for name, array in tables.items() if name not in _MARKS}
+    fitting = [name for name, array in tables.items() if set(array.dims) == {"time", "unit"} and not is_signal(array)]
+    if wanted is not None or (tables and not fitting):
+        signals = {name: " x ".join(map(str, array.shape)) for name, array in tables.items()}
+        return root[choose_series(signals, wanted, where, list(signals))], signals
     if "counts" in fitting or len(fitting) == 1:
-        return root["counts" if "counts" in fitting else fitting[0]]
+        return root["counts" if "counts" in fitting else fitting[0]], {}
     found = shorten(fitting or (f"{key} ({', '.join(map(str, array.dims))})" for key, array in root.items()))
     what = "several variables" if fitting else "no variable"
     raise InputError(f"{where}: holds {what} with dims (time, unit): {found or 'none'}; name the counts `counts`")
@@ -208,10 +228,10 @@ def _recognises(path: Path) -> bool:
 
 
 def _is_of_counts(attributes: Path) -> bool:
-    """True for the attributes of an array with dims time and unit."""
+    """True for the attributes of an array with dims time and one more."""
     try:
         dims = json.loads(attributes.read_bytes())["_ARRAY_DIMENSIONS"]
-        return {"time", "unit"} == set(map(str, dims))
+        return len(dims) == 2 and "time" in dims
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
 
@@ -228,4 +248,4 @@ def _is_netcdf(path: Path) -> bool:
         return False  # the reader of NWB says what is wrong
 
 
-FORMATS = {"counts": Format(recognises=_recognises, read=read_counts)}
+FORMATS = {"counts": Format(recognises=_recognises, read=read_counts, series=True)}

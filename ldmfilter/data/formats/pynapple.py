@@ -13,6 +13,7 @@ import xarray as xr
 from ldmfilter.data.binned import from_counts
 from ldmfilter.data.formats.format import Format, starts_with
 from ldmfilter.data.session import Observed, Session, Source
+from ldmfilter.data.signal import from_signal
 from ldmfilter.data.tables import Array, Floats, concatenate, make_intervals, plain_array, plain_columns
 from ldmfilter.data.untrusted.checksums import file_checksum
 from ldmfilter.data.untrusted.npy import npz_names, read_member, read_npz
@@ -113,6 +114,8 @@ def _of_counts(
     names = plain_array(ids)
     table = xr.DataArray(counts, dims=("time", "unit"), coords={"time": times, "unit": ids if names is None else names})
     support = {SUPPORT: {"start_time": bounds[:, 0], "stop_time": bounds[:, 1]}}
+    if counts.dtype.kind == "f" and (counts[np.isfinite(counts)] % 1).any():  # no counts: a signal
+        return from_signal(table, name="frames", units=plain_columns(columns), intervals=support, source=source)
     return from_counts(table, units=plain_columns(columns), intervals=support, source=source)
 
 
