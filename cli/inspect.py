@@ -29,7 +29,7 @@ def inspect(
 ) -> None:
     """Example: **ldmfilter inspect session.nwb**
 
-    Show what a session holds: units, duration, intervals and behaviour.
+    Show what a session holds: units, duration, intervals, behaviour and signals.
     """
     from ldmfilter.data import read_session
     from ldmfilter.data.summary import summarise
@@ -51,10 +51,12 @@ def _show(summary: dict[str, Any]) -> None:
     for line in (", ".join(about), f"{start} to {stop} s, {duration} s in all"):
         if line:
             console.print(shown(line))
-    if summary["bin_size"]:
+    if summary["signal"]:
+        console.print(shown(f"signal {summary['signal']} in frames of {_g(summary['bin_size'])} s, no spikes"))
+    elif summary["bin_size"]:
         console.print(shown(f"counts in bins of {_g(summary['bin_size'])} s, no spike times"))
     _heading(console, "Units")
-    for line in _about_units(summary["units"]):
+    for line in _about_units(summary["units"], bool(summary["signal"])):
         console.print(shown(line))
     _heading(console, "Intervals")
     tables = [
@@ -67,15 +69,22 @@ def _show(summary: dict[str, Any]) -> None:
         (one["path"], " x ".join(map(str, one["shape"])), one["unit"], _g(one["rate"])) for one in summary["behavior"]
     ]
     _show_table(console, ("path", ">shape", "unit", ">rate, Hz"), series)
+    if summary["series"]:
+        _heading(console, "Signals, for --series")
+        _show_table(console, ("path", "shape, rate, unit"), [(one["path"], one["about"]) for one in summary["series"]])
 
 
-def _about_units(units: dict[str, Any]) -> list[str]:
+def _about_units(units: dict[str, Any], signal: bool) -> list[str]:
+    columns = "columns: " + (", ".join(units["columns"]) or "none")
+    if signal:
+        still = f", {units['silent']} of them constant or missing" if units["silent"] else ""
+        return [f"{units['number']} channels{still}", columns]
     silent = f", {units['silent']} of them silent" if units["silent"] else ""
     low, high, median = (_g(units[key]) for key in ("rate_min", "rate_max", "rate_median"))
     lines = [
         f"{units['number']} units{silent}, {units['spikes']:,} spikes",
         f"rates {low} to {high} Hz, median {median} Hz",
-        "columns: " + (", ".join(units["columns"]) or "none"),
+        columns,
     ]
     return lines + ["observed only within obs_intervals"] * units["observed_intervals"]
 

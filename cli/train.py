@@ -12,6 +12,7 @@ from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, follow, sa
 from ldmfilter_cli.options import RUN, SESSION, ConfigFile, Format, open_run, with_options
 
 from ldmfilter.config import OPTIONS, Config, read_toml
+from ldmfilter.data.counts import is_signal
 from ldmfilter.ranks import ranks
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _follow(
             say(f"ldmfilter: interrupted; go on with `ldmfilter train {again} --run {run.folder}`")
         raise typer.Exit(INTERRUPTED) from None
     if not quiet:
-        _say_end(run, training, added)
+        _say_end(run, training, added, is_signal(counts[0]))
 
 
 def _print(run: "Run", training: "Training", as_json: bool) -> None:
@@ -151,7 +152,7 @@ def _numbers(record: "Record") -> str:
     )
 
 
-def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
+def _say_end(run: "Run", training: "Training", added: Path | None, signal: bool) -> None:
     """The step that was kept, and a warning of sessions that fit together in more than one way."""
     best = training.kept_record
     bits, kept = training.kept.bits_per_spike, training.kept
@@ -159,8 +160,9 @@ def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
     if not (bits > 0 if math.isfinite(bits) else best.score > 0):
         say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
     if len(training.trained) > 1:
+        what, unit = ("the signal", "shares of its variance") if signal else ("spikes", "bits per spike")
         say(
-            f"kept by spikes predicted 0.5 to 3 s ahead, bits per spike: {kept.label} (of "
+            f"kept by {what} predicted 0.5 to 3 s ahead, {unit}: {kept.label} (of "
             + ", ".join(f"{one.label} {one.told}" for one in training.trained)
             + ")"
         )

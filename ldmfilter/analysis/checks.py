@@ -16,6 +16,7 @@ import xarray as xr
 
 from ldmfilter.analysis.baselines import LINEAR_SYSTEM, LOCAL_LEVEL, NO_MEMORY, RANDOM_WALK
 from ldmfilter.analysis.measures import SURROGATES, Measures, measure
+from ldmfilter.analysis.signal_words import of_signal
 from ldmfilter.analysis.statistics import INFORMATION_UNIT, information_scale
 
 if TYPE_CHECKING:
@@ -378,9 +379,11 @@ class Diagnosis(Measures):
 
     Attributes:
         findings: one for each row of `CHECKS`, in the table's order.
+        signal: whether the model is one of a signal, not of spikes.
     """
 
     findings: tuple[Finding, ...]
+    signal: bool = False
 
     @property
     def ok(self) -> bool:
@@ -404,6 +407,7 @@ class Diagnosis(Measures):
         doubts = f"To look at: {wrong}." if wrong else "No check raises a doubt."
         beaten = any(finding.name == LEAD_OVER_PCA and not finding.ok for finding in self.findings)
         first = "A causal PCA of smoothed counts predicts spikes better than these states. " if beaten else ""
+        first = of_signal(first) if self.signal else first
         return f"{first}Something predictive was found that the units share. {where} {doubts}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -437,5 +441,10 @@ def diagnose(
         InputError: not fitted, counts of other units or bins, fewer than 100 bins to judge on, or pseudo-observations
             that do not vary.
     """
-    measures = measure(model, counts, surrogates, seed, progress or (lambda _: None))
-    return Diagnosis(**vars(measures), findings=tuple(check.judge(measures) for check in CHECKS))
+    words: Callable[[str], str] = of_signal if model.signal_ else str
+    tell = progress or (lambda _: None)
+    measures = measure(model, counts, surrogates, seed, lambda what: tell(words(what)))
+    findings = [check.judge(measures) for check in CHECKS]
+    texts = [{k: words(v) for k, v in vars(one).items() if isinstance(v, str)} for one in findings]
+    told = tuple(dataclasses.replace(one, **text) for one, text in zip(findings, texts, strict=True))
+    return Diagnosis(**vars(measures), findings=told, signal=model.signal_)

@@ -38,7 +38,7 @@ class Units:
 
     Attributes:
         unit: ids.
-        rate: Hz, in the bins used.
+        rate: Hz, in the bins used; NaN of a signal.
         loss: of predictive log-likelihood, in `INFORMATION_UNIT`, when the unit is not seen.
         share: of the sum of all losses (negative ones count as none).
         saliency: root mean square of the gradient of z with respect to the unit's standardised root count.
@@ -251,7 +251,7 @@ def unit_importance(model: LDMFilter, bins: Bins, seed: int) -> Units:
     loss = statistics.information_scale(bins.size) * (scores[0] - scores[1:])
     return Units(
         model.unit_ids_,
-        counts.nanmean(0).nan_to_num().double().numpy() / bins.size,
+        counts.nanmean(0).nan_to_num().double().numpy() / (np.nan if model.signal_ else bins.size),
         loss,
         loss.clip(0) / max(float(loss.clip(0).sum()), 1e-300),
         saliency(model, counts[judged]),

@@ -134,6 +134,17 @@ def plot_raster(spike_times: Sequence[np.ndarray], axes: Axes, start: float, sto
     _finish(axes, "time, s", f"{len(shown)} units", left=False)
 
 
+def plot_signal(signal: xr.DataArray, axes: Axes, start: float, stop: float) -> None:
+    """A signal (time, unit) from `start` to `stop`, s, in deviations of each channel, a row each, the first at the top."""
+    time = signal["time"].to_numpy()
+    values = (signal - signal.mean("time")) / (signal.std("time") + 1e-12)
+    shown = values.isel(time=np.flatnonzero((time >= start) & (time < stop))).to_numpy().T
+    extent = (start, stop, len(shown) - 0.5, -0.5)
+    axes.imshow(shown, aspect="auto", extent=extent, vmin=-1, vmax=4, cmap="viridis", interpolation="nearest")
+    axes.set(yticks=[])
+    _finish(axes, "time, s", f"{len(shown)} channels", left=False)
+
+
 def plot_behavior(latents: xr.Dataset, name: str, axes: Axes, period: float | None = None) -> None:
     """Behaviour decoded from the states, with its interval, over what was measured.
 

@@ -43,6 +43,7 @@ from ldmfilter.analysis.calibration import (
     interval_score,
     score_intervals,
 )
+from ldmfilter.data.counts import is_signal
 from ldmfilter.data.windows import outside, stretches
 from ldmfilter.errors import InputError
 
@@ -207,7 +208,8 @@ def read_behavior(
     Args:
         latents: as `LDMFilter.decode` makes them: filtered_mean, filtered_cov, observed, trained, segment, bin_size.
         behavior: the variables, from `choose_behavior`.
-        counts: (time, unit) that the states were decoded from, for the supervised Bayesian decoder; None leaves it out.
+        counts: (time, unit) that the states were decoded from, for the supervised Bayesian decoder; None leaves it out,
+            and a signal does.
         ci: level of `<name>_ci`.
         min_speed: bins in which the first variable changes more slowly (its unit per s) are neither fitted nor judged.
         guard: s between bins of different use.
@@ -680,7 +682,7 @@ def _report(
         read=reading.score(reading.mean) if tested else None,
         control=_control(bins, [readout for readout in reading.readouts if readout.fast], shifts) if tested else None,
         decoder=decode_counts(variable, counts, rows, bins.truth[rows], bins.fold[rows])
-        if counts is not None and tested
+        if counts is not None and tested and not is_signal(counts)
         else None,
         intervals=tuple(map(reading.interval, LEVELS)) if bins.calibrated else (),
         note="; ".join(notes),

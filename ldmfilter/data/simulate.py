@@ -78,14 +78,14 @@ def linear_track_session(
 
 
 def calcium_session(
-    session: Session, seed: int = 0, rate: float = 20.0, decay: float = 0.6, size: float = 0.2, noise: float = 0.2
+    session: Session, seed: int = 0, rate: float = 20.0, decay: float = 0.4, size: float = 0.2, noise: float = 0.2
 ) -> SignalSession:
     """The dF/F that an indicator would show of a session's spikes, with its behaviour, intervals and unit columns.
 
     Each spike adds `size`, which decays exponentially, and each frame has Gaussian noise of its own.
 
     rate: of frames, Hz
-    decay: time constant of the indicator, s; that of GCaMP6f is about 0.6 s
+    decay: time constant of the indicator, s; CaImAn takes 0.4 s for GCaMP6f
     size: dF/F of a spike
     noise: deviation, dF/F
     Raises InputError for a rate or a decay that is not positive.

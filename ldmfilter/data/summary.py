@@ -11,10 +11,11 @@ import xarray as xr
 
 from ldmfilter.data.formats.binned import BinnedSession
 from ldmfilter.data.session import Session
+from ldmfilter.data.signal import SignalSession
 
 
 def summarise(session: Session) -> dict[str, Any]:
-    """Units, intervals and behaviour of a session as plain values, for JSON.
+    """Units, intervals, behaviour and signals of a session as plain values, for JSON.
 
     Times in s, rates in Hz. None stands for a rate that cannot be told, and for the bin size of a session that has
     spike times.
@@ -28,6 +29,10 @@ def summarise(session: Session) -> dict[str, Any]:
         },
         **{name: getattr(session, name) for name in ("start", "stop", "duration")},
         "bin_size": session.bin_size if isinstance(session, BinnedSession) else None,
+        "signal": session.name if isinstance(session, SignalSession) else None,
+        "series": [
+            {"path": path, "about": about} for path, about in session.series.items() if path not in session.behavior
+        ],
         "units": {
             "number": session.n_units,
             "spikes": session.n_spikes,

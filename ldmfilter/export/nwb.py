@@ -36,10 +36,10 @@ _STATES = {
     "segment": "number of the gap-free stretch that a bin belongs to, -1 outside of all",
     "observed": "whether the bin was observed; where not, states are predictions",
     "trained": "whether the model was trained on the bin",
-    "filtered": "state given the spikes up to its bin (t|t)",
-    "predicted": "state given the spikes before its bin (t|t-1)",
-    "smoothed": "state given all spikes of its segment (t|T)",
-    "innovation": "what the encoder sees in the spikes of a bin less what was predicted (t, given t-1)",
+    "filtered": "state given what was recorded up to its bin (t|t)",
+    "predicted": "state given what was recorded before its bin (t|t-1)",
+    "smoothed": "state given all of its segment (t|T)",
+    "innovation": "what the encoder sees in a bin less what was predicted (t, given t-1)",
 }
 _PARTS = {
     "mean": "mean",

@@ -62,7 +62,7 @@ def test_pynwb_reads_every_value(copy, states):
         assert module["filtered_mean"].unit == "a.u."
         assert json.loads(module["filtered_mean"].comments) == states.attrs
         assert module["filtered_lower"].description == (
-            "Lower bound of the interval, level 0.9: state given the spikes up to its bin (t|t)"
+            "Lower bound of the interval, level 0.9: state given what was recorded up to its bin (t|t)"
         )
         assert module["place_mean"].description == "Mean: behaviour processing/behavior/place, read from the states"
         table = module["segments"].to_dataframe()

@@ -111,7 +111,8 @@ class Inputs:
         counts = self.counts.to_numpy().astype(np.float64)
         if not self.names:
             leading = leading_components(self.latents["filtered_mean"].to_numpy(), 1)[0][:, 0]
-            return np.argsort((counts - counts.mean(0)).T @ leading / np.sqrt(counts.sum(0) + 1), kind="stable")
+            scale = counts.std(0) + 1e-12 if self.model.signal_ else np.sqrt(counts.sum(0) + 1)
+            return np.argsort((counts - counts.mean(0)).T @ leading / scale, kind="stable")
         value = self.measured(self.names[0])
         known = np.isfinite(value)
         edges = np.quantile(value[known], np.linspace(0, 1, _PLACES + 1))

@@ -65,7 +65,8 @@ def summary(inputs: Inputs) -> Section:
         **dataclasses.asdict(source),
         "units_in_file": len(inputs.run.session_unit_ids),
         "units": counts.sizes["unit"],
-        "spikes": int(counts.sum()),
+        "signal": getattr(inputs.session, "name", ""),
+        "spikes": None if model.signal_ else int(counts.sum()),
         "bins": counts.sizes["time"],
         "bin_size": size,
         "seconds": round(counts.sizes["time"] * size, 6),
@@ -192,7 +193,8 @@ def _colouring(about: Mapping[str, Any], values: np.ndarray) -> dict[str, Any]:
 
 def _raster(inputs: Inputs) -> Picture:
     start, stop = inputs.busiest(RASTER_SHOWN)
-    trains = [t[(t >= start) & (t < stop)] for t in (inputs.spike_times(unit) for unit in inputs.unit_order())]
+    order, signal = inputs.unit_order(), inputs.model.signal_
+    trains = [] if signal else [t[(t >= start) & (t < stop)] for t in map(inputs.spike_times, order)]
     shown = inputs.between(start, stop)
     for name in inputs.names:  # a readout is shown only where it was not fitted
         kept = {key: shown[key] for key in (f"{name}_mean", f"{name}_ci") if key in shown}
@@ -202,7 +204,7 @@ def _raster(inputs: Inputs) -> Picture:
         "start": start,
         "stop": stop,
         "spikes": sum(map(len, trains)),
-        "units": len(trains),
+        "units": len(order),
         "unseen": not shown["trained"].any(),
         "behaviors": [one["name"] for one in behaviors],
     }
@@ -212,7 +214,10 @@ def _raster(inputs: Inputs) -> Picture:
         part = shown.isel(time=np.flatnonzero(shown["time"].to_numpy() < end))
         heights = [2.6, *[1.0] * len(behaviors)]
         grid = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
-        plots.plot_raster(trains, grid[0], start, end)
+        if signal:
+            plots.plot_signal(inputs.counts.isel(unit=order), grid[0], start, end)
+        else:
+            plots.plot_raster(trains, grid[0], start, end)
         for one, axes in zip(behaviors, grid[1:], strict=True):
             plots.plot_behavior(part, one["name"], axes, one["period"])
             axes.set_ylabel(clean("\n".join(filter(None, (one["name"], one["unit"])))), parse_math=False)

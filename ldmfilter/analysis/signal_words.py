@@ -1,0 +1,27 @@
+"""What is said of spikes, said of a signal."""
+
+_WORDS = (
+    ("bits per spike", "of the variance"),
+    (" bits, ", " of the variance, "),
+    ("mean rate", "mean"),
+    ("; counted ", "; "),
+    ("smoothed counts", "the smoothed signal"),
+    ("smoothing the counts", "smoothing the signal"),
+    (", which makes counts more Gaussian, or a higher --min-rate", ""),
+    ("sets of spikes", "signals"),
+    ("recorded spikes", "recorded signal"),
+    ("spikes ahead", "signal ahead"),
+    ("spikes shifted", "the signal shifted"),
+    (" spikes", " the signal"),
+)
+
+
+def of_signal(text: str) -> str:
+    """A sentence of the checks on spikes, as it reads where the model is one of a signal.
+
+    >>> of_signal("the states predict spikes 0.5 to 3 s ahead better than mean rates")
+    'the states predict the signal 0.5 to 3 s ahead better than means'
+    """
+    for spikes, signal in _WORDS:
+        text = text.replace(spikes, signal)
+    return text
