@@ -52,7 +52,9 @@ def option(default: Any, help: str, panel: str, **more: Any) -> Any:
 class DataConfig:
     """Which spikes, or which signal, are used, and in which bins."""
 
-    bin_size: float = option(0.1, "Width of a time bin, s; of a signal a frame.", TIME, noun="a number of seconds", above=0)
+    bin_size: float = option(
+        0.1, "Width of a time bin, s; of a signal a frame.", TIME, noun="a number of seconds", above=0
+    )
     interval: str | None = option(
         None, "Rows of an interval table, as epochs=run; a table alone takes all.", TIME, metavar="TABLE=TAG"
     )

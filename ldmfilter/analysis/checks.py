@@ -444,7 +444,8 @@ def diagnose(
     words: Callable[[str], str] = of_signal if model.signal_ else str
     tell = progress or (lambda _: None)
     measures = measure(model, counts, surrogates, seed, lambda what: tell(words(what)))
-    findings = [check.judge(measures) for check in CHECKS]
-    texts = [{k: words(v) for k, v in vars(one).items() if isinstance(v, str)} for one in findings]
-    told = tuple(dataclasses.replace(one, **text) for one, text in zip(findings, texts, strict=True))
-    return Diagnosis(**vars(measures), findings=told, signal=model.signal_)
+    findings = []
+    for check in CHECKS:
+        judged: dict[str, Any] = vars(check.judge(measures))
+        findings.append(Finding(**{k: words(v) if isinstance(v, str) else v for k, v in judged.items()}))
+    return Diagnosis(**vars(measures), findings=tuple(findings), signal=model.signal_)

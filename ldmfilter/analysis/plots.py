@@ -135,7 +135,7 @@ def plot_raster(spike_times: Sequence[np.ndarray], axes: Axes, start: float, sto
 
 
 def plot_signal(signal: xr.DataArray, axes: Axes, start: float, stop: float) -> None:
-    """A signal (time, unit) from `start` to `stop`, s, in deviations of each channel, a row each, the first at the top."""
+    """A signal (time, unit) from `start` to `stop`, s: a row for each channel, in its deviations, the first on top."""
     time = signal["time"].to_numpy()
     values = (signal - signal.mean("time")) / (signal.std("time") + 1e-12)
     shown = values.isel(time=np.flatnonzero((time >= start) & (time < stop))).to_numpy().T

@@ -36,7 +36,8 @@ def check_counts(counts: xr.DataArray) -> xr.DataArray:
     segment = np.asarray(counts["segment"]) if "segment" in counts.coords else np.zeros(n, np.int32)
     observed = np.asarray(counts["observed"]) if "observed" in counts.coords else np.ones(n, bool)
     if counts.dtype.kind != "u":
-        whole, missing = (_finite if is_signal(counts) else whole_counts)(counts.to_numpy(), time, counts["unit"].to_numpy(), where_of(counts))
+        check = _finite if is_signal(counts) else whole_counts
+        whole, missing = check(counts.to_numpy(), time, counts["unit"].to_numpy(), where_of(counts))
         counts = counts.copy(data=whole)
         if missing is not None:
             seen = ~missing.all(1)

@@ -60,7 +60,7 @@ class SignalSession(BinnedSession):
         return own if abs(bin_size / own - 1) < _SAME else bin_size, cut
 
     def means(self, left: Floats, right: Floats) -> Array:
-        """Means (time, unit), float32, of the frames in bins (time,), s; NaN where half of a bin was seen or less."""
+        """Means (time, unit), float32, of the frames in bins (time,), s; NaN where less than half of a bin was seen."""
         frame = self.bin_size
         edges = np.stack([left, right]) - 1e-6 * frame  # a frame on an edge is in the later bin, whatever the rounding
         first, last = np.searchsorted(self.signal["time"].values, edges)
@@ -79,12 +79,13 @@ class SignalSession(BinnedSession):
         inside = np.searchsorted(union(bounds).ravel(), self.signal["time"].values, side="right") % 2 == 1
         values = self.signal.values[inside]
         varies = np.fmax.reduce(values, 0, initial=np.nan) > np.fmin.reduce(values, 0, initial=np.nan)
-        return np.where(varies, np.nan, 0.0)
+        return np.where(varies, np.nan, np.zeros(len(varies)))
 
-    def select_units(self, mask_or_ids: npt.ArrayLike) -> SignalSession:
+    def select_units(self, mask_or_ids: npt.ArrayLike) -> Session:
         """As `Session.select_units`."""
         fewer = super().select_units(mask_or_ids)
-        return replace(fewer, signal=self.signal.sel(unit=fewer.units["unit"].values))  # type: ignore[return-value]
+        assert isinstance(fewer, SignalSession)
+        return replace(fewer, signal=self.signal.sel(unit=fewer.units["unit"].values))
 
     def to_zarr(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
         """As `Session.to_zarr`."""
@@ -205,7 +206,7 @@ def _labelled(signal: xr.DataArray | npt.ArrayLike, bin_size: float | None, wher
     if "time" in signal.coords:
         time = seconds_of(signal["time"], where)
     elif bin_size is not None and math.isfinite(bin_size) and bin_size > 0:
-        time = (np.arange(len(signal)) + 0.5) * bin_size
+        time = np.asarray((np.arange(len(signal)) + 0.5) * bin_size, dtype=np.float64)
     else:
         raise InputError(f"{where}: does not say how long a frame is; give --bin-size, in Python bin_size")
     return signal.values.astype(np.float32), names, time

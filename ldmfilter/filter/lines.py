@@ -1,4 +1,4 @@
-"""Counts, or values of a signal, and states as lines of JSON or CSV, one a bin: what `ldmfilter stream` reads and writes."""
+"""Counts, or a signal, and states as lines of JSON or CSV, one a bin: what `ldmfilter stream` reads and writes."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ MODEL_FORMAT = 5
 
 @dataclass(eq=False, repr=False)
 class LDMFilter(Fitted):
-    """Nonlinear Bayesian filter for spike counts, or a signal such as dF/F, trained without labels by predictive latent distribution
-    matching (Mikulasch & Zenke 2026).
+    """Nonlinear Bayesian filter for spike counts, or a signal such as dF/F, trained without labels by predictive latent
+    distribution matching (Mikulasch & Zenke 2026).
 
     The settings are those of `FilterConfig`. `fit` adds attributes that end in an underscore:
 

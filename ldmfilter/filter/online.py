@@ -163,8 +163,8 @@ class OnlineFilter:
         """The state that `restore` goes on from, as NumPy arrays and plain values.
 
         Keys: mean (phase, state) and cov (phase, state, state) of the last k bins, with the states of the noise where
-        it has a memory; recent (phase, unit), the counts of these bins, -1 (of a signal the largest float32) where there is none; bins; model_id. For
-        `np.savez(path, **state)`, or for JSON with each array's `tolist`.
+        it has a memory; recent (phase, unit), the counts of these bins, -1 (of a signal the largest float32)
+        where there is none; bins; model_id. For `np.savez(path, **state)`, or for JSON with each array's `tolist`.
         """
         return {
             "mean": np.stack([one.mean for one in self._phases]),

@@ -24,8 +24,8 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession, from_counts, seconds_of
-from ldmfilter.data.formats.format import Format, starts_with
 from ldmfilter.data.counts import is_signal
+from ldmfilter.data.formats.format import Format, starts_with
 from ldmfilter.data.session import Source
 from ldmfilter.data.signal import choose_series, from_signal
 from ldmfilter.data.tables import Array, shorten
@@ -184,7 +184,7 @@ def _session(
 
 
 def _counts(root: xr.Dataset, where: str, wanted: str | None) -> tuple[xr.DataArray, dict[str, str]]:
-    """The counts, or the signal that is wanted in their place; and, of a signal, all that there are, with their sizes."""
+    """The counts, or the signal that is wanted in their place; and, of a signal, the sizes of all there are."""
     tables = {str(name): array for name, array in root.items() if array.ndim == 2 and "time" in array.dims}
     tables = {name: array for name, array in tables.items() if name not in _MARKS}
     fitting = [name for name, array in tables.items() if set(array.dims) == {"time", "unit"} and not is_signal(array)]

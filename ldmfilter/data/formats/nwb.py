@@ -109,7 +109,7 @@ def _read(nwb_source: NWBSource, checksum: Callable[[], str], wanted: str | None
                 session_start_time=nwb.session_start_time.isoformat() if nwb.session_start_time else "",
                 checksum=checksum(),
             )
-    parts = {"intervals": intervals, "behavior": behavior, "series": about}
+    parts: dict[str, Any] = {"intervals": intervals, "behavior": behavior, "series": about}
     if chosen is None:
         session = Session.checked(spikes, index, ids, columns, source, observed=observed, **parts)
     else:
