@@ -446,6 +446,6 @@ def diagnose(
     measures = measure(model, counts, surrogates, seed, lambda what: tell(words(what)))
     findings = []
     for check in CHECKS:
-        judged: dict[str, Any] = vars(check.judge(measures))
-        findings.append(Finding(**{k: words(v) if isinstance(v, str) else v for k, v in judged.items()}))
+        texts: dict[str, Any] = {k: words(v) for k, v in vars(one := check.judge(measures)).items() if type(v) is str}
+        findings.append(dataclasses.replace(one, **texts))
     return Diagnosis(**vars(measures), findings=tuple(findings), signal=model.signal_)
