@@ -445,7 +445,7 @@ def diagnose(
     tell = progress or (lambda _: None)
     measures = measure(model, counts, surrogates, seed, lambda what: tell(words(what)))
     findings = []
-    for check in CHECKS:
-        texts: dict[str, Any] = {k: words(v) for k, v in vars(one := check.judge(measures)).items() if type(v) is str}
+    for one in (check.judge(measures) for check in CHECKS):
+        texts: dict[str, Any] = {k: words(v) for k, v in vars(one).items() if isinstance(v, str)}
         findings.append(dataclasses.replace(one, **texts))
     return Diagnosis(**vars(measures), findings=tuple(findings), signal=model.signal_)
