@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ldmfilter.data.binning import choose_spans as choose_spans
     from ldmfilter.data.binning import choose_units as choose_units
     from ldmfilter.data.session import Session as Session
+    from ldmfilter.data.signal import from_signal as from_signal
     from ldmfilter.data.windows import reserve as reserve
     from ldmfilter.errors import InputError as InputError
     from ldmfilter.errors import TrainingError as TrainingError
@@ -30,6 +31,7 @@ _NAMES = {
     "data": ("read_session",),
     "data.binning": ("bin_spikes", "choose_spans", "choose_units"),
     "data.session": ("Session",),
+    "data.signal": ("from_signal",),
     "data.windows": ("reserve",),
     "errors": ("InputError", "TrainingError"),
     "filter.model": ("LDMFilter", "load"),

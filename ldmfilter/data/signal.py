@@ -32,15 +32,18 @@ class SignalSession(BinnedSession):
 
     bin_size: of a frame, s
     signal (time, unit): float32 at the middles of frames, s, which are regular within a stretch; NaN where missing
-    name: of the series in its file
     """
 
     signal: xr.DataArray = field(default_factory=lambda: xr.DataArray(np.empty((0, 0)), dims=("time", "unit")))
-    name: str = ""
 
     def __repr__(self) -> str:
         span = f"{self.start:g} to {self.stop:g} s"
         return f"<SignalSession {self.source.path}: {self.name}, {self.n_units} channels, {span}>"
+
+    @property
+    def name(self) -> str:
+        """Path of the series in its file."""
+        return str(self.signal.name)
 
     def on_grid(self, bin_size: float, spans: Sequence[Span]) -> tuple[float, list[Span]]:
         """The bin size, and spans that do not go on across a gap.
@@ -156,8 +159,7 @@ def from_signal(
         extent=(float(stretches[0, 0]), float(stretches[-1, 1])),
         bin_size=size,
         stretches=stretches,
-        signal=xr.DataArray(full, dims=("time", "unit"), coords=coords, name="signal", attrs=attrs),
-        name=name,
+        signal=xr.DataArray(full, dims=("time", "unit"), coords=coords, name=name, attrs=attrs),
         **parts,
     )
 
@@ -168,7 +170,7 @@ def choose_series(found: Mapping[str, str], wanted: str | None, where: str, like
     found: every series, with a few words on each
     Raises InputError, which lists them, where there are none or several.
     """
-    listed = shorten(f"{path} ({found[path]})" for path in ((wanted is None and likely) or found)) or "no series"
+    listed = shorten(f"{path} ({found[path]})" for path in ((wanted is None and likely) or found)) or "none"
     if wanted is None:
         if len(likely) == 1:
             return likely[0]

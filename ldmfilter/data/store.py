@@ -22,7 +22,6 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.untrusted.zarr_store import ZARR_3, is_store
 from ldmfilter.errors import InputError
 from ldmfilter.files import replacing
@@ -70,10 +69,11 @@ def write_session(session: Session, path: str | os.PathLike[str], overwrite: boo
         intervals, behavior = root.create_group("intervals"), root.create_group("behavior")
         for name, table in session.intervals.items():
             _put_dataset(intervals.create_group(_key(name)), table)
-        if isinstance(session, SignalSession):
+        signal: xr.DataArray | None = getattr(session, "signal", None)
+        if signal is not None:
             group = root.create_group("signal")
-            group.attrs["name"] = session.name
-            _put_dataset(group, session.signal.drop_vars("unit").to_dataset(name="data"))
+            group.attrs["name"] = signal.name
+            _put_dataset(group, signal.drop_vars("unit").to_dataset(name="data"))
         for name, series in session.behavior.items():
             group = behavior.create_group(_key(name))
             group.attrs["name"] = series.name

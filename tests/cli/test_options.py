@@ -17,6 +17,7 @@ VALUES = {
     "bin_size": (["--bin-size", "0.2"], 0.2),
     "interval": (["--interval", "epochs=run"], "epochs=run"),
     "spans": (["--span", "1:2", "--span", "5:"], ((1.0, 2.0), (5.0, math.inf))),
+    "series": (["--series", "dff"], "dff"),
     "units": (["--units", "rate > 1"], "rate > 1"),
     "min_rate": (["--min-rate", "0.5"], 0.5),
     "reserve": (["--reserve", "0"], 0.0),
