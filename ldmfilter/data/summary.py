@@ -41,7 +41,7 @@ def summarise(session: Session) -> dict[str, Any]:
             "columns": [str(name) for name in session.units],
             "observed_intervals": session.observed is not None,
             "table": [
-                {"unit": unit, "rate": rate}
+                {"unit": unit, "rate": _number(rate)}
                 for unit, rate in zip(session.units["unit"].to_numpy().tolist(), rates.tolist(), strict=True)
             ],
         },
