@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from ldmfilter.analysis.plots import leading_components
+from ldmfilter.data.counts import is_signal
 from ldmfilter.data.windows import stretches
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Inputs:
         counts = self.counts.to_numpy().astype(np.float64)
         if not self.names:
             leading = leading_components(self.latents["filtered_mean"].to_numpy(), 1)[0][:, 0]
-            scale = counts.std(0) + 1e-12 if self.model.signal_ else np.sqrt(counts.sum(0) + 1)
+            scale = counts.std(0) + 1e-12 if is_signal(self.counts) else np.sqrt(counts.sum(0) + 1)
             return np.argsort((counts - counts.mean(0)).T @ leading / scale, kind="stable")
         value = self.measured(self.names[0])
         known = np.isfinite(value)

@@ -22,6 +22,7 @@ from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.pictures import Picture
 from ldmfilter.analysis.report.words import clean, finite, plain_number
 from ldmfilter.config import Config, DataConfig, FilterConfig
+from ldmfilter.data.counts import is_signal
 from ldmfilter.data.windows import stretches
 from ldmfilter.version import __version__
 
@@ -66,7 +67,7 @@ def summary(inputs: Inputs) -> Section:
         "units_in_file": len(inputs.run.session_unit_ids),
         "units": counts.sizes["unit"],
         "signal": getattr(inputs.session, "name", ""),
-        "spikes": None if model.signal_ else int(counts.sum()),
+        "spikes": None if is_signal(counts) else int(counts.sum()),
         "bins": counts.sizes["time"],
         "bin_size": size,
         "seconds": round(counts.sizes["time"] * size, 6),
@@ -193,7 +194,7 @@ def _colouring(about: Mapping[str, Any], values: np.ndarray) -> dict[str, Any]:
 
 def _raster(inputs: Inputs) -> Picture:
     start, stop = inputs.busiest(RASTER_SHOWN)
-    order, signal = inputs.unit_order(), inputs.model.signal_
+    order, signal = inputs.unit_order(), is_signal(inputs.counts)
     trains = [] if signal else [t[(t >= start) & (t < stop)] for t in map(inputs.spike_times, order)]
     shown = inputs.between(start, stop)
     for name in inputs.names:  # a readout is shown only where it was not fitted
