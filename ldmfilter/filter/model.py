@@ -32,7 +32,7 @@ log = logging.getLogger("ldmfilter")
 
 MODEL_FILE = "model.safetensors"
 #: Version of the model file. It rises when an older package could not read a newer file.
-MODEL_FORMAT = 5
+MODEL_FORMAT = 4
 
 
 @dataclass(eq=False, repr=False)
