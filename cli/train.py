@@ -12,7 +12,6 @@ from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, follow, sa
 from ldmfilter_cli.options import RUN, SESSION, ConfigFile, Format, open_run, with_options
 
 from ldmfilter.config import OPTIONS, Config, read_toml
-from ldmfilter.data.counts import is_signal
 from ldmfilter.ranks import ranks
 
 if TYPE_CHECKING:
@@ -113,6 +112,8 @@ def _follow(
             say(f"ldmfilter: interrupted; go on with `ldmfilter train {again} --run {run.folder}`")
         raise typer.Exit(INTERRUPTED) from None
     if not quiet:
+        from ldmfilter.data.counts import is_signal
+
         _say_end(run, training, added, is_signal(counts[0]))
 
 
