@@ -217,11 +217,12 @@ def test_what_its_reader_saw_is_not_shown_as_read():
         "bins": {"used": 1},
     }
     about |= {"readouts": {}, "decoder": None, "control": None, "intervals": [], "calibrated": True}
-    model = SimpleNamespace(unit_ids_=session.units["unit"].to_numpy(), states=2)
+    sizes = SimpleNamespace(states=2)
+    model = SimpleNamespace(unit_ids_=session.units["unit"].to_numpy(), sized_=sizes)
 
     def raster(latents):
         section = SECTIONS["states"](Inputs(None, session, counts, model, latents, {}, [about]))  # type: ignore[arg-type]
-        content = {"behavior": [about], "figures": {"raster": section.data["raster"]}, "diagnosis": {"baselines": []}}
+        content = {"behavior": [about], "figures": {"raster": section.data["raster"]}, "diagnosis": {"baselines": [], "signal": False}}
         write_section("behavior", content, section.pictures)
         return section.pictures["raster"], content["figures"]["raster"]["finding"]
 
@@ -307,7 +308,7 @@ def test_commands_make_the_run_again(report):
 )
 def test_numbers_as_people_read_them(value, shown):
     assert short(value) == shown
-    number = environment().get_template("macros.html").make_module({"diagnosis": {"baselines": []}}).number
+    number = environment().get_template("macros.html").make_module({"diagnosis": {"baselines": [], "signal": False}}).number
     assert number(value) == f'<data value="{value!r}">{shown}</data>'
     assert short(math.nan) == short(None) == Outline(number(None)).texts[0][1]
 
