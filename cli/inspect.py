@@ -1,19 +1,21 @@
 """`ldmfilter inspect`."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from ldmfilter_cli.console import Debug, Quiet, command, open_console, print_table, shown
-from ldmfilter_cli.options import SESSION, Format
+from ldmfilter_cli.options import SESSION, Format, with_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 @command
+@with_options("sort_times", "ticks")
 def inspect(
     session: Annotated[Path, typer.Argument(help=SESSION)],
     format: Format = None,
@@ -24,6 +26,8 @@ def inspect(
         str | None, typer.Option(metavar="PATH", help="Signal in place of spikes, by its path or the last part of it.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    *,
+    options: dict[str, Any],
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -34,7 +38,11 @@ def inspect(
     from ldmfilter.data import read_session
     from ldmfilter.data.summary import summarise
 
-    summary = summarise(read_session(session, format, bin_size, series))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        read = read_session(session, format, bin_size, series, **options)
+    odd = [" ".join(str(one.message).split()) for one in caught if one.category is UserWarning]
+    summary = summarise(read, odd)
     if as_json:
         print(json.dumps(summary, indent=1, allow_nan=False))
     else:
@@ -48,7 +56,8 @@ def _show(summary: dict[str, Any]) -> None:
     console.print(shown(summary["path"], style="bold", overflow="fold"))
     about = [summary[key] for key in ("identifier", "session_id", "session_start_time") if summary[key]]
     start, stop, duration = (_g(summary[key]) for key in ("start", "stop", "duration"))
-    for line in (", ".join(about), f"{start} to {stop} s, {duration} s in all"):
+    odd = [f"warning: {line.removeprefix(summary['path'] + ': ')}" for line in summary["odd"]]
+    for line in (f"{start} to {stop} s, {duration} s in all", *odd, ", ".join(about)):
         if line:
             console.print(shown(line))
     if summary["signal"]:
@@ -60,10 +69,16 @@ def _show(summary: dict[str, Any]) -> None:
         console.print(shown(line))
     _heading(console, "Intervals")
     tables = [
-        (one["table"], str(one["rows"]), _g(one["start"]), _g(one["stop"]), shorten(one["tags"]))
+        (one["table"], str(one["rows"]), _g(one["start"]), _g(one["stop"]), _g(one["seconds"]), _tags(one))
         for one in summary["intervals"]
     ]
-    _show_table(console, ("table", ">rows", ">from, s", ">to, s", "tags"), tables)
+    _show_table(console, ("table", ">rows", ">from, s", ">to, s", ">seconds", "tags"), tables)
+    for one in summary["intervals"]:
+        events = [f"{name} ({_g(e['start'])} to {_g(e['stop'])} s)" for name, e in one["events"].items()]
+        columns = [name for name in one["columns"] if name not in ("start_time", "stop_time", *one["events"])]
+        told = [f"events {shorten(events)}"] * bool(events) + [f"columns {shorten(columns)}"] * bool(columns)
+        if told:
+            console.print(shown(f"{one['table']}: {'; '.join(told)}"))
     _heading(console, "Behavior")
     series = [
         (one["path"], " x ".join(map(str, one["shape"])), one["unit"], _g(one["rate"])) for one in summary["behavior"]
@@ -72,6 +87,17 @@ def _show(summary: dict[str, Any]) -> None:
     if summary["series"]:
         _heading(console, "Signals, for --series")
         _show_table(console, ("path", "shape, rate, unit"), [(one["path"], one["about"]) for one in summary["series"]])
+    _heading(console, "Next")
+    for line in summary["next"]:
+        console.print(shown(line))
+
+
+def _tags(table: dict[str, Any]) -> str:
+    """The tags of an interval table, with the seconds of each where these are known."""
+    from ldmfilter.data.tables import shorten
+
+    seconds = table["seconds_by_tag"]
+    return shorten(f"{tag} ({_g(seconds[tag])} s)" if tag in seconds else tag for tag in table["tags"])
 
 
 def _about_units(units: dict[str, Any], signal: bool) -> list[str]:

@@ -99,6 +99,7 @@ def parse_span(text: str) -> tuple[float, float]:
 _TEXTS: dict[Any, tuple[Any, Callable[[str], Any]]] = {
     tuple[int, ...]: (str, parse_widths),
     tuple[tuple[float, float], ...]: (list[str], parse_span),
+    tuple[str, ...]: (list[str], str),
 }
 
 

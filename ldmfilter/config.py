@@ -76,6 +76,19 @@ class DataConfig:
         TIME, noun="a share", least=0, most=0.8,
     )  # fmt: skip
 
+    sort_times: bool = option(
+        False, "Take times that fall back (spikes, behaviour) as disorder, though a clock may have been reset.", TIME
+    )
+    ticks: tuple[str, ...] = option(
+        (), "Ticks a second of the times of spikes, a table or a series: 1000 where they are ms, 1 for s; repeatable.",
+        TIME, metavar="NAME=HZ",
+    )  # fmt: skip
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What `read_session` is to be told, by its names."""
+        return {"series": self.series, "sort_times": self.sort_times, "ticks": self.ticks}
+
     def validate(self) -> None:
         """Check what can be checked without a session.
 
@@ -85,6 +98,8 @@ class DataConfig:
         _check(self, DataConfig)
         for start, stop in self.spans:
             _require(stop > start, "span", f"{start}:{stop}", "START:STOP in seconds with STOP after START")
+        for text in self.ticks:
+            parse_ticks(text)
 
 
 LATENT_DIM = 16  # where there are twice as many units or more
@@ -273,6 +288,17 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a TOML file ({error}); see config.toml in a run folder for an example") from None
 
 
+def parse_ticks(text: str) -> tuple[str, float]:
+    """Name and Hz of "NAME=HZ". Raises: InputError for another form."""
+    name, _, hz = text.rpartition("=")
+    try:
+        ticks = float(hz)
+    except ValueError:
+        ticks = math.nan
+    _require(bool(name) and 0 < ticks < math.inf, "ticks", repr(text)[:60], "NAME=HZ, as spikes=1000")
+    return name, ticks
+
+
 def kind(one: dataclasses.Field) -> Any:
     """The type of an option's values: its annotation without None."""
     kinds = get_args(one.type)
@@ -282,7 +308,7 @@ def kind(one: dataclasses.Field) -> Any:
 # A value of a type, in words.
 _NOUNS = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text",
-    tuple[int, ...]: "whole numbers", tuple[tuple[float, float], ...]: "pairs of numbers",
+    tuple[int, ...]: "whole numbers", tuple[str, ...]: "texts", tuple[tuple[float, float], ...]: "pairs of numbers",
 }  # fmt: skip
 _NUMBERS: dict[Any, type] = {int: numbers.Integral, float: numbers.Real}  # those of numpy too
 

@@ -221,7 +221,12 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
         raise InputError(
             f"{where} is constant ({low:g}){notes and ' where tracking was not lost'}; choose another behaviour"
         )
-    period = _period(path, unit, low, high, forced) if forced or not categories else None
+    typed = bool(series.attrs.get("circular"))  # as NWB's CompassDirection says, whatever the unit
+    period = _period(path, unit, low, high, forced or typed) if forced or typed or not categories else None
+    if typed and period is None:
+        notes.append(f"a direction by its type, but its values, {low:g} to {high:g}, fit no turn; taken as on a line")
+    if period is not None and _ANGLE.fullmatch(unit) and period != _turn(unit):
+        notes.append(f"its values, {low:g} to {high:g}, are no {unit}")
     if forced and period is None:
         raise InputError(
             f"{where}: values from {low:g} to {high:g} without an angle's unit fit no turn of 2 pi or 360; "
@@ -257,12 +262,23 @@ def _period(path: str, unit: str, low: float, high: float, forced: bool) -> floa
         some = 0.01 * turn
         return (low >= -some and high <= turn + some) or (low >= -turn / 2 - some and high <= turn / 2 + some)
 
+    turns = [turn for turn in (2 * math.pi, 360.0) if fits(turn)]
     if _ANGLE.fullmatch(unit):
-        turn = 2 * math.pi if unit.lower().startswith("rad") else 360.0
-        return turn if forced or fits(turn) else None
+        own = _turn(unit)
+        # Values that fill a turn of radians, in "degrees", are radians; those far beyond one, in "radians", degrees.
+        if own == 360.0 and 2 * math.pi in turns and high - low > math.pi:
+            return 2 * math.pi
+        if own < 7 and own not in turns and 360.0 in turns and high - low > 8 * math.pi:
+            return 360.0
+        return own if forced or own in turns else None
     if forced or (not unit and _DIRECTION.search(path)):
-        return next((turn for turn in (2 * math.pi, 360.0) if fits(turn)), None)
+        return turns[0] if turns else None
     return None
+
+
+def _turn(unit: str) -> float:
+    """One turn in a unit of angles."""
+    return 2 * math.pi if unit.lower().startswith("rad") else 360.0
 
 
 def align(behavior: Behavior, time: np.ndarray, bin_size: float) -> tuple[np.ndarray, np.ndarray]:

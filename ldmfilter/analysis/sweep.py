@@ -501,7 +501,7 @@ def _write_new(path: Path, about: dict[str, Any]) -> None:
 @functools.lru_cache(maxsize=1)
 def _record(path: str, config: DataConfig) -> tuple[Session, xr.DataArray]:
     """A session and the counts to train on, which are not read again for the next run."""
-    session = read_session(path, None, config.bin_size, config.series)
+    session = read_session(path, None, config.bin_size, **config.reading)
     return session, reserve(prepare(session, config), config.reserve)
 
 

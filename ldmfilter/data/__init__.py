@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,13 @@ FORMATS = {
 
 
 def read_session(
-    path: str | os.PathLike[str], format: str | None = None, bin_size: float | None = None, series: str | None = None
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    bin_size: float | None = None,
+    series: str | None = None,
+    *,
+    sort_times: bool = False,
+    ticks: Sequence[str] = (),
 ) -> Session:
     """Read a session from any of the formats in `FORMATS`.
 
@@ -42,10 +49,15 @@ def read_session(
     bin_size: s, of counts that do not say it themselves
     series: path of a signal, or the unique last part of it, to be read in place of spikes: a `SignalSession`. Without
         it one is read where there are no units and there is just one
+    sort_times: take times that fall back as disorder, though a clock may have been reset
+    ticks: "NAME=HZ", ticks a second of the times of `spikes`, `obs_intervals`, an interval table or a series
 
-    Raises InputError, one line, for a file that is missing, empty, truncated or of another kind, and for a session
-    without units or with spike times that are NaN, or without the series.
+    Raises InputError, one line, for a file that is missing, empty, truncated or of another kind, for a session
+    without units or with spike times that are NaN, or without the series, and where order or unit of the spike times
+    are in doubt.
     """
+    from ldmfilter.data.clocks import Reading  # xarray, which the command line starts without
+
     if format is not None and format not in FORMATS:
         raise InputError(f"{path}: no format {format!r}; the formats are {', '.join(FORMATS)}")
     if remote_address(path) is not None:
@@ -62,7 +74,7 @@ def read_session(
     try:
         if series is not None and not declared.series:
             raise InputError(f"{path}: its format holds spikes or counts alone, no series; leave --series out")
-        session = declared.read(path, bin_size, **({"series": series} if declared.series else {}))
+        session = declared.read(path, Reading(bin_size, series, sort_times, tuple(ticks)))
         return replace(session, source=replace(session.source, format=format or ""))
     except MemoryError as error:
         reason = (str(error).splitlines() or ["out of memory"])[0]
@@ -70,8 +82,16 @@ def read_session(
 
 
 def _declared(name: str) -> Format:
-    # The readers need seconds to import.
-    declared: Format = importlib.import_module(f"ldmfilter.data.formats.{FORMATS[name]}").FORMATS[name]
+    # The readers need seconds to import, and libraries that some of them import make a folder for their cache.
+    try:
+        declared: Format = importlib.import_module(f"ldmfilter.data.formats.{FORMATS[name]}").FORMATS[name]
+    except OSError as error:
+        which = "XDG_CACHE_HOME" if os.environ.get("XDG_CACHE_HOME") else "HOME"
+        folder = os.environ.get(which, "~")
+        raise InputError(
+            f"{folder}: {which} cannot be written to ({error.strerror}: {error.filename}), where libraries keep a "
+            "cache; set XDG_CACHE_HOME to a folder that can"
+        ) from error
     return declared
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from ldmfilter.data.clocks import Clock, Parts, Reading, iso, relative, settle
 from ldmfilter.data.counts import whole_counts
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect
@@ -24,18 +25,10 @@ from ldmfilter.errors import InputError
 _SAME = 1e-6
 # Bins that lie off the grid by less than this share of a bin are on it: time axes in float32 waver by so much.
 _WAVER = 0.05
+# Fewer steps from bin to bin tell nothing of their unit of time.
+_FEW = 10
 # Spikes at most, eight bytes each.
 _MOST = 2**29
-# Seconds in a unit of a time axis; "since" a date may follow.
-_SECONDS = {
-    **dict.fromkeys(("", "s", "sec", "secs", "second", "seconds"), 1.0),
-    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
-    **dict.fromkeys(("us", "microsecond", "microseconds"), 1e-6),
-    **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), 1e-9),
-    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
-    **dict.fromkeys(("h", "hr", "hour", "hours"), 3600.0),
-    **dict.fromkeys(("d", "day", "days"), 86400.0),
-}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,6 +85,7 @@ def from_counts(
     intervals: Mapping[str, Mapping[str, Any] | pd.DataFrame] | None = None,
     behavior: Mapping[str, xr.DataArray] | None = None,
     source: Source | None = None,
+    reading: Reading | None = None,
 ) -> BinnedSession:
     """A session from counts that were made elsewhere.
 
@@ -99,8 +93,9 @@ def from_counts(
         is False, were not observed; `segment` and jumps in `time` end a stretch; `interval`, a label a bin, becomes
         an interval table of that name.
     bin_size: s, for counts that say it neither in an attribute `bin_size` nor by `time` (bin centres; s, or as its
-        attribute `units` says)
+        attribute `units` says, or dates, of which the first bin's edge is 0 s)
     units, intervals, behavior: as for `Session.from_spikes`
+    reading: what a person says of the times
 
     Raises InputError for other dims, a bin size that is not told or does not fit the time axis, times that do not
     rise, and values that are no counts.
@@ -109,10 +104,11 @@ def from_counts(
     >>> session.n_spikes, session.rates.round(6).tolist()
     (7, [10.0, 13.333333])
     """
-    source = source or Source()
+    source, reading = source or Source(), reading or Reading()
     where = source.path
     table, ids = _labelled(counts, where)
-    size, centres = _time(table, bin_size, where)
+    clock, size, centres = _time(table, bin_size, reading, source.session_start_time, where)
+    source = replace(source, session_start_time=source.session_start_time or iso(clock.zero))
     segment = _mark(table, "segment", where)
     grid = _Grid.of(size, centres, segment)
     values, missing = whole_counts(table.values, centres, ids, where)
@@ -128,16 +124,23 @@ def from_counts(
     masks = None if missing is None else ~missing
     if unit_observed is not None:
         masks = unit_observed.astype(bool) if masks is None else masks & unit_observed.astype(bool)
-    tables = {name: make_intervals(columns, f"{where}: {name}") for name, columns in (intervals or {}).items()}
+    tables = {
+        name: make_intervals(clock.columns(columns, f"{where}: {name}"), f"{where}: {name}")
+        for name, columns in (intervals or {}).items()
+    }
+    series = {name: clock.series(one, f"{where}: {name}", reading) for name, one in (behavior or {}).items()}
     if "interval" in table.coords and "interval" not in tables:
         tables["interval"] = grid.labels(table["interval"].values, where)
     trains = [np.repeat(grid.left + size / 2, column.astype(np.int64)) for column in values.T]
+    times, index = np.concatenate(trains), np.cumsum(spikes).astype(np.int64)
+    parts = Parts(tables, {name: one for name, one in series.items() if one is not None})
+    settle(times, index, parts, reading, where, binned=True)
     return BinnedSession(
-        spike_times=np.concatenate(trains),
-        spike_times_index=np.cumsum(spikes).astype(np.int64),
+        spike_times=times,
+        spike_times_index=index,
         units=make_table(units if units is not None else {}, "unit", ids, where=f"{where}: units"),
-        intervals=tables,
-        behavior=dict(behavior or {}),
+        intervals=parts.intervals,
+        behavior=parts.behavior,
         observed=grid.observed(seen, masks, len(ids)),
         source=source,
         extent=(float(grid.left[0]), float(grid.left[-1] + size)),
@@ -223,21 +226,10 @@ def _mark(table: xr.DataArray, name: str, where: str) -> Ints | Array | None:
     return mark.astype(np.int64) if mark.dtype.kind in "bu" else mark
 
 
-def seconds_of(time: xr.DataArray, where: str) -> Floats:
-    """Times (time,) in s, from the unit of time that they are in. Raises InputError for dates and other values."""
-    values = time.values
-    if values.dtype.kind == "m":
-        return values / np.timedelta64(1, "s")
-    if values.dtype.kind not in "uif" or values.ndim != 1:
-        raise InputError(f"{where}: time holds {values.dtype} values; give seconds as numbers")
-    name = str(time.attrs.get("units", "")).partition(" since ")[0].strip().lower()
-    if name not in _SECONDS:
-        raise InputError(f"{where}: time is in {name!r}, which is no unit of time known here; give seconds")
-    return values.astype(np.float64) * _SECONDS[name]
-
-
-def _time(counts: xr.DataArray, given: float | None, where: str) -> tuple[float, Floats]:
-    """The bin size, s, and the bins' centres (time,), s."""
+def _time(
+    counts: xr.DataArray, given: float | None, reading: Reading, started: str, where: str
+) -> tuple[Clock, float, Floats]:
+    """The clock, the bin size, s, and the bins' centres (time,), s."""
     size = counts.attrs.get("bin_size", given)
     if size is not None:
         if not isinstance(size, int | float | np.number) or not (math.isfinite(size) and size > 0):
@@ -246,8 +238,10 @@ def _time(counts: xr.DataArray, given: float | None, where: str) -> tuple[float,
     if "time" not in counts.coords:
         if size is None:
             raise InputError(f"{where}: does not say how long a bin is; give --bin-size, in Python bin_size")
-        return size, (np.arange(counts.sizes["time"], dtype=np.float64) + 0.5) * size
-    centres = seconds_of(counts["time"], where)
+        return Clock.of([], started, where), size, (np.arange(counts.sizes["time"], dtype=np.float64) + 0.5) * size
+    time, hz = counts["time"], reading.hz("spikes")
+    own = time.values.dtype.kind in "uif" and not time.attrs.get("units")
+    centres = relative(time, f"{where}: time")[0] if hz is None else time.values / hz
     steps = np.diff(centres)
     if not (np.isfinite(centres).all() and (steps > 0).all()):
         raise InputError(f"{where}: time does not rise from bin to bin; give the centres of bins in their order")
@@ -264,4 +258,14 @@ def _time(counts: xr.DataArray, given: float | None, where: str) -> tuple[float,
             f"{where}: time steps by {steps.min():g} s where a bin has {size:g} s; "
             "give bins that do not overlap, or the attribute bin_size"
         )
-    return size, centres
+    if steps.size >= _FEW and hz is None and own:
+        # Without a unit, whole numbers may be those of the bins, and steps that are no bins may be ms.
+        step, told = float(np.median(steps)), given is not None or "bin_size" in counts.attrs
+        whole = bool((centres == np.floor(centres)).all())
+        if not (np.abs(steps - size) < _WAVER * size).any() or (whole and not told):
+            raise InputError(
+                f"{where}: time steps by {step:g} without saying in which unit; give the attribute `units` or "
+                "bin_size, or --ticks spikes=1 where it is in s, spikes=1000 in ms"
+            )
+    clock = Clock() if hz is not None else Clock.of(time, started, f"{where}: time", size / 2)
+    return clock, size, centres if hz is not None else clock.seconds(time, f"{where}: time")

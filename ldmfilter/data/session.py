@@ -14,8 +14,10 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from ldmfilter.data.clocks import Clock, Parts, Reading, iso, settle
+from ldmfilter.data.order import check_spikes
 from ldmfilter.data.spans import intersect, union
-from ldmfilter.data.tables import Array, Floats, Ints, check_spikes, concatenate, make_intervals, make_table, shorten
+from ldmfilter.data.tables import Array, Floats, Ints, concatenate, make_intervals, make_table, shorten
 from ldmfilter.errors import InputError
 
 _INSTANT = 1e-9  # s, less than a tick of any clock: no rate is told of a shorter time
@@ -69,7 +71,7 @@ class Session:
         `tags` have a second dim, padded with ""
     behavior: path in the file -> DataArray (time,) or (time, component); attrs unit, rate (Hz), description
     observed: the time each unit was observed, or None where the source does not restrict it
-    extent: start and stop, s, of the recording that units were selected from; None for the extent of the data
+    extent: start and stop, s, of the recording that units were selected from; None for that of spikes and observation
     series: path -> a few words on each signal in the file, which `read_session` reads in place of spikes
     """
 
@@ -94,16 +96,21 @@ class Session:
         units: Mapping[str, Any] | pd.DataFrame | None = None,
         intervals: Mapping[str, Mapping[str, Any] | pd.DataFrame] | None = None,
         behavior: Mapping[str, xr.DataArray] | None = None,
+        *,
+        sort_times: bool = False,
+        ticks: Sequence[str] = (),
     ) -> Session:
         """A session from arrays in memory.
 
-        spike_times: one array of times (s) a unit; a mapping's keys are the units' ids, else 0, 1, ...
+        spike_times: one array of times a unit; a mapping's keys are the units' ids, else 0, 1, ...
         units: columns, each with one value a unit
-        intervals: table name -> columns, of which start_time and stop_time (s) are required
-        behavior: name -> DataArray (time,) or (time, component) with a coordinate `time` (s)
+        intervals: table name -> columns, of which start_time and stop_time are required
+        behavior: name -> DataArray (time,) or (time, component) with a coordinate `time`
+        sort_times, ticks: as for `read_session`
 
-        Unsorted spike times are sorted with a warning. Raises InputError for times that are not finite and
-        for tables whose columns do not fit.
+        Times are numbers in s, durations, or dates, of which the earliest spike is 0 s. Unsorted spike times are
+        sorted with a warning. Raises InputError for times that are not finite, as `order.check_spikes` and
+        `clocks.settle`, and for tables whose columns do not fit.
 
         >>> session = Session.from_spikes({7: [0.1, 0.4], 9: [0.2]}, units={"quality": ["good", "mua"]})
         >>> session.n_units, session.n_spikes, session.stop
@@ -113,10 +120,23 @@ class Session:
         for name, series in (behavior or {}).items():
             if "time" not in series.coords or series.dims[0] != "time" or series.ndim > 2:
                 raise InputError(f"memory: behavior {name!r} must have dims (time,) or (time, component) and a time")
-        trains = [np.asarray(times, dtype=np.float64).ravel() for times in mapping.values()]
-        tables = {name: make_intervals(t, f"memory: {name}") for name, t in (intervals or {}).items()}
+        reading = Reading(sort_times=sort_times, ticks=tuple(ticks))
+        raw = [np.asarray(times).ravel() for times in mapping.values()]
+        clock = Clock.of(np.concatenate([times for times in raw if times.size] or [np.empty(0)]), "", "memory: spikes")
+        trains = [clock.seconds(times, "memory: spikes") for times in raw]
+        tables = {
+            name: make_intervals(clock.columns(t, f"memory: {name}"), f"memory: {name}")
+            for name, t in (intervals or {}).items()
+        }
+        ordered = {name: clock.series(one, f"memory: {name}", reading) for name, one in (behavior or {}).items()}
         return cls.checked(
-            *concatenate(trains), np.asarray(list(mapping)), units, intervals=tables, behavior=dict(behavior or {})
+            *concatenate(trains),
+            np.asarray(list(mapping)),
+            units,
+            Source(session_start_time=iso(clock.zero)),
+            reading,
+            intervals=tables,
+            behavior={name: one for name, one in ordered.items() if one is not None},
         )
 
     @classmethod
@@ -127,16 +147,28 @@ class Session:
         ids: Array,
         columns: Mapping[str, Any] | pd.DataFrame | None = None,
         source: Source | None = None,
-        **parts: Any,
+        reading: Reading | None = None,
+        *,
+        intervals: Mapping[str, xr.Dataset] | None = None,
+        behavior: Mapping[str, xr.DataArray] | None = None,
+        observed: Observed | None = None,
+        extent: tuple[float, float] | None = None,
+        series: Mapping[str, str] | None = None,
     ) -> Session:
         """A session from spike times (spike,), s, their cumulative ends (unit,), ids (unit,) and unit columns.
 
-        parts: further fields of the session. Raises InputError as `check_spikes` and `make_table`.
+        reading: what a person says of the times; the others are fields of the session
+
+        Raises InputError as `check_spikes`, `make_table` and `settle`.
         """
-        source = source or Source()
-        spikes = check_spikes(times, index, ids, where=source.path)
+        source, reading = source or Source(), reading or Reading()
+        spikes, index = check_spikes(times, index, ids, source.path, reading.sort_times)
         units = make_table({} if columns is None else columns, "unit", ids, where=f"{source.path}: units")
-        return cls(spikes, index, units, source=source, **parts)
+        parts = Parts(dict(intervals or {}), dict(behavior or {}), None if observed is None else observed.intervals)
+        spikes = settle(spikes, index, parts, reading, source.path)
+        if observed is not None and parts.observed is not None:
+            observed = replace(observed, intervals=parts.observed)
+        return cls(spikes, index, units, parts.intervals, parts.behavior, observed, source, extent, dict(series or {}))
 
     @property
     def n_units(self) -> int:
@@ -152,9 +184,7 @@ class Session:
     def _extent(self) -> tuple[float, float]:
         if self.extent is not None:
             return self.extent
-        times = [self.spike_times, *(series["time"].values for series in self.behavior.values())]
-        for table in self.intervals.values():
-            times += [table["start_time"].values, table["stop_time"].values]
+        times = [self.spike_times]
         if self.observed is not None:
             times.append(self.observed.intervals)
         finite = [t[np.isfinite(t)] for t in times]
@@ -165,12 +195,12 @@ class Session:
 
     @property
     def start(self) -> float:
-        """Earliest time of spikes, intervals, observation and behaviour, s."""
+        """Earliest time of spikes and observation, s."""
         return self._extent[0]
 
     @property
     def stop(self) -> float:
-        """Latest time of spikes, intervals, observation and behaviour, s."""
+        """Latest time of spikes and observation, s."""
         return self._extent[1]
 
     @property

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.binned import BinnedSession, seconds_of
+from ldmfilter.data.binned import BinnedSession
+from ldmfilter.data.clocks import Clock, Parts, Reading, iso, relative, settle
 from ldmfilter.data.session import Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect, union
 from ldmfilter.data.tables import Array, Floats, check_ids, make_intervals, make_table, plain_array, shorten
@@ -102,6 +103,9 @@ def from_signal(
     name: str = "",
     units: Mapping[str, Any] | pd.DataFrame | None = None,
     source: Source | None = None,
+    reading: Reading | None = None,
+    intervals: Mapping[str, Any] | None = None,
+    behavior: Mapping[str, xr.DataArray] | None = None,
     **parts: Any,
 ) -> SignalSession:
     """A session from a signal, such as dF/F.
@@ -111,6 +115,7 @@ def from_signal(
     bin_size: of a frame, s, for a signal without times
     name: of the series; without it the signal's own
     units: columns of the channels; intervals, behavior, source and further fields: as for `Session`
+    reading: what a person says of the times
 
     Frames take the places of a regular clock, each to half a frame; those that were dropped are missing, and after a
     second without a frame a new stretch begins.
@@ -121,9 +126,10 @@ def from_signal(
     >>> session.n_units, session.duration
     (3, 5.0)
     """
-    source = source or Source()
+    source, reading = source or Source(), reading or Reading()
     where = source.path
-    values, ids, time = _labelled(signal, bin_size, where)
+    values, ids, time, clock = _labelled(signal, bin_size, reading, source.session_start_time, where)
+    source = replace(source, session_start_time=source.session_start_time or iso(clock.zero))
     name = name or str(getattr(signal, "name", "") or "signal")
     where = f"{where}: {name}"
     known = np.isfinite(time)
@@ -147,14 +153,19 @@ def from_signal(
     full[rows] = values[kept]
     attrs = dict(getattr(signal, "attrs", {}))
     coords = {"time": ("time", centres, {"units": "s"}), "unit": ids}
-    parts["intervals"] = {
-        key: table if isinstance(table, xr.Dataset) else make_intervals(table, key)
-        for key, table in (parts.get("intervals") or {}).items()
+    tables = {
+        key: table if isinstance(table, xr.Dataset) else make_intervals(clock.columns(table, key), key)
+        for key, table in (intervals or {}).items()
     }
+    ordered = {key: clock.series(one, f"{source.path}: {key}", reading) for key, one in (behavior or {}).items()}
+    held = Parts(tables, {key: one for key, one in ordered.items() if one is not None})
+    settle(centres, np.empty(0, dtype=np.int64), held, reading, source.path, binned=True)
     return SignalSession(
         spike_times=np.empty(0),
         spike_times_index=np.zeros(len(ids), dtype=np.int64),
         units=make_table({} if units is None else units, "unit", ids, where=f"{where}: channels"),
+        intervals=held.intervals,
+        behavior=held.behavior,
         source=source,
         extent=(float(stretches[0, 0]), float(stretches[-1, 1])),
         bin_size=size,
@@ -184,8 +195,10 @@ def choose_series(found: Mapping[str, str], wanted: str | None, where: str, like
     return fits[0]
 
 
-def _labelled(signal: xr.DataArray | npt.ArrayLike, bin_size: float | None, where: str) -> tuple[Array, Array, Floats]:
-    """Values (time, unit), float32, ids (unit,) and times (time,), s."""
+def _labelled(
+    signal: xr.DataArray | npt.ArrayLike, bin_size: float | None, reading: Reading, started: str, where: str
+) -> tuple[Array, Array, Floats, Clock]:
+    """Values (time, unit), float32, ids (unit,), times (time,), s, and their clock."""
     if not isinstance(signal, xr.DataArray):
         array = np.asarray(signal)
         if array.ndim not in (1, 2):
@@ -205,13 +218,19 @@ def _labelled(signal: xr.DataArray | npt.ArrayLike, bin_size: float | None, wher
     if names is None:
         raise InputError(f"{where}: ids of channels are no numbers or text; write them anew")
     check_ids(names, f"{where}: channels")
-    if "time" in signal.coords:
-        time = seconds_of(signal["time"], where)
+    clock, hz = Clock.of([], started, where), reading.hz("spikes")
+    if "time" in signal.coords and hz is not None:
+        time = signal["time"].values / hz
+    elif "time" in signal.coords:
+        steps = np.diff(relative(signal["time"], f"{where}: time")[0])
+        before = float(np.nanmedian(steps)) / 2 if steps.size else 0.0
+        clock = Clock.of(signal["time"], started, f"{where}: time", before)
+        time = clock.seconds(signal["time"], f"{where}: time")
     elif bin_size is not None and math.isfinite(bin_size) and bin_size > 0:
         time = np.asarray((np.arange(len(signal)) + 0.5) * bin_size, dtype=np.float64)
     else:
         raise InputError(f"{where}: does not say how long a frame is; give --bin-size, in Python bin_size")
-    return signal.values.astype(np.float32), names, time
+    return signal.values.astype(np.float32), names, time, clock
 
 
 def _regular(time: Floats, size: float) -> tuple[Array, Floats, Floats, Array]:

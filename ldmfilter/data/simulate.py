@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -62,7 +62,7 @@ def linear_track_session(
     n_inter = n_units // 6 if n_interneurons is None else n_interneurons
     cells = _draw_cells(rng, n_units, n_inter, track_length)
     epochs = slice(0, 2 if rest > 0 else 1)
-    return Session.from_spikes(
+    session = Session.from_spikes(
         _draw_spikes(rng, run, cells),
         units=cells.columns(),
         intervals={
@@ -75,6 +75,7 @@ def linear_track_session(
         },
         behavior={f"processing/behavior/{series.name}": series for series in run.behavior()},
     )
+    return replace(session, extent=(0.0, float(duration)))
 
 
 def calcium_session(

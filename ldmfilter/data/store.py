@@ -95,13 +95,14 @@ def _put_dataset(group: Any, dataset: xr.Dataset) -> None:
 
 
 def _put_arrays(group: Any, variables: Mapping[str, xr.Variable]) -> None:
+    # No fill value: of zarr's own, 0, xarray would take every zero as missing.
     for name, variable in variables.items():
         values = np.ascontiguousarray(variable.values)
         if values.dtype.kind not in "biufU":
             raise InputError(f"{name}: values of type {values.dtype} cannot be stored; use numbers, bools or strings")
         if ZARR_3:
-            array = group.create_array(_key(name), data=values, config={"write_empty_chunks": True})
+            array = group.create_array(_key(name), data=values, fill_value=None, config={"write_empty_chunks": True})
         else:
-            array = group.create_dataset(_key(name), data=values)
+            array = group.create_dataset(_key(name), data=values, fill_value=None)
         plain = {str(key): v.item() if isinstance(v, np.generic) else v for key, v in variable.attrs.items()}
         array.attrs.update({**plain, DIMS: [str(dim) for dim in variable.dims]})

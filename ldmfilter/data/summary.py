@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,19 @@ import xarray as xr
 from ldmfilter.data.formats.binned import BinnedSession
 from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
+from ldmfilter.data.spans import union
+
+_NO_UNIT = {"n/a", "na", "none", "unknown", "a.u.", "au", "unitless"}
+_MOST_TAGS = 24  # more are names of single rows
 
 
-def summarise(session: Session) -> dict[str, Any]:
+def summarise(session: Session, odd: Sequence[str] = ()) -> dict[str, Any]:
     """Units, intervals, behaviour and signals of a session as plain values, for JSON.
 
-    Times in s, rates in Hz. None stands for a rate that cannot be told, and for the bin size of a session that has
-    spike times.
+    odd: what was told when it was read; what its angles' ranges tell is added
+
+    `odd` are lines on what does not fit, `next` commands to go on with. Times in s, rates in Hz. None stands for a
+    rate that cannot be told, and for the bin size of a session that has spike times.
     """
     source, rates = session.source, session.rates
     quantiles = [_number(rate) for rate in np.quantile(rates, [0, 0.5, 1])] if session.n_units else [None] * 3
@@ -28,6 +36,7 @@ def summarise(session: Session) -> dict[str, Any]:
             for name in ("path", "identifier", "session_id", "session_start_time", "checksum")
         },
         **{name: getattr(session, name) for name in ("start", "stop", "duration")},
+        "odd": [*odd, *_odd_angles(session)],
         "bin_size": session.bin_size if isinstance(session, BinnedSession) else None,
         "signal": session.name if isinstance(session, SignalSession) else None,
         "series": [
@@ -52,7 +61,12 @@ def summarise(session: Session) -> dict[str, Any]:
                 "start": _number(table["start_time"].min().item()) if table.sizes["interval"] else None,
                 "stop": _number(table["stop_time"].max().item()) if table.sizes["interval"] else None,
                 "columns": [str(column) for column in table],
-                "tags": _tags(table),
+                "tags": (tags := _tags(table)),
+                "events": _events(table),
+                "seconds": _seconds(table),
+                "seconds_by_tag": {
+                    tag: _seconds(table, _has(table, tag)) for tag in (tags if len(tags) <= _MOST_TAGS else ())
+                },
             }
             for name, table in session.intervals.items()
         ],
@@ -67,7 +81,80 @@ def summarise(session: Session) -> dict[str, Any]:
             }
             for path, series in session.behavior.items()
         ],
+        "next": _next(session),
     }
+
+
+def _next(session: Session) -> list[str]:
+    """Commands to go on with."""
+    path, tables = shlex.quote(session.source.path), session.intervals
+    interval = next(iter(tables), None)
+    if interval is not None:
+        by_tag = {
+            tag: _seconds(tables[interval], _has(tables[interval], tag)) for tag in _tags(tables[interval])[:_MOST_TAGS]
+        }
+        longest = max(by_tag, key=lambda tag: by_tag[tag], default=None)
+        if longest is not None and 2 * by_tag[longest] >= _seconds(tables[interval]):
+            interval = f"{interval}={longest}"
+    forced = "" if not isinstance(session, BinnedSession) else f" --bin-size {session.bin_size:g}"
+    commands = [f"ldmfilter train {path}{forced}"]
+    if interval is not None:
+        commands.append(f"ldmfilter train {path}{forced} --interval {shlex.quote(interval)}")
+    behavior = f" --behavior {shlex.quote(next(iter(session.behavior)))}" if session.behavior else ""
+    return [*commands, f"ldmfilter decode --out latents.zarr{behavior}"]
+
+
+def _odd_angles(session: Session) -> list[str]:
+    """A line for each series whose range does not fit its unit of angles."""
+    lines = []
+    for path, series in session.behavior.items():
+        unit = str(series.attrs.get("unit", "")).strip().lower()
+        values = series.values[np.isfinite(series.values)] if series.dtype.kind == "f" else series.values
+        is_angle = unit.startswith(("rad", "deg")) and "/" not in unit
+        told = is_angle or (bool(series.attrs.get("circular")) and len(unit) > 1 and unit not in _NO_UNIT)
+        if not values.size or not told:
+            continue
+        low, high = float(values.min()), float(values.max())
+        width, turn = high - low, 2 * math.pi
+        looks = "radians" if math.pi < width <= 1.01 * turn else "degrees" if 8 * math.pi < width <= 361 else ""
+        if looks and not unit.startswith(looks[:3]):
+            lines.append(
+                f"{session.source.path}: {path}: {low:g} to {high:g} in {unit!r} look like {looks}; taken as these"
+            )
+    return lines
+
+
+def _has(table: xr.Dataset, tag: str) -> np.ndarray:
+    """The rows (interval,) of which any text is the tag."""
+    text = [column for column in table.values() if column.dtype.kind == "U"]
+    return np.any([(column == tag).any([d for d in column.dims if d != "interval"]).values for column in text], axis=0)
+
+
+def _seconds(table: xr.Dataset, rows: Any = slice(None)) -> float:
+    """Seconds in rows of a table, each stretch once."""
+    bounds = np.stack([table["start_time"].values[rows], table["stop_time"].values[rows]], axis=1)
+    return float(np.diff(union(bounds[np.isfinite(bounds).all(axis=1)])).sum())
+
+
+def _events(table: xr.Dataset) -> dict[str, dict[str, Any]]:
+    """The columns of event times beside start and stop: their range, s, and how many rows have one."""
+    found = {}
+    for name, column in table.items():
+        text = str(name)
+        if text in ("start_time", "stop_time"):
+            continue
+        if column.ndim == 1 and column.dtype.kind == "f" and (text.endswith("_time") or _within(column.values, table)):
+            known = column.values[np.isfinite(column.values)]
+            low, high = (float(known.min()), float(known.max())) if known.size else (None, None)
+            found[text] = {"start": low, "stop": high, "rows": int(known.size)}
+    return found
+
+
+def _within(values: np.ndarray, table: xr.Dataset) -> bool:
+    """True for values that lie between the start and the stop of their row."""
+    known = np.isfinite(values)
+    inside = (values >= table["start_time"].values) & (values <= table["stop_time"].values)
+    return bool(known.any() and inside[known].all())
 
 
 def _number(value: Any) -> float | None:

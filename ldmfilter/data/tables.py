@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,45 +34,13 @@ def group_spikes(times: Floats, units: Ints, n_units: int) -> tuple[Floats, Ints
 
 
 def check_ids(ids: Array, where: str) -> None:
-    """Raises InputError for ids that repeat."""
+    """Raises InputError for ids that repeat, and for one that is NaN."""
+    if ids.dtype.kind == "f" and np.isnan(ids).any():
+        raise InputError(f"{where}: {np.isnan(ids).sum()} of {ids.size} ids are NaN; give each unit its own")
     unique, number = np.unique(ids, return_counts=True)
     if (number > 1).any():
         twice = shorten(unique[number > 1].tolist())
         raise InputError(f"{where}: id {twice} is given twice; give each unit its own")
-
-
-def check_spikes(times: Floats, index: Ints, ids: Array, where: str) -> Floats:
-    """Spike times (spike,), sorted within each unit; with a warning where they were not.
-
-    Raises InputError for ids that repeat, where `index` is no cumulative count of `times`, and for times that are NaN
-    or infinite.
-    """
-    if len(ids) != len(index):
-        raise InputError(f"{where}: units: {len(ids)} ids for {len(index)} units; write the unit table anew")
-    check_ids(ids, f"{where}: units")
-    steps = np.diff(index, prepend=0)
-    if (steps < 0).any() or (index[-1] if index.size else 0) != times.size:
-        raise InputError(
-            f"{where}: units: spike_times_index does not fit its {times.size} spike_times; write them anew"
-        )
-
-    def units_of(spikes: Ints) -> Ints:
-        return np.unique(np.searchsorted(index, spikes, side="right"))
-
-    bad = units_of(np.flatnonzero(~np.isfinite(times)))
-    if bad.size:
-        raise InputError(
-            f"{where}: units: NaN or infinite spike_times in unit {shorten(ids[bad].tolist())};"
-            " remove these spikes or units from the file"
-        )
-    back = np.flatnonzero(np.diff(times) < 0) + 1
-    unsorted = units_of(back[~np.isin(back, index)])
-    if unsorted.size:
-        times = times.copy()
-        for unit in unsorted:
-            times[index[unit] - steps[unit] : index[unit]].sort()
-        warnings.warn(f"{where}: units: sorted the spike_times of {unsorted.size} unsorted units", stacklevel=3)
-    return times
 
 
 def make_table(columns: Mapping[str, Any] | pd.DataFrame, dim: str, ids: Array, where: str) -> xr.Dataset:

@@ -299,7 +299,7 @@ class Run:
         """
         if path is None:
             path, format = self.session_path, format or self.session.format
-        return read_session(path, format or None, self.config.data.bin_size, self.config.data.series)
+        return read_session(path, format or None, self.config.data.bin_size, **self.config.data.reading)
 
     def recording(self, path: str | os.PathLike[str] | None = None) -> tuple[Session, xr.DataArray]:
         """The run's own or chosen session, and its counts in the stretches that were asked for, reserved time included.

@@ -32,8 +32,8 @@ def start_run(
     Raises:
         InputError: a session cannot be used, or the folder holds something already.
     """
-    bin_size = config.data.bin_size if bin_size_given else None
-    sessions = [read_session(path, format, bin_size, config.data.series) for path in paths]
+    size = config.data.bin_size if bin_size_given else None
+    sessions = [read_session(path, format, size, **config.data.reading) for path in paths]
     if isinstance(sessions[0], BinnedSession) and not bin_size_given:
         config = config.replace(bin_size=sessions[0].bin_size)
     counts = [reserve(prepare(session, config.data), config.data.reserve) for session in sessions]

@@ -21,6 +21,8 @@ VALUES = {
     "units": (["--units", "rate > 1"], "rate > 1"),
     "min_rate": (["--min-rate", "0.5"], 0.5),
     "reserve": (["--reserve", "0"], 0.0),
+    "sort_times": (["--sort-times"], True),
+    "ticks": (["--ticks", "spikes=1000", "--ticks", "a=b=1"], ("spikes=1000", "a=b=1")),
     "latent_dim": (["--latent-dim", "3"], 3),
     "state_dim": (["--state-dim", "9"], 9),
     "dynamics": (["--dynamics", "fast"], "fast"),

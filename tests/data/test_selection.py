@@ -5,9 +5,9 @@ import pytest
 
 from ldmfilter.data import read_session
 from ldmfilter.data.binning import choose_spans, choose_units
+from ldmfilter.data.order import check_spikes
 from ldmfilter.data.session import Observed, Session
 from ldmfilter.data.spans import bounds_of, intersect, union
-from ldmfilter.data.tables import check_spikes
 from ldmfilter.errors import InputError
 
 

@@ -28,14 +28,14 @@ def test_layout():
     assert repr(session) == "<Session memory: 3 units, 3 spikes, 0.5 to 2 s>"
 
 
-def test_extent_is_that_of_everything():
+def test_extent_is_that_of_the_spikes():
     position = xr.DataArray([0.0, 1.0], dims="time", coords={"time": [-1.0, np.nan]})
     session = Session.from_spikes(
         [[3.0]],
         intervals={"epochs": {"start_time": [1.0], "stop_time": [np.inf]}},
         behavior={"position": position},
     )
-    assert (session.start, session.stop, session.duration) == (-1.0, 3.0, 4.0)
+    assert (session.start, session.stop, session.duration) == (3.0, 3.0, 0.0)
     empty = Session.from_spikes([])
     assert (empty.start, empty.stop, empty.n_units) == (0.0, 0.0, 0)
 

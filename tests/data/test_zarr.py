@@ -187,7 +187,7 @@ def test_a_store_written_by_hand(tmp_path):
     np.testing.assert_array_equal(session.units["snr"], [1.0, 2.0])
     assert session.intervals["epochs"]["label"].values.tolist() == ["run"]
     assert session.behavior["position"].shape == (2, 2)
-    assert session.stop == 1.0
+    assert session.stop == 0.2
 
 
 def test_chunks_that_lie_about_their_length(session, tmp_path):

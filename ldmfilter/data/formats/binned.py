@@ -13,7 +13,6 @@ behavior/<name>/data and behavior/<name>/time, as `Session.to_zarr` lays them ou
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from ldmfilter.data.binned import BinnedSession, from_counts, seconds_of
+from ldmfilter.data.binned import BinnedSession, from_counts
+from ldmfilter.data.cf import unpacked
+from ldmfilter.data.clocks import Reading
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.formats.format import Format, starts_with
 from ldmfilter.data.session import Source
@@ -50,18 +51,15 @@ _NUMPY, _ZIP, _NETCDF_3 = b"\x93NUMPY", b"PK\x03\x04", (b"CDF\x01", b"CDF\x02", 
 Groups = dict[str, xr.Dataset]
 
 
-def read_counts(
-    path: str | os.PathLike[str], bin_size: float | None = None, series: str | None = None
-) -> BinnedSession:
+def read_counts(path: str | os.PathLike[str], reading: Reading | None = None) -> BinnedSession:
     """Read counts from netCDF, zarr, .npz or .npy, with the unit columns, intervals and behaviour beside them.
 
-    bin_size: s, for counts that do not say it themselves
-    series: name of a variable (time, channel), or array of .npz, to be read as a signal in place of counts
+    Where `reading` names a series, a variable (time, channel) or array of .npz, it is read as a signal in their place.
 
     Raises InputError as `from_counts` and `from_signal`, for a file that is missing, damaged or of another kind, one
     without a variable (time, unit) or the series, and one that holds pickled objects.
     """
-    path = Path(path).absolute()
+    path, reading = Path(path).absolute(), reading or Reading()
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
     if path.is_dir():
@@ -71,31 +69,34 @@ def read_counts(
             check_arrays(path, long_text=True)
         with checked():
             root, groups = _open(path, "zarr", "zarr store", consolidated=False)
-        return _session(path, root, groups, bin_size, folder_checksum(path), series)
+        return _session(path, root, groups, reading, folder_checksum(path))
     if starts_with(path, _NUMPY):
-        read = from_counts if series is None else from_signal
-        return read(read_npy(path), bin_size, source=Source(path=str(path), checksum=file_checksum(path)))
+        source = Source(path=str(path), checksum=file_checksum(path))
+        read = from_counts if reading.series is None else from_signal
+        return read(read_npy(path), reading.bin_size, source=source, reading=reading)
     if starts_with(path, b"PK"):
-        root, groups = _from_arrays(read_npz(path), str(path), series)
+        root, groups = _from_arrays(read_npz(path), str(path), reading.series)
     elif starts_with(path, b"CDF"):
         root, groups = _open(path, "scipy", "netCDF file")
     else:
         check_heaps(path)
         check_netcdf(path)
         root, groups = _open(path, "h5netcdf", "netCDF file")
-    return _session(path, root, groups, bin_size, file_checksum(path), series)
+    return _session(path, root, groups, reading, file_checksum(path))
 
 
 def _open(path: Path, engine: str, kind: str, **options: Any) -> tuple[xr.Dataset, Groups]:
     """The root of a file and its groups by their paths, all in memory."""
     try:
         # Times stay the numbers that they are; "units" of "s" would make them durations.
+        undecoded: dict[str, Any] = {"decode_times": False, "mask_and_scale": False}
+        where = "" if engine == "zarr" else str(path)
         if engine == "scipy":
-            with xr.open_dataset(path, engine="scipy", decode_times=False) as file:
-                return file.load(), {}
-        opened = xr.open_groups(path, engine=engine, decode_times=False, **options)  # type: ignore[arg-type]
+            with xr.open_dataset(path, engine="scipy", **undecoded) as file:
+                return _unpacked(file, where), {}
+        opened = xr.open_groups(path, engine=engine, **undecoded, **options)  # type: ignore[arg-type]
         try:
-            groups = {name.strip("/"): group.load() for name, group in opened.items()}
+            groups = {name.strip("/"): _unpacked(group, where) for name, group in opened.items()}
         finally:
             for group in opened.values():
                 group.close()
@@ -108,6 +109,14 @@ def _open(path: Path, engine: str, kind: str, **options: Any) -> tuple[xr.Datase
     except Exception as error:  # four libraries raise errors of many kinds on a damaged file
         line = f"{path}: cannot be read as a {kind} of counts ({reason_of(error)}); write or copy it again"
         raise InputError(line) from error
+
+
+def _unpacked(group: xr.Dataset, where: str) -> xr.Dataset:
+    """A group in memory, missing and packed values decoded."""
+    group = group.load()
+    return group.assign(
+        {name: unpacked(array.variable, name, where) for name, array in group.data_vars.items()}
+    ).assign_coords({name: unpacked(array.variable, name, where) for name, array in group.coords.items()})
 
 
 def _from_arrays(arrays: dict[str, Array], where: str, wanted: str | None) -> tuple[xr.Dataset, Groups]:
@@ -139,15 +148,13 @@ def _from_arrays(arrays: dict[str, Array], where: str, wanted: str | None) -> tu
         raise InputError(f"{where}: arrays of a group differ in length ({reason_of(error)}); save them anew") from error
 
 
-def _session(
-    path: Path, root: xr.Dataset, groups: Groups, bin_size: float | None, checksum: str, wanted: str | None
-) -> BinnedSession:
+def _session(path: Path, root: xr.Dataset, groups: Groups, reading: Reading, checksum: str) -> BinnedSession:
     """The session in a dataset and its groups; an array's dims, or the group that it lies in, say what it is."""
     where = str(path)
     for place, dataset in {"": root, **groups}.items():
         for column, variable in dataset.variables.items():
             check_text(variable.values, f"{where}: {place}/{column}")
-    counts, signals = _counts(root, where, wanted)
+    counts, signals = _counts(root, where, reading.series)
     units: dict[str, Any] = {}
     behavior: dict[str, xr.DataArray] = {}
     intervals: dict[str, dict[str, Any]] = {}
@@ -158,29 +165,36 @@ def _session(
         if array.dims == ("unit",):
             units[name] = array.values
         elif array.dims[:1] == ("interval",):
-            intervals.setdefault("intervals", {})[name] = _rows(array)
+            intervals.setdefault("intervals", {})[name] = array.variable
         elif array.dims[:1] == ("time",) and array.ndim <= 2 and array.dtype.kind in "biuf" and "time" in root.coords:
-            behavior[name] = _series(array.rename(name), root["time"], where)
+            behavior[name] = array.rename(name)
     for group, dataset in groups.items():
         kind, _, key = group.partition("/")
         key = unquote(key)
         if kind == "units" and not key:
             units |= {unquote(str(column)): array.values for column, array in dataset.data_vars.items()}
         elif kind == "intervals" and key:
-            columns = {unquote(str(column)): _rows(array) for column, array in dataset.variables.items()}
-            intervals[key] = {column: rows for column, rows in columns.items() if column != "interval"}
+            intervals[key] = {
+                unquote(str(column)): array for column, array in dataset.variables.items() if column != "interval"
+            }
         elif kind == "behavior" and key:
             rest = [array for column, array in dataset.data_vars.items() if column != "time"]
             if "time" not in dataset.variables or len(rest) != 1 or rest[0].ndim not in (1, 2):
                 raise InputError(f"{where}: {group}: needs `time` and one more array; write the series anew")
-            behavior[key] = _series(rest[0].rename(key.rpartition("/")[2]), dataset["time"], f"{where}: {group}")
-    parts: dict[str, Any] = {"units": units, "intervals": intervals, "behavior": behavior}
+            time = dataset["time"]
+            if time.shape != rest[0].shape[:1]:
+                raise InputError(
+                    f"{where}: {group}: {time.size} times for {len(rest[0])} values; write the series anew"
+                )
+            one = rest[0].rename({rest[0].dims[0]: "time"} if rest[0].dims[0] != "time" else {})
+            behavior[key] = one.rename(key.rpartition("/")[2]).assign_coords(time=("time", time.values, time.attrs))
+    parts: dict[str, Any] = {"units": units, "intervals": intervals, "behavior": behavior, "reading": reading}
     attrs = {**root.attrs, **counts.attrs}
     about = {key: str(attrs.get(key, "")) for key in ("identifier", "session_id", "session_start_time")}
     source = Source(path=where, checksum=checksum, **about)
     if counts.name in signals:
-        return from_signal(counts, bin_size, source=source, series=signals, **parts)
-    return from_counts(counts, bin_size, source=source, **parts)
+        return from_signal(counts, reading.bin_size, source=source, series=signals, **parts)
+    return from_counts(counts, reading.bin_size, source=source, **parts)
 
 
 def _counts(root: xr.Dataset, where: str, wanted: str | None) -> tuple[xr.DataArray, dict[str, str]]:
@@ -196,26 +210,6 @@ def _counts(root: xr.Dataset, where: str, wanted: str | None) -> tuple[xr.DataAr
     found = shorten(fitting or (f"{key} ({', '.join(map(str, array.dims))})" for key, array in root.items()))
     what = "several variables" if fitting else "no variable"
     raise InputError(f"{where}: holds {what} with dims (time, unit): {found or 'none'}; name the counts `counts`")
-
-
-def _rows(array: xr.DataArray | xr.Variable) -> Any:
-    """A column of an interval table; several values a row as a list."""
-    return array.values if array.ndim == 1 else [list(row) for row in array.values]
-
-
-def _series(values: xr.DataArray, time: xr.DataArray, where: str) -> xr.DataArray:
-    """Behaviour as `Session` holds it: dims (time,) or (time, component), float seconds."""
-    seconds = seconds_of(time, where)
-    if len(seconds) != len(values):
-        raise InputError(f"{where}: {len(seconds)} times for {len(values)} values; write the series anew")
-    step = float(np.nanmedian(np.diff(seconds))) if len(seconds) > 1 else 0.0
-    attrs = {
-        "unit": str(values.attrs.get("unit", values.attrs.get("units", ""))),
-        "description": str(values.attrs.get("description", values.attrs.get("long_name", ""))),
-        "rate": 1 / step if step > 0 else math.nan,
-    }
-    dims = ("time", "component")[: values.ndim]
-    return xr.DataArray(values.values, dims=dims, coords={"time": seconds}, name=values.name, attrs=attrs)
 
 
 def _recognises(path: Path) -> bool:

@@ -19,11 +19,13 @@ from hdmf.utils import LabelledDict
 from pynwb import NWBFile, TimeSeries
 from pynwb.base import TimeSeriesReferenceVectorData
 from pynwb.behavior import CompassDirection, EyeTracking, Position
-from pynwb.misc import IntervalSeries
+from pynwb.misc import IntervalSeries, Units
 
+from ldmfilter.data.clocks import Reading, rate_of
 from ldmfilter.data.formats.format import Format
 from ldmfilter.data.formats.nwb_open import Notes, NWBSource, hdf5_source, open_nwb, zarr_source
 from ldmfilter.data.formats.nwb_series import NOT_BEHAVIOR, describe, find_series, read_signal, rois_of
+from ldmfilter.data.order import in_order
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import choose_series, from_signal
 from ldmfilter.data.spans import intersect, union
@@ -38,12 +40,14 @@ from ldmfilter.errors import InputError
 _POINTERS = (VectorIndex, DynamicTableRegion, TimeSeriesReferenceVectorData)
 # Behaviour has a handful of columns; more is a raw recording. 2**26 values are 0.5 GB of float64.
 _MOST_COLUMNS = 64
+_MOST_ROWS = 8  # of a transposed array: a place, an eye, a pose in space
+_FEW_VALUES = 1000  # less is no recording
 _MOST_VALUES = 2**26
 _MOST_IN_ALL = 2**27
 _UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, MemoryError)
 
 
-def read_nwb(path: str | os.PathLike[str], series: str | None = None) -> Session:
+def read_nwb(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
     """Read an NWB file: HDF5 on this machine or by https, or a folder in zarr.
 
     Times are in seconds as in the file; behaviour is data * conversion + offset in its own unit, its samples in
@@ -60,12 +64,12 @@ def read_nwb(path: str | os.PathLike[str], series: str | None = None) -> Session
     if remote_address(path) is not None:
         remote = open_remote(str(remote_address(path)))
         with _damage(remote.where):
-            return _read(hdf5_source(remote.where, remote.file), lambda: remote.checksum, series)
+            return _read(hdf5_source(remote.where, remote.file), lambda: remote.checksum, reading)
     here = Path(path).absolute()
     with _damage(str(here)):
         if here.is_dir():
-            return _read(zarr_source(str(here), here), lambda: folder_checksum(here), series)
-        return _read(hdf5_source(str(here), here), lambda: file_checksum(here), series)
+            return _read(zarr_source(str(here), here), lambda: folder_checksum(here), reading)
+        return _read(hdf5_source(str(here), here), lambda: file_checksum(here), reading)
 
 
 @contextmanager
@@ -83,8 +87,9 @@ def _damage(where: str) -> Iterator[None]:
         raise InputError(f"{where}: cannot be read, is perhaps damaged ({reason}); copy it again") from error
 
 
-def _read(nwb_source: NWBSource, checksum: Callable[[], str], wanted: str | None) -> Session:
+def _read(nwb_source: NWBSource, checksum: Callable[[], str], reading: Reading | None) -> Session:
     where = nwb_source.where
+    reading = reading or Reading()
     notes: Notes = []  # warnings for the user, given after the readers' own are silenced no more
     with warnings.catch_warnings():
         # pynwb and hdmf warn about schema versions and style, which a reader of the file cannot change.
@@ -92,16 +97,17 @@ def _read(nwb_source: NWBSource, checksum: Callable[[], str], wanted: str | None
         with open_nwb(nwb_source, notes) as nwb:
             series = find_series(_contents(nwb))
             about = {path: describe(one) for path, one in series.items()}
-            has_units = nwb.units is not None and len(nwb.units.id) > 0
-            chosen = None if has_units and wanted is None else choose_series(about, wanted, where, rois_of(series))
-            if chosen is None:
-                spikes, index, ids, columns, observed = _units(nwb, where, notes)
+            units = _units_table(nwb, where, notes) if reading.series is None else None
+            chosen = ""
+            if units is not None:
+                spikes, index, ids, columns, observed = _units(units, where, notes)
             else:
+                chosen = choose_series(about, reading.series, where, rois_of(series))
                 signal, table, rows = read_signal(series[chosen], f"{where}: {chosen}")
                 found = {} if table is None else _scalar_columns(table, chosen, notes)
                 columns = {key: values[rows] for key, values in found.items()}
             intervals = dict(_intervals(nwb, notes))
-            behavior = dict(_joined(_behaviors(nwb, notes)))
+            behavior = dict(_joined(_behaviors(nwb, notes, reading.sort_times)))
             source = Source(
                 path=where,
                 identifier=nwb.identifier or "",
@@ -109,8 +115,8 @@ def _read(nwb_source: NWBSource, checksum: Callable[[], str], wanted: str | None
                 session_start_time=nwb.session_start_time.isoformat() if nwb.session_start_time else "",
                 checksum=checksum(),
             )
-    parts: dict[str, Any] = {"intervals": intervals, "behavior": behavior, "series": about}
-    if chosen is None:
+    parts: dict[str, Any] = {"intervals": intervals, "behavior": behavior, "series": about, "reading": reading}
+    if not chosen:
         session = Session.checked(spikes, index, ids, columns, source, observed=observed, **parts)
     else:
         parts["behavior"] = {path: one for path, one in behavior.items() if path != chosen}
@@ -121,9 +127,10 @@ def _read(nwb_source: NWBSource, checksum: Callable[[], str], wanted: str | None
     return session
 
 
-def _units(nwb: NWBFile, where: str, notes: Notes) -> tuple[Floats, Ints, Array, dict[str, Array], Observed | None]:
+def _units(
+    table: DynamicTable, where: str, notes: Notes
+) -> tuple[Floats, Ints, Array, dict[str, Array], Observed | None]:
     """Spike times (spike,), their cumulative ends (unit,), ids (unit,), unit columns, and when each was observed."""
-    table = nwb.units
     if "spike_times" not in table.colnames:
         raise InputError(f"{where}: units: no column spike_times; add the units' spike times to the file")
     ids = np.asarray(table.id.data[:])
@@ -145,6 +152,22 @@ def _units(nwb: NWBFile, where: str, notes: Notes) -> tuple[Floats, Ints, Array,
                 raise InputError(f"{where}: units: obs_intervals are no (start, stop) of each unit; write them anew")
             observed = Observed(values.astype(np.float64, copy=False), ends)
     return spikes.astype(np.float64, copy=False), index, ids, columns, observed
+
+
+def _units_table(nwb: NWBFile, where: str, notes: Notes) -> DynamicTable | None:
+    """The table of units: that of the file, else the only one in its modules, or None; of others a note tells."""
+    others = [(path, item) for path, item in _contents(nwb) if isinstance(item, Units) and len(item.id)]
+    names = shorten(f"{path} ({len(item.id)} units)" for path, item in others)
+    if nwb.units is not None and len(nwb.units.id):
+        if others:
+            notes.append(f"{names}: left out, the units are those of /units; move the others there to use them")
+        return nwb.units
+    if len(others) > 1:
+        raise InputError(f"{where}: has several units tables, none of them at /units: {names}; move one there")
+    if not others:
+        return None
+    notes.append(f"{names}: taken as the units, there are none at /units")
+    return others[0][1]
 
 
 def _restricted(session: Session, notes: Notes) -> Session:
@@ -287,35 +310,50 @@ def _walk(item: Any, path: str, is_link: bool = False) -> Iterator[tuple[str, An
         yield from _walk(child, f"{path}/{child.name}", is_link or child.parent is not item)
 
 
-def _behaviors(nwb: NWBFile, notes: Notes) -> Iterator[tuple[str, Any, xr.DataArray]]:
+def _behaviors(nwb: NWBFile, notes: Notes, sort: bool) -> Iterator[tuple[str, Any, xr.DataArray]]:
     """Path, container and values of every series that is behaviour."""
-    left, large = _MOST_IN_ALL, []
+    left, large, other = _MOST_IN_ALL, [], []
     for path, series in _contents(nwb):
         if not isinstance(series, TimeSeries) or isinstance(series, NOT_BEHAVIOR):
             continue
         with _leaving_out(path, notes):
             shape = tuple(np.shape(series.data))
-            if len(shape) not in (1, 2) or 0 in shape or math.prod(shape[1:]) > _MOST_COLUMNS:
+            if 0 in shape:
+                continue
+            if len(shape) not in (1, 2) or (math.prod(shape[1:]) > _MOST_COLUMNS and not _is_transposed(series, shape)):
+                other += [f"{path} {shape}"] * (math.prod(shape) >= _FEW_VALUES)
                 continue
             if math.prod(shape) > min(left, _MOST_VALUES):
                 large.append(path)
                 continue
-            values = _behavior(series, path, shape, notes)
+            values = _behavior(series, path, shape, notes, sort)
             if values is not None:
                 left -= values.size
                 yield path, series.parent, values
     if large:
         notes.append(f"{len(large)} series left out, too large for behaviour: {shorten(large)}")
+    if other:
+        notes.append(f"left out, no (time,) or (time, up to {_MOST_COLUMNS} columns): {shorten(other)}")
 
 
-def _behavior(series: TimeSeries, name: str, shape: tuple[int, ...], notes: Notes) -> xr.DataArray | None:
+def _is_transposed(series: TimeSeries, shape: tuple[int, ...]) -> bool:
+    """True for (component, time): as many timestamps as columns, or a few long rows where a rate stands for them."""
+    if len(shape) != 2 or shape[0] == shape[1]:
+        return False
+    if series.timestamps is not None:
+        return len(series.timestamps) == shape[1]
+    return shape[0] <= _MOST_ROWS and math.prod(shape) >= _FEW_VALUES
+
+
+def _behavior(series: TimeSeries, name: str, shape: tuple[int, ...], notes: Notes, sort: bool) -> xr.DataArray | None:
     """A series as (time,) or (time, component), or None where it holds no numbers or has no times."""
     dtype = getattr(series.data, "dtype", None)
-    if dtype is not None and dtype.kind not in "biuf":
-        return None
-    values = plain_array(series.data[:])
+    values = plain_array(series.data[:]) if dtype is None or dtype.kind in "biuf" else None
     if values is None or values.dtype.kind not in "biuf":
         return None
+    if _is_transposed(series, shape):
+        notes.append(f"{name}: {shape} is taken as transposed, (time, component) {shape[::-1]}")
+        values, shape = values.T, shape[::-1]
     if shape[1:] == (1,):
         values = values[:, 0]
     time = np.empty(0)
@@ -326,9 +364,12 @@ def _behavior(series: TimeSeries, name: str, shape: tuple[int, ...], notes: Note
     if time.shape != shape[:1]:
         notes.append(f"{name}: left out, its timestamps {time.shape} do not fit its data {shape}")
         return None
-    time, values = _in_order(time, values, name, notes)
-    if not time.size:
+    told: Notes = []
+    ordered = in_order(time, values, told, sort)
+    notes += [f"{name}: {line}" for line in told]
+    if ordered is None or not ordered[0].size:
         return None
+    time, values = ordered
     scale = {"conversion": 1.0, "offset": 0.0}
     for key, default in scale.items():
         given = getattr(series, key)
@@ -338,26 +379,12 @@ def _behavior(series: TimeSeries, name: str, shape: tuple[int, ...], notes: Note
             scale[key] = float(given)
     if scale != {"conversion": 1.0, "offset": 0.0}:
         values = values * scale["conversion"] + scale["offset"]
-    step = float(np.median(np.diff(time))) if len(time) > 1 else 0.0
-    rate = float(series.rate) if series.rate else 1 / step if step > 0 else math.nan
+    rate = float(series.rate) if series.rate else rate_of(time)
     attrs = {"unit": series.unit or "", "rate": rate, "description": series.description or ""}
+    if isinstance(series.parent, CompassDirection):
+        attrs["circular"] = True  # whatever the unit says: pynwb before 1.5 wrote meters everywhere
     dims = ("time", "component")[: values.ndim]
     return xr.DataArray(values, dims=dims, coords={"time": time}, name=series.name, attrs=attrs)
-
-
-def _in_order(time: Floats, values: Array, name: str, notes: Notes) -> tuple[Floats, Array]:
-    """Samples in order of their times; those without a time are left out."""
-    known = np.isfinite(time)
-    if not known.all():
-        notes.append(f"{name}: left out {(~known).sum()} of {len(time)} samples, their timestamps are NaN or infinite")
-        time, values = time[known], values[known]
-    steps = np.diff(time)
-    back = int((steps < 0).sum())
-    if back:
-        notes.append(f"{name}: timestamps step back {back} times, samples put in order")
-        order = np.argsort(time, kind="stable")
-        time, values = time[order], values[order]
-    return time, values
 
 
 def _joined(found: Iterable[tuple[str, Any, xr.DataArray]]) -> Iterator[tuple[str, xr.DataArray]]:
@@ -381,10 +408,4 @@ def _joined(found: Iterable[tuple[str, Any, xr.DataArray]]) -> Iterator[tuple[st
 
 
 #: Any file in HDF5 that no other format knows; its reader says what it lacks.
-FORMATS = {
-    "nwb": Format(
-        recognises=lambda path: is_nwb_in_zarr(path) or is_hdf5(path),
-        read=lambda path, bin_size, series: read_nwb(path, series),
-        series=True,
-    )
-}
+FORMATS = {"nwb": Format(recognises=lambda path: is_nwb_in_zarr(path) or is_hdf5(path), read=read_nwb, series=True)}

@@ -19,7 +19,7 @@ from typing import Any
 import h5py
 from hdmf.backends.io import HDMFIO
 from hdmf.backends.warnings import BrokenLinkWarning
-from hdmf.build import BuildManager, GroupBuilder
+from hdmf.build import BuildManager, DatasetBuilder, GroupBuilder
 from hdmf.build.errors import ConstructError
 from pynwb import NWBHDF5IO, NWBFile, get_type_map
 
@@ -188,6 +188,8 @@ def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str
             if _is_essential(place):
                 raise InputError(f"{where}: {_shown(place)}: its values lie in another file, refused; write them anew")
             left_out[place] = "left out, its values lie in another file; write them into this one"
+        if place not in left_out and (table := _leads_to(builder, left_out)):
+            left_out[place] = f"left out, it leads to {_shown(table)}, which is"
         if place not in left_out and (needed := _unknown(builder, types)):
             if _is_essential(place):
                 raise InputError(f"{where}: {_shown(place)}: {needed}")
@@ -204,6 +206,19 @@ def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str
                 columns = group.attributes.get("colnames")
                 if columns is not None:
                     group.attributes["colnames"] = [column for column in columns if column != name]
+
+
+def _leads_to(builder: Any, left_out: dict[Place, str], depth: int = 2) -> Place | None:
+    """The object that is left out and to which an attribute leads: a column of regions to its table, an index to such a
+    column. None where there is none."""
+    for value in builder.attributes.values():
+        target = getattr(value, "builder", value)
+        if isinstance(target, GroupBuilder | DatasetBuilder):
+            if _place(target) in left_out:
+                return _place(target)
+            if depth > 1 and (place := _leads_to(target, left_out, depth - 1)):
+                return place
+    return None
 
 
 def _unknown(builder: Any, types: Any) -> str:

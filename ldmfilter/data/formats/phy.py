@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -11,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ldmfilter.data.clocks import Reading
 from ldmfilter.data.formats.format import Format
+from ldmfilter.data.order import from_the_start
 from ldmfilter.data.session import Session, Source
 from ldmfilter.data.tables import Array, group_spikes, plain_columns, shorten
 from ldmfilter.data.untrusted.checksums import files_checksum
@@ -23,11 +26,13 @@ from ldmfilter.errors import InputError
 _SAMPLE_RATE = re.compile(r"^[ \t]*sample_rate[ \t]*=[ \t]*(?:[\w.]+\()?[ \t]*([-+.\deE_]+)", re.I | re.M)
 
 
-def read_phy(path: str | os.PathLike[str]) -> Session:
+def read_phy(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
     """Read a Phy or Kilosort folder: `spike_times.npy`, `spike_clusters.npy` or `spike_templates.npy`, `params.py`.
 
     Units are the clusters that own a spike. The columns of the .tsv and .csv tables become unit columns under their own
     names; `quality` is added where there is none, as SpikeInterface does: Phy's `group`, else Kilosort's `KSLabel`.
+
+    Rows without an id and a few negative frames are left out with a warning.
 
     Raises InputError for a file that is missing, damaged or pickled, for a sample rate that `params.py` does not state
     as a number, and for tables whose cluster ids repeat.
@@ -43,8 +48,8 @@ def read_phy(path: str | os.PathLike[str]) -> Session:
     clusters = whole_numbers(read_npy(clusters_file).ravel(), f"{clusters_file}")
     if len(frames) != len(clusters):
         raise InputError(f"{path}: {len(frames)} spike times for {len(clusters)} clusters; copy the folder again")
-    if (frames < 0).any():
-        raise InputError(f"{times_file}: {(frames < 0).sum()} spikes before the recording's start; sort it again")
+    kept = from_the_start(frames, f"{times_file}")
+    frames, clusters = frames[kept], clusters[kept]
     seconds = frames / _sample_rate(rate_file)
     ids, units = np.unique(clusters, return_inverse=True)
     if not len(ids):
@@ -62,7 +67,7 @@ def read_phy(path: str | os.PathLike[str]) -> Session:
         )
     source = Source(path=str(path), checksum=files_checksum([times_file, clusters_file, rate_file, *tables], path))
     times, index = group_spikes(seconds, units, len(ids))
-    return Session.checked(times, index, ids, plain_columns(columns), source)
+    return Session.checked(times, index, ids, plain_columns(columns), source, reading)
 
 
 def _sample_rate(path: Path) -> float:
@@ -78,32 +83,62 @@ def _sample_rate(path: Path) -> float:
 
 
 def _cluster_columns(tables: list[Path], ids: Array) -> dict[str, Array]:
-    """The columns of the tables that have cluster ids, for the clusters `ids`; cluster_info comes first."""
-    columns: dict[str, Array] = {}
+    """The columns of the tables that have cluster ids, for the clusters `ids`.
+
+    cluster_info comes first; a value that it lacks is taken from the table that has it.
+    """
+    joined = pd.DataFrame(index=ids)
     for file in sorted(tables, key=lambda file: not file.stem.startswith("cluster_info")):
-        try:
-            table = pd.read_csv(file, sep="\t" if file.suffix == ".tsv" else ",")
-        except (ValueError, OSError) as error:
-            reason = reason_of(error)
-            raise InputError(f"{file}: cannot be read as a table ({reason}); write it again or remove it") from error
-        key = next((name for name in ("cluster_id", "id") if name in table), None)
-        if key is None:
-            continue
-        twice = table[key][table[key].duplicated()]
-        if len(twice):
-            raise InputError(f"{file}: {key} {shorten(twice.tolist())} is given twice; keep one row a cluster")
-        rows = table.set_index(key).reindex(ids)
-        for name in rows:
-            values = rows[name].fillna("").astype(str) if rows[name].dtype.kind == "O" else rows[name]
-            if name == "group":
-                values = values.replace("", "unsorted")  # as Phy shows a cluster that no one has labelled
-            columns.setdefault(str(name), values.to_numpy())
+        table = _cluster_table(file)
+        if table is not None:
+            joined = joined.combine_first(table.reindex(ids))[
+                [*joined, *(name for name in table if name not in joined)]
+            ]
+    columns: dict[str, Array] = {}
+    for name in joined:
+        values = joined[name]
+        if values.dtype.kind not in "biuf":
+            values = values.map(lambda value: "" if pd.isna(value) else str(value))
+        if name == "group":
+            values = values.replace("", "unsorted")  # as Phy shows a cluster that no one has labelled
+        columns[str(name)] = values.to_numpy()
     return columns
+
+
+def _cluster_table(file: Path) -> pd.DataFrame | None:
+    """A table by its whole cluster ids; None, with a warning, for one without. Rows that cannot be used are told."""
+    try:
+        text = file.read_bytes().decode("utf-8-sig", errors="replace")
+        # The suffix does not tell how columns are parted: Phy 1 writes tabs into .csv, spreadsheets semicolons.
+        head = text.lstrip().partition("\n")[0]
+        parted_by = max("\t", ";", ",", key=head.count)
+        decimal = "," if parted_by == ";" and re.search(r"\d,\d", text) else "."
+        table = pd.read_csv(io.StringIO(text), sep=parted_by, decimal=decimal, skipinitialspace=True)
+    except (ValueError, OSError) as error:
+        reason = reason_of(error)
+        raise InputError(f"{file}: cannot be read as a table ({reason}); write it again or remove it") from error
+    table = table.rename(columns=lambda name: str(name).strip())
+    key = next((name for name in table if str(name).lower() in ("cluster_id", "id")), None)
+    if key is None:
+        if file.stem.startswith("cluster"):
+            warnings.warn(f"{file}: left out, it has no column cluster_id; it has {shorten(table)}", stacklevel=5)
+        return None
+    number = pd.to_numeric(table[key], errors="coerce")
+    whole = number.notna() & (number % 1 == 0)
+    if not whole.all():
+        warnings.warn(f"{file}: left out {(~whole).sum()} of {len(table)} rows, without a {key}", stacklevel=5)
+    table = table[whole].set_index(number[whole].astype(np.int64)).drop(columns=key)
+    # A blank cell is no label: another row or table may have it.
+    table = table.replace(r"^\s*$", np.nan, regex=True)
+    twice = table.index[table.index.duplicated()].unique()
+    if len(twice):
+        raise InputError(f"{file}: {key} {shorten(twice.tolist())} is given twice; keep one row a cluster")
+    return table
 
 
 _PHY = Format(
     recognises=lambda path: (path / "spike_times.npy").exists(),
-    read=lambda path, bin_size: read_phy(path),
+    read=read_phy,
     lies_in="folder",
 )
 FORMATS = {"phy": _PHY, "kilosort": _PHY}

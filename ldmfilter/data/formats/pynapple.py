@@ -11,10 +11,11 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.binned import from_counts
+from ldmfilter.data.clocks import Reading
 from ldmfilter.data.formats.format import Format, starts_with
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import from_signal
-from ldmfilter.data.tables import Array, Floats, concatenate, make_intervals, plain_array, plain_columns
+from ldmfilter.data.tables import Array, Floats, concatenate, make_intervals, plain_array, plain_columns, shorten
 from ldmfilter.data.untrusted.checksums import file_checksum
 from ldmfilter.data.untrusted.npy import npz_names, read_member, read_npz
 from ldmfilter.errors import InputError
@@ -27,6 +28,7 @@ SUPPORT = "time_support"
 # pynapple keeps the columns of units as one pickled dict; one without columns ends so.
 _METADATA, _EMPTY_DICT = "_metadata", b"]\x94}\x94at\x94b."
 # The arrays in a file of each type.
+_OWN = {"t", "d", "index", "start", "end", "keys", "type", "rate", "file_array"}
 _ARRAYS = {"TsGroup": ("t", "index", "start", "end"), "TsdFrame": ("t", "d", "columns", "start", "end")}
 
 
@@ -48,7 +50,7 @@ def from_pynapple(group: TsGroup | TsdFrame) -> Session:
     return _of_trains([item[unit].times() for unit in ids.tolist()], ids, columns, bounds, Source())
 
 
-def read_pynapple(path: str | os.PathLike[str]) -> Session:
+def read_pynapple(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
     """Read a TsGroup, or a TsdFrame of counts, that pynapple saved as .npz.
 
     pynapple pickles the columns of units: they are left out with a warning. Load such a file with pynapple, where you
@@ -83,15 +85,28 @@ def read_pynapple(path: str | os.PathLike[str]) -> Session:
         raise InputError(f"{where}: start and end of its time support differ in length; {again}")
     bounds, source = np.stack([start, end], axis=1), Source(path=where, checksum=file_checksum(path))
     if kind == "TsdFrame":
-        return _of_counts(times, arrays["d"], arrays["columns"], {}, bounds, source)
+        return _of_counts(times, arrays["d"], arrays["columns"], {}, bounds, source, reading)
     owner = numbers("index", "numbers of units")
     ids = numbers("keys", "numbers of units") if "keys" in arrays else np.unique(owner)
     if owner.shape != times.shape or not np.isin(owner, ids).all():
         raise InputError(f"{where}: spikes do not fit its units; {again}")
-    return _of_trains([times[owner == unit] for unit in ids], ids, {}, bounds, source)
+    # pynapple before 0.8 saved each column as an array of its own.
+    more = {name: array for name, array in arrays.items() if name not in _OWN and array.shape == ids.shape}
+    columns = plain_columns(more)
+    lost = sorted(set(arrays) - _OWN - set(columns))
+    if lost:
+        warnings.warn(f"{where}: left out {shorten(lost)}, no column of numbers or text a unit", stacklevel=3)
+    return _of_trains([times[owner == unit] for unit in ids], ids, columns, bounds, source, reading)
 
 
-def _of_trains(trains: list[Floats], ids: Array, columns: dict[str, Array], bounds: Floats, source: Source) -> Session:
+def _of_trains(
+    trains: list[Floats],
+    ids: Array,
+    columns: dict[str, Array],
+    bounds: Floats,
+    source: Source,
+    reading: Reading | None = None,
+) -> Session:
     if not len(ids):
         raise InputError(f"{source.path}: has no units; save a TsGroup that has some")
     support = make_intervals({"start_time": bounds[:, 0], "stop_time": bounds[:, 1]}, f"{source.path}: {SUPPORT}")
@@ -100,13 +115,20 @@ def _of_trains(trains: list[Floats], ids: Array, columns: dict[str, Array], boun
         ids,
         plain_columns(columns),
         source,
+        reading,
         intervals={SUPPORT: support},
         observed=Observed.from_units([bounds] * len(ids)),
     )
 
 
 def _of_counts(
-    times: Floats, counts: Array, ids: Array, columns: dict[str, Array], bounds: Floats, source: Source
+    times: Floats,
+    counts: Array,
+    ids: Array,
+    columns: dict[str, Array],
+    bounds: Floats,
+    source: Source,
+    reading: Reading | None = None,
 ) -> Session:
     if counts.shape != (len(times), len(ids)):
         shapes = f"shape {counts.shape} for {len(times)} times and {len(ids)} columns"
@@ -114,13 +136,14 @@ def _of_counts(
     names = plain_array(ids)
     table = xr.DataArray(counts, dims=("time", "unit"), coords={"time": times, "unit": ids if names is None else names})
     support = {SUPPORT: {"start_time": bounds[:, 0], "stop_time": bounds[:, 1]}}
+    parts: dict[str, Any] = {"units": plain_columns(columns), "intervals": support, "source": source}
     if counts.dtype.kind == "f" and (counts[np.isfinite(counts)] % 1).any():  # no counts: a signal
-        return from_signal(table, name="frames", units=plain_columns(columns), intervals=support, source=source)
-    return from_counts(table, units=plain_columns(columns), intervals=support, source=source)
+        return from_signal(table, name="frames", reading=reading, **parts)
+    return from_counts(table, reading=reading, **parts)
 
 
 def _recognises(path: Path) -> bool:
     return starts_with(path, b"PK\x03\x04") and {"type", "start", "end"} <= npz_names(path)
 
 
-FORMATS = {"pynapple": Format(recognises=_recognises, read=lambda path, bin_size: read_pynapple(path), lies_in="file")}
+FORMATS = {"pynapple": Format(recognises=_recognises, read=read_pynapple, lies_in="file")}

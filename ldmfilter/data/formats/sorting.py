@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ldmfilter.data.clocks import Reading
 from ldmfilter.data.formats.format import Format
 from ldmfilter.data.formats.phy import read_phy
+from ldmfilter.data.order import from_the_start
 from ldmfilter.data.session import Session, Source
 from ldmfilter.data.tables import Array, concatenate, group_spikes, plain_array, plain_columns
 from ldmfilter.data.untrusted.checksums import files_checksum, folder_checksum
@@ -37,16 +39,16 @@ _METRICS = ("quality_metrics", "template_metrics")
 _AGAIN = "save it again with SpikeInterface"
 
 
-def read_sorting(path: str | os.PathLike[str]) -> Session:
+def read_sorting(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
     """Read a sorting that SpikeInterface saved, as a folder (`numpysorting_info.json`) or as a zarr store.
 
     Raises InputError as `read_analyzer`.
     """
     path = Path(path).absolute()
-    return _read_store(path, "") if is_store(path) else _read_folder(path, path)
+    return _read_store(path, "", reading) if is_store(path) else _read_folder(path, path, reading)
 
 
-def read_analyzer(path: str | os.PathLike[str]) -> Session:
+def read_analyzer(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
     """Read a SortingAnalyzer that SpikeInterface saved, as a folder or as a zarr store.
 
     Properties of units, quality metrics and template metrics become unit columns; the recording's length is the
@@ -57,10 +59,10 @@ def read_analyzer(path: str | os.PathLike[str]) -> Session:
     """
     path = Path(path).absolute()
     if is_store(path):
-        return _read_store(path, "sorting")
+        return _read_store(path, "sorting", reading)
     if not (path / "sorting").is_dir():
         raise InputError(f"{path}: holds no folder `sorting`; give a SortingAnalyzer that SpikeInterface saved")
-    return _read_folder(path / "sorting", path)
+    return _read_folder(path / "sorting", path, reading)
 
 
 def from_sorting(sorting: BaseSorting | SortingAnalyzer, segment: int | None = None) -> Session:
@@ -105,7 +107,7 @@ def _check_segments(number: int, where: str) -> None:
         )
 
 
-def _read_folder(folder: Path, root: Path) -> Session:
+def _read_folder(folder: Path, root: Path, reading: Reading | None) -> Session:
     """A sorting's folder: `root`, or a folder within the analyzer `root`."""
     info_file, spikes_file = folder / "numpysorting_info.json", folder / "spikes.npy"
     for file in (info_file, spikes_file):
@@ -138,11 +140,11 @@ def _read_folder(folder: Path, root: Path) -> Session:
     files = [info_file, spikes_file, *properties, *tables, *([recording] if recording.is_file() else [])]
     samples = _json(recording).get("num_samples") if recording.is_file() else None
     source = Source(path=str(root), checksum=files_checksum(files, root))
-    return _session(spikes["sample_index"], spikes["unit_index"], rate, ids, columns, samples, source)
+    return _session(spikes["sample_index"], spikes["unit_index"], rate, ids, columns, samples, source, reading)
 
 
 @checked()
-def _read_store(root: Path, group: str) -> Session:
+def _read_store(root: Path, group: str, reading: Reading | None) -> Session:
     """A sorting in the group of a zarr store; arrays are opened one by one, and only those of plain types."""
     if (root / "zarr.json").exists():
         raise InputError(f"{root}: is zarr format 3; save it again with zarr < 3")
@@ -180,11 +182,18 @@ def _read_store(root: Path, group: str) -> Session:
             recording = _json(attributes).get("recording_attributes") if attributes.is_file() else None
             samples = recording.get("num_samples") if isinstance(recording, dict) else None
     source = Source(path=str(root), checksum=folder_checksum(folder))
-    return _session(frames, units, rate, ids, columns, samples, source)
+    return _session(frames, units, rate, ids, columns, samples, source, reading)
 
 
 def _session(
-    frames: Array, units: Array, rate: float, ids: Array, columns: dict[str, Array], samples: Any, source: Source
+    frames: Array,
+    units: Array,
+    rate: float,
+    ids: Array,
+    columns: dict[str, Array],
+    samples: Any,
+    source: Source,
+    reading: Reading | None,
 ) -> Session:
     """From SpikeInterface's spikes: samples (spike,) and positions of units (spike,); `samples` of the segment."""
     where = source.path
@@ -193,12 +202,14 @@ def _session(
         raise InputError(f"{where}: spikes do not fit its {len(ids)} units; {_AGAIN}")
     if not len(ids):
         raise InputError(f"{where}: has no units; sort the recording again")
+    kept = from_the_start(frames, f"{where}: sample_index")
+    frames, units = frames[kept], units[kept]
     length = samples[0] if isinstance(samples, list) and len(samples) == 1 else None
     extent = None
     if isinstance(length, int | float) and length > 0:
         extent = 0.0, max(length / rate, float(frames.max(initial=0)) / rate)
     times, index = group_spikes(frames / rate, units, len(ids))
-    return Session.checked(times, index, ids, plain_columns(columns), source, extent=extent)
+    return Session.checked(times, index, ids, plain_columns(columns), source, reading, extent=extent)
 
 
 def _rate_and_ids(info: dict[str, Any], where: Path, root: Path) -> tuple[float, Array]:
@@ -247,6 +258,6 @@ def _is_sorting(path: Path) -> bool:
 
 
 FORMATS = {
-    "sorting": Format(_is_sorting, lambda path, bin_size: read_sorting(path), "folder"),
-    "analyzer": Format(_is_analyzer, lambda path, bin_size: read_analyzer(path), "folder"),
+    "sorting": Format(_is_sorting, read_sorting, "folder"),
+    "analyzer": Format(_is_analyzer, read_analyzer, "folder"),
 }

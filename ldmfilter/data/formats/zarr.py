@@ -11,6 +11,8 @@ from urllib.parse import unquote
 import numpy as np
 import xarray as xr
 
+from ldmfilter.data.cf import unpacked
+from ldmfilter.data.clocks import Clock, Reading, is_time, iso
 from ldmfilter.data.formats.format import Format
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import choose_series, from_signal
@@ -25,10 +27,8 @@ from ldmfilter.errors import InputError
 _OWN_ARRAYS = {"spike_times", "spike_times_index", "unit_id", "obs_intervals", "obs_intervals_index"}
 
 
-def read_zarr(path: str | os.PathLike[str], series: str | None = None) -> Session:
+def read_zarr(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
     """Read a session from a zarr store.
-
-    series: path of the signal that it holds, or the unique last part of it; not needed
 
     Raises InputError for a store of another kind, of a newer version or with pickled objects, for one that is
     damaged, and for spike times that are NaN.
@@ -40,7 +40,7 @@ def read_zarr(path: str | os.PathLike[str], series: str | None = None) -> Sessio
         raise InputError(f"{path}: is a zarr array, not a session; give the store that Session.to_zarr wrote")
     with damage(path, "zarr store", errors=ZARR_DAMAGE), checked():
         check_arrays(path)
-        return _Store(path).session(series)
+        return _Store(path).session(reading or Reading())
 
 
 class _Store:
@@ -55,7 +55,7 @@ class _Store:
         if self.complete and self.attrs.get("version", 0) > VERSION:
             raise InputError(f"{path}: was written by a newer ldmfilter; install that version or write it again")
 
-    def session(self, wanted: str | None) -> Session:
+    def session(self, reading: Reading) -> Session:
         arrays = set(self.root.array_keys())
         missing = sorted({"spike_times", "spike_times_index"} - arrays)
         if missing:
@@ -69,54 +69,75 @@ class _Store:
             units[name] = ("unit", self.values(name))
         if "units" in self.root:
             units = units.merge(self.dataset("units", "unit"))
+        about = {key: str(self.attrs.get(key, "")) for key in ("identifier", "session_id", "session_start_time")}
+        spikes, where = self.variable("spike_times"), f"{self.path}: spike_times"
+        clock = Clock.of(spikes, about["session_start_time"], where)
+        about["session_start_time"] = about["session_start_time"] or iso(clock.zero)
         observed = None
         if "obs_intervals" in arrays:
-            observed = Observed(self.values("obs_intervals"), self.values("obs_intervals_index"))
+            bounds = clock.seconds(self.variable("obs_intervals"), f"{self.path}: obs_intervals")
+            observed = Observed(bounds, self.values("obs_intervals_index").astype(np.int64))
         name = str(self.root["signal"].attrs.get("name", "signal")) if "signal" in self.root else ""
         series = {name: "the signal of this store"} if name else {}
-        if wanted is not None:
-            choose_series(series, wanted, str(self.path), [])
-        about = {key: str(self.attrs.get(key, "")) for key in ("identifier", "session_id", "session_start_time")}
+        if reading.series is not None:
+            choose_series(series, reading.series, str(self.path), [])
         extent = self.attrs.get("extent")
         source = Source(path=str(self.path), checksum=folder_checksum(self.path), **about)
+        behavior = {
+            unquote(key): clock.series(
+                self.series(f"behavior/{key}", unquote(key)), f"{self.path}: behavior/{key}", reading
+            )
+            for key in self.groups("behavior")
+        }
         parts: dict[str, Any] = {
-            "intervals": {unquote(key): self.intervals(f"intervals/{key}") for key in self.groups("intervals")},
-            "behavior": {unquote(key): self.series(f"behavior/{key}", unquote(key)) for key in self.groups("behavior")},
+            "intervals": {unquote(key): self.intervals(f"intervals/{key}", clock) for key in self.groups("intervals")},
+            "behavior": {key: one for key, one in behavior.items() if one is not None},
             "observed": observed,
             "series": series,
+            "reading": reading,
         }
         if name:
             signal = self.series("signal", name)
             if signal.shape[1:] != ids.shape:
                 raise InputError(f"{self.path}: signal: {signal.shape} for {len(ids)} units; write the session anew")
             return replace(from_signal(signal.assign_coords(unit=ids), name=name, source=source, **parts), units=units)
-        bounds = None if extent is None else (float(extent[0]), float(extent[1]))
-        times = self.values("spike_times").astype(np.float64)
-        return replace(Session.checked(times, index, ids, source=source, extent=bounds, **parts), units=units)
+        whole = None if extent is None else (float(extent[0]), float(extent[1]))
+        times = clock.seconds(spikes, where)
+        return replace(Session.checked(times, index, ids, source=source, extent=whole, **parts), units=units)
 
     def groups(self, key: str) -> list[str]:
         return sorted(self.root[key].group_keys()) if key in self.root else []
 
     def values(self, key: str) -> np.ndarray:
-        return read_array(self.root, self.path, key, self.complete)[0]
+        return self.variable(key).values
+
+    def variable(self, key: str, dims: Any = ()) -> xr.Variable:
+        """An array, what is missing or packed in it decoded, with the dims that it notes, or else these."""
+        values, attrs = read_array(self.root, self.path, key, self.complete)
+        dims = tuple(attrs.pop(DIMS, ())) or dims or [f"dim_{i}" for i in range(values.ndim)]
+        fill = self.root[key].fill_value
+        if fill and not self.complete:
+            attrs.setdefault("_FillValue", fill)
+        return unpacked(xr.Variable(dims, values, attrs))
 
     def dataset(self, key: str, dim: str) -> xr.Dataset:
         """A group of arrays along `dim`; dims, coordinates and order as noted, or guessed in a foreign store."""
         group = self.root[key]
         variables = {}
         for name in group.array_keys():
-            values, attrs = read_array(self.root, self.path, f"{key}/{name}", self.complete)
-            dims: Any = tuple(attrs.pop(DIMS, ())) or (dim, f"{name}_item")[: values.ndim]
-            variables[unquote(name)] = xr.Variable(dims, values, attrs)
+            variables[unquote(name)] = self.variable(f"{key}/{name}", (dim, f"{name}_item")[: group[name].ndim])
         coordinates = group.attrs.get("coordinate_names", [dim] if dim in variables else [])
         order = group.attrs.get("order", sorted(set(variables) - set(coordinates)))
         return xr.Dataset({name: variables[name] for name in order}, {name: variables[name] for name in coordinates})
 
-    def intervals(self, key: str) -> xr.Dataset:
+    def intervals(self, key: str, clock: Clock) -> xr.Dataset:
         table = self.dataset(key, "interval")
         if not {"start_time", "stop_time"} <= set(table):
             raise InputError(f"{self.path}: {key}: no start_time or no stop_time; write the table anew")
-        return table
+        times = {name: table[name] for name in table if is_time(table[name])}
+        return table.assign(
+            {name: (column.dims, clock.seconds(column, f"{self.path}: {key}/{name}")) for name, column in times.items()}
+        )
 
     def series(self, key: str, name: str) -> xr.DataArray:
         series = self.dataset(key, "time")
@@ -132,7 +153,7 @@ class _Store:
 FORMATS = {
     "zarr": Format(
         recognises=lambda path: path.is_dir() and is_store(path) and not is_nwb_in_zarr(path),
-        read=lambda path, bin_size, series: read_zarr(path, series),
+        read=read_zarr,
         lies_in="folder",
         series=True,
     )

@@ -1,0 +1,37 @@
+"""Values as the CF conventions store them: missing and packed ones. A fill value of 0 marks nothing: zarr gives it to
+every array that it is not told another for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable
+
+import numpy as np
+import xarray as xr
+
+# What netCDF's libraries write into floats that nobody has set.
+_NETCDF_FILL = 9.969209968386869e36
+_MISSING = ("_FillValue", "missing_value")
+
+
+def unpacked(variable: xr.Variable, name: Hashable = None, where: str = "") -> xr.Variable:
+    """A variable with NaN where its fill value stands, and times its scale plus its offset.
+
+    where: of a file whose fill values somebody has set: there one of 0 is taken as missing in floats; in whole numbers
+        a warning tells that it is not
+    """
+    attrs = dict(variable.attrs)
+    for key in _MISSING:
+        if key not in attrs or np.size(attrs[key]) != 1 or np.any(attrs[key]):
+            continue
+        if where and variable.dtype.kind == "f":
+            continue
+        value = attrs.pop(key)
+        if where and variable.dtype.kind in "iu":
+            warnings.warn(f"{where}: {name}: its {key} {value} is taken as the number, not as missing", stacklevel=2)
+    if where and variable.dtype.kind == "f" and not any(key in attrs for key in _MISSING):
+        unset = np.abs(variable.values) == variable.dtype.type(_NETCDF_FILL)
+        if unset.any():
+            variable = variable.copy(data=np.where(unset, np.nan, variable.values))
+    variable = xr.Variable(variable.dims, variable.values, attrs)
+    return xr.conventions.decode_cf_variable(name, variable, concat_characters=False, decode_times=False).load()

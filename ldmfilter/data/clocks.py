@@ -1,0 +1,329 @@
+"""Times as seconds on the one clock of a session: units of time, dates, times that fall back, and what does not fit.
+
+Spikes say what the session's clock is. A table or series that does not fit it is told or left out, never bent.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from ldmfilter.config import parse_ticks
+from ldmfilter.data.order import in_order
+from ldmfilter.data.tables import Floats, Ints, shorten
+from ldmfilter.errors import InputError
+
+# Seconds in a unit of time; "since" a date may follow.
+_SECONDS = {
+    **dict.fromkeys(("", "s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
+    **dict.fromkeys(("us", "microsecond", "microseconds"), 1e-6),
+    **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), 1e-9),
+    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hr", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86400.0),
+}
+_SECOND, _DAY = np.timedelta64(1, "s"), np.timedelta64(1, "D")
+# Spans that differ by more are in different units of time: a thousandfold, less the time that one leaves out.
+_APART = 300
+# Times farther from the spikes than so many times the span of these are told.
+_FAR = 3
+# Fewer spikes, or times of a table or series, tell nothing of a unit of time.
+_FEW_SPIKES, _FEW_TIMES = 100, 10
+# Median rates, Hz: one below the first is told, one below the second adds to a doubt.
+_LOWEST_RATE, _LOW_RATE = 0.01, 0.05
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a person says of a session where its files leave doubt.
+
+    bin_size: s, of counts that do not say it
+    series: path of a signal, or the unique last part of it, to be read in place of spikes
+    sort_times: take times that fall back as disorder
+    ticks: "NAME=HZ", ticks per second of the times of `spikes`, `obs_intervals`, a table or a series
+    """
+
+    bin_size: float | None = None
+    series: str | None = None
+    sort_times: bool = False
+    ticks: tuple[str, ...] = ()
+
+    def hz(self, name: str) -> float | None:
+        """Ticks per second of an object's times, where they were given."""
+        return dict(map(parse_ticks, self.ticks)).get(name)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The clock of a session. zero: the date of 0 s in UTC, None where the session's own times carry no date."""
+
+    zero: np.datetime64 | None = None
+
+    @classmethod
+    def of(cls, times: Any, started: str, where: str, before: float = 0.0) -> Clock:
+        """The clock of the session's own times: of its spikes, or of the centres of its bins.
+
+        0 s is the session's start where that is known, else the date since which the times are counted; where that is
+        merely the first of them, as xarray writes dates, `before` s before the earliest.
+
+        started: the session's start in ISO 8601, or ""
+        """
+        seconds, date = relative(times, where)
+        start = _date(started)
+        if date is None or not np.isfinite(seconds).any():
+            return cls(start)
+        first = date + _delta(float(np.nanmin(seconds)) - before)
+        if start is not None and -_SECOND < first - start < _DAY:
+            return cls(start)
+        return cls(first if seconds.flat[0] == 0 else date)
+
+    def seconds(self, times: Any, where: str) -> Floats:
+        """Times in s on this clock: numbers in the unit of their attribute `units`, durations or dates.
+
+        Raises InputError for an unknown unit of time, for values that are no times, and for dates where the
+        session has none.
+        """
+        seconds, date = relative(times, where)
+        if date is not None:
+            if self.zero is None:
+                raise InputError(
+                    f"{where} is in dates, the session's spikes are not; give its start as session_start_time"
+                )
+            seconds = seconds + (date - self.zero) / _SECOND
+        return seconds
+
+    def columns(self, columns: Mapping[str, Any] | pd.DataFrame, where: str) -> dict[str, Any]:
+        """The columns of an interval table, those that are times in s: start_time, stop_time, and any in a unit of
+        time, in dates or in durations."""
+        found: dict[str, Any] = {}
+        for name, column in columns.items():
+            plain = column if isinstance(column, list) else np.asarray(column)
+            if is_time(column) or name in ("start_time", "stop_time"):
+                found[str(name)] = self.seconds(column, f"{where}: {name}")
+            else:
+                several = isinstance(column, xr.Variable | xr.DataArray) and column.ndim == 2
+                found[str(name)] = [list(row) for row in plain] if several else plain
+        return found
+
+    def series(self, series: xr.DataArray, where: str, reading: Reading) -> xr.DataArray | None:
+        """Behaviour as a session holds it: dims (time,) or (time, component), `time` in s, samples in order; None,
+        with a warning, where their order is in doubt."""
+        time = self.seconds(series["time"], where)
+        if len(time) != series.sizes["time"]:
+            raise InputError(f"{where}: {len(time)} times for {len(series)} values; write the series anew")
+        notes: list[str] = []
+        known = np.isfinite(time)
+        ordered = in_order(time[known], series.values[known], notes, reading.sort_times)
+        if ordered is None:
+            warnings.warn(f"{where}: {notes[-1]}", stacklevel=4)
+            return None
+        time, values = ordered
+        attrs = {
+            **series.attrs,
+            "unit": str(series.attrs.get("unit", series.attrs.get("units", ""))),
+            "description": str(series.attrs.get("description", series.attrs.get("long_name", ""))),
+        }
+        attrs.setdefault("rate", rate_of(time))
+        dims = ("time", "component")[: values.ndim]
+        return xr.DataArray(values, dims=dims, coords={"time": time}, name=series.name, attrs=attrs)
+
+
+def rate_of(time: Floats) -> float:
+    """Rate of samples, Hz, by the median of their steps; NaN where there is none."""
+    step = float(np.nanmedian(np.diff(time))) if len(time) > 1 else 0.0
+    return 1 / step if step > 0 else float("nan")
+
+
+def is_time(column: Any) -> bool:
+    """True for values in a unit of time, dates or durations."""
+    dtype = getattr(column, "dtype", None)
+    units = str(getattr(column, "attrs", {}).get("units", "")).partition(" since ")[0].strip().lower()
+    return dtype is not None and (dtype.kind in "mM" or (dtype.kind in "iuf" and bool(units) and units in _SECONDS))
+
+
+def relative(times: Any, where: str) -> tuple[Floats, np.datetime64 | None]:
+    """Times in s since a date, and that date, None where they carry none.
+
+    Raises InputError as `Clock.seconds`.
+    """
+    values = np.asarray(times)
+    if values.dtype.kind == "O" and values.size:
+        first = values.flat[0]
+        if isinstance(first, np.datetime64 | pd.Timestamp) or hasattr(first, "isoformat"):
+            values = pd.to_datetime(values.ravel(), utc=True).tz_localize(None).to_numpy()
+        elif isinstance(first, np.timedelta64 | pd.Timedelta) or hasattr(first, "total_seconds"):
+            values = pd.to_timedelta(values.ravel()).to_numpy()
+    if values.dtype.kind == "m":
+        return values / _SECOND, None
+    if values.dtype.kind == "M":
+        known = values[~np.isnat(values)]
+        date = known.flat[0].astype("datetime64[ns]") if known.size else None
+        return (values - (values if date is None else date)) / _SECOND, date
+    if values.dtype.kind not in "uif" and values.size:
+        raise InputError(f"{where} holds {values.dtype} values where times are wanted; give seconds as numbers")
+    unit, since, date_text = str(getattr(times, "attrs", {}).get("units", "")).partition(" since ")
+    scale = _SECONDS.get(unit.strip().lower())
+    date = _date(date_text) if since else None
+    if scale is None or (since and date is None):
+        raise InputError(
+            f"{where} is in {(unit + since + date_text)!r:.60}, which is no unit of time known here; give seconds"
+        )
+    return values.astype(np.float64) * scale, date
+
+
+def _date(text: str) -> np.datetime64 | None:
+    """A date of ISO 8601 in UTC; None for another text. One without a zone is taken as UTC, as CF does."""
+    try:
+        stamp = pd.Timestamp(text)
+        stamp = stamp.tz_convert(None) if stamp.tzinfo is not None else stamp
+        return None if pd.isna(stamp) else stamp.to_datetime64().astype("datetime64[ns]")
+    except (ValueError, OverflowError):
+        return None
+
+
+def _delta(seconds: float) -> np.timedelta64:
+    return np.timedelta64(round(seconds * 1e9), "ns")
+
+
+def iso(zero: np.datetime64 | None) -> str:
+    """A date as session_start_time, "" for None."""
+    return "" if zero is None else f"{np.datetime_as_string(zero, unit='us')}+00:00"
+
+
+@dataclass
+class Parts:
+    """What a session holds beside its spikes, times in s.
+
+    intervals, behavior, observed (interval, 2): as in `Session`
+    """
+
+    intervals: dict[str, xr.Dataset]
+    behavior: dict[str, xr.DataArray]
+    observed: Floats | None = None
+
+    def times(self) -> dict[str, Floats]:
+        """The finite times of each object."""
+        found = {} if self.observed is None else {"obs_intervals": self.observed.ravel()}
+        for name, table in self.intervals.items():
+            found[name] = np.concatenate([table["start_time"].values, table["stop_time"].values])
+        found |= {name: series["time"].values for name, series in self.behavior.items()}
+        return {name: times[np.isfinite(times)] for name, times in found.items()}
+
+
+def settle(times: Floats, index: Ints, parts: Parts, reading: Reading, where: str, binned: bool = False) -> Floats:
+    """Spike times (spike,) in s; `parts` in s too, without what lies on another clock.
+
+    A table or series is left out, with a warning, where its times cannot be seconds beside these spikes; single times
+    far from the spikes are told. binned: the spikes stand for counts, whose unit of time is known
+
+    Raises InputError where the spikes' own unit of time is in doubt, and for ticks of an object that does not exist.
+    """
+    known = ["spikes", *parts.times()]
+    unknown = [name for name, _ in map(parse_ticks, reading.ticks) if name not in known]
+    if unknown:
+        raise InputError(f"{where}: no {shorten(unknown)} to give ticks of; it has {shorten(known)}")
+    hz = reading.hz("spikes")
+    if hz is not None and not binned:
+        times = times / hz
+    _scale(parts, reading)
+    if times.size < _FEW_SPIKES:
+        return times
+    span = float(times.min()), float(times.max())
+    others = {name: t for name, t in parts.times().items() if reading.hz(name) is None and t.size}
+    if hz is None and not binned:
+        _check_spikes_unit(times, index, span, others, where)
+    for name, t in others.items():
+        doubt = _doubt(t, span)
+        if doubt and name == "obs_intervals":
+            raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
+        if doubt:
+            warnings.warn(f"{where}: {name}: left out, {doubt}; {_way_out(name)}", stacklevel=5)
+            parts.intervals.pop(name, None)
+            parts.behavior.pop(name, None)
+            continue
+        told = _apart(t, span)
+        if told:
+            warnings.warn(f"{where}: {name}: {told}", stacklevel=5)
+    return times
+
+
+def _way_out(name: str) -> str:
+    return f"give --ticks {name}=1000 where they are ms, or as many as there are in a second, 1 where they are s"
+
+
+def _scale(parts: Parts, reading: Reading) -> None:
+    """Bring the objects whose ticks were given to seconds."""
+    for name, hz in map(parse_ticks, reading.ticks):
+        if name == "obs_intervals" and parts.observed is not None:
+            parts.observed = parts.observed / hz
+        if name in parts.intervals:
+            table = parts.intervals[name]
+            columns = [key for key in table if str(key).endswith("_time") and table[key].dtype.kind in "iuf"]
+            parts.intervals[name] = table.assign({key: table[key] / hz for key in columns})
+        if name in parts.behavior:
+            series = parts.behavior[name]
+            time = series["time"].values / hz
+            parts.behavior[name] = series.assign_coords(time=time).assign_attrs(rate=rate_of(time))
+
+
+def _check_spikes_unit(
+    times: Floats, index: Ints, span: tuple[float, float], others: Mapping[str, Floats], where: str
+) -> None:
+    """Raises InputError where spike times can hardly be seconds; a warning where the rates are merely odd."""
+    if (times == np.floor(times)).all() and np.ptp(times) > 0:
+        raise InputError(
+            f"{where}: units: all {times.size:,} spike_times are whole numbers, as samples and ms are; give "
+            "--ticks spikes=30000 for samples at 30 kHz, spikes=1000 for ms, spikes=1 for s"
+        )
+    number = np.diff(index, prepend=0)
+    rate = float(np.median(number[number > 0])) / (span[1] - span[0])
+    told = {name: float(np.ptp(t)) for name, t in others.items() if t.size >= _FEW_TIMES}
+    longest = max(told, key=lambda name: told[name], default=None)
+    if longest is not None and rate < _LOW_RATE and span[1] - span[0] > _APART * told[longest]:
+        raise InputError(
+            f"{where}: units: spike_times span {span[1] - span[0]:,.6g} s, {longest} {told[longest]:,.6g} s, at a "
+            f"median rate of {rate:.2g} Hz; are they ms? {_way_out('spikes')}"
+        )
+    if rate < _LOWEST_RATE:
+        warnings.warn(
+            f"{where}: units: a median rate of {rate:.3g} Hz over {span[1] - span[0]:,.6g} s; if spike_times are not "
+            "s, give --ticks spikes=1000 for ms",
+            stacklevel=6,
+        )
+
+
+def _doubt(times: Floats, span: tuple[float, float]) -> str:
+    """The reason why times can hardly be seconds beside spikes in a span, or ""."""
+    if times.size < _FEW_TIMES:
+        return ""
+    width, own = span[1] - span[0], float(np.diff(np.quantile(times, [0.05, 0.95]))[0]) / 0.9
+    if own > _APART * width:
+        return f"its times span {own:,.6g} s, the spikes {width:,.6g} s"
+    beyond = (times < span[0] - 0.1 * width) | (times > span[1] + 0.1 * width)
+    if beyond.mean() > 0.5 and (times == np.floor(times)).all():
+        whole = f"its times are whole numbers up to {times.max():,.6g}, as frames and ms are"
+        return f"{whole}, the spikes end at {span[1]:g} s"
+    return ""
+
+
+def _apart(times: Floats, span: tuple[float, float]) -> str:
+    """A line on times that lie far from spikes in a span, or ""."""
+    width = span[1] - span[0]
+    before, after = span[0] - times, times - span[1]
+    far = np.maximum(before, after) > _FAR * width
+    around = f"the spikes, {span[0]:g} to {span[1]:g} s"
+    if (np.maximum(before, after) > width).all():
+        return f"lies at {times.min():.12g} to {times.max():.12g} s, away from {around}; is its clock another?"
+    if far.any():
+        values = shorten((f"{value:.12g}" for value in np.unique(times[far])), most=3)
+        return f"{far.sum()} of {times.size} times lie far from {around}: {values} s; ignored"
+    if times.size >= _FEW_SPIKES and _APART * np.ptp(times) < width:
+        return f"spans {np.ptp(times):.6g} s only, the spikes {width:,.6g} s; give --ticks where it is in another unit"
+    return ""
