@@ -8,13 +8,16 @@ import typer
 from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow_blocks, open_console, print_table, say, shown
 from ldmfilter_cli.options import (
     BEHAVIOR,
+    Align,
     Behaviors,
     Circular,
     Dask,
     Device,
+    Filter,
     Format,
     MinSpeed,
     RunFolder,
+    Window,
     open_run,
     with_options,
 )  # fmt: skip
@@ -51,6 +54,9 @@ def decode(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report on the behaviour as JSON.", rich_help_panel=BEHAVIOR)
     ] = False,
+    align: Align = None,
+    window: Window = None,
+    filter: Filter = None,
     device: Device = "cpu",
     dask: Dask = None,
     overwrite: Overwrite = False,
@@ -65,20 +71,26 @@ def decode(
     With **--behavior** the store also holds what the states say of it, with intervals that are calibrated on time that
     training never saw; a table on stderr says how well.
 
+    With **--align trials.start_time --window -0.5:1.5** the store holds states in trials: dims (trial, time, state),
+    and the table's columns as coordinates.
+
     Several sessions give a store each, named after the session. What is there already, from the same model, session
     and options, is not done again; a session that cannot be used does not stop the others. With **--dask** the workers
     of a cluster decode, and the session of a worker that dies is done by another.
     """
     if not behavior and (circular or min_speed or as_json):
         raise typer.BadParameter("means something only with --behavior", param_hint="--circular, --min-speed, --json")
-    from ldmfilter.analysis.decode_session import DecodeOptions, decode_session
+    if not align and (window or filter):
+        raise typer.BadParameter("means something only with --align", param_hint="--window, --filter")
+    from ldmfilter.analysis.decode_session import WINDOW, DecodeOptions, decode_session
     from ldmfilter.filter.decode import check_store
 
     several = len(set(sessions or ())) > 1 or dask is not None
     if not several:
         check_store(out, overwrite)
     asked = DecodeOptions(format, **options, ci=ci, smooth=smooth, behavior=behavior, circular=circular,
-                          min_speed=min_speed, device=device)  # fmt: skip
+                          min_speed=min_speed, align=align, window=window or WINDOW, filter=filter,
+                          device=device)  # fmt: skip
     asked.check()
     the_run = open_run(run)
     if several:
