@@ -35,8 +35,8 @@ Behaviors = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PATH",
-        help="Behaviour to read from the states, as `inspect` prints it or its unique last part, a column as led[0]; "
-        "repeatable.",
+        help="Behaviour to read from the states, as `inspect` prints it or its unique last part, a column as led[0], "
+        "or a column of an interval table, as trials.condition; repeatable.",
         rich_help_panel=BEHAVIOR,
     ),
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import xarray as xr
 
 from ldmfilter.analysis.behavior import choose_behavior
-from ldmfilter.analysis.readout import BehaviorReport, read_behavior
+from ldmfilter.analysis.readout import AnyReport, read_behavior
 from ldmfilter.config import DataConfig
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.prepare import prepare
@@ -86,7 +86,7 @@ def decode_session(
     keep: bool = False,
     say: Say | None = None,
     follow: Follow | None = None,
-) -> tuple[BehaviorReport, ...] | None:
+) -> tuple[AnyReport, ...] | None:
     """Decode a session into a store.
 
     Args:
@@ -136,7 +136,7 @@ def decode_session(
     if bins > HUGE:
         say(f"warning: this takes all {bins:,} bins into memory; --span takes fewer")
     latents = xr.concat(list(marked), "time", data_vars="minimal", coords="minimal")
-    reports: tuple[BehaviorReport, ...] = ()
+    reports: tuple[AnyReport, ...] = ()
     if variables:
         for one in variables:
             if one.note:
