@@ -8,13 +8,16 @@ import typer
 from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow_blocks, open_console, print_table, say, shown
 from ldmfilter_cli.options import (
     BEHAVIOR,
+    Align,
     Behaviors,
     Circular,
     Dask,
     Device,
+    Filter,
     Format,
     MinSpeed,
     RunFolder,
+    Window,
     open_run,
     with_options,
 )  # fmt: skip
@@ -22,7 +25,8 @@ from ldmfilter_cli.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ldmfilter.analysis.readout import BehaviorReport
+    from ldmfilter.analysis.classes import ClassReport
+    from ldmfilter.analysis.readout import AnyReport, BehaviorReport
 
 
 @command
@@ -51,6 +55,9 @@ def decode(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report on the behaviour as JSON.", rich_help_panel=BEHAVIOR)
     ] = False,
+    align: Align = None,
+    window: Window = None,
+    filter: Filter = None,
     device: Device = "cpu",
     dask: Dask = None,
     overwrite: Overwrite = False,
@@ -65,20 +72,26 @@ def decode(
     With **--behavior** the store also holds what the states say of it, with intervals that are calibrated on time that
     training never saw; a table on stderr says how well.
 
+    With **--align trials.start_time --window -0.5:1.5** the store holds states in trials: dims (trial, time, state),
+    and the table's columns as coordinates.
+
     Several sessions give a store each, named after the session. What is there already, from the same model, session
     and options, is not done again; a session that cannot be used does not stop the others. With **--dask** the workers
     of a cluster decode, and the session of a worker that dies is done by another.
     """
     if not behavior and (circular or min_speed or as_json):
         raise typer.BadParameter("means something only with --behavior", param_hint="--circular, --min-speed, --json")
-    from ldmfilter.analysis.decode_session import DecodeOptions, decode_session
+    if not align and (window or filter):
+        raise typer.BadParameter("means something only with --align", param_hint="--window, --filter")
+    from ldmfilter.analysis.decode_session import WINDOW, DecodeOptions, decode_session
     from ldmfilter.filter.decode import check_store
 
     several = len(set(sessions or ())) > 1 or dask is not None
     if not several:
         check_store(out, overwrite)
     asked = DecodeOptions(format, **options, ci=ci, smooth=smooth, behavior=behavior, circular=circular,
-                          min_speed=min_speed, device=device)  # fmt: skip
+                          min_speed=min_speed, align=align, window=window or WINDOW, filter=filter,
+                          device=device)  # fmt: skip
     asked.check()
     the_run = open_run(run)
     if several:
@@ -96,31 +109,51 @@ def decode(
         print(out)
 
 
-def _show(reports: "tuple[BehaviorReport, ...]") -> None:
+def _show(reports: "tuple[AnyReport, ...]") -> None:
     """The reports for people, on stderr."""
     console = open_console(stderr=True)
     for one in reports:
         console.print()
-        console.print(shown(one.path + (", circular" if one.circular else ""), style="bold"))
+        about = one.to_dict()
+        kind = ", circular" * about["circular"] + f", {len(about.get('classes', ()))} classes" * about["categories"]
+        console.print(shown(one.path + kind, style="bold"))
         left = ", ".join(f"{n} {why}" for why, n in one.bins.items() if why != "used")
         blocks = f"{one.blocks} block{'s' if one.blocks != 1 else ''}"
         bins = f"{one.bins['used']} bins in {blocks}" + (f"; left out {left}" if left else "")
         for line in filter(None, (bins, one.note)):
             console.print(shown(line))
-        _show_scores(console, one)
-        if one.intervals:
-            rows = [
-                (
-                    f"{i.level:.0%}",
-                    f"{i.coverage:.1%} +- {i.coverage_se:.1%}",
-                    f"{i.width:.3g} +- {i.width_se:.2g}",
-                    f"{i.score:.4g} +- {i.score_se:.2g}",
-                    f"{min(i.constant_score, i.same_coverage_score):.4g}",
-                )
-                for i in one.intervals
-            ]
-            heads = ("interval", ">covers", ">width", ">score", ">score at constant width")
-            print_table(console, heads, rows)
+        if about["categories"]:
+            _show_classes(console, one)  # type: ignore[arg-type]
+        else:
+            _show_scores(console, one)  # type: ignore[arg-type]
+
+
+def _show_classes(console: "Console", one: "ClassReport") -> None:
+    """Scores of each classifier, beside the supervised decoder and chance, and the calibration of probabilities."""
+    rows = [
+        (
+            name + (" (chosen)" if name == one.chosen else ""),
+            f"{score.balanced_accuracy:.1%}",
+            f"{score.accuracy:.1%}",
+            f"{score.log_loss:.3g}",
+        )
+        for name, score in one.readouts.items()
+    ]
+    if one.decoder:
+        rows.append((f"Bayesian decoder, {one.decoder.window:g} s", f"{one.decoder.balanced_accuracy:.1%}", "", ""))
+    rows.append(("a guess", f"{one.chance:.1%}", "", ""))
+    if one.control:
+        rows.append(("shifted or shuffled, 95th percentile", f"{one.control.shifted_95:.1%}", "", ""))
+    print_table(console, ["readout", ">balanced accuracy", ">accuracy", ">nats a bin"], rows)
+    if one.control:
+        console.print(shown(f"p {one.control.p:.2g} against {one.control.shifts} surrogates"))
+    if one.recall:
+        console.print(shown("read right: " + ", ".join(f"{name} {share:.0%}" for name, share in one.recall.items())))
+    if one.calibration:
+        steps = [
+            (f"{i.probability:.1%}", f"{i.share:.1%} +- {i.share_se:.1%}", f"{i.pairs:,}") for i in one.calibration
+        ]
+        print_table(console, ["probability", ">share", ">bins and classes"], steps)
 
 
 def _show_scores(console: "Console", one: "BehaviorReport") -> None:
@@ -138,3 +171,15 @@ def _show_scores(console: "Console", one: "BehaviorReport") -> None:
         print_table(console, ["readout", ">R2", f">median error, {one.unit or 'its unit'}"], rows)
     if one.control:
         console.print(shown(f"p {one.control.p:.2g} against {one.control.shifts} shifts"))
+    if one.intervals:
+        levels = [
+            (
+                f"{i.level:.0%}",
+                f"{i.coverage:.1%} +- {i.coverage_se:.1%}",
+                f"{i.width:.3g} +- {i.width_se:.2g}",
+                f"{i.score:.4g} +- {i.score_se:.2g}",
+                f"{min(i.constant_score, i.same_coverage_score):.4g}",
+            )
+            for i in one.intervals
+        ]
+        print_table(console, ("interval", ">covers", ">width", ">score", ">score at constant width"), levels)

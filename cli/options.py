@@ -15,7 +15,7 @@ from ldmfilter.data import FORMATS
 if TYPE_CHECKING:
     from ldmfilter.filter.runs import Run
 
-RUN, BEHAVIOR = "Run", "Behaviour"
+RUN, BEHAVIOR, TRIALS = "Run", "Behaviour", "Trials"
 SESSION = "NWB file or address, session in zarr, sorter's folder, pynapple file, or counts."
 
 Format = Annotated[
@@ -35,8 +35,8 @@ Behaviors = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PATH",
-        help="Behaviour to read from the states, as `inspect` prints it or its unique last part, a column as led[0]; "
-        "repeatable.",
+        help="Behaviour to read from the states, as `inspect` prints it or its unique last part, a column as led[0], "
+        "or a column of an interval table, as trials.condition; repeatable.",
         rich_help_panel=BEHAVIOR,
     ),
 ]
@@ -84,7 +84,7 @@ def parse_widths(text: str) -> tuple[int, ...]:
         raise typer.BadParameter(f"{text!r} is not a list of widths, as 128,128", param_hint="--hidden") from None
 
 
-def parse_span(text: str) -> tuple[float, float]:
+def parse_span(text: str, flag: str = "--span") -> tuple[float, float]:
     """A span of "START:STOP", s; an empty end is open. Raises: typer.BadParameter for another form."""
     start, colon, stop = text.partition(":")
     try:
@@ -92,8 +92,40 @@ def parse_span(text: str) -> tuple[float, float]:
             raise ValueError
         return float(start) if start.strip() else -math.inf, float(stop) if stop.strip() else math.inf
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not START:STOP in seconds, as 10:60", param_hint="--span") from None
+        raise typer.BadParameter(f"{text!r} is not START:STOP in seconds, as 10:60", param_hint=flag) from None
 
+
+def parse_window(text: str) -> tuple[float, float]:
+    """As `parse_span`, of `--window`."""
+    return parse_span(text, "--window")
+
+
+Align = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TABLE.COLUMN",
+        help="States in trials, around an event: any column of times of an interval table, as trials.go_cue.",
+        rich_help_panel=TRIALS,
+    ),
+]
+Window = Annotated[
+    Any,
+    typer.Option(
+        metavar="START:STOP",
+        parser=parse_window,
+        help="From and to, s from the event.",
+        show_default=False,
+        rich_help_panel=TRIALS,
+    ),
+]
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="QUERY",
+        help='Trials to take, by the table\'s columns: "condition == 3 and rewarded".',
+        rich_help_panel=TRIALS,
+    ),
+]
 
 # The types of fields that are no types of typer: how their text is given, and what reads it.
 _TEXTS: dict[Any, tuple[Any, Callable[[str], Any]]] = {

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, say
-from ldmfilter_cli.options import Behaviors, Circular, MinSpeed, RunSession, open_run
+from ldmfilter_cli.options import TRIALS, Align, Behaviors, Circular, Filter, MinSpeed, RunSession, Window, open_run
 
 
 @command
@@ -20,6 +20,13 @@ def report(
     behavior: Behaviors = None,
     circular: Circular = None,
     min_speed: MinSpeed = 0.0,
+    align: Align = None,
+    window: Window = None,
+    filter: Filter = None,
+    condition: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of the table whose values are conditions.", rich_help_panel=TRIALS),
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -28,11 +35,18 @@ def report(
 
     Show the results of a run and their uncertainty: one page that needs no network, and the same numbers as JSON
     beside it. Prints the page.
+
+    A session with a table of trials is shown in trials, from their start; **--align**, **--window** and **--condition**
+    choose others.
     """
+    if not align and (window or filter or condition):
+        raise typer.BadParameter("means something only with --align", param_hint="--window, --filter, --condition")
     from ldmfilter.analysis.report import check_report, report_run
 
     check_report(out, overwrite)
-    made = report_run(open_run(run).choose(session), behavior or (), circular or (), min_speed, None if quiet else say)
+    speak = None if quiet else say
+    chosen = open_run(run).choose(session)
+    made = report_run(chosen, behavior or (), circular or (), min_speed, speak, align, window, filter, condition)
     page, numbers = made.write(out, overwrite)
     if not quiet:
         say(f"every number of the page: {numbers}")

@@ -81,7 +81,10 @@ def _say_how(end: Done, session: str, store: Path) -> None:
 
 
 def _say_score(store: Path, report: dict[str, Any]) -> None:
-    if report["read"]:
+    if report["read"] and report["categories"]:
+        share = report["read"]["balanced_accuracy"]
+        say(f"{store}: {report['path']}: balanced accuracy {share:.1%}, by chance {report['chance']:.1%}")
+    elif report["read"]:
         score, unit = report["read"], report["unit"] or "its unit"
         say(f"{store}: {report['path']}: R2 {score['r2']:.3f}, median error {score['median_error']:.3g} {unit}")
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ldmfilter.data.windows import reserve as reserve
     from ldmfilter.errors import InputError as InputError
     from ldmfilter.errors import TrainingError as TrainingError
+    from ldmfilter.filter.aligned import align as align
     from ldmfilter.filter.model import LDMFilter as LDMFilter
     from ldmfilter.filter.model import load as load
     from ldmfilter.filter.online import OnlineFilter as OnlineFilter
@@ -34,6 +35,7 @@ _NAMES = {
     "data.signal": ("from_signal",),
     "data.windows": ("reserve",),
     "errors": ("InputError", "TrainingError"),
+    "filter.aligned": ("align",),
     "filter.model": ("LDMFilter", "load"),
     "filter.online": ("OnlineFilter",),
     "version": ("__version__",),

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from sklearn.model_selection import LeaveOneGroupOut
 
-from ldmfilter.analysis.behavior import Behavior, score, thin
+from ldmfilter.analysis.behavior import Behavior, thin
 
 WINDOWS = (1, 3, 5, 9, 15)  # bins of counts, of which the decoded bin is the last
 CURVE_BINS = 40  # of a tuning curve
@@ -31,8 +31,8 @@ class Decoder:
 
 def decode_counts(
     variable: Behavior, counts: xr.DataArray, rows: np.ndarray, y: np.ndarray, fold: np.ndarray
-) -> Decoder:
-    """Decode each fold by tuning curves of the others, and score the result.
+) -> tuple[np.ndarray, float]:
+    """Decode each fold by tuning curves of the others.
 
     Args:
         variable: the behaviour.
@@ -40,6 +40,9 @@ def decode_counts(
         rows: (bin,) positions in time of the bins to decode.
         y: (bin,) values of the behaviour in them.
         fold: (bin,) folds, two or more.
+
+    Returns:
+        (bin,) decoded values, and the window, s.
     """
     size = float(counts.attrs["bin_size"])
     windows = _trailing_means(counts, rows)
@@ -57,10 +60,10 @@ def decode_counts(
             for inner, held in splitter.split(some, groups=fold[some]):
                 for window in WINDOWS:
                     away = variable.difference(decode(window, some[inner], some[held]), y[some[held]])
-                    errors[window] += float(np.abs(away).sum())
+                    errors[window] += float((away != 0).sum() if variable.categories else np.abs(away).sum())
         chosen.append(min(errors, key=errors.__getitem__))
         decoded[test] = decode(chosen[-1], train, test)
-    return Decoder(*score(variable, y, decoded), window=float(np.median(chosen)) * size)
+    return decoded, float(np.median(chosen)) * size
 
 
 def _trailing_means(counts: xr.DataArray, rows: np.ndarray) -> dict[int, np.ndarray]:

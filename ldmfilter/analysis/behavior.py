@@ -6,18 +6,23 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from ldmfilter.data.selection import flat_columns
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
+from ldmfilter.data.trials import find_column
 from ldmfilter.errors import InputError
 
 #: Columns of one series that are read at once: a place has up to three.
 MOST_COLUMNS = 3
-#: A series of at most so many distinct values is one of categories, which are not interpolated.
+#: A series of at most so many distinct values is one of classes, which are not interpolated.
 MOST_CATEGORIES = 8
+#: Distinct texts of a column that are read as classes at most: more are names, not conditions.
+MOST_CLASSES = 50
 #: Behaviour is interpolated over gaps of at most so many bins, or of its own usual step where that is longer.
 WIDEST_GAP = 3.0
 
@@ -32,14 +37,15 @@ _TAKEN = {"filtered", "predicted", "smoothed"}  # <name>_mean would be a variabl
 
 @dataclass(frozen=True, eq=False)
 class Behavior:
-    """One behavioural variable, as it was sampled.
+    """One behavioural variable, as it was sampled, or a column of an interval table.
 
     name: safe as the name of a variable; path: where it lies in the session, with the column as [0]
     unit: as the file gives it, "" where it gives none
     time (sample,), s, rising; values (sample,), NaN where missing; lost (sample,): where -1 or the like stood for
         "tracking lost"
     period: of a circular variable, in its unit (2 pi or 360); None for one on a line
-    categories: True for a variable of a few distinct values
+    classes: labels, numbers or texts, of a variable of a few distinct values; its `values` are their positions
+    stop (sample,), s: of a column of a table, whose value holds from `time` to `stop`, a trial; None for a series
     note: assumptions that were made about it, in words, or ""
     """
 
@@ -50,8 +56,27 @@ class Behavior:
     values: np.ndarray
     lost: np.ndarray
     period: float | None = None
-    categories: bool = False
+    classes: np.ndarray | None = None
+    stop: np.ndarray | None = None
     note: str = ""
+
+    @property
+    def categories(self) -> bool:
+        """True for a variable that is read as classes."""
+        return self.classes is not None
+
+    def label(self, value: float) -> str:
+        """A value as text: the name of a class, or a number."""
+        if self.classes is None:
+            return f"{value:g}"
+        name = self.classes[int(value)]
+        return str(name) if self.classes.dtype.kind == "U" else f"{name:g}"
+
+    def rows(self, time: np.ndarray) -> np.ndarray:
+        """The sample (time,) in whose trial each time, s, lies, -1 for none; of a column of a table."""
+        assert self.stop is not None
+        row = np.searchsorted(self.time, time, side="right") - 1
+        return np.where((row >= 0) & (time < self.stop[row]), row, -1)
 
     def difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """a - b in the variable's unit, the short way round where it is circular.
@@ -120,7 +145,7 @@ def choose_behavior(session: Session, wanted: Sequence[str], circular: Sequence[
     Args:
         session: holds the series.
         wanted: paths as `inspect` prints them or their unique last parts; a column as `led[0]`. A series of up to
-            three columns gives a variable for each.
+            three columns gives a variable for each. Or a column of an interval table, as `trials.condition`.
         circular: names or paths of variables to take as circular whatever their unit and name. The others are
             circular where the unit is an angle, or the name is one of a direction, and the values fit one turn.
 
@@ -128,8 +153,11 @@ def choose_behavior(session: Session, wanted: Sequence[str], circular: Sequence[
         InputError: no such series or several, too many columns, no such column, values that are constant or all
             missing, or a circular variable of unknown period.
     """
-    found: dict[str, xr.DataArray] = {}
+    found: dict[str, xr.DataArray | None] = {}
     for text in wanted:
+        if _is_column(session, text):
+            found[text] = None
+            continue
         path, column = _find(session, text)
         series = session.behavior[path]
         where = f"{session.source.path}: {path}"
@@ -147,9 +175,63 @@ def choose_behavior(session: Session, wanted: Sequence[str], circular: Sequence[
     names = _names(list(found))
     forced = {key for text in circular for key in _forced(text, names, session.source.path)}
     return [
-        _make(f"{session.source.path}: {path}", names[path], path, series, path in forced)
+        _of_table(session, names[path], path, path in forced)
+        if series is None
+        else _make(f"{session.source.path}: {path}", names[path], path, series, path in forced)
         for path, series in found.items()
     ]
+
+
+def _is_column(session: Session, text: str) -> bool:
+    """True for a text that names a column of an interval table and no series."""
+    named = any(path == text or path.endswith(f"/{text}") for path in session.behavior)
+    return not named and any(text.startswith(f"{table}.") for table in session.intervals)
+
+
+def _of_table(session: Session, name: str, path: str, forced: bool) -> Behavior:
+    """A column of an interval table: classes where it holds texts, bools or a few numbers."""
+    table_name, column = find_column(session, path)
+    table, where = session.intervals[table_name], f"{session.source.path}: {path}"
+    start, stop = (table[key].values for key in ("start_time", "stop_time"))
+    rows = np.flatnonzero(np.isfinite(start) & np.isfinite(stop) & (stop > start))
+    rows = rows[np.argsort(start[rows], kind="stable")]
+    held = table[column].values[rows]
+    held = held.astype(np.str_) if held.dtype.kind in "bU" else held.astype(np.float64)
+    distinct = classes_of(held, few=False)
+    if not distinct.size:
+        raise InputError(f"{where}: no row with a length holds a value; choose another column")
+    if held.dtype.kind == "U" and distinct.size > MOST_CLASSES:
+        raise InputError(f"{where}: {distinct.size} distinct texts are more than {MOST_CLASSES}; choose another")
+    if distinct.size == 1:
+        raise InputError(f"{where} is constant ({distinct[0]}); choose another behaviour")
+    period = None if held.dtype.kind == "U" else _period(path, "", distinct[0], distinct[-1], forced)
+    classes = classes_of(held) if period is None else None
+    known = np.isin(held, distinct)
+    values = held if classes is None else np.where(known, np.searchsorted(distinct, held), np.nan)
+    lost = np.zeros(rows.size, dtype=bool)
+    note = _circular_note(period) if period else ""
+    return Behavior(name, path, "", start[rows], values.astype(np.float64), lost, period, classes, stop[rows], note)
+
+
+def classes_of(values: np.ndarray, few: bool = True) -> Any:
+    """The distinct values (class,) of a column that are known; None where they are no texts, and not few.
+
+    few: ask whether numbers are few and recur
+    """
+    values = values.astype(np.str_) if values.dtype.kind in "bU" else values.astype(np.float64)
+    text = values.dtype.kind == "U"
+    distinct = np.unique(values[values != "" if text else np.isfinite(values)])
+    if few and (distinct.size > MOST_CLASSES if text else _many(distinct, values)):
+        return None
+    return distinct
+
+
+def _many(distinct: np.ndarray, values: np.ndarray) -> bool:
+    return distinct.size > MOST_CATEGORIES or values.size < 2 * distinct.size
+
+
+def _circular_note(period: float) -> str:
+    return f"taken as circular, one turn {'2 pi' if period < 7 else '360'}"
 
 
 def _find(session: Session, text: str) -> tuple[str, int | None]:
@@ -168,7 +250,15 @@ def _find(session: Session, text: str) -> tuple[str, int | None]:
     raise InputError(
         f"{session.source.path}: no behaviour {text!r}; "
         + (f"it has {', '.join(paths)}" if paths else "the session has none")
+        + "".join(f"; or a column of {name}, as {name}.{column}" for name, column in _columns(session)[:1])
     )
+
+
+def _columns(session: Session) -> list[tuple[str, str]]:
+    """Tables and their columns that are no times: what may be a condition."""
+    times = ("start_time", "stop_time")
+    tables = session.intervals.items()
+    return [(name, key) for name, table in tables for key in flat_columns(table) if key not in times]
 
 
 def _names(paths: list[str]) -> dict[str, str]:
@@ -233,8 +323,11 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
             "it cannot be taken as circular"
         )
     if period is not None:
-        notes.append(f"taken as circular, one turn {'2 pi' if period < 7 else '360'}")
-    return Behavior(name, path, unit, time, values, lost, period, categories and period is None, "; ".join(notes))
+        notes.append(_circular_note(period))
+    classes = distinct if categories and period is None else None
+    if classes is not None:
+        values = np.where(np.isfinite(values), np.searchsorted(classes, values), np.nan)
+    return Behavior(name, path, unit, time, values, lost, period, classes, note="; ".join(notes))
 
 
 def _sentinel(values: np.ndarray, distinct: np.ndarray) -> float | None:
@@ -295,6 +388,10 @@ def align(behavior: Behavior, time: np.ndarray, bin_size: float) -> tuple[np.nda
     Returns:
         values (time,); and "used" (time,), or the exclusion reason: "nan", "lost", "gap" or "outside".
     """
+    if behavior.stop is not None:
+        row = behavior.rows(time)
+        values = np.where(row >= 0, behavior.values[row], np.nan)
+        return values, np.select([row < 0, np.isnan(values)], ["outside", "nan"], "used")
     known = np.isfinite(behavior.values)
     t, v = behavior.time[known], behavior.values[known]
     step = float(np.median(np.diff(behavior.time))) if behavior.time.size > 1 else 0.0

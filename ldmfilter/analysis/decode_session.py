@@ -9,12 +9,14 @@ from pathlib import Path
 
 import xarray as xr
 
-from ldmfilter.analysis.behavior import Behavior, choose_behavior
-from ldmfilter.analysis.readout import BehaviorReport, read_behavior
+from ldmfilter.analysis.behavior import choose_behavior
+from ldmfilter.analysis.readout import AnyReport, read_behavior
 from ldmfilter.config import DataConfig
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.prepare import prepare
 from ldmfilter.data.session import Session
+from ldmfilter.data.trials import choose_trials
+from ldmfilter.filter.aligned import align, window_steps
 from ldmfilter.filter.decode import (
     check_level,
     check_store,
@@ -26,6 +28,7 @@ from ldmfilter.filter.decode import (
 from ldmfilter.filter.runs import Run
 from ldmfilter.filter.training import resolve_device
 
+WINDOW = (-0.5, 1.5)  # s around an event
 HUGE = 3_000_000  # bins: their states and covariances are then several GB in memory
 
 Say = Callable[[str], None]
@@ -43,6 +46,8 @@ class DecodeOptions:
         smooth: add each bin's state given its whole segment.
         behavior, circular: as `choose_behavior` takes them.
         min_speed: bins in which the first behaviour changes more slowly, its unit per s, are left out.
+        align, window, filter: states in trials, as `ldmfilter.align` takes its event, window and query; without
+            `align` states in time.
         device: where to compute; it does not change what comes out.
     """
 
@@ -54,6 +59,9 @@ class DecodeOptions:
     behavior: list[str] | None = None
     circular: list[str] | None = None
     min_speed: float = 0.0
+    align: str | None = None
+    window: tuple[float, float] = WINDOW
+    filter: str | None = None
     device: str = "cpu"
 
     def check(self) -> None:
@@ -64,7 +72,8 @@ class DecodeOptions:
     def to_json(self) -> str:
         """All that decides what comes out: the attribute `decode_options` of a store."""
         asked = vars(self) | {"spans": [f"{start!r}:{stop!r}" for start, stop in self.spans]}
-        return json.dumps({name: value for name, value in asked.items() if name != "device"})
+        unused = ("device", *(() if self.align else ("align", "window", "filter")))
+        return json.dumps({name: value for name, value in asked.items() if name not in unused})
 
 
 def decode_session(
@@ -77,7 +86,7 @@ def decode_session(
     keep: bool = False,
     say: Say | None = None,
     follow: Follow | None = None,
-) -> tuple[BehaviorReport, ...] | None:
+) -> tuple[AnyReport, ...] | None:
     """Decode a session into a store.
 
     Args:
@@ -109,6 +118,9 @@ def decode_session(
     if not model.ended_:
         step, wanted = model.history_[-1].step, run.config.filter.max_steps
         say(f"warning: {run.folder}: training stopped at step {step} of {wanted}; decoding with what it kept")
+    if options.align:
+        choose_trials(recording, options.align, options.filter)
+        window_steps(options.window, model.bin_size_)
     variables = choose_behavior(recording, options.behavior, options.circular or ()) if options.behavior else []
     data = DataConfig(model.bin_size_, options.interval, options.spans)
     counts = prepare(select_model_units(recording, model, run.session_unit_ids), data, model.unit_ids_.tolist())
@@ -118,23 +130,22 @@ def decode_session(
     if follow is not None:
         blocks = follow(blocks, bins)
     marked = (block.assign_attrs(decode_options=options.to_json()) for block in blocks)
-    if not variables:
+    if not variables and not options.align:
         write_latents(marked, out, overwrite)
         return ()
-    latents, reports = _with_behavior(marked, variables, counts, options, say)
+    if bins > HUGE:
+        say(f"warning: this takes all {bins:,} bins into memory; --span takes fewer")
+    latents = xr.concat(list(marked), "time", data_vars="minimal", coords="minimal")
+    reports: tuple[AnyReport, ...] = ()
+    if variables:
+        for one in variables:
+            if one.note:
+                say(f"{one.path}: {one.note}")
+        reading = read_behavior(latents, variables, counts, ci=options.ci, min_speed=options.min_speed)
+        latents, reports = reading.latents, reading.reports
+    if options.align:
+        latents = align(latents, recording, options.align, options.window, options.filter)
+        reached = int((latents["segment"] >= 0).sum())
+        say(f"{latents.sizes['trial']} trials around {options.align}, {reached} of them in the decoded time")
     write_latents(latents, out, overwrite)
     return reports
-
-
-def _with_behavior(
-    blocks: Iterator[xr.Dataset], variables: list[Behavior], counts: xr.DataArray, options: DecodeOptions, say: Say
-) -> tuple[xr.Dataset, tuple[BehaviorReport, ...]]:
-    """The states, all in memory, with the behaviour that is read from them, and the reports on it."""
-    if counts.sizes["time"] > HUGE:
-        say(f"warning: reading behaviour takes all {counts.sizes['time']:,} bins into memory; --span takes fewer")
-    latents = xr.concat(list(blocks), "time", data_vars="minimal", coords="minimal")
-    for one in variables:
-        if one.note:
-            say(f"{one.path}: {one.note}")
-    reading = read_behavior(latents, variables, counts, ci=options.ci, min_speed=options.min_speed)
-    return reading.latents, reading.reports

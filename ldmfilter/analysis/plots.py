@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from ldmfilter.filter.training import Record
 
-#: Colours that stay apart for colour-blind readers (Okabe & Ito 2008).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+#: Colours that stay apart for colour-blind readers (Okabe & Ito 2008), grey in place of black, which is the text's.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#F0E442")
 BAND = 0.25  # opacity of an interval
+SINGLE_TRIALS = 12  # of a condition that are drawn, at most
 
 
 def leading_states(latents: xr.Dataset, number: int) -> list[int]:
@@ -170,10 +171,91 @@ def plot_behavior(latents: xr.Dataset, name: str, axes: Axes, period: float | No
     _finish(axes, "time, s")
 
 
-def plot_calibration(
-    nominal: np.ndarray, observed: np.ndarray, error: np.ndarray, axes: Axes, colour: str = COLOURS[0], label: str = ""
+def plot_classes(latents: xr.Dataset, name: str, axes: Axes, measured: np.ndarray) -> None:
+    """Probabilities of classes read from the states, a row for each, whose height is the probability; over it a line
+    while the class was measured.
+
+    Args:
+        latents: with `<name>_probability` (time, `<name>_class`), as `read_behavior` gives it, of the stretch that is
+            to be shown.
+        name: which behaviour.
+        measured: (time,) position of the class that was measured, NaN for none.
+    """
+    time, labels = latents["time"].to_numpy(), latents[f"{name}_class"].to_numpy().tolist()
+    probability = latents[f"{name}_probability"].to_numpy()
+    for row, _ in enumerate(labels):
+        half = 0.45 * probability[:, row]
+        _band(axes, time, row - half, row + half, COLOURS[0], None if row else "probability")
+        line = np.where(measured == row, row, np.nan)
+        axes.plot(time, line, color=_ink(), linewidth=1.2, label=None if row else "measured")
+    axes.set_yticks(range(len(labels)), [x if isinstance(x, str) else f"{x:g}" for x in labels], parse_math=False)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    _finish(axes, "time, s")
+
+
+def plot_trials(aligned: xr.Dataset, state: int, condition: np.ndarray, names: Sequence[str], axes: Axes) -> None:
+    """A state along trials: the mean of each condition in its 95 % band (1.96 standard errors), single trials thin
+    behind.
+
+    Args:
+        aligned: as `ldmfilter.align` gives it.
+        state: which.
+        condition: (trial,) position of each trial's condition among `names`, others are not drawn.
+        names: of the conditions.
+        axes: to draw onto.
+    """
+    time = aligned["time"].to_numpy()
+    values = aligned["filtered_mean"].sel(state=state).where(aligned["observed"]).to_numpy()
+    for number, name in enumerate(names):
+        own, colour = values[condition == number], COLOURS[number % len(COLOURS)]
+        for one in own[:: max(len(own) // SINGLE_TRIALS, 1)][:SINGLE_TRIALS]:
+            axes.plot(time, one, color=colour, linewidth=0.5, alpha=0.3)
+        known = np.isfinite(own)
+        count = known.sum(0)
+        mean = np.where(known, own, 0).sum(0) / np.where(count > 1, count, np.nan)
+        spread = np.where(known, (own - mean) ** 2, 0).sum(0) / np.where(count > 1, count - 1, np.nan)
+        half = 1.96 * np.sqrt(spread / np.where(count > 1, count, np.nan))
+        _band(axes, time, mean - half, mean + half, colour)
+        axes.plot(time, mean, color=colour, linewidth=1.6, label=name)
+    if time[0] < 0 < time[-1]:
+        axes.axvline(0, **_reference())
+    _finish(axes, "time, s", f"h{state}")
+
+
+def plot_read_along(
+    time: np.ndarray, recall: np.ndarray, accuracy: np.ndarray, shuffled: np.ndarray, names: Sequence[str], axes: Axes
 ) -> None:
-    """Share of bins inside an interval against the level that it was made for.
+    """The share of trials whose condition is read right, along the trial.
+
+    Args:
+        time: (time,) s from the event.
+        recall: (time, condition) of each condition's trials.
+        accuracy: (time,) mean over conditions.
+        shuffled: (time,) 95th percentile of the same when conditions are shuffled among trials.
+        names: of the conditions.
+        axes: to draw onto.
+    """
+    for number, values in enumerate(recall.T):
+        axes.plot(time, values, color=COLOURS[number % len(COLOURS)], linewidth=0.8, alpha=0.7, label=names[number])
+    axes.fill_between(time, 0, shuffled, color=_ink(), alpha=0.1, linewidth=0, label="shuffled, 95 %")
+    axes.plot(time, accuracy, color=_ink(), linewidth=1.8, label="mean of the conditions")
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.set_ylim(0, 1.03)
+    if time[0] < 0 < time[-1]:
+        axes.axvline(0, **_reference())
+    _finish(axes, "time, s", "trials read right")
+
+
+def plot_calibration(
+    nominal: np.ndarray,
+    observed: np.ndarray,
+    error: np.ndarray,
+    axes: Axes,
+    colour: str = COLOURS[0],
+    label: str = "",
+    axis_labels: tuple[str, str] = ("level of the interval", "share inside"),
+) -> None:
+    """Share of bins inside an interval against the level that it was made for, or of classes against their probability.
 
     Args:
         nominal: (level,) between 0 and 1.
@@ -181,14 +263,14 @@ def plot_calibration(
         error: (level,) its standard error; bars are twice as long to each side.
         colour: of points and bars.
         label: for a legend.
+        axis_labels: of what stands along the axes.
     """
-    axes.plot([0.4, 1], [0.4, 1], **_reference(), zorder=1)
+    axes.plot([nominal.min(), 1], [nominal.min(), 1], **_reference(), zorder=1)
     style: dict[str, Any] = {"color": colour, "fmt": "o-", "markersize": 4.5, "linewidth": 1.3}
     axes.errorbar(nominal, observed, 2 * np.asarray(error), label=label, **style)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:.0%}")
-    axes.set_xlim(0.45, 1.03)
-    _finish(axes, "level of the interval", "share inside")
+    _finish(axes, *axis_labels)
 
 
 def plot_nis(expected: np.ndarray, observed: np.ndarray, axes: Axes) -> None:

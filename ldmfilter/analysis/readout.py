@@ -35,7 +35,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ldmfilter.analysis.bayesian_decoder import Decoder, decode_counts
-from ldmfilter.analysis.behavior import Behavior, align, r2, score, speed, thin
+from ldmfilter.analysis.behavior import Behavior, r2, score, speed, thin
+from ldmfilter.analysis.blocks import (
+    GUARD,
+    LEAST_FOLDS,
+    MOST_CONTROL,
+    Bins,
+    align_bins,
+    count_reasons,
+    split_halves,
+    usable_bins,
+)
 from ldmfilter.analysis.calibration import (
     ErrorDistribution,
     IntervalScore,
@@ -43,16 +53,11 @@ from ldmfilter.analysis.calibration import (
     interval_score,
     score_intervals,
 )
+from ldmfilter.analysis.classes import ClassReport, read_classes
 from ldmfilter.data.counts import is_signal
-from ldmfilter.data.windows import outside, stretches
 from ldmfilter.errors import InputError
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
-GUARD = 2.0  # s between bins of different use: several time constants of the counts
-FOLDS = 5
-LEAST_FOLDS = 4  # for intervals: one judges, one calibrates, and two are needed to fit a readout and its errors
-BLOCK_SECONDS = (10.0, 60.0)  # a block is a tenth of the judged time, but not shorter or longer
-LEAST_BINS = 10  # a block of fewer usable bins is left out
 NEIGHBOURS = (10, 25, 50)  # candidates
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of the ridge, in variances of a state: candidates
 ERRORS = 80  # nearest states whose errors make a distribution: fewer say nothing of its tails
@@ -64,7 +69,6 @@ _COMPARED = (0.8, 0.95)  # levels at which intervals that follow the state are c
 _MOST_COMPARED = 600  # bins, to that end
 _MOST_FITTED = 20_000  # bins that a readout is fitted on
 _MOST_NETWORK = 3_000  # bins that networks are fitted on: with more they take most of the time
-_MOST_CONTROL = 5_000  # bins of the shift control
 _CHUNK = 8_192  # bins handled at a time
 
 
@@ -115,7 +119,7 @@ class ReadoutScore:
 
 @dataclass(frozen=True)
 class Control:
-    """Readout of behaviour that was shifted in a circle among the judged bins.
+    """Readout of behaviour that was shifted in a circle among the judged bins, or shuffled among trials.
 
     Only the fast readouts, `linear` and `neighbours`, are fitted to shifted behaviour. So r2 is theirs too, and may
     be below that of `BehaviorReport.read`.
@@ -151,7 +155,6 @@ class BehaviorReport:
     path: str
     unit: str
     period: float | None
-    categories: bool
     bins: dict[str, int]
     blocks: int
     folds: int
@@ -176,7 +179,11 @@ class BehaviorReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON holds them."""
-        return {**asdict(self), "circular": self.circular, "intervals": list(map(asdict, self.intervals))}
+        kind = {"circular": self.circular, "categories": False}
+        return {**asdict(self), **kind, "intervals": list(map(asdict, self.intervals))}
+
+
+AnyReport = BehaviorReport | ClassReport
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,12 +192,14 @@ class Reading:
 
     latents: the states and, for each variable, `<name>_mean` (time,), `<name>_ci` (time, bound) where calibrated,
         `<name>_true` (time,) NaN where masked, `<name>_fold` (time,): the fold of a judged bin, read by readouts that
-        never saw its block, and -1 for the others. The attribute `behavior` holds the reports as JSON.
+        never saw its block, and -1 for the others. Of classes, `<name>_probability` (time, `<name>_class`) in place
+        of the mean and the interval, and `<name>_read` (time,), the most probable. The attribute `behavior` holds the
+        reports as JSON.
     reports: one for each variable
     """
 
     latents: xr.Dataset
-    reports: tuple[BehaviorReport, ...]
+    reports: tuple[AnyReport, ...]
 
 
 def read_behavior(
@@ -227,146 +236,32 @@ def read_behavior(
         )
     size = float(latents.attrs["bin_size"])
     time, segment = np.asarray(latents["time"], dtype=np.float64), np.asarray(latents["segment"])
-    block, excluded, held_out = _blocks(latents, guard)
     path = str(latents.attrs.get("source_path") or "behaviour")
-    aligned = [_align(variable, time, size, f"{path}: {variable.path}") for variable in behavior]
+    if counts is not None and is_signal(counts):  # which has no spikes to decode
+        counts = None
+    aligned = [align_bins(variable, time, size, f"{path}: {variable.path}") for variable in behavior]
     slow = np.zeros(time.size, dtype=bool)
     if min_speed > 0:
         slow = ~(speed(behavior[0], aligned[0][0], segment, size) >= min_speed)
     added: dict[str, Any] = {}
-    reports = []
+    reports: list[AnyReport] = []
     for variable, (truth, missing) in zip(behavior, aligned, strict=True):
-        reason = np.select([excluded != "", missing != "used", slow], [excluded, missing, "slow"], "used")
-        bins = _usable_bins(latents, variable, truth, reason, block, held_out, f"{path}: {variable.path}")
-        reading = _VariableReading(bins, readouts, sorted({*LEVELS, ci}), ci)
-        reports.append(_report(reading, counts, shifts, guard, min_speed))
-        added |= reading.variables()
+        reason = np.where(slow & (missing == "used"), "slow", missing)
+        bins = usable_bins(latents, variable, truth, reason, guard, f"{path}: {variable.path}")
+        if variable.categories:
+            report, variables = read_classes(bins, counts, shifts, guard, min_speed)
+            reports.append(report)
+        else:
+            reading = _VariableReading(bins, readouts, sorted({*LEVELS, ci}), ci)
+            reports.append(_report(reading, counts, shifts, guard, min_speed))
+            variables = reading.variables()
+        added |= variables
     result = latents.assign(added)
     result.attrs["behavior"] = json.dumps([report.to_dict() for report in reports])
     return Reading(result, tuple(reports))
 
 
-def _align(variable: Behavior, time: np.ndarray, size: float, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Values of a variable in the bins, and "used" or the exclusion reason."""
-    values, reason = align(variable, time, size)
-    if (reason == "outside").all() or not np.isfinite(values).any():
-        known = variable.time[np.isfinite(variable.values)]
-        raise InputError(
-            f"{where} does not overlap with the decoded bins: it has values from {known[0]:g} to {known[-1]:g} s, "
-            f"they lie from {time[0]:g} to {time[-1]:g} s"
-        )
-    return values, reason
-
-
-def _blocks(latents: xr.Dataset, guard: float) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Cut the time that may judge into blocks.
-
-    Returns:
-        the block (time,) of each bin, -1 for none; the exclusion reason (time,), "" inside a block; and True if
-        training never saw the blocks.
-    """
-    size = float(latents.attrs["bin_size"])
-    time, observed = np.asarray(latents["time"], dtype=np.float64), np.asarray(latents["observed"])
-    trained = np.asarray(latents["trained"]) if "trained" in latents else np.zeros(time.size, dtype=bool)
-    seen = trained & observed
-    held_out = not seen[observed].all()
-    spans = []
-    if held_out:
-        spans = stretches(latents["filtered_mean"].isel(time=np.flatnonzero(trained)).assign_attrs(bin_size=size))
-    free = (~trained | (not held_out)) & outside(time, spans, guard)
-    why = np.where(free, "", np.where(trained, "trained", "guard")).astype("<U12")
-    total = max(float(free.sum()) * size, size)
-    length = float(np.clip(total / (2 * FOLDS), *BLOCK_SECONDS))
-    block, number = np.full(time.size, -1), 0
-    gap = round(guard / size)
-    # Trials that follow each other, or lie closer than a guard, are cut as one stretch: a break keeps nothing apart.
-    rows = np.flatnonzero(free)
-    ends = np.flatnonzero(np.diff(time[rows]) > max(guard + 0.75 * size, 1.5 * size)) + 1
-    for stretch in np.split(rows, ends) if rows.size else ():
-        at = (time[stretch] - time[stretch[0]]) / size  # bins from the first one
-        pieces = max(1, int((at[-1] + 1 + gap) / (length / size + gap) + 1e-6))
-        edges = np.linspace(0, round(at[-1]) + 1 + gap, pieces + 1).round()
-        for start, stop in itertools.pairwise(edges.tolist()):
-            block[stretch[(at > start - 0.25) & (at < stop - gap - 0.25)]] = number
-            why[stretch[(at > stop - gap - 0.25) & (at < stop - 0.25)]] = "guard"
-            number += 1
-    why[(why == "") & ~observed] = "unobserved"
-    return block, why, held_out
-
-
-def _count(reason: np.ndarray) -> dict[str, int]:
-    names, counts = np.unique(reason, return_counts=True)
-    return dict(zip(names.tolist(), counts.tolist(), strict=True))
-
-
-@dataclass(frozen=True, eq=False)
-class _Bins:
-    """Bins of the decoded time, and their use for one variable.
-
-        states (bin, state): filtered means in coordinates in which the mean of the filter's covariance is one;
-    covs (bin, state, state): filtered covariances, in the original coordinates; metric (state, state): from these to
-        the others
-        truth (bin,): the variable; reason (bin,): "used" or the exclusion reason; judged (bin,): those used
-        block, fold (bin,): of time, -1 for none; folds: their number
-        held_out: training never saw the judged bins
-    """
-
-    variable: Behavior
-    states: np.ndarray
-    covs: np.ndarray
-    metric: np.ndarray
-    truth: np.ndarray
-    reason: np.ndarray
-    judged: np.ndarray
-    block: np.ndarray
-    fold: np.ndarray
-    folds: int
-    held_out: bool
-
-    @property
-    def calibrated(self) -> bool:
-        return self.held_out and self.folds >= LEAST_FOLDS
-
-    def span(self, rows: np.ndarray) -> float:
-        """The period, or the range of the values in these bins."""
-        return self.variable.period or max(float(np.ptp(self.truth[rows])), 1e-12)
-
-
-def _usable_bins(
-    latents: xr.Dataset,
-    variable: Behavior,
-    truth: np.ndarray,
-    reason: np.ndarray,
-    block: np.ndarray,
-    held_out: bool,
-    where: str,
-) -> _Bins:
-    """Deal the blocks with enough usable bins to folds."""
-    used = reason == "used"
-    if not used.any():
-        left = ", ".join(f"{n} {text}" for text, n in _count(reason).items())
-        raise InputError(f"{where}: no bin is left to read it in ({left}); lower --min-speed or reserve time")
-    short = used & (np.bincount(block[used], minlength=block.max() + 1)[block] < LEAST_BINS)
-    if (used & ~short).any():
-        reason = np.where(short, "short block", reason)
-    judged = reason == "used"
-    y = truth[judged]
-    if y.size < 2 * LEAST_BINS:
-        raise InputError(f"{where}: {y.size} usable bins are too few to fit a readout; decode or reserve more time")
-    if np.ptp(y) == 0:
-        raise InputError(f"{where} is constant ({y[0]:g}) in the {y.size} bins that can be used; choose another")
-    numbers = np.unique(block[judged])
-    folds = min(FOLDS, numbers.size)
-    fold_of = np.full(block.max() + 2, -1)  # the last one stands for bins in no block
-    fold_of[numbers] = np.arange(numbers.size) % folds
-    covs = latents["filtered_cov"].to_numpy()
-    values, vectors = np.linalg.eigh(covs[judged].mean(0, dtype=np.float64))
-    metric = vectors / np.sqrt(np.maximum(values, 1e-9 * values[-1]))
-    states = latents["filtered_mean"].to_numpy().astype(np.float64) @ metric
-    return _Bins(variable, states, covs, metric, truth, reason, judged, block, fold_of[block], folds, held_out)
-
-
-def _predict(bins: _Bins, estimator: Any, y: np.ndarray, train: np.ndarray, new: np.ndarray) -> np.ndarray:
+def _predict(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Values (bin, series) of `new` bins by an estimator fitted to y (bin, series) in the bins `train`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -379,7 +274,7 @@ _Key = tuple[str, int]  # name of a readout, number of the candidate
 
 
 def _predict_all(
-    bins: _Bins, readouts: Sequence[Readout], y: np.ndarray, rows: np.ndarray, new: np.ndarray
+    bins: Bins, readouts: Sequence[Readout], y: np.ndarray, rows: np.ndarray, new: np.ndarray
 ) -> dict[_Key, np.ndarray]:
     """Values of `new` bins by every candidate, fitted to y (time, series) in the bins `rows`."""
     result = {}
@@ -390,22 +285,13 @@ def _predict_all(
     return result
 
 
-def _split_halves(group: np.ndarray, judged: np.ndarray) -> np.ndarray:
-    """Twice as many groups (bin,): each cut where half of its judged bins have passed."""
-    result = 2 * group
-    for number in range(group.max() + 1):
-        rows = np.flatnonzero(judged & (group == number))
-        result[(group == number) & (np.arange(group.size) >= rows[rows.size // 2])] += 1
-    return result
-
-
-def _read_nested(bins: _Bins, readouts: Sequence[Readout], group: np.ndarray) -> dict[_Key, np.ndarray]:
+def _read_nested(bins: Bins, readouts: Sequence[Readout], group: np.ndarray) -> dict[_Key, np.ndarray]:
     """Readings (group, bin) of every candidate that are honest for one group each.
 
     Row g holds, for a bin of another group, the reading of the candidate fitted without g and without the bin's
     group; for a bin of g, the mean of all these fits. So with five folds ten pairs are fitted.
     """
-    inner = group if group.max() > 1 else _split_halves(group, bins.judged)
+    inner = group if group.max() > 1 else split_halves(group, bins.judged)
     fits: dict[bytes, dict[_Key, np.ndarray]] = {}
     result: dict[_Key, np.ndarray] = {}
     for g in range(group.max() + 1):
@@ -428,7 +314,7 @@ def _read_nested(bins: _Bins, readouts: Sequence[Readout], group: np.ndarray) ->
     return result
 
 
-def _choose(bins: _Bins, values: Mapping[_Key, np.ndarray], rows: np.ndarray) -> dict[str, _Key]:
+def _choose(bins: Bins, values: Mapping[_Key, np.ndarray], rows: np.ndarray) -> dict[str, _Key]:
     """The best candidate of each readout by squared error in the bins `rows`, the best readout first."""
     squared = {
         key: float((bins.variable.difference(bins.truth[rows], read[rows]) ** 2).mean()) for key, read in values.items()
@@ -446,7 +332,7 @@ class _Errors:
     local: make distributions of the errors at the nearest states, not of all errors
     """
 
-    bins: _Bins
+    bins: Bins
     error: np.ndarray
     value: np.ndarray
     local: bool
@@ -513,21 +399,16 @@ class _VariableReading:
     chosen_of, local_of: the readout of each fold, and True if its intervals follow the state
     """
 
-    def __init__(self, bins: _Bins, readouts: Sequence[Readout], levels: list[float], ci: float):
+    def __init__(self, bins: Bins, readouts: Sequence[Readout], levels: list[float], ci: float):
         n = bins.truth.size
         self.bins, self.levels, self.ci = bins, levels, ci
-        # A few values are no range for a network's regression, which then takes many steps to fit their edges.
-        self.readouts = [
-            readout
-            for readout in readouts
-            if readout.least_bins <= bins.judged.sum() and (readout.fast or not bins.variable.categories)
-        ]
+        self.readouts = [readout for readout in readouts if readout.least_bins <= bins.judged.sum()]
         self.mean = np.full(n, np.nan)
         self.lower, self.upper, self.constant = np.full((3, n, len(levels)), np.nan)
         self.by_readout = {readout.name: np.full(n, np.nan) for readout in self.readouts}
         self.chosen_of: list[str] = []
         self.local_of: list[bool] = []
-        group = bins.fold if bins.folds > 1 else _split_halves(bins.fold, bins.judged)
+        group = bins.fold if bins.folds > 1 else split_halves(bins.fold, bins.judged)
         readings = _read_nested(bins, self.readouts, group)
         scores = [self._read_fold(g, group, readings) for g in range(group.max() + 1)]
         honest = {key: table[group, np.arange(n)] for key, table in readings.items()}
@@ -642,7 +523,7 @@ class _VariableReading:
         return variables
 
 
-def _best_errors(bins: _Bins, error: np.ndarray, value: np.ndarray, rows: np.ndarray) -> _Errors:
+def _best_errors(bins: Bins, error: np.ndarray, value: np.ndarray, rows: np.ndarray) -> _Errors:
     """Errors whose distributions follow the state, or do not, whichever gives the better intervals in `rows`."""
     return min((_Errors(bins, error, value, local) for local in (True, False)), key=lambda errors: errors.cost(rows))
 
@@ -652,7 +533,7 @@ def _report(
 ) -> BehaviorReport:
     bins, variable, judged = reading.bins, reading.bins.variable, reading.judged
     blocks = np.unique(bins.block[bins.judged]).size
-    notes = [variable.note] if variable.note else []
+    notes = [note for note in (variable.note, bins.note) if note]
     if not bins.held_out:
         notes.append("training saw all of the time: the readout is not judged on new time, and has no intervals")
     elif not bins.calibrated:
@@ -667,8 +548,7 @@ def _report(
         path=variable.path,
         unit=variable.unit,
         period=variable.period,
-        categories=variable.categories,
-        bins=_count(bins.reason),
+        bins=count_reasons(bins.reason),
         blocks=blocks,
         folds=bins.folds,
         guard=guard,
@@ -681,20 +561,22 @@ def _report(
         follow_state=float(np.mean(reading.local_of)) if reading.local_of else 0.0,
         read=reading.score(reading.mean) if tested else None,
         control=_control(bins, [readout for readout in reading.readouts if readout.fast], shifts) if tested else None,
-        decoder=decode_counts(variable, counts, rows, bins.truth[rows], bins.fold[rows])
-        if counts is not None and tested and not is_signal(counts)
-        else None,
+        decoder=_decoder(bins, counts, rows) if counts is not None and tested else None,
         intervals=tuple(map(reading.interval, LEVELS)) if bins.calibrated else (),
         note="; ".join(notes),
     )
 
 
-def _control(bins: _Bins, readouts: Sequence[Readout], shifts: int) -> Control:
-    """Compare the best fast readout of the behaviour with that of each of its shifts in a circle."""
-    rows = thin(np.flatnonzero(bins.judged), _MOST_CONTROL)
-    steps = np.linspace(0.05 * rows.size, 0.95 * rows.size, shifts).round().astype(int)
+def _decoder(bins: Bins, counts: xr.DataArray, rows: np.ndarray) -> Decoder:
+    decoded, window = decode_counts(bins.variable, counts, rows, bins.truth[rows], bins.fold[rows])
+    return Decoder(*score(bins.variable, bins.truth[rows], decoded), window=window)
+
+
+def _control(bins: Bins, readouts: Sequence[Readout], shifts: int) -> Control:
+    """Compare the best fast readout of the behaviour with that of each of its surrogates."""
+    rows = thin(np.flatnonzero(bins.judged), MOST_CONTROL)
     shifted = np.full((bins.truth.size, 1 + shifts), np.nan)
-    shifted[rows] = np.column_stack([np.roll(bins.truth[rows], step) for step in (0, *steps.tolist())])
+    shifted[rows] = bins.surrogates(rows, shifts)
     read: dict[_Key, np.ndarray] = {}
     for train, test in LeaveOneGroupOut().split(rows, groups=bins.fold[rows]):
         for key, values in _predict_all(bins, readouts, shifted, rows[train], rows[test]).items():

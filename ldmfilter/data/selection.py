@@ -5,15 +5,16 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.spans import Span, bounds_of, intersect, join_overlaps
-from ldmfilter.data.tables import Array, Floats, shorten
+from ldmfilter.data.tables import Array, shorten
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.errors import InputError
 
@@ -104,7 +105,10 @@ def choose_units(
         raise InputError(f"{where}: a signal has no rates; leave --min-rate out")
     what, still = ("channels", "constant or missing") if signal else ("units", "silent")
     rates = session.rates if spans is None else session.rates_within(bounds_of(spans))
-    fits = np.ones(session.n_units, dtype=bool) if query is None else _query(session, query, rates)
+    fits = np.ones(session.n_units, dtype=bool)
+    if query is not None:
+        columns = {"unit": session.units["unit"].values, "rate": rates, **flat_columns(session.units)}
+        fits = rows_that_fit(columns, query, f"{where}: units")
     if query is not None and not fits.any():
         raise InputError(f"{where}: units: none of {session.n_units} fits the query {query!r}; widen it")
     silent, slow = fits & (rates == 0), fits & (rates > 0) & (rates < min_rate)
@@ -130,12 +134,21 @@ _ALLOWED = (
 )
 
 
-def _query(session: Session, query: str, rates: Floats) -> Array:
-    """The units that a query keeps, (unit,) bool."""
-    where = f"{session.source.path}: units: query {query!r}"
-    frame = pd.DataFrame({"unit": session.units["unit"].values, "rate": rates})
-    frame = frame.assign(**{str(name): column.values for name, column in session.units.items() if column.ndim == 1})
-    columns = [str(name) for name in frame.columns]
+def flat_columns(table: xr.Dataset) -> dict[str, Array]:
+    """The columns of a table that have one value a row."""
+    return {str(name): column.values for name, column in table.items() if column.ndim == 1}
+
+
+def rows_that_fit(columns: Mapping[str, Array], query: str, where: str) -> Array:
+    """The rows of a table that a query keeps, (row,) bool.
+
+    columns: name -> (row,) values
+    query: an expression on them, as "quality == 'good' and snr > 2"; names with spaces in backticks
+    Raises InputError for an expression that cannot be used and for an unknown column (lists those that exist);
+    `where` names the file and the table.
+    """
+    where = f"{where}: query {query!r}"
+    frame = pd.DataFrame(dict(columns))
     # Backticks are resolved here, so that the expression that is checked is the one that is evaluated.
     names: dict[str, str] = {}
     text = re.sub(r"`([^`]*)`", lambda found: names.setdefault(found[1], f"column_{len(names)}_"), query.strip())

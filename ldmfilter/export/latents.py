@@ -25,10 +25,10 @@ def blocks(latents: xr.Dataset, names: Sequence[str] | None = None) -> Iterator[
         where = slice(first, min(first + BLOCK, bins))
         with reading(source_of(latents)):
             part = chosen.isel(time=where).load().drop_encoding()
-            for name in ("interval", "unit"):
-                if name in part.coords and part[name].dtype.kind in "UT":
-                    texts = [clean(text) for text in part[name].to_numpy().tolist()]
-                    part = part.assign_coords({name: part[name].copy(data=np.asarray(texts, dtype=np.str_))})
+            for name, variable in part.variables.items():
+                if variable.dtype.kind in "UT" and variable.ndim == 1:
+                    texts = [clean(text) for text in variable.to_numpy().tolist()]
+                    part = part.assign({name: part[name].copy(data=np.asarray(texts, dtype=np.str_))})
         yield where, part
 
 
@@ -81,6 +81,12 @@ def behaviors(latents: xr.Dataset) -> list[str]:
     ]
 
 
+def class_readings(latents: xr.Dataset) -> list[str]:
+    """Names of the behaviour that was read as classes: those of which there is a `<name>_probability`."""
+    ends = "_probability"
+    return [str(name)[: -len(ends)] for name in latents.data_vars if str(name).endswith(ends)]
+
+
 def unit_of(latents: xr.Dataset, name: str) -> str:
     """The unit of a behaviour's values, "" where it has none."""
     return clean(latents[name].attrs.get("unit", "")).strip()
@@ -119,6 +125,15 @@ def columns(latents: xr.Dataset) -> list[Column]:
             table += [Column(f"{name}_ci_{end}", f"{name}_ci", {"bound": b}, unit) for b, end in ends]
         if f"{name}_true" in latents:
             table.append(Column(f"{name}_true", f"{name}_true", {}, unit))
+    for name in class_readings(latents):
+        table += [
+            Column(f"{name}_{end}", f"{name}_{end}", {}) for end in ("read", "true") if f"{name}_{end}" in latents
+        ]
+        labels = latents[f"{name}_class"].to_numpy().tolist()
+        table += [
+            Column(f"{name}_probability_{clean(label)}", f"{name}_probability", {f"{name}_class": i})
+            for i, label in enumerate(labels)
+        ]
     return table
 
 

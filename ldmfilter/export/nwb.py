@@ -47,6 +47,8 @@ _PARTS = {
     "lower": "lower bound of the interval",
     "upper": "upper bound of the interval",
     "true": "as it was measured, a mean a bin",
+    "probability": "probability of each class, in the order of their labels",
+    "read": "the most probable class",
     "fold": "fold of a bin that was read by readouts of other blocks, or -1",
 }
 

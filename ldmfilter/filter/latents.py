@@ -18,7 +18,8 @@ from ldmfilter.files import check_target, replacing
 from ldmfilter.version import __version__
 
 FORMAT = "ldmfilter-latents"
-TIME_CHUNK = 16_384  # bins in a chunk of the store
+ALIGNED = "ldmfilter-aligned-latents"  # of states in trials, as `filter.aligned` makes them
+TIME_CHUNK = 16_384  # bins in a chunk of a store
 
 _COV = ("time", "state", "state_2")
 #: Variables: their dims, and attributes. Time indices: t|t-1 predicted, t|t filtered, t|T smoothed.
@@ -72,8 +73,8 @@ def make_latents(values: Mapping[str, np.ndarray], unit_ids: np.ndarray, attribu
 def write_latents(
     latents: xr.Dataset | Iterable[xr.Dataset], path: str | os.PathLike[str], overwrite: bool = False
 ) -> None:
-    """Write a decoded dataset, or its pieces one after the other, as a zarr store chunked along time: whole or not
-    at all.
+    """Write a decoded dataset, or its pieces one after the other, as a zarr store chunked along time, or along trials
+    where it has some: whole or not at all.
 
     Raises:
         InputError: the store exists and `overwrite` is False, or the disk refuses.
@@ -95,7 +96,7 @@ def check_store(path: str | os.PathLike[str], overwrite: bool) -> None:
         InputError: as `check_target`; or something lies there that is no store of states, which is never replaced.
     """
     store = check_target(path, overwrite)
-    if store.exists() and store_attributes(store).get("format") != FORMAT:
+    if store.exists() and store_attributes(store).get("format") not in (FORMAT, ALIGNED):
         raise InputError(f"{path}: is no store of latent states and is not replaced; choose another name")
 
 
@@ -103,13 +104,13 @@ def is_made_from(path: str | os.PathLike[str], model: HasId, checksum: str, opti
     """True if a store holds the states that a model gives for the session of a checksum, by options as the attribute
     `decode_options` has them. A store that is there is whole."""
     made = {
-        "format": FORMAT,
         "ldmfilter_version": __version__,
         "model_id": model.model_id_,
         "source_checksum": checksum,
         "decode_options": options,
     }
-    return made.items() <= store_attributes(path).items()
+    found = store_attributes(path)
+    return found.get("format") in (FORMAT, ALIGNED) and made.items() <= found.items()
 
 
 def store_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -143,8 +144,9 @@ def open_latents(path: Path) -> xr.Dataset:
         raise InputError(f"{path}: is no store of latent states; give one that `ldmfilter decode` made")
     with reading(path), checked():
         attributes = json.loads((path / ".zattrs").read_text(encoding="utf-8"))
-        if not isinstance(attributes, dict) or attributes.get("format") != FORMAT:
+        if not isinstance(attributes, dict) or attributes.get("format") not in (FORMAT, ALIGNED):
             raise InputError(f"{path}: is no store of latent states; give one that `ldmfilter decode` made")
+        _refuse_aligned(attributes, path)
         check_arrays(path)
         # Consolidated metadata are a copy of what was just checked, or not.
         version: dict[str, Any] = {"zarr_format": 2} if ZARR_3 else {}
@@ -166,6 +168,7 @@ def open_latents(path: Path) -> xr.Dataset:
 def check_latents(latents: xr.Dataset) -> None:
     """Raises InputError for a dataset that is not one of states: variables missing, of other dims or odd names."""
     where = source_of(latents)
+    _refuse_aligned(latents.attrs, where)
     for name, (dims, _) in VARIABLES.items():
         if name not in latents.variables:
             if name in REQUIRED:
@@ -184,6 +187,14 @@ def check_latents(latents: xr.Dataset) -> None:
     time = latents["time"].to_numpy()
     if time.dtype.kind != "f" or not np.isfinite(time).all() or (np.diff(time) <= 0).any():
         raise InputError(f"{where}: its time does not rise; decode it again")
+
+
+def _refuse_aligned(attributes: Mapping[str, Any], where: object) -> None:
+    if attributes.get("format") == ALIGNED:
+        raise InputError(
+            f"{where}: holds states in trials (around {attributes.get('align')}), where states in time are needed; "
+            "decode without --align"
+        )
 
 
 def source_of(latents: xr.Dataset) -> str:
@@ -206,7 +217,7 @@ def reading(path: object) -> Iterator[None]:
 
 
 def _chunks(latents: xr.Dataset) -> dict[str, dict[str, tuple[int, ...]]]:
-    sizes = {"time": TIME_CHUNK}
+    sizes = {"trial": max(TIME_CHUNK // latents.sizes["time"], 1)} if "trial" in latents.dims else {"time": TIME_CHUNK}
     return {
         str(name): {"chunks": tuple(sizes.get(str(dim), size) for dim, size in variable.sizes.items())}
         for name, variable in latents.variables.items()

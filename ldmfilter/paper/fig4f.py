@@ -189,6 +189,8 @@ def run(settings: Settings, seed: int, say: Say, data: Path | None) -> Outcome:
     states = model.decode(counts, ci=LEVEL)
     reading = read_behavior(states, [position, phase], ci=LEVEL, min_speed=SLOW * length, shifts=39)
     (place, lap), latents = reading.reports, reading.latents
+    assert isinstance(place, BehaviorReport)
+    assert isinstance(lap, BehaviorReport)
     plane = _phase_plane(latents)
     ring, direction_right = ring_radii(latents, plane), _direction_right(latents)
     stretches, (path, turned) = drawn_stretches(latents, settings.shown), drawn_lap(latents)

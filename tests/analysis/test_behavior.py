@@ -113,7 +113,8 @@ def test_categories_are_not_interpolated():
     assert chosen.categories
     assert np.isfinite(chosen.values).all()  # -1 is a direction here
     values, _ = align(chosen, np.arange(1.96, 2.02, 0.003), 0.1)
-    assert set(values.tolist()) == {-1.0, 1.0}
+    assert set(values.tolist()) == {0.0, 1.0}
+    assert [chosen.label(value) for value in (0.0, 1.0)] == ["-1", "1"]
 
 
 def test_lost_tracking_is_masked_and_counted():
@@ -142,7 +143,8 @@ def test_lost_tracking_is_masked_and_counted():
 def test_minus_one_that_is_a_value_stays(values):
     chosen = one(x=values)
     assert not chosen.lost.any()
-    np.testing.assert_array_equal(chosen.values, values)
+    own = chosen.values if chosen.classes is None else chosen.classes[chosen.values.astype(int)]
+    np.testing.assert_array_equal(own, values)
 
 
 @pytest.mark.parametrize(

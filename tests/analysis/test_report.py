@@ -222,7 +222,8 @@ def test_what_its_reader_saw_is_not_shown_as_read():
 
     def raster(latents):
         section = SECTIONS["states"](Inputs(None, session, counts, model, latents, {}, [about]))  # type: ignore[arg-type]
-        content = {"behavior": [about], "figures": {"raster": section.data["raster"]}, "diagnosis": {"baselines": [], "signal": False}}
+        content = {"behavior": [about], "figures": {"raster": section.data["raster"]}}
+        content["diagnosis"] = {"baselines": [], "signal": False}
         write_section("behavior", content, section.pictures)
         return section.pictures["raster"], content["figures"]["raster"]["finding"]
 
@@ -308,7 +309,7 @@ def test_commands_make_the_run_again(report):
 )
 def test_numbers_as_people_read_them(value, shown):
     assert short(value) == shown
-    number = environment().get_template("macros.html").make_module({"diagnosis": {"baselines": [], "signal": False}}).number
+    number = environment().get_template("macros.html").make_module({"diagnosis": {"signal": False}}).number
     assert number(value) == f'<data value="{value!r}">{shown}</data>'
     assert short(math.nan) == short(None) == Outline(number(None)).texts[0][1]
 

@@ -34,3 +34,18 @@ def test_refusals_before_any_work(made, trained):
     refused(here("report", "run", "--out", "other.html", "--behavior", "nothing", cwd=trained), "nothing")
     assert not (trained / "other.html").exists()
     assert not (trained / "other.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["--condition", "side"], 2, "only with"),
+        (["--align", "trials.cue"], 3, "no column of times 'cue' in interval table 'trials'; it has start_time"),
+        (["--align", "trials.start_time", "--condition", "side"], 3, "no column 'side' in interval table 'trials'"),
+    ],
+)
+def test_trials_that_cannot_be_shown_are_told_before_the_work(trained, words, code, line):
+    ended = here("report", "run", "--out", "none.html", *words, "--quiet", cwd=trained)
+    assert (ended.code, ended.out) == (code, "")
+    assert line in ended.err
+    assert not (trained / "none.html").exists()

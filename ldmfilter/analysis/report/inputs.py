@@ -16,6 +16,7 @@ from ldmfilter.data.counts import is_signal
 from ldmfilter.data.windows import stretches
 
 if TYPE_CHECKING:
+    from ldmfilter.analysis.trials import Trials
     from ldmfilter.data.session import Session
     from ldmfilter.filter.model import LDMFilter
     from ldmfilter.filter.runs import Run
@@ -38,6 +39,8 @@ class Inputs:
         diagnosis: `diagnose(model, counts).to_dict()`.
         reports: `to_dict()` of the reports of `read_behavior`, one for each behaviour.
         options: of the command that makes this report, as words.
+        trials: states in trials, and how well their conditions are read; None where there are none.
+        trials_note: why there are none, or "".
     """
 
     run: Run
@@ -48,6 +51,8 @@ class Inputs:
     diagnosis: Mapping[str, Any]
     reports: Sequence[Mapping[str, Any]] = ()
     options: Sequence[str] = ()
+    trials: Trials | None = None
+    trials_note: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -71,8 +76,16 @@ class Inputs:
         return self.latents.isel(time=np.flatnonzero((self.time >= start) & (self.time < stop)))
 
     def measured(self, name: str) -> np.ndarray:
-        """(time,) a behaviour as it was measured, NaN where it was not."""
-        return self.latents[f"{name}_true"].to_numpy()
+        """(time,) a behaviour as it was measured, of classes their positions; NaN where it was not."""
+        return self.positions(name, self.latents[f"{name}_true"].to_numpy())
+
+    def positions(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Values as they are; of classes their positions among the labels, NaN for none."""
+        if f"{name}_class" not in self.latents:
+            return values
+        labels = self.latents[f"{name}_class"].to_numpy().astype(values.dtype)
+        at = np.searchsorted(labels, values).clip(0, labels.size - 1)
+        return np.where(labels[at] == values, at, np.nan)
 
     def spike_times(self, column: int) -> np.ndarray:
         """(spike,) s, of the unit in a column of the counts."""

@@ -22,6 +22,7 @@ from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, replacing
 
 if TYPE_CHECKING:
+    from ldmfilter.analysis.trials import Trials
     from ldmfilter.data.session import Session
     from ldmfilter.filter.model import LDMFilter
     from ldmfilter.filter.runs import Run
@@ -86,6 +87,10 @@ def report_run(
     circular: Sequence[str] = (),
     min_speed: float = 0.0,
     tell: Callable[[str], None] | None = None,
+    align: str | None = None,
+    window: tuple[float, float] | None = None,
+    query: str | None = None,
+    condition: str | None = None,
 ) -> Report:
     """A run's report, from its folder and its session.
 
@@ -95,18 +100,25 @@ def report_run(
         circular: which of them are circular whatever their unit and name say.
         min_speed: bins in which the first behaviour changes more slowly (its unit per s) are not judged.
         tell: called with what is being computed.
+        align, window, query, condition: trials to show, as `read_trials` takes them; without `align` those of the
+            table `trials`, from start_time, where there is one.
 
     Raises:
-        InputError: the session is not there any more or has changed; a behaviour cannot be used.
+        InputError: the session is not there any more or has changed; a behaviour, or trials that were asked for,
+            cannot be used.
     """
     from ldmfilter.analysis.behavior import choose_behavior
     from ldmfilter.analysis.checks import diagnose
     from ldmfilter.analysis.readout import read_behavior
+    from ldmfilter.analysis.trials import choose_condition, read_trials
 
     say = tell or (lambda _: None)
     model = run.model()
     session, counts = run.recording()
     chosen = choose_behavior(session, behavior, circular)
+    event = align or ("trials.start_time" if "trials" in session.intervals else None)
+    if align:
+        choose_condition(session, align, query, condition)
     counts = check_counts(counts)
     latents = model.decode(counts)
     reports: tuple[Mapping[str, Any], ...] = ()
@@ -114,11 +126,22 @@ def report_run(
         say(f"behaviour: {listed([one.name for one in chosen])}")
         reading = read_behavior(latents, chosen, counts, min_speed=min_speed)
         latents, reports = reading.latents, tuple(report.to_dict() for report in reading.reports)
+    trials, note = None, ""
+    if event:
+        say(f"trials: {event}")
+        try:
+            trials = read_trials(latents, session, event, window, query, condition)
+        except InputError as error:
+            if align:
+                raise
+            note = f"Trials are not shown: {str(error).removeprefix(f'{session.source.path}: ')}."
     diagnosis = diagnose(model, counts, progress=lambda what: say(f"diagnoses: {what}"))
     options = [word for path in behavior for word in ("--behavior", path)]
     options += [word for name in circular for word in ("--circular", name)]
     options += ["--min-speed", f"{min_speed:g}"] if min_speed else []
-    return make_report(run, session, counts, model, latents, diagnosis.to_dict(), reports, options)
+    asked = {"align": align, "window": window and "{:g}:{:g}".format(*window), "filter": query, "condition": condition}
+    options += [word for name, value in asked.items() if value for word in (f"--{name}", value)]
+    return make_report(run, session, counts, model, latents, diagnosis.to_dict(), reports, options, trials, note)
 
 
 def make_report(
@@ -130,12 +153,14 @@ def make_report(
     diagnosis: Mapping[str, Any],
     reports: Sequence[Mapping[str, Any]] = (),
     options: Sequence[str] = (),
+    trials: Trials | None = None,
+    trials_note: str = "",
 ) -> Report:
     """Gather numbers, pictures and words of a run.
 
     Args: the attributes of `Inputs`.
     """
-    inputs = Inputs(run, session, counts, model, latents, diagnosis, reports, options)
+    inputs = Inputs(run, session, counts, model, latents, diagnosis, reports, options, trials, trials_note)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     content: dict[str, Any] = {"format": "ldmfilter-report", "format_version": FORMAT, "created": created}
     pictures: dict[str, Picture] = {}

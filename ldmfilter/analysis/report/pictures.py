@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Pictures are drawn in these colours and then take the page's, which change with its theme.
 _INK, _MUTED, _LINE = "#111213", "#717273", "#d1d2d3"
 _THEME = {_INK: "var(--ink)", _MUTED: "var(--muted)", _LINE: "var(--line)"} | {
-    colour.lower(): f"var(--c{number})" for number, colour in enumerate(COLOURS[:6])
+    colour.lower(): f"var(--c{number})" for number, colour in enumerate(COLOURS)
 }
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",

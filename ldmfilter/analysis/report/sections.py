@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from ldmfilter.analysis.trials import Trials
+
 POINTS = 3000  # of the state space, at most: what a phone turns smoothly
 STATES_SHOWN = 60.0  # s
 RASTER_SHOWN = 20.0  # s
@@ -166,20 +168,24 @@ def _space(inputs: Inputs) -> Picture:
 
 
 def _colouring(about: Mapping[str, Any], values: np.ndarray) -> dict[str, Any]:
-    """Colours of points (point,) by one variable, for the page's script and for the still picture. A variable of two
-    to four values is shown as classes, by their rank."""
+    """Colours of points (point,) by one variable, for the page's script and for the still picture. A variable of few
+    values is shown as classes, by their rank."""
     known = values[np.isfinite(values)]
     classes = np.unique(known).tolist()
     low, high = (classes[0], classes[-1]) if classes else (0.0, 1.0)
+    names = about.get("classes")
     unit = f" {about['unit']}" if about["unit"] else ""
     labels = {"low_label": plain_number(low) + unit, "high_label": plain_number(high) + unit}
     stops: Sequence[str] = _CIRCLE if about.get("circular") else _SCALE
     named = None
-    if 2 <= len(classes) <= 4:
+    if names and classes:
+        labels = {"low_label": names[int(low)], "high_label": names[int(high)]}
+    if 2 <= len(classes) <= (len(plots.COLOURS) if names else 4):
         stops = plots.COLOURS[: len(classes)]
         values = np.where(np.isfinite(values), np.searchsorted(classes, values), np.nan)
         low, high = 0.0, float(len(classes) - 1)
-        named = [{"label": plain_number(v) + unit, "colour": c} for v, c in zip(classes, stops, strict=True)]
+        texts = [names[int(v)] if names else plain_number(v) + unit for v in classes]
+        named = [{"label": v, "colour": c} for v, c in zip(texts, stops, strict=True)]
     return {
         "label": about["name"],
         "low": low,
@@ -198,7 +204,7 @@ def _raster(inputs: Inputs) -> Picture:
     trains = [] if signal else [t[(t >= start) & (t < stop)] for t in map(inputs.spike_times, order)]
     shown = inputs.between(start, stop)
     for name in inputs.names:  # a readout is shown only where it was not fitted
-        kept = {key: shown[key] for key in (f"{name}_mean", f"{name}_ci") if key in shown}
+        kept = {key: shown[key] for key in (f"{name}_{end}" for end in ("mean", "ci", "probability")) if key in shown}
         shown = shown.assign({key: values.where(shown[f"{name}_fold"] >= 0) for key, values in kept.items()})
     behaviors = inputs.reports[:3]
     numbers = {
@@ -220,7 +226,11 @@ def _raster(inputs: Inputs) -> Picture:
         else:
             plots.plot_raster(trains, grid[0], start, end)
         for one, axes in zip(behaviors, grid[1:], strict=True):
-            plots.plot_behavior(part, one["name"], axes, one["period"])
+            if one["categories"]:
+                measured = inputs.positions(one["name"], part[f"{one['name']}_true"].to_numpy())
+                plots.plot_classes(part, one["name"], axes, measured)
+            else:
+                plots.plot_behavior(part, one["name"], axes, one["period"])
             axes.set_ylabel(clean("\n".join(filter(None, (one["name"], one["unit"])))), parse_math=False)
         for axes in grid[:-1]:
             axes.set_xlabel("")
@@ -234,9 +244,9 @@ def _raster(inputs: Inputs) -> Picture:
 
 
 def behavior(inputs: Inputs) -> Section:
-    """The behaviours that were read, and the calibration of their intervals."""
-    # Of a variable of a few values, an interval is no measure.
-    calibrated = [one for one in inputs.reports if one["intervals"] and not one["categories"]]
+    """The behaviours that were read, and the calibration of their intervals and probabilities."""
+    calibrated = [one for one in inputs.reports if one["intervals"]]
+    classes = [one for one in inputs.reports if one["categories"] and one["calibration"]]
 
     def draw(figure: Figure, narrow: bool) -> None:
         axes = figure.add_subplot()
@@ -247,8 +257,77 @@ def behavior(inputs: Inputs) -> Section:
         for text in axes.legend(loc="lower right").get_texts():
             text.set_parse_math(False)
 
-    picture = Picture(draw, wide=(4.3, 3.6), narrow=(3.3, 3.1))
-    return Section({"behavior": list(inputs.reports)}, {"calibration": picture} if calibrated else {})
+    def draw_classes(figure: Figure, narrow: bool) -> None:
+        axes = figure.add_subplot()
+        for one, colour in zip(classes, plots.COLOURS, strict=False):
+            rows = [[step[key] for key in ("probability", "share", "share_se")] for step in one["calibration"]]
+            probability, share, error = np.array(rows).T
+            labels = ("probability of a class", "share of bins")
+            plots.plot_calibration(probability, share, error, axes, colour, one["name"], labels)
+        for text in axes.legend(loc="upper left").get_texts():
+            text.set_parse_math(False)
+
+    drawn = {"calibration": (calibrated, draw), "probabilities": (classes, draw_classes)}
+    pictures = {
+        name: Picture(drawing, wide=(4.3, 3.6), narrow=(3.3, 3.1)) for name, (some, drawing) in drawn.items() if some
+    }
+    return Section({"behavior": list(inputs.reports)}, pictures)
+
+
+def trials(inputs: Inputs) -> Section:
+    """States along trials by condition, and how well each condition is read from them."""
+    found = inputs.trials
+    if found is None:
+        return Section({"trials": None, "trials_note": inputs.trials_note})
+    known = np.isfinite(found.accuracy)
+    best = int(np.nanargmax(found.accuracy)) if known.any() else 0
+    data = {
+        **{key: getattr(found, key) for key in ("event", "query", "condition", "names", "trials", "unseen", "note")},
+        **{key: getattr(found, key) for key in ("time", "recall", "accuracy", "shuffled")},
+        "best_recall": found.recall[best],
+    }
+    drawn = min(len(found.names), len(plots.COLOURS))
+    shown = _most_apart(found, min(4, inputs.model.states))
+    names = [clean(name) for name in found.names]
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        grid = figure.subplots(len(shown), 1, sharex=True) if narrow else figure.subplots(-(-len(shown) // 2), 2)
+        for state, axes in zip(shown, np.ravel(grid), strict=False):
+            plots.plot_trials(found.aligned, state, found.number, names[:drawn], axes)
+        _legend(figure, np.ravel(grid)[0], narrow)
+
+    def draw_read(figure: Figure, narrow: bool) -> None:
+        axes = figure.add_subplot()
+        recall = found.recall[:, :drawn]
+        plots.plot_read_along(found.time, recall, found.accuracy, found.shuffled, names[:drawn], axes)
+        _legend(figure, axes, narrow)
+
+    high = 2.3 * -(-len(shown) // 2) + 0.5
+    about = {"shown": shown, "singles": plots.SINGLE_TRIALS, "undrawn": len(names) - drawn}
+    numbers = {"best_time": found.time[best], "best": found.accuracy[best], "shuffled": found.shuffled[best]}
+    return Section(
+        {"trials": data, "trials_note": ""},
+        {
+            "trials": Picture(draw, about, wide=(9.2, high), narrow=(3.3, 1.8 * len(shown) + 0.8)),
+            "conditions": Picture(draw_read, numbers, wide=(9.2, 3.4), narrow=(3.3, 3.6)),
+        },
+    )
+
+
+def _most_apart(found: Trials, number: int) -> list[int]:
+    """The states whose means over trials and time differ most between conditions, in order."""
+    values = found.aligned["filtered_mean"].to_numpy()
+    seen = found.aligned["observed"].to_numpy()
+    means = np.stack([values[seen & (found.number == i)[:, None]].mean(0) for i in range(len(found.names))])
+    apart = means.var(0)
+    return np.sort(np.argsort(-apart)[:number]).tolist()
+
+
+def _legend(figure: Figure, axes: Axes, narrow: bool) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    legend = figure.legend(handles, names, loc="outside upper left", ncols=2 if narrow else 5)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def trust(inputs: Inputs) -> Section:
@@ -395,5 +474,5 @@ def _pair(figure: Figure, narrow: bool, **options: Any) -> Sequence[Axes]:
 
 
 SECTIONS: dict[str, Callable[[Inputs], Section]] = {
-    make.__name__: make for make in (summary, states, behavior, trust, units, training, made)
+    make.__name__: make for make in (summary, states, behavior, trials, trust, units, training, made)
 }

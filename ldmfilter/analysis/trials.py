@@ -1,0 +1,175 @@
+"""Conditions of trials: how well each is read from the states along the trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import recall_score
+from sklearn.model_selection import StratifiedKFold
+
+from ldmfilter.analysis.behavior import classes_of
+from ldmfilter.data.session import Session
+from ldmfilter.data.tables import shorten
+from ldmfilter.data.trials import choose_trials, find_column
+from ldmfilter.errors import InputError
+from ldmfilter.filter.aligned import align
+
+FOLDS = 5
+SHRINKAGE = 0.1  # of the covariance within conditions; a fixed one, as one that is estimated takes twice the time
+SHUFFLES = 20  # of conditions among trials; the 95th percentile is then the largest but one
+MOST_TIMES = 15  # bins of the trial in which conditions are read
+LONGEST = 10.0  # s of a trial that are shown without a window
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """States in trials, and how well their conditions are read along them.
+
+    event, query, condition: TABLE.COLUMN of the event, the query that chose trials or "", and the conditions' column
+    names (condition,): labels; number (trial,): position of a trial's condition among them, -1 for none or a rare one
+    trials: number of trials read of each condition; unseen: whether training saw none of them
+    time (time,), s from the event; recall (time, condition): share of a condition's trials read right, accuracy
+        (time,) its mean, shuffled (time,) the 95th percentile of the same when conditions are shuffled among trials;
+        NaN where too few trials reach
+    note: conditions that were left out, in words, or ""
+    """
+
+    aligned: xr.Dataset
+    event: str
+    query: str
+    condition: str
+    names: list[str]
+    number: np.ndarray
+    trials: dict[str, int]
+    unseen: bool
+    time: np.ndarray
+    recall: np.ndarray
+    accuracy: np.ndarray
+    shuffled: np.ndarray
+    note: str
+
+
+def choose_condition(session: Session, event: str, query: str | None, condition: str | None) -> str:
+    """The column of the event's table whose values are conditions: as asked, or the first that has some.
+
+    Raises:
+        InputError: as `choose_trials`; no such column, or none whose values recur in two trials or more.
+    """
+    table, _ = choose_trials(session, event, query)
+    name, _ = find_column(session, event)
+    where = f"{session.source.path}: {name}"
+    columns = [str(key) for key, values in table.items() if values.ndim == 1 and key not in ("start_time", "stop_time")]
+    if condition is not None:
+        _, column = find_column(session, f"{name}.{condition.removeprefix(f'{name}.')}")
+        classes = classes_of(table[column].values, few=False)
+        counts = sorted((int((table[column].values == one).sum()) for one in classes), reverse=True)
+        if len(counts) < 2 or counts[1] < 2:
+            raise InputError(
+                f"{where}: {column} does not have two values of two trials or more ({shorten(counts) or 'none'} trials "
+                f"a value); choose another of {shorten(columns)}"
+            )
+        return column
+    for column in columns:
+        classes = classes_of(table[column].values)
+        if classes is not None and classes.size > 1 and 2 * classes.size <= table.sizes["interval"]:
+            return column
+    raise InputError(f"{where}: no column holds conditions, values that recur; it has {shorten(columns) or 'no other'}")
+
+
+def read_trials(
+    latents: xr.Dataset,
+    session: Session,
+    event: str,
+    window: tuple[float, float] | None = None,
+    query: str | None = None,
+    condition: str | None = None,
+) -> Trials:
+    """Align states, and read the condition from them in each bin of the trial, by linear discriminant analysis on whole
+    trials that it was not fitted to.
+
+    Trials that training never saw are read, where each condition has enough of them; else all.
+
+    Args:
+        latents, session, event, query: as `ldmfilter.align` takes them.
+        window: s from the event; without it from the event to the median trial's end.
+        condition: a column of the table; without it the first that holds values that recur.
+
+    Raises:
+        InputError: as `align` and `choose_condition`; fewer than two conditions have two trials in the window.
+    """
+    column = choose_condition(session, event, query, condition)
+    table, at = choose_trials(session, event, query)
+    if window is None:
+        window = (0.0, _length(table, at, float(latents.attrs["bin_size"])))
+    aligned = align(latents, session, event, window, query)
+    values = table[column].values
+    values = values.astype(np.str_) if values.dtype.kind in "bU" else values.astype(np.float64)
+    classes = classes_of(values, few=False)
+    observed = aligned["observed"].to_numpy()
+    seen = (aligned["trained"].to_numpy() & observed).any(1)
+    number = np.where(observed.any(1), np.searchsorted(classes, values).clip(0, classes.size - 1), -1)
+    number[classes[number] != values] = -1
+    count = np.bincount(number[number >= 0], minlength=classes.size)
+    second = np.sort(count)[-2] if count.size > 1 else 0
+    if second < 2:
+        raise InputError(
+            f"{session.source.path}: {column}: fewer than two conditions have two trials in the window; widen it or "
+            "choose another condition"
+        )
+    folds = min(FOLDS, int(second))
+    kept = np.flatnonzero(count >= folds)
+    names = [str(one) if classes.dtype.kind == "U" else f"{one:g}" for one in classes]
+    rare = [names[i] for i in np.flatnonzero((count > 0) & (count < folds))]
+    number = np.where(np.isin(number, kept), np.searchsorted(kept, number).clip(0, kept.size - 1), -1)
+    unseen = all(((number == i) & ~seen).sum() >= folds for i in range(kept.size))
+    read = np.where(seen & unseen, -1, number)
+    times = np.unique(np.linspace(0, observed.shape[1] - 1, min(MOST_TIMES, observed.shape[1])).round().astype(int))
+    mean = aligned["filtered_mean"].to_numpy()
+    found = [_read(mean[:, t], np.where(observed[:, t], read, -1), kept.size, folds) for t in times]
+    return Trials(
+        aligned=aligned,
+        event=event,
+        query=query or "",
+        condition=column,
+        names=[names[i] for i in kept],
+        number=number,
+        trials={names[i]: int((read == place).sum()) for place, i in enumerate(kept)},
+        unseen=unseen,
+        time=aligned["time"].to_numpy()[times],
+        recall=np.stack([recall for recall, _ in found]),
+        accuracy=np.array([recall.mean() for recall, _ in found]),
+        shuffled=np.array([shuffled for _, shuffled in found]),
+        note=f"{shorten(rare)} left out, of fewer than {folds} trials" if rare else "",
+    )
+
+
+def _length(table: xr.Dataset, at: str, size: float) -> float:
+    """From the event to the end of the median trial, s, a bin at least."""
+    length = table["stop_time"].values - table[at].values
+    length = length[np.isfinite(length) & (length > 0)]
+    return float(np.clip(np.median(length), size, LONGEST)) if length.size else LONGEST
+
+
+def _read(states: np.ndarray, number: np.ndarray, conditions: int, folds: int) -> tuple[np.ndarray, float]:
+    """Share of each condition's trials that are read right from states (trial, state), and the 95th percentile of its
+    mean when conditions are shuffled; NaN where a condition has fewer trials than there are folds."""
+    rows = np.flatnonzero(number >= 0)
+    y = number[rows]
+    if np.bincount(y, minlength=conditions).min() < folds:
+        return np.full(conditions, np.nan), np.nan
+    x = states[rows].astype(np.float64)
+    splits = list(StratifiedKFold(folds, shuffle=True, random_state=0).split(x, y))
+    linear = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE)
+
+    def recall(y: np.ndarray) -> np.ndarray:
+        read = np.full(y.size, -1)
+        for train, test in splits:
+            read[test] = linear.fit(x[train], y[train]).predict(x[test])
+        return np.asarray(recall_score(y, read, labels=np.arange(conditions), average=None))
+
+    rng = np.random.default_rng(0)
+    shuffled = [recall(rng.permutation(y)).mean() for _ in range(SHUFFLES)]
+    return recall(y), float(np.quantile(shuffled, 0.95))
