@@ -89,7 +89,7 @@ def test_the_section_shows_what_was_read(found):
     inputs = Inputs(None, None, None, Model(), None, {}, trials=found)  # type: ignore[arg-type]
     section = SECTIONS["trials"](inputs)
     content = {**section.data, "figures": {k: p.numbers for k, p in section.pictures.items()}}
-    content = finite(content | {"diagnosis": {"baselines": []}})
+    content = finite(content | {"diagnosis": {"baselines": [], "signal": False}})
     page = str(write_section("trials", content, section.pictures))
     assert "<b>up" not in page
     assert "&lt;b&gt;up $x$" in page
@@ -104,7 +104,9 @@ def test_the_section_shows_what_was_read(found):
     half = 1.96 * own.std(0, ddof=1) / np.sqrt(len(own))
     assert band[:, 1].max() == pytest.approx((own.mean(0) + half).max())
     nothing = SECTIONS["trials"](Inputs(None, None, None, None, None, {}, trials_note="Trials are not shown: no."))  # type: ignore[arg-type]
-    assert "not shown" in str(write_section("trials", nothing.data | {"diagnosis": {"baselines": []}}, {}))
+    assert "not shown" in str(
+        write_section("trials", nothing.data | {"diagnosis": {"baselines": [], "signal": False}}, {})
+    )
 
 
 @pytest.mark.parametrize(
