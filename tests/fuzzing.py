@@ -127,7 +127,7 @@ def write_run_seeds(seeds: dict[str, Path], ask: Callable[[Sequence[str], Path],
     for words in (
         ["train", here, "--run", "run", *TRAIN.split()],
         ["decode", "--run", "run", "--out", "latents.zarr"],
-        ["sweep", here, "--sweep", "sweep", "--seed", "1", "2", "--trials", "1", *TRAIN.split()],
+        ["sweep", here, "--sweep", "sweep", "--seed", "1", "2", "--trials", "1", "--reserve", "0", *TRAIN.split()],
     ):
         code, _, err = ask([*words, "--quiet"], folder)
         if code:

@@ -123,7 +123,7 @@ def from_signal(
     Raises InputError for other dims, times that do not rise, and values that are not finite or all missing.
 
     >>> session = from_signal(np.random.default_rng(0).normal(size=(100, 3)), bin_size=0.05)
-    >>> session.n_units, session.duration
+    >>> session.n_units, round(session.duration, 6)
     (3, 5.0)
     """
     source, reading = source or Source(), reading or Reading()

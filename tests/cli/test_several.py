@@ -335,7 +335,7 @@ def test_sweeps_of_several_sessions(work, cluster):
     for place in ("a/000", "a/001", "b/000", "b/001"):
         ids = [Run.open(work / where / place).model().model_id_ for where in ("here", "there")]
         assert ids[0] == ids[1]
-    said = [line for line in ended.err.splitlines() if ": predictive information" in line]
+    said = [line for line in ended.err.splitlines() if " bits per spike, rank" in line]
     assert len(said) == 4
     assert said[-1].startswith("4/4  ")
     before = marks(work / "there", "*/0*/*")

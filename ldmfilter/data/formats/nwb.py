@@ -321,7 +321,8 @@ def _behaviors(nwb: NWBFile, notes: Notes, sort: bool) -> Iterator[tuple[str, An
             if 0 in shape:
                 continue
             if len(shape) not in (1, 2) or (math.prod(shape[1:]) > _MOST_COLUMNS and not _is_transposed(series, shape)):
-                other += [f"{path} {shape}"] * (math.prod(shape) >= _FEW_VALUES)
+                wide = path.startswith("acquisition/") and len(shape) == 2  # raw channels are no news
+                other += [f"{path} {shape}"] * (math.prod(shape) >= _FEW_VALUES and not wide)
                 continue
             if math.prod(shape) > min(left, _MOST_VALUES):
                 large.append(path)
