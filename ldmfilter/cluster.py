@@ -267,7 +267,7 @@ def _look(paths: list[str]) -> dict[str, Any]:
 
 
 async def _identity(address: str) -> Any:
-    """What a scheduler says of itself."""
+    """A scheduler's description of itself."""
     import distributed
 
     async with distributed.rpc(

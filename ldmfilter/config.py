@@ -86,7 +86,7 @@ class DataConfig:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """What `read_session` is to be told, by its names."""
+        """The options of `read_session`, by name."""
         return {"series": self.series, "sort_times": self.sort_times, "ticks": self.ticks}
 
     def validate(self) -> None:

@@ -1,4 +1,4 @@
-"""What is said of spikes, said of a signal."""
+"""Words of the checks for a signal, in place of those for spikes."""
 
 _WORDS = (
     ("bits per spike", "of the variance"),

@@ -42,7 +42,7 @@ _LOWEST_RATE, _LOW_RATE = 0.01, 0.05
 
 @dataclass(frozen=True)
 class Reading:
-    """What a person says of a session where its files leave doubt.
+    """Options of reading a session, for where its files leave doubt.
 
     bin_size: s, of counts that do not say it
     series: path of a signal, or the unique last part of it, to be read in place of spikes
@@ -199,7 +199,7 @@ def iso(zero: np.datetime64 | None) -> str:
 
 @dataclass
 class Parts:
-    """What a session holds beside its spikes, times in s.
+    """The parts of a session beside its spikes, times in s.
 
     intervals, behavior, observed (interval, 2): as in `Session`
     """

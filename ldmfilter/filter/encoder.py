@@ -87,7 +87,7 @@ class Encoder(nn.Module):
         self.input_scale.copy_(scale)
 
     def standardised(self, counts: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch unit"]:
-        """What the first layer sees: inputs standardised over training, 0 where a unit is not observed."""
+        """Inputs of the first layer: standardised over training, 0 where a unit is not observed."""
         return torch.nan_to_num((self._roots(counts) - self.input_mean) / self.input_scale)
 
     def _roots(self, counts: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ class Fitted(FilterConfig):
 
     @property
     def signal_(self) -> bool:
-        """Whether it filters a signal, not counts of spikes. Raises: InputError for several sessions."""
+        """True for a filter of a signal, False for one of counts. Raises: InputError for several sessions."""
         return self._only().signal
 
     def set_network(self, tensors: dict[str, Tensor]) -> None:

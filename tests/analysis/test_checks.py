@@ -238,6 +238,15 @@ def test_a_filter_of_one_unit_is_named():
     assert not found.predictive  # a rhythm of one unit is shared by none
 
 
+def test_units_that_fire_more_and_more_are_a_drift(model, counts):
+    """Every other unit has spikes besides, which grow in number."""
+    growing = 2 * np.linspace(0.0, 1.0, counts.sizes["time"])[:, None] * (np.arange(counts.sizes["unit"]) % 2 == 0)
+    more = counts.copy(data=counts.to_numpy() + np.random.default_rng(13).poisson(growing).astype(np.uint8))
+    found = named(diagnose(model, more, surrogates=2))
+    assert not found["drift of z"].ok
+    assert "drifts" in found["drift of z"].verdict
+
+
 def test_units_that_fall_silent_are_a_drift(model, counts):
     spoken = np.linspace(0.0, 1.0, counts.sizes["time"])[:, None] < 0.3
     silent = counts.copy(data=np.where(spoken, counts.to_numpy(), 0).astype(np.uint8))
