@@ -134,7 +134,7 @@ def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -
         if one.attrs["units_left_out"]:
             say(one.attrs["units_left_out"])
     step = f", from step {training.step}" if training.step else ""
-    bins = sum(one.sizes["time"] for one in counts)
+    bins = sum(int(one["observed"].sum()) for one in counts)
     several = f" in {len(counts)} sessions" if len(counts) > 1 else ""
     say(
         f"{' + '.join(str(one.sizes['unit']) for one in counts)} units, {bins} bins "
@@ -163,7 +163,7 @@ def _say_end(run: "Run", training: "Training", added: Path | None, signal: bool)
     if len(training.trained) > 1:
         what, unit = ("the signal", "shares of its variance") if signal else ("spikes", "bits per spike")
         say(
-            f"kept by {what} predicted 0.5 to 3 s ahead, {unit}: {kept.label} (of "
+            f"kept by {what} predicted ahead, {unit}: {kept.label} (of "
             + ", ".join(f"{one.label} {one.told}" for one in training.trained)
             + ")"
         )

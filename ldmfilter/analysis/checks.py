@@ -68,11 +68,12 @@ class Finding:
 
 class Number(NamedTuple):
     """A number that a check judges, with its 95 % interval, or the p-value of its being 0: above `DRIFT_LEVEL` nothing
-    is wrong."""
+    is wrong. `missing`: why there is no number, which is then NaN and raises no finding."""
 
     value: float
     interval: tuple[float, float] | None = None
     p: float = 0.0
+    missing: str = ""
 
 
 class Limit(NamedTuple):
@@ -114,18 +115,18 @@ class Check:
 
     def judge(self, measures: Measures) -> Finding:
         """The check's finding."""
-        value, interval, p = self.number(measures)
+        value, interval, p, missing = self.number(measures)
         low, high = (limit.at(measures) if limit else None for limit in (self.low, self.high))
         least, most = -math.inf if low is None else low, math.inf if high is None else high
         first, last = (value, value) if interval is None or self.strict else interval
         # Written so that NaN lies beyond every bound.
         under, over = not (last > least if self.strict else last >= least), not first <= most
         broken = self.low if self.low and under else self.high if self.high and over else None
-        if p > DRIFT_LEVEL:
+        if p > DRIFT_LEVEL or missing:
             broken = None
-        ok, verdict, remedy = (False, broken.verdict, broken.remedy) if broken else (True, self.fine, "")
-        doubtful = ok and interval is not None and not least <= value <= most
-        if doubtful:
+        ok, verdict, remedy = (False, broken.verdict, broken.remedy) if broken else (True, missing or self.fine, "")
+        doubtful = ok and (bool(missing) or (interval is not None and not least <= value <= most))
+        if doubtful and not missing:
             verdict += "; beyond the threshold, but chance may explain it"
         refit = REFIT if measures.can_refit else ""
         reason, verdict, remedy = (
@@ -140,6 +141,10 @@ class Check:
 
 def _lead(m: Measures, baseline: str) -> Number:
     return next(Number(one.lead, one.interval) for one in m.baselines if one.name == baseline)
+
+
+def _unjudged(m: Measures) -> str:
+    return "" if math.isfinite(m.spikes.states) else "it could not be judged: too few bins in a row"
 
 
 def _coupling_limit(m: Measures) -> float:
@@ -187,18 +192,18 @@ def _drift_check(
 
 CHECKS = (
     Check(
-        SPIKES_AHEAD, USEFUL, lambda m: Number(m.spikes.states),
+        SPIKES_AHEAD, USEFUL, lambda m: Number(m.spikes.states, missing=_unjudged(m)),
         unit="bits per spike",
         low=Limit(
             lambda m: 0.0,
             "the states do not tell what the population will do next",
             "choose other --units or a longer --span, and train anew",
         ),
-        reason="0 is what each unit's mean rate tells; counted 0.5 to 3 s ahead",
-        fine="the states predict spikes 0.5 to 3 s ahead better than mean rates",
+        reason="0 is what each unit's mean rate tells; counted 0.5 to 3 s ahead, nearer where stretches are short",
+        fine="the states predict spikes ahead better than mean rates",
     ),
     Check(
-        LEAD_OVER_PCA, USEFUL, lambda m: Number(m.spikes.lead, m.spikes.interval),
+        LEAD_OVER_PCA, USEFUL, lambda m: Number(m.spikes.lead, m.spikes.interval, missing=_unjudged(m)),
         unit="bits per spike",
         low=Limit(
             lambda m: 0.0,

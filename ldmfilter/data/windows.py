@@ -75,7 +75,7 @@ def _held(time: np.ndarray, usable: np.ndarray, segment: np.ndarray, share: floa
     leave as many to training."""
     for blocks in range(HELD_OUT_BLOCKS, 0, -1):
         length = max(int(share * time.size / blocks), row)
-        held = _blocks(time, len(usable), blocks, length)
+        held = _blocks(time, segment, blocks, length)
         starts = _starts(usable & held, segment, row)
         edges = np.searchsorted(time, starts) * blocks // max(time.size, 1)
         if np.unique(edges).size == blocks and _starts(usable & ~held, segment, row).size:
@@ -104,7 +104,7 @@ def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:
     blocks = min(RESERVED_BLOCKS, int(bins * float(counts.attrs["bin_size"]) / RESERVED_BLOCK + 1e-9))
     if not blocks:
         return counts
-    kept = ~_blocks(time, len(segment), blocks, int(bins / blocks))
+    kept = ~_blocks(time, segment, blocks, int(bins / blocks))
     fresh = np.diff(segment, prepend=segment[0] - 1) != 0
     fresh[1:] |= kept[1:] & ~kept[:-1]
     numbers = np.where(segment < 0, -1, np.cumsum(fresh) - 1).astype(segment.dtype)
@@ -130,13 +130,23 @@ def outside(time: np.ndarray, spans: list[tuple[float, float]], guard: float) ->
     return np.cumsum(near)[:-1] == 0
 
 
-def _blocks(time: np.ndarray, n: int, blocks: int, length: int) -> np.ndarray:
-    """(n,) bool: blocks of `length` usable bins, spread evenly over them."""
-    inside = np.zeros(n, dtype=bool)
+def _blocks(time: np.ndarray, segment: np.ndarray, blocks: int, length: int) -> np.ndarray:
+    """(bin,) bool: blocks of about `length` of the usable bins `time`, spread evenly over them, with what is not usable
+    inside a block. An edge moves to the next edge of a trial where trials are shorter than half a block."""
+    inside = np.zeros(len(segment), dtype=bool)
+    edges = np.flatnonzero((np.diff(time, prepend=-2) != 1) | (np.diff(segment[time], prepend=-1) != 0))
+    edges = np.append(edges, time.size)
     for i in range(blocks):
         first = max(int((i + 0.5) * time.size / blocks) - length // 2, 0)
-        inside[time[first : first + length]] = True
+        first, stop = (_nearest(edges, edge, length // 4) for edge in (first, min(first + length, time.size)))
+        inside[time[first] : time[stop - 1] + 1] = True
     return inside
+
+
+def _nearest(edges: np.ndarray, edge: int, most: int) -> int:
+    """The one of `edges` that lies nearest, where it is at most `most` away; else `edge`."""
+    nearest = int(edges[np.abs(edges - edge).argmin()])
+    return nearest if abs(nearest - edge) <= most else edge
 
 
 def _run_lengths(usable: np.ndarray, segment: np.ndarray) -> np.ndarray:

@@ -27,6 +27,9 @@ from ldmfilter.data.frames import first_bins
 
 #: (start, length), s after the bin: what is nearer is told by fast states alone, what is farther by none.
 HORIZONS = ((0.5, 0.5), (1.0, 1.0), (2.0, 1.0))
+ENOUGH = (
+    0.25  # of the judged bins have counts at the farthest horizon; else all horizons are halved, as in short trials
+)
 GUARD = 2.0  # s between bins that a readout is fitted on and bins that judge it
 NEIGHBOURS = 50
 PSEUDO_COUNTS = 5  # of the mean, beside the neighbours' counts
@@ -88,8 +91,8 @@ def spikes_ahead(
         counts = (counts - np.nanmean(some, 0)) / (np.nanstd(some, 0) + np.finfo(np.float32).tiny)
     score = _explained if signal else _bits
     parts = []
-    for start, length in HORIZONS:
-        ahead, there = _counts_ahead(counts, segment, judge, round(start / bin_size), max(1, round(length / bin_size)))
+    for start, length in _horizons(counts, segment, judge, bin_size):
+        ahead, there = _counts_ahead(counts, segment, judge, start, length)
         train, test = np.flatnonzero(fit & known & there), np.flatnonzero(judge & known & there)
         train = train[np.linspace(0, len(train) - 1, min(len(train), MOST_FITTED)).astype(np.int64)]
         if len(train) <= NEIGHBOURS or not ahead[test].any():
@@ -102,6 +105,19 @@ def spikes_ahead(
         return SpikesAhead(np.nan, np.full(1, np.nan))
     blocks = np.mean(parts, 0)[np.bincount(block[judge], minlength=n_blocks) > 0]
     return SpikesAhead(float(blocks.sum()), blocks)
+
+
+def _horizons(counts: Floats, segment: NDArray[np.integer], judge: Bools, bin_size: float) -> list[tuple[int, int]]:
+    """`HORIZONS` in bins, halved until enough judged bins have counts at the farthest."""
+    nearer, judged = 1.0, judge & ~np.isnan(counts).all(1)
+    while True:
+        bins = [
+            (round(nearer * start / bin_size), max(1, round(nearer * length / bin_size))) for start, length in HORIZONS
+        ]
+        _, there = _counts_ahead(counts, segment, judge, *bins[-1])
+        if (there & judged).sum() >= ENOUGH * judged.sum() or bins[-1] == (0, 1):
+            return bins
+        nearer /= 2
 
 
 def _counts_ahead(

@@ -56,6 +56,25 @@ def test_only_observed_time_counts_towards_the_share():
     assert (~kept["observed"]).sum() == 2000
 
 
+def trials(n: int, bins: int = 4, gap: int = 10) -> xr.DataArray:
+    """Trials with time that is not observed between them."""
+    counts = make([n * (bins + gap)])
+    return counts.assign_coords(observed=("time", np.arange(n * (bins + gap)) % (bins + gap) < bins))
+
+
+def test_trials_are_reserved_whole_with_the_time_between_them():
+    counts = trials(210)
+    kept = reserve(counts, 0.4)
+    gone = ~np.isin(counts["time"], kept["time"])
+    assert np.diff(gone.astype(int)).nonzero()[0].size == 6  # three blocks
+    whole = (gone & counts["observed"].to_numpy()).reshape(210, 14).sum(1)
+    assert set(whole) == {0, 4}
+    assert whole.sum() == pytest.approx(0.4 * 840, abs=8)
+    lengths = [30] * 60
+    segments = reserve(make(lengths), 0.4)  # a segment each, without time between them
+    assert set(np.unique(segments["segment"], return_counts=True)[1]) == {30}
+
+
 def test_stretches_end_at_gaps_and_segments():
     assert stretches(make([20, 30])) == [pytest.approx((0, 2)), pytest.approx((3, 6))]
 

@@ -136,15 +136,20 @@ def test_counts_ahead_stay_in_their_segment_and_among_bins_that_were_observed():
     assert 0 < there.sum() < 400
 
 
-def test_segments_are_not_crossed(world):
-    """What comes in another segment does not count: counts there that tell the state give nothing away."""
+def test_horizons_are_nearer_where_segments_are_short(world):
+    """No horizon reaches beyond most of its segment, nor into another one; a segment of one bin has none ahead."""
     state, _, counts = world
     state, counts = state[:3000], counts[:3000]
-    segment = np.arange(3000) // 20  # 2 s: none has room for the farther horizons
-    near = value(state, counts, segment)
-    assert np.isfinite(near.value)
-    short = value(state, counts, np.arange(3000) // 8)
-    assert np.isnan(short.value)
+    judge = halves(3000)[1]
+    assert module._horizons(counts, np.zeros(3000, int), judge, SIZE) == [(5, 5), (10, 10), (20, 10)]
+    for bins in (20, 8, 4):
+        segment = np.arange(3000) // bins
+        farthest = module._horizons(counts, segment, judge, SIZE)[-1]
+        assert 0 < sum(farthest) <= 0.75 * bins
+        assert value(state, counts, segment).value > 0.05
+    gaps = np.where((np.arange(3000) % 14 < 4)[:, None], counts, np.nan)  # trials with unobserved time between them
+    assert sum(module._horizons(gaps, np.zeros(3000, int), judge, SIZE)[-1]) <= 3
+    assert np.isnan(value(state, counts, np.arange(3000)).value)
 
 
 def test_bins_without_a_state_are_passed_over(world):

@@ -13,6 +13,7 @@ from ldmfilter.config import FilterConfig
 from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter import batches
+from ldmfilter.filter.evaluation import covariance_bias
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.training import Training, resolve_device
 from ldmfilter.ldm.spectrum import effective_rank, rank_of
@@ -194,3 +195,14 @@ def test_settings_out_of_range(counts, setting, message):
     config = dataclasses.replace(FilterConfig(**SMALL), **setting)
     with pytest.raises(InputError, match=message):
         Training(config, counts)
+
+
+def test_the_bias_of_a_fitted_gaussian():
+    """What few bins say of their own covariance, against what it was, averaged over draws."""
+    rng, n, d = np.random.default_rng(0), 40, 6
+    draws = rng.standard_normal((4000, n, d))
+    covariances = np.stack([np.cov(x.T) for x in draws])
+    bias = 0.5 * np.linalg.slogdet(covariances * (n - 1) / n)[1].mean()
+    assert covariance_bias(n, d) == pytest.approx(bias, abs=0.01)
+    assert abs(covariance_bias(100_000, d)) < 1e-3
+    assert math.isfinite(covariance_bias(3, d))
