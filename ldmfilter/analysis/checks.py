@@ -399,7 +399,7 @@ class Diagnosis(Measures):
     @property
     def predictive(self) -> bool:
         """True where the states predict something that the units share, beyond each unit's own rhythm."""
-        needed = (PREDICTIVE_INFORMATION, COUPLING, SHARED_INFORMATION)
+        needed = (SPIKES_AHEAD, SHARED_INFORMATION)
         return all(finding.ok for finding in self.findings if finding.name in needed)
 
     @property
