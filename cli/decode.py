@@ -183,3 +183,7 @@ def _show_scores(console: "Console", one: "BehaviorReport") -> None:
             for i in one.intervals
         ]
         print_table(console, ("interval", ">covers", ">width", ">score", ">score at constant width"), levels)
+    for third in one.thirds:
+        if third.outside:
+            bins = f"bins with {third.by} of {third.low:.3g} to {third.high:.3g}"
+            console.print(shown(f"intervals hold {third.coverage:.1%} +- {third.coverage_se:.1%} in {bins}"))

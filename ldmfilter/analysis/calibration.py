@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtr
 
 DRAWS = 2000  # of the block bootstrap: its standard errors are then right to 2 %
+BAND = 0.03  # coverage of each third may differ from its level by as much
 TAIL = 4.0  # widths beyond the outermost error, where a distribution is taken to end
 
 
@@ -36,6 +38,25 @@ class IntervalScore:
     same_coverage_score: float
     advantage: float
     advantage_se: float
+
+
+@dataclass(frozen=True)
+class Third:
+    """Intervals in a third of the judged bins; `_se` are standard errors by block bootstrap.
+
+    by: what the bins were ordered by; low, high: its range in them
+    coverage: share; width: mean, in the behaviour's unit
+    outside: whether the coverage lies farther than chance explains (2 standard errors) beyond `BAND` of its level
+    """
+
+    by: str
+    low: float
+    high: float
+    coverage: float
+    coverage_se: float
+    width: float
+    width_se: float
+    outside: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +141,32 @@ def block_means(values: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.n
     np.add.at(sums, of, np.column_stack([values, np.ones(len(values))]))
     draws = np.random.default_rng(0).multinomial(blocks.size, np.full(blocks.size, 1 / blocks.size), size=DRAWS) @ sums
     return values.mean(0), (draws[:, :-1] / draws[:, -1:]).std(0, ddof=1)
+
+
+def thirds(
+    of: Mapping[str, np.ndarray], hit: np.ndarray, width: np.ndarray, level: float, block: np.ndarray
+) -> tuple[Third, ...]:
+    """Coverage and width in the lower, middle and upper third of bins by each quantity.
+
+    Args:
+        of: quantities (bin,) by name; what is NaN is left out, and a quantity with no three different thirds.
+        hit: (bin,) bool, values within their intervals.
+        width: (bin,) of the intervals.
+        level: nominal coverage.
+        block: (bin,) the block of time of each bin.
+    """
+    found = []
+    for by, values in of.items():
+        edges = np.nanquantile(values, [0, 1 / 3, 2 / 3, 1]) if np.isfinite(values).any() else np.zeros(4)
+        if not (np.diff(edges) > 0).all():
+            continue
+        number = np.where(np.isfinite(values), np.searchsorted(edges[1:3], values, side="left"), -1)
+        for i, (low, high) in enumerate(itertools.pairwise(edges.tolist())):
+            rows = number == i
+            (coverage, mean), (error, mean_error) = block_means(np.column_stack([hit, width])[rows], block[rows])
+            far = bool(abs(coverage - level) - BAND > 2 * error)
+            found.append(Third(by, low, high, float(coverage), float(error), float(mean), float(mean_error), far))
+    return tuple(found)
 
 
 def score_intervals(

@@ -49,12 +49,16 @@ from ldmfilter.analysis.blocks import (
 from ldmfilter.analysis.calibration import (
     ErrorDistribution,
     IntervalScore,
+    Third,
     conformal_quantile,
+    covered,
     interval_score,
     score_intervals,
+    thirds,
 )
 from ldmfilter.analysis.classes import ClassReport, read_classes
 from ldmfilter.data.counts import is_signal
+from ldmfilter.data.frames import frame_bins, sum_frames
 from ldmfilter.errors import InputError
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -148,6 +152,8 @@ class BehaviorReport:
         intervals
     read: of each fold its chosen readout, as `<name>_mean` holds them
     intervals: one for each level, empty where not calibrated
+    thirds: coverage and width of intervals of level `ci` in thirds of the judged bins by spikes in the last second,
+        speed, predicted width, and the value itself; empty where not calibrated
     note: assumptions about the behaviour, or why something is missing
     """
 
@@ -170,6 +176,7 @@ class BehaviorReport:
     control: Control | None
     decoder: Decoder | None
     intervals: tuple[IntervalScore, ...]
+    thirds: tuple[Third, ...]
     note: str
 
     @property
@@ -179,8 +186,8 @@ class BehaviorReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON holds them."""
-        kind = {"circular": self.circular, "categories": False}
-        return {**asdict(self), **kind, "intervals": list(map(asdict, self.intervals))}
+        lists = {name: list(map(asdict, getattr(self, name))) for name in ("intervals", "thirds")}
+        return {**asdict(self), "circular": self.circular, "categories": False, **lists}
 
 
 AnyReport = BehaviorReport | ClassReport
@@ -253,12 +260,23 @@ def read_behavior(
             reports.append(report)
         else:
             reading = _VariableReading(bins, readouts, sorted({*LEVELS, ci}), ci)
-            reports.append(_report(reading, counts, shifts, guard, min_speed))
+            pace = speed(variable, truth, segment, size)
+            ordered = {"spikes in the last second": _spikes(latents, counts), "speed": pace}
+            reports.append(_report(reading, counts, shifts, guard, min_speed, ordered))
             variables = reading.variables()
         added |= variables
     result = latents.assign(added)
     result.attrs["behavior"] = json.dumps([report.to_dict() for report in reports])
     return Reading(result, tuple(reports))
+
+
+def _spikes(latents: xr.Dataset, counts: xr.DataArray | None) -> np.ndarray:
+    """Spikes (time,) of all units in the second that ends with each bin; NaN where they are not known."""
+    if counts is None or is_signal(counts):
+        return np.full(latents.sizes["time"], np.nan)
+    k = frame_bins(1.0, float(latents.attrs["bin_size"]))
+    total = counts.to_numpy().sum(1, dtype=np.float32)[:, None]
+    return sum_frames(total, np.asarray(latents["segment"]), k)[:, 0].astype(np.float64)
 
 
 def _predict(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray, new: np.ndarray) -> np.ndarray:
@@ -497,6 +515,15 @@ class _VariableReading:
             self.bins.block[rows],
         )  # fmt: skip
 
+    def thirds(self, ordered: Mapping[str, np.ndarray]) -> tuple[Third, ...]:
+        """Intervals of level `ci` in thirds of the judged bins, by quantities (time,), width and value."""
+        rows, i = self.judged, self.levels.index(self.ci)
+        lower, upper, truth = self.lower[rows, i], self.upper[rows, i], self.bins.truth[rows]
+        of = {name: values[rows] for name, values in ordered.items()}
+        of |= {"predicted width": upper - lower, "value": truth}
+        away = self.mean[rows] + self.bins.variable.difference(truth, self.mean[rows])
+        return thirds(of, covered(away, lower, upper), upper - lower, self.ci, self.bins.block[rows])
+
     def variables(self) -> dict[str, Any]:
         """The variables that are added to the states."""
         one, name = self.bins.variable, self.bins.variable.name
@@ -529,7 +556,12 @@ def _best_errors(bins: Bins, error: np.ndarray, value: np.ndarray, rows: np.ndar
 
 
 def _report(
-    reading: _VariableReading, counts: xr.DataArray | None, shifts: int, guard: float, min_speed: float
+    reading: _VariableReading,
+    counts: xr.DataArray | None,
+    shifts: int,
+    guard: float,
+    min_speed: float,
+    ordered: Mapping[str, np.ndarray],
 ) -> BehaviorReport:
     bins, variable, judged = reading.bins, reading.bins.variable, reading.judged
     blocks = np.unique(bins.block[bins.judged]).size
@@ -563,6 +595,7 @@ def _report(
         control=_control(bins, [readout for readout in reading.readouts if readout.fast], shifts) if tested else None,
         decoder=_decoder(bins, counts, rows) if counts is not None and tested else None,
         intervals=tuple(map(reading.interval, LEVELS)) if bins.calibrated else (),
+        thirds=reading.thirds(ordered) if bins.calibrated else (),
         note="; ".join(notes),
     )
 

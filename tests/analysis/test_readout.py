@@ -73,6 +73,24 @@ def test_a_linear_world_is_read_as_well_as_its_noise_allows():
     assert json.loads(out.attrs["behavior"])[0]["intervals"][3]["coverage"] == report.intervals[3].coverage
 
 
+def test_thirds_are_told_where_intervals_do_not_follow():
+    """Noise that follows the spikes, of which the states know nothing: right on average, wrong in the thirds."""
+    latents = world(800)
+    spikes = np.random.default_rng(4).poisson(np.repeat(np.random.default_rng(5).gamma(1, 3, 80), 100))
+    noise = np.where(spikes > np.median(spikes), 2.0, 30.0) * np.random.default_rng(6).normal(size=spikes.size)
+    coords = {name: latents[name] for name in ("time", "segment", "observed")}
+    counts = xr.DataArray(spikes[:, None], coords | {"unit": [0]}, ("time", "unit"), attrs={"bin_size": BIN})
+    behavior = sampled(latents, linear(latents, 0.0) + noise)
+    thirds = read_behavior(latents, [behavior], counts, shifts=20, readouts=FAST).reports[0].thirds
+    by = {name: [one for one in thirds if one.by == name] for name in dict.fromkeys(one.by for one in thirds)}
+    assert list(by) == ["spikes in the last second", "speed", "predicted width", "value"]
+    assert all(len(three) == 3 for three in by.values())
+    few, _, many = by["spikes in the last second"]
+    assert few.high <= many.low
+    assert few.coverage + 3 * few.coverage_se < 0.95 < many.coverage - 3 * many.coverage_se
+    assert many.outside
+
+
 def test_widths_follow_noise_that_depends_on_the_state():
     latents = world(800)
     loud = latents["filtered_mean"].to_numpy()[:, 0] > 0

@@ -142,7 +142,10 @@ def test_two_that_make_one_run_at_once(session_file, tmp_path):
 def test_killed_at_random_moments(tmp_path):
     """A few of what tests/benchmarks/kills.py does often, and with more commands."""
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "benchmarks" / "kills.py", "--kills", "2", "--commands", "train,overwrite,in-place", "--json", tmp_path / "kills.json"],
+        [
+            sys.executable, ROOT / "tests" / "benchmarks" / "kills.py", "--kills", "2",
+            "--commands", "train,overwrite,in-place", "--json", tmp_path / "kills.json",
+        ],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
