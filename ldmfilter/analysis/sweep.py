@@ -13,7 +13,7 @@ those that have ended and those whose lock another process holds; a run that was
 checkpoint.
 
 **The score** is that by which a training keeps one of its candidates (`filter.spikes_ahead`): bits per spike of counts
-0.5 to 3 s ahead, on the blocks of training time that are held out (`held_out`). It compares filters of any dimension,
+0.5 to 3 s ahead, in blocks of training time that the readout did not see. It compares filters of any dimension,
 entropy or frame, whose z, and log-likelihoods of z, are not the same. Reserved time (`reserve`) takes no part, so that
 the chosen run can be judged there.
 """

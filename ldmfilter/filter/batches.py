@@ -53,7 +53,6 @@ class Judged(NamedTuple):
     counts: np.ndarray  # (time, unit) of the bin itself, NaN where a unit was not observed
     observed: np.ndarray  # (time,) bool, of the frame
     runs: np.ndarray  # (time,) number of the gap-free stretch
-    held: np.ndarray  # (time,) bool, held out from training
 
 
 class Recording:
@@ -131,7 +130,6 @@ class Recording:
             self._counts.bins(bins).astype(np.float64),
             self._observed[bins],
             runs,
-            np.isin(bins, self.windows.held_bins, assume_unique=True),
         )
 
 

@@ -23,7 +23,7 @@ from ldmfilter.filter.kalman import LinearGaussian, filter_windows
 from ldmfilter.filter.linalg import NotPositiveDefiniteError, whitening
 from ldmfilter.filter.matching import Match
 from ldmfilter.filter.network import Network, current_names
-from ldmfilter.filter.spikes_ahead import SpikesAhead, spikes_ahead
+from ldmfilter.filter.spikes_ahead import SpikesAhead, spikes_ahead_of_all
 from ldmfilter.ldm.entropy import ENTROPIES
 from ldmfilter.ldm.objectives import Objective, predictive
 from ldmfilter.ranks import Ranks
@@ -130,8 +130,12 @@ class Fit:
         return network.state_dict()
 
     def spikes_ahead(self, state: dict[str, Tensor]) -> SpikesAhead:
-        """Prediction of spikes by the states of the finished network `state`, on held-out blocks that neither training
-        nor the readout saw; the mean over sessions."""
+        """Prediction of spikes by the states of the finished network `state`, in all bins that training may use, in
+        blocks that the readout did not see; the mean over sessions.
+
+        Training's own bins are judged too: they are seven times as many as those held out, and what overfitted is no
+        better in them, because its readout was fitted elsewhere (`tests/benchmarks/candidates.py`).
+        """
         with self._own_torch(advance=False):
             network = self._make_network().eval()
         network.load_state_dict(state)
@@ -141,8 +145,7 @@ class Fit:
             states = filtered_means(network, i, judged.frames, judged.observed, judged.runs, recording.frame)
             seen = ~np.isnan(judged.counts).all(1)
             size = self.frame / recording.frame
-            fit, held = ~judged.held & seen, judged.held & seen
-            each.append(spikes_ahead(states, judged.counts, judged.runs, fit, held, size, recording.signal))
+            each.append(spikes_ahead_of_all(states, judged.counts, judged.runs, seen, size, recording.signal))
         value = float(np.mean([one.value for one in each]))
         return SpikesAhead(value, np.concatenate([one.blocks / len(each) for one in each]))
 

@@ -36,7 +36,10 @@ PSEUDO_COUNTS = 5  # of the mean, beside the neighbours' counts
 PENALTY = 0.01  # of the ridge, in variances of a state
 LEAST_RATE = 0.1  # of the mean rate: no prediction is lower
 BLOCK = 5.0  # s, in which bits are summed for their standard error
-MOST_FITTED = 20_000  # bins that a readout is fitted on
+MOST_FITTED = 10_000  # bins that a readout is fitted on
+MOST_JUDGED = 2_000  # bins that it is judged on: neighbours differ little in what lies ahead
+FOLDS = 5  # of the readout, where all bins are judged in turn
+FOLD_BLOCKS, FOLD_BLOCK = 20, 10.0  # blocks of time that are dealt to folds at most, and their least length, s
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -94,7 +97,7 @@ def spikes_ahead(
     for start, length in _horizons(counts, segment, judge, bin_size):
         ahead, there = _counts_ahead(counts, segment, judge, start, length)
         train, test = np.flatnonzero(fit & known & there), np.flatnonzero(judge & known & there)
-        train = train[np.linspace(0, len(train) - 1, min(len(train), MOST_FITTED)).astype(np.int64)]
+        train, test = _thin(train, MOST_FITTED), _thin(test, MOST_JUDGED)
         if len(train) <= NEIGHBOURS or not ahead[test].any():
             continue
         mean = ahead[train].mean(0) + 1e-9
@@ -105,6 +108,35 @@ def spikes_ahead(
         return SpikesAhead(np.nan, np.full(1, np.nan))
     blocks = np.mean(parts, 0)[np.bincount(block[judge], minlength=n_blocks) > 0]
     return SpikesAhead(float(blocks.sum()), blocks)
+
+
+def spikes_ahead_of_all(
+    states: Floats,
+    counts: Floats,
+    segment: NDArray[np.integer],
+    judge: Bools,
+    bin_size: float,
+    signal: bool = False,
+) -> SpikesAhead:
+    """`spikes_ahead`, where all bins judge in turn: in blocks of time that are dealt to folds, each judged by readouts
+    that were fitted on the others."""
+    share = np.cumsum(judge) / max(judge.sum(), 1)
+    blocks = max(2, min(FOLD_BLOCKS, int(judge.sum() * bin_size / FOLD_BLOCK)))
+    fold = np.minimum((share * blocks).astype(np.int64), blocks - 1) % FOLDS
+    found = [
+        spikes_ahead(states, counts, segment, judge & (fold != number), judge & (fold == number), bin_size, signal)
+        for number in np.unique(fold)
+    ]
+    found = [one for one in found if np.isfinite(one.value)]
+    if not found:
+        return SpikesAhead(np.nan, np.full(1, np.nan))
+    value = float(np.mean([one.value for one in found]))
+    return SpikesAhead(value, np.concatenate([one.blocks for one in found]) / len(found))
+
+
+def _thin(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many of the rows, evenly spread."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]
 
 
 def _horizons(counts: Floats, segment: NDArray[np.integer], judge: Bools, bin_size: float) -> list[tuple[int, int]]:

@@ -31,7 +31,7 @@ class Training:
     takes its part of every batch, and all come to the result that one alone would.
 
     Every candidate that the settings leave open (`candidates.CANDIDATES`) is trained, and the one that is kept again
-    from other first weights (`restarts`). What predicts spikes best on held-out time is kept, and what came earlier
+    from other first weights (`restarts`). What predicts spikes best is kept (`Fit.spikes_ahead`), and what came earlier
     where the lead is within its standard error. A candidate whose windows do not fit into the recording is left out.
 
     Args:

@@ -1,11 +1,13 @@
 """The choice between slow and fast dynamics by predicted spikes, beside the error of place that it never sees.
 
-    python tests/benchmarks/candidates.py [--data FOLDER] [--seeds 3] [--json FILE]
+    python tests/benchmarks/candidates.py [--data FOLDER] [--seeds 3] [--reserve SHARE] [--json FILE]
 
 For each session in the folder that `SESSIONS` knows, and each seed: all candidates are trained on the first 80 % of
-the bins and judged by bits per spike of counts ahead, on blocks that nothing was fitted to. Place is read by 25 nearest
-neighbours, fitted on the first 80 %, in the last 20 % (median error, bins above a speed). "chosen" is what `train`
-keeps, beside it the best of the other dynamics. A causal PCA of 16 dimensions (0.5 s) is read in the same way.
+the bins and judged by bits per spike of counts ahead, in blocks that the readout was not fitted to. Place is read by 25
+nearest neighbours, fitted on the first 80 %, in the last 20 % (median error, bins above a speed). With `--reserve 0.4`
+training sees what it does in `ldmfilter train`, and place is read in the reserved blocks, each tenth by neighbours of
+the other nine. "chosen" is what `train` keeps, beside it the best of the other dynamics. A causal PCA of 16 dimensions
+(0.5 s) is read in the same way.
 """
 
 import argparse
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from sklearn.model_selection import KFold
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -51,12 +54,13 @@ def place_of(
     return place, near & (pace > speed) & (pace < 1e4)
 
 
-def error(states: np.ndarray, place: np.ndarray, judged: np.ndarray, split: int) -> float:
-    """Median distance from place to what 25 nearest neighbours say."""
-    rows = np.arange(len(states))
-    fit, test = judged & (rows < split), judged & (rows >= split)
-    reader = make_pipeline(StandardScaler(), KNeighborsRegressor(25)).fit(states[fit], place[fit])
-    return float(np.median(np.linalg.norm(reader.predict(states[test]) - place[test], axis=1)))
+def error(states: np.ndarray, place: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Median distance from place to what 25 nearest neighbours say, fitted and read in the bins of each fold."""
+    distances = []
+    for fit, test in folds:
+        reader = make_pipeline(StandardScaler(), KNeighborsRegressor(25)).fit(states[fit], place[fit])
+        distances.append(np.linalg.norm(reader.predict(states[test]) - place[test], axis=1))
+    return float(np.median(np.concatenate(distances)))
 
 
 def main() -> None:
@@ -64,6 +68,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     arguments.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
     arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--reserve", type=float, default=0.0)
     arguments.add_argument("--json", type=Path)
     given = arguments.parse_args()
     rows = []
@@ -73,19 +78,24 @@ def main() -> None:
             continue
         session = ldmfilter.read_session(given.data / name)
         counts = ldmfilter.bin_spikes(session, BIN, interval)
-        split = int(0.8 * counts.sizes["time"])
-        train = counts.isel(time=slice(split))
         place, judged = place_of(session, counts, behavior, speed)
         starts = np.diff(counts["segment"].to_numpy(), prepend=-1) != 0
-        fit = np.arange(len(starts)) < split
-        pca = error(causal_pca(counts.to_numpy(), starts, fit, BIN), place, judged, split)
+        split = int(0.8 * counts.sizes["time"])
+        train = ldmfilter.reserve(counts, given.reserve) if given.reserve else counts.isel(time=slice(split))
+        fit = np.isin(counts["time"], train["time"])
+        if given.reserve:
+            rows_read = np.flatnonzero(judged & ~fit)
+            folds = [(rows_read[one], rows_read[other]) for one, other in KFold(10).split(rows_read)]
+        else:
+            folds = [(np.flatnonzero(judged & fit), np.flatnonzero(judged & ~fit))]
+        pca = error(causal_pca(counts.to_numpy(), starts, fit, BIN), place, folds)
         for seed in range(given.seeds):
             chosen = ldmfilter.LDMFilter(seed=seed).fit(train)
             others = [one for one in chosen.candidates_ if one.name.split()[0] != chosen.kept_.name.split()[0]]
             other = max(others, key=lambda one: one.bits_per_spike)
             left = ldmfilter.LDMFilter(seed=seed, dynamics=other.name, refit=other.refit, restarts=0).fit(train)
             for one, model, told in ((chosen.kept_, chosen, "chosen"), (other, left, "")):
-                found = error(model.transform(counts), place, judged, split)
+                found = error(model.transform(counts), place, folds)
                 lead = "" if np.isnan(one.lead[0]) else f"{one.lead[0]:+.4f} +- {one.lead[1]:.4f}"
                 rows.append([name, seed, one.label, one.bits_per_spike, lead, found, pca, told])
                 print(*rows[-1], file=sys.stderr)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ldmfilter.filter import spikes_ahead as module
-from ldmfilter.filter.spikes_ahead import HORIZONS, SpikesAhead, spikes_ahead
+from ldmfilter.filter.spikes_ahead import HORIZONS, SpikesAhead, spikes_ahead, spikes_ahead_of_all
 
 SIZE = 0.1
 N = 12_000
@@ -64,6 +64,31 @@ def test_the_true_state_comes_near_the_ceiling_and_noise_is_worth_nothing(world)
     assert -0.1 * highest < noise.value < 0.02 * highest
     slow = np.cumsum(np.random.default_rng(2).standard_normal((N, 2)), 0)
     assert value(slow, counts).value < 0.1 * highest  # as slow as the truth, and of another world
+
+
+def test_all_bins_are_judged_in_turn(world, monkeypatch):
+    """Blocks of a twentieth, each by readouts fitted on the other folds, and away from it."""
+    state, rates, counts = world
+    fitted = []
+    single = module.spikes_ahead
+
+    def watched(states, counts, segment, fit, judge, *more):
+        fitted.append((fit, judge))
+        return single(states, counts, segment, fit, judge, *more)
+
+    monkeypatch.setattr(module, "spikes_ahead", watched)
+    segment, every = np.zeros(N, int), np.ones(N, bool)
+    found = spikes_ahead_of_all(state, counts, segment, every, SIZE)
+    assert np.stack([judge for _, judge in fitted]).sum(0).tolist() == [1] * N
+    assert all((fit == ~judge).all() for fit, judge in fitted)
+    assert len(fitted) == 5
+    assert found.value == pytest.approx(found.blocks.sum())
+    highest = ceiling(rates, counts)
+    assert 0.7 * highest < found.value < 1.1 * highest
+    noise = spikes_ahead_of_all(np.random.default_rng(8).standard_normal((N, 2)), counts, segment, every, SIZE)
+    assert abs(noise.value) < 0.1 * highest
+    few = spikes_ahead_of_all(state[:120], counts[:120], segment[:120], every[:120], SIZE)
+    assert np.isnan(few.value)  # 12 s: nothing is left to fit
 
 
 def test_the_better_of_two_states_leads_by_more_than_its_standard_error(world):
