@@ -33,7 +33,7 @@ def check(
     Are the states useful, are the intervals honest, do the dynamics fit? Each finding is a number, a threshold
     with its reason, a verdict and a remedy, on time that training never saw.
     """
-    from ldmfilter.analysis.checks import diagnose
+    from ldmfilter.analysis import checks
     from ldmfilter.filter.runs import Run
 
     the_run = (Run.open(run) if run is not None else Run.latest()).choose(session)
@@ -42,7 +42,7 @@ def check(
         done, wanted = model.history_[-1].step, the_run.config.filter.max_steps
         say(f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; checking what it kept")
     _, counts = the_run.recording(session)
-    diagnosis = diagnose(model, counts, progress=None if quiet else lambda what: say(f"{what} ..."))
+    diagnosis = checks.check(model, counts, progress=None if quiet else lambda what: say(f"{what} ..."))
     if as_json:
         print(json.dumps({"run": str(the_run.folder)} | diagnosis.to_dict(), indent=1, allow_nan=False))
     elif sys.stdout.isatty():

@@ -41,12 +41,12 @@ def report(
     """
     if not align and (window or filter or condition):
         raise typer.BadParameter("means something only with --align", param_hint="--window, --filter, --condition")
-    from ldmfilter.analysis.report import check_report, report_run
+    from ldmfilter.analysis import report as pages
 
-    check_report(out, overwrite)
+    pages.check_report(out, overwrite)
     speak = None if quiet else say
     chosen = open_run(run).choose(session)
-    made = report_run(chosen, behavior or (), circular or (), min_speed, speak, align, window, filter, condition)
+    made = pages.report(chosen, behavior or (), circular or (), min_speed, speak, align, window, filter, condition)
     page, numbers = made.write(out, overwrite)
     if not quiet:
         say(f"every number of the page: {numbers}")

@@ -299,6 +299,18 @@ def parse_ticks(text: str) -> tuple[str, float]:
     return name, ticks
 
 
+def described(table: type) -> str:
+    """The options of a table as a docstring lists parameters: name, type, default, help, choices or bounds."""
+    lines = []
+    for one in dataclasses.fields(table):
+        about, of = one.metadata, one.type.__name__ if isinstance(one.type, type) else str(one.type)
+        bounds = " and ".join(text.format(about[key]) for key, (text, _) in _BOUNDS.items() if key in about)
+        allowed = "one of " + ", ".join(about["choices"]) if "choices" in about else bounds.removeprefix("of ")
+        lines += [f"{one.name} : {of}, default {one.default!r}", f"    {about['help']}"]
+        lines += [f"    {allowed[0].upper()}{allowed[1:]}."] if allowed else []
+    return "\n".join(lines)
+
+
 def kind(one: dataclasses.Field) -> Any:
     """The type of an option's values: its annotation without None."""
     kinds = get_args(one.type)

@@ -1,6 +1,6 @@
 """The checks of a fitted filter: a table with a row for each, under three questions. A new check is a new row.
 
-`diagnose` measures a model on time that training never saw and judges every row.
+`check` measures a model on time that training never saw and judges every row.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import xarray as xr
 
 from ldmfilter.analysis.baselines import LINEAR_SYSTEM, LOCAL_LEVEL, NO_MEMORY, RANDOM_WALK
 from ldmfilter.analysis.measures import SURROGATES, Measures, measure
@@ -424,9 +422,9 @@ class Diagnosis(Measures):
         return plain
 
 
-def diagnose(
+def check(
     model: LDMFilter,
-    counts: xr.DataArray,
+    counts: Any,
     surrogates: int = SURROGATES,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -438,7 +436,7 @@ def diagnose(
 
     Args:
         model: a fitted filter.
-        counts: (time, unit) of the session it was trained on, reserved time included, or of another one.
+        counts: of the session it was trained on, reserved time included, or of another one, as `fit` takes them.
         surrogates: number of sets of spikes with each unit shifted anew.
         seed: of shifts, bootstrap and permutations.
         progress: called with what is being computed.
@@ -451,7 +449,7 @@ def diagnose(
     tell = progress or (lambda _: None)
     measures = measure(model, counts, surrogates, seed, lambda what: tell(words(what)))
     findings = []
-    for one in (check.judge(measures) for check in CHECKS):
+    for one in (row.judge(measures) for row in CHECKS):
         texts: dict[str, Any] = {k: words(v) for k, v in vars(one).items() if isinstance(v, str)}
         findings.append(dataclasses.replace(one, **texts))
     return Diagnosis(**vars(measures), findings=tuple(findings), signal=model.signal_)

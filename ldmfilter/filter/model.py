@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ldmfilter.config import FilterConfig, build_filter_config, current_settings, settings
-from ldmfilter.data.counts import check_counts
+from ldmfilter.config import FilterConfig, build_filter_config, current_settings, described, settings
+from ldmfilter.data.prepare import as_counts
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
 from ldmfilter.filter.candidates import read_trained
@@ -40,7 +41,11 @@ class LDMFilter(Fitted):
     """Nonlinear Bayesian filter for spike counts, or a signal such as dF/F, trained without labels by predictive latent
     distribution matching (Mikulasch & Zenke 2026).
 
-    The settings are those of `FilterConfig`. `fit` adds attributes that end in an underscore:
+    Parameters
+    ----------
+    {settings}
+
+    `fit` adds attributes that end in an underscore:
 
         sessions_      one `FittedSession` for each session
         bin_size_      s
@@ -61,22 +66,26 @@ class LDMFilter(Fitted):
 
     def fit(
         self,
-        counts: xr.DataArray | Sequence[xr.DataArray],
+        counts: Any,
         y: None = None,
         progress: Callable[[Record], None] | None = None,
+        bin_size: float | None = None,
     ) -> "LDMFilter":
         """Train on counts of a session, or on those of several that share a world: one dynamics, an encoder each.
 
         Args:
-            counts: (time, unit), as `bin_spikes` makes them; or several, whose units may differ.
+            counts: (time, unit), as `bin_spikes` makes them; or whatever it makes them of (`as_session`); or a list of
+                several, whose units may differ.
             y: ignored, for scikit-learn.
             progress: called with each evaluation's record.
+            bin_size: s, of counts that do not say it, or into which spikes are binned; without it that of the counts,
+                or 0.1.
 
         Raises:
             InputError: a setting is out of range, the bins are too few, or sessions do not go together.
             TrainingError: training diverged or collapsed, or the device is not there.
         """
-        recordings = [check_counts(one) for one in _several(counts)]
+        recordings = [as_counts(one, bin_size) for one in _several(counts)]
         training = Training(self, recordings)
         _drive(training, progress)
         return self.take(training, recordings)
@@ -93,18 +102,19 @@ class LDMFilter(Fitted):
         self.set_network(training.finished_state())
         return self
 
-    def add(self, counts: xr.DataArray, progress: Callable[[Record], None] | None = None) -> "LDMFilter":
+    def add(self, counts: Any, progress: Callable[[Record], None] | None = None) -> "LDMFilter":
         """Fit an encoder for a further session; the dynamics and all other encoders stay as they are.
 
         Args:
-            counts: (time, unit) of the session, in bins of the model's size.
+            counts: of the session, as `fit` takes them, in bins of the model's size.
             progress: called with each evaluation's record.
 
         Raises:
             InputError: not fitted, another bin size, too few bins, or a session that the model has already.
             TrainingError: as `fit`.
         """
-        counts = check_counts(counts)
+        self.check_fitted()
+        counts = as_counts(counts, self.bin_size_)
         training = self.adding(counts)
         _drive(training, progress)
         return self.take_added(training, counts)
@@ -138,7 +148,7 @@ class LDMFilter(Fitted):
 
     def decode(
         self,
-        counts: xr.DataArray,
+        counts: Any,
         ci: float = 0.95,
         smooth: bool = False,
         session: int | str | None = None,
@@ -147,7 +157,7 @@ class LDMFilter(Fitted):
         """Filter a session's counts: states with covariances and intervals, labelled (see `decode.decode`).
 
         Args:
-            counts: (time, unit), as `bin_spikes` makes them.
+            counts: as `fit` takes them; those without a bin size have the model's.
             ci: level of the intervals.
             smooth: add each bin's state given its whole segment.
             session: of a filter of several, whose encoder to use, as `of` takes it; without it the counts tell.
@@ -158,14 +168,14 @@ class LDMFilter(Fitted):
             TrainingError: the device is not there.
         """
         self.check_fitted()
-        counts = check_counts(counts)
+        counts = as_counts(counts, self.bin_size_)
         return decode(self.of(counts if session is None else session), counts, ci, smooth, device)
 
-    def transform(self, counts: xr.DataArray) -> np.ndarray:
+    def transform(self, counts: Any) -> np.ndarray:
         """Filtered means (time, state), as an array. Raises: InputError, as `decode`."""
         return self.decode(counts)["filtered_mean"].to_numpy()
 
-    def fit_transform(self, counts: xr.DataArray, y: None = None) -> np.ndarray:
+    def fit_transform(self, counts: Any, y: None = None) -> np.ndarray:
         """`fit`, then `transform` of the same counts."""
         return self.fit(counts).transform(counts)
 
@@ -225,8 +235,11 @@ class LDMFilter(Fitted):
         return path
 
 
-def _several(counts: xr.DataArray | Sequence[xr.DataArray]) -> list[xr.DataArray]:
-    return [counts] if isinstance(counts, xr.DataArray) else list(counts)
+LDMFilter.__doc__ = (LDMFilter.__doc__ or "").replace("{settings}", indent(described(FilterConfig), "    ").strip())
+
+
+def _several(counts: Any) -> list[Any]:
+    return list(counts) if isinstance(counts, list | tuple) else [counts]
 
 
 def _drive(training: Training, progress: Callable[[Record], None] | None) -> None:
