@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from ldmfilter_cli.console import FAILED, Debug, Quiet, command, say, shown
+from ldmfilter_cli.options import RunArgument, RunOption, one_folder, open_run, where_now
 
 from ldmfilter.errors import one_line
 
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
 
 @command
 def check(
-    run: Annotated[
-        Path | None, typer.Argument(help="Run folder; without it the latest below runs/.", show_default=False)
-    ] = None,
+    run: RunArgument = None,
+    run_option: RunOption = None,
     session: Annotated[
         Path | None,
         typer.Option(metavar="SESSION", help="Which of the run's sessions, or where it lies now, if it was moved."),
@@ -34,14 +34,13 @@ def check(
     with its reason, a verdict and a remedy, on time that training never saw.
     """
     from ldmfilter.analysis import checks
-    from ldmfilter.filter.runs import Run
 
-    the_run = (Run.open(run) if run is not None else Run.latest()).choose(session)
+    the_run = open_run(one_folder(run, run_option)).choose(session)
     model = the_run.model()
     if not model.ended_ and not quiet:
         done, wanted = model.history_[-1].step, the_run.config.filter.max_steps
         say(f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; checking what it kept")
-    _, counts = the_run.recording(session)
+    _, counts = the_run.recording(where_now(the_run, session))
     diagnosis = checks.check(model, counts, progress=None if quiet else lambda what: say(f"{what} ..."))
     if as_json:
         print(json.dumps({"run": str(the_run.folder)} | diagnosis.to_dict(), indent=1, allow_nan=False))
@@ -74,9 +73,11 @@ def _show(diagnosis: "Diagnosis", folder: str) -> None:
             answer = f"{wrong} to look at" if wrong else "yes"
             grid.add_row("", shown(f"{question} {answer}", style="bold"), "", "")
         style = "" if finding.ok else "bold yellow"
-        sign = "!!" if not finding.ok else "ok~" if finding.doubtful else "ok"
         grid.add_row(
-            *(shown(text, style=style) for text in (sign, finding.name, _number(finding.value), _range(finding)))
+            *(
+                shown(text, style=style)
+                for text in (_sign(finding), finding.name, _number(finding.value), _range(finding))
+            )
         )
     console.print()
     console.print(grid)
@@ -94,11 +95,15 @@ def _write(diagnosis: "Diagnosis", folder: str) -> None:
     """For a pipe: one line a finding, in columns parted by tabs, then what to look at."""
     print(one_line(f"{folder}: {diagnosis.summary}"))
     for finding in diagnosis.findings:
-        columns = ("ok" if finding.ok else "!!", finding.name, _number(finding.value), finding.unit, _range(finding))
+        columns = (_sign(finding), finding.name, _number(finding.value), finding.unit, _range(finding))
         print("\t".join(map(one_line, (*columns, finding.verdict))))
     for finding in diagnosis.findings:
         if not finding.ok:
             print("", *map(one_line, (finding.name, *_words(finding))), sep="\n")
+
+
+def _sign(finding: "Finding") -> str:
+    return "!!" if not finding.ok else "ok~" if finding.doubtful else "ok"
 
 
 def _words(finding: "Finding") -> list[str]:

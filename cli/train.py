@@ -64,6 +64,11 @@ def train(
     """
     if (resume or add is not None) and (options or config is not None or (resume and format is not None)):
         hint = "--resume" if resume else "--add"
+        if "max_steps" in options:
+            raise typer.BadParameter(
+                "the step size falls to 0 at a run's last step, so that more steps are another training; train anew",
+                param_hint="--max-steps",
+            )
         raise typer.BadParameter("a run keeps its own options; leave the others out", param_hint=hint)
     if add is not None:
         if resume or session:
@@ -167,6 +172,8 @@ def _say_end(run: "Run", training: "Training", added: Path | None, signal: bool)
             + ", ".join(f"{one.label} {one.told}" for one in training.trained)
             + ")"
         )
+    if best.step == 0:
+        say("warning: step 0 is kept: on held-out time no step of the training is better than the first weights")
     say(
         f"kept step {best.step}: predictive information {best.score / kept.frame:.1f} nats a second on held-out time, "
         f"effective rank {best.effective_rank:.1f} of {training.config.latent_dim}"
