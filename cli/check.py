@@ -74,10 +74,7 @@ def _show(diagnosis: "Diagnosis", folder: str) -> None:
             grid.add_row("", shown(f"{question} {answer}", style="bold"), "", "")
         style = "" if finding.ok else "bold yellow"
         grid.add_row(
-            *(
-                shown(text, style=style)
-                for text in (_sign(finding), finding.name, _number(finding.value), _range(finding))
-            )
+            *(shown(text, style=style) for text in (finding.sign, finding.name, finding.number, finding.wanted))
         )
     console.print()
     console.print(grid)
@@ -95,35 +92,17 @@ def _write(diagnosis: "Diagnosis", folder: str) -> None:
     """For a pipe: one line a finding, in columns parted by tabs, then what to look at."""
     print(one_line(f"{folder}: {diagnosis.summary}"))
     for finding in diagnosis.findings:
-        columns = (_sign(finding), finding.name, _number(finding.value), finding.unit, _range(finding))
+        columns = (finding.sign, finding.name, finding.number, finding.unit, finding.wanted)
         print("\t".join(map(one_line, (*columns, finding.verdict))))
     for finding in diagnosis.findings:
         if not finding.ok:
             print("", *map(one_line, (finding.name, *_words(finding))), sep="\n")
 
 
-def _sign(finding: "Finding") -> str:
-    return "!!" if not finding.ok else "ok~" if finding.doubtful else "ok"
-
-
 def _words(finding: "Finding") -> list[str]:
-    sure = (
-        f", 95 % interval {_number(finding.interval[0])} to {_number(finding.interval[1])}" if finding.interval else ""
-    )
     return [
         f"Found: {finding.verdict}.",
-        f"Number: {' '.join((_number(finding.value), finding.unit)).strip()}{sure}; wanted {_range(finding)}.",
+        f"Number: {' '.join((finding.number, finding.unit)).strip()}{finding.sure}; wanted {finding.wanted}.",
         f"Why there: {finding.reason}.",
         f"Remedy: {finding.remedy}.",
     ]
-
-
-def _range(finding: "Finding") -> str:
-    low, high = finding.threshold
-    if low is None:
-        return f"<= {_number(high)}"
-    return f">= {_number(low)}" if high is None else f"{_number(low)} to {_number(high)}"
-
-
-def _number(value: float | None) -> str:
-    return "?" if value is None else f"{value:.3g}"

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow, follow_blocks, say
+from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow_blocks, say
 from ldmfilter_cli.options import RunOption, one_folder, open_run, where_now
 
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors, plain_name
+from ldmfilter.progress import follow
 
 if TYPE_CHECKING:
     import xarray as xr

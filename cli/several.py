@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from ldmfilter_cli.console import follow, give_up, say
+from ldmfilter_cli.console import give_up, say
 
 from ldmfilter.analysis.decode_session import DecodeOptions, decode_session
 from ldmfilter.cluster import Done, work, workers
@@ -16,6 +16,7 @@ from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, disk_errors, plain_names
 from ldmfilter.filter.decode import store_attributes
 from ldmfilter.filter.runs import Run
+from ldmfilter.progress import follow
 
 
 def decode_several(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, follow, give_up, say, shown
+from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, give_up, say, shown
 from ldmfilter_cli.options import ConfigFile, Dask, with_options
 from typer.core import TyperCommand
 
@@ -19,6 +19,7 @@ from ldmfilter.config import OPTIONS, Config, kind
 from ldmfilter.data.untrusted.remote import absolute, remote_address
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.files import plain_names
+from ldmfilter.progress import follow
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.sweep import Progress, Sweep

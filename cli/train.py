@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, follow, say
+from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, say
 from ldmfilter_cli.options import RUN, SESSION, ConfigFile, Format, open_run, with_options
 
 from ldmfilter.config import OPTIONS, Config, read_toml
+from ldmfilter.progress import follow
 from ldmfilter.ranks import ranks
 
 if TYPE_CHECKING:
@@ -109,7 +110,9 @@ def _follow(
     if not quiet:
         _say_start(run, training, counts)
     try:
-        for _ in follow(records, training.steps, lambda _: training.step, _numbers, "step", quiet, training.step):
+        for _ in follow(
+            records, training.steps, lambda _: training.step, lambda record: record.text, "step", quiet, training.step
+        ):
             pass
     except KeyboardInterrupt:
         if ranks().first:
@@ -148,14 +151,6 @@ def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -
     )
     if run.config.data.reserve:
         say(f"{run.config.data.reserve:.0%} of the time is kept apart, to judge the filter on (--reserve 0 uses all)")
-
-
-def _numbers(record: "Record") -> str:
-    loss = f"loss {record.loss:.2f}  " if record.step else ""
-    return (
-        f"{record.candidate}  {loss}held-out {record.held_out_log_likelihood:.2f}  "
-        f"predictive information {record.score:.2f}  rank {record.effective_rank:.1f}"
-    )
 
 
 def _say_end(run: "Run", training: "Training", added: Path | None, signal: bool) -> None:

@@ -16,6 +16,7 @@ from ldmfilter.analysis.baselines import LINEAR_SYSTEM, LOCAL_LEVEL, NO_MEMORY, 
 from ldmfilter.analysis.measures import SURROGATES, Measures, measure
 from ldmfilter.analysis.signal_words import of_signal
 from ldmfilter.analysis.statistics import INFORMATION_UNIT, information_scale
+from ldmfilter.html import table
 
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
@@ -62,6 +63,29 @@ class Finding:
     verdict: str
     remedy: str
     doubtful: bool
+
+    @property
+    def sign(self) -> str:
+        """ok, ok~ where it is doubtful, or !!."""
+        return "!!" if not self.ok else "ok~" if self.doubtful else "ok"
+
+    @property
+    def number(self) -> str:
+        """The value as text."""
+        return f"{self.value:.3g}"
+
+    @property
+    def sure(self) -> str:
+        """The interval as text, or ""."""
+        return f", 95 % interval {self.interval[0]:.3g} to {self.interval[1]:.3g}" if self.interval else ""
+
+    @property
+    def wanted(self) -> str:
+        """The threshold as text."""
+        low, high = self.threshold
+        if low is None:
+            return f"<= {high:.3g}"
+        return f">= {low:.3g}" if high is None else f"{low:.3g} to {high:.3g}"
 
 
 class Number(NamedTuple):
@@ -413,6 +437,15 @@ class Diagnosis(Measures):
         first = "A causal PCA of smoothed counts predicts spikes better than these states. " if beaten else ""
         first = of_signal(first) if self.signal else first
         return f"{first}Something predictive was found that the units share. {where} {doubts}"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the summary, and a row for each check."""
+        rows = [
+            (one.sign, one.question, one.name, one.number, one.unit, one.wanted, one.verdict, one.remedy)
+            for one in self.findings
+        ]
+        heads = ("", "question", "finding", "value", "unit", "wanted", "verdict", "remedy")
+        return table("check", rows, heads, self.summary)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; numbers that are not finite are None."""
