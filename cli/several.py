@@ -49,7 +49,9 @@ def decode_several(
     ended: dict[int, Any] = {}
     reads = [run, *filter(os.path.exists, paths)]
     with workers(dask, 1, reads, folder, len(tasks)) as executor, closing(work(executor, _decode, tasks)) as ends:
-        for end in follow(ends, len(tasks), lambda _: len(ended) + 1, lambda end: paths[end.task], "session", quiet):
+        for end in follow(
+            filter(None, ends), len(tasks), lambda _: len(ended) + 1, lambda end: paths[end.task], "session", quiet
+        ):
             ended[end.task] = end.result
             if not quiet:
                 _say_how(end, paths[end.task], stores[end.task])

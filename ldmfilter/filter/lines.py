@@ -148,7 +148,7 @@ class StateLines:
     def header(self, states: int) -> str | None:
         """The names of the columns, where there are columns; else the line about the model, where one is wanted."""
         if self._json:
-            return self._about and json.dumps({"header": self._about})
+            return json.dumps({"header": self._about}) if self._about else None
         names = ["bin", "time", "observed", *(f"mean_{i}" for i in range(states))]
         if self._cov:
             names += [f"cov_{i}_{j}" for i in range(states) for j in range(states)]

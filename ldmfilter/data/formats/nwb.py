@@ -116,7 +116,7 @@ def _gather(
     about = {path: describe(one) for path, one in series.items()}
     units = _units_table(nwb, where, notes) if reading.series is None else None
     chosen = ""
-    make: partial[Session]
+    make: Callable[..., Session]
     if units is not None:
         spikes, index, ids, columns, observed = _units(units, where, notes)
         make = partial(Session.checked, spikes, index, ids, columns, observed=observed)
