@@ -103,6 +103,8 @@ def test_commands_that_look_at_one_session(folder, tmp_path):
     for words in (["check", "run"], ["report", "run", "--out", tmp_path / "r.html"], ["stream", "--run", "run"]):
         refused(here(*words, cwd=folder), "run: has 2 sessions, a.zarr, b.zarr; name one of them, by --session")
     assert here("check", "run", "--run", "run", cwd=folder).code == 2
+    refused(here("inspect", "run", cwd=folder), "run: is a run folder, not a session")
+    assert here("decode", "run", "--out", tmp_path / "x.zarr", cwd=folder).code == 2
     refused(here("check", "run", "--session", "d.zarr", cwd=folder), "d.zarr: is none of the sessions of run")
     ended = here("check", "--run", folder / "run", "--session", "b.zarr", "--json", cwd=tmp_path)
     assert ended.code == 0, ended.err
