@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from ldmfilter_cli.console import FAILED, Debug, Quiet, command, say, shown
+from ldmfilter_cli.options import RunArgument, RunOption, one_folder, open_run, where_now
 
 from ldmfilter.errors import one_line
 
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
 
 @command
 def check(
-    run: Annotated[
-        Path | None, typer.Argument(help="Run folder; without it the latest below runs/.", show_default=False)
-    ] = None,
+    run: RunArgument = None,
+    run_option: RunOption = None,
     session: Annotated[
         Path | None,
         typer.Option(metavar="SESSION", help="Which of the run's sessions, or where it lies now, if it was moved."),
@@ -33,16 +33,15 @@ def check(
     Are the states useful, are the intervals honest, do the dynamics fit? Each finding is a number, a threshold
     with its reason, a verdict and a remedy, on time that training never saw.
     """
-    from ldmfilter.analysis.checks import diagnose
-    from ldmfilter.filter.runs import Run
+    from ldmfilter.analysis import checks
 
-    the_run = (Run.open(run) if run is not None else Run.latest()).choose(session)
+    the_run = open_run(one_folder(run, run_option)).choose(session)
     model = the_run.model()
     if not model.ended_ and not quiet:
         done, wanted = model.history_[-1].step, the_run.config.filter.max_steps
         say(f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; checking what it kept")
-    _, counts = the_run.recording(session)
-    diagnosis = diagnose(model, counts, progress=None if quiet else lambda what: say(f"{what} ..."))
+    _, counts = the_run.recording(where_now(the_run, session))
+    diagnosis = checks.check(model, counts, progress=None if quiet else lambda what: say(f"{what} ..."))
     if as_json:
         print(json.dumps({"run": str(the_run.folder)} | diagnosis.to_dict(), indent=1, allow_nan=False))
     elif sys.stdout.isatty():
@@ -74,9 +73,8 @@ def _show(diagnosis: "Diagnosis", folder: str) -> None:
             answer = f"{wrong} to look at" if wrong else "yes"
             grid.add_row("", shown(f"{question} {answer}", style="bold"), "", "")
         style = "" if finding.ok else "bold yellow"
-        sign = "!!" if not finding.ok else "ok~" if finding.doubtful else "ok"
         grid.add_row(
-            *(shown(text, style=style) for text in (sign, finding.name, _number(finding.value), _range(finding)))
+            *(shown(text, style=style) for text in (finding.sign, finding.name, finding.number, finding.wanted))
         )
     console.print()
     console.print(grid)
@@ -94,7 +92,7 @@ def _write(diagnosis: "Diagnosis", folder: str) -> None:
     """For a pipe: one line a finding, in columns parted by tabs, then what to look at."""
     print(one_line(f"{folder}: {diagnosis.summary}"))
     for finding in diagnosis.findings:
-        columns = ("ok" if finding.ok else "!!", finding.name, _number(finding.value), finding.unit, _range(finding))
+        columns = (finding.sign, finding.name, finding.number, finding.unit, finding.wanted)
         print("\t".join(map(one_line, (*columns, finding.verdict))))
     for finding in diagnosis.findings:
         if not finding.ok:
@@ -102,23 +100,9 @@ def _write(diagnosis: "Diagnosis", folder: str) -> None:
 
 
 def _words(finding: "Finding") -> list[str]:
-    sure = (
-        f", 95 % interval {_number(finding.interval[0])} to {_number(finding.interval[1])}" if finding.interval else ""
-    )
     return [
         f"Found: {finding.verdict}.",
-        f"Number: {' '.join((_number(finding.value), finding.unit)).strip()}{sure}; wanted {_range(finding)}.",
+        f"Number: {' '.join((finding.number, finding.unit)).strip()}{finding.sure}; wanted {finding.wanted}.",
         f"Why there: {finding.reason}.",
         f"Remedy: {finding.remedy}.",
     ]
-
-
-def _range(finding: "Finding") -> str:
-    low, high = finding.threshold
-    if low is None:
-        return f"<= {_number(high)}"
-    return f">= {_number(low)}" if high is None else f"{_number(low)} to {_number(high)}"
-
-
-def _number(value: float | None) -> str:
-    return "?" if value is None else f"{value:.3g}"

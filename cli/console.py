@@ -1,14 +1,13 @@
 """Messages, tables, progress and exit codes of the command line: results on stdout, messages on stderr."""
 
 import functools
-import itertools
 import os
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -76,55 +75,11 @@ def give_up(failures: Sequence[Exception]) -> None:
         raise typer.Exit(UNUSABLE if all(isinstance(error, InputError) for error in failures) else FAILED)
 
 
-Item = TypeVar("Item")
-
-
-def follow(
-    items: Iterable[Item],
-    total: int,
-    done: Callable[[Item], int],
-    text: Callable[[Item], str],
-    unit: str,
-    quiet: bool,
-    start: int = 0,
-) -> Iterator[Item]:
-    """Pass items through and show how far they are: a bar with a time estimate on a terminal, a line for every tenth
-    elsewhere. `done` tells of an item how much of `total` is behind it."""
-    if quiet:
-        yield from items
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-        from rich.table import Column
-
-        # On a narrow terminal the numbers at the end are cut, not how far it is.
-        columns = [
-            BarColumn(bar_width=20, table_column=Column(min_width=5)),
-            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(total)) + 1)),
-            TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
-            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-        ]
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=total, completed=start)
-            for item in items:
-                bar.update(task, completed=done(item), description=text(item))
-                yield item
-    else:
-        last = -total
-        for item in items:
-            now = done(item)
-            if now - last >= total / 10 or now == total:
-                last = now
-                say(f"{unit} {now}/{total}  {text(item)}".rstrip())
-            yield item
-
-
 def follow_blocks(blocks: "Iterator[xr.Dataset]", bins: int) -> "Iterator[xr.Dataset]":
     """Pass blocks of states on and show how many bins are done, where there are several blocks."""
-    from ldmfilter.filter.decode import BLOCK
+    from ldmfilter.filter import decode
 
-    ends = itertools.count(BLOCK, BLOCK)
-    return follow(blocks, bins, lambda _: min(next(ends), bins), lambda _: "", "bin", quiet=bins <= BLOCK)
+    return decode.follow_blocks(blocks, bins)
 
 
 def _wait_for_the_first_process() -> None:

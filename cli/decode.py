@@ -83,6 +83,9 @@ def decode(
         raise typer.BadParameter("means something only with --behavior", param_hint="--circular, --min-speed, --json")
     if not align and (window or filter):
         raise typer.BadParameter("means something only with --align", param_hint="--window, --filter")
+    for one in sessions or ():
+        if (one / "run.json").is_file():
+            raise typer.BadParameter(f"{one} is a run folder; name it with --run", param_hint="SESSION")
     from ldmfilter.analysis.decode_session import WINDOW, DecodeOptions, decode_session
     from ldmfilter.filter.decode import check_store
 

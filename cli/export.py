@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow, follow_blocks, say
-from ldmfilter_cli.options import open_run
+from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow_blocks, say
+from ldmfilter_cli.options import RunOption, one_folder, open_run, where_now
 
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors, plain_name
+from ldmfilter.progress import follow
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,6 +33,7 @@ def export(
             show_default=False,
         ),
     ] = None,
+    run_option: RunOption = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="PATH", help="Where it goes; without it here, by the session's name.", show_default=False),
@@ -71,6 +73,7 @@ def export(
         raise typer.BadParameter(f"{to!r} is not one of {', '.join(FORMATS)}", param_hint="--to")
     if in_place and (to != "nwb" or out is not None):
         raise typer.BadParameter("means something only with --to nwb and without --out", param_hint="--in-place")
+    states = one_folder(states, run_option)
     source, where, store = _source(states, session)
     if to == "nwb" and not where:
         raise InputError(f"{states}: does not say which file it was decoded from; name it with --session")
@@ -115,7 +118,7 @@ def _source(states: Path | None, session: Path | None) -> "tuple[Run | xr.Datase
 
     if states is None or (states / "run.json").is_file():
         run = open_run(states).choose(session)
-        return run, str(session or run.session_path), None
+        return run, str(where_now(run, session) or run.session_path), None
     if states.is_dir() and not (states / ".zgroup").exists():
         raise InputError(f"{states}: is no run folder and no store of states; name what train or decode made")
     latents = read_latents(states)

@@ -10,6 +10,7 @@ from ldmfilter_cli.export import export
 from ldmfilter_cli.inspect import inspect
 from ldmfilter_cli.report import report
 from ldmfilter_cli.reproduce import reproduce
+from ldmfilter_cli.sample import sample
 from ldmfilter_cli.stream import stream
 from ldmfilter_cli.sweep import SeveralValues, sweep
 from ldmfilter_cli.train import train
@@ -17,7 +18,6 @@ from ldmfilter_cli.train import train
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Example: **ldmfilter train session.nwb**, then **ldmfilter decode --out latents.zarr**
@@ -44,6 +44,7 @@ def _main(
     pass
 
 
+app.command(short_help="Write a simulated session, to try the other commands on.")(sample)
 app.command(short_help="Show what a session holds: units, intervals, behaviour.")(inspect)
 app.command(short_help="Train a filter on a session's spikes, without labels.")(train)
 app.command(short_help="Decode a session into latent states with covariances.")(decode)

@@ -11,16 +11,25 @@ import typer
 
 from ldmfilter.config import DEVICES, OPTIONS, kind
 from ldmfilter.data import FORMATS
+from ldmfilter.data.untrusted.remote import remote_address
 
 if TYPE_CHECKING:
     from ldmfilter.filter.runs import Run
 
+MANY = 10  # options of the configuration, of which the help shows the common ones
 RUN, BEHAVIOR, TRIALS = "Run", "Behaviour", "Trials"
 SESSION = "NWB file or address, session in zarr, sorter's folder, pynapple file, or counts."
 
 Format = Annotated[
     str | None,
     typer.Option("--format", metavar="|".join(FORMATS), help="What the session is; without it its content decides."),
+]
+RunArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="RUN", help="Run folder; without it the latest below runs/.", show_default=False),
+]
+RunOption = Annotated[
+    Path | None, typer.Option("--run", metavar="FOLDER", help="The run folder, as other commands take it.")
 ]
 RunFolder = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Run folder; without it the latest below runs/.")
@@ -69,11 +78,25 @@ Dask = Annotated[
 ]
 
 
+def one_folder(argument: Path | None, option: Path | None) -> Path | None:
+    """The run folder of a command, given as RUN or as --run. Raises: typer.BadParameter for both."""
+    if argument is not None and option is not None:
+        raise typer.BadParameter("names a run, and so does RUN; leave one out", param_hint="--run")
+    return argument if option is None else option
+
+
 def open_run(folder: Path | None) -> "Run":
     """The run of a folder, or the latest below runs/. Raises: InputError, as `Run.open` and `Run.latest`."""
     from ldmfilter.filter.runs import Run
 
     return Run.latest() if folder is None else Run.open(folder)
+
+
+def where_now(run: "Run", session: Path | None) -> Path | None:
+    """Where a session that was named lies now; None for where it lay, as for a name that only chose one of several."""
+    if session is None or (len(run.sessions) > 1 and not (session.exists() or remote_address(session))):
+        return None
+    return session
 
 
 def parse_widths(text: str) -> tuple[int, ...]:
@@ -135,7 +158,7 @@ _TEXTS: dict[Any, tuple[Any, Callable[[str], Any]]] = {
 }
 
 
-def _parameter(name: str, several: bool) -> inspect.Parameter:
+def _parameter(name: str, several: bool, fold: bool) -> inspect.Parameter:
     """The parameter of a command for a field of the configuration."""
     one = OPTIONS[name]
     about, default = one.metadata, one.default
@@ -152,18 +175,47 @@ def _parameter(name: str, several: bool) -> inspect.Parameter:
         help=about["help"] + ("" if default is None else f" (default: {default})"),
         rich_help_panel=about["panel"],
         show_default=False,
+        hidden=fold and about.get("rare", False),
     )
     annotation = Annotated[text | None, made]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
+def _show_all(context: typer.Context, wanted: bool) -> None:
+    """Print the help of a command with the options that it leaves out otherwise, and end."""
+    if not wanted:
+        return
+    folded = [one for one in context.command.params if getattr(one, "hidden", False)]
+    for one in folded:
+        one.hidden = False  # type: ignore[attr-defined]
+    try:
+        print(context.get_help(), end="")
+    finally:
+        for one in folded:
+            one.hidden = True  # type: ignore[attr-defined]
+    raise typer.Exit
+
+
+_HELP_ALL = inspect.Parameter(
+    "help_all",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[
+        bool, typer.Option("--help-all", callback=_show_all, is_eager=True, help="Show every option, and end.")
+    ],
+)
+
+
 def with_options(*names: str, several: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of these fields of the configuration in place of its parameter `options`, a dict of
-    those that a person gave; each of `several` may be given several times, and its value is the list of them."""
+    those that a person gave; each of `several` may be given several times, and its value is the list of them. Where
+    they are many, the help leaves out the rare ones, which --help-all shows."""
+    fold = len(names) + len(several) > MANY
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(**values: Any) -> None:
+            values.pop("help_all", None)
             named = {name: values.pop(name, None) for name in (*several, *names)}
             given = {
                 name: tuple(value) if isinstance(value, list) and name not in several else value
@@ -177,8 +229,10 @@ def with_options(*names: str, several: Sequence[str] = ()) -> Callable[[Callable
         for one in signature.parameters.values():
             made = [one]
             if one.name == "options":
-                made = [_parameter(name, name in several) for name in (*several, *names)]
+                made = [_parameter(name, name in several, fold) for name in (*several, *names)]
             parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in made]
+        if fold:
+            parameters.append(_HELP_ALL)
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {one.name: one.annotation for one in parameters}
         return run

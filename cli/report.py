@@ -5,14 +5,26 @@ from typing import Annotated
 
 import typer
 from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, say
-from ldmfilter_cli.options import TRIALS, Align, Behaviors, Circular, Filter, MinSpeed, RunSession, Window, open_run
+from ldmfilter_cli.options import (
+    TRIALS,
+    Align,
+    Behaviors,
+    Circular,
+    Filter,
+    MinSpeed,
+    RunArgument,
+    RunOption,
+    RunSession,
+    Window,
+    one_folder,
+    open_run,
+)
 
 
 @command
 def report(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="Run folder; without it the latest below runs/.")
-    ] = None,
+    run: RunArgument = None,
+    run_option: RunOption = None,
     session: RunSession = None,
     out: Annotated[Path, typer.Option(metavar="PAGE", help="Where the page goes; its numbers go beside it.")] = Path(
         "report.html"
@@ -41,12 +53,12 @@ def report(
     """
     if not align and (window or filter or condition):
         raise typer.BadParameter("means something only with --align", param_hint="--window, --filter, --condition")
-    from ldmfilter.analysis.report import check_report, report_run
+    from ldmfilter.analysis import report as pages
 
-    check_report(out, overwrite)
+    pages.check_report(out, overwrite)
     speak = None if quiet else say
-    chosen = open_run(run).choose(session)
-    made = report_run(chosen, behavior or (), circular or (), min_speed, speak, align, window, filter, condition)
+    chosen = open_run(one_folder(run, run_option)).choose(session)
+    made = pages.report(chosen, behavior or (), circular or (), min_speed, speak, align, window, filter, condition)
     page, numbers = made.write(out, overwrite)
     if not quiet:
         say(f"every number of the page: {numbers}")

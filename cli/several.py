@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from ldmfilter_cli.console import follow, give_up, say
+from ldmfilter_cli.console import give_up, say
 
 from ldmfilter.analysis.decode_session import DecodeOptions, decode_session
 from ldmfilter.cluster import Done, work, workers
@@ -16,6 +16,7 @@ from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, disk_errors, plain_names
 from ldmfilter.filter.decode import store_attributes
 from ldmfilter.filter.runs import Run
+from ldmfilter.progress import follow
 
 
 def decode_several(
@@ -48,7 +49,9 @@ def decode_several(
     ended: dict[int, Any] = {}
     reads = [run, *filter(os.path.exists, paths)]
     with workers(dask, 1, reads, folder, len(tasks)) as executor, closing(work(executor, _decode, tasks)) as ends:
-        for end in follow(ends, len(tasks), lambda _: len(ended) + 1, lambda end: paths[end.task], "session", quiet):
+        for end in follow(
+            filter(None, ends), len(tasks), lambda _: len(ended) + 1, lambda end: paths[end.task], "session", quiet
+        ):
             ended[end.task] = end.result
             if not quiet:
                 _say_how(end, paths[end.task], stores[end.task])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from ldmfilter_cli.console import Debug, Quiet, command, say
-from ldmfilter_cli.options import RunFolder, RunSession, open_run
+from ldmfilter_cli.options import RunArgument, RunOption, RunSession, one_folder, open_run
 
 from ldmfilter.errors import InputError
 
@@ -26,7 +26,8 @@ class Format(StrEnum):
 
 @command
 def stream(
-    run: RunFolder = None,
+    run: RunArgument = None,
+    run_option: RunOption = None,
     session: RunSession = None,
     format: Annotated[
         Format | None,
@@ -46,6 +47,16 @@ def stream(
         float | None, typer.Option(metavar="LEVEL", help="Add intervals of this level, as 0.95.", rich_help_panel=_OUT)
     ] = None,
     no_cov: Annotated[bool, typer.Option("--no-cov", help="Leave the covariance out.", rich_help_panel=_OUT)] = False,
+    head: Annotated[
+        bool,
+        typer.Option(
+            "--head", help="Begin JSON with a line about the model; else a line in is a line out.", rich_help_panel=_OUT
+        ),
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="End, with exit code 3, at a line that cannot be used.", rich_help_panel=_IN),
+    ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -64,27 +75,32 @@ def stream(
     the run's session that the model does not use may stand in objects and
     under headers.
 
-    JSON out: bin (from 0), observed, mean, cov, ci (lower and upper bound of
-    each state). CSV out: the same as columns, below a header. A line that
-    cannot be used is named on stderr, and its bin is missing.
+    JSON out: bin (from 0), time (its middle, s from the start of bin 0),
+    observed, mean, cov, ci (lower and upper bound of each state); with --head
+    first {"header": ...}: the model's id, its units in order, the bin size, s,
+    and the number of states. CSV out: the same of each bin as columns, below
+    their names. A line that cannot be used is named on stderr, and its bin is
+    missing; --strict ends there.
     """
     from ldmfilter.filter.decode import check_level
     from ldmfilter.filter.lines import CountLines, StateLines
 
     if ci is not None:
         check_level(ci)
-    the_run = open_run(run).choose(session)
+    the_run = open_run(one_folder(run, run_option)).choose(session)
     model = the_run.model()
     lines = CountLines(model.unit_ids_.tolist(), the_run.session_unit_ids, format, header, model.signal_)
-    states = StateLines(out_format, ci, not no_cov)
-    if head := states.header(model.sized_.states):
-        print(head, flush=True)
+    about = {"model": model.model_id_, "run": str(the_run.folder), "bin_size": model.bin_size_, "ci": ci}
+    about |= {"units": model.unit_ids_.tolist(), "states": model.sized_.states}
+    states = StateLines(out_format, ci, not no_cov, model.bin_size_, about if head else None)
+    if first := states.header(model.sized_.states):
+        print(first, flush=True)
     if not quiet:
         say(f"{len(model.unit_ids_)} units, a line for each bin of {model.bin_size_:g} s, model of {the_run.folder}")
-    _stream(model, lines, states, quiet)
+    _stream(model, lines, states, strict, quiet)
 
 
-def _stream(model: "LDMFilter", lines: "CountLines", states: "StateLines", quiet: bool) -> None:
+def _stream(model: "LDMFilter", lines: "CountLines", states: "StateLines", strict: bool, quiet: bool) -> None:
     """Filter the lines of stdin to its end."""
     from ldmfilter.filter.lines import RESET, HeaderError
     from ldmfilter.filter.online import OnlineFilter
@@ -104,6 +120,8 @@ def _stream(model: "LDMFilter", lines: "CountLines", states: "StateLines", quiet
         except HeaderError as error:
             raise InputError(f"line {number}: {error}") from None
         except InputError as error:
+            if strict:
+                raise InputError(f"line {number}: {error}") from None
             say(f"line {number}: {error}; taken as a missing bin")
             counts = None
             mean, cov = online.step(None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, follow, give_up, say, shown
+from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, give_up, say, shown
 from ldmfilter_cli.options import ConfigFile, Dask, with_options
 from typer.core import TyperCommand
 
@@ -19,6 +19,7 @@ from ldmfilter.config import OPTIONS, Config, kind
 from ldmfilter.data.untrusted.remote import absolute, remote_address
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.files import plain_names
+from ldmfilter.progress import follow
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.sweep import Progress, Sweep
@@ -73,7 +74,9 @@ def expand(words: Sequence[str]) -> list[str]:
                 out.append(rest.pop(0))
             if name in ONE and (name in seen or (rest and ONE[name](rest[0]))):
                 raise typer.BadParameter(
-                    "takes one value in a sweep: scores of other bins or frames cannot be compared", param_hint=name
+                    "takes one value in a sweep: scores of other bins or frames cannot be compared; train with each, "
+                    "and compare what `ldmfilter report --behavior` reads",
+                    param_hint=name,
                 )
             seen.add(name)
             flag = name
@@ -138,9 +141,9 @@ def sweep(
     """Example: **ldmfilter sweep session.nwb --latent-dim 2 4 8 --entropy knn stopgrad**
 
     Train with every combination of the values and compare how well their states predict spikes ahead on held-out time.
-    Prints a table, the best first. Several seeds are repetitions: their median counts. The same command again, or
-    --resume, does only what is missing. The best run is a run like any other: where the sweep lies below runs/,
-    `ldmfilter decode` finds it.
+    Bins, frames and windows take one value: scores of others cannot be compared. Prints a table, the best first.
+    Several seeds are repetitions: their median counts. The same command again, or --resume, does only what is missing.
+    The best run is a run like any other: where the sweep lies below runs/, `ldmfilter decode` finds it.
     """
     if resume is not None and (options or config or folder or trials):
         raise typer.BadParameter("a resumed sweep keeps its own options; leave the others out", param_hint="--resume")

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, follow, say
+from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, say
 from ldmfilter_cli.options import RUN, SESSION, ConfigFile, Format, open_run, with_options
 
 from ldmfilter.config import OPTIONS, Config, read_toml
+from ldmfilter.progress import follow
 from ldmfilter.ranks import ranks
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ def train(
     """
     if (resume or add is not None) and (options or config is not None or (resume and format is not None)):
         hint = "--resume" if resume else "--add"
+        if "max_steps" in options:
+            raise typer.BadParameter(
+                "the step size falls to 0 at a run's last step, so that more steps are another training; train anew",
+                param_hint="--max-steps",
+            )
         raise typer.BadParameter("a run keeps its own options; leave the others out", param_hint=hint)
     if add is not None:
         if resume or session:
@@ -104,7 +110,9 @@ def _follow(
     if not quiet:
         _say_start(run, training, counts)
     try:
-        for _ in follow(records, training.steps, lambda _: training.step, _numbers, "step", quiet, training.step):
+        for _ in follow(
+            records, training.steps, lambda _: training.step, lambda record: record.text, "step", quiet, training.step
+        ):
             pass
     except KeyboardInterrupt:
         if ranks().first:
@@ -145,14 +153,6 @@ def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -
         say(f"{run.config.data.reserve:.0%} of the time is kept apart, to judge the filter on (--reserve 0 uses all)")
 
 
-def _numbers(record: "Record") -> str:
-    loss = f"loss {record.loss:.2f}  " if record.step else ""
-    return (
-        f"{record.candidate}  {loss}held-out {record.held_out_log_likelihood:.2f}  "
-        f"predictive information {record.score:.2f}  rank {record.effective_rank:.1f}"
-    )
-
-
 def _say_end(run: "Run", training: "Training", added: Path | None, signal: bool) -> None:
     """The step that was kept, and a warning of sessions that fit together in more than one way."""
     best = training.kept_record
@@ -167,6 +167,8 @@ def _say_end(run: "Run", training: "Training", added: Path | None, signal: bool)
             + ", ".join(f"{one.label} {one.told}" for one in training.trained)
             + ")"
         )
+    if best.step == 0:
+        say("warning: step 0 is kept: on held-out time no step of the training is better than the first weights")
     say(
         f"kept step {best.step}: predictive information {best.score / kept.frame:.1f} nats a second on held-out time, "
         f"effective rank {best.effective_rank:.1f} of {training.config.latent_dim}"

@@ -12,10 +12,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ldmfilter.analysis.behavior import choose_behavior as choose_behavior
+    from ldmfilter.analysis.checks import check as check
+    from ldmfilter.analysis.readout import read_behavior as read_behavior
+    from ldmfilter.analysis.report import report as report
     from ldmfilter.data import read_session as read_session
     from ldmfilter.data.binning import bin_spikes as bin_spikes
     from ldmfilter.data.binning import choose_spans as choose_spans
     from ldmfilter.data.binning import choose_units as choose_units
+    from ldmfilter.data.memory import as_session as as_session
     from ldmfilter.data.session import Session as Session
     from ldmfilter.data.signal import from_signal as from_signal
     from ldmfilter.data.windows import reserve as reserve
@@ -29,8 +34,13 @@ if TYPE_CHECKING:
 
 # Names by the module that they are in.
 _NAMES = {
+    "analysis.behavior": ("choose_behavior",),
+    "analysis.checks": ("check",),
+    "analysis.readout": ("read_behavior",),
+    "analysis.report": ("report",),
     "data": ("read_session",),
     "data.binning": ("bin_spikes", "choose_spans", "choose_units"),
+    "data.memory": ("as_session",),
     "data.session": ("Session",),
     "data.signal": ("from_signal",),
     "data.windows": ("reserve",),

@@ -43,7 +43,7 @@ def option(default: Any, help: str, panel: str, **more: Any) -> Any:
         panel: its group in the help of the command line.
         **more: `least`, `above`, `most`, `below`: bounds of a number, or of each of several; `choices`: the texts that
             are allowed; `noun`: a value in words, as "a share"; `metavar` and `flag`: how the command line shows it,
-            where that is not by its type and its name.
+            where that is not by its type and its name; `rare`: a long help leaves it out.
     """
     return field(default=default, metadata={"help": help, "panel": panel, **more})
 
@@ -69,7 +69,7 @@ class DataConfig:
     units: str | None = option(None, "Expression on unit columns, as \"quality == 'good'\".", UNITS, metavar="QUERY")
     min_rate: float = option(
         0.0, "Lowest mean rate of a unit that is used, Hz; silent units are always left out.",
-        UNITS, metavar="HZ", noun="a rate in Hz", least=0,
+        UNITS, metavar="HZ", noun="a rate in Hz", least=0, rare=True,
     )  # fmt: skip
     reserve: float = option(
         0.4, "Share of the time, in blocks, that training never sees: there the filter is judged; 0 trains on all.",
@@ -77,11 +77,14 @@ class DataConfig:
     )  # fmt: skip
 
     sort_times: bool = option(
-        False, "Take times that fall back (spikes, behaviour) as disorder, though a clock may have been reset.", TIME
+        False,
+        "Take times that fall back (spikes, behaviour) as disorder, though a clock may have been reset.",
+        TIME,
+        rare=True,
     )
     ticks: tuple[str, ...] = option(
         (), "Ticks a second of the times of spikes, a table or a series: 1000 where they are ms, 1 for s; repeatable.",
-        TIME, metavar="NAME=HZ",
+        TIME, metavar="NAME=HZ", rare=True,
     )  # fmt: skip
 
     @property
@@ -114,7 +117,12 @@ class FilterConfig:
         MODEL, least=1, most=1024,
     )  # fmt: skip
     state_dim: int | None = option(
-        None, "Dimensions of the hidden state h; without it those of z, the fewest.", MODEL, least=1, most=1024
+        None,
+        "Dimensions of the hidden state h; without it those of z, the fewest.",
+        MODEL,
+        least=1,
+        most=1024,
+        rare=True,
     )
     dynamics: str = option(
         "auto",
@@ -127,6 +135,7 @@ class FilterConfig:
         "Length of the counts that the encoder sees at once, s; without it 0.5 (slow) or 0.1 (fast).",
         MODEL,
         above=0,
+        rare=True,
     )
     entropy: str = option("logdet", "Estimator of the entropy that prevents collapse.", TRAINING, choices=ENTROPIES)
     seed: int = option(0, "Seed of everything random.", TRAINING, least=0, most=2**63 - 1)
@@ -134,38 +143,55 @@ class FilterConfig:
         600, "Training steps; held-out time chooses the step that is kept.", TRAINING, least=1, most=2**31
     )
     learning_rate: float = option(
-        1e-3, "Highest step size of AdamW, which rises in 50 steps and falls as a cosine.", TRAINING, above=0, most=1
+        1e-3,
+        "Highest step size of AdamW, which rises in 50 steps and falls as a cosine.",
+        TRAINING,
+        above=0,
+        most=1,
+        rare=True,
     )
-    batch_size: int = option(64, "Windows of each session in a training step.", TRAINING, least=2, most=2**16)
-    window: float | None = option(None, "Length of a training window, s; without it 32 frames.", TRAINING, above=0)
+    batch_size: int = option(
+        64, "Windows of each session in a training step.", TRAINING, least=2, most=2**16, rare=True
+    )
+    window: float | None = option(
+        None, "Length of a training window, s; without it 32 frames.", TRAINING, above=0, rare=True
+    )
     warmup: float | None = option(
         None,
         "First part of a window, s, which warms the filter up and carries no loss; without it a quarter.",
         TRAINING,
         above=0,
+        rare=True,
     )
     hidden: tuple[int, ...] = option(
         (128, 128), "Widths of the encoder's hidden layers.",
-        MODEL, metavar="WIDTH,WIDTH", noun="a width", least=1, most=2**16,
+        MODEL, metavar="WIDTH,WIDTH", noun="a width", least=1, most=2**16, rare=True,
     )  # fmt: skip
     dropout: float = option(
-        0.1, "Share of units and activations dropped in training.", MODEL, noun="a share", least=0, below=1
+        0.1,
+        "Share of units and activations dropped in training.",
+        MODEL,
+        noun="a share",
+        least=0,
+        below=1,
+        rare=True,
     )
-    weight_decay: float = option(0.01, "Weight decay of the encoder.", TRAINING, least=0)
+    weight_decay: float = option(0.01, "Weight decay of the encoder.", TRAINING, least=0, rare=True)
     held_out: float = option(
         0.15, "Share of the time, in blocks, that is held out to choose the step.",
-        TRAINING, noun="a share", above=0, most=0.5,
+        TRAINING, noun="a share", above=0, most=0.5, rare=True,
     )  # fmt: skip
     refit: bool | None = option(
         None,
         "After training, fit noise with a memory to the encoder; without it where that predicts spikes better.",
         TRAINING,
+        rare=True,
     )
     restarts: int = option(
         1, "Trainings again of the dynamics that are kept, from other first weights.", TRAINING, least=0, most=100
     )
     device: str = option("auto", "Where to compute; auto is CUDA where there is one.", TRAINING, choices=DEVICES)
-    precision: str = option("32-true", "Precision of the encoder.", TRAINING, choices=PRECISIONS)
+    precision: str = option("32-true", "Precision of the encoder.", TRAINING, choices=PRECISIONS, rare=True)
 
     @property
     def latents(self) -> int:
@@ -297,6 +323,18 @@ def parse_ticks(text: str) -> tuple[str, float]:
         ticks = math.nan
     _require(bool(name) and 0 < ticks < math.inf, "ticks", repr(text)[:60], "NAME=HZ, as spikes=1000")
     return name, ticks
+
+
+def described(table: type) -> str:
+    """The options of a table as a docstring lists parameters: name, type, default, help, choices or bounds."""
+    lines = []
+    for one in dataclasses.fields(table):
+        about, of = one.metadata, one.type.__name__ if isinstance(one.type, type) else str(one.type)
+        bounds = " and ".join(text.format(about[key]) for key, (text, _) in _BOUNDS.items() if key in about)
+        allowed = "one of " + ", ".join(about["choices"]) if "choices" in about else bounds.removeprefix("of ")
+        lines += [f"{one.name} : {of}, default {one.default!r}", f"    {about['help']}"]
+        lines += [f"    {allowed[0].upper()}{allowed[1:]}."] if allowed else []
+    return "\n".join(lines)
 
 
 def kind(one: dataclasses.Field) -> Any:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from ldmfilter.analysis.report import Report, report_run
+from ldmfilter.analysis.report import Report, report
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data import read_session
 from ldmfilter.data.binning import bin_spikes
@@ -25,7 +25,7 @@ PLACE = f"processing/behavior/place {HARM}"
 def harmful_report() -> Report:
     """The report of that run, made once for all tests."""
     with tempfile.TemporaryDirectory() as folder:
-        return report_run(harmful_run(Path(folder)), [PLACE, "facing"])
+        return report(harmful_run(Path(folder)), [PLACE, "facing"])
 
 
 def harmful_run(folder: Path) -> Run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,6 +180,22 @@ def choose_behavior(session: Session, wanted: Sequence[str], circular: Sequence[
         else _make(f"{session.source.path}: {path}", names[path], path, series, path in forced)
         for path, series in found.items()
     ]
+
+
+def as_behavior(series: Mapping[str, xr.DataArray]) -> list[Behavior]:
+    """Variables from series (time,) in memory, by their names, recognised as `choose_behavior` does.
+
+    Args:
+        series: each with a coordinate `time`, s; attributes `unit`, and `circular` (true for a direction).
+
+    Raises:
+        InputError: other dims, or as `choose_behavior`.
+    """
+    for name, one in series.items():
+        if one.dims != ("time",) or "time" not in one.coords:
+            raise InputError(f"memory: behavior {name!r} has dims {one.dims}; give (time,) with a coordinate time, s")
+    names = _names(list(series))
+    return [_make(f"memory: {name}", names[name], name, one, False) for name, one in series.items()]
 
 
 def _is_column(session: Session, text: str) -> bool:

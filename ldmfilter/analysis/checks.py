@@ -1,6 +1,6 @@
 """The checks of a fitted filter: a table with a row for each, under three questions. A new check is a new row.
 
-`diagnose` measures a model on time that training never saw and judges every row.
+`check` measures a model on time that training never saw and judges every row.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import xarray as xr
-
 from ldmfilter.analysis.baselines import LINEAR_SYSTEM, LOCAL_LEVEL, NO_MEMORY, RANDOM_WALK
 from ldmfilter.analysis.measures import SURROGATES, Measures, measure
 from ldmfilter.analysis.signal_words import of_signal
 from ldmfilter.analysis.statistics import INFORMATION_UNIT, information_scale
+from ldmfilter.html import table
 
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
@@ -64,6 +63,29 @@ class Finding:
     verdict: str
     remedy: str
     doubtful: bool
+
+    @property
+    def sign(self) -> str:
+        """ok, ok~ where it is doubtful, or !!."""
+        return "!!" if not self.ok else "ok~" if self.doubtful else "ok"
+
+    @property
+    def number(self) -> str:
+        """The value as text."""
+        return f"{self.value:.3g}"
+
+    @property
+    def sure(self) -> str:
+        """The interval as text, or ""."""
+        return f", 95 % interval {self.interval[0]:.3g} to {self.interval[1]:.3g}" if self.interval else ""
+
+    @property
+    def wanted(self) -> str:
+        """The threshold as text."""
+        low, high = self.threshold
+        if low is None:
+            return f"<= {high:.3g}"
+        return f">= {low:.3g}" if high is None else f"{low:.3g} to {high:.3g}"
 
 
 class Number(NamedTuple):
@@ -416,6 +438,15 @@ class Diagnosis(Measures):
         first = of_signal(first) if self.signal else first
         return f"{first}Something predictive was found that the units share. {where} {doubts}"
 
+    def _repr_html_(self) -> str:
+        """For a notebook: the summary, and a row for each check."""
+        rows = [
+            (one.sign, one.question, one.name, one.number, one.unit, one.wanted, one.verdict, one.remedy)
+            for one in self.findings
+        ]
+        heads = ("", "question", "finding", "value", "unit", "wanted", "verdict", "remedy")
+        return table("check", rows, heads, self.summary)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; numbers that are not finite are None."""
         content = {"ok": self.ok, "summary": self.summary, "predictive": self.predictive} | dataclasses.asdict(self)
@@ -424,9 +455,9 @@ class Diagnosis(Measures):
         return plain
 
 
-def diagnose(
+def check(
     model: LDMFilter,
-    counts: xr.DataArray,
+    counts: Any,
     surrogates: int = SURROGATES,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -438,7 +469,7 @@ def diagnose(
 
     Args:
         model: a fitted filter.
-        counts: (time, unit) of the session it was trained on, reserved time included, or of another one.
+        counts: of the session it was trained on, reserved time included, or of another one, as `fit` takes them.
         surrogates: number of sets of spikes with each unit shifted anew.
         seed: of shifts, bootstrap and permutations.
         progress: called with what is being computed.
@@ -451,7 +482,7 @@ def diagnose(
     tell = progress or (lambda _: None)
     measures = measure(model, counts, surrogates, seed, lambda what: tell(words(what)))
     findings = []
-    for one in (check.judge(measures) for check in CHECKS):
+    for one in (row.judge(measures) for row in CHECKS):
         texts: dict[str, Any] = {k: words(v) for k, v in vars(one).items() if isinstance(v, str)}
         findings.append(dataclasses.replace(one, **texts))
     return Diagnosis(**vars(measures), findings=tuple(findings), signal=model.signal_)

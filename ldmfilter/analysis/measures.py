@@ -16,8 +16,9 @@ from ldmfilter.analysis import statistics
 from ldmfilter.analysis.baselines import NO_MEMORY, Baseline, causal_pca, log_likelihoods
 from ldmfilter.analysis.judged import Bins, bins_of, excerpt, thinned
 from ldmfilter.analysis.statistics import Array
-from ldmfilter.data.counts import check_counts, is_signal
+from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import apart
+from ldmfilter.data.prepare import as_counts
 from ldmfilter.filter.decode import sound
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.spikes_ahead import spikes_ahead
@@ -159,12 +160,10 @@ def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> Spike
     return SpikesPredicted(by_states.value, by_pca.value, lead, (lead - 1.96 * error, lead + 1.96 * error))
 
 
-def measure(
-    model: LDMFilter, counts: xr.DataArray, surrogates: int, seed: int, progress: Callable[[str], None]
-) -> Measures:
-    """Measure a model on a recording; see `checks.diagnose` for arguments and errors."""
+def measure(model: LDMFilter, counts: Any, surrogates: int, seed: int, progress: Callable[[str], None]) -> Measures:
+    """Measure a model on a recording; see `checks.check` for arguments and errors."""
     model.check_fitted()
-    counts = excerpt(check_counts(counts), seed)
+    counts = excerpt(as_counts(counts, model.bin_size_), seed)
     progress("spikes ahead")
     with one_thread(), torch.no_grad(), sound(model, counts):
         spikes = spikes_predicted(model, counts, seed)

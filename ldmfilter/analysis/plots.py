@@ -99,7 +99,7 @@ def plot_state_space_3d(
     """States in three dimensions.
 
     Args:
-        points: (time, 3), as `leading_components` gives them.
+        points: (time, 3), of three states.
         axes: made with `projection="3d"`.
         colour: (time,) a value for each point; points where it is NaN are left out.
         cmap: matplotlib's name of the colour map, or the map itself.
@@ -112,7 +112,7 @@ def plot_state_space_3d(
     drawn = axes.scatter(*points[known].T, c=colour[known], s=size, cmap=cmap, linewidths=0, alpha=0.85)
     for number, axis in enumerate((axes.xaxis, axes.yaxis, axes.zaxis), 1):
         axis.set_ticklabels([])
-        axis.set_label_text(f"component {number}")
+        axis.set_label_text(f"state {number}")
         axis.labelpad = -10
         axis.set_pane_color((0.5, 0.5, 0.5, 0.06))
     return drawn

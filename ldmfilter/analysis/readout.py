@@ -35,7 +35,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ldmfilter.analysis.bayesian_decoder import Decoder, decode_counts
-from ldmfilter.analysis.behavior import Behavior, r2, score, speed, thin
+from ldmfilter.analysis.behavior import Behavior, as_behavior, r2, score, speed, thin
 from ldmfilter.analysis.blocks import (
     GUARD,
     LEAST_FOLDS,
@@ -211,7 +211,7 @@ class Reading:
 
 def read_behavior(
     latents: xr.Dataset,
-    behavior: Sequence[Behavior],
+    behavior: Sequence[Behavior] | Mapping[str, xr.DataArray],
     counts: xr.DataArray | None = None,
     ci: float = 0.95,
     min_speed: float = 0.0,
@@ -223,7 +223,7 @@ def read_behavior(
 
     Args:
         latents: as `LDMFilter.decode` makes them: filtered_mean, filtered_cov, observed, trained, segment, bin_size.
-        behavior: the variables, from `choose_behavior`.
+        behavior: the variables, from `choose_behavior`; or series (time,) by their names, as a session holds.
         counts: (time, unit) that the states were decoded from, for the supervised Bayesian decoder; None leaves it out,
             and a signal does.
         ci: level of `<name>_ci`.
@@ -237,6 +237,8 @@ def read_behavior(
     """
     if not behavior:
         raise InputError("no behaviour is named; give at least one")
+    if isinstance(behavior, Mapping):
+        behavior = as_behavior(behavior)
     if shifts < 20 or not (min_speed >= 0 and guard >= 0):
         raise InputError(
             f"{shifts} shifts, speed {min_speed:g}, guard {guard:g} s: give 20 shifts or more, and no minus"

@@ -101,6 +101,8 @@ def _recognised(path: Path) -> Format:
         declared = _declared(name)
         if declared.recognises(path):
             return declared
+    if (path / "run.json").is_file():
+        raise InputError(f"{path}: is a run folder, not a session; commands that take a run know it by --run")
     why = "is a folder without zarr metadata" if path.is_dir() else "is not an NWB file (no HDF5 signature)"
     raise InputError(f"{path}: {why}; give an NWB file or a session in zarr")
 

@@ -7,11 +7,13 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession
+from ldmfilter.data.memory import as_session
 from ldmfilter.data.selection import choose_spans, choose_units
 from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
@@ -31,8 +33,10 @@ _CHUNK = 2**17
 _ROUNDING = 1e-9
 
 
-def bin_spikes(session: Session, bin_size: float, intervals: Intervals = None) -> xr.DataArray:
+def bin_spikes(session: Any, bin_size: float, intervals: Intervals = None) -> xr.DataArray:
     """Count the spikes of every unit in bins of `bin_size` s; of a `SignalSession`, average its frames.
+
+    session: a session, or what `as_session` makes one of: a TsGroup, an NWBFile, a sorting, counts, spike times
 
     intervals: None for the whole session, "TABLE=TAG" or "TABLE" for rows of an interval table, or spans
         (start, stop) in s. Every span is one gap-free segment with its own bins from its start; only whole
@@ -44,12 +48,14 @@ def bin_spikes(session: Session, bin_size: float, intervals: Intervals = None) -
     units were observed during the whole bin, and, where units differ, `unit_observed` (time, unit).
     Attributes: bin_size, the session's source and, of a signal (float32, 0 where missing), kind "signal".
 
-    Raises InputError for a bin size that is not positive or longer than every span, and as `choose_spans`.
+    Raises InputError for a bin size that is not positive or longer than every span, and as `as_session` and
+    `choose_spans`.
 
     >>> session = Session.from_spikes([[0.0, 0.2, 0.3], [0.7]])
     >>> bin_spikes(session, 0.25, [(0, 1)]).values.tolist()
     [[2, 0], [1, 0], [0, 1], [0, 0]]
     """
+    session = as_session(session, bin_size)
     where = session.source.path
     if not (math.isfinite(bin_size) and bin_size > 0):
         raise InputError(f"{where}: a bin size of {bin_size:g} s cannot be used; give a positive number of seconds")

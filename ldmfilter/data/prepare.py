@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from ldmfilter.config import DataConfig
+from ldmfilter.data.binned import BinnedSession
 from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
+from ldmfilter.data.counts import check_counts
+from ldmfilter.data.memory import as_session
 from ldmfilter.data.session import Session
 
 
@@ -34,3 +38,24 @@ def prepare(session: Session, config: DataConfig, unit_ids: Sequence | None = No
     else:
         chosen, note = session.select_units(np.asarray(unit_ids)), ""
     return bin_spikes(chosen, config.bin_size, spans).assign_attrs(units_left_out=note)
+
+
+def as_counts(recording: Any, bin_size: float | None = None) -> xr.DataArray:
+    """Counts (time, unit) of a recording in memory, as the filter takes them.
+
+    Args:
+        recording: counts of `bin_spikes`, which stay as they are, or what `as_session` takes.
+        bin_size: s; without it that of counts that know theirs, and for spikes that of `DataConfig`.
+
+    Raises:
+        InputError: as `check_counts`, `as_session` and `bin_spikes`.
+    """
+    if (
+        isinstance(recording, xr.DataArray)
+        and {"time", "unit"} <= set(recording.coords)
+        and "bin_size" in recording.attrs
+    ):
+        return check_counts(recording)
+    session = as_session(recording, bin_size)
+    own = session.bin_size if isinstance(session, BinnedSession) else DataConfig().bin_size
+    return check_counts(bin_spikes(session, bin_size or own))

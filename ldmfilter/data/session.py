@@ -19,6 +19,7 @@ from ldmfilter.data.order import check_spikes
 from ldmfilter.data.spans import intersect, union
 from ldmfilter.data.tables import Array, Floats, Ints, concatenate, make_intervals, make_table, shorten
 from ldmfilter.errors import InputError
+from ldmfilter.html import table
 
 _INSTANT = 1e-9  # s, less than a tick of any clock: no rate is told of a shorter time
 
@@ -88,6 +89,19 @@ class Session:
     def __repr__(self) -> str:
         span = f"{self.start:g} to {self.stop:g} s"
         return f"<Session {self.source.path}: {self.n_units} units, {self.n_spikes} spikes, {span}>"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what the session holds."""
+        intervals = [f"{name} ({one.sizes['interval']} rows)" for name, one in self.intervals.items()]
+        behavior = [f"{name}, {one.attrs.get('unit') or 'no unit'}" for name, one in self.behavior.items()]
+        rows = [
+            ("units", f"{self.n_units}: {', '.join(map(str, self.units.data_vars)) or 'no columns'}"),
+            ("time", f"{self.start:g} to {self.stop:g} s"),
+            ("spikes", f"{self.n_spikes:,}, median rate {np.median(self.rates):.3g} Hz" if self.n_spikes else "none"),
+            ("intervals", "; ".join(intervals) or "none"),
+            ("behavior", "; ".join(behavior) or "none"),
+        ]
+        return table(f"{type(self).__name__} {self.source.path}", rows, note=self.source.session_id)
 
     @classmethod
     def from_spikes(

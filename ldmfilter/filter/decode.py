@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ from ldmfilter.filter.latents import (
     write_latents,
 )
 from ldmfilter.filter.linalg import NotPositiveDefiniteError, one_thread
+from ldmfilter.progress import follow
 from ldmfilter.version import __version__
 
 if TYPE_CHECKING:
@@ -58,7 +60,12 @@ BLOCK = 4 * TIME_CHUNK  # bins decoded at a time
 
 
 def decode(
-    model: Fitted, counts: xr.DataArray, ci: float = 0.95, smoothing: bool = False, device: str = "cpu"
+    model: Fitted,
+    counts: xr.DataArray,
+    ci: float = 0.95,
+    smoothing: bool = False,
+    device: str = "cpu",
+    progress: bool = False,
 ) -> xr.Dataset:
     """Filter counts into states, causally, and smooth them where asked.
 
@@ -69,6 +76,7 @@ def decode(
             of the filtered covariance's diagonal.
         smoothing: add each bin's state given its whole segment.
         device: where to compute, as in the model's settings.
+        progress: show on stderr how far it is, of a long recording.
 
     Returns:
         Dataset with dims time, state, state_2, latent, unit, bound, as float32; `time` holds bin centres (s).
@@ -79,8 +87,15 @@ def decode(
         InputError: other units, another bin size, no bins, or a level outside (0, 1).
         TrainingError: the device is not there.
     """
-    blocks = list(decode_blocks(model, counts, ci, smoothing, device=device))
+    pieces = decode_blocks(model, counts, ci, smoothing, device=device)
+    blocks = list(follow_blocks(pieces, counts.sizes["time"]) if progress else pieces)
     return blocks[0] if len(blocks) == 1 else xr.concat(blocks, "time", data_vars="minimal", coords="minimal")
+
+
+def follow_blocks(blocks: Iterator[xr.Dataset], bins: int) -> Iterator[xr.Dataset]:
+    """Pass blocks of states on and show how many bins are done, where there are several blocks."""
+    ends = itertools.count(BLOCK, BLOCK)
+    return follow(blocks, bins, lambda _: min(next(ends), bins), lambda _: "", "bin", quiet=bins <= BLOCK)
 
 
 def decode_blocks(

@@ -44,6 +44,15 @@ class Record:
     kept_step: int
     candidate: str = ""
 
+    @property
+    def text(self) -> str:
+        """The numbers on a line."""
+        loss = f"loss {self.loss:.2f}  " if self.step else ""
+        return (
+            f"{self.candidate}  {loss}held-out {self.held_out_log_likelihood:.2f}  "
+            f"predictive information {self.score:.2f}  rank {self.effective_rank:.1f}"
+        )
+
 
 def read_history(raw: Any) -> list[Record]:
     """Records as a file holds them. Raises: TypeError, ValueError where they are none."""

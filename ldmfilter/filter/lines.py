@@ -135,18 +135,21 @@ class StateLines:
         format: "json" or "csv".
         ci: level of the intervals, or None for none.
         cov: whether covariances are written.
+        bin_size: s.
+        about: what the first line of JSON says of the model, or None for no such line.
     """
 
-    def __init__(self, format: str, ci: float | None, cov: bool):
+    def __init__(self, format: str, ci: float | None, cov: bool, bin_size: float, about: dict[str, Any] | None = None):
         self._json = format == "json"
+        self._bin_size, self._about = bin_size, about
         self._half = None if ci is None else float(ndtri(0.5 + 0.5 * ci))
         self._cov = cov
 
     def header(self, states: int) -> str | None:
-        """The names of the columns, where there are columns."""
+        """The names of the columns, where there are columns; else the line about the model, where one is wanted."""
         if self._json:
-            return None
-        names = ["bin", "observed", *(f"mean_{i}" for i in range(states))]
+            return json.dumps({"header": self._about}) if self._about else None
+        names = ["bin", "time", "observed", *(f"mean_{i}" for i in range(states))]
         if self._cov:
             names += [f"cov_{i}_{j}" for i in range(states) for j in range(states)]
         if self._half is not None:
@@ -155,7 +158,8 @@ class StateLines:
 
     def state(self, n: int, observed: bool, mean: np.ndarray, cov: np.ndarray) -> str:
         """The state of bin n: mean (state,) and covariance (state, state), t|t."""
-        record: dict[str, Any] = {"bin": n, "observed": observed, "mean": mean.tolist()}
+        time = round((n + 0.5) * self._bin_size, 9)
+        record: dict[str, Any] = {"bin": n, "time": time, "observed": observed, "mean": mean.tolist()}
         if self._cov:
             record["cov"] = cov.tolist()
         if self._half is not None:
@@ -164,7 +168,7 @@ class StateLines:
         if self._json:
             return json.dumps(record)
         rows = [*record.get("cov", []), *record.get("ci", [])]
-        return ",".join(map(repr, [n, int(observed), *record["mean"], *(value for row in rows for value in row)]))
+        return ",".join(map(repr, [n, time, int(observed), *record["mean"], *(value for row in rows for value in row)]))
 
 
 def _is_number(field: str) -> bool:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ldmfilter.config import FilterConfig, build_filter_config, current_settings, settings
-from ldmfilter.data.counts import check_counts
+from ldmfilter.config import FilterConfig, build_filter_config, current_settings, described, settings
+from ldmfilter.data.counts import is_signal
+from ldmfilter.data.prepare import as_counts
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
 from ldmfilter.filter.candidates import read_trained
@@ -24,12 +26,16 @@ from ldmfilter.filter.evaluation import Record, read_history
 from ldmfilter.filter.fitted import SOURCE_KEYS, Fitted, FittedSession
 from ldmfilter.filter.matching import no_moments
 from ldmfilter.filter.network import current_names
+from ldmfilter.filter.spikes_ahead import spikes_ahead_of_all
 from ldmfilter.filter.training import Training
+from ldmfilter.html import table
+from ldmfilter.progress import follow
 from ldmfilter.tensors import damaged, read_tensors, unit_ids, write_tensors
 from ldmfilter.version import __version__
 
 log = logging.getLogger("ldmfilter")
 
+Progress = bool | Callable[[Record], None] | None
 MODEL_FILE = "model.safetensors"
 #: Version of the model file. It rises when an older package could not read a newer file.
 MODEL_FORMAT = 4
@@ -40,7 +46,11 @@ class LDMFilter(Fitted):
     """Nonlinear Bayesian filter for spike counts, or a signal such as dF/F, trained without labels by predictive latent
     distribution matching (Mikulasch & Zenke 2026).
 
-    The settings are those of `FilterConfig`. `fit` adds attributes that end in an underscore:
+    Parameters
+    ----------
+    {settings}
+
+    `fit` adds attributes that end in an underscore:
 
         sessions_      one `FittedSession` for each session
         bin_size_      s
@@ -61,22 +71,27 @@ class LDMFilter(Fitted):
 
     def fit(
         self,
-        counts: xr.DataArray | Sequence[xr.DataArray],
-        y: None = None,
-        progress: Callable[[Record], None] | None = None,
+        counts: Any,
+        y: Any = None,
+        progress: Progress = False,
+        bin_size: float | None = None,
     ) -> "LDMFilter":
         """Train on counts of a session, or on those of several that share a world: one dynamics, an encoder each.
 
         Args:
-            counts: (time, unit), as `bin_spikes` makes them; or several, whose units may differ.
+            counts: (time, unit), as `bin_spikes` makes them; or whatever it makes them of (`as_session`); or a list of
+                several, whose units may differ.
             y: ignored, for scikit-learn.
-            progress: called with each evaluation's record.
+            progress: True shows how far it is, as a bar on a terminal or in a notebook, as lines in a log; or a
+                function, called with each evaluation's record.
+            bin_size: s, of counts that do not say it, or into which spikes are binned; without it that of the counts,
+                or 0.1.
 
         Raises:
             InputError: a setting is out of range, the bins are too few, or sessions do not go together.
             TrainingError: training diverged or collapsed, or the device is not there.
         """
-        recordings = [check_counts(one) for one in _several(counts)]
+        recordings = [as_counts(one, bin_size) for one in _several(counts)]
         training = Training(self, recordings)
         _drive(training, progress)
         return self.take(training, recordings)
@@ -93,18 +108,19 @@ class LDMFilter(Fitted):
         self.set_network(training.finished_state())
         return self
 
-    def add(self, counts: xr.DataArray, progress: Callable[[Record], None] | None = None) -> "LDMFilter":
+    def add(self, counts: Any, progress: Progress = False) -> "LDMFilter":
         """Fit an encoder for a further session; the dynamics and all other encoders stay as they are.
 
         Args:
-            counts: (time, unit) of the session, in bins of the model's size.
-            progress: called with each evaluation's record.
+            counts: of the session, as `fit` takes them, in bins of the model's size.
+            progress: as `fit` takes it.
 
         Raises:
             InputError: not fitted, another bin size, too few bins, or a session that the model has already.
             TrainingError: as `fit`.
         """
-        counts = check_counts(counts)
+        self.check_fitted()
+        counts = as_counts(counts, self.bin_size_)
         training = self.adding(counts)
         _drive(training, progress)
         return self.take_added(training, counts)
@@ -138,36 +154,79 @@ class LDMFilter(Fitted):
 
     def decode(
         self,
-        counts: xr.DataArray,
+        counts: Any,
         ci: float = 0.95,
         smooth: bool = False,
         session: int | str | None = None,
         device: str = "cpu",
+        progress: bool = False,
     ) -> xr.Dataset:
         """Filter a session's counts: states with covariances and intervals, labelled (see `decode.decode`).
 
         Args:
-            counts: (time, unit), as `bin_spikes` makes them.
+            counts: as `fit` takes them; those without a bin size have the model's.
             ci: level of the intervals.
             smooth: add each bin's state given its whole segment.
             session: of a filter of several, whose encoder to use, as `of` takes it; without it the counts tell.
             device: where to compute, "auto", "cpu" or "cuda".
+            progress: show how far it is, of a long recording.
 
         Raises:
             InputError: not fitted, other units, another bin size, ci outside (0, 1), or as `of`.
             TrainingError: the device is not there.
         """
         self.check_fitted()
-        counts = check_counts(counts)
-        return decode(self.of(counts if session is None else session), counts, ci, smooth, device)
+        counts = as_counts(counts, self.bin_size_)
+        return decode(self.of(counts if session is None else session), counts, ci, smooth, device, progress)
 
-    def transform(self, counts: xr.DataArray) -> np.ndarray:
+    def transform(self, counts: Any) -> np.ndarray:
         """Filtered means (time, state), as an array. Raises: InputError, as `decode`."""
         return self.decode(counts)["filtered_mean"].to_numpy()
 
-    def fit_transform(self, counts: xr.DataArray, y: None = None) -> np.ndarray:
+    def fit_transform(self, counts: Any, y: Any = None) -> np.ndarray:
         """`fit`, then `transform` of the same counts."""
         return self.fit(counts).transform(counts)
+
+    def score(self, counts: Any, y: Any = None) -> float:
+        """Bits per spike of the counts 0.5 to 3 s ahead of each state (`filter.spikes_ahead`), of a signal the share of
+        its variance: the higher the better, 0 for a state that tells nothing, NaN for counts too few to judge.
+
+        In blocks, the readouts are fitted on a part of these counts and judged on the rest, each part in turn.
+
+        Args:
+            counts: as `decode` takes them, best of time that training did not see.
+            y: ignored, for scikit-learn.
+
+        Raises:
+            InputError: as `decode`.
+        """
+        self.check_fitted()
+        counts = as_counts(counts, self.bin_size_)
+        states = self.decode(counts)["filtered_mean"].to_numpy().astype(np.float64)
+        seen = counts["observed"].to_numpy()[:, None]
+        if "unit_observed" in counts.coords:
+            seen = seen & counts["unit_observed"].to_numpy()
+        values = np.where(seen, counts.to_numpy(), np.nan).astype(np.float64)
+        segment, every = counts["segment"].to_numpy(), np.ones(len(states), dtype=bool)
+        return spikes_ahead_of_all(states, values, segment, every, self.bin_size_, is_signal(counts)).value
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Names of the states (state,), for scikit-learn. Raises: InputError where it is not fitted."""
+        self.check_fitted()
+        return np.array([f"state_{i}" for i in range(self.sized_.states)], dtype=object)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "network_")
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
+
+        return Tags(
+            estimator_type=None,
+            target_tags=TargetTags(required=False),
+            transformer_tags=TransformerTags(),
+            input_tags=InputTags(allow_nan=True, positive_only=True),
+        )
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The settings, as scikit-learn asks for them."""
@@ -189,6 +248,21 @@ class LDMFilter(Fitted):
             if getattr(self, f.name) != f.default
         ]
         return f"LDMFilter({', '.join(changed)})"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the settings that were changed and, once fitted, what was trained on what."""
+        if not hasattr(self, "network_"):
+            return table(repr(self), [], note="not fitted; help(LDMFilter) explains the settings")
+        rows = [
+            ("sessions", ", ".join(one.names[0] if one.names else "memory" for one in self.sessions_)),
+            ("units", ", ".join(str(len(one.unit_ids)) for one in self.sessions_)),
+            ("states", f"{self.sized_.states}, of {self.sized_.latents} pseudo-observations"),
+            ("bins", f"{self.bin_size_:g} s, in frames of {self.frame_:g} s"),
+            ("candidates", ", ".join(f"{one.label} {one.told}" for one in self.candidates_)),
+            ("kept", f"{self.kept_.label}, step {self.kept_step_}"),
+            ("id", self.model_id_),
+        ]
+        return table(repr(self), rows, note="fitted" if self.ended_ else "training has not ended")
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model into a folder, which is made where it is missing; one file, replaced at once.
@@ -225,14 +299,18 @@ class LDMFilter(Fitted):
         return path
 
 
-def _several(counts: xr.DataArray | Sequence[xr.DataArray]) -> list[xr.DataArray]:
-    return [counts] if isinstance(counts, xr.DataArray) else list(counts)
+LDMFilter.__doc__ = (LDMFilter.__doc__ or "").replace("{settings}", indent(described(FilterConfig), "    ").strip())
 
 
-def _drive(training: Training, progress: Callable[[Record], None] | None) -> None:
-    for record in training.run():
+def _several(counts: Any) -> list[Any]:
+    return list(counts) if isinstance(counts, list | tuple) else [counts]
+
+
+def _drive(training: Training, progress: Progress) -> None:
+    quiet = progress is not True
+    for record in follow(training.run(), training.steps, lambda _: training.step, lambda one: one.text, "step", quiet):
         log.info("step %d: held-out score %.3f nats per bin", record.step, record.score)
-        if progress is not None:
+        if callable(progress):
             progress(record)
 
 

@@ -129,7 +129,7 @@ class Run:
         if len(self._chosen) == 1:
             return self
         if session is None:
-            raise InputError(f"{self.folder}: has {self.listed}; name one of them")
+            raise InputError(f"{self.folder}: has {self.listed}; name one of them, by --session")
         if isinstance(session, Session):
             where, ids = session.source.path, session.units["unit"].to_numpy().tolist()
             tests = [

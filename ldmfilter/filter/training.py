@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ from ldmfilter.filter.spikes_ahead import SpikesAhead
 from ldmfilter.ranks import ranks
 
 __all__ = ["Record", "Training", "resolve_device"]
+
+
+LONG_BIN = 3.0  # s, the farthest that spikes are predicted
 
 
 class Training:
@@ -71,6 +75,12 @@ class Training:
         if config.precision == "16-mixed" and self.device == "cpu":
             raise InputError("precision is 16-mixed, which needs CUDA; use bf16-mixed or 32-true on the CPU")
         self._bin_size = float(self._counts[0].attrs["bin_size"])
+        if self._bin_size > LONG_BIN:
+            warnings.warn(
+                f"bins of {self._bin_size:g} s are longer than the {LONG_BIN:g} s over which a filter is judged; give "
+                "shorter ones, as 0.1 s",
+                stacklevel=2,
+            )
         self._fabric = fabric_on(self.device, config.precision, self._ranks)
         open_ones = candidates(config)
         if frame is not None:  # the dynamics are there already

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ldmfilter.errors import InputError
-from ldmfilter.files import check_target, replacing
+from ldmfilter.files import check_target, disk_errors, replacing
 from ldmfilter.version import __version__
 
 if TYPE_CHECKING:
@@ -188,6 +188,8 @@ def reproduce(
     if not 0 <= seed < 2**32:
         raise InputError(f"seed is {seed}; it must be a whole number from 0 to {2**32 - 1}")
     folder = Path(out)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     picture, record = (check_target(folder / f"{figure}{end}", overwrite) for end in (".png", ".json"))
     started = time.perf_counter()
     settings = module.SIZES[size]

@@ -9,13 +9,14 @@ A readout by neighbours alone may read the phase without a ring. All that is dra
 
 Data: any session that `read_session` reads, with one series of position on a track, one whose path says "linear"
 (DANDI 000044: `processing/behavior/<prefix>LinearMazePosition/<prefix>LinearMazeSpatialSeries`). Two columns are
-taken along their principal axis. Without data, the sample session of the repository: simulated: it
+taken along their principal axis. Without data, the sample session of `ldmfilter sample`, which is simulated: it
 shows what the figure looks like, not that it holds for an animal; verdict, numbers and picture are marked so.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from ldmfilter.analysis.readout import LEVELS, BehaviorReport, read_behavior
 from ldmfilter.config import DataConfig
 from ldmfilter.data import read_session
 from ldmfilter.data.prepare import prepare
+from ldmfilter.data.sample import IDENTIFIER, write_sample
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import RESERVED_BLOCK, reserve
@@ -39,7 +41,6 @@ from ldmfilter.filter.training import Record
 from ldmfilter.paper.experiment import OURS, STATED, Claim, Outcome, Say, bare
 from ldmfilter.paper.readout import affine
 
-SAMPLE = Path(__file__).parents[2] / "sample_data" / "linear_track_sim.nwb"
 BIN = 0.1  # s
 RESERVED = 0.4  # of the time, for readout, calibration and judgement
 SLOW = 0.03  # of the track's length a second: slower bins are not judged
@@ -137,18 +138,18 @@ class _Recording(NamedTuple):
     simulated: bool
 
 
+def _sample() -> Session:
+    with tempfile.TemporaryDirectory() as folder:
+        return read_session(write_sample(Path(folder) / "linear_track_sim.nwb"))
+
+
 def _prepare(data: Path | None) -> _Recording:
-    """Read a session and split its time on the track.
+    """Read a session, or without one the sample session, and split its time on the track.
 
     Raises:
-        InputError: there is no sample session and no other was given; it has no usable position, or too little time.
+        InputError: it has no usable position, or too little time.
     """
-    if data is None and not SAMPLE.is_file():
-        raise InputError(
-            f"{SAMPLE}: the sample session is not part of an installed package; give a session of a linear track with "
-            "--data (DANDI 000044, https://dandiarchive.org/dandiset/000044, or sample_data/ of the repository)"
-        )
-    session = read_session(SAMPLE if data is None else data)
+    session = _sample() if data is None else read_session(data)
     position = find_position(session)
     stretches = on_track(position)
     if not stretches:
@@ -163,7 +164,7 @@ def _prepare(data: Path | None) -> _Recording:
             f"{session.source.path}: {counts.sizes['time'] * BIN:.0f} s on the track are too few to keep some from "
             f"training; give a session with {RESERVED_BLOCK / RESERVED:g} s or more"
         )
-    simulated = data is None or data.resolve() == SAMPLE.resolve()
+    simulated = session.source.identifier == IDENTIFIER
     return _Recording(session, counts, seen, position, *lap_phase(position, counts["time"].to_numpy()), simulated)
 
 

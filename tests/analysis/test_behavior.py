@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ldmfilter.analysis.behavior import align, choose_behavior, speed
+from ldmfilter.analysis.behavior import align, as_behavior, choose_behavior, speed
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 
@@ -32,6 +32,13 @@ def refused(text, call, *args, **more):
     with pytest.raises(InputError, match=text) as error:
         call(*args, **more)
     assert "\n" not in str(error.value)
+
+
+def test_series_in_memory_are_taken_as_those_of_a_session():
+    recording = session(x=WALK)
+    found = as_behavior({"x": recording.behavior["processing/behavior/x"]})[0]
+    np.testing.assert_array_equal(found.values, choose_behavior(recording, ["x"])[0].values)
+    refused("dims", as_behavior, {"x": xr.DataArray(WALK)})
 
 
 def test_a_path_or_its_last_part():

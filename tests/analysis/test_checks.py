@@ -13,7 +13,7 @@ import xarray as xr
 
 from ldmfilter import InputError, LDMFilter, bin_spikes, reserve
 from ldmfilter.analysis import judged, measures
-from ldmfilter.analysis.checks import CHECKS, QUESTIONS, Diagnosis, Finding, diagnose
+from ldmfilter.analysis.checks import CHECKS, QUESTIONS, Diagnosis, Finding, check
 from ldmfilter.analysis.statistics import consistency, normalised
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.simulate import linear_gaussian_world, linear_track_session
@@ -44,9 +44,9 @@ def findings_of(world, **wrong) -> dict[str, Finding]:
     n = len(x)
     c = consistency(x, np.arange(n) >= 20, np.zeros(n, int), 0.1 * np.arange(n), 0.1)
     only = SimpleNamespace(consistency=c, can_refit=False)
-    rows = [check for check in CHECKS if check.name.startswith("innovation ")]
+    rows = [row for row in CHECKS if row.name.startswith("innovation ")]
     assert len(rows) == 3
-    return {check.name: check.judge(only) for check in rows}
+    return {row.name: row.judge(only) for row in rows}
 
 
 # Innovations
@@ -99,7 +99,7 @@ def model(counts):
 
 @pytest.fixture(scope="module")
 def diagnosis(model, counts):
-    return diagnose(model, counts)
+    return check(model, counts)
 
 
 def named(diagnosis: Diagnosis) -> dict[str, Finding]:
@@ -118,7 +118,7 @@ def test_recorded_spikes_hold_something_predictive(diagnosis):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_model_trained_on_shifted_spikes_is_told_apart(counts, seed):
     spikes = shifted(counts, seed)
-    found = diagnose(LDMFilter(**SMALL | {"seed": seed}).fit(reserve(spikes, 0.4)), spikes)
+    found = check(LDMFilter(**SMALL | {"seed": seed}).fit(reserve(spikes, 0.4)), spikes)
     assert not found.predictive
     assert found.summary.startswith("Nothing predictive was found")
     assert not found.ok
@@ -136,10 +136,10 @@ def test_everything_has_a_number_a_threshold_a_reason_a_verdict_and_a_remedy(dia
 
 
 def test_every_text_of_the_table_can_be_made(diagnosis):
-    for check in CHECKS:
-        limits = [limit for limit in (check.low, check.high) if limit]
+    for row in CHECKS:
+        limits = [limit for limit in (row.low, row.high) if limit]
         assert limits
-        for text in (check.reason, check.fine, *(part for limit in limits for part in limit[1:])):
+        for text in (row.reason, row.fine, *(part for limit in limits for part in limit[1:])):
             made = text.format(value=1.0, low=0.5, high=2.0, p=0.5, m=diagnosis, refit="--refit, ")
             assert made
             assert "{" not in made
@@ -231,7 +231,7 @@ def test_a_filter_of_one_unit_is_named():
     values[:, 2] = rng.poisson(np.exp(1.5 + slow))
     coords = {"time": 0.1 * np.arange(n) + 0.05, "unit": [10, 11, 12, 13, 14, 15]}
     counts = check_counts(xr.DataArray(values.astype(np.uint8), coords, ("time", "unit"), attrs={"bin_size": 0.1}))
-    found = diagnose(LDMFilter(**SMALL | {"latent_dim": 1}).fit(reserve(counts, 0.4)), counts)
+    found = check(LDMFilter(**SMALL | {"latent_dim": 1}).fit(reserve(counts, 0.4)), counts)
     finding = named(found)["largest unit"]
     assert not finding.ok
     assert "unit 12" in finding.verdict
@@ -242,7 +242,7 @@ def test_units_that_fire_more_and_more_are_a_drift(model, counts):
     """Every other unit has spikes besides, which grow in number."""
     growing = 2 * np.linspace(0.0, 1.0, counts.sizes["time"])[:, None] * (np.arange(counts.sizes["unit"]) % 2 == 0)
     more = counts.copy(data=counts.to_numpy() + np.random.default_rng(13).poisson(growing).astype(np.uint8))
-    found = named(diagnose(model, more, surrogates=2))
+    found = named(check(model, more, surrogates=2))
     assert not found["drift of z"].ok
     assert "drifts" in found["drift of z"].verdict
 
@@ -250,21 +250,21 @@ def test_units_that_fire_more_and_more_are_a_drift(model, counts):
 def test_units_that_fall_silent_are_a_drift(model, counts):
     spoken = np.linspace(0.0, 1.0, counts.sizes["time"])[:, None] < 0.3
     silent = counts.copy(data=np.where(spoken, counts.to_numpy(), 0).astype(np.uint8))
-    found = named(diagnose(model, silent, surrogates=2))
+    found = named(check(model, silent, surrogates=2))
     assert not found["drift of the innovations"].ok
     assert "drifts" in found["drift of the innovations"].verdict
 
 
 def test_without_reserved_time_it_says_that_it_is_optimistic(counts):
     model = LDMFilter(**SMALL | {"max_steps": 25}).fit(counts)
-    found = diagnose(model, counts, surrogates=2)
+    found = check(model, counts, surrogates=2)
     assert not found.held_out
     assert "optimistic" in found.summary
     assert found.bins == counts.sizes["time"] - 1  # the first bin has no past
 
 
 def test_another_session_is_judged_too(model, counts):
-    found = diagnose(model, counts.assign_attrs(checksum="another"), surrogates=2)
+    found = check(model, counts.assign_attrs(checksum="another"), surrogates=2)
     assert found.held_out
     assert 0.3 * counts.sizes["time"] < found.bins < 0.6 * counts.sizes["time"]
 
@@ -274,7 +274,7 @@ def test_missing_bins_and_units_are_passed_over(model, counts):
     holes[500:620] = np.nan
     holes[:700, 3] = np.nan
     holes[:, 9] = np.nan
-    found = diagnose(model, holes, surrogates=3)
+    found = check(model, holes, surrogates=3)
     assert all(np.isfinite(finding.value) for finding in found.findings)
 
 
@@ -285,18 +285,18 @@ def test_a_long_recording_is_judged_on_a_part(model, counts, monkeypatch):
     part = judged.excerpt(check_counts(counts), 0)
     assert part.sizes["time"] == 2000
     assert len(np.unique(part["segment"])) > 1  # of several stretches, each a segment
-    found = diagnose(model, counts, surrogates=2)
+    found = check(model, counts, surrogates=2)
     assert judged.LEAST_BINS <= found.bins <= 2000
 
 
 def test_too_little_is_refused_in_one_line(model, counts):
     with pytest.raises(InputError, match="too few to judge") as error:
-        diagnose(model, counts.isel(time=slice(0, 60)))
+        check(model, counts.isel(time=slice(0, 60)))
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="units"):
-        diagnose(model, counts.isel(unit=slice(0, 4)))
+        check(model, counts.isel(unit=slice(0, 4)))
     with pytest.raises(InputError, match="not been fitted"):
-        diagnose(LDMFilter(), counts)
+        check(LDMFilter(), counts)
 
 
 @pytest.mark.filterwarnings("ignore::ldmfilter.filter.linalg.JitterWarning")
@@ -304,5 +304,5 @@ def test_pseudo_observations_that_do_not_vary_are_refused_in_one_line(model, cou
     dull = copy.deepcopy(model)
     dull.network_.encoder().z_whiten.zero_()
     with pytest.raises(InputError, match="do not vary") as error:
-        diagnose(dull, counts, surrogates=2)
+        check(dull, counts, surrogates=2)
     assert "\n" not in str(error.value)

@@ -262,7 +262,7 @@ def test_what_is_read_no_better_by_chance_is_said_so(report, p, by_chance):
     score = {"r2": 0.02, "median_error": 1.5}
     control = {"shifts": 99, "r2": 0.02, "shifted_mean": 0.0, "shifted_95": 0.07, "p": p}
     about = {"name": "phase", "unit": "rad", "categories": False, "read": score, "decoder": None, "intervals": []}
-    _, sentence = summary_of(report, behavior=[about | {"control": control}])["sentences"]
+    sentence, *_ = summary_of(report, behavior=[about | {"control": control}])["sentences"]
     assert sentence.startswith("phase is read from the states ")
     assert ("no better than when it is shifted in time (p = 0.48)" in sentence) is by_chance
 

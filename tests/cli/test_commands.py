@@ -33,7 +33,8 @@ def refused(ended, *words: str) -> None:
         assert word in lines[0], lines[0]
 
 
-COMMANDS = ("inspect", "train", "decode", "stream", "sweep", "check", "compare", "report", "export", "reproduce")
+COMMANDS = ("sample", "inspect", "train", "decode", "stream", "sweep", "check", "compare", "report", "export")
+COMMANDS += ("reproduce",)
 
 
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS)])

@@ -104,3 +104,9 @@ def test_several_values():
         "latent_dim": [2],
         "spans": ((0.0, 9.0),),
     }
+
+
+def test_a_long_help_leaves_rare_options_out_and_help_all_shows_them():
+    texts = [CliRunner().invoke(app, ["train", flag]).output for flag in ("--help", "--help-all", "--help")]
+    assert ["--weight-decay" in text for text in texts] == [False, True, False]
+    assert all("--bin-size" in text for text in texts)

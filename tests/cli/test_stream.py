@@ -113,16 +113,36 @@ def test_csv_out(trained, counts):
     assert code == 0
     names = out[0].split(",")
     d = len(expected[0]["mean"])
-    assert names[:3] == ["bin", "observed", "mean_0"]
-    assert len(names) == 2 + d + d * d + 2 * d
-    assert [names[2 + d + 1], names[-1]] == ["cov_0_1", f"upper_{d - 1}"]
+    assert names[:3] == ["bin", "time", "observed"]
+    assert len(names) == 3 + d + d * d + 2 * d
+    assert [names[3 + d + 1], names[-1]] == ["cov_0_1", f"upper_{d - 1}"]
     for line, state in zip(out[1:], expected, strict=True):
         values = list(map(float, line.split(",")))
-        assert values == [state["bin"], 1, *state["mean"], *np.ravel(state["cov"]), *np.ravel(state["ci"])]
+        assert values == [
+            state["bin"],
+            state["time"],
+            1,
+            *state["mean"],
+            *np.ravel(state["cov"]),
+            *np.ravel(state["ci"]),
+        ]
+
+
+def test_a_line_about_the_model_and_the_times_of_bins(trained, model, counts):
+    first, *got = states(trained, as_json(counts[:3]), "--head")
+    about = first["header"]
+    assert (about["model"], about["bin_size"], about["units"]) == (model.model_id_, 0.1, list(range(N)))
+    assert [one["time"] for one in got] == [0.05, 0.15, 0.25]
+
+
+def test_a_strict_stream_ends_at_a_wrong_line(trained, counts):
+    out, err, code = stream(trained, [*as_json(counts[:2]), "nonsense", *as_json(counts[:1])], "--strict", "run")
+    assert (len(out), code) == (2, 3)
+    assert err[-1].startswith("ldmfilter: line 3: ")
 
 
 def test_without_covariance(trained, counts):
-    assert set(states(trained, as_json(counts[:1]), "--no-cov")[0]) == {"bin", "observed", "mean"}
+    assert set(states(trained, as_json(counts[:1]), "--no-cov")[0]) == {"bin", "time", "observed", "mean"}
     out, _, _ = stream(trained, as_json(counts[:1]), "--run", "run", "--quiet", "--no-cov", "--out-format", "csv")
     assert "cov" not in out[0]
 

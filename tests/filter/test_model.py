@@ -1,7 +1,7 @@
 """The estimator: fit, decode, save, load; and the dataset that it gives."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import xarray as xr
 from scipy.stats import norm
 
 import ldmfilter
+from ldmfilter.config import FilterConfig
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
@@ -303,3 +304,14 @@ def test_decoding_in_blocks_is_decoding(fitted, counts, tmp_path):
     assert store.attrs.keys() == whole.attrs.keys()
     for name in whole.variables:
         np.testing.assert_array_equal(store[name], together[name], err_msg=str(name))
+
+
+def test_every_setting_is_explained_in_the_help():
+    text = " ".join(LDMFilter.__doc__.split())
+    for one in fields(FilterConfig):
+        assert f"{one.name} : " in text
+        assert one.metadata["help"] in text
+
+
+def test_an_array_is_decoded_as_the_counts_it_holds(fitted, counts):
+    np.testing.assert_allclose(fitted.transform(counts.to_numpy()), fitted.transform(counts), atol=1e-6)

@@ -85,13 +85,6 @@ def test_phase_turns_once_a_lap():
     assert np.abs(away).max() < 0.15
 
 
-def test_no_sample_and_no_data_is_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr(fig4f, "SAMPLE", tmp_path / "none.nwb")
-    with pytest.raises(InputError, match="--data") as refusal:
-        fig4f.run(fig4f.SIZES["tiny"], 0, lambda text: None, None)
-    assert "\n" not in str(refusal.value)
-
-
 def test_position_that_is_never_known_for_long_is_refused(monkeypatch):
     short = session(**{DANDI: np.arange(20.0)})
     monkeypatch.setattr(fig4f, "read_session", lambda path: short)

@@ -36,7 +36,7 @@ class Inputs:
         model: the run's model.
         latents: of these counts, from `model.decode`; with `<name>_mean`, `<name>_ci`, `<name>_true` where
             behaviour was read, as `read_behavior` adds them.
-        diagnosis: `diagnose(model, counts).to_dict()`.
+        diagnosis: `check(model, counts).to_dict()`.
         reports: `to_dict()` of the reports of `read_behavior`, one for each behaviour.
         options: of the command that makes this report, as words.
         trials: states in trials, and how well their conditions are read; None where there are none.

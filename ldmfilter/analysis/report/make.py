@@ -81,8 +81,8 @@ def check_report(path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, P
     return check_target(target, overwrite), check_target(target.with_suffix(".json"), overwrite)
 
 
-def report_run(
-    run: Run,
+def report(
+    run: Run | str | os.PathLike[str],
     behavior: Sequence[str] = (),
     circular: Sequence[str] = (),
     min_speed: float = 0.0,
@@ -95,7 +95,7 @@ def report_run(
     """A run's report, from its folder and its session.
 
     Args:
-        run: the run folder.
+        run: the run folder, or its path; of a run of several sessions the one that `Run.choose` gave.
         behavior: paths of the behaviours that are read from the states, as `inspect` prints them.
         circular: which of them are circular whatever their unit and name say.
         min_speed: bins in which the first behaviour changes more slowly (its unit per s) are not judged.
@@ -108,11 +108,13 @@ def report_run(
             cannot be used.
     """
     from ldmfilter.analysis.behavior import choose_behavior
-    from ldmfilter.analysis.checks import diagnose
+    from ldmfilter.analysis.checks import check
     from ldmfilter.analysis.readout import read_behavior
     from ldmfilter.analysis.trials import choose_condition, read_trials
+    from ldmfilter.filter.runs import Run
 
     say = tell or (lambda _: None)
+    run = run if isinstance(run, Run) else Run.open(run)
     model = run.model()
     session, counts = run.recording()
     chosen = choose_behavior(session, behavior, circular)
@@ -125,7 +127,7 @@ def report_run(
     if chosen:
         say(f"behaviour: {listed([one.name for one in chosen])}")
         reading = read_behavior(latents, chosen, counts, min_speed=min_speed)
-        latents, reports = reading.latents, tuple(report.to_dict() for report in reading.reports)
+        latents, reports = reading.latents, tuple(one.to_dict() for one in reading.reports)
     trials, note = None, ""
     if event:
         say(f"trials: {event}")
@@ -135,7 +137,7 @@ def report_run(
             if align:
                 raise
             note = f"Trials are not shown: {str(error).removeprefix(f'{session.source.path}: ')}."
-    diagnosis = diagnose(model, counts, progress=lambda what: say(f"diagnoses: {what}"))
+    diagnosis = check(model, counts, progress=lambda what: say(f"diagnoses: {what}"))
     options = [word for path in behavior for word in ("--behavior", path)]
     options += [word for name in circular for word in ("--circular", name)]
     options += ["--min-speed", f"{min_speed:g}"] if min_speed else []

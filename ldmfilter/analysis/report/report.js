@@ -23,7 +23,7 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const axis = (number) => ({
-    title: { text: `component ${number}`, font: { color: token("--muted"), size: 12 } },
+    title: { text: `state ${number}`, font: { color: token("--muted"), size: 12 } },
     showticklabels: false, showspikes: false, zeroline: false, showbackground: false,
     gridcolor: token("--line"), linecolor: token("--line"),
   });

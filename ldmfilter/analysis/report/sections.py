@@ -138,10 +138,10 @@ def _space(inputs: Inputs) -> Picture:
     """The still picture of the state space, and the points and colours that the page's script turns."""
     observed = np.flatnonzero(inputs.latents["observed"].to_numpy())
     mean = inputs.latents["filtered_mean"].to_numpy()[observed]
-    mean = np.pad(mean, ((0, 0), (0, max(3 - mean.shape[1], 0))))  # one or two states lie in a plane
-    components, explained = plots.leading_components(mean, 3)
+    # The slowest come first. As all states have the same variance, principal components would be no better a choice.
+    slowest = np.pad(mean, ((0, 0), (0, max(3 - mean.shape[1], 0))))[:, :3]  # one or two states lie in a plane
     drawn = np.unique(np.linspace(0, len(observed) - 1, min(POINTS, len(observed))).astype(np.int64))
-    points = components[drawn] / max(float(np.abs(components).max()), np.finfo(float).tiny)
+    points = slowest[drawn] / max(float(np.abs(slowest).max()), np.finfo(float).tiny)
     time = inputs.time[observed][drawn]
     choices = [_colouring(one, inputs.measured(one["name"])[observed][drawn]) for one in inputs.reports]
     choices.append(_colouring({"name": "time", "unit": "s"}, time))
@@ -158,7 +158,7 @@ def _space(inputs: Inputs) -> Picture:
         axes.view_init(elev=22, azim=45)
 
     numbers = {
-        "explained": explained.tolist(),
+        "shown": min(3, mean.shape[1]),
         "points": len(drawn),
         "bins": len(observed),
         "colours": [{key: one[key] for key in ("label", "low", "high")} for one in choices],
@@ -173,6 +173,9 @@ def _colouring(about: Mapping[str, Any], values: np.ndarray) -> dict[str, Any]:
     known = values[np.isfinite(values)]
     classes = np.unique(known).tolist()
     low, high = (classes[0], classes[-1]) if classes else (0.0, 1.0)
+    if about.get("circular") and about.get("period"):  # the colours go round once, whatever part of a turn was seen
+        low = 0.0 if low > -2e-3 * about["period"] else -about["period"] / 2
+        high = low + about["period"]
     names = about.get("classes")
     unit = f" {about['unit']}" if about["unit"] else ""
     labels = {"low_label": plain_number(low) + unit, "high_label": plain_number(high) + unit}
@@ -474,5 +477,5 @@ def _pair(figure: Figure, narrow: bool, **options: Any) -> Sequence[Axes]:
 
 
 SECTIONS: dict[str, Callable[[Inputs], Section]] = {
-    make.__name__: make for make in (summary, states, behavior, trials, trust, units, training, made)
+    make.__name__: make for make in (summary, behavior, states, trials, trust, units, training, made)
 }

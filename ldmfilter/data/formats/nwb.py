@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,43 +88,59 @@ def _damage(where: str) -> Iterator[None]:
         raise InputError(f"{where}: cannot be read, is perhaps damaged ({reason}); copy it again") from error
 
 
+def from_nwb(nwb: NWBFile, series: str | None = None) -> Session:
+    """A session from an NWBFile in memory, as `read_nwb` reads one from a file; `series` as there.
+
+    The object's own arrays are taken as they are: of a file that a stranger made, `read_nwb` is the safe way.
+    Raises InputError as `read_nwb`.
+    """
+    where, notes = str(nwb.container_source or "memory"), Notes()
+    return _made(_gather(nwb, where, lambda: "", Reading(series=series), notes), where, notes)
+
+
 def _read(nwb_source: NWBSource, checksum: Callable[[], str], reading: Reading | None) -> Session:
-    where = nwb_source.where
-    reading = reading or Reading()
     notes: Notes = []  # warnings for the user, given after the readers' own are silenced no more
     with warnings.catch_warnings():
         # pynwb and hdmf warn about schema versions and style, which a reader of the file cannot change.
         warnings.simplefilter("ignore")
         with open_nwb(nwb_source, notes) as nwb:
-            series = find_series(_contents(nwb))
-            about = {path: describe(one) for path, one in series.items()}
-            units = _units_table(nwb, where, notes) if reading.series is None else None
-            chosen = ""
-            if units is not None:
-                spikes, index, ids, columns, observed = _units(units, where, notes)
-            else:
-                chosen = choose_series(about, reading.series, where, rois_of(series))
-                signal, table, rows = read_signal(series[chosen], f"{where}: {chosen}")
-                found = {} if table is None else _scalar_columns(table, chosen, notes)
-                columns = {key: values[rows] for key, values in found.items()}
-            intervals = dict(_intervals(nwb, notes))
-            behavior = dict(_joined(_behaviors(nwb, notes, reading.sort_times)))
-            source = Source(
-                path=where,
-                identifier=nwb.identifier or "",
-                session_id=nwb.session_id or "",
-                session_start_time=nwb.session_start_time.isoformat() if nwb.session_start_time else "",
-                checksum=checksum(),
-            )
-    parts: dict[str, Any] = {"intervals": intervals, "behavior": behavior, "series": about, "reading": reading}
-    if not chosen:
-        session = Session.checked(spikes, index, ids, columns, source, observed=observed, **parts)
+            make = _gather(nwb, nwb_source.where, checksum, reading or Reading(), notes)
+    return _made(make, nwb_source.where, notes)
+
+
+def _gather(
+    nwb: NWBFile, where: str, checksum: Callable[[], str], reading: Reading, notes: Notes
+) -> Callable[[], Session]:
+    """Read what a session is made of; what makes it is called when the file is closed."""
+    series = find_series(_contents(nwb))
+    about = {path: describe(one) for path, one in series.items()}
+    units = _units_table(nwb, where, notes) if reading.series is None else None
+    chosen = ""
+    make: Callable[..., Session]
+    if units is not None:
+        spikes, index, ids, columns, observed = _units(units, where, notes)
+        make = partial(Session.checked, spikes, index, ids, columns, observed=observed)
     else:
-        parts["behavior"] = {path: one for path, one in behavior.items() if path != chosen}
-        session = from_signal(signal, name=chosen, units=columns, source=source, **parts)
-    session = _restricted(session, notes)
+        chosen = choose_series(about, reading.series, where, rois_of(series))
+        signal, table, rows = read_signal(series[chosen], f"{where}: {chosen}")
+        found = {} if table is None else _scalar_columns(table, chosen, notes)
+        make = partial(from_signal, signal, name=chosen, units={key: values[rows] for key, values in found.items()})
+    intervals = dict(_intervals(nwb, notes))
+    behavior = {path: one for path, one in _joined(_behaviors(nwb, notes, reading.sort_times)) if path != chosen}
+    source = Source(
+        path=where,
+        identifier=nwb.identifier or "",
+        session_id=nwb.session_id or "",
+        session_start_time=nwb.session_start_time.isoformat() if nwb.session_start_time else "",
+        checksum=checksum(),
+    )
+    return partial(make, source=source, reading=reading, intervals=intervals, behavior=behavior, series=about)
+
+
+def _made(make: Callable[[], Session], where: str, notes: Notes) -> Session:
+    session = _restricted(make(), notes)
     for note in notes:
-        warnings.warn(f"{where}: {note}", stacklevel=4)
+        warnings.warn(f"{where}: {note}", stacklevel=5)
     return session
 
 
@@ -235,7 +252,9 @@ def _scalar_columns(table: DynamicTable, name: str, notes: Notes, skip: tuple[st
 
 def _intervals(nwb: NWBFile, notes: Notes) -> Iterator[tuple[str, xr.Dataset]]:
     """Every table with a start and a stop a row, and every IntervalSeries, by its path (of /intervals, its name)."""
-    for name, item in (nwb.intervals or {}).items():
+    # In a file these three are among the intervals; in an NWBFile that is being made they stand beside them.
+    own = {name: getattr(nwb, name) for name in ("epochs", "trials", "invalid_times")}
+    for name, item in ({key: one for key, one in own.items() if one is not None} | dict(nwb.intervals or {})).items():
         with _leaving_out(f"intervals/{name}", notes):
             yield name, _interval_table(item, name, notes)
     for path, item in _contents(nwb):

@@ -75,6 +75,8 @@ def from_sorting(sorting: BaseSorting | SortingAnalyzer, segment: int | None = N
     """
     analyzer: Any = sorting if hasattr(sorting, "sorting") else None
     spikes: Any = sorting if analyzer is None else analyzer.sorting
+    if not hasattr(spikes, "get_unit_spike_train"):
+        raise InputError(f"memory: a {type(sorting).__name__} of spikeinterface has no units; give a sorting of it")
     number = spikes.get_num_segments()
     if segment is None:
         _check_segments(number, "memory")

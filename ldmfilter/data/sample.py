@@ -1,12 +1,8 @@
-"""Write linear_track_sim.nwb and SHA256SUMS: the simulated session of the README here, always the same.
-
-python sample_data/make_sample.py [FOLDER]
-"""
+"""The simulated session of the README, as an NWB file: always the same."""
 
 from __future__ import annotations
 
-import hashlib
-import sys
+import os
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +13,13 @@ from pynwb import NWBHDF5IO, H5DataIO, NWBFile, TimeSeries
 
 from ldmfilter.data.session import Session
 from ldmfilter.data.simulate import linear_track_session
+from ldmfilter.files import replacing
 
 SEED = 1
-NAME = "linear_track_sim.nwb"
+IDENTIFIER = f"ldmfilter-linear-track-sim-{SEED}"
 # A fixed time and fixed object ids: the same packages then write the same bytes.
-MADE = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
-COLUMNS = {
+_MADE = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
+_COLUMNS = {
     "cell_type": "'place' or 'interneuron'",
     "outbound_field": "true centre of the place field on outbound runs, cm; NaN for none",
     "inbound_field": "true centre of the place field on inbound runs, cm; NaN for none",
@@ -32,20 +29,34 @@ COLUMNS = {
 }
 
 
-def to_nwb(session: Session) -> NWBFile:
+def write_sample(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """Write the sample session, ten minutes of a simulated rat on a linear track, as NWB; whole or not at all.
+
+    With the same versions of numpy, h5py and pynwb the bytes are the same, and with them the checksum.
+
+    Raises InputError where the path exists and `overwrite` is not set, and where it cannot be written.
+    """
+    ids = np.random.default_rng(SEED)
+    fixed = mock.patch("hdmf.container.uuid4", side_effect=lambda: uuid.UUID(bytes=ids.bytes(16), version=4))
+    with replacing(path, overwrite) as file, fixed, NWBHDF5IO(file, "w") as io:
+        io.write(_to_nwb(linear_track_session(seed=SEED)))
+    return Path(path)
+
+
+def _to_nwb(session: Session) -> NWBFile:
     """The simulated session as NWB, its behaviour and true state in `processing/behavior`."""
     nwb = NWBFile(
         session_description="Simulated rat on a linear track of 180 cm, 8 min of running and 2 min of rest",
-        identifier=f"ldmfilter-linear-track-sim-{SEED}",
+        identifier=IDENTIFIER,
         session_id="linear_track_sim",
-        session_start_time=MADE,
-        file_create_date=MADE,
+        session_start_time=_MADE,
+        file_create_date=_MADE,
         experiment_description="No animal: drawn by ldmfilter.data.simulate.linear_track_session",
     )
-    for name, description in COLUMNS.items():
+    for name, description in _COLUMNS.items():
         nwb.add_unit_column(name, description)
     for unit in range(session.n_units):
-        values = {name: session.units[name].values[unit] for name in COLUMNS}
+        values = {name: session.units[name].values[unit] for name in _COLUMNS}
         # Compression is a property of the whole column, given with its first row.
         nwb.add_unit(id=unit, spike_times=session.spikes_of(unit), **{n: v.item() for n, v in values.items()})
     nwb.units["spike_times"].target.set_data_io(
@@ -74,20 +85,3 @@ def to_nwb(session: Session) -> NWBFile:
             )
         )
     return nwb
-
-
-def main(folder: Path) -> Path:
-    """Write the file and its checksum below a folder; the path of the file."""
-    ids = np.random.default_rng(SEED)
-    path = folder / NAME
-    with mock.patch("hdmf.container.uuid4", side_effect=lambda: uuid.UUID(bytes=ids.bytes(16), version=4)):
-        nwb = to_nwb(linear_track_session(seed=SEED))
-        with NWBHDF5IO(path, "w") as io:
-            io.write(nwb)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    (folder / "SHA256SUMS").write_text(f"{digest}  {NAME}\n")
-    return path
-
-
-if __name__ == "__main__":
-    print(main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent))
