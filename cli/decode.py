@@ -49,6 +49,14 @@ def decode(
     options: dict[str, Any],
     ci: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     smooth: Annotated[bool, typer.Option("--smooth", help="Add each bin's state given its whole segment.")] = False,
+    ahead: Annotated[
+        list[float] | None,
+        typer.Option(metavar="SECONDS", help="Add the state so much later, given each bin and all before; repeatable."),
+    ] = None,
+    lag: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Add each bin's state given so much more, in whole frames of the filter."),
+    ] = None,
     behavior: Behaviors = None,
     circular: Circular = None,
     min_speed: MinSpeed = 0.0,
@@ -72,6 +80,9 @@ def decode(
     With **--behavior** the store also holds what the states say of it, with intervals that are calibrated on time that
     training never saw; a table on stderr says how well.
 
+    With **--ahead 0.5** the store also holds a forecast of the state 0.5 s after each bin, and with **--lag 0.5** each
+    bin's state given half a second more; both with covariances and intervals.
+
     With **--align trials.start_time --window -0.5:1.5** the store holds states in trials: dims (trial, time, state),
     and the table's columns as coordinates.
 
@@ -90,7 +101,7 @@ def decode(
     if not several:
         check_store(out, overwrite)
     asked = DecodeOptions(format, **options, ci=ci, smooth=smooth, behavior=behavior, circular=circular,
-                          min_speed=min_speed, align=align, window=window or WINDOW, filter=filter,
+                          min_speed=min_speed, ahead=tuple(ahead or ()), lag=lag, align=align, window=window or WINDOW, filter=filter,
                           device=device)  # fmt: skip
     asked.check()
     the_run = open_run(run)

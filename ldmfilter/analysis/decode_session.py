@@ -25,6 +25,7 @@ from ldmfilter.filter.decode import (
     select_model_units,
     write_latents,
 )
+from ldmfilter.filter.forecast import check_horizons
 from ldmfilter.filter.runs import Run
 from ldmfilter.filter.training import resolve_device
 
@@ -46,6 +47,7 @@ class DecodeOptions:
         smooth: add each bin's state given its whole segment.
         behavior, circular: as `choose_behavior` takes them.
         min_speed: bins in which the first behaviour changes more slowly, its unit per s, are left out.
+        ahead, lag: s, forecasts and states with a lag, as `filter.decode` takes them.
         align, window, filter: states in trials, as `ldmfilter.align` takes its event, window and query; without
             `align` states in time.
         device: where to compute; it does not change what comes out.
@@ -59,14 +61,18 @@ class DecodeOptions:
     behavior: list[str] | None = None
     circular: list[str] | None = None
     min_speed: float = 0.0
+    ahead: tuple[float, ...] = ()
+    lag: float | None = None
     align: str | None = None
     window: tuple[float, float] = WINDOW
     filter: str | None = None
     device: str = "cpu"
 
     def check(self) -> None:
-        """Check what needs no session. Raises: InputError or TrainingError, as `check_level` and `resolve_device`."""
+        """Check what needs no session. Raises: InputError or TrainingError, as `check_level`, `check_horizons` and
+        `resolve_device`."""
         check_level(self.ci)
+        check_horizons(self.ahead)
         resolve_device(self.device)
 
     def to_json(self) -> str:
@@ -126,7 +132,8 @@ def decode_session(
     counts = prepare(select_model_units(recording, model, run.session_unit_ids), data, model.unit_ids_.tolist())
     bins = counts.sizes["time"]
     say(f"{bins} bins of {model.bin_size_:g} s from {counts.attrs['path']}, model of {run.folder}")
-    blocks = decode_blocks(model, check_counts(counts), options.ci, options.smooth, device=options.device)
+    asked = {"device": options.device, "ahead": options.ahead, "lag": options.lag}
+    blocks = decode_blocks(model, check_counts(counts), options.ci, options.smooth, **asked)
     if follow is not None:
         blocks = follow(blocks, bins)
     marked = (block.assign_attrs(decode_options=options.to_json()) for block in blocks)

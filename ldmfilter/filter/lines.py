@@ -154,7 +154,7 @@ class StateLines:
         return ",".join(names)
 
     def state(self, n: int, observed: bool, mean: np.ndarray, cov: np.ndarray) -> str:
-        """The state of bin n: mean (state,) and covariance (state, state), t|t."""
+        """The state of bin n: mean (state,) and covariance (state, state), t|t or t|t+lag."""
         record: dict[str, Any] = {"bin": n, "observed": observed, "mean": mean.tolist()}
         if self._cov:
             record["cov"] = cov.tolist()
