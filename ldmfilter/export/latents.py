@@ -121,7 +121,8 @@ def columns(latents: xr.Dataset) -> list[Column]:
         if "ahead_mean" in latents.variables:
             ahead = horizons(latents, "ahead_mean")
             table += [
-                Column(f"state_{i}_{name.removesuffix('_mean')}", "ahead_mean", {"state": i, **at}) for name, at in ahead
+                Column(f"state_{i}_{name.removesuffix('_mean')}", "ahead_mean", {"state": i, **at})
+                for name, at in ahead
             ]
     for name in behaviors(latents):
         unit = unit_of(latents, f"{name}_mean")

@@ -255,7 +255,9 @@ class OnlineFilter:
             found = f"mean {mean.shape}, cov {cov.shape}, recent {recent.shape}, bins {bins}"
             units = len(self.unit_ids)
             lag = f" and a lag of {self.lag_bins}" if self.lag_bins else ""
-            raise InputError(f"state: {found} for {n} state dimensions, {units} units and frames of {self._k} bins{lag}")
+            raise InputError(
+                f"state: {found} for {n} state dimensions, {units} units and frames of {self._k} bins{lag}"
+            )
         if not all(np.abs(one).max() <= MOST for one in (mean, cov, recent)):
             raise InputError("state: NaN or infinity (beyond float32) in mean, cov or recent; start anew with reset()")
         rounding = 1e-12 * np.trace(cov, axis1=1, axis2=2)

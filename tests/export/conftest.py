@@ -81,6 +81,16 @@ def make_states(source: Path | None = None) -> xr.Dataset:
     return xr.Dataset(variables, coords, attrs)
 
 
+def series_of(states: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Arrays (time, ...) of the states, by the names of their series."""
+    series = {str(name): x for name, x in states.data_vars.items() if not {"bound", "ahead"} & set(x.dims)}
+    intervals = {"filtered": states["ci"], "place": states["place_ci"]}
+    for i, name in enumerate(("ahead_0.1s", "ahead_0.5s")):
+        series[f"{name}_mean"], intervals[name] = states["ahead_mean"][i], states["ahead_ci"][i]
+    bounds = {f"{name}_{end}": x[..., b] for name, x in intervals.items() for b, end in enumerate(("lower", "upper"))}
+    return series | bounds | {"segment": states["segment"]}
+
+
 @pytest.fixture
 def states() -> xr.Dataset:
     return make_states()

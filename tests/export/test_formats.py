@@ -16,7 +16,7 @@ import zarr
 from ldmfilter.errors import InputError
 from ldmfilter.export import FORMATS, WRITERS, check_export, read_latents, to_csv, to_netcdf, to_parquet, to_pynapple
 from ldmfilter.filter.decode import write_latents
-from tests.export.conftest import BIN, FORMULA, make_states
+from tests.export.conftest import BIN, FORMULA, make_states, series_of
 
 LABELS = [FORMULA, "../../run fast", "@rest"]  # without the line break
 
@@ -90,7 +90,15 @@ def test_parquet(states, tmp_path):
     assert json.loads(table.schema.metadata[b"ldmfilter"]) == states.attrs
     assert table.schema.field("time").metadata == {b"unit": b"s"}
     assert table.schema.field("place_mean").metadata == {b"unit": b"cm"}
-    lists = ("filtered_cov", "predicted_mean", "predicted_cov", "smoothed_cov", "innovation", "innovation_cov", "ahead_ci")
+    lists = (
+        "filtered_cov",
+        "predicted_mean",
+        "predicted_cov",
+        "smoothed_cov",
+        "innovation",
+        "innovation_cov",
+        "ahead_ci",
+    )
     for name in lists:
         expected = states[name].transpose("time", ...)
         field = table.schema.field(name)
@@ -104,17 +112,7 @@ def test_parquet(states, tmp_path):
 def test_pynapple(states, tmp_path):
     to_pynapple(states, tmp_path / "s")
     folder = nap.load_folder(tmp_path / "s")
-    series = {
-        "segment": states["segment"],
-        "filtered_lower": states["ci"][..., 0],
-        "filtered_upper": states["ci"][..., 1],
-        "place_lower": states["place_ci"][:, 0],
-        "place_upper": states["place_ci"][:, 1],
-    }
-    for i, name in enumerate(("ahead_0.1s", "ahead_0.5s")):
-        lower, upper = (states["ahead_ci"][i, ..., bound] for bound in (0, 1))
-        series |= {f"{name}_mean": states["ahead_mean"][i], f"{name}_lower": lower, f"{name}_upper": upper}
-    series |= {str(name): x for name, x in states.data_vars.items() if not {"bound", "ahead"} & set(x.dims)}
+    series = series_of(states)
     assert {path.stem for path in (tmp_path / "s").glob("*.npz")} == {*series, "segments"}
     for name, values in series.items():
         found = folder[name]
