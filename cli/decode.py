@@ -101,8 +101,8 @@ def decode(
     if not several:
         check_store(out, overwrite)
     asked = DecodeOptions(format, **options, ci=ci, smooth=smooth, behavior=behavior, circular=circular,
-                          min_speed=min_speed, ahead=tuple(ahead or ()), lag=lag, align=align, window=window or WINDOW, filter=filter,
-                          device=device)  # fmt: skip
+                          min_speed=min_speed, ahead=tuple(ahead or ()), lag=lag, align=align,
+                          window=window or WINDOW, filter=filter, device=device)  # fmt: skip
     asked.check()
     the_run = open_run(run)
     if several:

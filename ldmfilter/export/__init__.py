@@ -102,9 +102,9 @@ def to_csv(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = F
     """Write one row a bin as CSV (RFC 4180, UTF-8).
 
     Columns: time (s), segment, interval, observed and trained (0 or 1), then each state with the bounds of its interval
-    and, where there are any, its smoothed and lagged means and its forecasts, then decoded behaviour; the header gives units. A missing value is
-    an empty field. Covariances are left out: other formats hold them. A text that a spreadsheet would take for a
-    formula has an apostrophe in front.
+    and, where there are any, its smoothed and lagged means and its forecasts, then decoded behaviour; the header gives
+    units. A missing value is an empty field. Covariances are left out: other formats hold them. A text that a
+    spreadsheet would take for a formula has an apostrophe in front.
 
     Raises:
         InputError: `out` exists, or the disk refuses.

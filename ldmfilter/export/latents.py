@@ -119,11 +119,8 @@ def columns(latents: xr.Dataset) -> list[Column]:
             if f"{kind}_mean" in latents.variables:
                 table.append(Column(f"state_{i}_{kind}", f"{kind}_mean", {"state": i}))
         if "ahead_mean" in latents.variables:
-            ahead = horizons(latents, "ahead_mean")
-            table += [
-                Column(f"state_{i}_{name.removesuffix('_mean')}", "ahead_mean", {"state": i, **at})
-                for name, at in ahead
-            ]
+            for name, at in horizons(latents, "ahead_mean"):
+                table.append(Column(f"state_{i}_{name.removesuffix('_mean')}", "ahead_mean", {"state": i, **at}))
     for name in behaviors(latents):
         unit = unit_of(latents, f"{name}_mean")
         table.append(Column(f"{name}_mean", f"{name}_mean", {}, unit))
@@ -145,7 +142,7 @@ def columns(latents: xr.Dataset) -> list[Column]:
 
 
 def horizons(latents: xr.Dataset, name: str) -> list[tuple[str, dict[str, int]]]:
-    """A variable's name, or where it holds forecasts one for each horizon, as ahead_0.5s_mean; and the horizon's place."""
+    """The name of a variable, or for each horizon of a forecast one, as ahead_0.5s_mean; and where the horizon lies."""
     if "ahead" not in latents[name].dims:
         return [(name, {})]
     head, ahead, tail = name.rpartition("ahead")
@@ -153,7 +150,7 @@ def horizons(latents: xr.Dataset, name: str) -> list[tuple[str, dict[str, int]]]
 
 
 def series(latents: xr.Dataset) -> list[Column]:
-    """The arrays of a file: every variable along time that is no text, bounds as two of them, each horizon by itself."""
+    """The arrays of a file: every variable along time that is no text, bounds as two of them, each horizon apart."""
     result = [Column("segment", "segment", {})]
     for key, variable in latents.data_vars.items():
         if "time" not in variable.dims or variable.dtype.kind in "UT":

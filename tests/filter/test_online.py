@@ -314,12 +314,9 @@ def test_lagged_states_and_forecasts_online_are_those_of_decoding(frames):
     mean, cov = zip(*(one for one in states if one is not None), strict=True)
     np.testing.assert_allclose(mean, latents["lagged_mean"], atol=1e-5)
     np.testing.assert_allclose(cov, latents["lagged_cov"], atol=1e-5)
-    np.testing.assert_allclose(
-        [[m for m, _ in one] for one in forecasts], latents["ahead_mean"].transpose("time", ...), atol=1e-5
-    )
-    np.testing.assert_allclose(
-        [[P for _, P in one] for one in forecasts], latents["ahead_cov"].transpose("time", ...), atol=1e-5
-    )
+    for i, name in enumerate(("ahead_mean", "ahead_cov")):
+        expected = latents[name].transpose("time", ...)
+        np.testing.assert_allclose([[state[i] for state in one] for one in forecasts], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("after", [3, 40])
