@@ -279,7 +279,7 @@ def behavior(inputs: Inputs) -> Section:
 def _draw_lags(inputs: Inputs, figure: Figure, narrow: bool) -> None:
     """Errors and widths at each lag over those without one; those of smoothed states as points at the right end."""
     for key, label, axes in zip(
-        ("median_error", "width"), ("median error", "width of intervals"), _pair(figure, narrow), strict=True
+        ("median_error", "width"), ("median error", "interval width"), _pair(figure, narrow), strict=True
     ):
         for (name, rows), colour in zip(inputs.lags.items(), plots.COLOURS, strict=False):
             values = np.array([row[key] for row in rows]) / rows[0][key]
