@@ -108,8 +108,8 @@ def _stream(online: "OnlineFilter", lines: "CountLines", states: "StateLines", q
     bins: deque[tuple[int, bool]] = deque()  # whose states have not gone out yet, and whether they were observed
     n = 0
 
-    def write(state: "tuple[Array, Array] | None") -> None:
-        if state is not None:
+    def write_all(found: "list[tuple[Array, Array]]") -> None:
+        for state in found:
             print(states.state(*bins.popleft(), *state), flush=True)
 
     for number, line in enumerate(sys.stdin.buffer, 1):
@@ -117,20 +117,18 @@ def _stream(online: "OnlineFilter", lines: "CountLines", states: "StateLines", q
             counts = lines.read(line)
             if isinstance(counts, str):
                 if counts == RESET:
-                    for state in online.flush():
-                        write(state)
+                    write_all(online.flush())
                 elif not quiet:
                     say(f"line {number}: unit ids, read as a header; --no-header if these are counts")
                 continue
-            state = online.step(counts)
+            new = online.step(counts)
         except HeaderError as error:
             raise InputError(f"line {number}: {error}") from None
         except InputError as error:
             say(f"line {number}: {error}; taken as a missing bin")
             counts = None
-            state = online.step(None)
+            new = online.step(None)
         bins.append((n, counts is not None))
         n += 1
-        write(state)
-    for state in online.flush():
-        write(state)
+        write_all([] if new is None else [new])
+    write_all(online.flush())

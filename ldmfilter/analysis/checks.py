@@ -154,7 +154,8 @@ def _coupling_limit(m: Measures) -> float:
 
 def _coverage_ahead(m: Measures) -> Number:
     worst = next(one for one in m.ahead if one.seconds == m.worst_ahead)
-    return Number(worst.coverage, worst.coverage_interval)
+    missing = "" if worst.bins else "it could not be judged: no stretch is longer than a frame"
+    return Number(worst.coverage, worst.coverage_interval, missing=missing)
 
 
 def _lead_check(

@@ -132,8 +132,10 @@ def decode_session(
     counts = prepare(select_model_units(recording, model, run.session_unit_ids), data, model.unit_ids_.tolist())
     bins = counts.sizes["time"]
     say(f"{bins} bins of {model.bin_size_:g} s from {counts.attrs['path']}, model of {run.folder}")
-    asked = {"device": options.device, "ahead": options.ahead, "lag": options.lag}
-    blocks = decode_blocks(model, check_counts(counts), options.ci, options.smooth, **asked)
+    blocks = decode_blocks(
+        model, check_counts(counts), options.ci, options.smooth,
+        device=options.device, ahead=options.ahead, lag=options.lag,
+    )  # fmt: skip
     if follow is not None:
         blocks = follow(blocks, bins)
     marked = (block.assign_attrs(decode_options=options.to_json()) for block in blocks)

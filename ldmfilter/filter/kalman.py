@@ -93,8 +93,8 @@ class Filtered:
 
     def first(self, bins: int) -> "Filtered":
         """The result of the first bins of (time, ...) alone."""
-        parts = (x[:bins] for x in (self.predicted_mean, self.filtered_mean, self.innovation))
-        return Filtered(*parts, self.covariances, self.row[:bins])
+        predicted, filtered, innovation = (x[:bins] for x in (self.predicted_mean, self.filtered_mean, self.innovation))
+        return Filtered(predicted, filtered, innovation, self.covariances, self.row[:bins])
 
     def _spread(self, table: Tensor) -> Tensor:
         return _spread(table, self.row, self.filtered_mean)
