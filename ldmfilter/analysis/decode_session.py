@@ -10,6 +10,7 @@ from pathlib import Path
 import xarray as xr
 
 from ldmfilter.analysis.behavior import choose_behavior
+from ldmfilter.analysis.behavior_ahead import read_behavior_ahead
 from ldmfilter.analysis.readout import AnyReport, read_behavior
 from ldmfilter.config import DataConfig
 from ldmfilter.data.counts import check_counts
@@ -152,6 +153,9 @@ def decode_session(
                 say(f"{one.path}: {one.note}")
         reading = read_behavior(latents, variables, counts, ci=options.ci, min_speed=options.min_speed)
         latents, reports = reading.latents, reading.reports
+        if options.ahead:
+            say("behaviour ahead")
+            latents, _ = read_behavior_ahead(latents, variables, options.ci, options.min_speed)
     if options.align:
         latents = align(latents, recording, options.align, options.window, options.filter)
         reached = int((latents["segment"] >= 0).sum())

@@ -272,7 +272,7 @@ def _description(one: Column, latents: xr.Dataset) -> str:
     if one.name in _STATES:
         return _STATES[one.name].capitalize()
     level = latents[one.variable].attrs.get("level")
-    stem = "ahead" if "ahead" in one.at else stem
+    stem = "ahead" if one.variable.startswith("ahead_") else stem
     what = _PARTS.get(part, part) + (f", level {float(level):g}" if level is not None else "")
     if stem in _STATES:
         return f"{what.capitalize()}: {_STATES[stem]}"
