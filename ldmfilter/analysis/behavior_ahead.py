@@ -75,7 +75,6 @@ def read_behavior_ahead(
                     if f"{report.name}_{end}" in reading.latents:
                         found = reading.latents[f"{report.name}_{end}"].drop_vars("ahead", errors="ignore")
                         read.setdefault(f"{report.name}_ahead_{end}", []).append(found)
-    horizons = latents["ahead"]
     result = latents.copy()
     for name, parts in read.items():
         if len(parts) == latents.sizes["ahead"]:
