@@ -152,6 +152,10 @@ class OnlineFilter:
 
     def _given_later(self, bin: int) -> tuple[Array, Array]:
         """Mean and covariance of a bin given itself and the later ones of its phase."""
+        n = self._states  # those of noise with a memory are not handed out
+        if bin + self._k >= self.bins:
+            now = self._at(bin)
+            return now.mean[:n].copy(), now.cov[:n, :n].copy()
         chain = [self._at(later) for later in range(bin, self.bins, self._k)]
         mean, cov = chain[-1].mean, chain[-1].cov
         # Where nothing is missing, the covariance is always the same.
@@ -167,7 +171,6 @@ class OnlineFilter:
                 cov = one.cov + G @ (cov - P) @ G.T
         if steady:
             cov = self._limit_lagged = cov if known is None else known
-        n = self._states  # those of noise with a memory are not handed out
         return mean[:n].copy(), 0.5 * (cov[:n, :n] + cov[:n, :n].T)
 
     def _framed(self, counts: Array | None) -> Array | None:
