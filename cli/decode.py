@@ -49,6 +49,14 @@ def decode(
     options: dict[str, Any],
     ci: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     smooth: Annotated[bool, typer.Option("--smooth", help="Add each bin's state given its whole segment.")] = False,
+    ahead: Annotated[
+        list[float] | None,
+        typer.Option(metavar="SECONDS", help="Add the state so much later, given each bin and all before; repeatable."),
+    ] = None,
+    lag: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Add each bin's state given so much more, in whole frames of the filter."),
+    ] = None,
     behavior: Behaviors = None,
     circular: Circular = None,
     min_speed: MinSpeed = 0.0,
@@ -72,6 +80,9 @@ def decode(
     With **--behavior** the store also holds what the states say of it, with intervals that are calibrated on time that
     training never saw; a table on stderr says how well.
 
+    With **--ahead 0.5** the store also holds a forecast of the state 0.5 s after each bin, and with **--lag 0.5** each
+    bin's state given half a second more; both with covariances and intervals. Behaviour is then forecast too.
+
     With **--align trials.start_time --window -0.5:1.5** the store holds states in trials: dims (trial, time, state),
     and the table's columns as coordinates.
 
@@ -93,8 +104,8 @@ def decode(
     if not several:
         check_store(out, overwrite)
     asked = DecodeOptions(format, **options, ci=ci, smooth=smooth, behavior=behavior, circular=circular,
-                          min_speed=min_speed, align=align, window=window or WINDOW, filter=filter,
-                          device=device)  # fmt: skip
+                          min_speed=min_speed, ahead=tuple(ahead or ()), lag=lag, align=align,
+                          window=window or WINDOW, filter=filter, device=device)  # fmt: skip
     asked.check()
     the_run = open_run(run)
     if several:
@@ -106,9 +117,12 @@ def decode(
     follow = None if quiet else follow_blocks
     reports = decode_session(the_run, session, out, asked, overwrite=overwrite, say=speak, follow=follow) or ()
     if as_json:
-        print(json.dumps({"store": str(out), "behavior": [one.to_dict() for one in reports]}, indent=1))
+        content = {"store": str(out), "behavior": [one.to_dict() for one in reports]}
+        print(json.dumps(content | ({"behavior_ahead": _ahead(out)} if ahead else {}), indent=1))
     else:
-        _show(() if quiet else reports)
+        if not quiet:
+            _show(reports)
+            _show_ahead(_ahead(out))
         print(out)
 
 
@@ -129,6 +143,29 @@ def _show(reports: "tuple[AnyReport, ...]") -> None:
             _show_classes(console, one)  # type: ignore[arg-type]
         else:
             _show_scores(console, one)  # type: ignore[arg-type]
+
+
+def _ahead(store: Path) -> list[dict[str, Any]]:
+    """The accuracy of behaviour ahead, from a store that holds some."""
+    from ldmfilter.filter.decode import store_attributes
+
+    return json.loads(store_attributes(store).get("behavior_ahead", "[]"))
+
+
+def _show_ahead(reports: list[dict[str, Any]]) -> None:
+    """Accuracy and calibration of behaviour by horizon, on stderr."""
+    if reports:
+
+        def text(value: float | None, form: str) -> str:
+            return "?" if value is None else format(value, form)
+
+        rows = [
+            (one["name"], f"{one['ahead']:g}", text(one["r2"], ".3f"), text(one["median_error"], ".3g"),
+             text(one["coverage"], ".1%"), text(one["width"], ".3g"))
+            for one in reports
+        ]  # fmt: skip
+        heads = ["read ahead", ">s", ">R2", ">median error", ">95 % covers", ">width"]
+        print_table(open_console(stderr=True), heads, rows)
 
 
 def _show_classes(console: "Console", one: "ClassReport") -> None:

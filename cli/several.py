@@ -58,6 +58,8 @@ def decode_several(
     well = [stores[task] for task, result in sorted(ended.items()) if not isinstance(result, Exception)]
     if as_json:
         made: list[Any] = [{"store": str(store), "behavior": _reports(store)} for store in well]
+        for one in made if options.ahead else ():
+            one["behavior_ahead"] = _reports(one["store"], "behavior_ahead")
         for one in [made] if len(paths) > 1 else made:
             print(json.dumps(one, indent=1))
     else:
@@ -102,8 +104,8 @@ def _folder(out: Path) -> Path:
     return path.absolute()
 
 
-def _reports(store: Path) -> list[dict[str, Any]]:
-    return json.loads(store_attributes(store).get("behavior", "[]"))
+def _reports(store: Path | str, of: str = "behavior") -> list[dict[str, Any]]:
+    return json.loads(store_attributes(store).get(of, "[]"))
 
 
 def _named(line: str, session: str) -> str:

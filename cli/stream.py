@@ -1,6 +1,7 @@
 """`ldmfilter stream`."""
 
 import sys
+from collections import deque
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from ldmfilter.errors import InputError
 
 if TYPE_CHECKING:
     from ldmfilter.filter.lines import CountLines, StateLines
-    from ldmfilter.filter.model import LDMFilter
+    from ldmfilter.filter.online import Array, OnlineFilter
 
 _IN, _OUT = "Lines that come in", "Lines that go out"
 
@@ -45,6 +46,15 @@ def stream(
     out_format: Annotated[Format, typer.Option(help="How states are written.", rich_help_panel=_OUT)] = Format.json,
     ci: Annotated[
         float | None, typer.Option(metavar="LEVEL", help="Add intervals of this level, as 0.95.", rich_help_panel=_OUT)
+    ] = None,
+    lag: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Wait so much, in whole frames of the filter: each line has the state of the bin that lies so far "
+            "behind, given all counts up to now.",
+            rich_help_panel=_OUT,
+        ),
     ] = None,
     no_cov: Annotated[bool, typer.Option("--no-cov", help="Leave the covariance out.", rich_help_panel=_OUT)] = False,
     head: Annotated[
@@ -81,14 +91,19 @@ def stream(
     and the number of states. CSV out: the same of each bin as columns, below
     their names. A line that cannot be used is named on stderr, and its bin is
     missing; --strict ends there.
+
+    With --lag a line goes out for a bin once the lag has passed; those that
+    are left go out at "reset" and at the end.
     """
     from ldmfilter.filter.decode import check_level
     from ldmfilter.filter.lines import CountLines, StateLines
+    from ldmfilter.filter.online import OnlineFilter
 
     if ci is not None:
         check_level(ci)
     the_run = open_run(one_folder(run, run_option)).choose(session)
     model = the_run.model()
+    online = OnlineFilter(model, lag)
     lines = CountLines(model.unit_ids_.tolist(), the_run.session_unit_ids, format, header, model.signal_)
     about = {"model": model.model_id_, "run": str(the_run.folder), "bin_size": model.bin_size_, "ci": ci}
     about |= {"units": model.unit_ids_.tolist(), "states": model.sized_.states}
@@ -96,27 +111,33 @@ def stream(
     if first := states.header(model.sized_.states):
         print(first, flush=True)
     if not quiet:
-        say(f"{len(model.unit_ids_)} units, a line for each bin of {model.bin_size_:g} s, model of {the_run.folder}")
-    _stream(model, lines, states, strict, quiet)
+        behind = f", {online.lag_bins} bins behind" if online.lag_bins else ""
+        size = model.bin_size_
+        say(f"{len(model.unit_ids_)} units, a line for each bin of {size:g} s{behind}, model of {the_run.folder}")
+    _stream(online, lines, states, strict, quiet)
 
 
-def _stream(model: "LDMFilter", lines: "CountLines", states: "StateLines", strict: bool, quiet: bool) -> None:
+def _stream(online: "OnlineFilter", lines: "CountLines", states: "StateLines", strict: bool, quiet: bool) -> None:
     """Filter the lines of stdin to its end."""
     from ldmfilter.filter.lines import RESET, HeaderError
-    from ldmfilter.filter.online import OnlineFilter
 
-    online = OnlineFilter(model)
+    bins: deque[tuple[int, bool]] = deque()  # whose states have not gone out yet, and whether they were observed
     n = 0
+
+    def write_all(found: "list[tuple[Array, Array]]") -> None:
+        for state in found:
+            print(states.state(*bins.popleft(), *state), flush=True)
+
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
             counts = lines.read(line)
             if isinstance(counts, str):
                 if counts == RESET:
-                    online.reset()
+                    write_all(online.flush())
                 elif not quiet:
                     say(f"line {number}: unit ids, read as a header; --no-header if these are counts")
                 continue
-            mean, cov = online.step(counts)
+            new = online.step(counts)
         except HeaderError as error:
             raise InputError(f"line {number}: {error}") from None
         except InputError as error:
@@ -124,6 +145,8 @@ def _stream(model: "LDMFilter", lines: "CountLines", states: "StateLines", stric
                 raise InputError(f"line {number}: {error}") from None
             say(f"line {number}: {error}; taken as a missing bin")
             counts = None
-            mean, cov = online.step(None)
-        print(states.state(n, counts is not None, mean, cov), flush=True)
+            new = online.step(None)
+        bins.append((n, counts is not None))
         n += 1
+        write_all([] if new is None else [new])
+    write_all(online.flush())

@@ -174,6 +174,12 @@ def _coupling_limit(m: Measures) -> float:
     return max(float(others.mean() + COUPLING_DEVIATIONS * others.std(ddof=1)), 0.0) if len(others) > 1 else 0.0
 
 
+def _coverage_ahead(m: Measures) -> Number:
+    worst = next(one for one in m.ahead if one.seconds == m.worst_ahead)
+    missing = "" if worst.bins else "it could not be judged: no stretch is longer than a frame"
+    return Number(worst.coverage, worst.coverage_interval, missing=missing)
+
+
 def _lead_check(
     name: str, baseline: str, at: Callable[[Measures], float], reason: str, fine: str, strict: bool
 ) -> Check:
@@ -339,6 +345,22 @@ CHECKS = (
         ),
         reason="0.05 where innovations are Gaussian; at twice that, 95 % regions miss twice as often as they should",
         fine="{value:.1%} of bins lie outside the region that should hold 95 %",
+    ),
+    Check(
+        "forecast coverage", HONEST, _coverage_ahead,
+        low=Limit(
+            lambda m: 0.9,
+            "95 % intervals of forecasts hold {value:.1%} {m.worst_ahead:g} s ahead: too few",
+            "choose {refit}fewer --latent-dim, which can hold less, or a longer --span",
+        ),
+        high=Limit(
+            lambda m: 0.99,
+            "95 % intervals of forecasts hold {value:.1%} {m.worst_ahead:g} s ahead: they are too wide",
+            "choose {refit}twice as many --max-steps, which takes twice as long",
+        ),
+        reason="at 0.9 intervals miss twice as often as they should, at 0.99 a fifth as often; judged on what the "
+        "encoder sees later",
+        fine="95 % intervals of forecasts hold {value:.1%} {m.worst_ahead:g} s ahead, where they are furthest off",
     ),
     _drift_check(
         "drift of the innovations", HONEST, "nis", "", lambda m: 0.5,

@@ -10,6 +10,7 @@ from pathlib import Path
 import xarray as xr
 
 from ldmfilter.analysis.behavior import choose_behavior
+from ldmfilter.analysis.behavior_ahead import read_behavior_ahead
 from ldmfilter.analysis.readout import AnyReport, read_behavior
 from ldmfilter.config import DataConfig
 from ldmfilter.data.counts import check_counts
@@ -25,6 +26,7 @@ from ldmfilter.filter.decode import (
     select_model_units,
     write_latents,
 )
+from ldmfilter.filter.forecast import check_horizons
 from ldmfilter.filter.runs import Run
 from ldmfilter.filter.training import resolve_device
 
@@ -46,6 +48,7 @@ class DecodeOptions:
         smooth: add each bin's state given its whole segment.
         behavior, circular: as `choose_behavior` takes them.
         min_speed: bins in which the first behaviour changes more slowly, its unit per s, are left out.
+        ahead, lag: s, forecasts and states with a lag, as `filter.decode` takes them.
         align, window, filter: states in trials, as `ldmfilter.align` takes its event, window and query; without
             `align` states in time.
         device: where to compute; it does not change what comes out.
@@ -59,14 +62,18 @@ class DecodeOptions:
     behavior: list[str] | None = None
     circular: list[str] | None = None
     min_speed: float = 0.0
+    ahead: tuple[float, ...] = ()
+    lag: float | None = None
     align: str | None = None
     window: tuple[float, float] = WINDOW
     filter: str | None = None
     device: str = "cpu"
 
     def check(self) -> None:
-        """Check what needs no session. Raises: InputError or TrainingError, as `check_level` and `resolve_device`."""
+        """Check what needs no session. Raises: InputError or TrainingError, as `check_level`, `check_horizons` and
+        `resolve_device`."""
         check_level(self.ci)
+        check_horizons(self.ahead)
         resolve_device(self.device)
 
     def to_json(self) -> str:
@@ -126,7 +133,10 @@ def decode_session(
     counts = prepare(select_model_units(recording, model, run.session_unit_ids), data, model.unit_ids_.tolist())
     bins = counts.sizes["time"]
     say(f"{bins} bins of {model.bin_size_:g} s from {counts.attrs['path']}, model of {run.folder}")
-    blocks = decode_blocks(model, check_counts(counts), options.ci, options.smooth, device=options.device)
+    blocks = decode_blocks(
+        model, check_counts(counts), options.ci, options.smooth,
+        device=options.device, ahead=options.ahead, lag=options.lag,
+    )  # fmt: skip
     if follow is not None:
         blocks = follow(blocks, bins)
     marked = (block.assign_attrs(decode_options=options.to_json()) for block in blocks)
@@ -143,6 +153,9 @@ def decode_session(
                 say(f"{one.path}: {one.note}")
         reading = read_behavior(latents, variables, counts, ci=options.ci, min_speed=options.min_speed)
         latents, reports = reading.latents, reading.reports
+        if options.ahead:
+            say("behaviour ahead")
+            latents, _ = read_behavior_ahead(latents, variables, options.ci, options.min_speed)
     if options.align:
         latents = align(latents, recording, options.align, options.window, options.filter)
         reached = int((latents["segment"] >= 0).sum())

@@ -20,6 +20,8 @@ from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import apart
 from ldmfilter.data.prepare import as_counts
 from ldmfilter.filter.decode import sound
+from ldmfilter.filter.forecast import Forecast
+from ldmfilter.filter.kalman import LinearGaussian
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.spikes_ahead import spikes_ahead
 
@@ -30,6 +32,7 @@ PIECE_BINS = 20_000  # judged bins for what is repeated with every surrogate
 FIT_BINS = 10_000  # bins that the linear system and the local level are fitted to
 COUPLED_UNITS = 300  # units at most that are looked at for coupling: those of most variance
 DRIFT_BLOCKS = 10
+HORIZONS = (0.1, 0.5, 1.0)  # s
 SURROGATES = 19  # with which "beyond all of them" has a chance of 1 in 20
 
 
@@ -112,6 +115,30 @@ class SpikesPredicted:
     interval: tuple[float, float]
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """Forecasts of z against what came: e = z_{t+h} - C m_h with S = C P_h C' + R.
+
+    The true state is not known, and the filtered state at t + h is no measure of a forecast: it is itself drawn towards
+    the forecast, the more so the less the filter trusts z. The frame that ends at t + h is new to the forecast. One
+    that is not a whole frame ahead shares spikes with what the forecast has seen, and is not judged.
+
+    Attributes:
+        seconds: from the forecast to what it is for.
+        bins: judged.
+        size: mean of e' S^-1 e per latent dimension, 1 where the covariances are true, and its 95 % interval.
+        coverage: share of the components of L^-1 e, S = L L', that lie inside their 95 % interval; and its 95 %
+            interval. NaN where not judged.
+    """
+
+    seconds: float
+    bins: int
+    size: float
+    size_interval: tuple[float, float]
+    coverage: float
+    coverage_interval: tuple[float, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Measures:
     """Measurements of a filter. Log-likelihoods are in `statistics.INFORMATION_UNIT`.
@@ -133,6 +160,7 @@ class Measures:
     can_refit: bool
     spikes: SpikesPredicted
     consistency: statistics.Consistency
+    ahead: tuple[Ahead, ...]
     spectrum: statistics.Spectrum
     log_likelihood: float
     baselines: tuple[Baseline, ...]
@@ -140,6 +168,12 @@ class Measures:
     units: Units
     drift: Drift
     sharing: Sharing
+
+    @property
+    def worst_ahead(self) -> float:
+        """The horizon, s, at which the coverage of forecasts is furthest from 95 %."""
+        judged = [one for one in self.ahead if one.bins] or list(self.ahead)
+        return max(judged, key=lambda one: abs(one.coverage - 0.95)).seconds
 
 
 def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> SpikesPredicted:
@@ -195,6 +229,7 @@ def measure(model: LDMFilter, counts: Any, surrogates: int, seed: int, progress:
             not model.kept_.refit,
             spikes,
             statistics.consistency(x, judged, bins.segment, bins.time, bins.size, seed),
+            forecasts(model.network_.linear_gaussian(), z, bins, seed),
             statistics.spectrum(z[judged], (z - error)[judged]),
             float(scores[judged].mean()),
             tuple(baseline(name, scale * own, scores, bins, seed) for name, own in nats.items()),
@@ -203,6 +238,29 @@ def measure(model: LDMFilter, counts: Any, surrogates: int, seed: int, progress:
             drift(z, x, scores - scale * nats[NO_MEMORY], bins, seed),
             shared,
         )
+
+
+def forecasts(system: LinearGaussian, z: Array, bins: Bins, seed: int) -> tuple[Ahead, ...]:
+    """The calibration of forecasts at `HORIZONS`, in whole frames, or where all are shorter than one at one frame."""
+    filtered = bins.filter(system, torch.from_numpy(z))
+    C, R = system.C.numpy(), system.R.numpy()
+    frames = [int(horizon / bins.size + 1e-6) for horizon in HORIZONS]
+    asked = [(n * bins.size or horizon, n) for horizon, n in zip(HORIZONS, frames, strict=True)]
+    rows = []
+    for seconds, n in asked if any(frames) else [(bins.size, 1)]:
+        later = n + np.flatnonzero(bins.judged[n:] & (bins.segment[n:] == bins.segment[: bins.judged.size - n]))
+        if n == 0 or later.size == 0:
+            nothing = (math.nan, math.nan)
+            rows.append(Ahead(seconds, 0, math.nan, nothing, math.nan, nothing))
+            continue
+        forecast = Forecast.over(system, len(system.A), (seconds,), bins.size)
+        means, covs = forecast(filtered.filtered_mean[later - n].numpy(), filtered.covariances.filtered.numpy())
+        S = (C @ covs[0] @ C.T + R)[filtered.row[later - n].numpy()]
+        x = statistics.normalised(z[later] - means[0] @ C.T, S)
+        block = np.floor(bins.time[later] / statistics.BLOCK)
+        size = statistics.mean_interval((x**2).mean(1), block, seed)
+        rows.append(Ahead(seconds, later.size, *size, *statistics.mean_interval((abs(x) < 1.96).mean(1), block, seed)))
+    return tuple(rows)
 
 
 def baseline(name: str, own: Array, scores: Array, bins: Bins, seed: int) -> Baseline:

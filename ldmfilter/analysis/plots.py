@@ -273,6 +273,26 @@ def plot_calibration(
     _finish(axes, *axis_labels)
 
 
+def plot_lags(lag: np.ndarray, value: np.ndarray, axes: Axes, label: str, colour: str, name: str) -> None:
+    """A number, over that without a lag, against the lag.
+
+    Args:
+        lag: (lag,) s.
+        value: (lag + 1,) the number at each lag, and for smoothed states.
+        axes: to draw on.
+        label: of the number.
+        colour: of line and points.
+        name: for a legend.
+    """
+    axes.plot(lag, value[:-1], "o-", color=colour, linewidth=1.3, markersize=4.5, label=name)
+    end = 1.25 * float(lag[-1])
+    axes.plot([end], value[-1:], "D", color=colour, markersize=5)
+    axes.axhline(1, **_reference())
+    axes.set_xticks([*lag[lag % 0.5 == 0], end], [*(f"{one:g}" for one in lag[lag % 0.5 == 0]), "smoothed"])
+    axes.set_ylim(0, max(1.15, axes.get_ylim()[1]))
+    _finish(axes, "lag, s", f"{label}, relative")
+
+
 def plot_nis(expected: np.ndarray, observed: np.ndarray, axes: Axes) -> None:
     """Quantiles of the normalised innovations squared e' S^-1 e against those of chi-square: on the line where the
     filter's covariance is right, above it where it is too small.

@@ -281,7 +281,7 @@ def _spikes(latents: xr.Dataset, counts: xr.DataArray | None) -> np.ndarray:
     return sum_frames(total, np.asarray(latents["segment"]), k)[:, 0].astype(np.float64)
 
 
-def _predict(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray, new: np.ndarray) -> np.ndarray:
+def predict_bins(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Values (bin, series) of `new` bins by an estimator fitted to y (bin, series) in the bins `train`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -301,7 +301,7 @@ def _predict_all(
     for readout in readouts:
         train = thin(rows, readout.most_bins)
         for i, estimator in enumerate(readout.candidates(train.size)):
-            result[readout.name, i] = _predict(bins, estimator, y[train], train, new)
+            result[readout.name, i] = predict_bins(bins, estimator, y[train], train, new)
     return result
 
 
@@ -468,7 +468,7 @@ class _VariableReading:
             readout = next(readout for readout in self.readouts if readout.name == chosen)
             train = thin(rows, readout.most_bins)
             estimator = readout.candidates(train.size)[key[1]]
-            self.mean[new] = _predict(bins, estimator, bins.truth[train, None], train, new)[:, 0]
+            self.mean[new] = predict_bins(bins, estimator, bins.truth[train, None], train, new)[:, 0]
         if bins.calibrated:
             error = bins.variable.difference(bins.truth, values[key])
             errors = _Errors(bins, error, values[key], local=float(np.mean(self.local_of)) >= 0.5)

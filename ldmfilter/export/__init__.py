@@ -55,9 +55,9 @@ def to_nwb(
     files are written anew where the copy lies in another folder. The module holds a TimeSeries for each variable,
     with bin centres as timestamps (s): filtered_mean (time, state), filtered_cov (time, state, state_2), the bounds
     filtered_lower and filtered_upper (time, state), the means and covariances of predicted and, where there are any,
-    smoothed states, the innovations, observed, trained and segment (time,), and each decoded behaviour in its unit
-    with its bounds; and `segments`, a table of the gap-free stretches. The attributes are JSON in the comments of
-    filtered_mean.
+    smoothed and lagged states and forecasts (as ahead_0.5s_mean), the innovations, observed, trained and segment
+    (time,), and each decoded behaviour in its unit with its bounds; and `segments`, a table of the gap-free stretches.
+    The attributes are JSON in the comments of filtered_mean.
 
     Args:
         latents: states, as `LDMFilter.decode` or `read_latents` gives them.
@@ -102,9 +102,9 @@ def to_csv(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = F
     """Write one row a bin as CSV (RFC 4180, UTF-8).
 
     Columns: time (s), segment, interval, observed and trained (0 or 1), then each state with the bounds of its interval
-    and, where there are any, its smoothed mean, then decoded behaviour; the header gives units. A missing value is
-    an empty field. Covariances are left out: other formats hold them. A text that a spreadsheet would take for a
-    formula has an apostrophe in front.
+    and, where there are any, its smoothed and lagged means and its forecasts, then decoded behaviour; the header gives
+    units. A missing value is an empty field. Covariances are left out: other formats hold them. A text that a
+    spreadsheet would take for a formula has an apostrophe in front.
 
     Raises:
         InputError: `out` exists, or the disk refuses.

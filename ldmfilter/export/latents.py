@@ -115,8 +115,12 @@ def columns(latents: xr.Dataset) -> list[Column]:
         table += [
             Column(f"state_{i}_{end}", "ci", {"state": i, "bound": b}) for b, end in enumerate(("lower", "upper"))
         ]
-        if "smoothed_mean" in latents.variables:
-            table.append(Column(f"state_{i}_smoothed", "smoothed_mean", {"state": i}))
+        for kind in ("smoothed", "lagged"):
+            if f"{kind}_mean" in latents.variables:
+                table.append(Column(f"state_{i}_{kind}", f"{kind}_mean", {"state": i}))
+        if "ahead_mean" in latents.variables:
+            for name, at in horizons(latents, "ahead_mean"):
+                table.append(Column(f"state_{i}_{name.removesuffix('_mean')}", "ahead_mean", {"state": i, **at}))
     for name in behaviors(latents):
         unit = unit_of(latents, f"{name}_mean")
         table.append(Column(f"{name}_mean", f"{name}_mean", {}, unit))
@@ -137,20 +141,28 @@ def columns(latents: xr.Dataset) -> list[Column]:
     return table
 
 
+def horizons(latents: xr.Dataset, name: str) -> list[tuple[str, dict[str, int]]]:
+    """The name of a variable, or for each horizon of a forecast one, as ahead_0.5s_mean; and where the horizon lies."""
+    if "ahead" not in latents[name].dims:
+        return [(name, {})]
+    head, ahead, tail = name.rpartition("ahead")
+    return [(f"{head}{ahead}_{seconds:g}s{tail}", {ahead: i}) for i, seconds in enumerate(latents[ahead].to_numpy())]
+
+
 def series(latents: xr.Dataset) -> list[Column]:
-    """The arrays of a file: every variable along time that is no text, bounds as two of them."""
+    """The arrays of a file: every variable along time that is no text, bounds as two of them, each horizon apart."""
     result = [Column("segment", "segment", {})]
     for key, variable in latents.data_vars.items():
-        name = str(key)
-        if variable.dims[:1] != ("time",) or variable.dtype.kind in "UT":
+        if "time" not in variable.dims or variable.dtype.kind in "UT":
             continue
-        unit = unit_of(latents, name)
-        if "bound" in variable.dims:
-            stem = "filtered" if name == "ci" else name.removesuffix("_ci")
-            ends = enumerate(("lower", "upper"))
-            result += [Column(f"{stem}_{end}", name, {"bound": b}, unit) for b, end in ends]
-        else:
-            result.append(Column(name, name, {}, unit))
+        unit = unit_of(latents, str(key))
+        for name, at in horizons(latents, str(key)):
+            if "bound" in variable.dims:
+                stem = "filtered" if name == "ci" else name.removesuffix("_ci")
+                ends = enumerate(("lower", "upper"))
+                result += [Column(f"{stem}_{end}", str(key), at | {"bound": b}, unit) for b, end in ends]
+            else:
+                result.append(Column(name, str(key), at, unit))
     names = [one.name for one in result]
     if len(set(names)) < len(names):
         raise InputError(f"{source_of(latents)}: two variables have one name without their bounds; decode it again")

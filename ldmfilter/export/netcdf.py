@@ -29,7 +29,8 @@ def write_netcdf(latents: xr.Dataset, out: Path, overwrite: bool, follow: Follow
                 file.resize_dimension("time", where.stop)
                 for name, values in part.variables.items():
                     if "time" in values.dims:
-                        file.variables[name][where] = _as_stored(values.to_numpy())
+                        place = tuple(where if dim == "time" else slice(None) for dim in values.dims)
+                        file.variables[name][place] = _as_stored(values.to_numpy())
     return out
 
 

@@ -39,6 +39,8 @@ _STATES = {
     "filtered": "state given what was recorded up to its bin (t|t)",
     "predicted": "state given what was recorded before its bin (t|t-1)",
     "smoothed": "state given all of its segment (t|T)",
+    "lagged": "state given what was recorded up to the lag after its bin (t|t+lag)",
+    "ahead": "state so much after its bin, given what was recorded up to the bin (t+ahead|t)",
     "innovation": "what the encoder sees in a bin less what was predicted (t, given t-1)",
 }
 _PARTS = {
@@ -270,6 +272,7 @@ def _description(one: Column, latents: xr.Dataset) -> str:
     if one.name in _STATES:
         return _STATES[one.name].capitalize()
     level = latents[one.variable].attrs.get("level")
+    stem = "ahead" if one.variable.startswith("ahead_") else stem
     what = _PARTS.get(part, part) + (f", level {float(level):g}" if level is not None else "")
     if stem in _STATES:
         return f"{what.capitalize()}: {_STATES[stem]}"
@@ -280,5 +283,5 @@ def _description(one: Column, latents: xr.Dataset) -> str:
 def _unit(one: Column) -> str:
     if one.unit:
         return one.unit
-    states = one.name.startswith(("filtered", "predicted", "smoothed", "innovation"))
+    states = one.name.startswith(("filtered", "predicted", "smoothed", "lagged", "ahead", "innovation"))
     return "a.u." if states else "n.a."

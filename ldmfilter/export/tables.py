@@ -55,7 +55,7 @@ def write_parquet(latents: xr.Dataset, out: Path, overwrite: bool, follow: Follo
     table = columns(latents)
     taken = {column.variable for column in table}
     # The rest holds several numbers a bin, or, as folds, one that the table has no place for.
-    rest = [str(name) for name, x in latents.data_vars.items() if name not in taken and x.dims[:1] == ("time",)]
+    rest = [str(name) for name, x in latents.data_vars.items() if name not in taken and "time" in x.dims]
 
     def kind(dtype: np.dtype) -> pa.DataType:
         return pa.string() if dtype.kind in "UT" else pa.from_numpy_dtype(dtype)
@@ -64,7 +64,7 @@ def write_parquet(latents: xr.Dataset, out: Path, overwrite: bool, follow: Follo
         pa.field(c.name, kind(latents[c.variable].dtype), metadata={"unit": c.unit} if c.unit else None) for c in table
     ]
     for name in rest:
-        variable = latents[name]
+        variable = latents[name].transpose("time", ...)
         item = kind(variable.dtype)
         shape = variable.shape[1:]
         about = {"dims": json.dumps(variable.dims[1:]), "shape": json.dumps(shape)}
@@ -75,7 +75,7 @@ def write_parquet(latents: xr.Dataset, out: Path, overwrite: bool, follow: Follo
         for _, part in follow(blocks(latents, sorted({*taken, *rest}))):
             arrays = [pa.array(column.of(part)) for column in table]
             for name in rest:
-                values = np.ascontiguousarray(part[name].to_numpy())
+                values = np.ascontiguousarray(part[name].transpose("time", ...).to_numpy())
                 flat = pa.array(values.reshape(-1))
                 width = int(np.prod(values.shape[1:]))
                 arrays.append(pa.FixedSizeListArray.from_arrays(flat, width) if values.ndim > 1 else flat)

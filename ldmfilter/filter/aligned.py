@@ -42,9 +42,10 @@ def align(
 
     Returns:
         Every variable (time, ...) of the states as (trial, time, ...), a trial for each row: filtered_mean (trial,
-        time, state), filtered_cov (trial, time, state, state_2), and so on. What a trial does not reach is NaN, -1 or
-        False. Coordinates: the table's columns (trial,), `trial` (its ids), `time`, `bin_time` (trial, time): the bin's
-        centre on the session's clock, s; `segment` (trial,), -1 where the trial has none.
+        time, state), filtered_cov (trial, time, state, state_2), and so on, forecasts (ahead, trial, time, ...). What a
+        trial does not reach is NaN, -1 or False. Coordinates: the table's columns (trial,), `trial` (its ids), `time`,
+        `bin_time` (trial, time): the bin's centre on the session's clock, s; `segment` (trial,), -1 where the trial has
+        none.
 
     Raises:
         InputError: as `choose_trials`; a window without a bin, or one that no trial reaches.
@@ -60,7 +61,7 @@ def align(
     reached = bins >= 0
     if not reached.any():
         raise InputError(_unreached(latents, session, event, table[column].values, window))
-    kept = [name for name, variable in latents.variables.items() if variable.dims[:1] == ("time",)]
+    kept = [name for name, variable in latents.variables.items() if "time" in variable.dims]
     kept = [name for name in kept if name not in ("segment", "interval", "time")]
     rest = [name for name, variable in latents.variables.items() if "time" not in variable.dims]
     part = latents[[*kept, *rest]].drop_vars("interval", errors="ignore").rename(time="bin_time").drop_vars("segment")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.filter.device import resolve_device
+from ldmfilter.filter.fixed_lag import lag_frames, smooth_lagged
+from ldmfilter.filter.forecast import Forecast, check_horizons
 from ldmfilter.filter.kalman import (
     Filtered,
     LinearGaussian,
@@ -65,6 +67,8 @@ def decode(
     ci: float = 0.95,
     smoothing: bool = False,
     device: str = "cpu",
+    ahead: Sequence[float] = (),
+    lag: float | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """Filter counts into states, causally, and smooth them where asked.
@@ -76,18 +80,23 @@ def decode(
             of the filtered covariance's diagonal.
         smoothing: add each bin's state given its whole segment.
         device: where to compute, as in the model's settings.
+        ahead: horizons, s: add the state so much later, given the bin and all before (`filter.forecast`).
+        lag: s: add each bin's state given the bins up to so much later (`filter.fixed_lag`), in whole frames.
         progress: show on stderr how far it is, of a long recording.
 
     Returns:
         Dataset with dims time, state, state_2, latent, unit, bound, as float32; `time` holds bin centres (s).
         filtered_* is t|t and smoothed_* is t|T; predicted_* is the state before the bin's frame was seen, t|t-1 where a
-        frame is one bin. `innovation` is NaN in bins not observed.
+        frame is one bin. `innovation` is NaN in bins not observed. ahead_* (ahead, time, ...) is t+ahead|t, lagged_* is
+        t|t+lag, where the attribute `lag` (s) is that of the whole frames.
 
     Raises:
-        InputError: other units, another bin size, no bins, or a level outside (0, 1).
+        InputError: other units, another bin size, no bins, or a level outside (0, 1); a horizon or a lag that is not
+            above 0, or longer than the session; a horizon between frames where the dynamics have no such power; a lag
+            shorter than a frame.
         TrainingError: the device is not there.
     """
-    pieces = decode_blocks(model, counts, ci, smoothing, device=device)
+    pieces = decode_blocks(model, counts, ci, smoothing, device=device, ahead=ahead, lag=lag)
     blocks = list(follow_blocks(pieces, counts.sizes["time"]) if progress else pieces)
     return blocks[0] if len(blocks) == 1 else xr.concat(blocks, "time", data_vars="minimal", coords="minimal")
 
@@ -105,6 +114,8 @@ def decode_blocks(
     smoothing: bool = False,
     block: int = BLOCK,
     device: str = "cpu",
+    ahead: Sequence[float] = (),
+    lag: float | None = None,
 ) -> Iterator[xr.Dataset]:
     """The states of `decode` in pieces of `block` bins along time, so that memory does not grow with the recording.
 
@@ -115,52 +126,72 @@ def decode_blocks(
         InputError, TrainingError: as `decode`.
     """
     _check(model, counts, ci)
+    k = model.frame_bins_
+    seconds, frame = counts.sizes["time"] * model.bin_size_, k * model.bin_size_
+    frames = 0 if lag is None else lag_frames(lag, frame, seconds)
     there = resolve_device(device)
     network = model.network_ if there == "cpu" else copy.deepcopy(model.network_).to(there)
     dynamics = network.linear_gaussian()
+    horizons = check_horizons(ahead, seconds)
+    forecast = Forecast.over(dynamics, model.sized_.states, horizons, frame) if horizons else None
     block = counts.sizes["time"] if smoothing else block
-    k = model.frame_bins_
     segment = np.asarray(counts["segment"])
     phase = phases(segment, k)
-    series = [_Phase(dynamics, smoothing) for _ in range(k)]
+    series = [_Phase(dynamics, smoothing, frames) for _ in range(k)]
     for first in range(0, counts.sizes["time"], block):
         margin = min(first, k - 1)  # bins before the piece that its first frames reach back to
-        part = counts.isel(time=slice(first - margin, first + block)).load()
+        last = min(first + block, counts.sizes["time"])
+        part = counts.isel(time=slice(first - margin, last + frames * k)).load()  # and bins after it, of the lag
         with torch.no_grad(), one_thread(), sound(model, part):
             z, seen = _encode(network, part, k, there)
-            rows = [np.flatnonzero(phase[first : first + block] == p) for p in range(k)]
-            done = [
-                one.filtered(z[margin + those], seen[margin + those], segment[first + those])
-                for one, those in zip(series, rows, strict=True)
-                if those.size
-            ]
-        rows = [those for those in rows if those.size]
-        part = part.isel(time=slice(margin, None)).assign_coords(observed=("time", seen[margin:].numpy()))
-        results, smoothed = zip(*done, strict=True)
-        found = [one for one in smoothed if one is not None]
-        yield _dataset(
-            model, part, ci, filtered_in_time(results, rows), smoothed_in_time(found, rows) if smoothing else None
-        )
+            rows, done = [], []
+            for p, one in enumerate(series):
+                those = np.flatnonzero(phase[first : last + frames * k] == p)
+                kept = int((those < last - first).sum())
+                if kept:
+                    rows.append(those[:kept])
+                    done.append(one.states(z[margin + those], seen[margin + those], segment[first + those], kept))
+        part = part.assign_coords(observed=("time", seen.numpy())).isel(time=slice(margin, margin + last - first))
+        yield _dataset(model, part, ci, _in_time(done, rows), forecast, frames * frame)
+
+
+class _States(NamedTuple):
+    """States of some bins of a recording."""
+
+    filtered: Filtered
+    smoothed: Smoothed | None
+    lagged: Smoothed | None
+
+
+def _in_time(parts: Sequence[_States], rows: Sequence[np.ndarray]) -> _States:
+    """States of several phases, which cover these rows, in order of time."""
+    filtered, *others = zip(*parts, strict=True)
+    return _States(filtered_in_time(filtered, rows), *(smoothed_in_time(x, rows) if x[0] else None for x in others))
 
 
 class _Phase:
     """The filter of one phase of a recording, which goes on from piece to piece."""
 
-    def __init__(self, dynamics: LinearGaussian, smoothing: bool):
-        self._dynamics, self._smoothing = dynamics, smoothing
+    def __init__(self, dynamics: LinearGaussian, smoothing: bool, frames: int):
+        self._dynamics, self._smoothing, self._frames = dynamics, smoothing, frames
         self._segment: int | None = None  # of the last bin of the piece before
         self._ahead: tuple[Tensor, Tensor] | None = None  # the state predicted from it
 
-    def filtered(self, z: Tensor, observed: Tensor, segment: np.ndarray) -> tuple[Filtered, Smoothed | None]:
-        """The states of the next bins. Raises: NotPositiveDefiniteError where they are not finite."""
+    def states(self, z: Tensor, observed: Tensor, segment: np.ndarray, bins: int) -> _States:
+        """The states of the next bins, where those after them are known too, for the lag.
+
+        Raises: NotPositiveDefiniteError where they are not finite."""
         before = segment[0] - 1 if self._segment is None else self._segment
         starts = torch.from_numpy(np.diff(segment, prepend=before) != 0)
-        result = filter(self._dynamics, z, observed, starts, self._ahead)
-        self._segment = int(segment[-1])
+        whole = filter(self._dynamics, z, observed, starts, self._ahead)
+        result = whole.first(bins)
+        self._segment = int(segment[bins - 1])
         self._ahead = predict(self._dynamics, result.filtered_mean[-1], result.filtered_cov[-1])
         if not all(bool(x.isfinite().all()) for x in (*self._ahead, result.filtered_mean, result.filtered_cov)):
             raise NotPositiveDefiniteError("not finite")
-        return result, smooth(self._dynamics, result, starts) if self._smoothing else None
+        smoothed = smooth(self._dynamics, result, starts[:bins]) if self._smoothing else None
+        lagged = smooth_lagged(self._dynamics, whole, starts, self._frames).first(bins) if self._frames else None
+        return _States(result, smoothed, lagged)
 
 
 @contextmanager
@@ -194,7 +225,10 @@ def _encode(network: Network, counts: xr.DataArray, k: int, device: str) -> tupl
     return z, torch.from_numpy(seen)
 
 
-def _dataset(model: Fitted, counts: xr.DataArray, ci: float, result: Filtered, smoothed: Smoothed | None) -> xr.Dataset:
+def _dataset(
+    model: Fitted, counts: xr.DataArray, ci: float, states: _States, forecast: Forecast | None, lag: float
+) -> xr.Dataset:
+    result, smoothed, lagged = states
     n = model.sized_.states  # the states of noise with a memory are left out
 
     def array(value: Tensor) -> np.ndarray:
@@ -206,8 +240,11 @@ def _dataset(model: Fitted, counts: xr.DataArray, ci: float, result: Filtered, s
     def covs(value: Tensor) -> np.ndarray:
         return array(value[:, :n, :n])
 
+    def interval(mean: np.ndarray, cov: np.ndarray) -> np.ndarray:
+        half = float(ndtri(0.5 + 0.5 * ci)) * np.sqrt(np.diagonal(cov, axis1=-2, axis2=-1))
+        return np.stack([mean - half, mean + half], -1).astype(np.float32)
+
     mean, cov = means(result.filtered_mean), covs(result.filtered_cov)
-    half = float(ndtri(0.5 + 0.5 * ci)) * np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
     values: dict[str, np.ndarray] = {
         "time": np.asarray(counts["time"], dtype=np.float64),
         "segment": np.asarray(counts["segment"]).astype(np.int32),
@@ -215,7 +252,7 @@ def _dataset(model: Fitted, counts: xr.DataArray, ci: float, result: Filtered, s
         "filtered_cov": cov,
         "predicted_mean": means(result.predicted_mean),
         "predicted_cov": covs(result.predicted_cov),
-        "ci": np.stack([mean - half, mean + half], -1).astype(np.float32),
+        "ci": interval(mean, cov),
         "innovation": array(result.innovation),
         "innovation_cov": array(result.innovation_cov),
         "observed": np.asarray(counts["observed"]),
@@ -225,7 +262,22 @@ def _dataset(model: Fitted, counts: xr.DataArray, ci: float, result: Filtered, s
         values["interval"] = np.asarray(counts["interval"]).astype(np.str_)
     if smoothed is not None:
         values |= {"smoothed_mean": means(smoothed.smoothed_mean), "smoothed_cov": covs(smoothed.smoothed_cov)}
-    return make_latents(values, model.unit_ids_, _attributes(model, counts, ci))
+    about = _attributes(model, counts, ci)
+    if lagged is not None:
+        mean, cov = means(lagged.smoothed_mean), covs(lagged.smoothed_cov)
+        values |= {"lagged_mean": mean, "lagged_cov": cov, "lagged_ci": interval(mean, cov)}
+        about["lag"] = lag
+    if forecast is not None:
+        mean, cov = (
+            x.astype(np.float32)
+            for x in forecast(
+                result.filtered_mean[:, :n].cpu().double().numpy(), result.covariances.filtered[:, :n, :n].numpy()
+            )
+        )
+        cov = cov[:, result.row.numpy()]
+        values |= {"ahead_mean": mean, "ahead_cov": cov, "ahead_ci": interval(mean, cov)}
+        values["ahead"] = np.asarray(forecast.horizons)
+    return make_latents(values, model.unit_ids_, about)
 
 
 def _trained(model: Fitted, counts: xr.DataArray) -> np.ndarray:

@@ -91,13 +91,19 @@ class Filtered:
         """S_t"""
         return self._spread(self.covariances.innovation)
 
+    def first(self, bins: int) -> "Filtered":
+        """The result of the first bins of (time, ...) alone."""
+        predicted, filtered, innovation = (x[:bins] for x in (self.predicted_mean, self.filtered_mean, self.innovation))
+        return Filtered(predicted, filtered, innovation, self.covariances, self.row[:bins])
+
     def _spread(self, table: Tensor) -> Tensor:
         return _spread(table, self.row, self.filtered_mean)
 
 
 @dataclass(frozen=True)
 class Smoothed:
-    """Result of `smooth`, t|T with T the last bin of the segment; bin t has the covariance of row[t]."""
+    """Result of `smooth`, t|T with T the last bin of the segment, or of `fixed_lag.smooth_lagged`; bin t has the
+    covariance of row[t]."""
 
     smoothed_mean: Float[Tensor, "*batch time state"]
     covariances: Float[Tensor, "row state state"]  # in float64 on the CPU
@@ -107,6 +113,10 @@ class Smoothed:
     def smoothed_cov(self) -> Float[Tensor, "*batch time state state"]:
         """t|T"""
         return _spread(self.covariances, self.row, self.smoothed_mean)
+
+    def first(self, bins: int) -> "Smoothed":
+        """The result of the first bins of (time, ...) alone."""
+        return Smoothed(self.smoothed_mean[:bins], self.covariances, self.row[:bins])
 
 
 def filtered_in_time(parts: Sequence[Filtered], rows: Sequence[NDArray[np.integer]]) -> Filtered:
@@ -234,10 +244,8 @@ def smooth(model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor, " tim
     mean, row = filtered.filtered_mean, filtered.row
     *batch, time, state = mean.shape
     last = _starts(starts, time).roll(-1)
-    A, Q = model.A.double().cpu(), model.Q.double().cpu()
     P = filtered.covariances.filtered
-    ahead = symmetrise(A @ P @ A.mT + Q)
-    G = torch.cholesky_solve(A @ P, safe_cholesky(ahead)).mT
+    ahead, G = smoother_gains(model, P)
     # One pattern of the batch is enough where all have the same.
     shared = row[(0,) * len(batch)] if all(s == 0 for s in row.stride()[:-1]) else row
     table, kept = _smoother_covariances(P, ahead, G, shared.flatten(), _tiled(last, shared), mean.dtype)
@@ -248,6 +256,13 @@ def smooth(model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor, " tim
     u = pick(G, index, update).masked_fill(stop.to(mean.device)[:, None], 0)
     d = linear_recurrence(G, index.masked_fill(stop, -1).flip(0), u.flip(0)).flip(0)
     return Smoothed(mean + d.reshape(mean.shape), table, kept.reshape(shared.shape).expand_as(row))
+
+
+def smoother_gains(model: LinearGaussian, P: Float[Tensor, "row state state"]) -> tuple[Tensor, Tensor]:
+    """From filtered covariances those predicted for the next bin, and the smoother's gains G_t, float64 on the CPU."""
+    A, Q = model.A.double().cpu(), model.Q.double().cpu()
+    ahead = symmetrise(A @ P @ A.mT + Q)
+    return ahead, torch.cholesky_solve(A @ P, safe_cholesky(ahead)).mT
 
 
 def _starts(starts: Tensor | None, time: int) -> Tensor:

@@ -38,6 +38,13 @@ VARIABLES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "trained": (("time",), {"long_name": "whether the model was trained on the bin"}),
     "smoothed_mean": (("time", "state"), {"time_index": "t|T"}),
     "smoothed_cov": (_COV, {"time_index": "t|T"}),
+    "lagged_mean": (("time", "state"), {"time_index": "t|t+lag"}),
+    "lagged_cov": (_COV, {"time_index": "t|t+lag"}),
+    "lagged_ci": (("time", "state", "bound"), {"of": "lagged_mean"}),
+    "ahead": (("ahead",), {"units": "s", "long_name": "from `time`, when the forecast is made, to when it is for"}),
+    "ahead_mean": (("ahead", "time", "state"), {"time_index": "t+ahead|t"}),
+    "ahead_cov": (("ahead", *_COV), {"time_index": "t+ahead|t"}),
+    "ahead_ci": (("ahead", "time", "state", "bound"), {"of": "ahead_mean"}),
 }
 #: Every store has these.
 REQUIRED = ("time", "segment", "observed", "filtered_mean", "filtered_cov", "ci")
@@ -58,15 +65,19 @@ def make_latents(values: Mapping[str, np.ndarray], unit_ids: np.ndarray, attribu
     Args:
         values: by the names of `VARIABLES`, with their dims.
         unit_ids: (unit,) ids of the model's units.
-        attributes: of the dataset; `ci_level` becomes one of `ci` too.
+        attributes: of the dataset; `ci_level` becomes one of all intervals too, and `lag` of states with a lag.
     """
     state, latent = (np.arange(values[name].shape[1]) for name in ("filtered_mean", "innovation"))
     coords: dict[str, Any] = {"state": state, "state_2": state, "latent": latent, "latent_2": latent}
     coords |= {"unit": unit_ids, "bound": np.asarray(["lower", "upper"])}
     variables = {name: (VARIABLES[name][0], value, VARIABLES[name][1]) for name, value in values.items()}
-    coords |= {name: variables.pop(name) for name in ("time", "segment", "interval") if name in variables}
+    coords |= {name: variables.pop(name) for name in ("time", "segment", "interval", "ahead") if name in variables}
     latents = xr.Dataset(variables, coords, attributes)
-    latents["ci"].attrs = {"level": attributes["ci_level"], **latents["ci"].attrs}
+    for name in latents.data_vars:
+        if "bound" in latents[name].dims:
+            latents[name].attrs = {"level": attributes["ci_level"], **latents[name].attrs}
+        if str(name).startswith("lagged_"):
+            latents[name].attrs["lag"] = attributes["lag"]
     return latents
 
 

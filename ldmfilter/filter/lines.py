@@ -157,7 +157,7 @@ class StateLines:
         return ",".join(names)
 
     def state(self, n: int, observed: bool, mean: np.ndarray, cov: np.ndarray) -> str:
-        """The state of bin n: mean (state,) and covariance (state, state), t|t."""
+        """The state of bin n: mean (state,) and covariance (state, state), t|t or t|t+lag."""
         time = round((n + 0.5) * self._bin_size, 9)
         record: dict[str, Any] = {"bin": n, "time": time, "observed": observed, "mean": mean.tolist()}
         if self._cov:

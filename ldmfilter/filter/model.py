@@ -159,6 +159,8 @@ class LDMFilter(Fitted):
         smooth: bool = False,
         session: int | str | None = None,
         device: str = "cpu",
+        ahead: Sequence[float] = (),
+        lag: float | None = None,
         progress: bool = False,
     ) -> xr.Dataset:
         """Filter a session's counts: states with covariances and intervals, labelled (see `decode.decode`).
@@ -169,15 +171,20 @@ class LDMFilter(Fitted):
             smooth: add each bin's state given its whole segment.
             session: of a filter of several, whose encoder to use, as `of` takes it; without it the counts tell.
             device: where to compute, "auto", "cpu" or "cuda".
+            ahead: horizons, s: add `ahead_mean` (ahead, time, state), its covariance and its interval, the state so
+                much after a bin, given that bin and all before.
+            lag: s: add `lagged_mean`, its covariance and its interval, each bin's state given the bins up to so much
+                after it, in whole frames.
             progress: show how far it is, of a long recording.
 
         Raises:
-            InputError: not fitted, other units, another bin size, ci outside (0, 1), or as `of`.
+            InputError: as `of` and `decode.decode`.
             TrainingError: the device is not there.
         """
         self.check_fitted()
         counts = as_counts(counts, self.bin_size_)
-        return decode(self.of(counts if session is None else session), counts, ci, smooth, device, progress)
+        model = self.of(counts if session is None else session)
+        return decode(model, counts, ci, smooth, device, ahead, lag, progress)
 
     def transform(self, counts: Any) -> np.ndarray:
         """Filtered means (time, state), as an array. Raises: InputError, as `decode`."""

@@ -19,6 +19,8 @@ from scipy.special import ndtr
 from torch import Tensor, nn
 
 from ldmfilter.errors import InputError
+from ldmfilter.filter.fixed_lag import lag_frames
+from ldmfilter.filter.forecast import Forecast, check_horizons
 from ldmfilter.filter.kalman import gain, steady_state
 from ldmfilter.filter.linalg import NotPositiveDefiniteError
 
@@ -31,6 +33,7 @@ Array = NDArray[np.float64]
 #: Largest difference of the predicted covariance from its limit, relative to the limit's largest entry, at which
 #: the limit takes over. What it leaves in the states is of the same order.
 STEADY = 1e-12
+MOST_HORIZONS = 100  # whose powers of the dynamics are remembered
 MOST = float(np.finfo(np.float32).max)  # a larger count would be infinite to the encoder
 
 
@@ -44,8 +47,12 @@ class OnlineFilter:
     exact until it has converged; from there the steady gain serves, until a bin is missing. Nothing grows with
     the number of bins. Not for several threads at once.
 
+    With a lag, `step` gives the state of the bin that lies so far behind, given all bins up to now, as `decode` gives
+    it as lagged (t|t+lag); `flush` gives those that are left at the end.
+
     Args:
         model: a fitted `LDMFilter`. It is read once; fitting it anew does not change this filter.
+        lag: s, in whole frames (`fixed_lag.lag_frames`).
 
     A filter of a signal takes the mean of each channel over a bin in place of counts.
 
@@ -53,36 +60,42 @@ class OnlineFilter:
         unit_ids: (unit,) ids in the order that `step` takes the counts in.
         model_id: hash of the model's parameters.
         bins: number of bins taken since the start or the last `reset`.
+        lag_bins: number of bins that `step` is behind.
 
     Raises:
-        InputError: the model is not fitted.
+        InputError: the model is not fitted, or the lag is shorter than a frame.
     """
 
-    def __init__(self, model: Fitted):
+    def __init__(self, model: Fitted, lag: float | None = None):
         model.check_fitted()
         self.unit_ids, self._signal = model.unit_ids_, model.signal_
         self._none = MOST if self._signal else -1.0  # stands for NaN in a saved state
         self.model_id = model.model_id_
         self._encode = _Encoder(model.network_)
         with torch.no_grad():
-            dynamics = model.network_.linear_gaussian()
+            self._dynamics = dynamics = model.network_.linear_gaussian()
             P, _, K = steady_state(dynamics)
             self._limit, self._limit_gain, self._limit_filtered = map(_array, (P, K, gain(dynamics, P)[2]))
         self._A, self._Q, self._C, self._R, self._b, self._P0 = map(_array, dynamics)
         self._states = model.sized_.states
         self._k = model.frame_bins_
+        self._frame = self._k * model.bin_size_
+        self.lag_bins = 0 if lag is None else self._k * lag_frames(lag, self._frame)
+        self._forecasts: dict[float, Forecast] = {}
+        self._limit_lagged: Array | None = None
         self._near = STEADY * float(np.abs(self._limit).max())
         self._eye = np.eye(len(self._A))
         self.reset()
 
     def reset(self) -> None:
         """Start a new segment: the next bin's prediction is the prior (mean b, stationary covariance)."""
-        self._phases = [_State(self._b, self._P0) for _ in range(self._k)]
+        # The last bins of each phase, with a lag several: bin t in place t modulo their number.
+        self._last = [_State(self._b, self._P0)] * (self._k + self.lag_bins)
         self._recent = np.full((self._k, len(self.unit_ids)), np.nan)  # bin t in row t modulo k
         self.bins = 0
 
-    def step(self, counts: ArrayLike | None) -> tuple[Array, Array]:
-        """Take one bin and give its state.
+    def step(self, counts: ArrayLike | None) -> tuple[Array, Array] | None:
+        """Take one bin and give its state, or with a lag that of the bin so far behind.
 
         Args:
             counts: (unit,) whole numbers in the order of `unit_ids`, or any numbers of a signal; NaN for a unit that is
@@ -90,27 +103,77 @@ class OnlineFilter:
                 only.
 
         Returns:
-            Filtered mean (state,) and covariance (state, state), t|t: new arrays, which are the caller's.
+            Mean (state,) and covariance (state, state), filtered (t|t) or lagged (t|t+lag): new arrays, which are the
+            caller's. None while no bin lies so far behind.
 
         Raises:
             InputError: another number of counts, or one that is negative, infinite or no whole number. The state
                 is as before the call.
         """
-        frame = self._frame(None if counts is None else self._checked(counts))
+        frame = self._framed(None if counts is None else self._checked(counts))
         z = None if frame is None else self._encode(frame)
-        now, first = self._phases[self.bins % self._k], self.bins < self._k
-        mean = self._b if first else self._b + self._A @ (now.mean - self._b)
+        before, first = self._at(self.bins - self._k), self.bins < self._k
+        mean = self._b if first else self._b + self._A @ (before.mean - self._b)
         if z is None:
-            now.cov, now.steady = self._predicted_cov(now, first), False
+            now = _State(mean, self._predicted_cov(before, first))
         else:
-            K = self._limit_gain if now.steady else self._update(now, self._predicted_cov(now, first))
-            mean = mean + K @ (z - self._C @ mean)
-        now.mean = mean
+            K, cov, steady = self._updated(before, first)
+            now = _State(mean + K @ (z - self._C @ mean), cov, steady)
+        self._last[self.bins % len(self._last)] = now
         self.bins += 1
-        n = self._states  # those of noise with a memory are not handed out
-        return mean[:n].copy(), now.cov[:n, :n].copy()
+        return self._given_later(self.bins - 1 - self.lag_bins) if self.bins > self.lag_bins else None
 
-    def _frame(self, counts: Array | None) -> Array | None:
+    def flush(self) -> list[tuple[Array, Array]]:
+        """Give the states of the last bins, which `step` has not given yet, each given all bins up to the last; then
+        start a new segment, as `reset`."""
+        left = [self._given_later(bin) for bin in range(max(self.bins - self.lag_bins, 0), self.bins)]
+        self.reset()
+        return left
+
+    def ahead(self, seconds: float) -> tuple[Array, Array]:
+        """The state `seconds` after the last bin, given that bin and all before: mean (state,) and covariance (state,
+        state), as `decode` gives them as ahead (`filter.forecast`).
+
+        Raises:
+            InputError: not above 0, not finite, or between frames where the dynamics have no such power.
+        """
+        if seconds not in self._forecasts:
+            horizons = check_horizons([seconds])
+            if len(self._forecasts) > MOST_HORIZONS:
+                self._forecasts.clear()
+            self._forecasts[seconds] = Forecast.over(self._dynamics, self._states, horizons, self._frame)
+        now, n = self._at(self.bins - 1), self._states
+        mean, cov = self._forecasts[seconds](now.mean[:n], now.cov[:n, :n])
+        return mean[0], cov[0]
+
+    def _at(self, bin: int) -> _State:
+        """The state of one of the last bins; before the first one, the prior."""
+        return self._last[bin % len(self._last)]
+
+    def _given_later(self, bin: int) -> tuple[Array, Array]:
+        """Mean and covariance of a bin given itself and the later ones of its phase."""
+        n = self._states  # those of noise with a memory are not handed out
+        if bin + self._k >= self.bins:
+            now = self._at(bin)
+            return now.mean[:n].copy(), now.cov[:n, :n].copy()
+        chain = [self._at(later) for later in range(bin, self.bins, self._k)]
+        mean, cov = chain[-1].mean, chain[-1].cov
+        # Where nothing is missing, the covariance is always the same.
+        steady = all(one.steady for one in chain) and len(chain) == len(self._last) // self._k
+        known = self._limit_lagged if steady else None
+        for one in reversed(chain[:-1]):
+            if one.back is None:
+                P = self._predicted_cov(one, first=False)
+                one.back = dposv(P, self._A @ one.cov)[1].T, P
+            G, P = one.back
+            mean = one.mean + G @ (mean - self._b - self._A @ (one.mean - self._b))
+            if known is None:
+                cov = one.cov + G @ (cov - P) @ G.T
+        if steady:
+            cov = self._limit_lagged = cov if known is None else known
+        return mean[:n].copy(), 0.5 * (cov[:n, :n] + cov[:n, :n].T)
+
+    def _framed(self, counts: Array | None) -> Array | None:
         """The counts of the frame that ends with this bin, as `data.frames.sum_frames` gives them."""
         if self._k == 1:
             return counts
@@ -121,17 +184,19 @@ class OnlineFilter:
             return None
         return np.where(enough, np.nansum(self._recent, 0) * (self._k / np.maximum(seen, 1)), np.nan)
 
-    def _predicted_cov(self, now: _State, first: bool) -> Array:
+    def _predicted_cov(self, before: _State, first: bool) -> Array:
         if first:
             return self._P0
-        P = self._A @ now.cov @ self._A.T + self._Q
+        if before.steady:
+            return self._limit
+        P = self._A @ before.cov @ self._A.T + self._Q
         return 0.5 * (P + P.T)
 
-    def _update(self, now: _State, P: Array) -> Array:
-        """Gain at a predicted covariance; the filtered covariance becomes the state's, by Joseph's form."""
-        if np.abs(P - self._limit).max() <= self._near:
-            now.cov, now.steady = self._limit_filtered, True
-            return self._limit_gain
+    def _updated(self, before: _State, first: bool) -> tuple[Array, Array, bool]:
+        """Gain and filtered covariance after a state, by Joseph's form, and whether they are the limits."""
+        P = self._predicted_cov(before, first)
+        if before.steady or np.abs(P - self._limit).max() <= self._near:
+            return self._limit_gain, self._limit_filtered, True
         CP = self._C @ P
         _, K_transposed, failed = dposv(CP @ self._C.T + self._R, CP)
         if failed:
@@ -139,8 +204,7 @@ class OnlineFilter:
         K = K_transposed.T
         IKC = self._eye - K @ self._C
         P = IKC @ P @ IKC.T + K @ self._R @ K.T
-        now.cov = 0.5 * (P + P.T)
-        return K
+        return K, 0.5 * (P + P.T), False
 
     def _checked(self, counts: ArrayLike) -> Array:
         """Counts as an array. Raises: InputError, naming what cannot be used."""
@@ -162,13 +226,14 @@ class OnlineFilter:
     def state(self) -> dict[str, Any]:
         """The state that `restore` goes on from, as NumPy arrays and plain values.
 
-        Keys: mean (phase, state) and cov (phase, state, state) of the last k bins, with the states of the noise where
-        it has a memory; recent (phase, unit), the counts of these bins, -1 (of a signal the largest float32)
-        where there is none; bins; model_id. For `np.savez(path, **state)`, or for JSON with each array's `tolist`.
+        Keys: mean (bin, state) and cov (bin, state, state) of the last k bins, and those of the lag before, with the
+        states of the noise where it has a memory; recent (phase, unit), the counts of the last k bins, -1 (of a signal
+        the largest float32) where there is none; bins; model_id. For `np.savez(path, **state)`, or for JSON with each
+        array's `tolist`.
         """
         return {
-            "mean": np.stack([one.mean for one in self._phases]),
-            "cov": np.stack([one.cov for one in self._phases]),
+            "mean": np.stack([one.mean for one in self._last]),
+            "cov": np.stack([one.cov for one in self._last]),
             "recent": np.nan_to_num(self._recent, nan=self._none),
             "bins": self.bins,
             "model_id": self.model_id,
@@ -188,28 +253,33 @@ class OnlineFilter:
             raise InputError(f"state: incomplete or damaged ({error}); give what OnlineFilter.state() gave") from None
         if model_id != self.model_id:
             raise InputError(f"state: of model {model_id}, but this is {self.model_id}; restore it with its own model")
-        k, n = self._k, len(self._b)
-        if mean.shape != (k, n) or cov.shape != (k, n, n) or recent.shape != self._recent.shape or bins < 0:
+        last, n = len(self._last), len(self._b)
+        if mean.shape != (last, n) or cov.shape != (last, n, n) or recent.shape != self._recent.shape or bins < 0:
             found = f"mean {mean.shape}, cov {cov.shape}, recent {recent.shape}, bins {bins}"
             units = len(self.unit_ids)
-            raise InputError(f"state: {found} for {n} state dimensions, {units} units and frames of {k} bins")
+            lag = f" and a lag of {self.lag_bins}" if self.lag_bins else ""
+            raise InputError(
+                f"state: {found} for {n} state dimensions, {units} units and frames of {self._k} bins{lag}"
+            )
         if not all(np.abs(one).max() <= MOST for one in (mean, cov, recent)):
             raise InputError("state: NaN or infinity (beyond float32) in mean, cov or recent; start anew with reset()")
         rounding = 1e-12 * np.trace(cov, axis1=1, axis2=2)
         asymmetry = np.abs(cov - cov.transpose(0, 2, 1)).max((1, 2))
         if (asymmetry > rounding).any() or (np.linalg.eigvalsh(cov)[:, 0] < -rounding).any():
             raise InputError("state: cov is not symmetric and positive semidefinite; start anew with reset()")
-        self._phases = [_State(m, P, np.array_equal(P, self._limit_filtered)) for m, P in zip(mean, cov, strict=True)]
+        self._last = [_State(m, P, np.array_equal(P, self._limit_filtered)) for m, P in zip(mean, cov, strict=True)]
         self._recent, self.bins = np.where(recent == self._none, np.nan, recent), bins
 
 
 @dataclass
 class _State:
-    """The state of one phase, t|t of its last bin."""
+    """The state of a bin, t|t; and, once they are needed, the smoother's gain from the next one of its phase and the
+    covariance that was predicted for that."""
 
     mean: Array
     cov: Array
     steady: bool = False
+    back: tuple[Array, Array] | None = None
 
 
 class _Encoder:

@@ -77,6 +77,29 @@ def test_wrong_covariances_are_found(wrong, words):
         assert found[name].remedy.startswith("choose ")
 
 
+def forecasts_of(world, size, **wrong):
+    n = len(world.z)
+    time, yes = size * np.arange(n), np.ones(n, bool)
+    segment_starts = np.isin(np.arange(n), [0, 1000])
+    bins = judged.Bins(world.z, time, size, segment_starts, yes, yes, np.arange(n) >= 20, True)
+    return measures.forecasts(system_of(world, **wrong), world.z, bins, seed=0)
+
+
+def test_forecasts_of_the_true_system_are_calibrated_at_every_horizon():
+    world = world_of(0, n_steps=6000)
+    right, wrong = forecasts_of(world, 0.1), forecasts_of(world, 0.1, Q=0.1)
+    assert [one.seconds for one in right] == pytest.approx([0.1, 0.5, 1.0])
+    assert [one.bins for one in right] == [5979, 5975, 5970]
+    for one, other in zip(right, wrong, strict=True):
+        assert one.coverage == pytest.approx(0.95, abs=0.015)
+        assert one.size == pytest.approx(1, abs=0.1)
+        assert other.coverage < 0.9
+    short = forecasts_of(world, 0.5)
+    assert [one.bins > 0 for one in short] == [False, True, True]
+    assert np.isnan(short[0].coverage)
+    assert [one.seconds for one in forecasts_of(world, 2.0)] == [2.0]
+
+
 # A model
 
 

@@ -267,6 +267,15 @@ def test_what_is_read_no_better_by_chance_is_said_so(report, p, by_chance):
     assert ("no better than when it is shifted in time (p = 0.48)" in sentence) is by_chance
 
 
+def test_waiting_makes_the_error_smaller(report):
+    """Place of a simulated animal, from states given half a second more."""
+    [rows] = report.content["lags"].values()  # facing is read as classes
+    assert [row["lag"] for row in rows] == pytest.approx([0, 0.1, 0.2, 0.5, 1.0, 2.0, None])
+    now, later = rows[0], rows[3]
+    assert later["median_error"] < 0.9 * now["median_error"]
+    assert all(0.9 < row["coverage"] < 0.99 for row in rows)
+
+
 def test_written_whole_or_not_at_all(report, tmp_path):
     target = tmp_path / "page.html"
     page, numbers = report.write(target)

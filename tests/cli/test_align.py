@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import xarray as xr
 
@@ -19,12 +20,15 @@ ALIGNED = ["--align", "trials.start_time", "--window", "-0.5:1.5", "--filter", "
 
 
 def test_states_in_trials(trained):
-    ended = decode(trained, *ALIGNED, out="trials.zarr")
+    ended = decode(trained, *ALIGNED, "--ahead", "0.5", "--ahead", "0.1", "--lag", "0.5", out="trials.zarr")
     assert ended.code == 0, ended.err
     assert ended.out == "trials.zarr\n"
     with xr.open_zarr(trained / "trials.zarr") as aligned:
         assert aligned["filtered_mean"].dims == ("trial", "time", "state")
         assert aligned["filtered_cov"].dims == ("trial", "time", "state", "state_2")
+        assert aligned["ahead_cov"].dims == ("ahead", "trial", "time", "state", "state_2")
+        assert aligned["ahead"].to_numpy().tolist() == [0.1, 0.5]
+        np.testing.assert_array_equal(aligned["lagged_mean"].isnull(), aligned["filtered_mean"].isnull())
         assert set(aligned["direction"].to_numpy().tolist()) == {"inbound"}
         assert aligned.attrs["align"] == "trials.start_time"
     assert "exists already" in decode(trained, *ALIGNED, out="trials.zarr").err

@@ -58,13 +58,24 @@ def test_behaviour_comes_with_the_states(folder):
 
 
 def test_the_report_as_json(folder):
-    ended = decode(folder, "--behavior", "led", "--json", "--interval", "epochs=run")
+    words = ["--behavior", "led", "--json", "--interval", "epochs=run", "--ahead", "1"]
+    ended = decode(folder, *words)
     assert ended.code == 0, ended.err
     report = json.loads(ended.out)
     assert report["store"] == "l.zarr"
     assert [b["name"] for b in report["behavior"]] == ["led_0", "led_1"]
     assert all("-1 taken as tracking lost, 400 samples" in b["note"] for b in report["behavior"])
     assert report["behavior"][0]["decoder"]["median_error"] > 0
+    assert [(b["name"], b["ahead"]) for b in report["behavior_ahead"]] == [("led_0", 1.0), ("led_1", 1.0)]
+    with xr.open_zarr(folder / "l.zarr") as latents:
+        read, truth = latents["led_0_ahead_mean"].to_numpy()[0], latents["led_0_true"].to_numpy()
+        assert latents["led_0_ahead_ci"].dims == ("ahead", "time", "bound")
+        judged, segment = latents["led_0_fold"].to_numpy() >= 0, latents["segment"].to_numpy()
+        assert latents["led_0_ahead_mean"].attrs["unit"] == "cm"
+    pairs = judged[:-10] & judged[10:] & (segment[:-10] == segment[10:])
+    error = {later: np.nanmedian(np.abs(read[:-10] - np.roll(truth, -later)[:-10])[pairs]) for later in (0, 10)}
+    assert error[10] < error[0]  # it is the place a second later
+    assert error[10] == pytest.approx(report["behavior_ahead"][0]["median_error"], rel=0.3)
 
 
 def test_time_that_training_saw_shows_no_interval(folder):

@@ -273,3 +273,22 @@ def test_the_latest_run(trained, tmp_path):
     out, err, code = stream(tmp_path, ["null"])
     assert (code, len(out)) == (0, 1)
     assert "model of runs/one" in err[0]
+
+
+def test_with_a_lag_each_line_has_the_bin_that_lies_behind(trained, model, counts):
+    """A reset in the middle gives the bins that are left, as the end does."""
+    labelled = counts.assign_coords(segment=("time", np.repeat([0, 1], [40, 80]).astype(np.int32)))
+    latents = model.decode(labelled, lag=0.5)
+    lines = as_json(counts)
+    got = states(trained, [*lines[:40], "reset", *lines[40:50], "null", *lines[51:]], "--lag", "0.5")
+    assert [state["bin"] for state in got] == list(range(120))
+    assert [state["bin"] for state in got if not state["observed"]] == [50]
+    np.testing.assert_allclose([state["mean"] for state in got[:40]], latents["lagged_mean"][:40], atol=1e-6)
+    np.testing.assert_allclose([state["cov"] for state in got[:40]], latents["lagged_cov"][:40], atol=1e-6)
+    assert len(states(trained, lines[:7], "--lag", "0.5")) == 7
+    out, err, code = stream(trained, [], "--run", "run", "--lag", "0.01")
+    assert (out, code) == ([], 3)
+    assert err == [
+        "ldmfilter: lag is 0.01 s, but this filter looks at frames of 0.1 s and learns nothing new of a bin before the "
+        "next one ends; give 0.1 s or more"
+    ]

@@ -42,6 +42,7 @@ def make_states(source: Path | None = None) -> xr.Dataset:
         "latent_2": np.arange(LATENTS),
         "bound": np.array(["lower", "upper"]),
         "unit": np.array(["a", "+b"]),
+        "ahead": np.array([0.1, 0.5]),
     }
     square = ("time", "state", "state_2")
     about = {"unit": "cm", "path": "processing/behavior/place", "calibrated": 1}
@@ -52,6 +53,9 @@ def make_states(source: Path | None = None) -> xr.Dataset:
         "predicted_cov": (square, random(STATES, STATES)),
         "smoothed_mean": (("time", "state"), random(STATES)),
         "smoothed_cov": (square, random(STATES, STATES)),
+        "lagged_mean": (("time", "state"), random(STATES)),
+        "ahead_mean": (("ahead", "time", "state"), np.stack([random(STATES), random(STATES)])),
+        "ahead_ci": (("ahead", "time", "state", "bound"), np.stack([random(STATES, 2), random(STATES, 2)])),
         "ci": (("time", "state", "bound"), np.stack([mean - 1, mean + 1], -1), {"level": 0.9, "of": "filtered_mean"}),
         "innovation": (("time", "latent"), innovation),
         "innovation_cov": (("time", "latent", "latent_2"), random(LATENTS, LATENTS)),
@@ -75,6 +79,16 @@ def make_states(source: Path | None = None) -> xr.Dataset:
         "ci_level": 0.9,
     }
     return xr.Dataset(variables, coords, attrs)
+
+
+def series_of(states: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Arrays (time, ...) of the states, by the names of their series."""
+    series = {str(name): x for name, x in states.data_vars.items() if not {"bound", "ahead"} & set(x.dims)}
+    intervals = {"filtered": states["ci"], "place": states["place_ci"]}
+    for i, name in enumerate(("ahead_0.1s", "ahead_0.5s")):
+        series[f"{name}_mean"], intervals[name] = states["ahead_mean"][i], states["ahead_ci"][i]
+    bounds = {f"{name}_{end}": x[..., b] for name, x in intervals.items() for b, end in enumerate(("lower", "upper"))}
+    return series | bounds | {"segment": states["segment"]}
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import zarr
 from ldmfilter.errors import InputError
 from ldmfilter.export import FORMATS, WRITERS, check_export, read_latents, to_csv, to_netcdf, to_parquet, to_pynapple
 from ldmfilter.filter.decode import write_latents
-from tests.export.conftest import BIN, FORMULA, make_states
+from tests.export.conftest import BIN, FORMULA, make_states, series_of
 
 LABELS = [FORMULA, "../../run fast", "@rest"]  # without the line break
 
@@ -49,6 +49,7 @@ def test_csv(states, tmp_path):
     heads = ["time (s)", "segment", "interval", "observed", "trained"]
     for i in range(3):
         heads += [f"state_{i}", f"state_{i}_lower", f"state_{i}_upper", f"state_{i}_smoothed"]
+        heads += [f"state_{i}_lagged", f"state_{i}_ahead_0.1s", f"state_{i}_ahead_0.5s"]
     heads += ["place_mean (cm)", "place_ci_lower (cm)", "place_ci_upper (cm)", "place_true (cm)"]
     assert found.columns.tolist() == heads
     same(found["time (s)"], states["time"])
@@ -60,6 +61,7 @@ def test_csv(states, tmp_path):
         same(found[f"state_{i}_lower"].astype(np.float32), states["ci"][:, i, 0])
         same(found[f"state_{i}_upper"].astype(np.float32), states["ci"][:, i, 1])
         same(found[f"state_{i}_smoothed"].astype(np.float32), states["smoothed_mean"][:, i])
+        same(found[f"state_{i}_ahead_0.5s"].astype(np.float32), states["ahead_mean"][1, :, i])
     same(found["place_mean (cm)"].astype(np.float32), states["place_mean"])
     same(found["place_true (cm)"].astype(np.float32), states["place_true"])
     same(found["place_ci_upper (cm)"].astype(np.float32), states["place_ci"][:, 1])
@@ -88,26 +90,29 @@ def test_parquet(states, tmp_path):
     assert json.loads(table.schema.metadata[b"ldmfilter"]) == states.attrs
     assert table.schema.field("time").metadata == {b"unit": b"s"}
     assert table.schema.field("place_mean").metadata == {b"unit": b"cm"}
-    for name in ("filtered_cov", "predicted_mean", "predicted_cov", "smoothed_cov", "innovation", "innovation_cov"):
+    lists = (
+        "filtered_cov",
+        "predicted_mean",
+        "predicted_cov",
+        "smoothed_cov",
+        "innovation",
+        "innovation_cov",
+        "ahead_ci",
+    )
+    for name in lists:
+        expected = states[name].transpose("time", ...)
         field = table.schema.field(name)
         assert pa.types.is_fixed_size_list(field.type)
         shape = json.loads(field.metadata[b"shape"])
-        assert json.loads(field.metadata[b"dims"]) == list(states[name].dims[1:])
-        same(table[name].combine_chunks().flatten().to_numpy().reshape(-1, *shape), states[name])
+        assert json.loads(field.metadata[b"dims"]) == list(expected.dims[1:])
+        same(table[name].combine_chunks().flatten().to_numpy().reshape(-1, *shape), expected)
 
 
 @pytest.mark.usefixtures("small_blocks")
 def test_pynapple(states, tmp_path):
     to_pynapple(states, tmp_path / "s")
     folder = nap.load_folder(tmp_path / "s")
-    series = {
-        "segment": states["segment"],
-        "filtered_lower": states["ci"][..., 0],
-        "filtered_upper": states["ci"][..., 1],
-        "place_lower": states["place_ci"][:, 0],
-        "place_upper": states["place_ci"][:, 1],
-    }
-    series |= {str(name): x for name, x in states.data_vars.items() if "bound" not in x.dims}
+    series = series_of(states)
     assert {path.stem for path in (tmp_path / "s").glob("*.npz")} == {*series, "segments"}
     for name, values in series.items():
         found = folder[name]

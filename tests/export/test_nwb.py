@@ -16,7 +16,7 @@ from nwbinspector import Importance, inspect_nwbfile
 
 from ldmfilter.data import read_session
 from ldmfilter.export import to_nwb
-from tests.export.conftest import make_states, write_session
+from tests.export.conftest import make_states, series_of, write_session
 from tests.export.test_formats import LABELS, StoppedError, line, same
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:hdmf", "ignore::UserWarning:hdmf")
@@ -33,17 +33,6 @@ def copy(states, session, tmp_path, small_blocks) -> Path:
     return to_nwb(states, session, tmp_path / "out" / "copy.nwb")
 
 
-def expected(states) -> dict:
-    series = {str(name): x for name, x in states.data_vars.items() if "bound" not in x.dims}
-    return series | {
-        "segment": states["segment"],
-        "filtered_lower": states["ci"][..., 0],
-        "filtered_upper": states["ci"][..., 1],
-        "place_lower": states["place_ci"][:, 0],
-        "place_upper": states["place_ci"][:, 1],
-    }
-
-
 def test_pynwb_reads_every_value(copy, states):
     assert pynwb.validate(path=str(copy)) == []
     with pynwb.NWBHDF5IO(copy, "r") as io:
@@ -51,8 +40,8 @@ def test_pynwb_reads_every_value(copy, states):
         assert nwb.identifier == "session-1"
         module = nwb.processing["ldmfilter"]
         assert states.attrs["model_id"] in module.description
-        assert set(module.data_interfaces) == {*expected(states), "segments"}
-        for name, values in expected(states).items():
+        assert set(module.data_interfaces) == {*series_of(states), "segments"}
+        for name, values in series_of(states).items():
             series = module[name]
             same(series.data[:], values)
             same(series.timestamps[:], states["time"])
@@ -63,6 +52,9 @@ def test_pynwb_reads_every_value(copy, states):
         assert json.loads(module["filtered_mean"].comments) == states.attrs
         assert module["filtered_lower"].description == (
             "Lower bound of the interval, level 0.9: state given what was recorded up to its bin (t|t)"
+        )
+        assert module["ahead_0.5s_mean"].description == (
+            "Mean: state so much after its bin, given what was recorded up to the bin (t+ahead|t)"
         )
         assert module["place_mean"].description == "Mean: behaviour processing/behavior/place, read from the states"
         table = module["segments"].to_dataframe()
@@ -78,7 +70,7 @@ def test_pynwb_reads_every_value(copy, states):
 def test_pynapple_sees_the_states(copy, states):
     found = nap.load_file(str(copy))
     kinds = {1: nap.Tsd, 2: nap.TsdFrame, 3: nap.TsdTensor}
-    for name, values in expected(states).items():
+    for name, values in series_of(states).items():
         series = found[name]
         assert type(series) is kinds[values.ndim]
         same(series.values, values)

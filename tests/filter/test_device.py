@@ -95,8 +95,9 @@ def test_decoding(device, counts, fitted, monkeypatch, smooth):
     holes = counts[:300].astype(float)
     holes[150:160] = np.nan
     holes[:60, 3] = np.nan
-    there = fitted.decode(holes, smooth=smooth, device="cuda")
-    here = fitted.decode(holes, smooth=smooth)
+    asked = {"smooth": smooth, "ahead": (0.5,), "lag": 0.5}
+    there = fitted.decode(holes, device="cuda", **asked)
+    here = fitted.decode(holes, **asked)
     assert next(fitted.network_.parameters()).device.type == "cpu"  # the model stays where it was
     for name, values in here.items():
         np.testing.assert_allclose(there[name], values, rtol=1e-4, atol=1e-5, err_msg=str(name))

@@ -7,9 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
-from ldmfilter import bin_spikes
 from ldmfilter.data.counts import check_counts
-from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.errors import InputError
 from ldmfilter.filter.decode import decode_blocks
 from ldmfilter.filter.model import LDMFilter
@@ -57,7 +55,7 @@ def test_equal_to_the_plain_loop_in_float64(fitted, online, counts):
     observed = labelled["observed"].to_numpy()
     expected = loop(*model, z, observed, np.zeros(len(z), bool))
     mean, cov = run(online, bins)
-    assert all(one.steady for one in online._phases)
+    assert all(one.steady for one in online._last)
     np.testing.assert_allclose(cov, expected[3], atol=1e-11)
     np.testing.assert_allclose(mean, expected[2], atol=1e-6)
 
@@ -190,30 +188,6 @@ def test_a_model_without_training_is_refused():
 # Frames of several bins
 
 
-def framed(bin_size: float, frame: float) -> tuple[LDMFilter, xr.DataArray]:
-    """A filter of frames of several bins, and counts with segments, missing bins and units that are missing."""
-    session = linear_track_session(seed=3, n_units=8, duration=40.0 if bin_size < 0.1 else 100.0, rest=0.0)
-    counts = bin_spikes(session, bin_size)
-    settings = {"window": 8 * frame, "warmup": 2 * frame, "max_steps": 4, "hidden": (16,), "batch_size": 8}
-    model = LDMFilter(latent_dim=3, dynamics="slow", frame=frame, learning_rate=0.01, **settings).fit(counts)
-    counts = counts[:500]
-    rng = np.random.default_rng(0)
-    seen = rng.random(counts.shape) > 0.3
-    seen[:, 2] = False
-    seen[:6] = False
-    seen[6, :4] = False
-    seen[100:130] = False
-    seen[rng.random(500) < 0.2] = False
-    segment = np.repeat([0, 1, 2], [233, 3, 264]).astype(np.int32)  # one shorter than a frame
-    values = np.where(seen, counts.to_numpy().astype(float), np.nan)
-    return model, check_counts(counts.copy(data=values).assign_coords(segment=("time", segment)))
-
-
-@pytest.fixture(scope="module", params=[(0.1, 0.5), (0.02, 0.1)], ids=lambda p: f"{p[1]} s of {p[0]} s")
-def frames(request) -> tuple[LDMFilter, xr.DataArray]:
-    return framed(*request.param)
-
-
 def bins_of(counts: xr.DataArray) -> np.ndarray:
     """What `step` takes: NaN where a unit was not observed."""
     values = counts.to_numpy().astype(float)
@@ -257,13 +231,14 @@ def test_a_frame_in_which_no_unit_was_seen_for_half_of_it_is_missing(frames):
 
 def test_frames_decoded_in_pieces_are_those_of_the_whole(frames):
     model, counts = frames
-    whole = model.decode(counts)
-    for block, n in ((1, 8), (7, 70), (100, 260)):
-        pieces = list(decode_blocks(model, counts[:n], block=block))
+    asked = {"ahead": [3 * model.frame_, model.frame_], "lag": 2.5 * model.frame_}
+    for block, n in ((1, 16), (7, 70), (100, 260)):
+        pieces = list(decode_blocks(model, counts[:n], block=block, **asked))
         assert {piece.sizes["time"] for piece in pieces[:-1]} == {block}
         together = xr.concat(pieces, "time", data_vars="minimal", coords="minimal")
-        for name in together.data_vars:
-            np.testing.assert_allclose(together[name], whole[name][:n], atol=1e-6, err_msg=f"{name} {block}")
+        for name, whole in model.decode(counts[:n], **asked).data_vars.items():
+            assert together[name].dims == whole.dims
+            np.testing.assert_allclose(together[name], whole, atol=1e-6, err_msg=f"{name} {block}")
 
 
 def test_frames_are_causal_and_begin_anew_in_each_segment(frames):
@@ -321,3 +296,39 @@ def test_a_state_saved_in_the_middle_of_a_frame_goes_on(frames):
     other.reset()
     for one, two in zip(run(other, bins[:50]), run(OnlineFilter(model), bins[:50]), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_lagged_states_and_forecasts_online_are_those_of_decoding(frames):
+    """Segments are flushed; one begins in the middle of the others' frames, one is shorter than the lag."""
+    model, counts = frames
+    lag = 3 * model.frame_
+    latents = model.decode(counts, lag=lag, ahead=(model.frame_, 4 * model.frame_))
+    online = OnlineFilter(model, lag=lag)
+    assert online.lag_bins == 3 * model.frame_bins_
+    states, forecasts = [], []
+    for number in range(3):
+        for bin in bins_of(counts)[counts["segment"].to_numpy() == number]:
+            states.append(online.step(bin))
+            forecasts.append([online.ahead(seconds) for seconds in latents["ahead"].to_numpy()])
+        states += online.flush()
+    mean, cov = zip(*(one for one in states if one is not None), strict=True)
+    np.testing.assert_allclose(mean, latents["lagged_mean"], atol=1e-5)
+    np.testing.assert_allclose(cov, latents["lagged_cov"], atol=1e-5)
+    for i, name in enumerate(("ahead_mean", "ahead_cov")):
+        expected = latents[name].transpose("time", ...)
+        np.testing.assert_allclose([[state[i] for state in one] for one in forecasts], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("after", [3, 40])
+def test_a_state_saved_within_the_lag_goes_on(fitted, counts, after):
+    bins = counts.to_numpy()[:90]
+    one, other = (OnlineFilter(fitted, lag=0.7) for _ in range(2))
+    for bin in bins[:after]:
+        one.step(bin)
+    saved = {key: v.tolist() if isinstance(v, np.ndarray) else v for key, v in one.state().items()}
+    other.restore(json.loads(json.dumps(saved)))
+    expected, found = ([online.step(bin) for bin in bins[after:]] + online.flush() for online in (one, other))
+    assert sum(state is not None for state in expected) == 90 - max(after - 7, 0)
+    np.testing.assert_equal(found, expected)
+    with pytest.raises(InputError, match=r"mean \(8, 4\).* frames of 1 bins"):
+        OnlineFilter(fitted).restore(saved)

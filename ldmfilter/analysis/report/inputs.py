@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class Inputs:
         options: of the command that makes this report, as words.
         trials: states in trials, and how well their conditions are read; None where there are none.
         trials_note: why there are none, or "".
+        lags: behaviour read at each lag, as `read_at_lags` gives it, plain types.
     """
 
     run: Run
@@ -53,6 +54,7 @@ class Inputs:
     options: Sequence[str] = ()
     trials: Trials | None = None
     trials_note: str = ""
+    lags: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
@@ -109,6 +110,7 @@ def report(
     """
     from ldmfilter.analysis.behavior import choose_behavior
     from ldmfilter.analysis.checks import check
+    from ldmfilter.analysis.lags import read_at_lags
     from ldmfilter.analysis.readout import read_behavior
     from ldmfilter.analysis.trials import choose_condition, read_trials
     from ldmfilter.filter.runs import Run
@@ -124,10 +126,14 @@ def report(
     counts = check_counts(counts)
     latents = model.decode(counts)
     reports: tuple[Mapping[str, Any], ...] = ()
+    lags: dict[str, list[dict[str, Any]]] = {}
     if chosen:
         say(f"behaviour: {listed([one.name for one in chosen])}")
         reading = read_behavior(latents, chosen, counts, min_speed=min_speed)
         latents, reports = reading.latents, tuple(one.to_dict() for one in reading.reports)
+        say("behaviour: lags")
+        found = read_at_lags(model, counts, chosen, min_speed)
+        lags = {name: list(map(asdict, rows)) for name, rows in found.items()}
     trials, note = None, ""
     if event:
         say(f"trials: {event}")
@@ -143,7 +149,7 @@ def report(
     options += ["--min-speed", f"{min_speed:g}"] if min_speed else []
     asked = {"align": align, "window": window and "{:g}:{:g}".format(*window), "filter": query, "condition": condition}
     options += [word for name, value in asked.items() if value for word in (f"--{name}", value)]
-    return make_report(run, session, counts, model, latents, diagnosis.to_dict(), reports, options, trials, note)
+    return make_report(run, session, counts, model, latents, diagnosis.to_dict(), reports, options, trials, note, lags)
 
 
 def make_report(
@@ -157,12 +163,13 @@ def make_report(
     options: Sequence[str] = (),
     trials: Trials | None = None,
     trials_note: str = "",
+    lags: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
 ) -> Report:
     """Gather numbers, pictures and words of a run.
 
     Args: the attributes of `Inputs`.
     """
-    inputs = Inputs(run, session, counts, model, latents, diagnosis, reports, options, trials, trials_note)
+    inputs = Inputs(run, session, counts, model, latents, diagnosis, reports, options, trials, trials_note, lags)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     content: dict[str, Any] = {"format": "ldmfilter-report", "format_version": FORMAT, "created": created}
     pictures: dict[str, Picture] = {}

@@ -274,7 +274,20 @@ def behavior(inputs: Inputs) -> Section:
     pictures = {
         name: Picture(drawing, wide=(4.3, 3.6), narrow=(3.3, 3.1)) for name, (some, drawing) in drawn.items() if some
     }
-    return Section({"behavior": list(inputs.reports)}, pictures)
+    if inputs.lags:
+        pictures["lags"] = Picture(lambda figure, narrow: _draw_lags(inputs, figure, narrow), wide=(9.2, 3.2))
+    return Section({"behavior": list(inputs.reports), "lags": dict(inputs.lags)}, pictures)
+
+
+def _draw_lags(inputs: Inputs, figure: Figure, narrow: bool) -> None:
+    """Errors and widths at each lag over those without one; those of smoothed states as points at the right end."""
+    for key, label, axes in zip(
+        ("median_error", "width"), ("median error", "interval width"), _pair(figure, narrow), strict=True
+    ):
+        for (name, rows), colour in zip(inputs.lags.items(), plots.COLOURS, strict=False):
+            values = np.array([row[key] for row in rows]) / rows[0][key]
+            plots.plot_lags(np.array([row["lag"] for row in rows[:-1]]), values, axes, label, colour, clean(name))
+    _legend(figure, figure.axes[0], narrow)
 
 
 def trials(inputs: Inputs) -> Section:

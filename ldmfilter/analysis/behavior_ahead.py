@@ -1,0 +1,97 @@
+"""Behaviour some time ahead, read from forecasts of the state, with intervals that are calibrated at each horizon."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from ldmfilter.analysis.behavior import Behavior
+from ldmfilter.analysis.blocks import GUARD
+from ldmfilter.analysis.readout import FAST, BehaviorReport, read_behavior
+
+LEVEL = 0.95
+SHIFTS = 20  # of the control, which is not reported
+
+
+@dataclasses.dataclass(frozen=True)
+class BehaviorAhead:
+    """Accuracy of one variable at one horizon, on blocks that its readout and its calibration did not see.
+
+    Attributes:
+        name: of the variable.
+        ahead: s.
+        r2: as of `ReadoutScore`; None without test blocks, as all that follows.
+        median_error: median absolute error, in the behaviour's unit.
+        coverage: share of values inside 95 % intervals; None where not calibrated.
+        width: mean width of these, in the behaviour's unit; likewise.
+    """
+
+    name: str
+    ahead: float
+    r2: float | None
+    median_error: float | None
+    coverage: float | None
+    width: float | None
+
+
+def read_behavior_ahead(
+    latents: xr.Dataset, behavior: Sequence[Behavior], ci: float = 0.95, min_speed: float = 0.0
+) -> tuple[xr.Dataset, tuple[BehaviorAhead, ...]]:
+    """Read behaviour from forecasts and add it: `<name>_ahead_mean` (ahead, time) and `<name>_ahead_ci` (ahead, time,
+    bound), where calibrated, are of the time `ahead` s after the bin.
+
+    At each horizon readouts (`readout.FAST`) are fitted, chosen and calibrated anew, as `read_behavior` does it, on
+    forecasts and what came so much later: a forecast is drawn towards the mean, and a readout of filtered states would
+    take it for a state there. Blocks are the horizon further apart.
+
+    Args:
+        latents: with `ahead_mean` and `ahead_cov`.
+        behavior: the variables; those of classes are left out.
+        ci, min_speed: as `read_behavior` takes them, the speed at the time that the forecast is of.
+
+    Returns:
+        The states with what was read, its accuracy as JSON in the attribute `behavior_ahead`; and the accuracy.
+
+    Raises:
+        InputError: as `read_behavior`.
+    """
+    read: dict[str, list[xr.DataArray]] = {}
+    reports = []
+    for i, horizon in enumerate(latents["ahead"].to_numpy().tolist()):
+        later = [
+            dataclasses.replace(one, time=one.time - horizon, stop=None if one.stop is None else one.stop - horizon)
+            for one in behavior
+        ]
+        states = latents.assign(filtered_mean=latents["ahead_mean"][i], filtered_cov=latents["ahead_cov"][i])
+        reading = read_behavior(states, later, None, ci, min_speed, GUARD + horizon, SHIFTS, FAST)
+        for report in reading.reports:
+            if isinstance(report, BehaviorReport):
+                reports.append(_accuracy(report, horizon))
+                for end in ("mean", "ci"):
+                    if f"{report.name}_{end}" in reading.latents:
+                        found = reading.latents[f"{report.name}_{end}"].drop_vars("ahead", errors="ignore")
+                        read.setdefault(f"{report.name}_ahead_{end}", []).append(found)
+    result = latents.copy()
+    for name, parts in read.items():
+        if len(parts) == latents.sizes["ahead"]:
+            result[name] = xr.concat(parts, latents["ahead"]).transpose("ahead", "time", ...)
+            result[name].attrs = parts[0].attrs | ({"of": name.replace("_ci", "_mean")} if name.endswith("_ci") else {})
+    result.attrs["behavior_ahead"] = json.dumps([dataclasses.asdict(one) for one in reports])
+    return result, tuple(reports)
+
+
+def _accuracy(report: BehaviorReport, horizon: float) -> BehaviorAhead:
+    read = report.read
+    inside = next((one for one in report.intervals if np.isclose(one.level, LEVEL)), None)
+    return BehaviorAhead(
+        report.name,
+        horizon,
+        read and read.r2,
+        read and read.median_error,
+        inside and inside.coverage,
+        inside and inside.width,
+    )

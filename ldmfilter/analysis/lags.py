@@ -1,0 +1,95 @@
+"""The accuracy of behaviour read from states that wait for later bins, by the lag, so that one can be chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+from sklearn.model_selection import LeaveOneGroupOut
+from sklearn.neighbors import KNeighborsRegressor
+
+from ldmfilter.analysis.behavior import Behavior, speed
+from ldmfilter.analysis.blocks import GUARD, Bins, align_bins, usable_bins
+from ldmfilter.analysis.calibration import conformal_quantile
+from ldmfilter.analysis.readout import predict_bins
+
+if TYPE_CHECKING:
+    from ldmfilter.filter.model import LDMFilter
+
+LAGS = (0.1, 0.2, 0.5, 1.0, 2.0)  # s
+NEIGHBOURS = 25
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class AtLag:
+    """Behaviour read from the states at one lag.
+
+    Attributes:
+        lag: s; 0 for filtered states, None for smoothed ones.
+        median_error: median absolute error, in the behaviour's unit.
+        width: of intervals of one width, which hold 95 % of the errors in other blocks, in the behaviour's unit.
+        coverage: share of the values that lie inside these.
+    """
+
+    lag: float | None
+    median_error: float
+    width: float
+    coverage: float
+
+
+def read_at_lags(
+    model: LDMFilter, counts: xr.DataArray, behavior: Sequence[Behavior], min_speed: float = 0.0
+) -> dict[str, tuple[AtLag, ...]]:
+    """Read behaviour at each of `LAGS`, in whole frames, from the mean of 25 nearest neighbours in other blocks.
+
+    Args:
+        model: a fitted filter.
+        counts: (time, unit) of the session.
+        behavior: the variables; those of classes are left out.
+        min_speed: as `read_behavior` takes it.
+
+    Returns:
+        By name of the variable a row for filtered states, for each lag, and for smoothed states; without those whose
+        judged time is a single block.
+
+    Raises:
+        InputError: as `read_behavior`.
+    """
+    size = model.bin_size_
+    frame, seconds = model.frame_bins_ * size, counts.sizes["time"] * size
+    lags = sorted({n * frame for n in (int(lag / frame + 1e-6) for lag in LAGS) if n and n * frame <= seconds})
+    found: dict[str, list[AtLag]] = {one.name: [] for one in behavior if not one.categories}
+    for lag in (0.0, *lags, None) if found else ():
+        latents = model.decode(counts, smooth=lag is None, lag=lag or None)
+        kind = "filtered" if lag == 0 else "smoothed" if lag is None else "lagged"
+        latents = latents.assign({f"filtered_{part}": latents[f"{kind}_{part}"] for part in ("mean", "cov")})
+        time, segment = latents["time"].to_numpy(), latents["segment"].to_numpy()
+        aligned = [align_bins(one, time, size, one.path) for one in behavior]
+        slow = np.zeros(time.size, dtype=bool)
+        if min_speed > 0:
+            slow = ~(speed(behavior[0], aligned[0][0], segment, size) >= min_speed)
+        for one, (truth, missing) in zip(behavior, aligned, strict=True):
+            if one.name not in found:
+                continue
+            reason = np.where(slow & (missing == "used"), "slow", missing)
+            bins = usable_bins(latents, one, truth, reason, GUARD, one.path)
+            if bins.folds > 1:
+                found[one.name].append(AtLag(lag, *_read(bins)))
+    return {name: tuple(rows) for name, rows in found.items() if rows}
+
+
+def _read(bins: Bins) -> tuple[float, float, float]:
+    """Median error, width of the intervals and their coverage."""
+    rows = np.flatnonzero(bins.judged)
+    truth, fold = bins.truth[rows], bins.fold[rows]
+    error = np.empty(rows.size)
+    for train, test in LeaveOneGroupOut().split(rows, groups=fold):
+        neighbours = KNeighborsRegressor(n_neighbors=min(NEIGHBOURS, train.size))
+        read = predict_bins(bins, neighbours, truth[train][:, None], rows[train], rows[test])[:, 0]
+        error[test] = np.abs(bins.variable.difference(truth[test], read))
+    half = np.array([conformal_quantile(error[fold != number], LEVEL) for number in fold])
+    return float(np.median(error)), float(2 * half.mean()), float((error <= half).mean())

@@ -1,0 +1,137 @@
+"""Forecasts and lagged states are those of the joint Gaussian of all states and observations."""
+
+import numpy as np
+import pytest
+import torch
+
+from ldmfilter.errors import InputError
+from ldmfilter.filter.fixed_lag import smooth_lagged
+from ldmfilter.filter.forecast import Forecast
+from ldmfilter.filter.kalman import LinearGaussian, filter
+from tests.filter.reference import dense
+
+
+def world(A: np.ndarray, latent: int = 2) -> LinearGaussian:
+    """A system with these dynamics, not in canonical coordinates."""
+    rng, n = np.random.default_rng(1), len(A)
+    Q = rng.normal(size=(n, n))
+    Q = Q @ Q.T + 0.1 * np.eye(n)
+    X = np.linalg.solve(np.eye(n * n) - np.kron(A, A), Q.ravel()).reshape(n, n)
+    R = np.eye(latent) + 0.3
+    parts = (A, Q, rng.normal(size=(latent, n)), R, rng.normal(size=n), 0.5 * (X + X.T))
+    return LinearGaussian(*map(torch.from_numpy, parts))
+
+
+HALF = 0.9 * np.eye(3) + 0.15 * np.diag([1.0, -0.5], 1) - 0.1 * np.diag([1.0, 1.0], -1)  # turns, and is not normal
+
+
+@pytest.fixture(scope="module")
+def series():
+    """A system, z (time, latent), which bins are observed, and where segments start."""
+    model, rng = world(HALF @ HALF), np.random.default_rng(2)
+    observed = np.ones(24, bool)
+    observed[[0, 5, 6, 12, 19]] = False
+    starts = np.zeros(24, bool)
+    starts[[0, 13]] = True
+    return model, 2 * rng.normal(size=(24, 2)), observed, starts
+
+
+def filtered_of(series):
+    model, z, observed, starts = series
+    return filter(model, *map(torch.from_numpy, (z, observed, starts)))
+
+
+def conditioned(series, t: int, last: int, at: int):
+    """The state of bin `at` given the observed bins of t's segment up to `last`, by dense conditioning."""
+    model, z, observed, starts = series
+    first = max(np.flatnonzero(starts[: t + 1]))
+    n = max(at, last) - first + 1
+    seen, values = np.zeros(n, bool), np.zeros((n, 2))
+    seen[: last + 1 - first], values[: last + 1 - first] = observed[first : last + 1], z[first : last + 1]
+    mean, cov = dense(*(value.numpy() for value in model), values, seen)[2]
+    return mean[at - first], cov[at - first]
+
+
+@pytest.mark.parametrize("frames", [1, 4, 30])
+def test_lagged_states_are_those_of_dense_conditioning(series, frames):
+    model, z, _, starts = series
+    found = smooth_lagged(model, filtered_of(series), torch.from_numpy(starts), frames)
+    for t in range(len(z)):
+        end = 12 if t < 13 else 23
+        mean, cov = conditioned(series, t, min(t + frames, end), t)
+        np.testing.assert_allclose(found.smoothed_mean[t], mean, atol=1e-9)
+        np.testing.assert_allclose(found.smoothed_cov[t], cov, atol=1e-9)
+
+
+def test_forecasts_are_those_of_dense_conditioning(series):
+    """Also from a missing bin, and beyond the end of the segment."""
+    model, z, *_ = series
+    filtered = filtered_of(series)
+    means, covs = Forecast.over(model, 3, (0.2, 1.4), 0.2)(
+        filtered.filtered_mean.numpy(), filtered.filtered_cov.numpy()
+    )
+    for t in range(len(z)):
+        for i, steps in enumerate((1, 7)):
+            mean, cov = conditioned(series, t, t, t + steps)
+            np.testing.assert_allclose(means[i, t], mean, atol=1e-9)
+            np.testing.assert_allclose(covs[i, t], cov, atol=1e-9)
+
+
+def test_a_forecast_between_frames_takes_half_a_step(series):
+    """The dynamics were made as two half steps, each with its share of the noise."""
+    model = series[0]
+    b, X = model.b.numpy(), model.P0.numpy()
+    noise = X - HALF @ X @ HALF.T
+    assert np.linalg.eigvalsh(noise)[0] > 0
+    mean, cov = np.array([1.0, -2.0, 0.5]), 0.1 * np.eye(3)
+    means, covs = Forecast.over(model, 3, (0.1, 0.3), 0.2)(mean, cov)
+    for step in range(3):
+        mean, cov = b + HALF @ (mean - b), HALF @ cov @ HALF.T + noise
+        if step != 1:
+            np.testing.assert_allclose(means[step // 2], mean, atol=1e-9)
+            np.testing.assert_allclose(covs[step // 2], cov, atol=1e-9)
+
+
+def test_dynamics_without_a_power_between_frames_are_refused():
+    """A state that changes sign with every frame, and one that gains what it has lost."""
+    rotation = 0.99 * np.array([[-0.9, 0.4], [-0.4, -0.9]])
+    for A in (np.diag([0.9, -0.5]), rotation @ np.diag([1.0, 0.05])):
+        model = world(A)
+        assert Forecast.over(model, 2, (0.5, 1.0), 0.5).powers.shape == (2, 2, 2)
+        with pytest.raises(InputError, match=r"ahead is 0.2 s, between frames of 0.5 s.*give a multiple of 0.5 s"):
+            Forecast.over(model, 2, (0.2,), 0.5)
+
+
+def test_variables_say_what_they_are(fitted, counts):
+    latents = fitted.decode(counts, ci=0.9, ahead=[1.0, 0.25, 1.0], lag=0.25, smooth=True)
+    assert latents["ahead"].to_numpy().tolist() == [0.25, 1.0]
+    assert latents["ahead_cov"].dims == ("ahead", "time", "state", "state_2")
+    assert latents["ahead_ci"].dims == ("ahead", "time", "state", "bound")
+    assert latents["ahead_mean"].attrs["time_index"] == "t+ahead|t"
+    assert latents["lagged_mean"].attrs["lag"] == latents.attrs["lag"] == 0.2
+    assert latents["lagged_ci"].attrs["level"] == latents["ahead_ci"].attrs["level"] == 0.9
+    width, half = np.diff(latents["ahead_ci"], axis=-1)[..., 0], np.sqrt(np.diagonal(latents["ahead_cov"], 0, 2, 3))
+    np.testing.assert_allclose(width, 2 * 1.6448536 * half, rtol=1e-5)
+    variance = [
+        np.trace(latents[name].to_numpy(), axis1=-2, axis2=-1).mean()
+        for name in ("smoothed_cov", "lagged_cov", "filtered_cov")
+    ]
+    variance += np.trace(latents["ahead_cov"].to_numpy(), axis1=-2, axis2=-1).mean(1).tolist()
+    assert (np.diff(variance) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"ahead": [0.5, 0]}, "ahead is 0 s; give a number of seconds above 0"),
+        ({"ahead": [np.nan]}, "ahead is nan s"),
+        ({"ahead": [1e4]}, "ahead is 10000 s, but the session has 300 s"),
+        ({"lag": -1}, "lag is -1 s; give a number of seconds above 0"),
+        ({"lag": np.inf}, "lag is inf s"),
+        ({"lag": 0.05}, "lag is 0.05 s, but this filter looks at frames of 0.1 s.*give 0.1 s or more"),
+        ({"lag": 1e4}, "lag is 10000 s, but the session has 300 s"),
+    ],
+)
+def test_times_that_cannot_be_used_are_refused(fitted, counts, asked, message):
+    with pytest.raises(InputError, match=message):
+        fitted.decode(counts, **asked)
