@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ldmfilter.analysis.score import score as score
     from ldmfilter.data import read_session as read_session
     from ldmfilter.data.binning import bin_spikes as bin_spikes
     from ldmfilter.data.binning import choose_spans as choose_spans
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 # Names by the module that they are in.
 _NAMES = {
+    "analysis.score": ("score",),
     "data": ("read_session",),
     "data.binning": ("bin_spikes", "choose_spans", "choose_units"),
     "data.session": ("Session",),
