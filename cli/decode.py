@@ -49,6 +49,9 @@ def decode(
     options: dict[str, Any],
     ci: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     smooth: Annotated[bool, typer.Option("--smooth", help="Add each bin's state given its whole segment.")] = False,
+    rates: Annotated[
+        bool, typer.Option("--rates", help="Add each unit's expected rate given the state, Hz, with intervals.")
+    ] = False,
     behavior: Behaviors = None,
     circular: Circular = None,
     min_speed: MinSpeed = 0.0,
@@ -89,7 +92,7 @@ def decode(
     several = len(set(sessions or ())) > 1 or dask is not None
     if not several:
         check_store(out, overwrite)
-    asked = DecodeOptions(format, **options, ci=ci, smooth=smooth, behavior=behavior, circular=circular,
+    asked = DecodeOptions(format, **options, ci=ci, smooth=smooth, rates=rates, behavior=behavior, circular=circular,
                           min_speed=min_speed, align=align, window=window or WINDOW, filter=filter,
                           device=device)  # fmt: skip
     asked.check()

@@ -39,6 +39,7 @@ _STATES = {
     "filtered": "state given what was recorded up to its bin (t|t)",
     "predicted": "state given what was recorded before its bin (t|t-1)",
     "smoothed": "state given all of its segment (t|T)",
+    "rate": "expected rate of each unit given the filtered state, in the order of the model's units",
     "innovation": "what the encoder sees in a bin less what was predicted (t, given t-1)",
 }
 _PARTS = {

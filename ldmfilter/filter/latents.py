@@ -38,6 +38,8 @@ VARIABLES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "trained": (("time",), {"long_name": "whether the model was trained on the bin"}),
     "smoothed_mean": (("time", "state"), {"time_index": "t|T"}),
     "smoothed_cov": (_COV, {"time_index": "t|T"}),
+    "rate": (("time", "unit"), {"unit": "Hz", "time_index": "t|t"}),
+    "rate_ci": (("time", "unit", "bound"), {"unit": "Hz", "of": "rate"}),
 }
 #: Every store has these.
 REQUIRED = ("time", "segment", "observed", "filtered_mean", "filtered_cov", "ci")

@@ -24,6 +24,7 @@ from ldmfilter.filter.evaluation import Record, read_history
 from ldmfilter.filter.fitted import SOURCE_KEYS, Fitted, FittedSession
 from ldmfilter.filter.matching import no_moments
 from ldmfilter.filter.network import current_names
+from ldmfilter.filter.rates import Rates
 from ldmfilter.filter.training import Training
 from ldmfilter.tensors import damaged, read_tensors, unit_ids, write_tensors
 from ldmfilter.version import __version__
@@ -143,6 +144,7 @@ class LDMFilter(Fitted):
         smooth: bool = False,
         session: int | str | None = None,
         device: str = "cpu",
+        rates: bool | Rates = False,
     ) -> xr.Dataset:
         """Filter a session's counts: states with covariances and intervals, labelled (see `decode.decode`).
 
@@ -152,14 +154,19 @@ class LDMFilter(Fitted):
             smooth: add each bin's state given its whole segment.
             session: of a filter of several, whose encoder to use, as `of` takes it; without it the counts tell.
             device: where to compute, "auto", "cpu" or "cuda".
+            rates: add each unit's expected rate given the state, `rate` (time, unit) and `rate_ci` (time, unit, bound),
+                Hz: fitted to those of these bins that training saw, or elsewhere by `Rates.fit`.
 
         Raises:
-            InputError: not fitted, other units, another bin size, ci outside (0, 1), or as `of`.
+            InputError: not fitted, other units, another bin size, ci outside (0, 1), or as `of` and `Rates.fit`.
             TrainingError: the device is not there.
         """
         self.check_fitted()
         counts = check_counts(counts)
-        return decode(self.of(counts if session is None else session), counts, ci, smooth, device)
+        latents = decode(self.of(counts if session is None else session), counts, ci, smooth, device)
+        if not rates:
+            return latents
+        return (Rates.fit(latents, counts) if rates is True else rates).add(latents)
 
     def transform(self, counts: xr.DataArray) -> np.ndarray:
         """Filtered means (time, state), as an array. Raises: InputError, as `decode`."""
