@@ -120,7 +120,7 @@ def report_run(
     if align:
         choose_condition(session, align, query, condition)
     counts = check_counts(counts)
-    latents = model.decode(counts)
+    latents = model.decode(counts, rates=not model.signal_)
     reports: tuple[Mapping[str, Any], ...] = ()
     if chosen:
         say(f"behaviour: {listed([one.name for one in chosen])}")
