@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ldmfilter.analysis.checks import check as check
     from ldmfilter.analysis.readout import read_behavior as read_behavior
     from ldmfilter.analysis.report import report as report
+    from ldmfilter.analysis.score import score as score
     from ldmfilter.data import read_session as read_session
     from ldmfilter.data.binning import bin_spikes as bin_spikes
     from ldmfilter.data.binning import choose_spans as choose_spans
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter as LDMFilter
     from ldmfilter.filter.model import load as load
     from ldmfilter.filter.online import OnlineFilter as OnlineFilter
+    from ldmfilter.filter.rates import Rates as Rates
     from ldmfilter.version import __version__ as __version__
 
 # Names by the module that they are in.
@@ -38,6 +40,7 @@ _NAMES = {
     "analysis.checks": ("check",),
     "analysis.readout": ("read_behavior",),
     "analysis.report": ("report",),
+    "analysis.score": ("score",),
     "data": ("read_session",),
     "data.binning": ("bin_spikes", "choose_spans", "choose_units"),
     "data.memory": ("as_session",),
@@ -48,6 +51,7 @@ _NAMES = {
     "filter.aligned": ("align",),
     "filter.model": ("LDMFilter", "load"),
     "filter.online": ("OnlineFilter",),
+    "filter.rates": ("Rates",),
     "version": ("__version__",),
 }
 _MODULES = {name: f"ldmfilter.{module}" for module, names in _NAMES.items() for name in names}
