@@ -90,8 +90,8 @@ def _accuracy(report: BehaviorReport, horizon: float) -> BehaviorAhead:
     return BehaviorAhead(
         report.name,
         horizon,
-        read and read.r2,
-        read and read.median_error,
-        inside and inside.coverage,
-        inside and inside.width,
+        read.r2 if read else None,
+        read.median_error if read else None,
+        inside.coverage if inside else None,
+        inside.width if inside else None,
     )
