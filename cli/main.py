@@ -11,6 +11,7 @@ from ldmfilter_cli.inspect import inspect
 from ldmfilter_cli.report import report
 from ldmfilter_cli.reproduce import reproduce
 from ldmfilter_cli.sample import sample
+from ldmfilter_cli.score import score
 from ldmfilter_cli.stream import stream
 from ldmfilter_cli.sweep import SeveralValues, sweep
 from ldmfilter_cli.train import train
@@ -51,6 +52,7 @@ app.command(short_help="Decode a session into latent states with covariances.")(
 app.command(short_help="Filter one bin at a time: counts on stdin, states on stdout.")(stream)
 app.command(cls=SeveralValues, short_help="Train with several values of options and compare on held-out time.")(sweep)
 app.command(short_help="Check whether a trained filter can be trusted: numbers, verdicts, remedies.")(check)
+app.command(short_help="Score states without labels: spikes predicted on held-out time, beside simpler methods.")(score)
 app.command(short_help="Check whether runs agree: how well one's states give another's.")(compare)
 app.command(short_help="Report what a run found, with uncertainties: one page, and its numbers as JSON.")(report)
 app.command(short_help="Write states for other tools: NWB, netCDF, CSV, pynapple, Parquet.")(export)

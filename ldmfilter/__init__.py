@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ldmfilter.analysis.checks import check as check
     from ldmfilter.analysis.readout import read_behavior as read_behavior
     from ldmfilter.analysis.report import report as report
+    from ldmfilter.analysis.score import score as score
     from ldmfilter.data import read_session as read_session
     from ldmfilter.data.binning import bin_spikes as bin_spikes
     from ldmfilter.data.binning import choose_spans as choose_spans
@@ -38,6 +39,7 @@ _NAMES = {
     "analysis.checks": ("check",),
     "analysis.readout": ("read_behavior",),
     "analysis.report": ("report",),
+    "analysis.score": ("score",),
     "data": ("read_session",),
     "data.binning": ("bin_spikes", "choose_spans", "choose_units"),
     "data.memory": ("as_session",),

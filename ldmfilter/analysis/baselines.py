@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.signal import lfilter
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA, FactorAnalysis
 from torch import Tensor
 
 from ldmfilter.analysis.judged import Bins
@@ -17,7 +18,7 @@ from ldmfilter.filter.kalman import LinearGaussian, filter, smooth
 from ldmfilter.filter.linalg import linear_recurrence, safe_cholesky, stationary_covariance, symmetrise
 
 NO_MEMORY, RANDOM_WALK = "a Gaussian without memory", "a random walk"
-PCA_TIME, PCA_DIMS = 0.5, 16  # s and dimensions of the causal PCA
+SMOOTHING, DIMS = 0.5, 16  # s of the exponential averages; dimensions of PCA and factor analysis
 LOCAL_LEVEL, LINEAR_SYSTEM = "a random walk seen through noise", "a linear dynamical system fitted to them"
 
 
@@ -147,14 +148,14 @@ def _first_guess(x: Array, starts: Array, state_dim: int, lags: int = 8) -> Line
     return LinearGaussian(a, q, c, r, b=a.new_zeros(n), P0=stationary_covariance(a, q))
 
 
-def causal_pca(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False) -> Array:
-    """States (time, dim) of no model: the `PCA_DIMS` first principal components of the root counts, each an exponential
-    average of the past with a time constant of `PCA_TIME` s; of a signal those of its standardised channels.
+def smoothed_roots(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False) -> Array:
+    """Exponential averages (time, unit) of the past root counts, with a time constant of `SMOOTHING` s, less their mean;
+    of a signal those of its standardised channels.
 
     Args:
         counts: (time, unit), NaN where a unit is not observed, which then enters as its mean.
         starts: (time,) bool, the first bins of gap-free stretches, where the averages begin at the mean.
-        fit: (time,) bool, the bins that the components are fitted to.
+        fit: (time,) bool, the bins that a mean is fitted to.
         bin_size: s.
         signal: whether they are a signal.
     """
@@ -163,11 +164,35 @@ def causal_pca(counts: Array, starts: Array, fit: Array, bin_size: float, signal
     seen = ~np.isnan(roots[fit])
     mean = np.where(seen, roots[fit], 0).sum(0) / np.maximum(seen.sum(0), 1)
     centred = np.nan_to_num(roots - mean)
-    forget = math.exp(-bin_size / PCA_TIME)
+    forget = math.exp(-bin_size / SMOOTHING)
     parts = np.split(centred, np.flatnonzero(starts)[1:]) if starts.any() else [centred]
-    smooth = np.concatenate([lfilter([1 - forget], [1, -forget], part, axis=0) for part in parts])
-    states: Array = PCA(min(PCA_DIMS, counts.shape[1])).fit(smooth[fit]).transform(smooth)
+    return np.concatenate([lfilter([1 - forget], [1, -forget], part, axis=0) for part in parts])
+
+
+def causal_pca(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False) -> Array:
+    """States (time, dim) of no model: the `DIMS` first principal components of `smoothed_roots`, of the same arguments;
+    the components are fitted to the bins `fit`."""
+    smooth = smoothed_roots(counts, starts, fit, bin_size, signal)
+    states: Array = PCA(min(DIMS, counts.shape[1])).fit(smooth[fit]).transform(smooth)
     return states
+
+
+def factor_analysis(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False) -> Array:
+    """States (time, dim) as `causal_pca`, by factor analysis: means of the factors given `smoothed_roots`; no more of
+    them than the covariance of so many units determines (Ledermann 1937)."""
+    smooth, n = smoothed_roots(counts, starts, fit, bin_size, signal), counts.shape[1]
+    dims = max(1, min(DIMS, int(n + 0.5 - math.sqrt(2 * n + 0.25))))
+    # It ends when a step adds less than 1 nat to all fitted bins together.
+    states: Array = FactorAnalysis(dims, tol=1.0, svd_method="lapack").fit(smooth[fit]).transform(smooth)
+    return states
+
+
+#: States of simpler methods, by name: functions of counts, as `smoothed_roots` takes them.
+STATES: dict[str, Callable[..., Array]] = {
+    "smoothed counts": smoothed_roots,
+    "causal PCA": causal_pca,
+    "factor analysis": factor_analysis,
+}
 
 
 def _positive(M: Array, least: float) -> Array:

@@ -76,19 +76,9 @@ def compare(runs: Sequence[Run]) -> Comparison:
     """
     if len(runs) < 2:
         raise InputError("a comparison needs two runs or more; name another run folder")
+    check_same_session(runs)
     first, bin_size = runs[0], runs[0].config.data.bin_size
     decoded: list[xr.Dataset] = []
-    for run in runs:
-        if run.checksum != first.checksum:
-            raise InputError(
-                f"{run.folder}: is a run of {run.session_path}, {first.folder} one of {first.session_path}; "
-                "compare runs of one session"
-            )
-        if run.config.data.bin_size != bin_size:
-            raise InputError(
-                f"{run.folder}: has bins of {run.config.data.bin_size:g} s, {first.folder} of {bin_size:g} s; "
-                "compare runs with the same bins"
-            )
     for run in runs:
         model = run.model()
         latents = model.decode(check_counts(run.recording()[1]))
@@ -113,6 +103,22 @@ def compare(runs: Sequence[Run]) -> Comparison:
     for i, j in itertools.permutations(range(len(runs)), 2):
         r2[i, j], control[i, j] = agreement(states[i], states[j], fold)
     return Comparison(tuple(str(run.folder) for run in runs), r2, control, int(judged.sum()), held_out)
+
+
+def check_same_session(runs: Sequence[Run]) -> None:
+    """Raises: InputError for runs of different sessions or bin sizes."""
+    first, bin_size = runs[0], runs[0].config.data.bin_size
+    for run in runs:
+        if run.checksum != first.checksum:
+            raise InputError(
+                f"{run.folder}: is a run of {run.session_path}, {first.folder} one of {first.session_path}; "
+                "compare runs of one session"
+            )
+        if run.config.data.bin_size != bin_size:
+            raise InputError(
+                f"{run.folder}: has bins of {run.config.data.bin_size:g} s, {first.folder} of {bin_size:g} s; "
+                "compare runs with the same bins"
+            )
 
 
 def agreement(one: Floats, other: Floats, fold: NDArray[np.integer]) -> tuple[float, float]:

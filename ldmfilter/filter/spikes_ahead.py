@@ -17,7 +17,7 @@ gain in Gaussian log-likelihood over the mean as a share of what could be gained
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,11 +57,23 @@ class SpikesAhead:
     value: float
     blocks: Floats
 
+    @property
+    def error(self) -> float:
+        """Standard error of the value over blocks; NaN where there is one block."""
+        return _spread(self.blocks)
+
     def lead(self, other: SpikesAhead) -> tuple[float, float]:
         """Lead over another on the same bins and its standard error, in the value's unit."""
         difference = self.blocks - other.blocks
-        spread = float(difference.std(ddof=1)) if len(difference) > 1 else np.nan
-        return float(difference.sum()), spread * float(np.sqrt(len(difference)))
+        return float(difference.sum()), _spread(difference)
+
+
+NOT_JUDGED = SpikesAhead(np.nan, np.full(1, np.nan))
+
+
+def _spread(blocks: Floats) -> float:
+    """Standard error of the sum of independent contributions (block,)."""
+    return float(blocks.std(ddof=1) * np.sqrt(len(blocks))) if len(blocks) > 1 else np.nan
 
 
 def spikes_ahead(
@@ -72,17 +84,22 @@ def spikes_ahead(
     judge: Bools,
     bin_size: float,
     signal: bool = False,
+    horizons: Sequence[tuple[int, int]] | None = None,
+    learn: Bools | None = None,
 ) -> SpikesAhead:
     """Bits per spike of counts ahead of the states, against each unit's mean rate; of a signal the explained variance.
 
     Args:
         states: (time, state) causal states, NaN where there is none.
-        counts: (time, unit) of the same bins, NaN where a unit was not observed.
+        counts: (time, unit) of the same bins, NaN where a unit was not observed; of the units that are predicted.
         segment: (time,) of a gap-free stretch.
         fit: (time,) bins that readouts are fitted on; those within `GUARD` s of a judged one are left out.
         judge: (time,) bins that judge, with the counts ahead of them.
         bin_size: s.
         signal: whether the counts are a signal.
+        horizons: (start, length) in bins, after the bin, of the stretches that are counted; the bin itself is (-1, 1).
+            Without them `HORIZONS`, of which at most `MOST_JUDGED` bins judge, as these stretches overlap.
+        learn: (time,) those of the fitted bins that readouts learn from, where the mean is that of all; without it all.
     """
     guard = round(GUARD / bin_size)
     near = np.convolve(judge, np.ones(2 * guard + 1))[guard : guard + len(judge)] > 0.5
@@ -94,18 +111,19 @@ def spikes_ahead(
         counts = (counts - np.nanmean(some, 0)) / (np.nanstd(some, 0) + np.finfo(np.float32).tiny)
     score = _explained if signal else _bits
     parts = []
-    for start, length in _horizons(counts, segment, judge, bin_size):
+    for start, length in _horizons(counts, segment, judge, bin_size) if horizons is None else horizons:
         ahead, there = _counts_ahead(counts, segment, judge, start, length)
         train, test = np.flatnonzero(fit & known & there), np.flatnonzero(judge & known & there)
-        train, test = _thin(train, MOST_FITTED), _thin(test, MOST_JUDGED)
+        train, test = _thin(train, MOST_FITTED), _thin(test, MOST_JUDGED if horizons is None else len(test))
+        mean = ahead[train].mean(0) + 1e-9 if len(train) else 0
+        train = train if learn is None else train[learn[train]]
         if len(train) <= NEIGHBOURS or not ahead[test].any():
             continue
-        mean = ahead[train].mean(0) + 1e-9
         for readout in READOUTS:
             gain, whole = score(ahead[test], readout(states[train], ahead[train], states[test], mean), mean)
             parts.append(np.bincount(block[test], gain, n_blocks) / whole)
     if not parts:
-        return SpikesAhead(np.nan, np.full(1, np.nan))
+        return NOT_JUDGED
     blocks = np.mean(parts, 0)[np.bincount(block[judge], minlength=n_blocks) > 0]
     return SpikesAhead(float(blocks.sum()), blocks)
 
@@ -184,8 +202,7 @@ def _by_neighbours(states: Floats, counts: Floats, others: Floats, mean: Floats)
     from sklearn.neighbors import NearestNeighbors
 
     scale = states.std(0) + 1e-12
-    found = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(states / scale).kneighbors(others / scale)[1]
-    total = np.stack([counts[column] for column in found.T]).sum(0)
+    total = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(states / scale).kneighbors_graph(others / scale) @ counts
     rate: Floats = (total + PSEUDO_COUNTS * mean) / (NEIGHBOURS + PSEUDO_COUNTS)
     return rate
 

@@ -1,0 +1,247 @@
+"""The score of states without labels: bits per spike on held-out time, beside simpler methods.
+
+Four things are predicted by the same readouts (`filter.spikes_ahead`), fitted on training time: the counts of the bin
+some time ahead of a causal state; the counts of units that were hidden when the state was computed (co-smoothing, Pei
+et al. 2021), a quarter of the units at a time; the same where readouts learn from `FEW` bins (few-shot co-smoothing,
+Dabholkar & Barak 2024), which costs states with superfluous dimensions more; and the counts that the state has seen.
+
+Training saw all units, hidden ones too: the weights know on training time what the hidden units did. The baselines
+are fitted without the hidden units.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ldmfilter.analysis.baselines import STATES
+from ldmfilter.analysis.compare import check_same_session
+from ldmfilter.analysis.judged import GUARD, Array, Bins, bins_of, excerpt, thinned
+from ldmfilter.data.counts import check_counts, is_signal, where_of
+from ldmfilter.errors import InputError
+from ldmfilter.filter.decode import sound
+from ldmfilter.filter.linalg import one_thread
+from ldmfilter.filter.runs import Run
+from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead, spikes_ahead
+
+if TYPE_CHECKING:
+    from ldmfilter.filter.model import LDMFilter
+
+AHEAD = (0.1, 0.2, 0.5, 1.0, 2.0)  # s
+QUARTERS = 4  # groups of units that are hidden in turn
+FEW, DRAWS = 500, 3  # bins that few-shot readouts learn from; times that they are drawn
+MOST_JUDGED = 10_000  # bins
+HIDDEN, FEW_SHOT, THIS_BIN = "hidden units", f"hidden units, learnt from {FEW} bins", "this bin, which the state has seen"
+
+States = Callable[[Array], Array]  # gets the numbers of the hidden units, gives states (time, state)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of states, a row for each thing that is predicted.
+
+    Attributes:
+        rows: for each row and each source of states the prediction of spikes: bits per spike, of a signal the share of
+            variance, its standard error, and its lead over another; NaN where it could not be judged.
+        missing: why, for each row that could not be judged.
+        judged: number of held-out bins, GUARD s away from training.
+        units: number of units that are predicted.
+        silent: number of units left out, as they never fire on held-out time or never on training time.
+        unit: of the scores.
+    """
+
+    rows: dict[str, dict[str, SpikesAhead]]
+    missing: dict[str, str]
+    judged: int
+    units: int
+    silent: int
+    unit: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, as JSON takes them; None where nothing could be judged."""
+        plain = dataclasses.asdict(self) | {"rows": {}}
+        for name, row in self.rows.items():
+            first = next(iter(row.values()))
+            plain["rows"][name] = {
+                source: {"score": _plain(one.value), "error": _plain(one.error)}
+                | ({} if one is first else {"first_leads_by": [_plain(value) for value in first.lead(one)]})
+                for source, one in row.items()
+            }
+        return plain
+
+
+def score_runs(
+    runs: Sequence[Run], ahead: Sequence[float] = AHEAD, progress: Callable[[str], None] | None = None
+) -> Scores:
+    """Score runs of one session, side by side; as `score`.
+
+    Raises:
+        InputError: as `score`; runs of different sessions, bins or units.
+    """
+    check_same_session(runs)
+    counts = runs[0].recording()[1]
+    for run in runs[1:]:
+        other = run.recording()[1]
+        if not all(counts[name].equals(other[name]) for name in ("time", "unit")):
+            raise InputError(
+                f"{run.folder}: has other time or units than {runs[0].folder}; score runs of the same counts"
+            )
+    return score({str(run.folder): run.model() for run in runs}, counts, ahead, progress)
+
+
+def score(
+    model: LDMFilter | Mapping[str, LDMFilter],
+    counts: xr.DataArray,
+    ahead: Sequence[float] = AHEAD,
+    progress: Callable[[str], None] | None = None,
+) -> Scores:
+    """Score a filter's states on held-out time, beside smoothed counts, a causal PCA and factor analysis of them.
+
+    Args:
+        model: a fitted filter, or several by name.
+        counts: (time, unit) of the session it was trained on, reserved time included; of another one readouts are
+            fitted on every other tenth.
+        ahead: horizons, s.
+        progress: called with what is being computed.
+
+    Raises:
+        InputError: not fitted, counts of other units or bins, no or too little held-out time, or a horizon that is
+            not positive.
+
+    >>> ldmfilter.score(model, counts).rows["0.5 s ahead"]["states"].value  # doctest: +SKIP
+    """
+    tell = progress or (lambda _: None)
+    models = dict(model) if isinstance(model, Mapping) else {"states": model}
+    for one in models.values():
+        one.check_fitted()
+    if not all(0 < seconds < math.inf for seconds in ahead):
+        raise InputError(f"horizons {', '.join(f'{one:g}' for one in ahead)} s: give seconds above 0")
+    counts = excerpt(check_counts(counts), 0)
+    with one_thread(), torch.no_grad(), sound(next(iter(models.values())), counts):
+        bins = _common(list(models.values()), counts)
+        judge = Judge(bins, is_signal(counts), tuple(ahead))
+        found = {}
+        for name, one in models.items():
+            tell(name)
+            found[name] = judge.scores(lambda hidden, one=one: _decoded(one, counts, hidden))
+        for name, make in STATES.items():
+            tell(name)
+            found[name] = judge.scores(lambda hidden, make=make: judge.made(make, hidden))
+    rows = {row: {name: one[row] for name, one in found.items()} for row in next(iter(found.values()))}
+    missing = {row: judge.reason(row) for row, each in rows.items() if math.isnan(next(iter(each.values())).value)}
+    unit = "share of variance" if judge.signal else "bits per spike"
+    units = len(judge.units)
+    return Scores(rows, missing, int(bins.judged.sum()), units, counts.sizes["unit"] - units, unit)
+
+
+class Judge:
+    """The readouts and the held-out bins that judge states.
+
+    Args:
+        bins: of the recording.
+        signal: whether its counts are a signal.
+        ahead: horizons, s.
+    """
+
+    def __init__(self, bins: Bins, signal: bool, ahead: Sequence[float] = AHEAD):
+        self.bins, self.signal = bins, signal
+        self.ahead = {f"{seconds:g} s ahead": seconds for seconds in ahead}
+        self.counts = np.where(bins.observed[:, None], bins.counts, np.nan).astype(np.float64)
+        self.judged = thinned(bins.judged, MOST_JUDGED, bins.size, 0)
+        fired = [np.nan_to_num(self.counts[rows]).any(0) for rows in (bins.fit, self.judged)]
+        self.units = np.flatnonzero(fired[0] & fired[1])
+
+    def scores(self, states: States) -> dict[str, SpikesAhead]:
+        """The score of every row."""
+        whole, size = states(np.zeros(0, np.int64)), self.bins.size
+        rows = {name: self._predicted(whole, self.units, round(at / size)) for name, at in self.ahead.items()}
+        hidden: dict[str, list[tuple[int, SpikesAhead]]] = {HIDDEN: [], FEW_SHOT: []}
+        for first in range(QUARTERS if self.counts.shape[1] > 1 else 0):
+            group = np.arange(first, self.counts.shape[1], QUARTERS)
+            units = np.intersect1d(group, self.units)
+            if units.size:
+                weight = units.size if self.signal else int(np.nansum(self.counts[self.judged][:, units]))
+                seen = states(group)
+                hidden[HIDDEN].append((weight, self._predicted(seen, units)))
+                hidden[FEW_SHOT] += [(weight, self._predicted(seen, units, few=few)) for few in self._few()]
+        rows |= {name: _pooled(parts) for name, parts in hidden.items()}
+        return rows | {THIS_BIN: self._predicted(whole, self.units)}
+
+    def made(self, make: Callable[..., Array], hidden: Array) -> Array:
+        """States of a simpler method (`baselines.STATES`) without the hidden units."""
+        kept = np.delete(self.counts, hidden, axis=1)
+        return make(kept, self.bins.starts, self.bins.fit, self.bins.size, self.signal)
+
+    def reason(self, row: str) -> str:
+        """The reason why a row could not be judged."""
+        if not self.units.size:
+            return "no unit fires on training time and on held-out time"
+        if row not in self.ahead:
+            return "too few bins or units"
+        if round(self.ahead[row] / self.bins.size) < 1:
+            return f"a bin has {self.bins.size:g} s"
+        return "no stretch of training or of held-out time is long enough"
+
+    def _predicted(self, states: Array, units: Array, steps: int | None = None, few: Array | None = None) -> SpikesAhead:
+        """The score of the units' counts so many bins ahead, without `steps` of those of the bin itself."""
+        bins = self.bins
+        if steps == 0:
+            return NOT_JUDGED
+        horizon = (((steps or 0) - 1) * bins.size, bins.size)
+        return spikes_ahead(
+            states, self.counts[:, units], bins.segment, bins.fit, self.judged, bins.size, self.signal, [horizon], few
+        )
+
+    def _few(self) -> list[Array]:
+        """Draws (time,) of the fitted bins that few-shot readouts learn from."""
+        rows, rng = np.flatnonzero(self.bins.fit), np.random.default_rng(0)
+        if rows.size < 2 * FEW:
+            return []
+        return [np.isin(np.arange(len(self.counts)), rng.choice(rows, FEW, replace=False)) for _ in range(DRAWS)]
+
+
+def _common(models: Sequence[LDMFilter], counts: xr.DataArray) -> Bins:
+    """The bins that none of the models was trained on, to judge, and those that all were, to fit to.
+
+    Raises:
+        InputError: they are too few, or no time is held out.
+    """
+    found = [bins_of(counts, np.asarray(one.decode(counts)["trained"]), one.trained_spans_) for one in models]
+    fit, judged = (np.all([getattr(one, name) for one in found], axis=0) for name in ("fit", "judged"))
+    if not all(one.held_out for one in found) or not judged.any() or not fit.any():
+        raise InputError(
+            f"{where_of(counts)}: no time is held out, {GUARD:g} s away from training, to score states on; train with "
+            "--reserve 0.4"
+        )
+    return dataclasses.replace(found[0], fit=fit, judged=judged)
+
+
+def _decoded(model: LDMFilter, counts: xr.DataArray, hidden: Array) -> Array:
+    """Filtered means (time, state) of a model that is not shown the hidden units."""
+    if hidden.size:
+        seen = np.ones(counts.shape, bool) if "unit_observed" not in counts.coords else counts["unit_observed"].values
+        seen = np.where(np.isin(np.arange(counts.shape[1]), hidden), False, seen)
+        counts = counts.assign_coords(unit_observed=(("time", "unit"), seen))
+    states: Array = model.decode(counts)["filtered_mean"].to_numpy().astype(np.float64)
+    return states
+
+
+def _pooled(parts: Sequence[tuple[int, SpikesAhead]]) -> SpikesAhead:
+    """The score of all spikes together, from those of groups and their numbers of spikes."""
+    known = [(weight, one) for weight, one in parts if not math.isnan(one.value)]
+    if not known:
+        return NOT_JUDGED
+    weights = np.asarray([weight for weight, _ in known]) / sum(weight for weight, _ in known)
+    blocks = weights @ np.stack([one.blocks for _, one in known])
+    return SpikesAhead(float(blocks.sum()), blocks)
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None

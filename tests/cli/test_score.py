@@ -1,0 +1,61 @@
+"""`ldmfilter score`, as a person types it."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from ldmfilter import InputError, score
+from ldmfilter.analysis.score import _decoded
+from ldmfilter.data.counts import check_counts
+from ldmfilter.filter.runs import Run
+from tests.cli.conftest import here
+
+
+@pytest.fixture(scope="module")
+def model_and_counts(trained):
+    run = Run.open(trained / "run")
+    return run.model(), check_counts(run.recording()[1])
+
+
+def test_a_table_beside_simpler_methods_and_what_could_not_be_judged(trained):
+    ended = here("score", "run", "--ahead", 0.5, "--ahead", 900, cwd=trained)
+    assert ended.code == 0, ended.err
+    heads, *rows, where, far, few = ended.out.splitlines()
+    assert [word for word in heads.split("  ") if word][:2] == ["bits per spike", "run"]
+    assert rows[0].startswith("0.5 s ahead")
+    assert "over" in rows[0]
+    assert "held-out bins, 16 units" in where
+    assert far.startswith("900 s ahead: not judged: no stretch")
+    assert few.startswith("hidden units, learnt from 500 bins: not judged: too few bins")
+    ended = here("score", "run", "--json", "--quiet", "--ahead", 0.5, cwd=trained)
+    assert ended.err == ""
+    made = json.loads(ended.out)["rows"]["0.5 s ahead"]
+    assert set(made) == {"run", "smoothed counts", "causal PCA", "factor analysis"}
+    assert f"{made['run']['score']:.3f} ({made['run']['error']:.3f})" in rows[0]
+    lead, _ = made["causal PCA"]["first_leads_by"]
+    assert lead == pytest.approx(made["run"]["score"] - made["causal PCA"]["score"])
+
+
+def test_hidden_units_do_not_reach_the_states(model_and_counts):
+    model, counts = model_and_counts
+    hidden = np.array([1, 5])
+    changed = counts.copy()
+    changed[:, hidden] = 9
+    one, other = (_decoded(model, each, hidden) for each in (counts, changed))
+    np.testing.assert_array_equal(one, other)
+    assert not np.allclose(one, _decoded(model, counts, hidden[:0]), atol=1e-3)
+
+
+def test_what_cannot_be_scored_is_told_in_one_line(trained, model_and_counts):
+    ended = here("score", "run", "--ahead", -1, cwd=trained)
+    assert (ended.code, ended.err) == (3, "ldmfilter: horizons -1 s: give seconds above 0\n")
+    model, counts = model_and_counts
+    everything = model.keep([0])
+    everything.sessions_ = [dataclasses.replace(model.sessions_[0], trained_spans=[(0.0, 120.0)])]
+    with pytest.raises(InputError, match=r"no time is held out, 2 s away from training, .* train with --reserve 0.4"):
+        score(everything, counts)
+    with pytest.raises(InputError, match="too few to judge"):
+        score(model, xr.DataArray(counts[:50]))
