@@ -57,6 +57,9 @@ def decode(
         float | None,
         typer.Option(metavar="SECONDS", help="Add each bin's state given so much more, in whole frames of the filter."),
     ] = None,
+    rates: Annotated[
+        bool, typer.Option("--rates", help="Add each unit's expected rate given the state, Hz, with intervals.")
+    ] = False,
     behavior: Behaviors = None,
     circular: Circular = None,
     min_speed: MinSpeed = 0.0,
@@ -103,7 +106,7 @@ def decode(
     several = len(set(sessions or ())) > 1 or dask is not None
     if not several:
         check_store(out, overwrite)
-    asked = DecodeOptions(format, **options, ci=ci, smooth=smooth, behavior=behavior, circular=circular,
+    asked = DecodeOptions(format, **options, ci=ci, smooth=smooth, rates=rates, behavior=behavior, circular=circular,
                           min_speed=min_speed, ahead=tuple(ahead or ()), lag=lag, align=align,
                           window=window or WINDOW, filter=filter, device=device)  # fmt: skip
     asked.check()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter as LDMFilter
     from ldmfilter.filter.model import load as load
     from ldmfilter.filter.online import OnlineFilter as OnlineFilter
+    from ldmfilter.filter.rates import Rates as Rates
     from ldmfilter.version import __version__ as __version__
 
 # Names by the module that they are in.
@@ -50,6 +51,7 @@ _NAMES = {
     "filter.aligned": ("align",),
     "filter.model": ("LDMFilter", "load"),
     "filter.online": ("OnlineFilter",),
+    "filter.rates": ("Rates",),
     "version": ("__version__",),
 }
 _MODULES = {name: f"ldmfilter.{module}" for module, names in _NAMES.items() for name in names}

@@ -11,12 +11,14 @@ import xarray as xr
 
 from ldmfilter.analysis.behavior import choose_behavior
 from ldmfilter.analysis.behavior_ahead import read_behavior_ahead
+from ldmfilter.analysis.judged import excerpt
 from ldmfilter.analysis.readout import AnyReport, read_behavior
 from ldmfilter.config import DataConfig
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.prepare import prepare
 from ldmfilter.data.session import Session
 from ldmfilter.data.trials import choose_trials
+from ldmfilter.data.windows import reserve
 from ldmfilter.filter.aligned import align, window_steps
 from ldmfilter.filter.decode import (
     check_level,
@@ -27,6 +29,8 @@ from ldmfilter.filter.decode import (
     write_latents,
 )
 from ldmfilter.filter.forecast import check_horizons
+from ldmfilter.filter.model import LDMFilter
+from ldmfilter.filter.rates import Rates
 from ldmfilter.filter.runs import Run
 from ldmfilter.filter.training import resolve_device
 
@@ -46,6 +50,7 @@ class DecodeOptions:
         interval, spans: the time, as in `DataConfig`; without them the whole session.
         ci: level of the intervals.
         smooth: add each bin's state given its whole segment.
+        rates: add each unit's expected rate given the state (`filter.rates`).
         behavior, circular: as `choose_behavior` takes them.
         min_speed: bins in which the first behaviour changes more slowly, its unit per s, are left out.
         ahead, lag: s, forecasts and states with a lag, as `filter.decode` takes them.
@@ -59,6 +64,7 @@ class DecodeOptions:
     spans: tuple[tuple[float, float], ...] = ()
     ci: float = 0.95
     smooth: bool = False
+    rates: bool = False
     behavior: list[str] | None = None
     circular: list[str] | None = None
     min_speed: float = 0.0
@@ -79,7 +85,7 @@ class DecodeOptions:
     def to_json(self) -> str:
         """All that decides what comes out: the attribute `decode_options` of a store."""
         asked = vars(self) | {"spans": [f"{start!r}:{stop!r}" for start, stop in self.spans]}
-        unused = ("device", *(() if self.align else ("align", "window", "filter")))
+        unused = ("device", *(() if self.align else ("align", "window", "filter")), *(() if self.rates else ("rates",)))
         return json.dumps({name: value for name, value in asked.items() if name not in unused})
 
 
@@ -131,6 +137,7 @@ def decode_session(
     variables = choose_behavior(recording, options.behavior, options.circular or ()) if options.behavior else []
     data = DataConfig(model.bin_size_, options.interval, options.spans)
     counts = prepare(select_model_units(recording, model, run.session_unit_ids), data, model.unit_ids_.tolist())
+    rates = fit_rates(run, model, recording) if options.rates else None
     bins = counts.sizes["time"]
     say(f"{bins} bins of {model.bin_size_:g} s from {counts.attrs['path']}, model of {run.folder}")
     blocks = decode_blocks(
@@ -139,6 +146,8 @@ def decode_session(
     )  # fmt: skip
     if follow is not None:
         blocks = follow(blocks, bins)
+    if rates is not None:
+        blocks = map(rates.add, blocks)
     marked = (block.assign_attrs(decode_options=options.to_json()) for block in blocks)
     if not variables and not options.align:
         write_latents(marked, out, overwrite)
@@ -162,3 +171,17 @@ def decode_session(
         say(f"{latents.sizes['trial']} trials around {options.align}, {reached} of them in the decoded time")
     write_latents(latents, out, overwrite)
     return reports
+
+
+def fit_rates(run: Run, model: LDMFilter, recording: Session) -> Rates:
+    """The rates of a run's units, fitted to what training saw of its chosen session, which is `recording`, or is read.
+
+    Raises:
+        InputError: the run's session cannot be read or has changed, or as `Rates.fit`.
+    """
+    if recording.source.checksum == run.checksum:
+        counts = prepare(recording, run.config.data, run.unit_ids)
+    else:
+        counts = run.recording()[1]
+    counts = excerpt(reserve(counts, run.config.data.reserve), 0)
+    return Rates.fit(model.decode(counts), counts)

@@ -121,6 +121,11 @@ def columns(latents: xr.Dataset) -> list[Column]:
         if "ahead_mean" in latents.variables:
             for name, at in horizons(latents, "ahead_mean"):
                 table.append(Column(f"state_{i}_{name.removesuffix('_mean')}", "ahead_mean", {"state": i, **at}))
+    for i, unit in enumerate(latents["unit"].to_numpy().tolist() if "rate" in latents else ()):
+        name = f"rate_{clean(unit)}"
+        table.append(Column(name, "rate", {"unit": i}, "Hz"))
+        ends = enumerate(("lower", "upper"))
+        table += [Column(f"{name}_{end}", "rate_ci", {"unit": i, "bound": b}, "Hz") for b, end in ends]
     for name in behaviors(latents):
         unit = unit_of(latents, f"{name}_mean")
         table.append(Column(f"{name}_mean", f"{name}_mean", {}, unit))

@@ -41,6 +41,7 @@ _STATES = {
     "smoothed": "state given all of its segment (t|T)",
     "lagged": "state given what was recorded up to the lag after its bin (t|t+lag)",
     "ahead": "state so much after its bin, given what was recorded up to the bin (t+ahead|t)",
+    "rate": "expected rate of each unit given the filtered state, in the order of the model's units",
     "innovation": "what the encoder sees in a bin less what was predicted (t, given t-1)",
 }
 _PARTS = {

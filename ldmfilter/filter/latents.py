@@ -45,6 +45,8 @@ VARIABLES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "ahead_mean": (("ahead", "time", "state"), {"time_index": "t+ahead|t"}),
     "ahead_cov": (("ahead", *_COV), {"time_index": "t+ahead|t"}),
     "ahead_ci": (("ahead", "time", "state", "bound"), {"of": "ahead_mean"}),
+    "rate": (("time", "unit"), {"unit": "Hz", "time_index": "t|t"}),
+    "rate_ci": (("time", "unit", "bound"), {"unit": "Hz", "of": "rate"}),
 }
 #: Every store has these.
 REQUIRED = ("time", "segment", "observed", "filtered_mean", "filtered_cov", "ci")

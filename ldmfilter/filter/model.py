@@ -26,6 +26,7 @@ from ldmfilter.filter.evaluation import Record, read_history
 from ldmfilter.filter.fitted import SOURCE_KEYS, Fitted, FittedSession
 from ldmfilter.filter.matching import no_moments
 from ldmfilter.filter.network import current_names
+from ldmfilter.filter.rates import Rates
 from ldmfilter.filter.spikes_ahead import spikes_ahead_of_all
 from ldmfilter.filter.training import Training
 from ldmfilter.html import table
@@ -162,6 +163,7 @@ class LDMFilter(Fitted):
         ahead: Sequence[float] = (),
         lag: float | None = None,
         progress: bool = False,
+        rates: bool | Rates = False,
     ) -> xr.Dataset:
         """Filter a session's counts: states with covariances and intervals, labelled (see `decode.decode`).
 
@@ -176,15 +178,20 @@ class LDMFilter(Fitted):
             lag: s: add `lagged_mean`, its covariance and its interval, each bin's state given the bins up to so much
                 after it, in whole frames.
             progress: show how far it is, of a long recording.
+            rates: add each unit's expected rate given the state, `rate` (time, unit) and `rate_ci` (time, unit, bound),
+                Hz: fitted to those of these bins that training saw, or elsewhere by `Rates.fit`.
 
         Raises:
-            InputError: as `of` and `decode.decode`.
+            InputError: as `of`, `decode.decode` and `Rates.fit`.
             TrainingError: the device is not there.
         """
         self.check_fitted()
         counts = as_counts(counts, self.bin_size_)
         model = self.of(counts if session is None else session)
-        return decode(model, counts, ci, smooth, device, ahead, lag, progress)
+        latents = decode(model, counts, ci, smooth, device, ahead, lag, progress)
+        if not rates:
+            return latents
+        return (Rates.fit(latents, counts) if rates is True else rates).add(latents)
 
     def transform(self, counts: Any) -> np.ndarray:
         """Filtered means (time, state), as an array. Raises: InputError, as `decode`."""

@@ -1,0 +1,115 @@
+"""Rates of units given the state, with intervals that follow from the state's covariance.
+
+A unit's log rate is linear in the state, log r = w'h + c. Given a state of mean m and covariance P it is Gaussian, with
+mean mu = w'm + c and variance v = w'P w, so that
+
+    E[r] = exp(mu + v / 2),    interval exp(mu -+ z sqrt(v)).
+
+w and c come from a Poisson regression of counts on m, exp(w'm + a), on training time: as it predicts E[r], c is a less
+the mean of v / 2 there. Beyond the values of mu that were fitted none is predicted: exponentials do not extrapolate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from ldmfilter.data.counts import check_counts, is_signal, where_of
+from ldmfilter.errors import InputError
+from ldmfilter.filter.latents import VARIABLES
+from ldmfilter.filter.spikes_ahead import MOST_FITTED
+
+PENALTY = 0.01  # of squared weights, in the units' mean counts and the states' standard deviations
+LEAST_BINS = 50  # that a regression is fitted to
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class Rates:
+    """Log-linear rates of units.
+
+    Attributes:
+        weights: (unit, state) of the state's means, w; NaN of a unit that never fired where they were fitted.
+        log_rate: (unit,) log rate, in Hz, at the state 0, c.
+        lowest, highest: (unit,) log rates that were fitted, in Hz.
+    """
+
+    weights: Floats
+    log_rate: Floats
+    lowest: Floats
+    highest: Floats
+
+    @classmethod
+    def fit(cls, latents: xr.Dataset, counts: xr.DataArray) -> Rates:
+        """Fit to the bins that the filter was trained on, at most `MOST_FITTED`.
+
+        Args:
+            latents: as `LDMFilter.decode` gives them.
+            counts: (time, unit) that they were decoded from.
+
+        Raises:
+            InputError: a signal, which has no rates, or fewer than `LEAST_BINS` bins of training time.
+        """
+        counts = check_counts(counts)
+        if is_signal(counts):
+            raise InputError(f"{where_of(counts)}: holds a signal, which has no rates; leave them out")
+        rows = np.flatnonzero(latents["trained"].to_numpy() & latents["observed"].to_numpy())
+        if rows.size < LEAST_BINS:
+            raise InputError(
+                f"{where_of(counts)}: {rows.size} bins of training time are too few to fit rates to; give counts that "
+                "the filter was trained on"
+            )
+        rows = rows[np.linspace(0, rows.size - 1, min(rows.size, MOST_FITTED)).astype(np.int64)]
+        some = latents.isel(time=rows)
+        m, P = (some[name].to_numpy().astype(np.float64) for name in ("filtered_mean", "filtered_cov"))
+        y = counts.isel(time=rows).to_numpy().astype(np.float64)
+        if "unit_observed" in counts.coords:
+            y[~counts["unit_observed"].to_numpy()[rows]] = np.nan
+        fitted = np.stack([_regression(m, column) for column in y.T])
+        w, a = fitted[:, :-1], fitted[:, -1] - np.log(float(counts.attrs["bin_size"]))
+        c = a - 0.5 * _variances(w, P).mean(0)
+        mu = m @ w.T + c
+        return cls(w, c, mu.min(0), mu.max(0))
+
+    def expected(self, mean: Floats, cov: Floats, ci: float = 0.95) -> tuple[Floats, Floats]:
+        """Expected rates (time, unit) and their intervals (time, unit, bound), Hz, given states of means (time, state)
+        and covariances (time, state, state), filtered, smoothed or ahead; `ci` is the level."""
+        mu = np.clip(mean @ self.weights.T + self.log_rate, self.lowest, self.highest)
+        variance = _variances(self.weights, cov)
+        half = float(ndtri(0.5 + 0.5 * ci)) * np.sqrt(variance)
+        return np.exp(mu + 0.5 * variance), np.exp(np.stack([mu - half, mu + half], -1))
+
+    def add(self, latents: xr.Dataset) -> xr.Dataset:
+        """The states with `rate` (time, unit) and `rate_ci` (time, unit, bound), Hz, at the states' own level."""
+        mean, cov = latents["filtered_mean"].to_numpy(), latents["filtered_cov"].to_numpy()
+        level = float(latents.attrs["ci_level"])
+        found = dict(zip(("rate", "rate_ci"), self.expected(mean, cov, level), strict=True))
+        for name, values in found.items():
+            dims, about = VARIABLES[name]
+            latents = latents.assign({name: (dims, values.astype(np.float32), about)})
+        latents["rate_ci"].attrs["level"] = level
+        return latents
+
+
+def _regression(states: Floats, counts: Floats) -> Floats:
+    """Weights (state,) and then the intercept of a unit's counts (time,), which are NaN where it was not observed; NaN
+    where it never fired."""
+    from sklearn.linear_model import PoissonRegressor
+
+    seen = np.isfinite(counts)
+    mean = counts[seen].mean() if seen.any() else 0.0
+    if not mean:
+        return np.full(states.shape[1] + 1, np.nan)
+    model = PoissonRegressor(alpha=PENALTY * mean).fit(states[seen], counts[seen])
+    return np.append(model.coef_, model.intercept_)
+
+
+def _variances(weights: Floats, cov: Floats) -> Floats:
+    """w'P w (time, unit)."""
+    squares = (weights[:, :, None] * weights[:, None]).reshape(len(weights), -1)
+    return np.maximum(cov.reshape(len(cov), -1) @ squares.T, 0)

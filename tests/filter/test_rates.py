@@ -1,0 +1,61 @@
+"""Rates of units whose true rates are known: the regression, the expected rates, the intervals."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from ldmfilter import InputError, Rates
+
+N, SIZE = 8000, 0.1
+
+
+@pytest.fixture(scope="module")
+def world():
+    """States h of unit covariance, given means m with covariance P, and counts of units whose log rate is linear in h;
+    the last unit never fires, the first is not observed for a while in which it would fire at 100 Hz."""
+    rng = np.random.default_rng(0)
+    P = np.array([[0.3, 0.1], [0.1, 0.2]])
+    m = rng.multivariate_normal(np.zeros(2), np.eye(2) - P, N)
+    h = m + rng.multivariate_normal(np.zeros(2), P, N)
+    w, c = np.array([[1.0, 0.0], [-0.5, 0.7], [0.0, 0.0], [0.3, 0.3]]), np.log([5.0, 8.0, 3.0, 0.0 + 1e-12])
+    rates = np.exp(h @ w.T + c)
+    values, seen = rng.poisson(rates * SIZE).astype(np.uint8), np.ones((N, 4), bool)
+    values[:500, 0], seen[:500, 0] = 10, False
+    coords = {"time": (np.arange(N) + 0.5) * SIZE, "unit": np.arange(4), "unit_observed": (("time", "unit"), seen)}
+    counts = xr.DataArray(values, coords, ("time", "unit"), attrs={"bin_size": SIZE})
+    variables = {
+        "filtered_mean": (("time", "state"), m),
+        "filtered_cov": (("time", "state", "state_2"), np.tile(P, (N, 1, 1))),
+        "trained": ("time", np.arange(N) < 6000),
+        "observed": ("time", np.ones(N, bool)),
+    }
+    return xr.Dataset(variables, attrs={"ci_level": 0.95}), counts, w, c, rates
+
+
+def test_expected_rates_and_intervals_are_those_of_the_world(world):
+    latents, counts, w, c, rates = world
+    fitted = Rates.fit(latents, counts)
+    np.testing.assert_allclose(fitted.weights[:3], w[:3], atol=0.06)
+    np.testing.assert_allclose(fitted.log_rate[:3], c[:3], atol=0.06)
+    made = fitted.add(latents)
+    rate, low, high = (x.to_numpy()[6000:] for x in (made["rate"], *made["rate_ci"].transpose("bound", ...)))
+    np.testing.assert_allclose(rate[:, :3].mean(0), rates[6000:, :3].mean(0), rtol=0.06)
+    inside = ((low <= rates[6000:]) & (rates[6000:] <= high))[:, :2].mean(0)  # the third has no interval to speak of
+    np.testing.assert_allclose(inside, 0.95, atol=0.02)
+    assert np.isnan(rate[:, 3]).all()
+
+
+def test_rates_do_not_leave_what_was_fitted(world):
+    latents, counts, *_ = world
+    fitted = Rates.fit(latents, counts)
+    far, cov = np.array([[1e3, -1e3]]), np.zeros((1, 2, 2))
+    rate, _ = fitted.expected(far, cov)
+    np.testing.assert_allclose(rate[0, :2], np.exp([fitted.highest[0], fitted.lowest[1]]))
+
+
+def test_what_has_no_rates_is_refused(world):
+    latents, counts, *_ = world
+    with pytest.raises(InputError, match="holds a signal, which has no rates"):
+        Rates.fit(latents, counts.astype(float).assign_attrs(kind="signal"))
+    with pytest.raises(InputError, match="0 bins of training time are too few"):
+        Rates.fit(latents.assign(trained=("time", np.zeros(N, bool))), counts)
