@@ -149,7 +149,7 @@ def _first_guess(x: Array, starts: Array, state_dim: int, lags: int = 8) -> Line
 
 
 def smoothed_roots(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False) -> Array:
-    """Exponential averages (time, unit) of the past root counts, with a time constant of `SMOOTHING` s, less their mean;
+    """Exponential averages (time, unit) of the past root counts less their mean, with a time constant of `SMOOTHING` s;
     of a signal those of its standardised channels.
 
     Args:

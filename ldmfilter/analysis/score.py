@@ -15,6 +15,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +39,8 @@ AHEAD = (0.1, 0.2, 0.5, 1.0, 2.0)  # s
 QUARTERS = 4  # groups of units that are hidden in turn
 FEW, DRAWS = 500, 3  # bins that few-shot readouts learn from; times that they are drawn
 MOST_JUDGED = 10_000  # bins
-HIDDEN, FEW_SHOT, THIS_BIN = "hidden units", f"hidden units, learnt from {FEW} bins", "this bin, which the state has seen"
+HIDDEN, FEW_SHOT = "hidden units", f"hidden units, learnt from {FEW} bins"
+THIS_BIN = "this bin, which the state has seen"
 
 States = Callable[[Array], Array]  # gets the numbers of the hidden units, gives states (time, state)
 
@@ -125,15 +127,16 @@ def score(
         raise InputError(f"horizons {', '.join(f'{one:g}' for one in ahead)} s: give seconds above 0")
     counts = excerpt(check_counts(counts), 0)
     with one_thread(), torch.no_grad(), sound(next(iter(models.values())), counts):
-        bins = _common(list(models.values()), counts)
-        judge = Judge(bins, is_signal(counts), tuple(ahead))
+        whole = {name: one.decode(counts) for name, one in models.items()}
+        bins = _common(models, whole, counts)
+        judge = Judge(bins, is_signal(counts), ahead)
         found = {}
         for name, one in models.items():
             tell(name)
-            found[name] = judge.scores(lambda hidden, one=one: _decoded(one, counts, hidden))
+            found[name] = judge.scores(partial(_means, one, counts, whole[name]))
         for name, make in STATES.items():
             tell(name)
-            found[name] = judge.scores(lambda hidden, make=make: judge.made(make, hidden))
+            found[name] = judge.scores(partial(judge.made, make))
     rows = {row: {name: one[row] for name, one in found.items()} for row in next(iter(found.values()))}
     missing = {row: judge.reason(row) for row, each in rows.items() if math.isnan(next(iter(each.values())).value)}
     unit = "share of variance" if judge.signal else "bits per spike"
@@ -189,12 +192,12 @@ class Judge:
             return f"a bin has {self.bins.size:g} s"
         return "no stretch of training or of held-out time is long enough"
 
-    def _predicted(self, states: Array, units: Array, steps: int | None = None, few: Array | None = None) -> SpikesAhead:
-        """The score of the units' counts so many bins ahead, without `steps` of those of the bin itself."""
+    def _predicted(self, states: Array, units: Array, steps: int = -1, few: Array | None = None) -> SpikesAhead:
+        """The score of the units' counts so many bins ahead; -1 stands for those of the bin itself."""
         bins = self.bins
-        if steps == 0:
+        if steps == 0:  # a horizon shorter than a bin
             return NOT_JUDGED
-        horizon = (((steps or 0) - 1) * bins.size, bins.size)
+        horizon = ((max(steps, 0) - 1) * bins.size, bins.size)
         return spikes_ahead(
             states, self.counts[:, units], bins.segment, bins.fit, self.judged, bins.size, self.signal, [horizon], few
         )
@@ -207,13 +210,14 @@ class Judge:
         return [np.isin(np.arange(len(self.counts)), rng.choice(rows, FEW, replace=False)) for _ in range(DRAWS)]
 
 
-def _common(models: Sequence[LDMFilter], counts: xr.DataArray) -> Bins:
-    """The bins that none of the models was trained on, to judge, and those that all were, to fit to.
+def _common(models: Mapping[str, LDMFilter], whole: Mapping[str, xr.Dataset], counts: xr.DataArray) -> Bins:
+    """The bins that none of the models was trained on, to judge, and those that all were, to fit to; `whole` holds
+    the states of all bins.
 
     Raises:
         InputError: they are too few, or no time is held out.
     """
-    found = [bins_of(counts, np.asarray(one.decode(counts)["trained"]), one.trained_spans_) for one in models]
+    found = [bins_of(counts, whole[name]["trained"].to_numpy(), one.trained_spans_) for name, one in models.items()]
     fit, judged = (np.all([getattr(one, name) for one in found], axis=0) for name in ("fit", "judged"))
     if not all(one.held_out for one in found) or not judged.any() or not fit.any():
         raise InputError(
@@ -223,14 +227,17 @@ def _common(models: Sequence[LDMFilter], counts: xr.DataArray) -> Bins:
     return dataclasses.replace(found[0], fit=fit, judged=judged)
 
 
-def _decoded(model: LDMFilter, counts: xr.DataArray, hidden: Array) -> Array:
-    """Filtered means (time, state) of a model that is not shown the hidden units."""
-    if hidden.size:
-        seen = np.ones(counts.shape, bool) if "unit_observed" not in counts.coords else counts["unit_observed"].values
-        seen = np.where(np.isin(np.arange(counts.shape[1]), hidden), False, seen)
-        counts = counts.assign_coords(unit_observed=(("time", "unit"), seen))
-    states: Array = model.decode(counts)["filtered_mean"].to_numpy().astype(np.float64)
-    return states
+def _means(model: LDMFilter, counts: xr.DataArray, whole: xr.Dataset, hidden: Array) -> Array:
+    """Filtered means (time, state) of a model that is not shown the hidden units; `whole` holds those of all units."""
+    latents = model.decode(_hide(counts, hidden)) if hidden.size else whole
+    return latents["filtered_mean"].to_numpy().astype(np.float64)
+
+
+def _hide(counts: xr.DataArray, hidden: Array) -> xr.DataArray:
+    """The counts with some units, by their numbers, not observed."""
+    seen = counts.coords.get("unit_observed", xr.ones_like(counts, bool)).to_numpy()
+    seen = seen & ~np.isin(np.arange(counts.shape[1]), hidden)
+    return counts.assign_coords(unit_observed=(("time", "unit"), seen))
 
 
 def _pooled(parts: Sequence[tuple[int, SpikesAhead]]) -> SpikesAhead:

@@ -115,12 +115,12 @@ def spikes_ahead(
         ahead, there = _counts_ahead(counts, segment, judge, start, length)
         train, test = np.flatnonzero(fit & known & there), np.flatnonzero(judge & known & there)
         train, test = _thin(train, MOST_FITTED), _thin(test, MOST_JUDGED if horizons is None else len(test))
-        mean = ahead[train].mean(0) + 1e-9 if len(train) else 0
-        train = train if learn is None else train[learn[train]]
-        if len(train) <= NEIGHBOURS or not ahead[test].any():
+        learnt = train if learn is None else train[learn[train]]
+        if len(learnt) <= NEIGHBOURS or not ahead[test].any():
             continue
+        mean = ahead[train].mean(0) + 1e-9
         for readout in READOUTS:
-            gain, whole = score(ahead[test], readout(states[train], ahead[train], states[test], mean), mean)
+            gain, whole = score(ahead[test], readout(states[learnt], ahead[learnt], states[test], mean), mean)
             parts.append(np.bincount(block[test], gain, n_blocks) / whole)
     if not parts:
         return NOT_JUDGED
@@ -147,7 +147,7 @@ def spikes_ahead_of_all(
     ]
     found = [one for one in found if np.isfinite(one.value)]
     if not found:
-        return SpikesAhead(np.nan, np.full(1, np.nan))
+        return NOT_JUDGED
     value = float(np.mean([one.value for one in found]))
     return SpikesAhead(value, np.concatenate([one.blocks for one in found]) / len(found))
 

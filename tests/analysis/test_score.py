@@ -1,4 +1,4 @@
-"""Scores of states in a world whose rates are known: the true rates are the ceiling, shuffled states are worth nothing."""
+"""Scores of states in a world whose rates are known: these are the ceiling, and shuffled states are worth nothing."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ SIZE, N, UNITS, STEPS = 0.1, 3000, 9, 5
 
 @pytest.fixture(scope="module")
 def world():
-    """A state of two dimensions with a time constant of 5 s, the rates that it drives, and Poisson counts; the last unit
-    never fires in the second half."""
+    """A state of two dimensions with a time constant of 5 s, the rates that it drives, and Poisson counts; the last
+    unit never fires in the second half."""
     rng, forget = np.random.default_rng(0), np.exp(-SIZE / 5.0)
     state = np.zeros((N, 2))
     for t in range(1, N):
