@@ -197,7 +197,7 @@ class Judge:
         bins = self.bins
         if steps == 0:  # a horizon shorter than a bin
             return NOT_JUDGED
-        horizon = ((max(steps, 0) - 1) * bins.size, bins.size)
+        horizon = (max(steps, 0) - 1, 1)
         return spikes_ahead(
             states, self.counts[:, units], bins.segment, bins.fit, self.judged, bins.size, self.signal, [horizon], few
         )
