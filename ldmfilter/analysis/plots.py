@@ -135,6 +135,18 @@ def plot_raster(spike_times: Sequence[np.ndarray], axes: Axes, start: float, sto
     _finish(axes, "time, s", f"{len(shown)} units", left=False)
 
 
+def plot_rates(rates: xr.DataArray, axes: Axes) -> None:
+    """Rates (time, unit) of a stretch as shades beneath the rows of `plot_raster`, from 0 to each unit's highest."""
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
+
+    time = rates["time"].to_numpy()
+    half = 0.5 * (time[-1] - time[0]) / max(time.size - 1, 1)
+    share = (rates / (rates.max("time") + 1e-12)).to_numpy().T
+    shades = LinearSegmentedColormap.from_list("shades", [to_rgba(COLOURS[0], alpha) for alpha in (0, 0.6)])
+    extent = (time[0] - half, time[-1] + half, len(share) - 0.5, -0.5)
+    axes.imshow(share, aspect="auto", extent=extent, vmin=0, vmax=1, cmap=shades, interpolation="nearest")
+
+
 def plot_signal(signal: xr.DataArray, axes: Axes, start: float, stop: float) -> None:
     """A signal (time, unit) from `start` to `stop`, s: a row for each channel, in its deviations, the first on top."""
     time = signal["time"].to_numpy()

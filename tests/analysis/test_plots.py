@@ -15,6 +15,7 @@ from ldmfilter.analysis.plots import (
     plot_drift,
     plot_nis,
     plot_raster,
+    plot_rates,
     plot_spectrum,
     plot_state_space,
     plot_state_space_3d,
@@ -99,6 +100,18 @@ def test_raster_has_a_tick_for_each_spike_that_is_shown(axes):
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first unit is at the top
     plot_raster([np.array([])], axes, 5.0, 6.0)
     assert len(axes.patches) == 1  # silence draws nothing
+
+
+def test_rates_lie_beneath_the_rows_of_the_raster(axes):
+    plot_raster([np.array([1.5]), np.array([1.0])], axes, 1.0, 2.0)
+    limits = axes.get_xlim(), axes.get_ylim()
+    rates = xr.DataArray([[2.0, 0.0], [4.0, 1.0]], {"time": [1.25, 1.75], "unit": [7, 8]}, ("time", "unit"))
+    plot_rates(rates, axes)
+    image = axes.images[0]
+    np.testing.assert_allclose(image.get_array(), [[0.5, 1.0], [0.0, 1.0]])
+    assert image.get_extent() == [1.0, 2.0, 1.5, -0.5]
+    assert (axes.get_xlim(), axes.get_ylim()) == limits
+    assert image.get_zorder() < axes.patches[0].get_zorder()
 
 
 def circle(mean, true, low, high):

@@ -124,7 +124,7 @@ def report(
     if align:
         choose_condition(session, align, query, condition)
     counts = check_counts(counts)
-    latents = model.decode(counts)
+    latents = model.decode(counts, rates=not model.signal_)
     reports: tuple[Mapping[str, Any], ...] = ()
     lags: dict[str, list[dict[str, Any]]] = {}
     if chosen:

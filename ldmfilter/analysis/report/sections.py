@@ -216,6 +216,7 @@ def _raster(inputs: Inputs) -> Picture:
         "spikes": sum(map(len, trains)),
         "units": len(order),
         "unseen": not shown["trained"].any(),
+        "rates": "rate" in shown,
         "behaviors": [one["name"] for one in behaviors],
     }
 
@@ -228,6 +229,8 @@ def _raster(inputs: Inputs) -> Picture:
             plots.plot_signal(inputs.counts.isel(unit=order), grid[0], start, end)
         else:
             plots.plot_raster(trains, grid[0], start, end)
+            if "rate" in part:
+                plots.plot_rates(part["rate"].isel(unit=order), grid[0])
         for one, axes in zip(behaviors, grid[1:], strict=True):
             if one["categories"]:
                 measured = inputs.positions(one["name"], part[f"{one['name']}_true"].to_numpy())
