@@ -25,7 +25,7 @@ def compare(
     """Example: **ldmfilter compare runs/seed0 runs/seed1**
 
     Do runs agree? The R2 of the best affine map from the states of one run to those of another, on time that no run
-    was trained on, beside what chance gives.
+    was trained on, beside what chance gives; and the bits per spike by which each training chose its filter.
     """
     from ldmfilter.analysis.compare import compare as compare_runs
     from ldmfilter.filter.runs import Run
@@ -48,9 +48,11 @@ def _show(result: "Comparison") -> None:
     grid.add_column("from \\ to", overflow="fold")
     for number in range(len(result.runs)):
         grid.add_column(str(number + 1), justify="right")
+    grid.add_column("spikes ahead", justify="right")
     for number, (name, row) in enumerate(zip(result.runs, result.r2, strict=True)):
         cells = ["" if number == column else f"{value:.3f}" for column, value in enumerate(row)]
-        grid.add_row(shown(f"{number + 1} {name}"), *cells)
+        bits = result.bits_per_spike[number]
+        grid.add_row(shown(f"{number + 1} {name}"), *cells, "" if bits is None else f"{bits:.3f}")
     console.print("R2 of the best affine map")
     console.print(grid)
     where = "time that no run was trained on" if result.held_out else "time that runs were trained on"

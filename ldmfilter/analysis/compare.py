@@ -35,6 +35,8 @@ class Comparison:
         r2: (run, run) R2 of the best affine map from the states of the run of the row to those of the run of the
             column, over all dimensions together, on held-out folds of time; 1 on the diagonal.
         control: (run, run) its 95th percentile where the states of the column are shifted in time.
+        bits_per_spike: (run,) the prediction of spikes ahead by which training chose (`filter.spikes_ahead`), on its
+            own held-out blocks; of a signal the share of variance; None where it could not be judged.
         bins: number of bins that were judged.
         held_out: whether none of the runs was trained on these bins.
     """
@@ -42,6 +44,7 @@ class Comparison:
     runs: tuple[str, ...]
     r2: Floats
     control: Floats
+    bits_per_spike: tuple[float | None, ...]
     bins: int
     held_out: bool
 
@@ -79,8 +82,10 @@ def compare(runs: Sequence[Run]) -> Comparison:
     check_same_session(runs)
     first, bin_size = runs[0], runs[0].config.data.bin_size
     decoded: list[xr.Dataset] = []
+    bits: list[float | None] = []
     for run in runs:
         model = run.model()
+        bits.append(model.kept_.bits_per_spike if np.isfinite(model.kept_.bits_per_spike) else None)
         latents = model.decode(check_counts(run.recording()[1]))
         time = latents["time"].to_numpy()
         free = outside(time, model.trained_spans_, GUARD)
@@ -102,7 +107,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     r2, control = np.eye(len(runs)), np.zeros((len(runs), len(runs)))
     for i, j in itertools.permutations(range(len(runs)), 2):
         r2[i, j], control[i, j] = agreement(states[i], states[j], fold)
-    return Comparison(tuple(str(run.folder) for run in runs), r2, control, int(judged.sum()), held_out)
+    return Comparison(tuple(str(run.folder) for run in runs), r2, control, tuple(bits), int(judged.sum()), held_out)
 
 
 def check_same_session(runs: Sequence[Run]) -> None:

@@ -135,16 +135,16 @@ def plot_raster(spike_times: Sequence[np.ndarray], axes: Axes, start: float, sto
     _finish(axes, "time, s", f"{len(shown)} units", left=False)
 
 
-def plot_rates(rates: xr.DataArray, axes: Axes) -> None:
-    """Rates (time, unit) of a stretch as shades beneath the rows of `plot_raster`, from 0 to each unit's highest."""
+def plot_rates(shares: xr.DataArray, axes: Axes) -> None:
+    """Rates (time, unit) of a stretch as shades beneath the rows of `plot_raster`: shares of a high rate of each unit,
+    above which the shade is the same."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
-    time = rates["time"].to_numpy()
+    time = shares["time"].to_numpy()
     half = 0.5 * (time[-1] - time[0]) / max(time.size - 1, 1)
-    share = (rates / (rates.max("time") + 1e-12)).to_numpy().T
     shades = LinearSegmentedColormap.from_list("shades", [to_rgba(COLOURS[0], alpha) for alpha in (0, 0.6)])
-    extent = (time[0] - half, time[-1] + half, len(share) - 0.5, -0.5)
-    axes.imshow(share, aspect="auto", extent=extent, vmin=0, vmax=1, cmap=shades, interpolation="nearest")
+    extent = (time[0] - half, time[-1] + half, shares.sizes["unit"] - 0.5, -0.5)
+    axes.imshow(shares.to_numpy().T, aspect="auto", extent=extent, vmin=0, vmax=1, cmap=shades, interpolation="nearest")
 
 
 def plot_signal(signal: xr.DataArray, axes: Axes, start: float, stop: float) -> None:

@@ -64,6 +64,7 @@ def test_runs_are_compared_where_none_was_trained(session, tmp_path):
     assert 80 < result.bins < 400  # what neither was trained on
     assert result.median > result.chance
     assert np.diag(result.r2).tolist() == [1, 1]
+    assert result.bits_per_spike == tuple(run.model().kept_.bits_per_spike for run in (first, second))
     assert result.to_dict()["runs"] == [str(tmp_path / "a"), str(tmp_path / "b")]
 
     everything = make_run(tmp_path / "c", session, steps=1, reserve=0.0)

@@ -105,8 +105,8 @@ def test_raster_has_a_tick_for_each_spike_that_is_shown(axes):
 def test_rates_lie_beneath_the_rows_of_the_raster(axes):
     plot_raster([np.array([1.5]), np.array([1.0])], axes, 1.0, 2.0)
     limits = axes.get_xlim(), axes.get_ylim()
-    rates = xr.DataArray([[2.0, 0.0], [4.0, 1.0]], {"time": [1.25, 1.75], "unit": [7, 8]}, ("time", "unit"))
-    plot_rates(rates, axes)
+    shares = xr.DataArray([[0.5, 0.0], [1.0, 1.0]], {"time": [1.25, 1.75], "unit": [7, 8]}, ("time", "unit"))
+    plot_rates(shares, axes)
     image = axes.images[0]
     np.testing.assert_allclose(image.get_array(), [[0.5, 1.0], [0.0, 1.0]])
     assert image.get_extent() == [1.0, 2.0, 1.5, -0.5]

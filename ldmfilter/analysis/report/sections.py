@@ -230,7 +230,8 @@ def _raster(inputs: Inputs) -> Picture:
         else:
             plots.plot_raster(trains, grid[0], start, end)
             if "rate" in part:
-                plots.plot_rates(part["rate"].isel(unit=order), grid[0])
+                shares = part["rate"] / inputs.latents["rate"].quantile(0.99, "time")
+                plots.plot_rates(shares.isel(unit=order), grid[0])
         for one, axes in zip(behaviors, grid[1:], strict=True):
             if one["categories"]:
                 measured = inputs.positions(one["name"], part[f"{one['name']}_true"].to_numpy())
