@@ -31,7 +31,7 @@ def test_rates_of_a_run_in_its_own_session_in_trials_and_exported(trained):
     with (trained / "rates.csv").open() as file:
         head = file.readline()
     assert f"rate_{run.unit_ids[0]} (Hz),rate_{run.unit_ids[0]}_lower (Hz)" in head
-    ended = here("decode", "--run", "run", "--rates", *ALIGNED, "--out", "trials.zarr", cwd=trained)
+    ended = here("decode", "--run", "run", "--rates", *ALIGNED, "--out", "rates_in_trials.zarr", cwd=trained)
     assert ended.code == 0, ended.err
-    with xr.open_zarr(trained / "trials.zarr") as aligned:
+    with xr.open_zarr(trained / "rates_in_trials.zarr") as aligned:
         assert aligned["rate"].dims == ("trial", "time", "unit")
