@@ -1,11 +1,11 @@
 # make demo: train on the sample session, decode it, draw a picture, make the report. make test: the whole test suite.
-# make bench: every benchmark, with its table.
+# make docs: the documentation, its notebooks run, in docs/_build/html. make bench: every benchmark, with its table.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test bench clean
+.PHONY: demo test docs bench clean
 
 demo: $(VENV)/.demo
 	rm -rf demo
@@ -25,6 +25,10 @@ test: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
+	@echo "documentation: $(CURDIR)/docs/_build/html/index.html"
+
 bench: $(VENV)/.bench
 	for one in tests/benchmarks/[a-z]*_*.py tests/benchmarks/calibration.py tests/benchmarks/fuzz.py tests/benchmarks/kills.py; do $(BIN)/python $$one; done
 
@@ -37,6 +41,10 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)
 	$(PIP) -e '.[test]'
 	touch $@
 
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)
+	$(PIP) -e '.[docs]'
+	touch $@
+
 $(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)
 	$(PIP) -e '.[test,bench]'
 	touch $@
@@ -46,4 +54,4 @@ $(VENV):
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) demo docs/_build build dist *.egg-info

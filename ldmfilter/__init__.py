@@ -61,6 +61,8 @@ __all__ = sorted(_MODULES)
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(_MODULES[name]), name)
+    if name == "plot":
+        return import_module("ldmfilter.plot")
     raise AttributeError(f"module 'ldmfilter' has no attribute {name!r}")
 
 

@@ -6,7 +6,7 @@ matplotlib's text colour, so that a dark style needs no other functions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Colours that stay apart for colour-blind readers (Okabe & Ito 2008), grey in place of black, which is the text's.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#F0E442")
+#: Around a circle, visible on white and on black.
+CIRCLE = ("#d1495b", "#e08a2c", "#a9a52a", "#3a9d6b", "#2b8fb8", "#5b68c4", "#a557a5", "#d1495b")
 BAND = 0.25  # opacity of an interval
 SINGLE_TRIALS = 12  # of a condition that are drawn, at most
 
@@ -74,14 +76,16 @@ def plot_states(latents: xr.Dataset, axes: Axes, number: int = 3, spacing: float
     _finish(axes, "time, s", f"state, {latents['ci'].attrs['level']:.0%} interval")
 
 
-def plot_state_space(latents: xr.Dataset, axes: Axes, colour: np.ndarray, cmap: str = "viridis") -> PathCollection:
+def plot_state_space(
+    latents: xr.Dataset, axes: Axes, colour: np.ndarray, cmap: str | Colormap = "viridis"
+) -> PathCollection:
     """Filtered means in the plane of the two slowest states, which come first (canonical gauge). As all states have the
     same variance, that of their principal components would be a plane like any other.
 
     Args:
         latents: from `LDMFilter.decode`.
         colour: (time,) a value for each bin, as the animal's place; bins where it is NaN are left out.
-        cmap: matplotlib's name of the colour map.
+        cmap: matplotlib's name of the colour map, or the map itself.
 
     Returns:
         The points, for a colour bar.
@@ -256,6 +260,19 @@ def plot_read_along(
     if time[0] < 0 < time[-1]:
         axes.axvline(0, **_reference())
     _finish(axes, "time, s", "trials read right")
+
+
+def plot_reports(reports: Sequence[Mapping[str, Any]], axes: Axes) -> None:
+    """Calibration of behaviours, as `read_behavior` reports them, all with intervals or all of classes."""
+    for one, colour in zip(reports, COLOURS, strict=False):
+        classes = one["categories"]
+        keys = ("probability", "share", "share_se") if classes else ("level", "coverage", "coverage_se")
+        rows = one["calibration"] if classes else one["intervals"]
+        nominal, observed, error = np.array([[row[key] for key in keys] for row in rows]).T
+        words = ("probability of a class", "share of bins") if classes else ("level of the interval", "share inside")
+        plot_calibration(nominal, observed, error, axes, colour, one["name"], words)
+    for text in axes.legend(loc="upper left", frameon=False).get_texts():
+        text.set_parse_math(False)
 
 
 def plot_calibration(

@@ -45,16 +45,42 @@ def read_session(
     a sorter's folder. sorting, analyzer: saved by SpikeInterface, as a folder or in zarr. pynapple: a TsGroup saved
     as .npz. counts: binned already, in netCDF, zarr, .npz or .npy; they give a `BinnedSession`.
 
-    format: one of these names; without it the content decides, not the name
-    bin_size: s, of counts that do not say it themselves
-    series: path of a signal, or the unique last part of it, to be read in place of spikes: a `SignalSession`. Without
-        it one is read where there are no units and there is just one
-    sort_times: take times that fall back as disorder, though a clock may have been reset
-    ticks: "NAME=HZ", ticks a second of the times of `spikes`, `obs_intervals`, an interval table or a series
+    Parameters
+    ----------
+    path : str or os.PathLike
+        File, folder or address.
+    format : str, optional
+        One of these names; without it the content decides, not the name.
+    bin_size : float, optional
+        Of counts that do not say it themselves, s.
+    series : str, optional
+        Path of a signal, or the unique last part of it, to be read in place of spikes: a `SignalSession`. Without it
+        one is read where there are no units and there is just one.
+    sort_times : bool
+        Take times that fall back as disorder, though a clock may have been reset.
+    ticks : sequence of str
+        "NAME=HZ", ticks a second of the times of `spikes`, `obs_intervals`, an interval table or a series.
 
-    Raises InputError, one line, for a file that is missing, empty, truncated or of another kind, for a session
-    without units or with spike times that are NaN, or without the series, and where order or unit of the spike times
-    are in doubt.
+    Returns
+    -------
+    Session
+        Spikes, units, behaviour and interval tables, times in s.
+
+    Raises
+    ------
+    InputError
+        One line, for a file that is missing, empty, truncated or of another kind, for a session without units or with
+        spike times that are NaN, or without the series, and where order or unit of the spike times are in doubt.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from ldmfilter import Session
+    >>> with TemporaryDirectory() as folder:
+    ...     store = Session.from_spikes([[0.1, 0.4], [0.2]]).to_zarr(f"{folder}/session.zarr")
+    ...     session = read_session(store)
+    >>> session.n_units, session.n_spikes
+    (2, 3)
     """
     from ldmfilter.data.clocks import Reading  # xarray, which the command line starts without
 

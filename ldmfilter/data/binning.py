@@ -36,21 +36,33 @@ _ROUNDING = 1e-9
 def bin_spikes(session: Any, bin_size: float, intervals: Intervals = None) -> xr.DataArray:
     """Count the spikes of every unit in bins of `bin_size` s; of a `SignalSession`, average its frames.
 
-    session: a session, or what `as_session` makes one of: a TsGroup, an NWBFile, a sorting, counts, spike times
+    Parameters
+    ----------
+    session : Session
+        Or what `as_session` makes one of: a TsGroup, an NWBFile, a sorting, counts, spike times.
+    bin_size : float
+        Width of a bin, s.
+    intervals : str or sequence of spans, optional
+        "TABLE=TAG" or "TABLE" for rows of an interval table, or spans (start, stop) in s; without it the whole session.
+        Every span is one gap-free segment with its own bins from its start; only whole bins are kept, and spans
+        without one are left out with a warning.
 
-    intervals: None for the whole session, "TABLE=TAG" or "TABLE" for rows of an interval table, or spans
-        (start, stop) in s. Every span is one gap-free segment with its own bins from its start; only whole
-        bins are kept, and spans without one are left out with a warning.
+    Returns
+    -------
+    xarray.DataArray (time, unit)
+        Counts, in the smallest unsigned dtype. Bin k of a span is exactly
+        [start + k * bin_size, start + (k + 1) * bin_size). Coordinates: `time` (bin centres, s), `unit` (ids),
+        `segment` (time), `interval` (time): the span's label, `observed` (time): whether at least half of the units
+        were observed during the whole bin, and, where units differ, `unit_observed` (time, unit). Attributes:
+        bin_size, the session's source and, of a signal (float32, 0 where missing), kind "signal".
 
-    Returns counts with dims (time, unit) in the smallest unsigned dtype. Bin k of a span is exactly
-    [start + k * bin_size, start + (k + 1) * bin_size). Coordinates: `time` (bin centres, s), `unit` (ids),
-    `segment` (time), `interval` (time): the span's label, `observed` (time): whether at least half of the
-    units were observed during the whole bin, and, where units differ, `unit_observed` (time, unit).
-    Attributes: bin_size, the session's source and, of a signal (float32, 0 where missing), kind "signal".
+    Raises
+    ------
+    InputError
+        A bin size that is not positive or longer than every span, a table or tag that does not exist, or no session.
 
-    Raises InputError for a bin size that is not positive or longer than every span, and as `as_session` and
-    `choose_spans`.
-
+    Examples
+    --------
     >>> session = Session.from_spikes([[0.0, 0.2, 0.3], [0.7]])
     >>> bin_spikes(session, 0.25, [(0, 1)]).values.tolist()
     [[2, 0], [1, 0], [0, 1], [0, 0]]

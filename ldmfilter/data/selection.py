@@ -24,13 +24,35 @@ def choose_spans(
 ) -> list[Span]:
     """The spans of time to use, in order and disjoint.
 
-    interval: "TABLE=TAG", the rows of an interval table where `tags` holds the tag or any column of strings
-        equals it; "TABLE" alone for all rows
-    spans: (start, stop) in s, infinite for an open end; they are cut to the extent of the session
-
     Given both, the time in both; given neither, the whole session as one span "session". Spans that overlap are one
     gap-free stretch and are joined, with a warning; spans that only touch stay apart, as trials do.
-    Raises InputError for a table or tag that does not exist (lists those that do) and where nothing is left.
+
+    Parameters
+    ----------
+    session : Session
+        That has the interval tables.
+    interval : str, optional
+        "TABLE=TAG", the rows of an interval table where `tags` holds the tag or any column of strings equals it;
+        "TABLE" alone for all rows.
+    spans : sequence of (float, float)
+        Start and stop, s, infinite for an open end; they are cut to the extent of the session.
+
+    Returns
+    -------
+    list of Span
+        Each with start and stop, s, and a label.
+
+    Raises
+    ------
+    InputError
+        A table or tag does not exist (lists those that do), or nothing is left.
+
+    Examples
+    --------
+    >>> epochs = {"start_time": [0.0, 5.0], "stop_time": [5.0, 9.0], "tags": [["run"], ["rest"]]}
+    >>> session = Session.from_spikes([[0.0, 9.0]], intervals={"epochs": epochs})
+    >>> choose_spans(session, interval="epochs=run", spans=[(2, 7)])
+    [Span(start=2.0, stop=5.0, label='run')]
     """
     where = session.source.path
     chosen = [Span(start, stop, "session") for start, stop in session.whole.tolist()]
@@ -91,11 +113,37 @@ def choose_units(
     """The session with the units that a query keeps and that fire, or channels that vary, and a line on those left out,
     or "".
 
-    query: an expression on the columns of the unit table, the id `unit` and the `rate`, as
-        "quality == 'good' and snr > 2"; names with spaces in backticks
-    min_rate: Hz over the spans (the whole session without); units without a spike there are always left out
-    Raises InputError for a query that cannot be used, an unknown column (lists those that exist), a negative
-    or NaN `min_rate`, and where no unit is left.
+    Parameters
+    ----------
+    session : Session
+        That has the units.
+    query : str, optional
+        An expression on the columns of the unit table, the id `unit` and the `rate`, as
+        "quality == 'good' and snr > 2"; names with spaces in backticks.
+    min_rate : float
+        Lowest rate over the spans, Hz; units without a spike there are always left out.
+    spans : sequence of Span, optional
+        Of `choose_spans`; without them the whole session.
+
+    Returns
+    -------
+    session : Session
+        With the units that are kept.
+    line : str
+        Says which were left out, or "".
+
+    Raises
+    ------
+    InputError
+        A query that cannot be used, an unknown column (lists those that exist), a negative or NaN `min_rate`, or no
+        unit is left.
+
+    Examples
+    --------
+    >>> session = Session.from_spikes([[0.1, 0.4], [0.2], [0.3]], units={"quality": ["good", "mua", "good"]})
+    >>> chosen, line = choose_units(session, query="quality == 'good'")
+    >>> chosen.units["unit"].values.tolist()
+    [0, 2]
     """
     where = session.source.path
     if not min_rate >= 0:

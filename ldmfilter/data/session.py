@@ -65,15 +65,29 @@ class Observed:
 class Session:
     """Spikes, units, behaviour and intervals of one recording; all times in seconds on the session's clock.
 
-    spike_times (spike,): sorted within each unit, units one after the other
-    spike_times_index (unit,): cumulative ends: unit u owns spike_times[index[u - 1]:index[u]]
-    units: dim "unit", coordinate "unit" (the ids), one variable a column
-    intervals: table name -> dim "interval": start_time, stop_time and further columns; ragged strings such as
-        `tags` have a second dim, padded with ""
-    behavior: path in the file -> DataArray (time,) or (time, component); attrs unit, rate (Hz), description
-    observed: the time each unit was observed, or None where the source does not restrict it
-    extent: start and stop, s, of the recording that units were selected from; None for that of spikes and observation
-    series: path -> a few words on each signal in the file, which `read_session` reads in place of spikes
+    `read_session` gives one of a file, `from_spikes` one of arrays.
+
+    Parameters
+    ----------
+    spike_times : ndarray (spike,)
+        s, sorted within each unit, units one after the other.
+    spike_times_index : ndarray (unit,)
+        Cumulative ends: unit u owns ``spike_times[index[u - 1]:index[u]]``.
+    units : xarray.Dataset
+        Dim and coordinate `unit` (the ids), one variable a column.
+    intervals : dict of xarray.Dataset
+        By the table's name, with dim `interval`: start_time and stop_time, s, and further columns; ragged strings such
+        as `tags` have a second dim, padded with "".
+    behavior : dict of xarray.DataArray
+        By the path in the file, (time,) or (time, component); attributes unit, rate (Hz), description.
+    observed : Observed, optional
+        The time each unit was observed; None where the source does not restrict it.
+    source : Source
+        The file that it was read from.
+    extent : (float, float), optional
+        Start and stop, s, of the recording that units were selected from; None for that of spikes and observation.
+    series : dict of str
+        By its path a few words on each signal in the file, which `read_session` reads in place of spikes.
     """
 
     spike_times: Floats
@@ -116,16 +130,33 @@ class Session:
     ) -> Session:
         """A session from arrays in memory.
 
-        spike_times: one array of times a unit; a mapping's keys are the units' ids, else 0, 1, ...
-        units: columns, each with one value a unit
-        intervals: table name -> columns, of which start_time and stop_time are required
-        behavior: name -> DataArray (time,) or (time, component) with a coordinate `time`
-        sort_times, ticks: as for `read_session`
-
         Times are numbers in s, durations, or dates, of which the earliest spike is 0 s. Unsorted spike times are
-        sorted with a warning. Raises InputError for times that are not finite, as `order.check_spikes` and
-        `clocks.settle`, and for tables whose columns do not fit.
+        sorted with a warning.
 
+        Parameters
+        ----------
+        spike_times : sequence or mapping of array_like (spike,)
+            Times of each unit, s; a mapping's keys are the units' ids, else 0, 1, ...
+        units : mapping or DataFrame, optional
+            Columns, each with one value a unit.
+        intervals : mapping, optional
+            By the table's name its columns, of which start_time and stop_time (s) are required.
+        behavior : mapping of xarray.DataArray, optional
+            By name, (time,) or (time, component) with a coordinate `time`, s.
+        sort_times, ticks
+            As for `read_session`.
+
+        Returns
+        -------
+        Session
+
+        Raises
+        ------
+        InputError
+            Times that are not finite, or whose order or unit is in doubt, and tables whose columns do not fit.
+
+        Examples
+        --------
         >>> session = Session.from_spikes({7: [0.1, 0.4], 9: [0.2]}, units={"quality": ["good", "mua"]})
         >>> session.n_units, session.n_spikes, session.stop
         (2, 3, 0.4)
@@ -233,7 +264,11 @@ class Session:
         return self.rates_within(self.whole)
 
     def rates_within(self, bounds: Floats) -> Floats:
-        """Firing rates (unit,), Hz, within intervals (interval, 2), s, and the observed time; 0 if there is none."""
+        """Firing rates (unit,), Hz, within intervals (interval, 2), s, and the observed time; 0 if there is none.
+
+        >>> Session.from_spikes([[0.0, 0.5, 2.5], [3.0]]).rates_within(np.array([[0.0, 1.0], [2.0, 3.0]]))
+        array([1.5, 0. ])
+        """
         within = union(bounds)
         rates = np.zeros(self.n_units)
         for unit in range(self.n_units):
@@ -248,9 +283,27 @@ class Session:
         return self.spike_times[self.spike_times_index[unit - 1] if unit else 0 : self.spike_times_index[unit]]
 
     def select_units(self, mask_or_ids: npt.ArrayLike) -> Session:
-        """The same session with fewer units: a mask (unit,) of bools, or ids in the wanted order.
+        """The same session with fewer units.
 
-        Raises InputError for an id that the session does not have and for a mask of another length.
+        Parameters
+        ----------
+        mask_or_ids : array_like
+            A mask (unit,) of bools, or ids in the wanted order.
+
+        Returns
+        -------
+        Session
+
+        Raises
+        ------
+        InputError
+            An id that the session does not have, or a mask of another length.
+
+        Examples
+        --------
+        >>> session = Session.from_spikes({7: [0.1, 0.4], 9: [0.2]})
+        >>> session.select_units([9]).n_spikes
+        1
         """
         wanted = np.asarray(mask_or_ids)
         if wanted.dtype == bool:
@@ -277,9 +330,24 @@ class Session:
         )
 
     def to_zarr(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-        """Write the session as a zarr store, whole or not at all, and return its path.
+        """Write the session as a zarr store, whole or not at all.
 
-        Raises InputError where the path exists and `overwrite` is not set.
+        Parameters
+        ----------
+        path : str or os.PathLike
+            Of the store.
+        overwrite : bool
+            Replace a store that exists.
+
+        Returns
+        -------
+        Path
+            Of the store; `read_session` reads it.
+
+        Raises
+        ------
+        InputError
+            The path exists and `overwrite` is not set.
         """
         from ldmfilter.data.store import write_session
 

@@ -110,18 +110,38 @@ def from_signal(
 ) -> SignalSession:
     """A session from a signal, such as dF/F.
 
-    signal: DataArray with dims time (the middles of frames; s, or as its attribute `units` says) and channel, of any
-        name, whose coordinate are the ids; or an array (time, channel). NaN is missing.
-    bin_size: of a frame, s, for a signal without times
-    name: of the series; without it the signal's own
-    units: columns of the channels; intervals, behavior, source and further fields: as for `Session`
-    reading: what a person says of the times
-
     Frames take the places of a regular clock, each to half a frame; those that were dropped are missing, and after a
     second without a frame a new stretch begins.
 
-    Raises InputError for other dims, times that do not rise, and values that are not finite or all missing.
+    Parameters
+    ----------
+    signal : xarray.DataArray or array_like (time, channel)
+        NaN is missing. A DataArray has dims time (the middles of frames; s, or as its attribute `units` says) and
+        channel, of any name, whose coordinate are the ids.
+    bin_size : float, optional
+        Of a frame, s, for a signal without times.
+    name : str
+        Of the series; without it the signal's own.
+    units : mapping or DataFrame, optional
+        Columns of the channels.
+    source : Source, optional
+        The file that it is from.
+    reading : Reading, optional
+        What a person says of the times.
+    intervals, behavior, **parts
+        As for `Session`.
 
+    Returns
+    -------
+    SignalSession
+
+    Raises
+    ------
+    InputError
+        Other dims, times that do not rise, or values that are infinite or all missing.
+
+    Examples
+    --------
     >>> session = from_signal(np.random.default_rng(0).normal(size=(100, 3)), bin_size=0.05)
     >>> session.n_units, round(session.duration, 6)
     (3, 5.0)

@@ -33,13 +33,6 @@ def linear_track_session(
 ) -> Session:
     """A rat that runs to and fro on a linear track, pausing at its ends, and then rests away from it.
 
-    duration: s, of which the last `rest` s are rest
-    track_length: cm
-    n_interneurons: a sixth of the units if None
-    asymmetry: from 0 to 1; with more, pauses are longer at the far end and shorter at the near one, and the way there
-        is faster than the way back. Sessions of different seeds share a world but no unit; only where the world is not
-        symmetric in itself can their states be told from mirrored ones.
-
     Most place cells have a field in both directions, at unrelated places, over a low background. Their spikes
     are Poisson with a refractory time of 2 ms, modulated by theta (8 Hz) while the rat moves, by a gain drawn
     for each cell and traversal and by a slow gain shared by all. Interneurons know theta and speed only. At
@@ -51,7 +44,39 @@ def linear_track_session(
     at 50 Hz below "processing/behavior/": `linear_position` (cm, NaN at rest), `direction` (1 outbound,
     -1 inbound, 0 standing), `speed` (cm/s), and the rest of the true state: `facing` (1 or -1), `theta_phase`
     (rad), `gain`.
-    Raises InputError where the durations leave no time to run or there are too few units.
+
+    Parameters
+    ----------
+    seed : int
+        Of everything random.
+    n_units : int
+        Of all kinds.
+    duration : float
+        s, of which the last `rest` s are rest.
+    rest : float
+        s.
+    track_length : float
+        cm.
+    n_interneurons : int, optional
+        Without it a sixth of the units.
+    asymmetry : float
+        From 0 to 1; with more, pauses are longer at the far end and shorter at the near one, and the way there is
+        faster than the way back. Sessions of different seeds share a world but no unit; only where the world is not
+        symmetric in itself can their states be told from mirrored ones.
+
+    Returns
+    -------
+    Session
+
+    Raises
+    ------
+    InputError
+        The durations leave no time to run, or there are too few units.
+
+    Examples
+    --------
+    >>> linear_track_session(duration=60, rest=0, n_units=6)
+    <Session memory: 6 units, 1646 spikes, 0 to 60 s>
     """
     if not 0 <= rest < duration or not n_units >= 1:
         raise InputError(
@@ -85,12 +110,32 @@ def calcium_session(
 
     Each spike adds `size`, which decays exponentially, and each frame has Gaussian noise of its own.
 
-    rate: of frames, Hz
-    decay: time constant of the indicator, s; CaImAn takes 0.4 s for GCaMP6f
-    size: dF/F of a spike
-    noise: deviation, dF/F
-    Raises InputError for a rate or a decay that is not positive.
+    Parameters
+    ----------
+    session : Session
+        Of spikes.
+    seed : int
+        Of the noise.
+    rate : float
+        Of frames, Hz.
+    decay : float
+        Time constant of the indicator, s; CaImAn takes 0.4 s for GCaMP6f.
+    size : float
+        dF/F of a spike.
+    noise : float
+        Deviation, dF/F.
 
+    Returns
+    -------
+    SignalSession
+
+    Raises
+    ------
+    InputError
+        A rate or a decay that is not positive.
+
+    Examples
+    --------
     >>> calcium_session(linear_track_session(duration=60, rest=0, n_units=6))
     <SignalSession memory: dff, 6 channels, 0 to 60 s>
     """

@@ -86,16 +86,31 @@ def _held(time: np.ndarray, usable: np.ndarray, segment: np.ndarray, share: floa
 def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:
     """The counts that training may see, without the reserved blocks of time in which its result is judged.
 
-    Args:
-        counts: (time, unit), as `bin_spikes` makes them.
-        share: of the observed bins, kept from training in at most `RESERVED_BLOCKS` blocks of at least
-            `RESERVED_BLOCK` s; a recording that has no room for one block is returned as it is.
+    Parameters
+    ----------
+    counts : xarray.DataArray (time, unit)
+        As `bin_spikes` makes them.
+    share : float
+        Of the observed bins, kept from training in at most `RESERVED_BLOCKS` blocks of at least `RESERVED_BLOCK` s; a
+        recording that has no room for one block is returned as it is.
 
-    Returns:
+    Returns
+    -------
+    xarray.DataArray (time, unit)
         The other bins, each stretch between two blocks a segment of its own.
 
-    Raises:
-        InputError: as `check_counts`.
+    Raises
+    ------
+    InputError
+        The counts are not as `bin_spikes` makes them.
+
+    Examples
+    --------
+    >>> from ldmfilter import bin_spikes
+    >>> from ldmfilter.data.simulate import linear_track_session
+    >>> counts = bin_spikes(linear_track_session(duration=100, rest=0, n_units=6), 0.1)
+    >>> counts.sizes["time"], reserve(counts, 0.4).sizes["time"]
+    (1000, 600)
     """
     counts = check_counts(counts)
     segment = np.asarray(counts["segment"])

@@ -33,25 +33,43 @@ def align(
     `time` (time,) is the centre, s from the event, of bins that are counted from the event. A real bin, whose edges
     need not meet the event, ends in the counted bin, so that it lies less than a bin earlier; `bin_time` says where.
 
-    Args:
-        latents: as `LDMFilter.decode` gives them, or `ldmfilter.export.read_latents`.
-        session: that they were decoded from, with the interval table.
-        event: "TABLE.COLUMN", any column of times, as "trials.start_time" or "trials.go_cue".
-        window: from and to, s from the event; the whole bins in it.
-        query: keeps some rows of the table, an expression as "condition == 3 and rewarded".
+    Parameters
+    ----------
+    latents : xarray.Dataset
+        As `LDMFilter.decode` gives them, or `ldmfilter.export.read_latents`.
+    session : Session
+        That they were decoded from, with the interval table.
+    event : str
+        "TABLE.COLUMN", any column of times, as "trials.start_time" or "trials.go_cue".
+    window : (float, float)
+        From and to, s from the event; the whole bins in it.
+    query : str, optional
+        Keeps some rows of the table, an expression as "condition == 3 and rewarded".
 
-    Returns:
+    Returns
+    -------
+    xarray.Dataset
         Every variable (time, ...) of the states as (trial, time, ...), a trial for each row: filtered_mean (trial,
         time, state), filtered_cov (trial, time, state, state_2), and so on, forecasts (ahead, trial, time, ...). What a
         trial does not reach is NaN, -1 or False. Coordinates: the table's columns (trial,), `trial` (its ids), `time`,
         `bin_time` (trial, time): the bin's centre on the session's clock, s; `segment` (trial,), -1 where the trial has
         none.
 
-    Raises:
-        InputError: as `choose_trials`; a window without a bin, or one that no trial reaches.
+    Raises
+    ------
+    InputError
+        No such table or column, a query that cannot be used, a window without a bin, or one that no trial reaches.
 
-    >>> aligned = align(latents, session, "trials.go_cue", (-0.5, 1.5))  # doctest: +SKIP
-    >>> aligned["filtered_mean"].groupby("condition").mean("trial")  # doctest: +SKIP
+    Examples
+    --------
+    >>> from ldmfilter import LDMFilter, bin_spikes
+    >>> from ldmfilter.data.simulate import linear_track_session
+    >>> session = linear_track_session(duration=60, rest=0, n_units=8)
+    >>> counts = bin_spikes(session, 0.1)
+    >>> model = LDMFilter(latent_dim=2, dynamics="fast", restarts=0, max_steps=2, refit=False).fit(counts)
+    >>> aligned = align(model.decode(counts), session, "trials.start_time", (-0.5, 1.0), "direction == 'outbound'")
+    >>> dict(aligned["filtered_mean"].sizes)
+    {'trial': 4, 'time': 15, 'state': 2}
     """
     check_latents(latents)
     table, column = choose_trials(session, event, query)

@@ -74,12 +74,20 @@ class Fitted(FilterConfig):
     def of(self: Self, session: int | str | xr.DataArray) -> Self:
         """The filter of one of the sessions, with the same parameters, not copies; of a filter of one, itself.
 
-        Args:
-            session: its position, one of its names (`FittedSession.names`), or counts: those of the session with the
-                same checksum, else with the same identifier, else with the same units.
+        Parameters
+        ----------
+        session : int, str or xarray.DataArray
+            Its position, one of its names (`FittedSession.names`), or counts: those of the session with the same
+            checksum, else with the same identifier, else with the same units.
 
-        Raises:
-            InputError: none or several fit; names the sessions.
+        Returns
+        -------
+        LDMFilter
+
+        Raises
+        ------
+        InputError
+            None or several fit; names the sessions.
         """
         self.check_fitted()
         if len(self.sessions_) == 1:

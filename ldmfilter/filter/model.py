@@ -53,21 +53,41 @@ class LDMFilter(Fitted):
 
     `fit` adds attributes that end in an underscore:
 
-        sessions_      one `FittedSession` for each session
-        bin_size_      s
-        frame_         s, length of the counts that the encoder sees at once
-        candidates_    one `Trained` for each candidate that was trained, and kept_ the one that is used
-        ended_         whether training has ended
-        sized_         the settings, with numbers for all sizes
-        history_       one `Record` for each evaluation
-        network_       an encoder for each session and the dynamics that all share, a torch module on the CPU
-        model_id_      hash of the parameters
+    Attributes
+    ----------
+    sessions_ : list of FittedSession
+        One for each session.
+    bin_size_ : float
+        s.
+    frame_ : float
+        s, length of the counts that the encoder sees at once.
+    candidates_, kept_ : list of Trained, Trained
+        One for each candidate that was trained, and the one that is used.
+    ended_ : bool
+        Whether training has ended.
+    sized_ : FilterConfig
+        The settings, with numbers for all sizes.
+    history_ : list of Record
+        One for each evaluation.
+    network_ : torch.nn.Module
+        An encoder for each session and the dynamics that all share, on the CPU.
+    model_id_ : str
+        Hash of the parameters.
+    unit_ids_, source_, trained_spans_ : ndarray (unit,), dict, list of (float, float)
+        Of a filter of one session. One of several decodes them into one state space; `of` gives the filter of one of
+        them.
 
-    and, of a filter of one session, `unit_ids_`, `source_` and `trained_spans_` of that session. A filter of several
-    decodes them into one state space; `of` gives the filter of one of them.
-
+    Examples
+    --------
     >>> LDMFilter(latent_dim=4, seed=0)
     LDMFilter(latent_dim=4)
+    >>> from ldmfilter import bin_spikes
+    >>> from ldmfilter.data.simulate import linear_track_session
+    >>> counts = bin_spikes(linear_track_session(duration=60, rest=0, n_units=8), 0.1)
+    >>> model = LDMFilter(latent_dim=2, dynamics="fast", restarts=0, max_steps=2, refit=False).fit(counts)
+    >>> latents = model.decode(counts)
+    >>> latents["filtered_cov"].shape
+    (600, 2, 2)
     """
 
     def fit(
@@ -347,11 +367,25 @@ def _current(tensors: dict[str, Tensor], format: int, latents: int) -> dict[str,
 def load(folder: str | os.PathLike[str]) -> LDMFilter:
     """Read a model that `LDMFilter.save` or a training run wrote. Nothing in it is executed.
 
-    Args:
-        folder: the folder, or the model file itself.
+    Parameters
+    ----------
+    folder : str or os.PathLike
+        The folder, or the model file itself.
 
-    Raises:
-        InputError: the file is missing, damaged, or of a newer version.
+    Returns
+    -------
+    LDMFilter
+        Fitted.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, or of a newer version.
+
+    Examples
+    --------
+    >>> from ldmfilter import load
+    >>> model = load("runs/monday")  # doctest: +SKIP
     """
     path = Path(folder)
     if path.is_dir():

@@ -38,9 +38,8 @@ RASTER_SHOWN = 20.0  # s
 UNITS_SHOWN = 10  # in the picture; the table has all
 PHONE = 0.4  # share of a stretch that is shown on a phone
 _LIBRARIES = ("torch", "numpy", "scipy", "xarray", "zarr", "pynwb", "scikit-learn", "pynapple", "matplotlib", "plotly")
-#: Colours of the state space that stay visible on white and on black: along a scale, and around a circle.
+#: Colours of the state space along a scale, that stay visible on white and on black.
 _SCALE = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#e3cf1f")
-_CIRCLE = ("#d1495b", "#e08a2c", "#a9a52a", "#3a9d6b", "#2b8fb8", "#5b68c4", "#a557a5", "#d1495b")
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ def _colouring(about: Mapping[str, Any], values: np.ndarray) -> dict[str, Any]:
     names = about.get("classes")
     unit = f" {about['unit']}" if about["unit"] else ""
     labels = {"low_label": plain_number(low) + unit, "high_label": plain_number(high) + unit}
-    stops: Sequence[str] = _CIRCLE if about.get("circular") else _SCALE
+    stops: Sequence[str] = plots.CIRCLE if about.get("circular") else _SCALE
     named = None
     if names and classes:
         labels = {"low_label": names[int(low)], "high_label": names[int(high)]}
@@ -256,23 +255,10 @@ def behavior(inputs: Inputs) -> Section:
     classes = [one for one in inputs.reports if one["categories"] and one["calibration"]]
 
     def draw(figure: Figure, narrow: bool) -> None:
-        axes = figure.add_subplot()
-        for one, colour in zip(calibrated, plots.COLOURS, strict=False):
-            rows = [[level[key] for level in one["intervals"]] for key in ("level", "coverage", "coverage_se")]
-            level, coverage, error = np.array(rows)
-            plots.plot_calibration(level, coverage, error, axes, colour, label=one["name"])
-        for text in axes.legend(loc="lower right").get_texts():
-            text.set_parse_math(False)
+        plots.plot_reports(calibrated, figure.add_subplot())
 
     def draw_classes(figure: Figure, narrow: bool) -> None:
-        axes = figure.add_subplot()
-        for one, colour in zip(classes, plots.COLOURS, strict=False):
-            rows = [[step[key] for key in ("probability", "share", "share_se")] for step in one["calibration"]]
-            probability, share, error = np.array(rows).T
-            labels = ("probability of a class", "share of bins")
-            plots.plot_calibration(probability, share, error, axes, colour, one["name"], labels)
-        for text in axes.legend(loc="upper left").get_texts():
-            text.set_parse_math(False)
+        plots.plot_reports(classes, figure.add_subplot())
 
     drawn = {"calibration": (calibrated, draw), "probabilities": (classes, draw_classes)}
     pictures = {

@@ -1,0 +1,271 @@
+"""Pictures of decoded states.
+
+Each function draws onto `ax`, or onto a new figure where there is none, and returns the axes.
+
+    latents = model.decode(counts)
+    ldmfilter.plot.states(latents.sel(time=slice(0, 60)))
+    ldmfilter.plot.state_space(latents, "linear_position", session)
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from ldmfilter.analysis import plots
+from ldmfilter.analysis.behavior import align, choose_behavior, classes_of
+from ldmfilter.data.session import Session
+from ldmfilter.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["behavior", "calibration", "rates", "state_space", "states", "trials"]
+
+
+def states(latents: xr.Dataset, number: int = 3, ax: Axes | None = None) -> Axes:
+    """Draw the states that vary most in time, one above the other, each in its interval.
+
+    Parameters
+    ----------
+    latents : xarray.Dataset
+        Of `LDMFilter.decode`, the stretch that is to be shown: ``latents.sel(time=slice(0, 60))``.
+    number : int
+        Of states.
+    ax : matplotlib.axes.Axes, optional
+        To draw onto; without it a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = _axes(ax, (8, 1 + number))
+    plots.plot_states(latents, ax, number)
+    return ax
+
+
+def state_space(
+    latents: xr.Dataset,
+    by: str | ArrayLike | None = None,
+    session: Session | None = None,
+    dims: tuple[int, int] = (0, 1),
+    period: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the plane of two states, a point for each bin, coloured by a variable.
+
+    Circular variables are drawn in colours that close to a circle, variables of a few values in a colour each.
+
+    Parameters
+    ----------
+    latents : xarray.Dataset
+        Of `LDMFilter.decode`.
+    by : str or array_like, optional
+        Behaviour of the session, as ``"linear_position"`` or ``"trials.direction"``; or values (time,), one for each
+        bin. Bins where it is NaN are left out. Without it the time of the bin, s.
+    session : Session, optional
+        That holds the behaviour; needed where `by` is a name.
+    dims : tuple of int
+        The two states. State 0 is the slowest.
+    period : float, optional
+        One turn of values (time,) that are circular, in their unit. Behaviour that is a name knows its own.
+    ax : matplotlib.axes.Axes, optional
+        To draw onto; without it a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    InputError
+        The session has no such behaviour, or `by` has another number of values than there are bins.
+    """
+    ax = _axes(ax, (5.5, 4.5))
+    classes, label, values = None, "" if by is not None else "time, s", by
+    if by is None:
+        values = latents["time"]
+    elif isinstance(by, str):
+        if session is None:
+            raise InputError(f"{by!r} is behaviour of a session; give the session too, or a value for each bin")
+        variable = choose_behavior(session, [by])[0]
+        values, _ = align(variable, latents["time"].to_numpy(), float(latents.attrs["bin_size"]))
+        period, classes = variable.period, variable.classes
+        label = ", ".join(filter(None, (variable.name, variable.unit)))
+    colour = np.asarray(values, dtype=np.float64)
+    if colour.shape != (latents.sizes["time"],):
+        raise InputError(f"{colour.shape} values for {latents.sizes['time']} bins; give one for each bin")
+    cmap = _circle_map() if period else "viridis" if classes is None else _classes_map(len(classes))
+    points = plots.plot_state_space(latents.isel(state=list(dims)), ax, colour, cmap)
+    if period:
+        low = 0.0 if np.nanmin(colour) > -1e-3 * period else -period / 2
+        points.set_clim(low, low + period)
+    if classes is not None:
+        points.set_clim(-0.5, len(classes) - 0.5)
+    bar = ax.figure.colorbar(points, ax=ax, shrink=0.7, label=label)
+    if classes is not None:
+        bar.set_ticks(range(len(classes)), labels=[str(one) for one in classes])
+    if dims != (0, 1):
+        ax.set(xlabel=f"h{dims[0]}", ylabel=f"h{dims[1]}")
+    return ax
+
+
+def trials(aligned: xr.Dataset, by: str, state: int = 0, ax: Axes | None = None) -> Axes:
+    """Draw a state along trials: the mean of each condition in its 95 % band, single trials thin behind.
+
+    Parameters
+    ----------
+    aligned : xarray.Dataset
+        Of `ldmfilter.align`.
+    by : str
+        Column of the trials' table, as ``"direction"``.
+    state : int
+        Which state.
+    ax : matplotlib.axes.Axes, optional
+        To draw onto; without it a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    InputError
+        The table has no such column.
+    """
+    if by not in aligned.coords or aligned[by].dims != ("trial",):
+        raise InputError(f"the trials have no column {by!r}")
+    values = aligned[by].to_numpy()
+    names = classes_of(values, few=False)
+    ax = _axes(ax, (6.5, 3.6))
+    condition = np.where(np.isin(values.astype(names.dtype), names), np.searchsorted(names, values), -1)
+    plots.plot_trials(aligned, state, condition, [str(name) for name in names], ax)
+    ax.legend(title=by, frameon=False)
+    return ax
+
+
+def behavior(latents: xr.Dataset, name: str, ax: Axes | None = None) -> Axes:
+    """Draw behaviour that was read from the states, in its interval, over what was measured.
+
+    Parameters
+    ----------
+    latents : xarray.Dataset
+        With ``<name>_mean``, of `read_behavior` or ``decode --behavior``, the stretch that is to be shown.
+    name : str
+        Of the behaviour.
+    ax : matplotlib.axes.Axes, optional
+        To draw onto; without it a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    InputError
+        No such behaviour was read.
+    """
+    report = _report(latents, name)
+    ax = _axes(ax, (8, 3))
+    if report["categories"]:
+        true, labels = latents[f"{name}_true"].to_numpy(), latents[f"{name}_class"].to_numpy()
+        position = np.where(np.isin(true, labels), np.searchsorted(labels, true), np.nan)
+        plots.plot_classes(latents, name, ax, position)
+    else:
+        plots.plot_behavior(latents, name, ax, report["period"])
+    ax.set_ylabel(", ".join(filter(None, (name, report["unit"]))))
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
+    return ax
+
+
+def calibration(latents: xr.Dataset, name: str, ax: Axes | None = None) -> Axes:
+    """Draw the share of bins that lie inside the intervals of a behaviour against the level of the intervals, or the
+    share of a class against its probability. On the dashed line the intervals are honest.
+
+    Parameters
+    ----------
+    latents : xarray.Dataset
+        With ``<name>_mean`` or ``<name>_probability``, of `read_behavior` or ``decode --behavior``.
+    name : str
+        Of the behaviour.
+    ax : matplotlib.axes.Axes, optional
+        To draw onto; without it a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    InputError
+        No such behaviour was read, or its intervals were not calibrated, for want of time that training never saw.
+    """
+    report = _report(latents, name)
+    if not report["calibration" if report["categories"] else "intervals"]:
+        raise InputError(f"{name}: not calibrated; reserve more time from training")
+    ax = _axes(ax, (4.5, 4))
+    plots.plot_reports([report], ax)
+    return ax
+
+
+def rates(latents: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Draw the rates of all units in time, each in its own deviations, ordered by when they are highest.
+
+    Parameters
+    ----------
+    latents : xarray.Dataset
+        With ``rate`` (time, unit), Hz, the stretch that is to be shown.
+    ax : matplotlib.axes.Axes, optional
+        To draw onto; without it a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    InputError
+        The dataset has no rates.
+    """
+    if "rate" not in latents:
+        raise InputError("the states come without rates; decode with them")
+    rate = latents["rate"].transpose("time", "unit")
+    ax = _axes(ax, (8, 3.6))
+    time, half = latents["time"].to_numpy(), float(latents.attrs["bin_size"]) / 2
+    order = rate.fillna(-np.inf).argmax("time").argsort().to_numpy()
+    plots.plot_signal(rate.isel(unit=order), ax, time[0] - half, time[-1] + half)
+    ax.set_ylabel(f"{rate.sizes['unit']} units")
+    return ax
+
+
+def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def _report(latents: xr.Dataset, name: str) -> dict[str, Any]:
+    """The report on a behaviour, as `read_behavior` leaves it."""
+    reports: dict[str, dict[str, Any]] = {one["name"]: one for one in json.loads(latents.attrs.get("behavior", "[]"))}
+    if name not in reports:
+        has = f"it has {', '.join(reports)}" if reports else "none was read"
+        raise InputError(f"the states come without the behaviour {name!r}; {has}")
+    return reports[name]
+
+
+def _circle_map() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("circle", plots.CIRCLE)
+
+
+def _classes_map(number: int) -> Any:
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap([plots.COLOURS[one % len(plots.COLOURS)] for one in range(number)])
