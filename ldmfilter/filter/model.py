@@ -184,7 +184,6 @@ class LDMFilter(Fitted):
         lag: float | None = None,
         rates: bool | Rates = False,
         progress: bool = False,
-        rates: bool | Rates = False,
     ) -> xr.Dataset:
         """Filter a session's counts: states with covariances and intervals, labelled (see `decode.decode`).
 
@@ -201,8 +200,6 @@ class LDMFilter(Fitted):
             rates: add each unit's expected rate given the state, `rate` (time, unit) and `rate_ci` (time, unit, bound),
                 Hz: fitted to those of these bins that training saw, or elsewhere by `Rates.fit`.
             progress: show how far it is, of a long recording.
-            rates: add each unit's expected rate given the state, `rate` (time, unit) and `rate_ci` (time, unit, bound),
-                Hz: fitted to those of these bins that training saw, or elsewhere by `Rates.fit`.
 
         Raises:
             InputError: as `of`, `decode.decode` and `Rates.fit`.
