@@ -26,14 +26,28 @@ _TAKEN_BY = {
 def as_session(recording: Any, bin_size: float | None = None) -> Session:
     """A session from a recording in memory; a session stays as it is.
 
-    recording: spike times, s, as a mapping from units' ids to arrays; counts as an array (time, unit) or a DataArray
-        with dims time and unit; a TsGroup of pynapple, or a TsdFrame; an NWBFile; a sorting or a SortingAnalyzer of
-        spikeinterface
-    bin_size: s, of counts that do not say it themselves
+    A signal goes through `from_signal`.
 
-    A signal goes through `from_signal`. Raises InputError for other objects, and as `Session.from_spikes`,
-    `from_counts`, `from_pynapple`, `from_sorting` and `from_nwb`.
+    Parameters
+    ----------
+    recording : object
+        Spike times, s, as a mapping from units' ids to arrays; counts as an array (time, unit) or a DataArray with dims
+        time and unit; a TsGroup of pynapple, or a TsdFrame; an NWBFile; a sorting or a SortingAnalyzer of
+        spikeinterface.
+    bin_size : float, optional
+        Of counts that do not say it themselves, s.
 
+    Returns
+    -------
+    Session
+
+    Raises
+    ------
+    InputError
+        Another object, or as `Session.from_spikes`, `from_counts`, `from_pynapple`, `from_sorting` and `from_nwb`.
+
+    Examples
+    --------
     >>> as_session({"a": [0.1, 0.4], "b": [0.2]}).n_spikes
     3
     >>> as_session(np.array([[1, 0], [2, 3]]), bin_size=0.5).stop
