@@ -228,7 +228,7 @@ CHECKS = (
             "choose other --units or a longer --span, and train anew",
         ),
         reason="0 is what each unit's mean rate tells; counted 0.5 to 3 s ahead, nearer where stretches are short",
-        fine="the states predict spikes ahead better than mean rates",
+        fine="the states predict spikes to come better than mean rates",
     ),
     Check(
         LEAD_OVER_PCA, USEFUL, lambda m: Number(m.spikes.lead, m.spikes.interval, missing=_unjudged(m)),

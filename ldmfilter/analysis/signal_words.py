@@ -20,8 +20,8 @@ _WORDS = (
 def of_signal(text: str) -> str:
     """A sentence of the checks on spikes, as it reads where the model is one of a signal.
 
-    >>> of_signal("the states predict spikes ahead better than mean rates")
-    'the states predict the signal ahead better than means'
+    >>> of_signal("the states predict spikes to come better than mean rates")
+    'the states predict the signal to come better than means'
     """
     for spikes, signal in _WORDS:
         text = text.replace(spikes, signal)

@@ -147,13 +147,14 @@ def test_an_output_that_exists_is_refused_before_the_work(figure, tmp_path, exis
     assert (tmp_path / existing).read_bytes() != b"mine"
 
 
-def test_a_missing_folder_is_refused_before_the_work(figure, tmp_path):
+def test_a_missing_folder_is_made_and_one_that_cannot_be_is_refused_before_the_work(figure, tmp_path):
+    (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError) as refused:
-        reproduce("toy", out=tmp_path / "none")
-    assert str(refused.value) == (
-        f"{tmp_path / 'none' / 'toy.png'}: its folder does not exist; make it first or write elsewhere"
-    )
+        reproduce("toy", out=tmp_path / "file" / "below")
+    assert str(refused.value).startswith(f"{tmp_path / 'file' / 'below'}: ")
     assert not figure.asked
+    reproduce("toy", out=tmp_path / "new" / "below")
+    assert sorted(path.name for path in (tmp_path / "new" / "below").iterdir()) == ["toy.json", "toy.png"]
 
 
 class Torn(Figure):
