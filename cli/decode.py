@@ -81,7 +81,7 @@ def decode(
     interval or a span the whole session is decoded. Prints the store.
 
     With **--behavior** the store also holds what the states say of it, with intervals that are calibrated on time that
-    training never saw; a table on stderr says how well.
+    training never saw; a table on stderr says how well, and where there was too little of such time.
 
     With **--ahead 0.5** the store also holds a forecast of the state 0.5 s after each bin, and with **--lag 0.5** each
     bin's state given half a second more; both with covariances and intervals. Behaviour is then forecast too.

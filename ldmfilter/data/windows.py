@@ -12,7 +12,7 @@ from ldmfilter.errors import InputError
 HELD_OUT_BLOCKS = 4
 #: Number of reserved blocks: five folds of two blocks each.
 RESERVED_BLOCKS = 10
-RESERVED_BLOCK = 10.0  # s, the shortest that is worth keeping: several time constants of behaviour
+RESERVED_BLOCK = 10.0  # s, about the shortest that is worth keeping: several time constants of behaviour
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:
     counts : xarray.DataArray (time, unit)
         As `bin_spikes` makes them.
     share : float
-        Of the observed bins, kept from training in at most `RESERVED_BLOCKS` blocks of at least `RESERVED_BLOCK` s; a
-        recording that has no room for one block is returned as it is.
+        Of the observed bins, kept from training in at most `RESERVED_BLOCKS` blocks of about `RESERVED_BLOCK` s or more;
+        a recording that has no room for one block is returned as it is.
 
     Returns
     -------

@@ -169,5 +169,5 @@ def _unreached(latents: xr.Dataset, session: Session, event: str, times: Floats,
     events = f"{np.nanmin(times):g} to {np.nanmax(times):g} s"
     return (
         f"{session.source.path}: no trial reaches the window {window[0]:g}:{window[1]:g} s around {event} ({events}) "
-        f"in the decoded bins ({bins}); widen the window or decode the trials' time"
+        f"in decoded bins ({bins}) that were observed; choose another window or decode the trials' time"
     )

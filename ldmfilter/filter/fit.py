@@ -146,6 +146,7 @@ class Fit:
             seen = ~np.isnan(judged.counts).all(1)
             size = self.frame / recording.frame
             each.append(spikes_ahead_of_all(states, judged.counts, judged.runs, seen, size, recording.signal))
+        each = [one for one in each if np.isfinite(one.value)] or each  # a short session does not decide for the others
         value = float(np.mean([one.value for one in each]))
         return SpikesAhead(value, np.concatenate([one.blocks / len(each) for one in each]))
 
