@@ -91,8 +91,8 @@ def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:
     counts : xarray.DataArray (time, unit)
         As `bin_spikes` makes them.
     share : float
-        Of the observed bins, kept from training in at most `RESERVED_BLOCKS` blocks of about `RESERVED_BLOCK` s or more;
-        a recording that has no room for one block is returned as it is.
+        Of the observed bins, kept from training in at most `RESERVED_BLOCKS` blocks of about `RESERVED_BLOCK` s
+        or more; a recording that has no room for one block is returned as it is.
 
     Returns
     -------
