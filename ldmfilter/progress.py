@@ -1,4 +1,4 @@
-"""How far a long work is, shown on stderr: a bar on a terminal or in a notebook, lines in a log."""
+"""Progress of a long work, shown on stderr: a bar on a terminal or in a notebook, lines in a log."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
