@@ -49,6 +49,7 @@ class Stretches(NamedTuple):
 class Judged(NamedTuple):
     """Bins that predicted spikes are judged on."""
 
+    bins: np.ndarray  # (time,) number in the recording
     frames: Float[Tensor, "time unit"]  # counts of the frame that ends with each bin, on the CPU
     counts: np.ndarray  # (time, unit) of the bin itself, NaN where a unit was not observed
     observed: np.ndarray  # (time,) bool, of the frame
@@ -126,6 +127,7 @@ class Recording:
         """Bins that predicted spikes are judged on: all, or, of more than about so many, stretches."""
         bins, runs = self._rows(most)
         return Judged(
+            bins,
             self._counts.read(bins).cpu(),
             self._counts.bins(bins).astype(np.float64),
             self._observed[bins],

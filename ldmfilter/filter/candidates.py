@@ -1,9 +1,13 @@
-"""The candidates of a training: where its dynamics begin and how long a frame is; predicted spikes choose one."""
+"""The candidates of a training: where its dynamics begin and how long a frame is.
+
+A filter of enough dimensions shares them out: one part has slow states, the other fast ones, each with an encoder and a
+Kalman filter of its own. With fewer dimensions one candidate has them all, and predicted spikes choose it.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,8 @@ from ldmfilter.config import FilterConfig
 from ldmfilter.data.frames import frame_bins
 
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
+BOTH = "slow and fast"  # the name of a filter of both
+LEAST_SHARED = 8  # latent dimensions of a filter of both
 WINDOWS = (32, 16, 8, 4)  # frames in a training window, where the configuration names no time: the most that fit
 
 
@@ -52,8 +58,9 @@ class Candidate:
         return decay
 
 
-#: Slow states seen in long frames suit place on tracks; states of all speeds, learnt, suit what changes within a second
-#: (heading, place in an open box). In this order: what comes first is taken where prediction tells no difference.
+#: Slow states seen in long frames suit place on tracks and tell what comes a second later; states of all speeds suit
+#: what changes within a second (heading, place in an open box) and tell what comes next. Where one is chosen, the first
+#: is taken where prediction tells no difference.
 #: Refitted noise predicts z and spikes better, and leaves what fast states tell as it is; slow ones tell less of place.
 CANDIDATES = (Candidate("slow", 0.5, (5.0, 5.0), 1.0), Candidate("fast", 0.1, (0.3, 8.0), 10.0, refit=True))
 
@@ -62,6 +69,18 @@ def candidates(config: FilterConfig) -> list[Candidate]:
     """The candidates that a configuration leaves open."""
     chosen = [one for one in CANDIDATES if config.dynamics in ("auto", one.name)]
     return chosen if config.frame is None else [replace(one, frame=config.frame) for one in chosen]
+
+
+def are_shared(config: FilterConfig, number: int) -> bool:
+    """Whether so many candidates, of a configuration with numbers for all sizes, are parts of one filter."""
+    return number == len(CANDIDATES) and config.latents >= LEAST_SHARED
+
+
+def share(config: FilterConfig, part: int) -> FilterConfig:
+    """The configuration of a part of a filter of both, by its place in `CANDIDATES`: a half of the dimensions."""
+    latents, states = ((size + 1 - part) // 2 for size in (config.latents, config.states))
+    values = {one.name: getattr(config, one.name) for one in fields(FilterConfig)}
+    return FilterConfig(**(values | {"latent_dim": latents, "state_dim": states}))
 
 
 def window_frames(config: FilterConfig, frame: float) -> list[tuple[int, int]]:
@@ -79,12 +98,13 @@ class Trained:
     """A candidate that was trained.
 
     Attributes:
-        name: of the candidate.
-        frame: length of its frames, s.
-        refit: whether its noise was refitted after training (`finish.refit`).
+        name: of the candidate, or `BOTH`.
+        frame: length of its frames, s; of both that of the longer ones.
+        refit: whether its noise was refitted after training (`finish.refit`); of both, that of all parts.
         bits_per_spike: prediction of spikes ahead (`spikes_ahead`); NaN where it could not be judged.
-        lead: how far it is ahead of the one kept before it, bits per spike, and the standard error of that.
-        kept_step: the step that was kept.
+        lead: how far it is ahead of the one kept before it, of both that of the better part alone, bits per spike, and
+            the standard error of that.
+        kept_step: the step that was kept; of both the last one of the parts'.
         failure: why its training failed, else "".
     """
 
@@ -112,6 +132,6 @@ class Trained:
 def read_trained(raw: dict[str, Any]) -> Trained:
     """A trained candidate as a file holds it. Raises: KeyError, TypeError, ValueError where it is none."""
     one = Trained(**(raw | {"lead": tuple(map(float, raw["lead"]))}))
-    if not isinstance(one.name, str) or not one.frame > 0 or type(one.kept_step) is not int:
+    if not isinstance(one.name, str) or not 0 < one.frame < math.inf or type(one.kept_step) is not int:
         raise ValueError("a candidate of no name, frame or step")
     return one

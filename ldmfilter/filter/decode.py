@@ -44,7 +44,7 @@ from ldmfilter.filter.latents import (
     store_attributes,
     write_latents,
 )
-from ldmfilter.filter.linalg import NotPositiveDefiniteError, one_thread
+from ldmfilter.filter.linalg import NotPositiveDefiniteError, block_diagonal, one_thread
 from ldmfilter.progress import follow
 from ldmfilter.version import __version__
 
@@ -126,6 +126,23 @@ def decode_blocks(
         InputError, TrainingError: as `decode`.
     """
     _check(model, counts, ci)
+    if lag is not None and model.parts_:  # in whole frames of all parts
+        lag = model.frame_ * lag_frames(lag, model.frame_, counts.sizes["time"] * model.bin_size_)
+    each = [_decode_part(part, counts, ci, smoothing, block, device, ahead, lag) for part in model.parts]
+    for parts in zip(*each, strict=True):
+        yield parts[0] if len(parts) == 1 else _beside(model, parts)
+
+
+def _decode_part(
+    model: Fitted,
+    counts: xr.DataArray,
+    ci: float,
+    smoothing: bool,
+    block: int,
+    device: str,
+    ahead: Sequence[float],
+    lag: float | None,
+) -> Iterator[xr.Dataset]:
     k = model.frame_bins_
     seconds, frame = counts.sizes["time"] * model.bin_size_, k * model.bin_size_
     frames = 0 if lag is None else lag_frames(lag, frame, seconds)
@@ -153,6 +170,25 @@ def decode_blocks(
                     done.append(one.states(z[margin + those], seen[margin + those], segment[first + those], kept))
         part = part.assign_coords(observed=("time", seen.numpy())).isel(time=slice(margin, margin + last - first))
         yield _dataset(model, part, ci, _in_time(done, rows), forecast, frames * frame)
+
+
+def _beside(model: Fitted, parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """States of several parts as those of one filter: side by side, and independent of each other given the spikes."""
+    first, values = parts[0], {}
+    for name, variable in first.variables.items():
+        each = [part[name].to_numpy() for part in parts]
+        if "state_2" in variable.dims or "latent_2" in variable.dims:
+            values[name] = block_diagonal(each)
+        elif "state" in variable.dims or "latent" in variable.dims:
+            values[name] = np.concatenate(each, variable.dims.index("state" if "state" in variable.dims else "latent"))
+        elif name == "observed":
+            values[name] = np.any(each, 0)
+        else:
+            values[name] = each[0]
+    for name in ("state", "state_2", "latent", "latent_2", "bound", "unit"):
+        values.pop(name)
+    values["dynamics"] = np.repeat(list(model.network_), [part.sizes["state"] for part in parts])
+    return make_latents(values, model.unit_ids_, first.attrs | {"model_id": model.model_id_, "frame": model.frame_})
 
 
 class _States(NamedTuple):

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ldmfilter.config import FilterConfig
 from ldmfilter.errors import TrainingError
-from ldmfilter.filter.batches import Recording
+from ldmfilter.filter.batches import Judged, Recording
 from ldmfilter.filter.candidates import Candidate
 from ldmfilter.filter.device import OwnRandomState
 from ldmfilter.filter.encoder import Dropout
@@ -129,13 +130,9 @@ class Fit:
                 set_canonical(network, stretches, self.frame)
         return network.state_dict()
 
-    def spikes_ahead(self, state: dict[str, Tensor]) -> SpikesAhead:
-        """Prediction of spikes by the states of the finished network `state`, in all bins that training may use, in
-        blocks that the readout did not see; the mean over sessions.
-
-        Training's own bins are judged too: they are seven times as many as those held out, and what overfitted is no
-        better in them, because its readout was fitted elsewhere (`tests/benchmarks/candidates.py`).
-        """
+    def judged(self, state: dict[str, Tensor]) -> list[tuple[NDArray[np.float64], Judged]]:
+        """Causal states (time, state) of the finished network `state`, of each session, in bins that training may use;
+        with these bins."""
         with self._own_torch(advance=False):
             network = self._make_network().eval()
         network.load_state_dict(state)
@@ -143,12 +140,22 @@ class Fit:
         for i, recording in enumerate(self._recordings):
             judged = recording.judged(JUDGED_BINS // len(self._recordings))
             states = filtered_means(network, i, judged.frames, judged.observed, judged.runs, recording.frame)
-            seen = ~np.isnan(judged.counts).all(1)
-            size = self.frame / recording.frame
-            each.append(spikes_ahead_of_all(states, judged.counts, judged.runs, seen, size, recording.signal))
-        each = [one for one in each if np.isfinite(one.value)] or each  # a short session does not decide for the others
-        value = float(np.mean([one.value for one in each]))
-        return SpikesAhead(value, np.concatenate([one.blocks / len(each) for one in each]))
+            each.append((states, judged))
+        return each
+
+    def spikes_ahead(self, each: Sequence[tuple[NDArray[np.float64], Judged]]) -> SpikesAhead:
+        """Prediction of spikes by what `judged` gave, in blocks that the readout did not see; the mean over sessions.
+
+        Training's own bins are judged too: they are seven times as many as those held out, and what overfitted is no
+        better in them, because its readout was fitted elsewhere (`tests/benchmarks/candidates.py`).
+        """
+        found = []
+        for recording, (states, judged) in zip(self._recordings, each, strict=True):
+            seen, size = ~np.isnan(judged.counts).all(1), self.frame / recording.frame
+            found.append(spikes_ahead_of_all(states, judged.counts, judged.runs, seen, size, recording.signal))
+        found = [one for one in found if np.isfinite(one.value)] or found  # a short one does not decide for the others
+        value = float(np.mean([one.value for one in found]))
+        return SpikesAhead(value, np.concatenate([one.blocks / len(found) for one in found]))
 
     def _make_network(self) -> Network:
         signals = [one.signal for one in self._recordings]

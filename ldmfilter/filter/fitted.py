@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.counts import is_signal
@@ -68,7 +68,8 @@ class Fitted(FilterConfig):
     kept_: Trained
     ended_: bool
     history_: list[Record]
-    network_: Network
+    network_: Network | nn.ModuleDict
+    parts_: list["Fitted"]
     model_id_: str
 
     def of(self: Self, session: int | str | xr.DataArray) -> Self:
@@ -99,8 +100,11 @@ class Fitted(FilterConfig):
         self.check_fitted()
         model = copy.copy(self)
         model.sessions_ = [self.sessions_[i] for i in positions]
-        model.network_ = self.network_.keep(positions)
-        model.model_id_ = _id(model.network_.state_dict())  # sessions that come later do not change it
+        if self.parts_:
+            model._join([part.keep(positions) for part in self.parts_])
+        else:
+            model.network_ = self.network_.keep(positions)
+            model.model_id_ = _id(model.network_.state_dict())  # sessions that come later do not change it
         return model
 
     def of_frames(self: Self) -> Self:
@@ -158,6 +162,29 @@ class Fitted(FilterConfig):
         """True for a filter of a signal, False for one of counts. Raises: InputError for several sessions."""
         return self._only().signal
 
+    @property
+    def parts(self: Self) -> list[Self]:
+        """The filters whose states it has: of slow and of fast states, or itself alone."""
+        return self.parts_ or [self]
+
+    def set_parts(self, parts: Sequence[tuple[Trained, dict[str, Tensor]]]) -> None:
+        """Take what was kept, of each part, for the sessions that are set; `kept_` is set already."""
+        self.parts_ = []
+        models = [copy.copy(self) for _ in parts] if len(parts) > 1 else [self]
+        for model, (kept, tensors) in zip(models, parts, strict=True):
+            model.kept_, model.frame_ = kept, kept.frame
+            model.set_network(tensors)
+        if len(models) > 1:
+            self._join(models)
+
+    def _join(self, parts: Sequence["Fitted"]) -> None:
+        """Become the filter of these parts."""
+        self.parts_, self.frame_ = list(parts), max(one.frame_ for one in parts)
+        self.network_ = nn.ModuleDict({one.kept_.name.split()[0]: one.network_ for one in parts})
+        sizes = {"latent_dim": sum(x.sized_.latents for x in parts), "state_dim": sum(x.sized_.states for x in parts)}
+        self.sized_ = FilterConfig(**{one.name: getattr(self, one.name) for one in fields(FilterConfig)} | sizes)
+        self.model_id_ = _id(self.network_.state_dict())
+
     def set_network(self, tensors: dict[str, Tensor]) -> None:
         """Take a network's parameters, for the sessions that are set."""
         sizes = {"latent_dim": len(tensors["encoders.0.z_mean"]), "state_dim": len(tensors["gauge"])}
@@ -171,12 +198,12 @@ class Fitted(FilterConfig):
 
     @property
     def kept_step_(self) -> int:
-        """The step whose parameters are used: that of the highest held-out score."""
+        """The step whose parameters are used: that of the highest held-out score; of several parts the last."""
         return self.kept_.kept_step
 
     @property
     def kept_record_(self) -> Record:
-        """The evaluation of the step that was kept."""
+        """The evaluation of the step that was kept, of a filter of one part."""
         of_kept = [one for one in self.history_ if one.candidate == self.kept_.name]
         return next(one for one in of_kept if one.step == self.kept_step_)
 

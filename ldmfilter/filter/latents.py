@@ -41,6 +41,7 @@ VARIABLES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "lagged_mean": (("time", "state"), {"time_index": "t|t+lag"}),
     "lagged_cov": (_COV, {"time_index": "t|t+lag"}),
     "lagged_ci": (("time", "state", "bound"), {"of": "lagged_mean"}),
+    "dynamics": (("state",), {"long_name": "slow or fast, of a filter of both"}),
     "ahead": (("ahead",), {"units": "s", "long_name": "from `time`, when the forecast is made, to when it is for"}),
     "ahead_mean": (("ahead", "time", "state"), {"time_index": "t+ahead|t"}),
     "ahead_cov": (("ahead", *_COV), {"time_index": "t+ahead|t"}),
@@ -73,7 +74,8 @@ def make_latents(values: Mapping[str, np.ndarray], unit_ids: np.ndarray, attribu
     coords: dict[str, Any] = {"state": state, "state_2": state, "latent": latent, "latent_2": latent}
     coords |= {"unit": unit_ids, "bound": np.asarray(["lower", "upper"])}
     variables = {name: (VARIABLES[name][0], value, VARIABLES[name][1]) for name, value in values.items()}
-    coords |= {name: variables.pop(name) for name in ("time", "segment", "interval", "ahead") if name in variables}
+    own = ("time", "segment", "interval", "ahead", "dynamics")
+    coords |= {name: variables.pop(name) for name in own if name in variables}
     latents = xr.Dataset(variables, coords, attributes)
     for name in latents.data_vars:
         if "bound" in latents[name].dims:

@@ -1,13 +1,14 @@
 """Small symmetric matrices, kept positive definite; factorised, never inverted."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from scipy.linalg.blas import dtrsm
 from scipy.linalg.lapack import dgesv, dpotrf
 from torch import Tensor
@@ -340,3 +341,16 @@ def whitening(z: Float[Tensor, "sample dim"], ridge: float = 1e-4) -> tuple[Tens
     eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     W: Tensor = _InverseSqrt.apply(symmetrise(cov) + ridge * variance * eye)
     return mean, W
+
+
+def block_diagonal(parts: Sequence[NDArray]) -> NDArray:
+    """Square matrices (*batch, n, n) as the blocks of one.
+
+    >>> block_diagonal([np.ones((1, 1)), np.ones((2, 2))]).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]
+    """
+    ends = np.cumsum([part.shape[-1] for part in parts])
+    whole = np.zeros((*parts[0].shape[:-2], ends[-1], ends[-1]), parts[0].dtype)
+    for part, end in zip(parts, ends, strict=True):
+        whole[..., end - part.shape[-1] : end, end - part.shape[-1] : end] = part
+    return whole

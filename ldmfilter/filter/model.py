@@ -20,7 +20,7 @@ from ldmfilter.data.counts import is_signal
 from ldmfilter.data.prepare import as_counts
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
-from ldmfilter.filter.candidates import read_trained
+from ldmfilter.filter.candidates import Trained, read_trained
 from ldmfilter.filter.decode import decode
 from ldmfilter.filter.evaluation import Record, read_history
 from ldmfilter.filter.fitted import SOURCE_KEYS, Fitted, FittedSession
@@ -39,7 +39,8 @@ log = logging.getLogger("ldmfilter")
 Progress = bool | Callable[[Record], None] | None
 MODEL_FILE = "model.safetensors"
 #: Version of the model file. It rises when an older package could not read a newer file.
-MODEL_FORMAT = 4
+MODEL_FORMAT = 5
+ONE_PART_FORMAT = 4  # of a filter of one part, as before there were several
 
 
 @dataclass(eq=False, repr=False)
@@ -123,10 +124,9 @@ class LDMFilter(Fitted):
         self.sessions_ = list(map(FittedSession.of, recordings))
         self.bin_size_ = float(recordings[0].attrs["bin_size"])
         self.candidates_, self.kept_ = list(training.trained), training.kept
-        self.frame_ = self.kept_.frame
         self.ended_ = training.ended
         self.history_ = list(training.history)
-        self.set_network(training.finished_state())
+        self.set_parts(training.parts)
         return self
 
     def add(self, counts: Any, progress: Progress = False) -> "LDMFilter":
@@ -157,20 +157,19 @@ class LDMFilter(Fitted):
         checksum = str(counts.attrs.get("checksum", ""))
         if checksum and checksum in [one.source.get("checksum") for one in self.sessions_]:
             raise InputError(f"{where}: is one of {self.listed()} already; decode it")
-        if not self.network_.second_moments.any():
+        if not all(part.network_.second_moments.any() for part in self.parts):
             raise InputError(f"{where}: the model is of an older ldmfilter and takes no further session; train it anew")
-        return Training(self.sized_, counts, self.network_, self.frame_)
+        return Training(self.sized_, counts, [(part.network_, part.frame_) for part in self.parts])
 
     def take_added(self, training: Training, counts: xr.DataArray) -> "LDMFilter":
         """Take over the encoder of a further session from a training that `adding` gave."""
         first = f"encoders.{len(self.sessions_)}."
-        mine = {
-            first + name.removeprefix("encoders.0."): value
-            for name, value in training.finished_state().items()
-            if name.startswith("encoders.")
-        }
+        parts = []
+        for part, (_, tensors) in zip(self.parts, training.parts, strict=True):
+            mine = {first + k.removeprefix("encoders.0."): v for k, v in tensors.items() if k.startswith("encoders.")}
+            parts.append((part.kept_, part.network_.state_dict() | mine))
         self.sessions_ = [*self.sessions_, FittedSession.of(counts)]
-        self.set_network(self.network_.state_dict() | mine)
+        self.set_parts(parts)
         return self
 
     def decode(
@@ -291,9 +290,9 @@ class LDMFilter(Fitted):
             ("sessions", ", ".join(one.names[0] if one.names else "memory" for one in self.sessions_)),
             ("units", ", ".join(str(len(one.unit_ids)) for one in self.sessions_)),
             ("states", f"{self.sized_.states}, of {self.sized_.latents} pseudo-observations"),
-            ("bins", f"{self.bin_size_:g} s, in frames of {self.frame_:g} s"),
+            ("bins", f"{self.bin_size_:g} s, in frames of {' and '.join(f'{x.frame_:g}' for x in self.parts)} s"),
             ("candidates", ", ".join(f"{one.label} {one.told}" for one in self.candidates_)),
-            ("kept", f"{self.kept_.label}, step {self.kept_step_}"),
+            ("kept", ", ".join(f"{x.kept_.label} at step {x.kept_step_}" for x in self.parts)),
             ("id", self.model_id_),
         ]
         return table(repr(self), rows, note="fitted" if self.ended_ else "training has not ended")
@@ -311,11 +310,12 @@ class LDMFilter(Fitted):
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         description = {
-            "format": MODEL_FORMAT,
+            "format": MODEL_FORMAT if self.parts_ else ONE_PART_FORMAT,
             "package_version": __version__,
             "settings": settings(self.sized_),
             "bin_size": self.bin_size_,
             "kept": dataclasses.asdict(self.kept_),
+            "parts": [dataclasses.asdict(part.kept_) for part in self.parts_],
             "candidates": [dataclasses.asdict(one) for one in self.candidates_],
             "ended": self.ended_,
             "sessions": [
@@ -361,6 +361,12 @@ def _current(tensors: dict[str, Tensor], format: int, latents: int) -> dict[str,
     return current_names(tensors)
 
 
+def _of_part(tensors: dict[str, Tensor], part: Trained) -> dict[str, Tensor]:
+    """The tensors of a part of a filter."""
+    prefix = f"{part.name.split()[0]}."
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 def load(folder: str | os.PathLike[str]) -> LDMFilter:
     """Read a model that `LDMFilter.save` or a training run wrote. Nothing in it is executed.
 
@@ -401,7 +407,7 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
         model = LDMFilter(**{f.name: getattr(config, f.name) for f in dataclasses.fields(FilterConfig)})
         until_3 = {"name": "", "frame": bin_size, "kept_step": header.get("kept_step"), "lead": [0, 0]}
         model.kept_ = read_trained(header.get("kept", until_3))
-        model.bin_size_, model.frame_ = bin_size, model.kept_.frame
+        model.bin_size_ = bin_size
         model.sessions_ = [
             FittedSession(
                 np.asarray(unit_ids(one["unit_ids"])),
@@ -414,11 +420,15 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
         model.history_ = read_history(header["history"])
         model.candidates_ = [read_trained(one) for one in header.get("candidates", [])]
         model.ended_ = bool(header.get("ended", model.history_ and model.history_[-1].step >= model.max_steps))
-        model.kept_record_  # noqa: B018  raises where there is none
-        if not (0 < model.bin_size_ < math.inf and 0 < model.frame_ < math.inf and model.history_):
+        if not (0 < model.bin_size_ < math.inf and model.history_):
             raise ValueError("it was trained on bins of no length, or not at all")
-        model.set_network(_current(tensors, found, config.latents))
-        if not all(bool(x.isfinite().all()) for x in (*tensors.values(), *model.network_.linear_gaussian())):
+        kept = [read_trained(one) for one in header.get("parts", [])]
+        current = _current(tensors, found, config.latents)
+        model.set_parts([(one, _of_part(current, one)) for one in kept] or [(model.kept_, current)])
+        [part.kept_record_ for part in model.parts]
+        if not all(bool(x.isfinite().all()) for x in tensors.values()) or not all(
+            bool(x.isfinite().all()) for part in model.parts for x in part.network_.linear_gaussian()
+        ):
             raise ValueError("its parameters are not finite")
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError) as error:
         if isinstance(error, InputError):

@@ -1,11 +1,12 @@
-"""Training: each candidate in turn, then the choice of the one whose states predict spikes best."""
+"""Training: each candidate in turn, with the choice, by predicted spikes, of first weights and of what is kept."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -14,8 +15,18 @@ from torch import Tensor
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import InputError, TrainingError
-from ldmfilter.filter.batches import Recording, check_sessions
-from ldmfilter.filter.candidates import Candidate, Trained, candidates, read_trained, window_frames
+from ldmfilter.filter.batches import Judged, Recording, check_sessions
+from ldmfilter.filter.candidates import (
+    BOTH,
+    CANDIDATES,
+    Candidate,
+    Trained,
+    are_shared,
+    candidates,
+    read_trained,
+    share,
+    window_frames,
+)
 from ldmfilter.filter.device import fabric_on, resolve_device
 from ldmfilter.filter.evaluation import Record, read_history
 from ldmfilter.filter.fit import Fit
@@ -30,19 +41,30 @@ __all__ = ["Record", "Training", "resolve_device"]
 LONG_BIN = 3.0  # s, the farthest that spikes are predicted
 
 
+class Kept(NamedTuple):
+    """The finished network that is kept so far: of all candidates, or of those of one part of a filter of both."""
+
+    trained: Trained
+    found: SpikesAhead
+    network: dict[str, Tensor]
+    matches: list[Match]
+
+
 class Training:
     """One training, with everything it needs to go on after a stop. Processes that `torchrun` started share it: each
     takes its part of every batch, and all come to the result that one alone would.
 
-    Every candidate that the settings leave open (`candidates.CANDIDATES`) is trained, and the one that is kept again
-    from other first weights (`restarts`). What predicts spikes best is kept (`Fit.spikes_ahead`), and what came earlier
-    where the lead is within its standard error. A candidate whose windows do not fit into the recording is left out.
+    Every candidate that the settings leave open (`candidates.CANDIDATES`) is trained. Where they share the dimensions
+    (`candidates.are_shared`) each is a part of the filter, and all are trained again from other first weights
+    (`restarts`), each part keeping what predicts spikes best (`Fit.spikes_ahead`). With fewer dimensions the best
+    candidate is kept, and trained again. What came earlier is kept where the lead is within its standard error. A
+    candidate whose windows do not fit into the recording is left out.
 
     Args:
         config: the filter's settings.
         counts: (time, unit), as `bin_spikes` makes them; or several, one a session.
-        onto: a finished network; all but the encoders of these sessions stays as it is there.
-        frame: length of its frames, s.
+        onto: finished networks, one a part, with the length of their frames, s; all but the encoders of these sessions
+            stays as it is there.
 
     Attributes:
         device: that it computes on.
@@ -59,8 +81,7 @@ class Training:
         self,
         config: FilterConfig,
         counts: xr.DataArray | Sequence[xr.DataArray],
-        onto: Network | None = None,
-        frame: float | None = None,
+        onto: Sequence[tuple[Network, float]] = (),
     ):
         config.validate()
         self._counts = [counts] if isinstance(counts, xr.DataArray) else list(counts)
@@ -83,15 +104,17 @@ class Training:
             )
         self._fabric = fabric_on(self.device, config.precision, self._ranks)
         open_ones = candidates(config)
-        if frame is not None:  # the dynamics are there already
-            open_ones = [dataclasses.replace(open_ones[0], frame=frame)]
+        if onto:  # the dynamics are there already
+            begin = CANDIDATES if len(onto) > 1 else open_ones
+            open_ones = [dataclasses.replace(one, frame=frame) for one, (_, frame) in zip(begin, onto, strict=False)]
         windows = self._windows(open_ones)
         block = max(one.bins(self._bin_size) * windows[one][0] for one in windows)
         self._fits = [(one, windows[one][1], self._recordings(one, windows[one][0], block)) for one in windows]
-        self._again = 0 if onto is not None else config.restarts
+        self._both = are_shared(config, len(self._fits))
+        self._again = 0 if onto else config.restarts * (len(self._fits) if self._both else 1)
         self.trained: list[Trained] = []
         self._past: list[Record] = []
-        self._kept: tuple[Trained, SpikesAhead, dict[str, Tensor], list[Match]] | None = None
+        self._kept: dict[str, Kept] = {}  # by part
         self._now = self._fit(0)
 
     def _windows(self, open_ones: Sequence[Candidate]) -> dict[Candidate, tuple[int, int]]:
@@ -111,7 +134,7 @@ class Training:
                 else:
                     fitting[one] = window
                     break
-        if problem is not None and not fitting:
+        if problem is not None and (self._onto or not fitting):
             raise problem
         return fitting
 
@@ -120,14 +143,19 @@ class Training:
         return [Recording(one, self.config.held_out, frame, window, block, self._fabric) for one in self._counts]
 
     def _fit(self, number: int) -> Fit:
-        restart = max(0, number + 1 - len(self._fits))
-        if restart:
+        """The training of this number, of all in turn."""
+        restart = max(0, number // len(self._fits) if self._both else number + 1 - len(self._fits))
+        if self._both:
+            number %= len(self._fits)
+        elif restart:
             kept = self.kept.name.split()[0]
             number = next(i for i, one in enumerate(self._fits) if one[0].name == kept)
         candidate, warmup, recordings = self._fits[number]
         candidate = candidate.again(restart) if restart else candidate
         frame = candidate.bins(self._bin_size) * self._bin_size
-        return Fit(self.config, candidate, recordings, frame, warmup, self._fabric, self._ranks, self._onto)
+        config = share(self.config, number) if self._both else self.config
+        onto = self._onto[number][0] if self._onto else None
+        return Fit(config, candidate, recordings, frame, warmup, self._fabric, self._ranks, onto)
 
     @property
     def steps(self) -> int:
@@ -150,7 +178,7 @@ class Training:
 
     @property
     def _done(self) -> int:
-        return len({one.name for one in self.trained})
+        return len({one.name for one in self.trained} - {BOTH})
 
     @property
     def history(self) -> list[Record]:
@@ -158,25 +186,35 @@ class Training:
         return self._past + ([] if self.ended else self._now.history)
 
     @property
+    def parts(self) -> list[tuple[Trained, dict[str, Tensor]]]:
+        """What is kept so far, each part with its network as it is used (`Fit.finished_state`)."""
+        if self._kept:
+            return [(one.trained, one.network) for one in self._kept.values()]
+        now = Trained(self._now.candidate.name, self._now.frame, kept_step=self._now.kept_step)
+        return [(now, self._now.finished_state(bool(self.config.refit)))]
+
+    @property
     def kept(self) -> Trained:
-        """The candidate that is kept so far."""
-        if self._kept is not None:
-            return self._kept[0]
+        """The candidate that is kept so far, or what both parts are together."""
+        if self.trained and self.trained[-1].name == BOTH:
+            return self.trained[-1]
+        if self._kept:
+            return next(iter(self._kept.values())).trained
         return Trained(self._now.candidate.name, self._now.frame, kept_step=self._now.kept_step)
 
     @property
-    def kept_record(self) -> Record:
-        """The evaluation of the step that is kept."""
-        return next(one for one in self.history if (one.candidate, one.step) == (self.kept.name, self.kept.kept_step))
+    def kept_records(self) -> list[Record]:
+        """The evaluation of the step that is kept, of each part."""
+        kept = [one.trained for one in self._kept.values()] or [self.kept]
+        steps = {(one.name, one.kept_step) for one in kept}
+        return [one for one in self.history if (one.candidate, one.step) in steps]
 
     @property
     def matches(self) -> list[Match]:
-        """The rotations that brought the sessions into one space, of the candidate that is kept."""
-        return self._now.matches if self._kept is None else self._kept[3]
-
-    def finished_state(self) -> dict[str, Tensor]:
-        """The network as it is used, of the candidate and the step that are kept so far (`Fit.finished_state`)."""
-        return self._now.finished_state(bool(self.config.refit)) if self._kept is None else self._kept[2]
+        """The rotations that brought each further session into the space of the first, of all parts: the one that is
+        least sure of each."""
+        each = [one.matches for one in self._kept.values()] or [self._now.matches]
+        return [min(some, key=lambda one: one.likeness - one.runner_up) for some in zip(*each, strict=True)]
 
     def run(self) -> Iterator[Record]:
         """Train all candidates to `max_steps`; one record an evaluation, the first before the first step.
@@ -195,35 +233,58 @@ class Training:
             except TrainingError as error:
                 failure = error
             self._judge(failure)
-            if self.ended and self._kept is None:
+            if self.ended and not self._kept:
                 raise TrainingError(self.trained[-1].failure)
             if not self.ended:
                 self._now = self._fit(self._done)
-            while self._kept is not None and told < len(self.history):  # before, there is nothing to be kept
+            elif len(self._kept) > 1:
+                self.trained = [*self.trained, self._together()]
+            while self._kept and told < len(self.history):  # before, there is nothing to be kept
                 told += 1
                 yield self.history[told - 1]
 
     def _judge(self, failure: TrainingError | None) -> None:
         """Take the candidate that has just ended among those trained, and keep it where it predicts spikes better."""
         fit = self._now
+        part = fit.candidate.name.split()[0] if self._both else ""
         self._past = self._past + fit.history
         asked = self.config.refit
-        for refit in (False, True) if asked is None and fit.candidate.refit and self._onto is None else (bool(asked),):
+        for refit in (False, True) if asked is None and fit.candidate.refit and not self._onto else (bool(asked),):
             one = Trained(fit.candidate.name, fit.frame, refit, kept_step=fit.kept_step)
             try:
                 if failure is not None:
                     raise failure
                 state = fit.finished_state(refit)
-                found = fit.spikes_ahead(state)
+                found = fit.spikes_ahead(fit.judged(state))
             except TrainingError as error:
                 self.trained = [*self.trained, dataclasses.replace(one, failure=str(error))]
                 continue
             one = dataclasses.replace(one, bits_per_spike=found.value)
-            if self._kept is not None and len(self._kept[1].blocks) == len(found.blocks):
-                one = dataclasses.replace(one, lead=found.lead(self._kept[1]))
+            kept = self._kept.get(part)
+            if kept is not None and len(kept.found.blocks) == len(found.blocks):
+                one = dataclasses.replace(one, lead=found.lead(kept.found))
             self.trained = [*self.trained, one]
-            if self._kept is None or one.lead[0] > one.lead[1]:
-                self._kept = (one, found, state, fit.matches)
+            if kept is None or one.lead[0] > one.lead[1]:
+                self._kept[part] = Kept(one, found, state, fit.matches)
+                order = [one[0].name for one in self._fits] if self._both else [""]
+                self._kept = {name: self._kept[name] for name in order if name in self._kept}
+
+    def _together(self) -> Trained:
+        """Both parts as one filter, judged by their states side by side."""
+        fits = [self._fit(i) for i in range(len(self._fits))]
+        each = [fit.judged(kept.network) for fit, kept in zip(fits, self._kept.values(), strict=True)]
+        found = fits[0].spikes_ahead([side_by_side(one) for one in zip(*each, strict=True)])
+        parts = [one.trained for one in self._kept.values()]
+        best = max(self._kept.values(), key=lambda one: one.trained.bits_per_spike)
+        lead = found.lead(best.found) if len(best.found.blocks) == len(found.blocks) else (np.nan, np.nan)
+        return Trained(
+            BOTH,
+            max(one.frame for one in parts),
+            all(one.refit for one in parts),
+            found.value,
+            lead,
+            max(one.kept_step for one in parts),
+        )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that a later `restore` needs to go on to the same result: tensors, and JSON values."""
@@ -232,13 +293,13 @@ class Training:
             "trained": [dataclasses.asdict(one) for one in self.trained],
             "past": [dataclasses.asdict(one) for one in self._past],
         }
-        if self._kept is not None:
-            trained, found, network, matches = self._kept
-            tensors |= {f"kept.{name}": value.contiguous() for name, value in network.items()}
-            values["kept"] = {
-                "trained": dataclasses.asdict(trained),
-                "bits": [found.value, found.blocks.tolist()],
-                "matches": [[one.rotation.tolist(), one.likeness, one.runner_up] for one in matches],
+        values["kept"] = {}
+        for part, one in self._kept.items():
+            tensors |= {f"kept.{part}.{name}": value.contiguous() for name, value in one.network.items()}
+            values["kept"][part] = {
+                "trained": dataclasses.asdict(one.trained),
+                "bits": [one.found.value, one.found.blocks.tolist()],
+                "matches": [[one.rotation.tolist(), one.likeness, one.runner_up] for one in one.matches],
             }
         return tensors, values
 
@@ -249,23 +310,31 @@ class Training:
             KeyError, TypeError, ValueError, RuntimeError: the state is of another network, or none.
         """
         trained = [read_trained(one) for one in values.get("trained", [])]  # version 0.1.0 had no candidates
-        done = len({one.name for one in trained})
+        done = len({one.name for one in trained} - {BOTH})
         if done > self._trainings:
             raise ValueError(f"it has {done} candidates")
-        past, kept = read_history(values.get("past", [])), None
-        if "kept" in values:
-            raw = values["kept"]
+        past, kept = read_history(values.get("past", [])), {}
+        for part, raw in values.get("kept", {}).items():
             value, blocks = raw["bits"]
-            network = {k.removeprefix("kept."): v for k, v in tensors.items() if k.startswith("kept.")}
-            matches = [Match(np.asarray(one[0]), float(one[1]), float(one[2])) for one in raw["matches"]]
-            kept = (
+            prefix = f"kept.{part}."
+            kept[part] = Kept(
                 read_trained(raw["trained"]),
                 SpikesAhead(float(value), np.asarray(blocks, float)),
-                network,
-                matches,
+                {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)},
+                [Match(np.asarray(one[0]), float(one[1]), float(one[2])) for one in raw["matches"]],
             )
         self._kept = kept  # a restart is of the candidate that is kept
         now = self._fit(min(done, self._trainings - 1))
-        if not (done == self._trainings and trained[-1].failure):  # nothing goes on from where it failed
+        last = [one for one in trained if one.name != BOTH][-1:]
+        if not (done == self._trainings and last[0].failure):  # nothing goes on from where it failed
             now.restore({name: value for name, value in tensors.items() if not name.startswith("kept.")}, values)
         self.trained, self._past, self._now = trained, past, now
+
+
+def side_by_side(parts: Sequence[tuple[np.ndarray, Judged]]) -> tuple[np.ndarray, Judged]:
+    """States (time, state) of one session by several filters, in the bins that all have, one beside the other."""
+    bins = functools.reduce(np.intersect1d, [judged.bins for _, judged in parts])
+    rows = [np.searchsorted(judged.bins, bins) for _, judged in parts]
+    first, those = parts[0][1], rows[0]
+    shared = Judged(bins, first.frames, first.counts[those], first.observed[those], first.runs[those])
+    return np.concatenate([states[some] for (states, _), some in zip(parts, rows, strict=True)], 1), shared

@@ -73,8 +73,8 @@ def test_both_are_trained_and_the_one_that_predicts_better_is_kept(few, undistur
         assert one.lead[1] > 0
         kept = one if one.lead[0] > one.lead[1] else kept
     assert training.kept == kept
-    assert training.kept_record.candidate == kept.name
-    assert training.kept_record.step == kept.kept_step
+    assert training.kept_records[0].candidate == kept.name
+    assert training.kept_records[0].step == kept.kept_step
 
 
 def test_refitted_noise_is_fitted_where_it_is_kept(few):
@@ -83,7 +83,7 @@ def test_refitted_noise_is_fitted_where_it_is_kept(few):
     for refit in (False, True, None):
         training = Training(FilterConfig(**TINY | {"dynamics": "fast", "refit": refit}), few)
         list(training.run())
-        fitted = training.finished_state().get("noise.fitted")
+        fitted = training.parts[0][1].get("noise.fitted")
         assert (fitted is not None and bool(fitted)) is training.kept.refit
         found[refit] = [(one.refit, one.bits_per_spike) for one in training.trained]
     assert str(found[None]) == str(found[False] + found[True])
@@ -101,7 +101,7 @@ def test_a_lead_within_its_standard_error_is_none(few, monkeypatch, lead, kept):
     assert training.trained[1].lead == pytest.approx(lead)
     assert training.kept.name == kept
     assert training.kept.frame == pytest.approx({"slow": 0.5, "fast": 0.1}[kept])
-    network = training.finished_state()
+    network = training.parts[0][1]
     assert same(network, training._now.finished_state(False)) is (kept == "fast")  # the last one trained
 
 
@@ -122,7 +122,7 @@ def test_resumed_equals_undisturbed(few, undisturbed, stop_after):
     assert str(second.history) == str(records)
     assert str(second.trained) == str(whole.trained)
     assert str(second.kept) == str(whole.kept)
-    assert same(second.finished_state(), whole.finished_state())
+    assert same(second.parts[0][1], whole.parts[0][1])
     assert same(second.state()[0], whole.state()[0])
     assert json.dumps(second.state()[1]) == json.dumps(whole.state()[1])
 
@@ -165,7 +165,7 @@ def test_a_candidate_that_fails_is_left_out(few, monkeypatch, tmp_path, fails, k
     again.restore(tensors, json.loads(json.dumps(values)))
     assert again.ended
     assert list(again.run()) == []
-    assert same(again.finished_state(), training.finished_state())
+    assert same(again.parts[0][1], training.parts[0][1])
     LDMFilter(**TINY).take(again, few).save(tmp_path)
     model = load(tmp_path)
     assert (model.kept_.name, model.ended_) == (kept, True)

@@ -55,7 +55,7 @@ def test_equal_to_the_plain_loop_in_float64(fitted, online, counts):
     observed = labelled["observed"].to_numpy()
     expected = loop(*model, z, observed, np.zeros(len(z), bool))
     mean, cov = run(online, bins)
-    assert all(one.steady for one in online._last)
+    assert all(one.steady for one in online._parts[0]._last)
     np.testing.assert_allclose(cov, expected[3], atol=1e-11)
     np.testing.assert_allclose(mean, expected[2], atol=1e-6)
 
