@@ -155,10 +155,10 @@ def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -
 
 def _say_end(run: "Run", training: "Training", added: Path | None, signal: bool) -> None:
     """The step that was kept, and a warning of sessions that fit together in more than one way."""
-    best = training.kept_record
+    best = training.kept_records
     bits, kept = training.kept.bits_per_spike, training.kept
     # Predicted spikes decide where they were judged; the information of z in many dimensions is easily overfitted.
-    if not (bits > 0 if math.isfinite(bits) else best.score > 0):
+    if not (bits > 0 if math.isfinite(bits) else any(one.score > 0 for one in best)):
         say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
     if len(training.trained) > 1:
         what, unit = ("the signal", "shares of its variance") if signal else ("spikes", "bits per spike")
@@ -167,12 +167,17 @@ def _say_end(run: "Run", training: "Training", added: Path | None, signal: bool)
             + ", ".join(f"{one.label} {one.told}" for one in training.trained)
             + ")"
         )
-    if best.step == 0:
-        say("warning: step 0 is kept: on held-out time no step of the training is better than the first weights")
-    say(
-        f"kept step {best.step}: predictive information {best.score / kept.frame:.1f} nats a second on held-out time, "
-        f"effective rank {best.effective_rank:.1f} of {training.config.latent_dim}"
-    )
+    for one, (part, network) in zip(best, training.parts, strict=True):
+        which = f"{part.label}: " if len(best) > 1 else ""
+        if one.step == 0:
+            say(
+                f"warning: {which}step 0 is kept: on held-out time no step of the training is better than the first "
+                "weights"
+            )
+        say(
+            f"{which}kept step {one.step}: predictive information {one.score / part.frame:.1f} nats a second on "
+            f"held-out time, effective rank {one.effective_rank:.1f} of {len(network['encoders.0.z_mean'])}"
+        )
     paths = [one.session for one in run.sessions[1:]] if added is None else [str(added)]
     for match, path in zip(training.matches, paths, strict=False):
         if match.doubtful:

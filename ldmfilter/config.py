@@ -106,6 +106,8 @@ class DataConfig:
 
 
 LATENT_DIM = 16  # where there are twice as many units or more
+SHARED_LATENT_DIM = 24  # of slow and fast states together, where there are 36 units or more, and two thirds of fewer
+LEAST_SHARED = 8  # latent dimensions of slow and fast states together
 
 
 @dataclass
@@ -113,7 +115,7 @@ class FilterConfig:
     """Shape of the filter and the settings of its training. The upper bounds of sizes catch errors of typing."""
 
     latent_dim: int | None = option(
-        None, "Dimensions of the pseudo-observation z; without it 16, or half as many as units.",
+        None, "Dimensions of the pseudo-observation z, of slow and fast together; without it by the units, 24 at most.",
         MODEL, least=1, most=1024,
     )  # fmt: skip
     state_dim: int | None = option(
@@ -126,7 +128,7 @@ class FilterConfig:
     )
     dynamics: str = option(
         "auto",
-        "Where the dynamics begin; auto trains both and keeps what predicts spikes better.",
+        "States that the filter has; auto: both, or, below 8 dimensions, those that predict spikes better.",
         MODEL,
         choices=DYNAMICS,
     )
@@ -203,9 +205,13 @@ class FilterConfig:
         """Dimensions of the hidden state, of settings with numbers for all sizes."""
         return self.state_dim or self.latents
 
-    def sized(self, units: int) -> "FilterConfig":
-        """A copy in which `latent_dim` and `state_dim` are numbers, for a session of so many units."""
-        latent = self.latent_dim or max(1, min(LATENT_DIM, units // 2, self.state_dim or LATENT_DIM))
+    def sized(self, units: int, shared: bool = False) -> "FilterConfig":
+        """A copy in which `latent_dim` and `state_dim` are numbers, for a session of so many units, and for slow and
+        fast states together where they are to share the dimensions."""
+        most = min(SHARED_LATENT_DIM, 2 * units // 3)
+        if not shared or most < LEAST_SHARED:
+            most = min(LATENT_DIM, units // 2)
+        latent = self.latent_dim or max(1, min(most, self.state_dim or most))
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(FilterConfig)}
         return FilterConfig(**(values | {"latent_dim": latent, "state_dim": self.state_dim or latent}))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,6 +50,7 @@ class Finding:
         verdict: in words.
         remedy: what to change where something is wrong, else empty.
         doubtful: whether the value is beyond the threshold, but part of its interval is not: chance may explain it.
+        part: slow or fast, of a filter of both, where the number is that of one part: the one with the worse verdict.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Finding:
     verdict: str
     remedy: str
     doubtful: bool
+    part: str = ""
 
     @property
     def sign(self) -> str:
@@ -120,6 +122,8 @@ class Check:
         unit: of the number, empty for a ratio.
         low, high: its bounds, one or both.
         strict: whether the value itself must lie above `low`; else part of its interval is enough.
+        of: which part of a filter of slow and fast states the number is of: that with the "worst" or the "best"
+            verdict, or the "whole", where all parts have the same.
         reason: why the bounds lie there.
         fine: the verdict where nothing is wrong.
     """
@@ -132,8 +136,22 @@ class Check:
     low: Limit | None = None
     high: Limit | None = None
     strict: bool = False
+    of: str = "worst"
     reason: str
     fine: str
+
+    def judge_parts(self, measures: Mapping[str, Measures]) -> Finding:
+        """The check's finding on a filter of these parts."""
+        found = {part: self.judge(one) for part, one in measures.items()}
+        best = self.of == "best"
+
+        def rank(part: str) -> tuple[bool, bool, float]:
+            return found[part].ok, not found[part].doubtful, found[part].value if best else 0.0
+
+        part = max(found, key=rank) if best else min(found, key=rank)
+        if not part or self.of == "whole":
+            return found[part]
+        return dataclasses.replace(found[part], part=part, verdict=f"{part} states: {found[part].verdict}")
 
     def judge(self, measures: Measures) -> Finding:
         """The check's finding."""
@@ -227,6 +245,7 @@ CHECKS = (
             "the states do not tell what the population will do next",
             "choose other --units or a longer --span, and train anew",
         ),
+        of="whole",
         reason="0 is what each unit's mean rate tells; counted 0.5 to 3 s ahead, nearer where stretches are short",
         fine="the states predict spikes to come better than mean rates",
     ),
@@ -239,6 +258,7 @@ CHECKS = (
             "the states)",
             "choose the other --dynamics, or --max-steps twice as high, which takes twice as long",
         ),
+        of="whole",
         reason="below 0 smoothing the counts would have done",
         fine="the states predict spikes as well as a causal PCA or better "
         "({m.spikes.states:.3f} and {m.spikes.pca:.3f})",
@@ -252,6 +272,7 @@ CHECKS = (
             "choose another --bin-size, other --units, or a longer --span, and train anew",
         ),
         strict=True,
+        of="best",
         reason="below 0 the simpler predictor is the better one",
         fine="the past helps to predict each bin",
     ),
@@ -263,6 +284,7 @@ CHECKS = (
             "choose another --bin-size, more --units, or a longer --span, and train anew",
         ),
         strict=True,
+        of="best",
         reason=f"{COUPLING_DEVIATIONS:g} deviations above {{m.sharing.surrogate_coupling.size}} sets of spikes with "
         "each unit shifted in time by itself",
         fine="units predict each other beyond their own rhythms",
@@ -277,6 +299,7 @@ CHECKS = (
             "choose twice as many --max-steps, which takes twice as long, other --units, or a longer --span",
         ),
         strict=True,
+        of="best",
         reason="the most that the same filter reaches on {m.sharing.surrogate_information.size} sets of spikes with "
         "each unit shifted in time by itself",
         fine="predictive information is {value:.2f} on the recorded spikes, {low:.2f} at most on shifted ones",
@@ -425,15 +448,17 @@ CHECKS = (
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis(Measures):
-    """The measures of a model and what the checks find in them.
+    """The measures of a model, of several parts those of the first, and what the checks find in them.
 
     Attributes:
         findings: one for each row of `CHECKS`, in the table's order.
         signal: whether the model is one of a signal, not of spikes.
+        parts: the measures of each part, slow and fast, of a filter of both; else empty.
     """
 
     findings: tuple[Finding, ...]
     signal: bool = False
+    parts: dict[str, Measures] = dataclasses.field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -504,7 +529,9 @@ def check(
     tell = progress or (lambda _: None)
     measures = measure(model, counts, surrogates, seed, lambda what: tell(words(what)))
     findings = []
-    for one in (row.judge(measures) for row in CHECKS):
+    for one in (row.judge_parts(measures) for row in CHECKS):
         texts: dict[str, Any] = {k: words(v) for k, v in vars(one).items() if isinstance(v, str)}
         findings.append(dataclasses.replace(one, **texts))
-    return Diagnosis(**vars(measures), findings=tuple(findings), signal=model.signal_)
+    parts = measures if len(measures) > 1 else {}
+    first = next(iter(measures.values()))
+    return Diagnosis(**vars(first), findings=tuple(findings), signal=model.signal_, parts=parts)

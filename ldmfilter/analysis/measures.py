@@ -194,13 +194,32 @@ def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> Spike
     return SpikesPredicted(by_states.value, by_pca.value, lead, (lead - 1.96 * error, lead + 1.96 * error))
 
 
-def measure(model: LDMFilter, counts: Any, surrogates: int, seed: int, progress: Callable[[str], None]) -> Measures:
-    """Measure a model on a recording; see `checks.check` for arguments and errors."""
+def measure(
+    model: LDMFilter, counts: Any, surrogates: int, seed: int, progress: Callable[[str], None]
+) -> dict[str, Measures]:
+    """Measure a model on a recording, each part by its name; see `checks.check` for arguments and errors."""
     model.check_fitted()
     counts = excerpt(as_counts(counts, model.bin_size_), seed)
     progress("spikes ahead")
     with one_thread(), torch.no_grad(), sound(model, counts):
         spikes = spikes_predicted(model, counts, seed)
+    found = {}
+    for part in model.parts:
+        name = part.kept_.name.split()[0] if model.parts_ else ""
+        tell = (lambda what, name=name: progress(f"{what} ({name} states)")) if name else progress
+        found[name] = measure_part(part, counts, spikes, surrogates, seed, tell)
+    return found
+
+
+def measure_part(
+    model: LDMFilter,
+    counts: xr.DataArray,
+    spikes: SpikesPredicted,
+    surrogates: int,
+    seed: int,
+    progress: Callable[[str], None],
+) -> Measures:
+    """Measure a filter of one part."""
     counts, model = apart(counts, model.frame_bins_), model.of_frames()
     with one_thread(), torch.no_grad(), sound(model, counts):
         progress("innovations")

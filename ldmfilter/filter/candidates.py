@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmfilter.config import FilterConfig
+from ldmfilter.config import LEAST_SHARED, FilterConfig
 from ldmfilter.data.frames import frame_bins
 
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 BOTH = "slow and fast"  # the name of a filter of both
-LEAST_SHARED = 8  # latent dimensions of a filter of both
 WINDOWS = (32, 16, 8, 4)  # frames in a training window, where the configuration names no time: the most that fit
 
 

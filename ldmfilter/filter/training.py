@@ -86,7 +86,7 @@ class Training:
         config.validate()
         self._counts = [counts] if isinstance(counts, xr.DataArray) else list(counts)
         check_sessions(self._counts)
-        self.config = config = config.sized(min(one.sizes["unit"] for one in self._counts))
+        self.config = config
         self._ranks, self._onto = ranks(), onto
         if config.batch_size % self._ranks.size:
             raise InputError(
@@ -110,6 +110,8 @@ class Training:
         windows = self._windows(open_ones)
         block = max(one.bins(self._bin_size) * windows[one][0] for one in windows)
         self._fits = [(one, windows[one][1], self._recordings(one, windows[one][0], block)) for one in windows]
+        units = min(one.sizes["unit"] for one in self._counts)
+        self.config = config = config.sized(units, shared=len(self._fits) == len(CANDIDATES))
         self._both = are_shared(config, len(self._fits))
         self._again = 0 if onto else config.restarts * (len(self._fits) if self._both else 1)
         self.trained: list[Trained] = []
@@ -205,9 +207,9 @@ class Training:
     @property
     def kept_records(self) -> list[Record]:
         """The evaluation of the step that is kept, of each part."""
+        records = {(one.candidate, one.step): one for one in self.history}
         kept = [one.trained for one in self._kept.values()] or [self.kept]
-        steps = {(one.name, one.kept_step) for one in kept}
-        return [one for one in self.history if (one.candidate, one.step) in steps]
+        return [records[one.name, one.kept_step] for one in kept]
 
     @property
     def matches(self) -> list[Match]:

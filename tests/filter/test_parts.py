@@ -1,0 +1,204 @@
+"""A filter of slow and fast states: two parts, each an encoder and a Kalman filter, whose states lie side by side."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from ldmfilter import OnlineFilter
+from ldmfilter.config import FilterConfig
+from ldmfilter.data.counts import check_counts
+from ldmfilter.filter import fit
+from ldmfilter.filter.batches import Judged
+from ldmfilter.filter.candidates import BOTH, are_shared, share
+from ldmfilter.filter.decode import decode_blocks
+from ldmfilter.filter.model import LDMFilter, load
+from ldmfilter.filter.training import Training, side_by_side
+from tests.filter.test_candidates import TINY, failing
+from tests.filter.test_training import same
+
+SHARED = TINY | {"latent_dim": 9, "restarts": 1}
+ORDER = ("slow", "fast", "slow 2", "fast 2")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_trainings():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "EVALUATE_EVERY", 4)
+        patch.setattr(fit, "WARM_STEPS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def few(counts) -> xr.DataArray:
+    return check_counts(counts[:700])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(few) -> tuple[Training, list]:
+    training = Training(FilterConfig(**SHARED), few)
+    return training, list(training.run())
+
+
+@pytest.fixture(scope="module")
+def model(few, undisturbed) -> LDMFilter:
+    return LDMFilter(**SHARED).take(undisturbed[0], few)
+
+
+def same_parts(one: Training, other: Training) -> bool:
+    pairs = zip(one.parts, other.parts, strict=True)
+    return all(str(a[0]) == str(b[0]) and same(a[1], b[1]) for a, b in pairs)
+
+
+def test_dimensions_are_shared_out():
+    config = FilterConfig(latent_dim=9, state_dim=12)
+    parts = [share(config, part) for part in (0, 1)]
+    assert [(one.latents, one.states) for one in parts] == [(5, 6), (4, 6)]
+    assert are_shared(config, 2)
+    assert not are_shared(config, 1)
+    assert not are_shared(FilterConfig(latent_dim=7), 2)
+
+
+def test_each_part_keeps_its_own_best(undisturbed):
+    training, records = undisturbed
+    names = list(dict.fromkeys(record.candidate for record in records))
+    assert names == list(ORDER)
+    assert [one.name.split()[0] for one, _ in training.parts] == ["slow", "fast"]
+    for kept, network in training.parts:
+        own = [one for one in training.trained[:-1] if one.name.split()[0] == kept.name.split()[0]]
+        best = own[0]
+        for one in own[1:]:
+            best = one if one.lead[0] > one.lead[1] else best
+        assert str(kept) == str(best)
+        assert len(network["gauge"]) == {"slow": 5, "fast": 4}[kept.name.split()[0]]
+    both = training.trained[-1]
+    assert both is training.kept
+    assert both.name == BOTH
+    better = max(kept.bits_per_spike for kept, _ in training.parts)
+    assert both.lead[0] == pytest.approx(both.bits_per_spike - better)
+    assert training.step == training.steps == 32
+    kept_steps = [(kept.name, kept.kept_step) for kept, _ in training.parts]
+    assert [(one.candidate, one.step) for one in training.kept_records] == kept_steps
+
+
+@pytest.mark.parametrize("stop_after", [2, 4, 5, 8, 12])
+def test_resumed_equals_undisturbed(few, undisturbed, stop_after):
+    """Stopped in each candidate, between two, and at the end."""
+    whole, records = undisturbed
+    first = Training(whole.config, few)
+    for _ in itertools.islice(first.run(), stop_after):
+        pass
+    tensors, values = first.state()
+    second = Training(whole.config, few)
+    second.restore(tensors, json.loads(json.dumps(values)))
+    torch.rand(5)
+    assert str(list(second.run())) == str(records[stop_after:])
+    assert str(second.trained) == str(whole.trained)
+    assert str(second.kept) == str(whole.kept)
+    assert same_parts(second, whole)
+    assert same(second.state()[0], whole.state()[0])
+
+
+@pytest.mark.parametrize(("fails", "kept"), [({"slow", "slow 2"}, "fast"), ({"fast", "fast 2"}, "slow")])
+def test_where_one_part_fails_the_other_is_the_filter(few, monkeypatch, tmp_path, fails, kept):
+    failing(monkeypatch, fails)
+    training = Training(FilterConfig(**SHARED), few)
+    list(training.run())
+    assert [one.name.split()[0] for one, _ in training.parts] == [kept]
+    again = Training(training.config, few)
+    tensors, values = training.state()
+    again.restore(tensors, json.loads(json.dumps(values)))
+    assert again.ended
+    assert same_parts(again, training)
+    LDMFilter(**SHARED).take(again, few).save(tmp_path)
+    latents = load(tmp_path).decode(few)
+    assert latents.sizes["state"] == {"slow": 5, "fast": 4}[kept]
+    assert "dynamics" not in latents
+
+
+def test_a_part_that_failed_first_comes_from_other_first_weights(few, monkeypatch):
+    failing(monkeypatch, {"slow"})
+    training = Training(FilterConfig(**SHARED), few)
+    list(training.run())
+    assert next(one.name for one, _ in training.parts) == "slow 2"
+    assert training.kept.name == BOTH
+
+
+def test_states_lie_side_by_side(model, few):
+    latents = model.decode(few, smooth=True, ahead=[0.5], lag=0.7)
+    slow, fast = (part.decode(few, smooth=True, ahead=[0.5], lag=0.5) for part in model.parts)
+    assert latents["dynamics"].to_numpy().tolist() == ["slow"] * 5 + ["fast"] * 4
+    assert latents.attrs["lag"] == 0.5  # whole frames of both
+    for name in ("filtered", "smoothed", "predicted", "ahead", "lagged"):
+        mean, cov = latents[f"{name}_mean"], latents[f"{name}_cov"]
+        np.testing.assert_array_equal(mean[..., :5], slow[f"{name}_mean"])
+        np.testing.assert_array_equal(mean[..., 5:], fast[f"{name}_mean"])
+        np.testing.assert_array_equal(cov[..., :5, :5], slow[f"{name}_cov"])
+        np.testing.assert_array_equal(cov[..., 5:, 5:], fast[f"{name}_cov"])
+        assert not cov[..., :5, 5:].any()
+        assert not cov[..., 5:, :5].any()
+    np.testing.assert_array_equal(latents["innovation"], np.concatenate([slow["innovation"], fast["innovation"]], 1))
+    np.testing.assert_array_equal(latents["ci"], np.concatenate([slow["ci"], fast["ci"]], 1))
+    pieces = list(decode_blocks(model, few, lag=0.5, block=300))
+    whole = xr.concat([piece["lagged_mean"] for piece in pieces], "time")
+    np.testing.assert_allclose(whole, latents["lagged_mean"], atol=1e-6)
+
+
+def test_a_saved_filter_of_both_is_the_same(model, few, tmp_path):
+    model.save(tmp_path)
+    again = load(tmp_path)
+    assert (again.model_id_, again.frame_) == (model.model_id_, model.frame_)
+    assert str(again.kept_) == str(model.kept_)
+    assert [part.kept_record_ for part in again.parts] == [part.kept_record_ for part in model.parts]
+    np.testing.assert_array_equal(again.transform(few), model.transform(few))
+
+
+@pytest.mark.parametrize("lag", [None, 0.5])
+def test_online_equals_offline(model, few, lag):
+    counts = few[:200].copy(deep=True)
+    counts["observed"][90:99] = False
+    latents = model.decode(counts, ahead=[1.0], lag=lag)
+    online = OnlineFilter(model, lag)
+    given = []
+    for i, (row, seen) in enumerate(zip(counts.to_numpy(), counts["observed"].to_numpy(), strict=True)):
+        given.append(online.step(row if seen else None))
+        if i == 120:
+            state = json.loads(json.dumps({k: np.asarray(v).tolist() for k, v in online.state().items()}))
+            online = OnlineFilter(model, lag)
+            online.restore(state)
+            mean, cov = online.ahead(1.0)
+            np.testing.assert_allclose(mean, latents["ahead_mean"][0, 120], atol=1e-5)
+            np.testing.assert_allclose(cov, latents["ahead_cov"][0, 120], atol=1e-5)
+    given = [one for one in given if one is not None] + (online.flush() if lag else [])
+    name = "lagged" if lag else "filtered"
+    np.testing.assert_allclose(np.stack([mean for mean, _ in given]), latents[f"{name}_mean"], atol=1e-5)
+    np.testing.assert_allclose(np.stack([cov for _, cov in given]), latents[f"{name}_cov"], atol=1e-5)
+
+
+def test_a_further_session_gets_an_encoder_in_each_part(model, counts):
+    other = check_counts(counts[700:1300]).assign_attrs(checksum="another", path="other.nwb")
+    grown = model.keep([0])
+    grown.add(other)
+    assert len(grown.sessions_) == 2
+    for part, before in zip(grown.parts, model.parts, strict=True):
+        assert len(part.network_.encoders) == 2
+        assert same(part.network_.dynamics.state_dict(), before.network_.dynamics.state_dict())
+    first = grown.of(0)
+    assert first.model_id_ == model.model_id_
+    assert grown.of("other.nwb").decode(other).sizes["state"] == 9
+
+
+def test_bins_that_both_parts_judge():
+    def judged(bins):
+        bins = np.asarray(bins)
+        return np.stack([bins, -bins], 1).astype(float), Judged(
+            bins, torch.zeros(len(bins), 1), 10.0 * bins[:, None], bins > 0, bins // 3
+        )
+
+    states, shared = side_by_side([judged([0, 1, 2, 5]), judged([1, 2, 4, 5])])
+    assert shared.bins.tolist() == [1, 2, 5]
+    assert shared.counts.ravel().tolist() == [10, 20, 50]
+    np.testing.assert_array_equal(states, [[1, -1, 1, -1], [2, -2, 2, -2], [5, -5, 5, -5]])
