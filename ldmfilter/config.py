@@ -107,7 +107,7 @@ class DataConfig:
 
 LATENT_DIM = 16  # where there are twice as many units or more
 SHARED_LATENT_DIM = 24  # of slow and fast states together, where there are 36 units or more, and two thirds of fewer
-LEAST_SHARED = 8  # latent dimensions of slow and fast states together
+LEAST_SHARED = 12  # latent dimensions of slow and fast states together: of fewer, one kind has them all
 
 
 @dataclass
@@ -128,7 +128,7 @@ class FilterConfig:
     )
     dynamics: str = option(
         "auto",
-        "States that the filter has; auto: both, or, below 8 dimensions, those that predict spikes better.",
+        "States that the filter has; auto: both, or, below 12 dimensions, those that predict spikes better.",
         MODEL,
         choices=DYNAMICS,
     )

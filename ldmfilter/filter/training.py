@@ -39,6 +39,7 @@ __all__ = ["Record", "Training", "resolve_device"]
 
 
 LONG_BIN = 3.0  # s, the farthest that spikes are predicted
+CLEAR = 2.0  # standard errors of a lead with which one part alone is kept in place of both
 
 
 class Kept(NamedTuple):
@@ -56,7 +57,8 @@ class Training:
 
     Every candidate that the settings leave open (`candidates.CANDIDATES`) is trained. Where they share the dimensions
     (`candidates.are_shared`) each is a part of the filter, and all are trained again from other first weights
-    (`restarts`), each part keeping what predicts spikes best (`Fit.spikes_ahead`). With fewer dimensions the best
+    (`restarts`), each part keeping what predicts spikes best (`Fit.spikes_ahead`); a part that predicts clearly better
+    alone than beside the other is the filter (`CLEAR`). With fewer dimensions the best
     candidate is kept, and trained again. What came earlier is kept where the lead is within its standard error. A
     candidate whose windows do not fit into the recording is left out.
 
@@ -198,7 +200,7 @@ class Training:
     @property
     def kept(self) -> Trained:
         """The candidate that is kept so far, or what both parts are together."""
-        if self.trained and self.trained[-1].name == BOTH:
+        if len(self._kept) > 1 and self.trained[-1].name == BOTH:
             return self.trained[-1]
         if self._kept:
             return next(iter(self._kept.values())).trained
@@ -240,7 +242,7 @@ class Training:
             if not self.ended:
                 self._now = self._fit(self._done)
             elif len(self._kept) > 1:
-                self.trained = [*self.trained, self._together()]
+                self._judge_both()
             while self._kept and told < len(self.history):  # before, there is nothing to be kept
                 told += 1
                 yield self.history[told - 1]
@@ -271,22 +273,20 @@ class Training:
                 order = [one[0].name for one in self._fits] if self._both else [""]
                 self._kept = {name: self._kept[name] for name in order if name in self._kept}
 
-    def _together(self) -> Trained:
-        """Both parts as one filter, judged by their states side by side."""
+    def _judge_both(self) -> None:
+        """Judge both parts by their states side by side; keep one alone where it leads."""
         fits = [self._fit(i) for i in range(len(self._fits))]
         each = [fit.judged(kept.network) for fit, kept in zip(fits, self._kept.values(), strict=True)]
         found = fits[0].spikes_ahead([side_by_side(one) for one in zip(*each, strict=True)])
         parts = [one.trained for one in self._kept.values()]
         best = max(self._kept.values(), key=lambda one: one.trained.bits_per_spike)
         lead = found.lead(best.found) if len(best.found.blocks) == len(found.blocks) else (np.nan, np.nan)
-        return Trained(
-            BOTH,
-            max(one.frame for one in parts),
-            all(one.refit for one in parts),
-            found.value,
-            lead,
-            max(one.kept_step for one in parts),
-        )
+        frame, step = max(one.frame for one in parts), max(one.kept_step for one in parts)
+        self.trained = [
+            *self.trained, Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, step)
+        ]  # fmt: skip
+        if lead[0] < -CLEAR * lead[1]:
+            self._kept = {name: one for name, one in self._kept.items() if one is best}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that a later `restore` needs to go on to the same result: tensors, and JSON values."""

@@ -15,12 +15,14 @@ from ldmfilter.filter import fit
 from ldmfilter.filter.batches import Judged
 from ldmfilter.filter.candidates import BOTH, are_shared, share
 from ldmfilter.filter.decode import decode_blocks
+from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.model import LDMFilter, load
+from ldmfilter.filter.spikes_ahead import SpikesAhead
 from ldmfilter.filter.training import Training, side_by_side
 from tests.filter.test_candidates import TINY, failing
 from tests.filter.test_training import same
 
-SHARED = TINY | {"latent_dim": 9, "restarts": 1}
+SHARED = TINY | {"latent_dim": 13, "restarts": 1}
 ORDER = ("slow", "fast", "slow 2", "fast 2")
 
 
@@ -54,12 +56,12 @@ def same_parts(one: Training, other: Training) -> bool:
 
 
 def test_dimensions_are_shared_out():
-    config = FilterConfig(latent_dim=9, state_dim=12)
+    config = FilterConfig(latent_dim=13, state_dim=16)
     parts = [share(config, part) for part in (0, 1)]
-    assert [(one.latents, one.states) for one in parts] == [(5, 6), (4, 6)]
+    assert [(one.latents, one.states) for one in parts] == [(7, 8), (6, 8)]
     assert are_shared(config, 2)
     assert not are_shared(config, 1)
-    assert not are_shared(FilterConfig(latent_dim=7), 2)
+    assert not are_shared(FilterConfig(latent_dim=11), 2)
 
 
 def test_each_part_keeps_its_own_best(undisturbed):
@@ -73,7 +75,7 @@ def test_each_part_keeps_its_own_best(undisturbed):
         for one in own[1:]:
             best = one if one.lead[0] > one.lead[1] else best
         assert str(kept) == str(best)
-        assert len(network["gauge"]) == {"slow": 5, "fast": 4}[kept.name.split()[0]]
+        assert len(network["gauge"]) == {"slow": 7, "fast": 6}[kept.name.split()[0]]
     both = training.trained[-1]
     assert both is training.kept
     assert both.name == BOTH
@@ -115,7 +117,7 @@ def test_where_one_part_fails_the_other_is_the_filter(few, monkeypatch, tmp_path
     assert same_parts(again, training)
     LDMFilter(**SHARED).take(again, few).save(tmp_path)
     latents = load(tmp_path).decode(few)
-    assert latents.sizes["state"] == {"slow": 5, "fast": 4}[kept]
+    assert latents.sizes["state"] == {"slow": 7, "fast": 6}[kept]
     assert "dynamics" not in latents
 
 
@@ -130,16 +132,16 @@ def test_a_part_that_failed_first_comes_from_other_first_weights(few, monkeypatc
 def test_states_lie_side_by_side(model, few):
     latents = model.decode(few, smooth=True, ahead=[0.5], lag=0.7)
     slow, fast = (part.decode(few, smooth=True, ahead=[0.5], lag=0.5) for part in model.parts)
-    assert latents["dynamics"].to_numpy().tolist() == ["slow"] * 5 + ["fast"] * 4
+    assert latents["dynamics"].to_numpy().tolist() == ["slow"] * 7 + ["fast"] * 6
     assert latents.attrs["lag"] == 0.5  # whole frames of both
     for name in ("filtered", "smoothed", "predicted", "ahead", "lagged"):
         mean, cov = latents[f"{name}_mean"], latents[f"{name}_cov"]
-        np.testing.assert_array_equal(mean[..., :5], slow[f"{name}_mean"])
-        np.testing.assert_array_equal(mean[..., 5:], fast[f"{name}_mean"])
-        np.testing.assert_array_equal(cov[..., :5, :5], slow[f"{name}_cov"])
-        np.testing.assert_array_equal(cov[..., 5:, 5:], fast[f"{name}_cov"])
-        assert not cov[..., :5, 5:].any()
-        assert not cov[..., 5:, :5].any()
+        np.testing.assert_array_equal(mean[..., :7], slow[f"{name}_mean"])
+        np.testing.assert_array_equal(mean[..., 7:], fast[f"{name}_mean"])
+        np.testing.assert_array_equal(cov[..., :7, :7], slow[f"{name}_cov"])
+        np.testing.assert_array_equal(cov[..., 7:, 7:], fast[f"{name}_cov"])
+        assert not cov[..., :7, 7:].any()
+        assert not cov[..., 7:, :7].any()
     np.testing.assert_array_equal(latents["innovation"], np.concatenate([slow["innovation"], fast["innovation"]], 1))
     np.testing.assert_array_equal(latents["ci"], np.concatenate([slow["ci"], fast["ci"]], 1))
     pieces = list(decode_blocks(model, few, lag=0.5, block=300))
@@ -188,7 +190,7 @@ def test_a_further_session_gets_an_encoder_in_each_part(model, counts):
         assert same(part.network_.dynamics.state_dict(), before.network_.dynamics.state_dict())
     first = grown.of(0)
     assert first.model_id_ == model.model_id_
-    assert grown.of("other.nwb").decode(other).sizes["state"] == 9
+    assert grown.of("other.nwb").decode(other).sizes["state"] == 13
 
 
 def test_bins_that_both_parts_judge():
@@ -202,3 +204,28 @@ def test_bins_that_both_parts_judge():
     assert shared.bins.tolist() == [1, 2, 5]
     assert shared.counts.ravel().tolist() == [10, 20, 50]
     np.testing.assert_array_equal(states, [[1, -1, 1, -1], [2, -2, 2, -2], [5, -5, 5, -5]])
+
+
+@pytest.mark.parametrize(("lead", "kept"), [((-0.03, 0.01), ["fast"]), ((-0.015, 0.01), ["slow", "fast"])])
+def test_a_part_that_leads_clearly_is_kept_alone(few, monkeypatch, tmp_path, lead, kept):
+    """Two blocks of bits, whose difference from those of fast states has this sum and this standard error."""
+    both = 1.0 + np.array([lead[0] - lead[1], lead[0] + lead[1]]) / 2
+    blocks = {"slow": np.zeros(2), "fast": np.ones(2)}
+
+    def found(one, each):
+        size = each[0][0].shape[1]
+        own = both if size == 13 else blocks[one.candidate.name]
+        return SpikesAhead(float(own.sum()), own)
+
+    monkeypatch.setattr(Fit, "spikes_ahead", found)
+    training = Training(FilterConfig(**SHARED | {"restarts": 0, "max_steps": 2, "refit": False}), few)
+    list(training.run())
+    assert training.trained[-1].lead == pytest.approx(lead)
+    assert [one.name for one, _ in training.parts] == kept
+    assert training.kept.name == (BOTH if len(kept) > 1 else "fast")
+    again = Training(training.config, few)
+    tensors, values = training.state()
+    again.restore(tensors, json.loads(json.dumps(values)))
+    assert same_parts(again, training)
+    LDMFilter(**SHARED).take(again, few).save(tmp_path)
+    assert load(tmp_path).decode(few).sizes["state"] == (13 if len(kept) > 1 else 6)
