@@ -470,7 +470,17 @@ class Diagnosis(Measures):
         return table("check", rows, heads, self.summary)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; numbers that are not finite are None."""
+        """Findings and measures in plain types, as JSON takes them.
+
+        Returns
+        -------
+        dict
+            Numbers that are not finite are None.
+
+        Examples
+        --------
+        >>> ldmfilter.check(model, counts, surrogates=2).to_dict()["findings"]  # doctest: +SKIP
+        """
         content = {"ok": self.ok, "summary": self.summary, "predictive": self.predictive} | dataclasses.asdict(self)
         text = json.dumps(content, default=lambda value: value.tolist())
         plain: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
@@ -489,16 +499,36 @@ def check(
     All is judged on bins that training never saw, `judged.GUARD` s away from those it did. Where there are none,
     training's own bins are used, `held_out` is False, and the summary says so.
 
-    Args:
-        model: a fitted filter.
-        counts: of the session it was trained on, reserved time included, or of another one, as `fit` takes them.
-        surrogates: number of sets of spikes with each unit shifted anew.
-        seed: of shifts, bootstrap and permutations.
-        progress: called with what is being computed.
+    Parameters
+    ----------
+    model : LDMFilter
+        Fitted.
+    counts : xarray.DataArray (time, unit)
+        Of the session it was trained on, reserved time included, or of another one, as `LDMFilter.fit` takes them.
+    surrogates : int
+        Number of sets of spikes with each unit shifted anew.
+    seed : int
+        Of shifts, bootstrap and permutations.
+    progress : callable, optional
+        Called with what is being computed.
 
-    Raises:
-        InputError: not fitted, counts of other units or bins, fewer than 100 bins to judge on, or pseudo-observations
-            that do not vary.
+    Returns
+    -------
+    Diagnosis
+        `summary`, in words; `ok`; `findings`, each with its name, value, unit, threshold, verdict and remedy;
+        `to_dict`.
+
+    Raises
+    ------
+    InputError
+        Not fitted, counts of other units or bins, fewer than 100 bins to judge on, or pseudo-observations that do not
+        vary.
+
+    Examples
+    --------
+    >>> diagnosis = ldmfilter.check(model, counts, surrogates=2)
+    >>> diagnosis.findings[0].name, diagnosis.findings[0].unit
+    ('spikes ahead', 'bits per spike')
     """
     words: Callable[[str], str] = of_signal if model.signal_ else str
     tell = progress or (lambda _: None)

@@ -197,12 +197,16 @@ AnyReport = BehaviorReport | ClassReport
 class Reading:
     """States together with behaviour.
 
-    latents: the states and, for each variable, `<name>_mean` (time,), `<name>_ci` (time, bound) where calibrated,
+    Attributes
+    ----------
+    latents : xarray.Dataset
+        The states and, for each variable, `<name>_mean` (time,), `<name>_ci` (time, bound) where calibrated,
         `<name>_true` (time,) NaN where masked, `<name>_fold` (time,): the fold of a judged bin, read by readouts that
-        never saw its block, and -1 for the others. Of classes, `<name>_probability` (time, `<name>_class`) in place
-        of the mean and the interval, and `<name>_read` (time,), the most probable. The attribute `behavior` holds the
+        never saw its block, and -1 for the others. Of classes, `<name>_probability` (time, `<name>_class`) in place of
+        the mean and the interval, and `<name>_read` (time,), the most probable. The attribute `behavior` holds the
         reports as JSON.
-    reports: one for each variable
+    reports : tuple of BehaviorReport or ClassReport
+        One for each variable.
     """
 
     latents: xr.Dataset
@@ -221,19 +225,46 @@ def read_behavior(
 ) -> Reading:
     """Read behaviour from filtered states, judge it, and add it to them.
 
-    Args:
-        latents: as `LDMFilter.decode` makes them: filtered_mean, filtered_cov, observed, trained, segment, bin_size.
-        behavior: the variables, from `choose_behavior`; or series (time,) by their names, as a session holds.
-        counts: (time, unit) that the states were decoded from, for the supervised Bayesian decoder; None leaves it out,
-            and a signal does.
-        ci: level of `<name>_ci`.
-        min_speed: bins in which the first variable changes more slowly (its unit per s) are neither fitted nor judged.
-        guard: s between bins of different use.
-        shifts: number of the control's shifts, at least 20.
-        readouts: kinds to choose from, at least one of them fast.
+    Parameters
+    ----------
+    latents : xarray.Dataset
+        As `LDMFilter.decode` makes them: filtered_mean, filtered_cov, observed, trained, segment, bin_size.
+    behavior : sequence of Behavior, or mapping of xarray.DataArray
+        The variables, from `choose_behavior`; or series (time,) by their names, as a session holds.
+    counts : xarray.DataArray (time, unit), optional
+        That the states were decoded from, for the supervised Bayesian decoder; None leaves it out, and a signal does.
+    ci : float
+        Level of `<name>_ci`.
+    min_speed : float
+        Bins in which the first variable changes more slowly (its unit per s) are neither fitted nor judged.
+    guard : float
+        s between bins of different use.
+    shifts : int
+        Number of the control's shifts, at least 20.
+    readouts : sequence of Readout
+        Kinds to choose from, at least one of them fast.
 
-    Raises:
-        InputError: a variable does not overlap with the states, is constant in the bins that are left, or no bins are.
+    Returns
+    -------
+    Reading
+        `latents`, the states with `<name>_mean`, `<name>_ci` and `<name>_true`, and `reports`, how well each was read.
+
+    Raises
+    ------
+    InputError
+        A variable does not overlap with the states, is constant in the bins that are left, or no bins are.
+
+    References
+    ----------
+    Chernozhukov, Wuthrich & Zhu 2021, "Distributional conformal prediction", PNAS 118 e2107794118.
+
+    Examples
+    --------
+    >>> reading = ldmfilter.read_behavior(latents, ldmfilter.choose_behavior(session, ["linear_position"]))
+    >>> reading.latents["linear_position_ci"].dims
+    ('time', 'bound')
+    >>> [one.level for one in reading.reports[0].intervals]
+    [0.5, 0.8, 0.9, 0.95, 0.99]
     """
     if not behavior:
         raise InputError("no behaviour is named; give at least one")

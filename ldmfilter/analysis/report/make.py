@@ -35,10 +35,14 @@ FORMAT = 1
 class Report:
     """A report, ready to be written.
 
-    Attributes:
-        content: every number and every sentence, as plain JSON types.
-        pictures: by name, in the order of the page.
-        page: the page, in one file that needs no network.
+    Attributes
+    ----------
+    content : dict
+        Every number and every sentence, as plain JSON types.
+    pictures : dict of Picture
+        By name, in the order of the page.
+    page : str
+        The page, in one file that needs no network.
     """
 
     content: dict[str, Any]
@@ -46,7 +50,17 @@ class Report:
     page: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `report.json`."""
+        """The content of `report.json`.
+
+        Returns
+        -------
+        dict
+            Plain types, as JSON takes them.
+
+        Examples
+        --------
+        >>> ldmfilter.report("runs/monday").to_dict()["figures"]  # doctest: +SKIP
+        """
         return self.content
 
     def html(self) -> str:
@@ -56,11 +70,26 @@ class Report:
     def write(self, path: str | os.PathLike[str], overwrite: bool = False) -> tuple[Path, Path]:
         """Write the page, and its numbers beside it as JSON with the same stem: both whole or not at all.
 
-        Returns:
-            The paths of the page and of the JSON.
+        Parameters
+        ----------
+        path : str or os.PathLike
+            Of the page, as ``"report.html"``.
+        overwrite : bool
+            Replace files that exist.
 
-        Raises:
-            InputError: one of them exists and `overwrite` is False, or the disk refuses.
+        Returns
+        -------
+        (Path, Path)
+            Of the page and of the JSON.
+
+        Raises
+        ------
+        InputError
+            One of them exists and `overwrite` is not set, or the disk refuses.
+
+        Examples
+        --------
+        >>> ldmfilter.report("runs/monday").write("report.html")  # doctest: +SKIP
         """
         page, numbers = check_report(path, overwrite)
         data = json.dumps(self.content, indent=1, allow_nan=False, ensure_ascii=False)
@@ -95,18 +124,42 @@ def report(
 ) -> Report:
     """A run's report, from its folder and its session.
 
-    Args:
-        run: the run folder, or its path; of a run of several sessions the one that `Run.choose` gave.
-        behavior: paths of the behaviours that are read from the states, as `inspect` prints them.
-        circular: which of them are circular whatever their unit and name say.
-        min_speed: bins in which the first behaviour changes more slowly (its unit per s) are not judged.
-        tell: called with what is being computed.
-        align, window, query, condition: trials to show, as `read_trials` takes them; without `align` those of the
-            table `trials`, from start_time, where there is one.
+    Parameters
+    ----------
+    run : str, os.PathLike or Run
+        The run folder of ``ldmfilter train``; of a run of several sessions the one that `Run.choose` gave.
+    behavior : sequence of str
+        Paths of the behaviours that are read from the states, as `choose_behavior` takes them.
+    circular : sequence of str
+        Those of them that are circular whatever their unit and name say.
+    min_speed : float
+        Bins in which the first behaviour changes more slowly (its unit per s) are not judged.
+    tell : callable, optional
+        Called with what is being computed.
+    align : str, optional
+        Trials to show, "TABLE.COLUMN" as `ldmfilter.align` takes it; without it those of the table `trials`, from
+        start_time, where there is one.
+    window : (float, float), optional
+        s from the event; without it from the event to the median trial's end.
+    query : str, optional
+        Keeps some rows of the table.
+    condition : str, optional
+        A column of the table; without it the first that holds values that recur.
 
-    Raises:
-        InputError: the session is not there any more or has changed; a behaviour, or trials that were asked for,
-            cannot be used.
+    Returns
+    -------
+    Report
+        `write(path)` writes the page and its numbers, `to_dict` gives the numbers.
+
+    Raises
+    ------
+    InputError
+        The session is not there any more or has changed; a behaviour, or trials that were asked for, cannot be used.
+
+    Examples
+    --------
+    >>> page = ldmfilter.report("runs/monday", ["linear_position"])  # doctest: +SKIP
+    >>> page.write("report.html")  # doctest: +SKIP
     """
     from ldmfilter.analysis.behavior import choose_behavior
     from ldmfilter.analysis.checks import check
