@@ -1,5 +1,6 @@
 """The reference lists every public name, and each docstring says what goes in, what comes out, and how it is used."""
 
+import doctest
 import inspect
 import re
 import tomllib
@@ -61,6 +62,11 @@ def test_a_docstring_has_its_parts(name):
     shown = section(name, "Examples")
     assert ">>>" in shown
     assert ("+SKIP" in shown) == (name in NOT_RUN)
+
+
+def test_the_page_shows_the_lines_that_examples_go_on_from():
+    *lines, _ = doctest.DocTestParser().get_examples(ldmfilter.LDMFilter.__doc__)
+    assert {one.source.strip() for one in lines} <= set(PAGE.splitlines())
 
 
 def test_the_conda_environment_agrees_with_the_package():
