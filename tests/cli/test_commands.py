@@ -195,7 +195,7 @@ def start(session_file, cwd, *words):
     return subprocess.Popen(list(map(str, command)), cwd=cwd, stderr=subprocess.PIPE, text=True)
 
 
-LONG = [*QUICK[:2], "--max-steps", "300", *QUICK[4:]]
+LONG = [*QUICK, "--max-steps", "300"]
 
 
 @pytest.fixture(scope="module")
