@@ -292,3 +292,33 @@ def test_with_a_lag_each_line_has_the_bin_that_lies_behind(trained, model, count
         "ldmfilter: lag is 0.01 s, but this filter looks at frames of 0.1 s and learns nothing new of a bin before the "
         "next one ends; give 0.1 s or more"
     ]
+
+
+@pytest.fixture(scope="module")
+def with_behavior(trained, counts) -> tuple[list[float], list[dict]]:
+    """Places that come after the counts, from bin 30 on far from what the states say, and the states that go out."""
+    place = [80.0] * 30 + [1e4] * 90
+    lines = [json.dumps([*row, one]) for row, one in zip(counts.to_numpy().tolist(), place, strict=True)]
+    lines[3] = json.dumps({"linear_position": 80.0} | {str(unit): int(c) for unit, c in enumerate(counts.to_numpy()[3])})
+    lines[7] = json.dumps(counts.to_numpy()[7].tolist())  # without a place
+    return place, states(trained, lines, "--behavior", "linear_position", "--no-cov", "--ci", "0.9")
+
+
+def test_behavior_is_read_in_intervals_that_adapt(trained, model, counts, with_behavior):
+    """What misses widens them, until all is inside; the states are as without behaviour."""
+    place, got = with_behavior
+    np.testing.assert_allclose([s["mean"] for s in got], model.decode(counts)["filtered_mean"], atol=1e-6)
+    read = [s["behavior"]["linear_position"] for s in got]
+    assert all(low <= one["mean"] <= high for one in read[:30] for low, high in [one["ci"]])
+    assert read[-1]["ci"] == [None, None]
+    first = next(i for i, one in enumerate(read) if one["ci"][0] is None)
+    assert 60 < first < 119  # a miss moves alpha by 0.9 * 0.0005
+    assert all(s["observed"] for s in got)
+
+
+def test_behavior_that_cannot_be_streamed(trained, counts):
+    _, err, code = stream(trained, [], "--run", "run", "--behavior", "trials.direction")
+    assert (code, len(err)) == (3, 1)
+    _, err, code = stream(trained, [], "--run", "run", "--behavior", "linear_position", "--lag", "0.5")
+    assert code == 2
+    assert stream(trained, [], "--run", "run", "--circular", "linear_position")[2] == 2
