@@ -164,9 +164,7 @@ def _stream(
     from ldmfilter.filter.lines import RESET, HeaderError
 
     bins: deque[tuple[int, bool]] = deque()  # whose states have not gone out yet, and whether they were observed
-    n = 0
-
-    units = len(online.unit_ids)
+    n, units = 0, len(online.unit_ids)
 
     def write_all(found: "list[tuple[Array, Array]]") -> None:
         for state in found:
@@ -193,7 +191,7 @@ def _stream(
             say(f"line {number}: {error}; taken as a missing bin")
             counts, measured = None, ()
             new = online.step(None)
-        bins.append((n, counts is not None and counts.size > np.isnan(counts).sum()))
+        bins.append((n, counts is not None and not bool(np.isnan(counts).all())))
         n += 1
         write_all([] if new is None else [new])
         for readout, value in zip(readouts, measured, strict=False):
