@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ldmfilter.analysis.readout import read_behavior as read_behavior
     from ldmfilter.analysis.report import report as report
     from ldmfilter.analysis.score import score as score
+    from ldmfilter.analysis.online_readout import OnlineReadout as OnlineReadout
     from ldmfilter.data import read_session as read_session
     from ldmfilter.data.binning import bin_spikes as bin_spikes
     from ldmfilter.data.binning import choose_spans as choose_spans
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "analysis.behavior": ("choose_behavior",),
     "analysis.checks": ("check",),
+    "analysis.online_readout": ("OnlineReadout",),
     "analysis.readout": ("read_behavior",),
     "analysis.report": ("report",),
     "analysis.score": ("score",),

@@ -23,6 +23,7 @@ from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, replacing
 
 if TYPE_CHECKING:
+    from ldmfilter.analysis.readout import AnyReport
     from ldmfilter.analysis.trials import Trials
     from ldmfilter.data.session import Session
     from ldmfilter.filter.model import LDMFilter
@@ -178,12 +179,12 @@ def report(
         choose_condition(session, align, query, condition)
     counts = check_counts(counts)
     latents = model.decode(counts, rates=not model.signal_)
-    reports: tuple[Mapping[str, Any], ...] = ()
+    read: tuple[AnyReport, ...] = ()
     lags: dict[str, list[dict[str, Any]]] = {}
     if chosen:
         say(f"behaviour: {listed([one.name for one in chosen])}")
         reading = read_behavior(latents, chosen, counts, min_speed=min_speed)
-        latents, reports = reading.latents, tuple(one.to_dict() for one in reading.reports)
+        latents, read = reading.latents, reading.reports
         say("behaviour: lags")
         found = read_at_lags(model, counts, chosen, min_speed)
         lags = {name: list(map(asdict, rows)) for name, rows in found.items()}
@@ -196,13 +197,14 @@ def report(
             if align:
                 raise
             note = f"Trials are not shown: {str(error).removeprefix(f'{session.source.path}: ')}."
-    diagnosis = check(model, counts, progress=lambda what: say(f"diagnoses: {what}"))
+    diagnosis = check(model, counts, progress=lambda what: say(f"diagnoses: {what}"), behavior=read).to_dict()
+    reports = diagnosis.pop("behavior")  # which has a place of its own
     options = [word for path in behavior for word in ("--behavior", path)]
     options += [word for name in circular for word in ("--circular", name)]
     options += ["--min-speed", f"{min_speed:g}"] if min_speed else []
     asked = {"align": align, "window": window and "{:g}:{:g}".format(*window), "filter": query, "condition": condition}
     options += [word for name, value in asked.items() if value for word in (f"--{name}", value)]
-    return make_report(run, session, counts, model, latents, diagnosis.to_dict(), reports, options, trials, note, lags)
+    return make_report(run, session, counts, model, latents, diagnosis, reports, options, trials, note, lags)
 
 
 def make_report(
