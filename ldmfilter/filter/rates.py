@@ -85,14 +85,19 @@ class Rates:
         return np.exp(mu + 0.5 * variance), np.exp(np.stack([mu - half, mu + half], -1))
 
     def add(self, latents: xr.Dataset) -> xr.Dataset:
-        """The states with `rate` (time, unit) and `rate_ci` (time, unit, bound), Hz, at the states' own level."""
-        mean, cov = latents["filtered_mean"].to_numpy(), latents["filtered_cov"].to_numpy()
+        """The states with `rate` (time, unit) and `rate_ci` (time, unit, bound), Hz, at the states' own level; with
+        forecasts, `rate_ahead` (ahead, time, unit) and `rate_ahead_ci` too, of the time that these are of."""
         level = float(latents.attrs["ci_level"])
+        mean, cov = latents["filtered_mean"].to_numpy(), latents["filtered_cov"].to_numpy()
         found = dict(zip(("rate", "rate_ci"), self.expected(mean, cov, level), strict=True))
+        if "ahead_mean" in latents:
+            means, covs = latents["ahead_mean"].to_numpy(), latents["ahead_cov"].to_numpy()
+            each = [self.expected(mean, cov, level) for mean, cov in zip(means, covs, strict=True)]
+            found |= dict(zip(("rate_ahead", "rate_ahead_ci"), map(np.stack, zip(*each, strict=True)), strict=True))
         for name, values in found.items():
             dims, about = VARIABLES[name]
+            about = about | ({"level": level} if "bound" in dims else {})
             latents = latents.assign({name: (dims, values.astype(np.float32), about)})
-        latents["rate_ci"].attrs["level"] = level
         return latents
 
 
