@@ -25,7 +25,8 @@ import xarray as xr
 from ldmfilter.analysis.baselines import STATES
 from ldmfilter.analysis.compare import check_same_session
 from ldmfilter.analysis.judged import GUARD, Array, Bins, bins_of, excerpt, thinned
-from ldmfilter.data.counts import check_counts, is_signal, where_of
+from ldmfilter.data.counts import is_signal, where_of
+from ldmfilter.data.prepare import as_counts
 from ldmfilter.errors import InputError
 from ldmfilter.filter.decode import sound
 from ldmfilter.filter.linalg import one_thread
@@ -118,7 +119,7 @@ def score_runs(
 
 def score(
     model: LDMFilter | Mapping[str, LDMFilter],
-    counts: xr.DataArray,
+    counts: Any,
     ahead: Sequence[float] = AHEAD,
     progress: Callable[[str], None] | None = None,
 ) -> Scores:
@@ -129,8 +130,8 @@ def score(
     model : LDMFilter or mapping of LDMFilter
         Fitted; or several by name.
     counts : xarray.DataArray (time, unit)
-        Of the session it was trained on, reserved time included; of another one readouts are fitted on every other
-        tenth.
+        Of the session it was trained on, or what `as_session` takes, reserved time included; of another one readouts
+        are fitted on every other tenth.
     ahead : sequence of float
         Horizons, s.
     progress : callable, optional
@@ -164,7 +165,7 @@ def score(
         one.check_fitted()
     if not all(0 < seconds < math.inf for seconds in ahead):
         raise InputError(f"horizons {', '.join(f'{one:g}' for one in ahead)} s: give seconds above 0")
-    counts = excerpt(check_counts(counts), 0)
+    counts = excerpt(as_counts(counts, next(iter(models.values())).bin_size_), 0)
     with one_thread(), torch.no_grad(), sound(next(iter(models.values())), counts):
         whole = {name: one.decode(counts) for name, one in models.items()}
         bins = _common(models, whole, counts)

@@ -142,20 +142,26 @@ class Rates:
         Returns
         -------
         xarray.Dataset
-            With `rate` (time, unit) and `rate_ci` (time, unit, bound), Hz, at the states' own level.
+            With `rate` (time, unit) and `rate_ci` (time, unit, bound), Hz, at the states' own level; with forecasts,
+            `rate_ahead` (ahead, time, unit) and `rate_ahead_ci` too, of the time that these are of.
 
         Examples
         --------
         >>> ldmfilter.Rates.fit(latents, counts).add(latents)["rate_ci"].dims
         ('time', 'unit', 'bound')
         """
-        mean, cov = latents["filtered_mean"].to_numpy(), latents["filtered_cov"].to_numpy()
         level = float(latents.attrs["ci_level"])
+        mean, cov = latents["filtered_mean"].to_numpy(), latents["filtered_cov"].to_numpy()
         found = dict(zip(("rate", "rate_ci"), self.expected(mean, cov, level), strict=True))
+        if "ahead_mean" in latents:
+            means, covs = latents["ahead_mean"].to_numpy(), latents["ahead_cov"].to_numpy()
+            each = [self.expected(mean, cov, level) for mean, cov in zip(means, covs, strict=True)]
+            found |= dict(zip(("rate_ahead", "rate_ahead_ci"), map(np.stack, zip(*each, strict=True)), strict=True))
         for name, values in found.items():
             dims, about = VARIABLES[name]
             latents = latents.assign({name: (dims, values.astype(np.float32), about)})
-        latents["rate_ci"].attrs["level"] = level
+            if "bound" in dims:
+                latents[name].attrs["level"] = level
         return latents
 
 
