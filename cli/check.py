@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from ldmfilter_cli.console import FAILED, Debug, Quiet, command, say, shown
-from ldmfilter_cli.options import RunArgument, RunOption, one_folder, open_run, where_now
+from ldmfilter_cli.options import (
+    Behaviors,
+    Circular,
+    MinSpeed,
+    RunArgument,
+    RunOption,
+    one_folder,
+    open_run,
+    where_now,
+)
 
 from ldmfilter.errors import one_line
 
@@ -23,6 +32,9 @@ def check(
         Path | None,
         typer.Option(metavar="SESSION", help="Which of the run's sessions, or where it lies now, if it was moved."),
     ] = None,
+    behavior: Behaviors = None,
+    circular: Circular = None,
+    min_speed: MinSpeed = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="All numbers, as JSON.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where something is found.")] = False,
     quiet: Quiet = False,
@@ -32,16 +44,26 @@ def check(
 
     Are the states useful, are the intervals honest, do the dynamics fit? Each finding is a number, a threshold
     with its reason, a verdict and a remedy, on time that training never saw.
+
+    With **--behavior** the intervals of what the states say of it are judged too, in thirds of the time.
     """
+    if not behavior and (circular or min_speed):
+        raise typer.BadParameter("means something only with --behavior", param_hint="--circular, --min-speed")
     from ldmfilter.analysis import checks
+    from ldmfilter.analysis.behavior import choose_behavior
+    from ldmfilter.analysis.readout import read_behavior
 
     the_run = open_run(one_folder(run, run_option)).choose(session)
     model = the_run.model()
     if not model.ended_ and not quiet:
         done, wanted = model.history_[-1].step, the_run.config.filter.max_steps
         say(f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; checking what it kept")
-    _, counts = the_run.recording(where_now(the_run, session))
-    diagnosis = checks.check(model, counts, progress=None if quiet else lambda what: say(f"{what} ..."))
+    recording, counts = the_run.recording(where_now(the_run, session))
+    chosen = choose_behavior(recording, behavior, circular or ()) if behavior else []
+    reports = read_behavior(model.decode(counts), chosen, counts, min_speed=min_speed).reports if chosen else ()
+    diagnosis = checks.check(
+        model, counts, progress=None if quiet else lambda what: say(f"{what} ..."), behavior=reports
+    )
     if as_json:
         print(json.dumps({"run": str(the_run.folder)} | diagnosis.to_dict(), indent=1, allow_nan=False))
     elif sys.stdout.isatty():

@@ -226,6 +226,8 @@ def _show_scores(console: "Console", one: "BehaviorReport") -> None:
             for i in one.intervals
         ]
         print_table(console, ("interval", ">covers", ">width", ">score", ">score at constant width"), levels)
+    if one.distribution:
+        console.print(shown(f"CRPS {one.distribution.crps:.4g} +- {one.distribution.crps_se:.2g} {one.unit}".rstrip()))
     for third in one.thirds:
         if third.outside:
             bins = f"bins with {third.by} of {third.low:.3g} to {third.high:.3g}"

@@ -51,7 +51,7 @@ def score(
 def _show(scores: "Scores") -> None:
     sources = [f">{source}" for source in next(iter(scores.rows.values()))]
     rows = [(name, *map(_number, row.values()), _lead(row)) for name, row in scores.rows.items()]
-    print_table(open_console(), [scores.unit, *sources, "lead over the best of the others"], rows)
+    print_table(open_console(), [scores.unit, *sources, "lead over the best of the simpler methods"], rows)
     left = f"; {scores.silent} left out, which never fire on held-out time or in training" if scores.silent else ""
     print(f"{scores.judged} held-out bins, {scores.units} units{left}; in brackets standard errors over blocks of time")
     for name, reason in scores.missing.items():
@@ -63,9 +63,9 @@ def _number(one: "SpikesAhead") -> str:
 
 
 def _lead(row: "dict[str, SpikesAhead]") -> str:
-    """The lead of the first over the best of the others."""
-    first, *others = row.values()
-    best = max(others, key=lambda one: -math.inf if math.isnan(one.value) else one.value)
-    lead, error = first.lead(best)
-    name = next(name for name, one in row.items() if one is best)
-    return "" if math.isnan(lead) else f"{lead:+.3f} ({error:.3f}) over {name}"
+    """The lead of the first run over the best of the simpler methods."""
+    from ldmfilter.analysis.baselines import STATES
+
+    best = max(STATES, key=lambda name: -math.inf if math.isnan(row[name].value) else row[name].value)
+    lead, error = next(iter(row.values())).lead(row[best])
+    return "" if math.isnan(lead) else f"{lead:+.3f} ({error:.3f}) over {best}"

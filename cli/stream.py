@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from ldmfilter_cli.console import Debug, Quiet, command, say
-from ldmfilter_cli.options import RunArgument, RunOption, RunSession, one_folder, open_run
+from ldmfilter_cli.options import Behaviors, Circular, RunArgument, RunOption, RunSession, one_folder, open_run
 
 from ldmfilter.errors import InputError
 
 if TYPE_CHECKING:
+    from ldmfilter.analysis.online_readout import OnlineReadout
     from ldmfilter.filter.lines import CountLines, StateLines
     from ldmfilter.filter.online import Array, OnlineFilter
+    from ldmfilter.filter.runs import Run
 
 _IN, _OUT = "Lines that come in", "Lines that go out"
+LEVEL = 0.95  # of the intervals of behaviour
 
 
 class Format(StrEnum):
@@ -56,6 +59,8 @@ def stream(
             rich_help_panel=_OUT,
         ),
     ] = None,
+    behavior: Behaviors = None,
+    circular: Circular = None,
     no_cov: Annotated[bool, typer.Option("--no-cov", help="Leave the covariance out.", rich_help_panel=_OUT)] = False,
     head: Annotated[
         bool,
@@ -94,7 +99,18 @@ def stream(
 
     With --lag a line goes out for a bin once the lag has passed; those that
     are left go out at "reset" and at the end.
+
+    With --behavior each line has what the state says of it, in an interval of
+    --ci (0.95 without it); the readout is fitted to the run's session first.
+    Where the behaviour is measured, its value stands after the counts in the
+    line that comes in, or in an object or under a header by its name (null or
+    empty where it was not), and the intervals adapt to it: they stay true when
+    the session drifts. A bound is null, or inf, where any value may be inside.
     """
+    if circular and not behavior:
+        raise typer.BadParameter("means something only with --behavior", param_hint="--circular")
+    if behavior and lag is not None:
+        raise typer.BadParameter("is of states without a lag; leave one out", param_hint="--behavior")
     from ldmfilter.filter.decode import check_level
     from ldmfilter.filter.lines import CountLines, StateLines
     from ldmfilter.filter.online import OnlineFilter
@@ -104,39 +120,68 @@ def stream(
     the_run = open_run(one_folder(run, run_option)).choose(session)
     model = the_run.model()
     online = OnlineFilter(model, lag)
-    lines = CountLines(model.unit_ids_.tolist(), the_run.session_unit_ids, format, header, model.signal_)
+    readouts = _readouts(the_run, behavior, circular or [], ci or LEVEL) if behavior else {}
+    names = list(readouts)
+    lines = CountLines(model.unit_ids_.tolist(), the_run.session_unit_ids, format, header, model.signal_, names)
     about = {"model": model.model_id_, "run": str(the_run.folder), "bin_size": model.bin_size_, "ci": ci}
     about |= {"units": model.unit_ids_.tolist(), "states": model.sized_.states}
-    states = StateLines(out_format, ci, not no_cov, model.bin_size_, about if head else None)
+    states = StateLines(out_format, ci, not no_cov, model.bin_size_, about if head else None, names)
     if first := states.header(model.sized_.states):
         print(first, flush=True)
     if not quiet:
         behind = f", {online.lag_bins} bins behind" if online.lag_bins else ""
         size = model.bin_size_
         say(f"{len(model.unit_ids_)} units, a line for each bin of {size:g} s{behind}, model of {the_run.folder}")
-    _stream(online, lines, states, strict, quiet)
+    _stream(online, lines, states, list(readouts.values()), strict, quiet)
 
 
-def _stream(online: "OnlineFilter", lines: "CountLines", states: "StateLines", strict: bool, quiet: bool) -> None:
+def _readouts(run: "Run", behavior: list[str], circular: list[str], level: float) -> "dict[str, OnlineReadout]":
+    """Readouts of behaviours by name, fitted to the run's session."""
+    from ldmfilter.analysis.behavior import choose_behavior
+    from ldmfilter.analysis.online_readout import OnlineReadout
+    from ldmfilter.analysis.readout import read_behavior
+
+    session, counts = run.recording()
+    reading = read_behavior(run.model().decode(counts), choose_behavior(session, behavior, circular), shifts=20)
+    for report in reading.reports:
+        if report.name not in reading.readers:
+            why = "is one of classes" if report.to_dict()["categories"] else report.note
+            raise InputError(f"{session.source.path}: {report.path} cannot be read with intervals: {why}")
+    return {name: OnlineReadout(reader, level) for name, reader in reading.readers.items()}
+
+
+def _stream(
+    online: "OnlineFilter",
+    lines: "CountLines",
+    states: "StateLines",
+    readouts: "list[OnlineReadout]",
+    strict: bool,
+    quiet: bool,
+) -> None:
     """Filter the lines of stdin to its end."""
+    import numpy as np
+
     from ldmfilter.filter.lines import RESET, HeaderError
 
     bins: deque[tuple[int, bool]] = deque()  # whose states have not gone out yet, and whether they were observed
-    n = 0
+    n, units = 0, len(online.unit_ids)
 
     def write_all(found: "list[tuple[Array, Array]]") -> None:
         for state in found:
-            print(states.state(*bins.popleft(), *state), flush=True)
+            print(states.state(*bins.popleft(), *state, [one.read(*state) for one in readouts]), flush=True)
 
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
-            counts = lines.read(line)
-            if isinstance(counts, str):
-                if counts == RESET:
+            values = lines.read(line)
+            if isinstance(values, str):
+                if values == RESET:
                     write_all(online.flush())
                 elif not quiet:
                     say(f"line {number}: unit ids, read as a header; --no-header if these are counts")
                 continue
+            counts, measured = values, ()
+            if values is not None and len(values) == units + len(readouts):
+                counts, measured = values[:units], values[units:]
             new = online.step(counts)
         except HeaderError as error:
             raise InputError(f"line {number}: {error}") from None
@@ -144,9 +189,11 @@ def _stream(online: "OnlineFilter", lines: "CountLines", states: "StateLines", s
             if strict:
                 raise InputError(f"line {number}: {error}") from None
             say(f"line {number}: {error}; taken as a missing bin")
-            counts = None
+            counts, measured = None, ()
             new = online.step(None)
-        bins.append((n, counts is not None))
+        bins.append((n, counts is not None and not bool(np.isnan(counts).all())))
         n += 1
         write_all([] if new is None else [new])
+        for readout, value in zip(readouts, measured, strict=False):
+            readout.observe(value)
     write_all(online.flush())

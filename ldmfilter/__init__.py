@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ldmfilter.analysis.behavior import choose_behavior as choose_behavior
     from ldmfilter.analysis.checks import check as check
+    from ldmfilter.analysis.online_readout import OnlineReadout as OnlineReadout
     from ldmfilter.analysis.readout import read_behavior as read_behavior
     from ldmfilter.analysis.report import report as report
     from ldmfilter.analysis.score import score as score
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "analysis.behavior": ("choose_behavior",),
     "analysis.checks": ("check",),
+    "analysis.online_readout": ("OnlineReadout",),
     "analysis.readout": ("read_behavior",),
     "analysis.report": ("report",),
     "analysis.score": ("score",),

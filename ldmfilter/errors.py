@@ -26,6 +26,20 @@ class InputError(ValueError):
     """Input that cannot be used: one line saying what is wrong, in which file and object, and what to do.
 
     The command line prints the line and exits with code 3.
+
+    Parameters
+    ----------
+    line : str
+        The message.
+
+    Examples
+    --------
+    >>> import ldmfilter
+    >>> try:
+    ...     ldmfilter.read_session("no.nwb")
+    ... except ldmfilter.InputError as error:
+    ...     print(error)
+    no.nwb: no such file; check the path
     """
 
     def __init__(self, line: str):
@@ -44,6 +58,16 @@ class TrainingError(RuntimeError):
     """Training that cannot go on (collapsed or diverged): one line saying what was seen and what to try.
 
     The command line prints the line and exits with code 1.
+
+    Parameters
+    ----------
+    line : str
+        The message.
+
+    Examples
+    --------
+    >>> str(TrainingError("the loss is not finite at step 7; lower --learning-rate"))
+    'the loss is not finite at step 7; lower --learning-rate'
     """
 
     def __init__(self, line: str):

@@ -42,6 +42,12 @@ def states(latents: xr.Dataset, number: int = 3, ax: Axes | None = None) -> Axes
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> ax = ldmfilter.plot.states(latents.sel(time=slice(0, 60)), number=2)
+    >>> len(ax.lines)
+    2
     """
     ax = _axes(ax, (8, 1 + number))
     plots.plot_states(latents, ax, number)
@@ -84,6 +90,12 @@ def state_space(
     ------
     InputError
         The session has no such behaviour, or `by` has another number of values than there are bins.
+
+    Examples
+    --------
+    >>> ax = ldmfilter.plot.state_space(latents, "linear_position", session)
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('h0, the slowest state', 'h1, the second slowest')
     """
     ax = _axes(ax, (5.5, 4.5))
     classes, label, values = None, "" if by is not None else "time, s", by
@@ -136,6 +148,13 @@ def trials(aligned: xr.Dataset, by: str, state: int = 0, ax: Axes | None = None)
     ------
     InputError
         The table has no such column.
+
+    Examples
+    --------
+    >>> aligned = ldmfilter.align(latents, session, "trials.start_time", (-0.6, 1.0))
+    >>> ax = ldmfilter.plot.trials(aligned, "direction")
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['inbound', 'outbound']
     """
     if by not in aligned.coords or aligned[by].dims != ("trial",):
         raise InputError(f"the trials have no column {by!r}")
@@ -168,6 +187,13 @@ def behavior(latents: xr.Dataset, name: str, ax: Axes | None = None) -> Axes:
     ------
     InputError
         No such behaviour was read.
+
+    Examples
+    --------
+    >>> read = ldmfilter.read_behavior(latents, ldmfilter.choose_behavior(session, ["linear_position"])).latents
+    >>> ax = ldmfilter.plot.behavior(read.sel(time=slice(0, 30)), "linear_position")
+    >>> ax.get_ylabel()
+    'linear_position, cm'
     """
     report = _report(latents, name)
     ax = _axes(ax, (8, 3))
@@ -203,6 +229,13 @@ def calibration(latents: xr.Dataset, name: str, ax: Axes | None = None) -> Axes:
     ------
     InputError
         No such behaviour was read, or its intervals were not calibrated, for want of time that training never saw.
+
+    Examples
+    --------
+    >>> read = ldmfilter.read_behavior(latents, ldmfilter.choose_behavior(session, ["linear_position"])).latents
+    >>> ax = ldmfilter.plot.calibration(read, "linear_position")
+    >>> ax.get_xlabel()
+    'level of the interval'
     """
     report = _report(latents, name)
     if not report["calibration" if report["categories"] else "intervals"]:
@@ -230,6 +263,12 @@ def rates(latents: xr.Dataset, ax: Axes | None = None) -> Axes:
     ------
     InputError
         The dataset has no rates.
+
+    Examples
+    --------
+    >>> ax = ldmfilter.plot.rates(model.decode(counts, rates=True).sel(time=slice(0, 60)))
+    >>> ax.get_ylabel()
+    '6 units'
     """
     if "rate" not in latents:
         raise InputError("the states come without rates; decode with them")

@@ -142,16 +142,32 @@ def thin(rows: np.ndarray, most: int) -> np.ndarray:
 def choose_behavior(session: Session, wanted: Sequence[str], circular: Sequence[str] = ()) -> list[Behavior]:
     """Choose variables by name, and recognise lost samples, categories and circular variables.
 
-    Args:
-        session: holds the series.
-        wanted: paths as `inspect` prints them or their unique last parts; a column as `led[0]`. A series of up to
-            three columns gives a variable for each. Or a column of an interval table, as `trials.condition`.
-        circular: names or paths of variables to take as circular whatever their unit and name. The others are
-            circular where the unit is an angle, or the name is one of a direction, and the values fit one turn.
+    Parameters
+    ----------
+    session : Session
+        That holds the series.
+    wanted : sequence of str
+        Paths as `ldmfilter inspect` prints them or their unique last parts; a column as ``"led[0]"``. A series of up to
+        three columns gives a variable for each. Or a column of an interval table, as ``"trials.condition"``.
+    circular : sequence of str
+        Names or paths of variables to take as circular whatever their unit and name. The others are circular where the
+        unit is an angle, or the name is one of a direction, and the values fit one turn.
 
-    Raises:
-        InputError: no such series or several, too many columns, no such column, values that are constant or all
-            missing, or a circular variable of unknown period.
+    Returns
+    -------
+    list of Behavior
+        Each with name, unit, time (sample,), s, values (sample,) and, where it is circular, the period.
+
+    Raises
+    ------
+    InputError
+        No such series or several, too many columns, no such column, values that are constant or all missing, or a
+        circular variable of unknown period.
+
+    Examples
+    --------
+    >>> [(one.name, one.unit, one.period) for one in ldmfilter.choose_behavior(session, ["linear_position"])]
+    [('linear_position', 'cm', None)]
     """
     found: dict[str, xr.DataArray | None] = {}
     for text in wanted:

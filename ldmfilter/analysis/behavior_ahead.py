@@ -48,16 +48,36 @@ def read_behavior_ahead(
     forecasts and what came so much later: a forecast is drawn towards the mean, and a readout of filtered states would
     take it for a state there. Blocks are the horizon further apart.
 
-    Args:
-        latents: with `ahead_mean` and `ahead_cov`.
-        behavior: the variables; those of classes are left out.
-        ci, min_speed: as `read_behavior` takes them, the speed at the time that the forecast is of.
+    Parameters
+    ----------
+    latents : xarray.Dataset
+        With `ahead_mean` and `ahead_cov`, of `LDMFilter.decode` with `ahead`.
+    behavior : sequence of Behavior
+        The variables, from `choose_behavior`; those of classes are left out.
+    ci : float
+        Level of the intervals.
+    min_speed : float
+        As `read_behavior` takes it, the speed at the time that the forecast is of.
 
-    Returns:
-        The states with what was read, its accuracy as JSON in the attribute `behavior_ahead`; and the accuracy.
+    Returns
+    -------
+    latents : xarray.Dataset
+        The states with what was read, its accuracy as JSON in the attribute `behavior_ahead`.
+    accuracy : tuple of BehaviorAhead
+        For each variable and horizon: r2, median_error, coverage and width of 95 % intervals.
 
-    Raises:
-        InputError: as `read_behavior`.
+    Raises
+    ------
+    InputError
+        As `read_behavior`.
+
+    Examples
+    --------
+    >>> from ldmfilter.analysis.behavior_ahead import read_behavior_ahead
+    >>> states = model.decode(counts, ahead=[0.4])
+    >>> later, accuracy = read_behavior_ahead(states, ldmfilter.choose_behavior(session, ["linear_position"]))
+    >>> later["linear_position_ahead_mean"].sizes["ahead"], accuracy[0].ahead
+    (1, 0.4)
     """
     read: dict[str, list[xr.DataArray]] = {}
     reports = []

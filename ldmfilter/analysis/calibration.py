@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from scipy.special import ndtr
 DRAWS = 2000  # of the block bootstrap: its standard errors are then right to 2 %
 BAND = 0.03  # coverage of each third may differ from its level by as much
 TAIL = 4.0  # widths beyond the outermost error, where a distribution is taken to end
+QUANTILES = (np.arange(100) + 0.5) / 100  # that the CRPS is summed over
+TENTHS = 10  # of a histogram of probabilities
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,21 @@ class Third:
     outside: bool
 
 
+@dataclass(frozen=True)
+class DistributionScore:
+    """Predictive distributions on bins that were not used to make them; `_se` are standard errors by block bootstrap.
+
+    crps: mean continuous ranked probability score, in the behaviour's unit, smaller is better
+    pit: share of bins in each tenth of the PIT, the probability that the distribution gave to less than what happened:
+        0.1 each where it is right, more at both ends where it is too narrow
+    """
+
+    crps: float
+    crps_se: float
+    pit: tuple[float, ...]
+    pit_se: tuple[float, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class ErrorDistribution:
     """Distribution of a readout's error for each bin: a mixture of Gaussians, in the behaviour's unit.
@@ -82,6 +99,15 @@ class ErrorDistribution:
         low, high = self._ends()
         beyond = np.maximum(low - error, 0) + np.maximum(error - high, 0)
         return np.where(beyond > 0, 0.5 + beyond, np.abs(self._probability(error) - 0.5))
+
+    def pit(self, error: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Recalibrated probability (bin,) of less than these errors (bin,).
+
+        The interval of level L, as the calibration's `scores` give it, has (1 - L) / 2 below and above; the L of the
+        interval that ends at the error is the share of scores that are smaller.
+        """
+        level = (np.searchsorted(np.sort(scores), self.score(error)) + 0.5) / (scores.size + 1)
+        return np.asarray(0.5 + 0.5 * level * np.sign(self._probability(error) - 0.5))
 
     def bounds(self, score: float) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest error (bin,) whose nonconformity is at most `score`."""
@@ -116,6 +142,37 @@ def interval_score(truth: np.ndarray, lower: np.ndarray, upper: np.ndarray, leve
     """
     outside = np.maximum(lower - truth, 0) + np.maximum(truth - upper, 0)
     return upper - lower + 2 / (1 - level) * outside
+
+
+def crps(truth: np.ndarray, lower: np.ndarray, upper: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """Continuous ranked probability score (bin,) of distributions that are given by central intervals.
+
+    The score (Gneiting & Raftery 2007, J. Am. Stat. Assoc. 102, eq. 20) is twice the integral of the quantile loss over
+    all probabilities (Laio & Tamea 2007, Hydrol. Earth Syst. Sci. 11): here the sum at the midpoints of hundredths.
+    Quantiles between the intervals' bounds are interpolated linearly, those beyond the outermost bounds are these.
+
+    Args:
+        truth: (bin,) true values.
+        lower: (bin, level) bounds of the intervals.
+        upper: (bin, level).
+        levels: nominal coverage, rising.
+    """
+    below = (1 - np.asarray(levels)) / 2
+    known = np.concatenate([below[::-1], 1 - below])
+    bounds = np.concatenate([lower[:, ::-1], upper], axis=1)
+    weights = np.array([np.interp(QUANTILES, known, row) for row in np.eye(known.size)])
+    total = np.zeros(truth.size)
+    for p, weight in zip(QUANTILES, weights.T, strict=True):
+        away = truth - bounds @ weight
+        total += np.maximum(p * away, (p - 1) * away)
+    return 2 * total / QUANTILES.size
+
+
+def score_distribution(loss: np.ndarray, pit: np.ndarray, block: np.ndarray) -> DistributionScore:
+    """Score of distributions, from the CRPS (bin,), the PIT (bin,) and the block of time (bin,) of each bin."""
+    tenth = np.minimum((pit * TENTHS).astype(int), TENTHS - 1)
+    (mean, *shares), (error, *errors) = block_means(np.column_stack([loss, np.eye(TENTHS)[tenth]]), block)
+    return DistributionScore(float(mean), float(error), tuple(map(float, shares)), tuple(map(float, errors)))
 
 
 def conformal_quantile(scores: np.ndarray, level: float) -> float:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ldmfilter.analysis.baselines import LINEAR_SYSTEM, LOCAL_LEVEL, NO_MEMORY, RANDOM_WALK
-from ldmfilter.analysis.measures import SURROGATES, Measures, measure
+from ldmfilter.analysis.calibration import BAND
+from ldmfilter.analysis.measures import LEVEL, SURROGATES, Measures, measure
 from ldmfilter.analysis.signal_words import of_signal
 from ldmfilter.analysis.statistics import INFORMATION_UNIT, information_scale
 from ldmfilter.html import table
 
 if TYPE_CHECKING:
+    from ldmfilter.analysis.readout import AnyReport
     from ldmfilter.filter.model import LDMFilter
 
 QUESTIONS = USEFUL, HONEST, FIT = "are the states useful?", "are the intervals honest?", "do the dynamics fit?"
@@ -126,6 +128,7 @@ class Check:
             verdict, or the "whole", where all parts have the same.
         reason: why the bounds lie there.
         fine: the verdict where nothing is wrong.
+        of_behavior: whether it is judged only where behaviour was read.
     """
 
     name: str
@@ -139,6 +142,7 @@ class Check:
     of: str = "worst"
     reason: str
     fine: str
+    of_behavior: bool = False
 
     def judge_parts(self, measures: Mapping[str, Measures]) -> Finding:
         """The check's finding on a filter of these parts."""
@@ -196,6 +200,19 @@ def _coverage_ahead(m: Measures) -> Number:
     worst = next(one for one in m.ahead if one.seconds == m.worst_ahead)
     missing = "" if worst.bins else "it could not be judged: no stretch is longer than a frame"
     return Number(worst.coverage, worst.coverage_interval, missing=missing)
+
+
+def _coverage_in_thirds(m: Measures) -> Number:
+    if m.worst_third is None:
+        return Number(math.nan, missing="it could not be judged: no intervals were calibrated")
+    third = m.worst_third[1]
+    return Number(third.coverage, (third.coverage - 2 * third.coverage_se, third.coverage + 2 * third.coverage_se))
+
+
+_IN_A_THIRD = (
+    "95 % intervals of behaviour do not hold 92 to 98 % everywhere: {m.thirds_outside}",
+    "choose a --min-speed, which leaves slow bins out, or more --reserve, which leaves less to train on",
+)
 
 
 def _lead_check(
@@ -391,6 +408,16 @@ CHECKS = (
         "the size of innovations against what the filter expects",
     ),
     Check(
+        "coverage of behaviour in thirds", HONEST, _coverage_in_thirds,
+        low=Limit(lambda m: LEVEL - BAND, *_IN_A_THIRD),
+        high=Limit(lambda m: LEVEL + BAND, *_IN_A_THIRD),
+        reason="intervals that are right on average may be wrong where it matters: each third of the bins, by spikes "
+        "of the last second, speed, predicted width and value, should be within 3 % and 2 standard errors",
+        fine="95 % intervals of behaviour hold {value:.1%} in the third where they are furthest off",
+        of_behavior=True,
+        of="whole",
+    ),
+    Check(
         "innovation correlation", FIT, lambda m: Number(float(m.consistency.correlation.max())),
         high=Limit(
             lambda m: math.hypot(float(m.consistency.white.max()), CORRELATION),
@@ -451,7 +478,7 @@ class Diagnosis(Measures):
     """The measures of a model, of several parts those of the first, and what the checks find in them.
 
     Attributes:
-        findings: one for each row of `CHECKS`, in the table's order.
+        findings: one for each row of `CHECKS` that could be judged, in the table's order.
         signal: whether the model is one of a signal, not of spikes.
         parts: the measures of each part, slow and fast, of a filter of both; else empty.
     """
@@ -495,8 +522,19 @@ class Diagnosis(Measures):
         return table("check", rows, heads, self.summary)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; numbers that are not finite are None."""
+        """Findings and measures in plain types, as JSON takes them.
+
+        Returns
+        -------
+        dict
+            Numbers that are not finite are None.
+
+        Examples
+        --------
+        >>> ldmfilter.check(model, counts, surrogates=2).to_dict()["findings"]  # doctest: +SKIP
+        """
         content = {"ok": self.ok, "summary": self.summary, "predictive": self.predictive} | dataclasses.asdict(self)
+        content["behavior"] = [one.to_dict() for one in self.behavior]
         text = json.dumps(content, default=lambda value: value.tolist())
         plain: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
         return plain
@@ -508,28 +546,51 @@ def check(
     surrogates: int = SURROGATES,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    behavior: Sequence[AnyReport] = (),
 ) -> Diagnosis:
     """Check a model: are its states useful, its intervals honest, and do its dynamics fit?
 
     All is judged on bins that training never saw, `judged.GUARD` s away from those it did. Where there are none,
     training's own bins are used, `held_out` is False, and the summary says so.
 
-    Args:
-        model: a fitted filter.
-        counts: of the session it was trained on, reserved time included, or of another one, as `fit` takes them.
-        surrogates: number of sets of spikes with each unit shifted anew.
-        seed: of shifts, bootstrap and permutations.
-        progress: called with what is being computed.
+    Parameters
+    ----------
+    model : LDMFilter
+        Fitted.
+    counts : xarray.DataArray (time, unit)
+        Of the session it was trained on, reserved time included, or of another one, as `LDMFilter.fit` takes them.
+    surrogates : int
+        Number of sets of spikes with each unit shifted anew.
+    seed : int
+        Of shifts, bootstrap and permutations.
+    progress : callable, optional
+        Called with what is being computed.
+    behavior : sequence of BehaviorReport or ClassReport
+        Reports of `read_behavior` on these counts, whose 95 % intervals are then judged too.
 
-    Raises:
-        InputError: not fitted, counts of other units or bins, fewer than 100 bins to judge on, or pseudo-observations
-            that do not vary.
+    Returns
+    -------
+    Diagnosis
+        `summary`, in words; `ok`; `findings`, each with its name, value, unit, threshold, verdict and remedy;
+        `to_dict`.
+
+    Raises
+    ------
+    InputError
+        Not fitted, counts of other units or bins, fewer than 100 bins to judge on, or pseudo-observations that do not
+        vary.
+
+    Examples
+    --------
+    >>> diagnosis = ldmfilter.check(model, counts, surrogates=2)
+    >>> diagnosis.findings[0].name, diagnosis.findings[0].unit
+    ('spikes ahead', 'bits per spike')
     """
     words: Callable[[str], str] = of_signal if model.signal_ else str
     tell = progress or (lambda _: None)
-    measures = measure(model, counts, surrogates, seed, lambda what: tell(words(what)))
+    measures = measure(model, counts, surrogates, seed, lambda what: tell(words(what)), behavior)
     findings = []
-    for one in (row.judge_parts(measures) for row in CHECKS):
+    for one in (row.judge_parts(measures) for row in CHECKS if behavior or not row.of_behavior):
         texts: dict[str, Any] = {k: words(v) for k, v in vars(one).items() if isinstance(v, str)}
         findings.append(dataclasses.replace(one, **texts))
     parts = measures if len(measures) > 1 else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +26,15 @@ from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.spikes_ahead import spikes_ahead
 
 if TYPE_CHECKING:
+    from ldmfilter.analysis.calibration import Third
+    from ldmfilter.analysis.readout import AnyReport
     from ldmfilter.filter.model import LDMFilter
 
 PIECE_BINS = 20_000  # judged bins for what is repeated with every surrogate
 FIT_BINS = 10_000  # bins that the linear system and the local level are fitted to
 COUPLED_UNITS = 300  # units at most that are looked at for coupling: those of most variance
 DRIFT_BLOCKS = 10
+LEVEL = 0.95  # of the intervals of behaviour
 HORIZONS = (0.1, 0.5, 1.0)  # s
 SURROGATES = 19  # with which "beyond all of them" has a chance of 1 in 20
 
@@ -150,6 +153,7 @@ class Measures:
         longest_stretch: the longest stretch without a gap, s.
         can_refit: whether the noise was left as training made it (`--refit` fits it again).
         log_likelihood: mean over judged bins.
+        behavior: reports on what was read from the states, where any was.
     """
 
     held_out: bool
@@ -168,6 +172,23 @@ class Measures:
     units: Units
     drift: Drift
     sharing: Sharing
+    behavior: tuple[AnyReport, ...]
+
+    @property
+    def worst_third(self) -> tuple[str, Third] | None:
+        """The third of bins in which intervals of behaviour are surest to be off, and the behaviour's name."""
+        every = [(one.name, third) for one in self.behavior for third in getattr(one, "thirds", ())]
+        return max(every, key=lambda pair: abs(pair[1].coverage - LEVEL) - 2 * pair[1].coverage_se, default=None)
+
+    @property
+    def thirds_outside(self) -> str:
+        """The thirds of bins in which intervals of behaviour hold too few or too many, in words."""
+        return "; ".join(
+            f"{third.coverage:.1%} of {one.name} where {third.by} is {third.low:.3g} to {third.high:.3g}"
+            for one in self.behavior
+            for third in getattr(one, "thirds", ())
+            if third.outside
+        )
 
     @property
     def worst_ahead(self) -> float:
@@ -195,7 +216,12 @@ def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> Spike
 
 
 def measure(
-    model: LDMFilter, counts: Any, surrogates: int, seed: int, progress: Callable[[str], None]
+    model: LDMFilter,
+    counts: Any,
+    surrogates: int,
+    seed: int,
+    progress: Callable[[str], None],
+    behavior: Sequence[AnyReport] = (),
 ) -> dict[str, Measures]:
     """Measure a model on a recording, each part by its name; see `checks.check` for arguments and errors."""
     model.check_fitted()
@@ -207,7 +233,7 @@ def measure(
     for part in model.parts:
         name = part.kept_.name.split()[0] if model.parts_ else ""
         tell = (lambda what, name=name: progress(f"{what} ({name} states)")) if name else progress
-        found[name] = measure_part(part, counts, spikes, surrogates, seed, tell)
+        found[name] = measure_part(part, counts, spikes, tuple(behavior), surrogates, seed, tell)
     return found
 
 
@@ -215,6 +241,7 @@ def measure_part(
     model: LDMFilter,
     counts: xr.DataArray,
     spikes: SpikesPredicted,
+    behavior: tuple[AnyReport, ...],
     surrogates: int,
     seed: int,
     progress: Callable[[str], None],
@@ -256,6 +283,7 @@ def measure_part(
             units,
             drift(z, x, scores - scale * nats[NO_MEMORY], bins, seed),
             shared,
+            behavior,
         )
 
 

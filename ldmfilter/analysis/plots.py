@@ -302,6 +302,26 @@ def plot_calibration(
     _finish(axes, *axis_labels)
 
 
+def plot_pit(shares: np.ndarray, error: np.ndarray, axes: Axes, colour: str = COLOURS[0], label: str = "") -> None:
+    """Share of bins by the probability that was given to less than what happened: level where distributions are right,
+    high at both ends where they are too narrow.
+
+    Args:
+        shares: (step,) of the bins, in equal steps of the probability.
+        error: (step,) its standard error; bars are twice as long to each side.
+        axes: to draw onto.
+        colour: of line and bars.
+        label: for a legend.
+    """
+    edges = np.linspace(0, 1, len(shares) + 1)
+    axes.axhline(1 / len(shares), **_reference(), zorder=1)
+    axes.stairs(shares, edges, color=colour, linewidth=1.3, label=label)
+    axes.errorbar((edges[:-1] + edges[1:]) / 2, shares, 2 * np.asarray(error), color=colour, fmt="none", linewidth=1.0)
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.set_ylim(0, None)
+    _finish(axes, "probability of less than what happened (PIT)", "share of bins")
+
+
 def plot_lags(lag: np.ndarray, value: np.ndarray, axes: Axes, label: str, colour: str, name: str) -> None:
     """A number, over that without a lag, against the lag.
 

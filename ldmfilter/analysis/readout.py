@@ -47,12 +47,15 @@ from ldmfilter.analysis.blocks import (
     usable_bins,
 )
 from ldmfilter.analysis.calibration import (
+    DistributionScore,
     ErrorDistribution,
     IntervalScore,
     Third,
     conformal_quantile,
     covered,
+    crps,
     interval_score,
+    score_distribution,
     score_intervals,
     thirds,
 )
@@ -152,6 +155,7 @@ class BehaviorReport:
         intervals
     read: of each fold its chosen readout, as `<name>_mean` holds them
     intervals: one for each level, empty where not calibrated
+    distribution: of the quantiles that all intervals together are; None where not calibrated
     thirds: coverage and width of intervals of level `ci` in thirds of the judged bins by spikes in the last second,
         speed, predicted width, and the value itself; empty where not calibrated
     note: assumptions about the behaviour, or why something is missing
@@ -176,6 +180,7 @@ class BehaviorReport:
     control: Control | None
     decoder: Decoder | None
     intervals: tuple[IntervalScore, ...]
+    distribution: DistributionScore | None
     thirds: tuple[Third, ...]
     note: str
 
@@ -197,16 +202,23 @@ AnyReport = BehaviorReport | ClassReport
 class Reading:
     """States together with behaviour.
 
-    latents: the states and, for each variable, `<name>_mean` (time,), `<name>_ci` (time, bound) where calibrated,
+    Attributes
+    ----------
+    latents : xarray.Dataset
+        The states and, for each variable, `<name>_mean` (time,), `<name>_ci` (time, bound) where calibrated,
         `<name>_true` (time,) NaN where masked, `<name>_fold` (time,): the fold of a judged bin, read by readouts that
-        never saw its block, and -1 for the others. Of classes, `<name>_probability` (time, `<name>_class`) in place
-        of the mean and the interval, and `<name>_read` (time,), the most probable. The attribute `behavior` holds the
+        never saw its block, and -1 for the others. Of classes, `<name>_probability` (time, `<name>_class`) in place of
+        the mean and the interval, and `<name>_read` (time,), the most probable. The attribute `behavior` holds the
         reports as JSON.
-    reports: one for each variable
+    reports : tuple of BehaviorReport or ClassReport
+        One for each variable.
+    readers : dict
+        By name, the readout of each variable whose intervals are calibrated, for `OnlineReadout`.
     """
 
     latents: xr.Dataset
     reports: tuple[AnyReport, ...]
+    readers: dict[str, Reader]
 
 
 def read_behavior(
@@ -221,19 +233,46 @@ def read_behavior(
 ) -> Reading:
     """Read behaviour from filtered states, judge it, and add it to them.
 
-    Args:
-        latents: as `LDMFilter.decode` makes them: filtered_mean, filtered_cov, observed, trained, segment, bin_size.
-        behavior: the variables, from `choose_behavior`; or series (time,) by their names, as a session holds.
-        counts: (time, unit) that the states were decoded from, for the supervised Bayesian decoder; None leaves it out,
-            and a signal does.
-        ci: level of `<name>_ci`.
-        min_speed: bins in which the first variable changes more slowly (its unit per s) are neither fitted nor judged.
-        guard: s between bins of different use.
-        shifts: number of the control's shifts, at least 20.
-        readouts: kinds to choose from, at least one of them fast.
+    Parameters
+    ----------
+    latents : xarray.Dataset
+        As `LDMFilter.decode` makes them: filtered_mean, filtered_cov, observed, trained, segment, bin_size.
+    behavior : sequence of Behavior, or mapping of xarray.DataArray
+        The variables, from `choose_behavior`; or series (time,) by their names, as a session holds.
+    counts : xarray.DataArray (time, unit), optional
+        That the states were decoded from, for the supervised Bayesian decoder; None leaves it out, and a signal does.
+    ci : float
+        Level of `<name>_ci`.
+    min_speed : float
+        Bins in which the first variable changes more slowly (its unit per s) are neither fitted nor judged.
+    guard : float
+        s between bins of different use.
+    shifts : int
+        Number of the control's shifts, at least 20.
+    readouts : sequence of Readout
+        Kinds to choose from, at least one of them fast.
 
-    Raises:
-        InputError: a variable does not overlap with the states, is constant in the bins that are left, or no bins are.
+    Returns
+    -------
+    Reading
+        `latents`, the states with `<name>_mean`, `<name>_ci` and `<name>_true`, and `reports`, how well each was read.
+
+    Raises
+    ------
+    InputError
+        A variable does not overlap with the states, is constant in the bins that are left, or no bins are.
+
+    References
+    ----------
+    Chernozhukov, Wuthrich & Zhu 2021, "Distributional conformal prediction", PNAS 118 e2107794118.
+
+    Examples
+    --------
+    >>> reading = ldmfilter.read_behavior(latents, ldmfilter.choose_behavior(session, ["linear_position"]))
+    >>> reading.latents["linear_position_ci"].dims
+    ('time', 'bound')
+    >>> [one.level for one in reading.reports[0].intervals]
+    [0.5, 0.8, 0.9, 0.95, 0.99]
     """
     if not behavior:
         raise InputError("no behaviour is named; give at least one")
@@ -254,6 +293,7 @@ def read_behavior(
         slow = ~(speed(behavior[0], aligned[0][0], segment, size) >= min_speed)
     added: dict[str, Any] = {}
     reports: list[AnyReport] = []
+    readers: dict[str, Reader] = {}
     for variable, (truth, missing) in zip(behavior, aligned, strict=True):
         reason = np.where(slow & (missing == "used"), "slow", missing)
         bins = usable_bins(latents, variable, truth, reason, guard, f"{path}: {variable.path}")
@@ -261,7 +301,9 @@ def read_behavior(
             report, variables = read_classes(bins, counts, shifts, guard, min_speed)
             reports.append(report)
         else:
-            reading = _VariableReading(bins, readouts, sorted({*LEVELS, ci}), ci)
+            reading = _VariableReading(bins, readouts, sorted({*LEVELS, ci}), ci, size)
+            if reading.reader is not None:
+                readers[variable.name] = reading.reader
             pace = speed(variable, truth, segment, size)
             ordered = {"spikes in the last second": _spikes(latents, counts), "speed": pace}
             reports.append(_report(reading, counts, shifts, guard, min_speed, ordered))
@@ -269,7 +311,7 @@ def read_behavior(
         added |= variables
     result = latents.assign(added)
     result.attrs["behavior"] = json.dumps([report.to_dict() for report in reports])
-    return Reading(result, tuple(reports))
+    return Reading(result, tuple(reports), readers)
 
 
 def _spikes(latents: xr.Dataset, counts: xr.DataArray | None) -> np.ndarray:
@@ -283,11 +325,18 @@ def _spikes(latents: xr.Dataset, counts: xr.DataArray | None) -> np.ndarray:
 
 def predict_bins(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Values (bin, series) of `new` bins by an estimator fitted to y (bin, series) in the bins `train`."""
+    return _predict(bins.variable, _fit(bins, estimator, y, train), bins.states[new])
+
+
+def _fit(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         targets = bins.variable.encode(y)
-        fitted = estimator.fit(bins.states[train], targets.ravel() if targets.shape[1:] == (1,) else targets)
-    return bins.variable.decode(fitted.predict(bins.states[new]).reshape(new.size, -1))
+        return estimator.fit(bins.states[train], targets.ravel() if targets.shape[1:] == (1,) else targets)
+
+
+def _predict(variable: Behavior, fitted: Any, states: np.ndarray) -> np.ndarray:
+    return variable.decode(fitted.predict(states).reshape(len(states), -1))
 
 
 _Key = tuple[str, int]  # name of a readout, number of the candidate
@@ -345,6 +394,33 @@ def _choose(bins: Bins, values: Mapping[_Key, np.ndarray], rows: np.ndarray) -> 
     return best
 
 
+#: Makes distributions of the error from states (bin, state), as `Bins` holds them, and their covariances.
+Near = Callable[[np.ndarray, np.ndarray], ErrorDistribution]
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """The readout of one variable that is fitted to all judged bins, with calibrated errors, for states of other time.
+
+    variable: what it reads
+    scores (score,): nonconformity of judged bins, each read by a readout that had not seen its block
+    bin_size: s, of the bins that it was fitted to
+    """
+
+    variable: Behavior
+    scores: np.ndarray
+    bin_size: float
+    _metric: np.ndarray
+    _fitted: Any
+    _near: Near
+
+    def read(self, mean: np.ndarray, cov: np.ndarray) -> tuple[np.ndarray, ErrorDistribution]:
+        """Values (bin,), and the distributions of their errors, from filtered means (bin, state) and covariances (bin,
+        state, state)."""
+        states = mean @ self._metric
+        return _predict(self.variable, self._fitted, states)[:, 0], self._near(states, cov)
+
+
 @dataclass(frozen=True, eq=False)
 class _Errors:
     """Errors (time,) of a chosen readout, and its readings `value` (time,), in bins that it was not fitted on.
@@ -357,29 +433,36 @@ class _Errors:
     value: np.ndarray
     local: bool
 
-    def near(self, new: np.ndarray, among: np.ndarray) -> ErrorDistribution:
-        """Distributions of the error in the bins `new`, from the errors in the bins `among`."""
-        bins, span = self.bins, self.bins.span(among)
+    def among(self, rows: np.ndarray) -> Near:
+        """What makes distributions of the error at states, from the errors in the bins `rows`."""
+        bins, span = self.bins, self.bins.span(rows)
         least = _LEAST_WIDTH * span
         if not self.local:
-            every = np.quantile(self.error[among], (np.arange(ERRORS) + 0.5) / ERRORS)
-            return ErrorDistribution(np.broadcast_to(every, (new.size, ERRORS)), np.full(new.size, least))
-        among = thin(among, _MOST_FITTED)
-        search = NearestNeighbors(n_neighbors=min(ERRORS, among.size)).fit(bins.states[among])
-        nearest = among[search.kneighbors(bins.states[new], return_distance=False)]
-        around = nearest[:, :SLOPE_NEIGHBOURS]
-        values = self.value[around]
-        values = bins.variable.difference(values, bins.variable.mean(values, 1)[:, None])
-        slope = _local_slopes(bins.states[around], values) @ bins.metric.T
-        variance = np.einsum("ts,tsr,tr->t", slope, bins.covs[new].astype(np.float64), slope)
-        return ErrorDistribution(self.error[nearest], np.minimum(np.sqrt(variance), span / 4) + least)
+            every = np.quantile(self.error[rows], (np.arange(ERRORS) + 0.5) / ERRORS)
+            return lambda states, covs: ErrorDistribution(
+                np.broadcast_to(every, (len(states), ERRORS)), np.full(len(states), least)
+            )
+        rows = thin(rows, _MOST_FITTED)
+        search = NearestNeighbors(n_neighbors=min(ERRORS, rows.size)).fit(bins.states[rows])
+
+        def near(states: np.ndarray, covs: np.ndarray) -> ErrorDistribution:
+            nearest = rows[search.kneighbors(states, return_distance=False)]
+            around = nearest[:, :SLOPE_NEIGHBOURS]
+            values = self.value[around]
+            values = bins.variable.difference(values, bins.variable.mean(values, 1)[:, None])
+            slope = _local_slopes(bins.states[around], values) @ bins.metric.T
+            variance = np.einsum("ts,tsr,tr->t", slope, covs.astype(np.float64), slope)
+            return ErrorDistribution(self.error[nearest], np.minimum(np.sqrt(variance), span / 4) + least)
+
+        return near
 
     def cross(self, rows: np.ndarray, among: np.ndarray) -> Iterator[tuple[np.ndarray, ErrorDistribution]]:
         """Bins of `rows` by fold, with distributions from the errors in `among` at other folds."""
         fold = self.bins.fold
         for number in np.unique(fold[rows]):
+            near = self.among(among[fold[among] != number])
             for new in _chunks(rows[fold[rows] == number]):
-                yield new, self.near(new, among[fold[among] != number])
+                yield new, near(self.bins.states[new], self.bins.covs[new])
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
         """Nonconformity (row,) of the errors in the bins `rows`, by fold."""
@@ -414,16 +497,20 @@ class _VariableReading:
 
     mean (time,), lower, upper, constant (time, level): the value, its bounds, and the half width of intervals of one
         width from the same calibration; NaN where not made
+    pit (time,): probability of less than what happened, by the calibrated distribution
     by_readout: values (time,) of each readout, in bins of a fold
     chosen: the readout with the least error in all judged bins
+    reader: for states of other time; None where not calibrated
     chosen_of, local_of: the readout of each fold, and True if its intervals follow the state
     """
 
-    def __init__(self, bins: Bins, readouts: Sequence[Readout], levels: list[float], ci: float):
+    def __init__(self, bins: Bins, readouts: Sequence[Readout], levels: list[float], ci: float, bin_size: float):
         n = bins.truth.size
+        self.bin_size = bin_size
+        self.reader: Reader | None = None
         self.bins, self.levels, self.ci = bins, levels, ci
         self.readouts = [readout for readout in readouts if readout.least_bins <= bins.judged.sum()]
-        self.mean = np.full(n, np.nan)
+        self.mean, self.pit = np.full((2, n), np.nan)
         self.lower, self.upper, self.constant = np.full((3, n, len(levels)), np.nan)
         self.by_readout = {readout.name: np.full(n, np.nan) for readout in self.readouts}
         self.chosen_of: list[str] = []
@@ -464,24 +551,28 @@ class _VariableReading:
         bins, rows = self.bins, np.flatnonzero(self.bins.judged)
         new = np.flatnonzero((bins.fold < 0) | (bins.folds < 2))
         chosen, key = next(iter(_choose(bins, values, rows).items()))
+        readout = next(readout for readout in self.readouts if readout.name == chosen)
+        train = thin(rows, readout.most_bins)
+        fitted = _fit(bins, readout.candidates(train.size)[key[1]], bins.truth[train, None], train)
         if new.size:
-            readout = next(readout for readout in self.readouts if readout.name == chosen)
-            train = thin(rows, readout.most_bins)
-            estimator = readout.candidates(train.size)[key[1]]
-            self.mean[new] = predict_bins(bins, estimator, bins.truth[train, None], train, new)[:, 0]
+            self.mean[new] = _predict(bins.variable, fitted, bins.states[new])[:, 0]
         if bins.calibrated:
             error = bins.variable.difference(bins.truth, values[key])
             errors = _Errors(bins, error, values[key], local=float(np.mean(self.local_of)) >= 0.5)
             self._set_bounds(errors, new, rows, scores, [self.ci])
+            # Each judged bin has a score in the calibration of every fold but its own.
+            few = thin(scores, rows.size)
+            self.reader = Reader(bins.variable, few, self.bin_size, bins.metric, fitted, errors.among(rows))
         return chosen
 
     def _set_bounds(
         self, errors: _Errors, new: np.ndarray, among: np.ndarray, scores: np.ndarray, levels: list[float]
     ) -> None:
         """Set the bounds of the bins `new`, calibrated by `scores`."""
-        limits = self.bins.truth[among]
+        bins, limits, distributions = self.bins, self.bins.truth[among], errors.among(among)
         for rows in _chunks(new):
-            near = errors.near(rows, among)
+            near = distributions(bins.states[rows], bins.covs[rows])
+            self.pit[rows] = near.pit(errors.error[rows], scores)
             for level in levels:
                 i = self.levels.index(level)
                 low, high = near.bounds(conformal_quantile(scores, level))
@@ -516,6 +607,13 @@ class _VariableReading:
             mean + away, self.lower[rows, i], self.upper[rows, i], *self._clip(mean, -half, half, seen), same, level,
             self.bins.block[rows],
         )  # fmt: skip
+
+    def distribution(self) -> DistributionScore:
+        """Score of the distribution that the intervals of all levels are, in the judged bins."""
+        rows = self.judged
+        truth = self.mean[rows] + self.bins.variable.difference(self.bins.truth[rows], self.mean[rows])
+        loss = crps(truth, self.lower[rows], self.upper[rows], self.levels)
+        return score_distribution(loss, self.pit[rows], self.bins.block[rows])
 
     def thirds(self, ordered: Mapping[str, np.ndarray]) -> tuple[Third, ...]:
         """Intervals of level `ci` in thirds of the judged bins, by quantities (time,), width and value."""
@@ -597,6 +695,7 @@ def _report(
         control=_control(bins, [readout for readout in reading.readouts if readout.fast], shifts) if tested else None,
         decoder=_decoder(bins, counts, rows) if counts is not None and tested else None,
         intervals=tuple(map(reading.interval, LEVELS)) if bins.calibrated else (),
+        distribution=reading.distribution() if bins.calibrated else None,
         thirds=reading.thirds(ordered) if bins.calibrated else (),
         note="; ".join(notes),
     )

@@ -25,7 +25,8 @@ import xarray as xr
 from ldmfilter.analysis.baselines import STATES
 from ldmfilter.analysis.compare import check_same_session
 from ldmfilter.analysis.judged import GUARD, Array, Bins, bins_of, excerpt, thinned
-from ldmfilter.data.counts import check_counts, is_signal, where_of
+from ldmfilter.data.counts import is_signal, where_of
+from ldmfilter.data.prepare import as_counts
 from ldmfilter.errors import InputError
 from ldmfilter.filter.decode import sound
 from ldmfilter.filter.linalg import one_thread
@@ -49,14 +50,22 @@ States = Callable[[Array], Array]  # gets the numbers of the hidden units, gives
 class Scores:
     """Scores of states, a row for each thing that is predicted.
 
-    Attributes:
-        rows: for each row and each source of states the prediction of spikes: bits per spike, of a signal the share of
-            variance, its standard error, and its lead over another; NaN where it could not be judged.
-        missing: why, for each row that could not be judged.
-        judged: number of held-out bins, GUARD s away from training.
-        units: number of units that are predicted.
-        silent: number of units left out, as they never fire on held-out time or never on training time.
-        unit: of the scores.
+    Attributes
+    ----------
+    rows : dict
+        For each row and each source of states the prediction of spikes: `value`, bits per spike, of a signal the share
+        of variance; `error`, its standard error; `lead(other)`, its lead over another; NaN where it could not be
+        judged.
+    missing : dict
+        The reason, for each row that could not be judged.
+    judged : int
+        Number of held-out bins, GUARD s away from training.
+    units : int
+        Number of units that are predicted.
+    silent : int
+        Number of units left out, as they never fire on held-out time or never on training time.
+    unit : str
+        Of the scores.
     """
 
     rows: dict[str, dict[str, SpikesAhead]]
@@ -67,7 +76,17 @@ class Scores:
     unit: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, as JSON takes them; None where nothing could be judged."""
+        """Scores in plain types, as JSON takes them.
+
+        Returns
+        -------
+        dict
+            None where nothing could be judged.
+
+        Examples
+        --------
+        >>> ldmfilter.score(model, counts).to_dict()["rows"]["hidden units"]  # doctest: +SKIP
+        """
         plain = dataclasses.asdict(self) | {"rows": {}}
         for name, row in self.rows.items():
             first = next(iter(row.values()))
@@ -100,24 +119,45 @@ def score_runs(
 
 def score(
     model: LDMFilter | Mapping[str, LDMFilter],
-    counts: xr.DataArray,
+    counts: Any,
     ahead: Sequence[float] = AHEAD,
     progress: Callable[[str], None] | None = None,
 ) -> Scores:
     """Score a filter's states on held-out time, beside smoothed counts, a causal PCA and factor analysis of them.
 
-    Args:
-        model: a fitted filter, or several by name.
-        counts: (time, unit) of the session it was trained on, reserved time included; of another one readouts are
-            fitted on every other tenth.
-        ahead: horizons, s.
-        progress: called with what is being computed.
+    Parameters
+    ----------
+    model : LDMFilter or mapping of LDMFilter
+        Fitted; or several by name.
+    counts : xarray.DataArray (time, unit)
+        Of the session it was trained on, or what `as_session` takes, reserved time included; of another one readouts
+        are fitted on every other tenth.
+    ahead : sequence of float
+        Horizons, s.
+    progress : callable, optional
+        Called with what is being computed.
 
-    Raises:
-        InputError: not fitted, counts of other units or bins, no or too little held-out time, or a horizon that is
-            not positive.
+    Returns
+    -------
+    Scores
+        `rows`: bits per spike, with standard errors, of counts ahead, of hidden units, and of the bin itself, by the
+        source of the states; `missing`: the reason why a row could not be judged; `to_dict`.
 
-    >>> ldmfilter.score(model, counts).rows["0.5 s ahead"]["states"].value  # doctest: +SKIP
+    Raises
+    ------
+    InputError
+        Not fitted, counts of other units or bins, no or too little held-out time, or a horizon that is not positive.
+
+    References
+    ----------
+    Hidden units: Pei et al. 2021, the Neural Latents Benchmark. Learnt from few bins: Dabholkar & Barak 2024, arXiv
+    2405.14425.
+
+    Examples
+    --------
+    >>> scores = ldmfilter.score(model, counts, ahead=[0.4])
+    >>> list(scores.rows["0.4 s ahead"])
+    ['states', 'smoothed counts', 'causal PCA', 'factor analysis']
     """
     tell = progress or (lambda _: None)
     models = dict(model) if isinstance(model, Mapping) else {"states": model}
@@ -125,7 +165,7 @@ def score(
         one.check_fitted()
     if not all(0 < seconds < math.inf for seconds in ahead):
         raise InputError(f"horizons {', '.join(f'{one:g}' for one in ahead)} s: give seconds above 0")
-    counts = excerpt(check_counts(counts), 0)
+    counts = excerpt(as_counts(counts, next(iter(models.values())).bin_size_), 0)
     with one_thread(), torch.no_grad(), sound(next(iter(models.values())), counts):
         whole = {name: one.decode(counts) for name, one in models.items()}
         bins = _common(models, whole, counts)

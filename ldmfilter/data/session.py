@@ -88,6 +88,12 @@ class Session:
         Start and stop, s, of the recording that units were selected from; None for that of spikes and observation.
     series : dict of str
         By its path a few words on each signal in the file, which `read_session` reads in place of spikes.
+
+    Examples
+    --------
+    >>> session = linear_track_session(duration=60, rest=0, n_units=6)
+    >>> session.n_units, session.duration, list(session.intervals)
+    (6, 60.0, ['epochs', 'trials'])
     """
 
     spike_times: Floats
@@ -264,8 +270,20 @@ class Session:
         return self.rates_within(self.whole)
 
     def rates_within(self, bounds: Floats) -> Floats:
-        """Firing rates (unit,), Hz, within intervals (interval, 2), s, and the observed time; 0 if there is none.
+        """Firing rates within intervals and the observed time.
 
+        Parameters
+        ----------
+        bounds : ndarray (interval, 2)
+            Starts and stops, s.
+
+        Returns
+        -------
+        ndarray (unit,)
+            Hz; 0 where there is no such time.
+
+        Examples
+        --------
         >>> Session.from_spikes([[0.0, 0.5, 2.5], [3.0]]).rates_within(np.array([[0.0, 1.0], [2.0, 3.0]]))
         array([1.5, 0. ])
         """
@@ -279,7 +297,23 @@ class Session:
         return rates
 
     def spikes_of(self, unit: int) -> Floats:
-        """Spike times (spike,) of the unit at a position of the table, s."""
+        """Spike times of one unit.
+
+        Parameters
+        ----------
+        unit : int
+            Its position in the table of units, from 0.
+
+        Returns
+        -------
+        ndarray (spike,)
+            s, sorted.
+
+        Examples
+        --------
+        >>> Session.from_spikes({7: [0.1, 0.4], 9: [0.2]}).spikes_of(0)
+        array([0.1, 0.4])
+        """
         return self.spike_times[self.spike_times_index[unit - 1] if unit else 0 : self.spike_times_index[unit]]
 
     def select_units(self, mask_or_ids: npt.ArrayLike) -> Session:
@@ -348,6 +382,13 @@ class Session:
         ------
         InputError
             The path exists and `overwrite` is not set.
+
+        Examples
+        --------
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     Session.from_spikes([[0.1]]).to_zarr(f"{folder}/session.zarr").name
+        'session.zarr'
         """
         from ldmfilter.data.store import write_session
 

@@ -4,9 +4,7 @@
     ldmfilter.export.to_nwb(latents, "session.nwb", "session-latents.nwb")
     ldmfilter.export.to_csv(latents, "latents.csv")
 
-Each writes whole or not at all, one block of time after the other, and needs only what its own format needs. A
-`follow`, where one is given, gets an iterator over these blocks, each with its place among all bins, and passes them
-on: it shows how far the writing is.
+Each writes whole or not at all, one block of time after the other, and needs only what its own format needs.
 """
 
 from __future__ import annotations
@@ -31,10 +29,31 @@ __all__ = ["FORMATS", "check_export", "read_latents", "to_csv", "to_netcdf", "to
 
 
 def read_latents(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Open a store of states that `ldmfilter decode` or `write_latents` made; values are read when they are used.
+    """Open a store of states that ``ldmfilter decode`` made; values are read when they are used.
 
-    Raises:
-        InputError: there is no such store, it is of another kind or damaged, or reading it would run code.
+    Parameters
+    ----------
+    path : str or os.PathLike
+        Of the store, in zarr.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `LDMFilter.decode` gives it.
+
+    Raises
+    ------
+    InputError
+        There is no such store, it is of another kind or damaged, or reading it would run code.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = latents.to_zarr(f"{folder}/latents.zarr")
+    ...     again = ldmfilter.export.read_latents(f"{folder}/latents.zarr").load()
+    >>> again["filtered_mean"].equals(latents["filtered_mean"])
+    True
     """
     from ldmfilter.filter.latents import open_latents
 
@@ -59,22 +78,36 @@ def to_nwb(
     (time,), and each decoded behaviour in its unit with its bounds; and `segments`, a table of the gap-free stretches.
     The attributes are JSON in the comments of filtered_mean.
 
-    Args:
-        latents: states, as `LDMFilter.decode` or `read_latents` gives them.
-        session: the NWB file (HDF5) that they were decoded from.
-        out: the copy.
-        overwrite: replace a copy, and a module `processing/ldmfilter`, that exist already.
-        in_place: write into `session` itself, by way of a copy that takes its place once it is whole. Its checksum
-            is then another one, so that runs that were trained on it refuse it where they need their own session.
-        follow: as the module says.
+    Parameters
+    ----------
+    latents : xarray.Dataset
+        As `LDMFilter.decode` or `read_latents` gives them.
+    session : str or os.PathLike
+        The NWB file (HDF5) that they were decoded from.
+    out : str or os.PathLike, optional
+        The copy.
+    overwrite : bool
+        Replace a copy, and a module `processing/ldmfilter`, that exist already.
+    in_place : bool
+        Write into `session` itself, by way of a copy that takes its place once it is whole. Its checksum is then
+        another one, so that runs that were trained on it refuse it where they need their own session.
+    follow : callable, optional
+        Gets an iterator over the blocks that are written and passes them on: it shows how far the writing is.
 
-    Returns:
+    Returns
+    -------
+    Path
         The file that now holds the states.
 
-    Raises:
-        InputError: `session` is no NWB file in HDF5, is not what the states were decoded from, or holds such a
-            module already; both or none of `out` and `in_place` are given; `out` exists or is the session itself; the
-            disk refuses.
+    Raises
+    ------
+    InputError
+        `session` is no NWB file in HDF5, is not what the states were decoded from, or holds such a module already; both
+        or none of `out` and `in_place` are given; `out` exists or is the session itself; the disk refuses.
+
+    Examples
+    --------
+    >>> ldmfilter.export.to_nwb(latents, "session.nwb", "session-latents.nwb")  # doctest: +SKIP
     """
     from ldmfilter.export.nwb import write_nwb
     from ldmfilter.filter.latents import check_latents
@@ -88,10 +121,37 @@ def to_nwb(
 
 
 def to_netcdf(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False, follow: Follow = iter) -> Path:
-    """Write all variables and attributes as netCDF 4, for `xr.open_dataset(out, engine="h5netcdf")`.
+    """Write all variables and attributes as netCDF 4.
 
-    Raises:
-        InputError: `out` exists, h5netcdf is not installed, or the disk refuses.
+    Parameters
+    ----------
+    latents : xarray.Dataset
+        As `LDMFilter.decode` or `read_latents` gives them.
+    out : str or os.PathLike
+        File, ending in .nc.
+    overwrite : bool
+        Replace what is there.
+    follow : callable, optional
+        Gets an iterator over the blocks that are written and passes them on: it shows how far the writing is.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    InputError
+        `out` exists, h5netcdf is not installed, or the disk refuses.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = ldmfilter.export.to_netcdf(latents, f"{folder}/latents.nc")
+    ...     xr.open_dataset(path, engine="h5netcdf").load()["filtered_mean"].shape
+    (600, 2)
     """
     from ldmfilter.export.netcdf import write_netcdf
 
@@ -106,8 +166,34 @@ def to_csv(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = F
     units. A missing value is an empty field. Covariances are left out: other formats hold them. A text that a
     spreadsheet would take for a formula has an apostrophe in front.
 
-    Raises:
-        InputError: `out` exists, or the disk refuses.
+    Parameters
+    ----------
+    latents : xarray.Dataset
+        As `LDMFilter.decode` or `read_latents` gives them.
+    out : str or os.PathLike
+        File, ending in .csv.
+    overwrite : bool
+        Replace what is there.
+    follow : callable, optional
+        Gets an iterator over the blocks that are written and passes them on: it shows how far the writing is.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    InputError
+        `out` exists, or the disk refuses.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = ldmfilter.export.to_csv(latents, f"{folder}/latents.csv")
+    ...     path.read_text().splitlines()[0].split(",")[:5]
+    ['time (s)', 'segment', 'interval', 'observed', 'trained']
     """
     from ldmfilter.export.tables import write_csv
 
@@ -117,12 +203,41 @@ def to_csv(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = F
 def to_parquet(
     latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False, follow: Follow = iter
 ) -> Path:
-    """Write one row a bin as Parquet: the columns of the CSV, each with its unit in the field's metadata, and every
-    other variable as a column of lists of fixed size, whose shape and dims stand there too. The attributes are JSON
-    in the schema's metadata, key `ldmfilter`; pandas shows them as `attrs`.
+    """Write one row a bin as Parquet.
 
-    Raises:
-        InputError: `out` exists, pyarrow is not installed, or the disk refuses.
+    The columns of the CSV, each with its unit in the field's metadata, and every other variable as a column of lists of
+    fixed size, whose shape and dims stand there too. The attributes are JSON in the schema's metadata, key `ldmfilter`;
+    pandas shows them as `attrs`.
+
+    Parameters
+    ----------
+    latents : xarray.Dataset
+        As `LDMFilter.decode` or `read_latents` gives them.
+    out : str or os.PathLike
+        File, ending in .parquet.
+    overwrite : bool
+        Replace what is there.
+    follow : callable, optional
+        Gets an iterator over the blocks that are written and passes them on: it shows how far the writing is.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    InputError
+        `out` exists, pyarrow is not installed, or the disk refuses.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = ldmfilter.export.to_parquet(latents, f"{folder}/latents.parquet")
+    ...     len(pd.read_parquet(path))
+    600
     """
     from ldmfilter.export.tables import write_parquet
 
@@ -132,12 +247,40 @@ def to_parquet(
 def to_pynapple(
     latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False, follow: Follow = iter
 ) -> Path:
-    """Write a folder of .npz files for `pynapple.load_folder` or `load_file`: a TsdFrame with named columns for each
-    (time, state) variable and bound, a TsdTensor for each covariance, a Tsd for what has one value a bin, and the
-    segments as an IntervalSet. `about.json` holds attributes, units and the segments' labels. No file holds a pickle.
+    """Write a folder of .npz files for `pynapple.load_folder` or `load_file`.
 
-    Raises:
-        InputError: `out` exists or is a folder of something else, or the disk refuses.
+    A TsdFrame with named columns for each (time, state) variable and bound, a TsdTensor for each covariance, a Tsd for
+    what has one value a bin, and the segments as an IntervalSet. `about.json` holds attributes, units and the segments'
+    labels. No file holds a pickle.
+
+    Parameters
+    ----------
+    latents : xarray.Dataset
+        As `LDMFilter.decode` or `read_latents` gives them.
+    out : str or os.PathLike
+        Folder.
+    overwrite : bool
+        Replace what is there.
+    follow : callable, optional
+        Gets an iterator over the blocks that are written and passes them on: it shows how far the writing is.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    InputError
+        `out` exists or is a folder of something else, or the disk refuses.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = ldmfilter.export.to_pynapple(latents, f"{folder}/latents")
+    ...     (path / "filtered_mean.npz").exists()
+    True
     """
     from ldmfilter.export.pynapple import write_pynapple
 
@@ -167,15 +310,25 @@ def check_export(
 ) -> None:
     """Refuse a target where states cannot be written, before they are computed.
 
-    Args:
-        to: one of `FORMATS`.
-        out: the target.
-        overwrite: whether an existing one is replaced.
-        kept: what the target must not be, hold or lie in: the session, the store of states.
+    Parameters
+    ----------
+    to : str
+        One of `FORMATS`.
+    out : str or os.PathLike
+        The target.
+    overwrite : bool
+        Whether an existing one is replaced.
+    kept : sequence of str or os.PathLike
+        What the target must not be, hold or lie in: the session, the store of states.
 
-    Raises:
-        InputError: an unknown format, or another ending than its own; the target exists, is of another kind, or is
-            one of `kept`.
+    Raises
+    ------
+    InputError
+        An unknown format, or another ending than its own; the target exists, is of another kind, or is one of `kept`.
+
+    Examples
+    --------
+    >>> ldmfilter.export.check_export("csv", "latents.csv", overwrite=False)
     """
     if to not in FORMATS:
         raise InputError(f"{to}: is no format to export to; choose one of {', '.join(FORMATS)}")

@@ -126,6 +126,8 @@ def columns(latents: xr.Dataset) -> list[Column]:
         table.append(Column(name, "rate", {"unit": i}, "Hz"))
         ends = enumerate(("lower", "upper"))
         table += [Column(f"{name}_{end}", "rate_ci", {"unit": i, "bound": b}, "Hz") for b, end in ends]
+        for ahead, at in horizons(latents, "rate_ahead") if "rate_ahead" in latents else ():
+            table.append(Column(f"{name}_{ahead.removeprefix('rate_')}", "rate_ahead", {"unit": i, **at}, "Hz"))
     for name in behaviors(latents):
         unit = unit_of(latents, f"{name}_mean")
         table.append(Column(f"{name}_mean", f"{name}_mean", {}, unit))

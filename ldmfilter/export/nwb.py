@@ -42,6 +42,7 @@ _STATES = {
     "lagged": "state given what was recorded up to the lag after its bin (t|t+lag)",
     "ahead": "state so much after its bin, given what was recorded up to the bin (t+ahead|t)",
     "rate": "expected rate of each unit given the filtered state, in the order of the model's units",
+    "rate_ahead": "expected rate of each unit so much after a bin, given what was recorded up to the bin (t+ahead|t)",
     "innovation": "what the encoder sees in a bin less what was predicted (t, given t-1)",
 }
 _PARTS = {
@@ -273,7 +274,7 @@ def _description(one: Column, latents: xr.Dataset) -> str:
     if one.name in _STATES:
         return _STATES[one.name].capitalize()
     level = latents[one.variable].attrs.get("level")
-    stem = "ahead" if one.variable.startswith("ahead_") else stem
+    stem = next((name for name in ("ahead", "rate_ahead") if one.variable.startswith(name)), stem)
     what = _PARTS.get(part, part) + (f", level {float(level):g}" if level is not None else "")
     if stem in _STATES:
         return f"{what.capitalize()}: {_STATES[stem]}"

@@ -62,14 +62,9 @@ def align(
 
     Examples
     --------
-    >>> from ldmfilter import LDMFilter, bin_spikes
-    >>> from ldmfilter.data.simulate import linear_track_session
-    >>> session = linear_track_session(duration=60, rest=0, n_units=8)
-    >>> counts = bin_spikes(session, 0.1)
-    >>> model = LDMFilter(latent_dim=2, dynamics="fast", restarts=0, max_steps=2, refit=False).fit(counts)
-    >>> aligned = align(model.decode(counts), session, "trials.start_time", (-0.5, 1.0), "direction == 'outbound'")
+    >>> aligned = ldmfilter.align(latents, session, "trials.start_time", (-0.6, 1.0), "direction == 'outbound'")
     >>> dict(aligned["filtered_mean"].sizes)
-    {'trial': 4, 'time': 15, 'state': 2}
+    {'trial': 7, 'time': 8, 'state': 2}
     """
     check_latents(latents)
     table, column = choose_trials(session, event, query)

@@ -71,30 +71,18 @@ def decode(
     lag: float | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Filter counts into states, causally, and smooth them where asked.
+    """Filter counts into states, causally, and smooth them where asked; see `LDMFilter.decode`.
 
     Args:
-        model: a fitted filter.
-        counts: (time, unit) from a session with the model's units, in bins of the model's size.
-        ci: level of the intervals, between 0 and 1: filtered mean -+ the normal quantile times the square root
-            of the filtered covariance's diagonal.
-        smoothing: add each bin's state given its whole segment.
-        device: where to compute, as in the model's settings.
-        ahead: horizons, s: add the state so much later, given the bin and all before (`filter.forecast`).
-        lag: s: add each bin's state given the bins up to so much later (`filter.fixed_lag`), in whole frames.
-        progress: show on stderr how far it is, of a long recording.
+        model: a fitted filter of one session. counts: (time, unit) from a session with the model's units, in bins of
+        the model's size. ci, smoothing, device, ahead, lag, progress: as `LDMFilter.decode` takes them, whose `smooth`
+        is `smoothing` here.
 
     Returns:
-        Dataset with dims time, state, state_2, latent, unit, bound, as float32; `time` holds bin centres (s).
-        filtered_* is t|t and smoothed_* is t|T; predicted_* is the state before the bin's frame was seen, t|t-1 where a
-        frame is one bin. `innovation` is NaN in bins not observed. ahead_* (ahead, time, ...) is t+ahead|t, lagged_* is
-        t|t+lag, where the attribute `lag` (s) is that of the whole frames.
+        The states, without rates.
 
     Raises:
-        InputError: other units, another bin size, no bins, or a level outside (0, 1); a horizon or a lag that is not
-            above 0, or longer than the session; a horizon between frames where the dynamics have no such power; a lag
-            shorter than a frame.
-        TrainingError: the device is not there.
+        InputError, TrainingError: as `LDMFilter.decode`.
     """
     pieces = decode_blocks(model, counts, ci, smoothing, device=device, ahead=ahead, lag=lag)
     blocks = list(follow_blocks(pieces, counts.sizes["time"]) if progress else pieces)

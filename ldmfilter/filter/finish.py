@@ -68,6 +68,8 @@ def set_canonical(network: Network, sessions: Sequence[Stretches], bin_size: flo
     filtered = filter(network.linear_gaussian(), z, torch.from_numpy(observed), torch.from_numpy(starts))
     activity = np.concatenate([population_activity(one.counts.nan_to_num().sqrt()) for one in sessions])
     scale, n = covariance_scale(filtered, held), len(network.gauge)
+    if network.noise is not None and network.noise.fitted:
+        scale *= optimism(network.noise, int((held & observed).sum()))
     mean, cov = filtered.filtered_mean[:, :n].numpy(), scale * filtered.filtered_cov.mean(0)[:n, :n].numpy()
     lag = max(1, round(GAUGE_LAG / bin_size))
     network.covariance_scale.fill_(scale)
@@ -107,6 +109,16 @@ def covariance_scale(filtered: Filtered, held: NDArray[np.bool_]) -> float:
     roots = safe_cholesky(filtered.covariances.innovation)
     white = torch.linalg.solve_triangular(roots[filtered.row[judged]], e[..., None], upper=False)
     return float(white.square().mean()) if len(e) else 1.0
+
+
+def optimism(noise: NoiseWithMemory, bins: int) -> float:
+    """The factor by which innovations are larger on new time than on the held-out `bins` that the noise was fitted to.
+
+    That of Akaike's final prediction error (1969, Ann. Inst. Stat. Math. 21:243) to first order, 1 + 2 p / bins, for p
+    free parameters per latent dimension, of d: a row of d x d, (d - 1) / 2 correlations, and three scales.
+    """
+    p = 1.5 * noise.memory.latent_dim + 2.5
+    return 1 + 2 * p / max(bins, 1)
 
 
 def innovation_scale(

@@ -89,6 +89,11 @@ class Fitted(FilterConfig):
         ------
         InputError
             None or several fit; names the sessions.
+
+        Examples
+        --------
+        >>> model.of(counts).unit_ids_.tolist()
+        [0, 1, 2, 3, 4, 5]
         """
         self.check_fitted()
         if len(self.sessions_) == 1:

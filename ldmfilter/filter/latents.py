@@ -48,6 +48,8 @@ VARIABLES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "ahead_ci": (("ahead", "time", "state", "bound"), {"of": "ahead_mean"}),
     "rate": (("time", "unit"), {"unit": "Hz", "time_index": "t|t"}),
     "rate_ci": (("time", "unit", "bound"), {"unit": "Hz", "of": "rate"}),
+    "rate_ahead": (("ahead", "time", "unit"), {"unit": "Hz", "time_index": "t+ahead|t"}),
+    "rate_ahead_ci": (("ahead", "time", "unit", "bound"), {"unit": "Hz", "of": "rate_ahead"}),
 }
 #: Every store has these.
 REQUIRED = ("time", "segment", "observed", "filtered_mean", "filtered_cov", "ci")

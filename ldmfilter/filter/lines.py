@@ -28,6 +28,7 @@ class CountLines:
         format: "json" or "csv"; without it each line shows its own.
         header: whether CSV begins with unit ids; None: it does where its first line holds every id.
         signal: whether the numbers are a signal's: a unit that is left out is not observed, where its count would be 0.
+        behavior: names of behaviours that may come after the counts.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class CountLines:
         format: str | None,
         header: bool | None,
         signal: bool = False,
+        behavior: Sequence[str] = (),
     ):
         self._signal = signal
-        self._units = list(map(str, unit_ids))
-        self._known = {*self._units, *map(str, session_ids)}
+        self._units, self._behavior = list(map(str, unit_ids)), list(behavior)
+        self._names = self._units + self._behavior
+        self._known = {*self._names, *map(str, session_ids)}
         self._format = format
         self._header = header
         self._columns: list[int] | None = None  # below a header: where each of the model's units stands in a line
@@ -52,8 +55,8 @@ class CountLines:
         return "number" if self._signal else "count"
 
     def read(self, line: bytes) -> np.ndarray | str | None:
-        """Counts (unit,) of a line in the model's order, NaN for a unit that was not observed; None for a missing bin;
-        RESET, or HEADER.
+        """Counts (unit,) of a line in the model's order, NaN for a unit that was not observed, and after them the
+        values of behaviours, NaN where not measured; None for a line of nothing; RESET, or HEADER.
 
         Raises:
             HeaderError: a header that does not fit the model.
@@ -74,7 +77,9 @@ class CountLines:
             counts = np.array(values, dtype=np.float64)
         except OverflowError:
             raise InputError("a count is too large to be one") from None
-        return None if len(counts) == len(self._units) and np.isnan(counts).all() else counts
+        if len(counts) == len(self._units):
+            counts = np.append(counts, [np.nan] * len(self._behavior))
+        return None if len(counts) == len(self._names) and np.isnan(counts).all() else counts
 
     def _from_json(self, text: str) -> list | None:
         try:
@@ -87,7 +92,8 @@ class CountLines:
             for unit in value:
                 if unit not in self._known:
                     raise InputError(f"the session that the model was trained on has no unit {unit[:40]!r}")
-            value = [value.get(unit, None if self._signal else 0) for unit in self._units]
+            left_out = None if self._signal else 0
+            value = [*(value.get(unit, left_out) for unit in self._units), *map(value.get, self._behavior)]
         if not isinstance(value, list):
             raise InputError("neither an array of counts, an object of unit ids and counts, null nor reset")
         for one in value:
@@ -104,7 +110,7 @@ class CountLines:
             return None
         first, self._first = self._first, False
         if first and self._is_header(fields):
-            self._columns, self._width = [fields.index(unit) for unit in self._units], len(fields)
+            self._columns, self._width = [fields.index(name) for name in self._names], len(fields)
             return HEADER
         if self._columns is not None:
             if len(fields) != self._width:
@@ -117,13 +123,14 @@ class CountLines:
 
     def _is_header(self, fields: list[str]) -> bool:
         """Raises: HeaderError for a header that does not fit the model."""
-        lacking = [unit for unit in self._units if unit not in fields]
+        lacking = [name for name in self._names if name not in fields]
         foreign = [unit for unit in fields if unit not in self._known]
         names = not any(map(_is_number, fields)) and len(foreign) < len(fields)
         if not (self._header or (self._header is None and (names or not lacking))):
             return False
         if lacking or foreign:
-            problem = f"lacks unit {lacking[0]}" if lacking else f"has {foreign[0][:40]!r}, no unit of the session"
+            kind = "unit " if lacking and lacking[0] in self._units else ""
+            problem = f"lacks {kind}{lacking[0]}" if lacking else f"has {foreign[0][:40]!r}, no unit of the session"
             raise HeaderError(f"the header {problem}; give the id of each of the model's {len(self._units)} units")
         return True
 
@@ -137,13 +144,22 @@ class StateLines:
         cov: whether covariances are written.
         bin_size: s.
         about: what the first line of JSON says of the model, or None for no such line.
+        behavior: names of what is read from the states.
     """
 
-    def __init__(self, format: str, ci: float | None, cov: bool, bin_size: float, about: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        format: str,
+        ci: float | None,
+        cov: bool,
+        bin_size: float,
+        about: dict[str, Any] | None = None,
+        behavior: Sequence[str] = (),
+    ):
         self._json = format == "json"
         self._bin_size, self._about = bin_size, about
         self._half = None if ci is None else float(ndtri(0.5 + 0.5 * ci))
-        self._cov = cov
+        self._cov, self._behavior = cov, behavior
 
     def header(self, states: int) -> str | None:
         """The names of the columns, where there are columns; else the line about the model, where one is wanted."""
@@ -154,10 +170,14 @@ class StateLines:
             names += [f"cov_{i}_{j}" for i in range(states) for j in range(states)]
         if self._half is not None:
             names += [f"{bound}_{i}" for i in range(states) for bound in ("lower", "upper")]
+        names += [f"{name}{end}" for name in self._behavior for end in ("", "_lower", "_upper")]
         return ",".join(names)
 
-    def state(self, n: int, observed: bool, mean: np.ndarray, cov: np.ndarray) -> str:
-        """The state of bin n: mean (state,) and covariance (state, state), t|t or t|t+lag."""
+    def state(
+        self, n: int, observed: bool, mean: np.ndarray, cov: np.ndarray, read: Sequence[tuple[float, float, float]] = ()
+    ) -> str:
+        """The state of bin n: mean (state,) and covariance (state, state), t|t or t|t+lag; and of each behaviour its
+        value and bounds."""
         time = round((n + 0.5) * self._bin_size, 9)
         record: dict[str, Any] = {"bin": n, "time": time, "observed": observed, "mean": mean.tolist()}
         if self._cov:
@@ -166,8 +186,11 @@ class StateLines:
             half = self._half * cov.diagonal() ** 0.5
             record["ci"] = np.stack([mean - half, mean + half], -1).tolist()
         if self._json:
+            for name, (value, *bounds) in zip(self._behavior, read, strict=True):
+                ends = [bound if np.isfinite(bound) else None for bound in bounds]
+                record.setdefault("behavior", {})[name] = {"mean": value, "ci": ends}
             return json.dumps(record)
-        rows = [*record.get("cov", []), *record.get("ci", [])]
+        rows = [*record.get("cov", []), *record.get("ci", []), *read]
         return ",".join(map(repr, [n, time, int(observed), *record["mean"], *(value for row in rows for value in row)]))
 
 

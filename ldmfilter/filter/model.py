@@ -80,12 +80,13 @@ class LDMFilter(Fitted):
 
     Examples
     --------
-    >>> LDMFilter(latent_dim=4, seed=0)
-    LDMFilter(latent_dim=4)
-    >>> from ldmfilter import bin_spikes
+    >>> import numpy as np
+    >>> import ldmfilter
     >>> from ldmfilter.data.simulate import linear_track_session
-    >>> counts = bin_spikes(linear_track_session(duration=60, rest=0, n_units=8), 0.1)
-    >>> model = LDMFilter(latent_dim=2, dynamics="fast", restarts=0, max_steps=2, refit=False).fit(counts)
+    >>> session = linear_track_session(duration=120, rest=0, n_units=6)
+    >>> counts = ldmfilter.bin_spikes(session, 0.2)
+    >>> model = ldmfilter.LDMFilter(latent_dim=2, dynamics="fast", restarts=0, max_steps=2, refit=False)
+    >>> model = model.fit(ldmfilter.reserve(counts, 0.4))
     >>> latents = model.decode(counts)
     >>> latents["filtered_cov"].shape
     (600, 2, 2)
@@ -100,18 +101,41 @@ class LDMFilter(Fitted):
     ) -> "LDMFilter":
         """Train on counts of a session, or on those of several that share a world: one dynamics, an encoder each.
 
-        Args:
-            counts: (time, unit), as `bin_spikes` makes them; or whatever it makes them of (`as_session`); or a list of
-                several, whose units may differ.
-            y: ignored, for scikit-learn.
-            progress: True shows how far it is, as a bar on a terminal or in a notebook, as lines in a log; or a
-                function, called with each evaluation's record.
-            bin_size: s, of counts that do not say it, or into which spikes are binned; without it that of the counts,
-                or 0.1.
+        Parameters
+        ----------
+        counts : xarray.DataArray (time, unit)
+            As `bin_spikes` makes them; or whatever it makes them of (`as_session`); or a list of several, whose units
+            may differ.
+        y : object, optional
+            Ignored, for scikit-learn.
+        progress : bool or callable
+            True shows how far it is, as a bar on a terminal or in a notebook, as lines in a log; a function is called
+            with each evaluation's record.
+        bin_size : float, optional
+            s, of counts that do not say it, or into which spikes are binned; without it that of the counts, or 0.1.
 
-        Raises:
-            InputError: a setting is out of range, the bins are too few, or sessions do not go together.
-            TrainingError: training diverged or collapsed, or the device is not there.
+        Returns
+        -------
+        LDMFilter
+            Itself, fitted.
+
+        Raises
+        ------
+        InputError
+            A setting is out of range, the bins are too few, or sessions do not go together.
+        TrainingError
+            Training diverged or collapsed, or the device is not there.
+
+        References
+        ----------
+        Mikulasch & Zenke 2026, "Understanding Self-Supervised Learning via Latent Distribution Matching", ICML,
+        arXiv 2605.03517.
+
+        Examples
+        --------
+        >>> quick = ldmfilter.LDMFilter(latent_dim=2, dynamics="fast", restarts=0, max_steps=2, refit=False)
+        >>> quick.fit(counts).history_[-1].step
+        2
         """
         recordings = [as_counts(one, bin_size) for one in _several(counts)]
         training = Training(self, recordings)
@@ -132,13 +156,32 @@ class LDMFilter(Fitted):
     def add(self, counts: Any, progress: Progress = False) -> "LDMFilter":
         """Fit an encoder for a further session; the dynamics and all other encoders stay as they are.
 
-        Args:
-            counts: of the session, as `fit` takes them, in bins of the model's size.
-            progress: as `fit` takes it.
+        Parameters
+        ----------
+        counts : xarray.DataArray (time, unit)
+            Of the session, as `fit` takes them, in bins of the model's size.
+        progress : bool or callable
+            As `fit` takes it.
 
-        Raises:
-            InputError: not fitted, another bin size, too few bins, or a session that the model has already.
-            TrainingError: as `fit`.
+        Returns
+        -------
+        LDMFilter
+            Itself, with one session more.
+
+        Raises
+        ------
+        InputError
+            Not fitted, another bin size, too few bins, or a session that the model has already.
+        TrainingError
+            As `fit`.
+
+        Examples
+        --------
+        >>> from copy import copy
+        >>> tuesday = linear_track_session(seed=1, duration=60, rest=0, n_units=5)
+        >>> both = copy(model).add(ldmfilter.bin_spikes(tuesday, 0.2))
+        >>> [len(one.unit_ids) for one in both.sessions_]
+        [6, 5]
         """
         self.check_fitted()
         counts = as_counts(counts, self.bin_size_)
@@ -184,25 +227,65 @@ class LDMFilter(Fitted):
         rates: bool | Rates = False,
         progress: bool = False,
     ) -> xr.Dataset:
-        """Filter a session's counts: states with covariances and intervals, labelled (see `decode.decode`).
+        """Filter a session's counts, causally: states with covariances and intervals, labelled.
 
-        Args:
-            counts: as `fit` takes them; those without a bin size have the model's.
-            ci: level of the intervals.
-            smooth: add each bin's state given its whole segment.
-            session: of a filter of several, whose encoder to use, as `of` takes it; without it the counts tell.
-            device: where to compute, "auto", "cpu" or "cuda".
-            ahead: horizons, s: add `ahead_mean` (ahead, time, state), its covariance and its interval, the state so
-                much after a bin, given that bin and all before.
-            lag: s: add `lagged_mean`, its covariance and its interval, each bin's state given the bins up to so much
-                after it, in whole frames.
-            rates: add each unit's expected rate given the state, `rate` (time, unit) and `rate_ci` (time, unit, bound),
-                Hz: fitted to those of these bins that training saw, or elsewhere by `Rates.fit`.
-            progress: show how far it is, of a long recording.
+        Parameters
+        ----------
+        counts : xarray.DataArray (time, unit)
+            As `fit` takes them, with the units that the filter knows; those without a bin size have the model's.
+        ci : float
+            Level of the intervals, between 0 and 1: mean -+ the normal quantile times the square root of the
+            covariance's diagonal.
+        smooth : bool
+            Add each bin's state given its whole segment.
+        session : int or str, optional
+            Of a filter of several, whose encoder to use, as `of` takes it; without it the counts tell.
+        device : str
+            Where to compute: "auto", "cpu" or "cuda".
+        ahead : sequence of float
+            Horizons, s: add the state so much after a bin, given that bin and all before.
+        lag : float, optional
+            s: add each bin's state given the bins up to so much after it, in whole frames.
+        rates : bool or Rates
+            Add each unit's expected rate given the state: fitted to those of these bins that training saw, or elsewhere
+            by `Rates.fit`.
+        progress : bool
+            Show how far it is, of a long recording.
 
-        Raises:
-            InputError: as `of`, `decode.decode` and `Rates.fit`.
-            TrainingError: the device is not there.
+        Returns
+        -------
+        xarray.Dataset
+            float32, along `time` (bin centres, s). States have no unit: each has a variance of 1.
+
+            - filtered_mean (time, state), filtered_cov (time, state, state_2), ci (time, state, bound): t|t
+            - predicted_mean, predicted_cov: before the bin's frame was seen, t|t-1 where a frame is one bin
+            - innovation (time, latent), NaN in bins not observed, innovation_cov (time, latent, latent_2)
+            - smoothed_mean, smoothed_cov with `smooth`: t|T
+            - ahead_mean (ahead, time, state), ahead_cov, ahead_ci with `ahead`: t+ahead|t
+            - lagged_mean (time, state), lagged_cov, lagged_ci with `lag`: t|t+lag, where the attribute `lag` (s) is
+              that of the whole frames
+            - rate (time, unit), rate_ci (time, unit, bound) with `rates`, Hz
+            - observed, trained, segment and interval (time,)
+
+        Raises
+        ------
+        InputError
+            Not fitted; other units, another bin size, no bins, or a level outside (0, 1); a horizon or a lag that is
+            not above 0, or longer than the session; a horizon between frames where the dynamics have no such power; a
+            lag shorter than a frame; rates of a signal, or of bins of which training saw too few.
+        TrainingError
+            The device is not there.
+
+        References
+        ----------
+        Smoothing with a lag: Anderson & Moore 1979, *Optimal Filtering*, chapter 7. Horizons between frames: Higham &
+        Lin 2011, SIAM J. Matrix Anal. Appl. 32.
+
+        Examples
+        --------
+        >>> states = model.decode(counts, ahead=[0.4, 1.0], lag=1.0, rates=True)
+        >>> states["filtered_mean"].shape, states["ahead_mean"].shape, states["rate"].shape
+        ((600, 2), (2, 600, 2), (600, 6))
         """
         self.check_fitted()
         counts = as_counts(counts, self.bin_size_)
@@ -213,25 +296,84 @@ class LDMFilter(Fitted):
         return (Rates.fit(latents, counts) if rates is True else rates).add(latents)
 
     def transform(self, counts: Any) -> np.ndarray:
-        """Filtered means (time, state), as an array. Raises: InputError, as `decode`."""
+        """Filtered means, as an array.
+
+        Parameters
+        ----------
+        counts : xarray.DataArray (time, unit)
+            As `decode` takes them.
+
+        Returns
+        -------
+        ndarray (time, state)
+
+        Raises
+        ------
+        InputError
+            As `decode`.
+
+        Examples
+        --------
+        >>> model.transform(counts).shape
+        (600, 2)
+        """
         return self.decode(counts)["filtered_mean"].to_numpy()
 
     def fit_transform(self, counts: Any, y: Any = None) -> np.ndarray:
-        """`fit`, then `transform` of the same counts."""
+        """`fit`, then `transform` of the same counts.
+
+        Parameters
+        ----------
+        counts : xarray.DataArray (time, unit)
+            As `fit` takes them, of one session.
+        y : object, optional
+            Ignored, for scikit-learn.
+
+        Returns
+        -------
+        ndarray (time, state)
+
+        Raises
+        ------
+        InputError, TrainingError
+            As `fit`.
+
+        Examples
+        --------
+        >>> quick = ldmfilter.LDMFilter(latent_dim=2, dynamics="fast", restarts=0, max_steps=2, refit=False)
+        >>> quick.fit_transform(counts).shape
+        (600, 2)
+        """
         return self.fit(counts).transform(counts)
 
     def score(self, counts: Any, y: Any = None) -> float:
-        """Bits per spike of the counts 0.5 to 3 s ahead of each state (`filter.spikes_ahead`), of a signal the share of
-        its variance: the higher the better, 0 for a state that tells nothing, NaN for counts too few to judge.
+        """Bits per spike of the counts 0.5 to 3 s ahead of each state, of a signal the share of its variance.
 
-        In blocks, the readouts are fitted on a part of these counts and judged on the rest, each part in turn.
+        The higher the better, 0 for a state that tells nothing. In blocks, the readouts (a ridge, and 50 nearest
+        neighbours) are fitted on a part of these counts and judged on the rest, each part in turn. `ldmfilter.score`
+        judges horizon by horizon, beside simpler methods.
 
-        Args:
-            counts: as `decode` takes them, best of time that training did not see.
-            y: ignored, for scikit-learn.
+        Parameters
+        ----------
+        counts : xarray.DataArray (time, unit)
+            As `decode` takes them, best of time that training did not see.
+        y : object, optional
+            Ignored, for scikit-learn.
 
-        Raises:
-            InputError: as `decode`.
+        Returns
+        -------
+        float
+            NaN for counts too few to judge.
+
+        Raises
+        ------
+        InputError
+            As `decode`.
+
+        Examples
+        --------
+        >>> type(model.score(counts))
+        <class 'float'>
         """
         self.check_fitted()
         counts = as_counts(counts, self.bin_size_)
@@ -244,7 +386,27 @@ class LDMFilter(Fitted):
         return spikes_ahead_of_all(states, values, segment, every, self.bin_size_, is_signal(counts)).value
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Names of the states (state,), for scikit-learn. Raises: InputError where it is not fitted."""
+        """Names of the states, for scikit-learn.
+
+        Parameters
+        ----------
+        input_features : object, optional
+            Ignored, for scikit-learn.
+
+        Returns
+        -------
+        ndarray (state,)
+
+        Raises
+        ------
+        InputError
+            Not fitted.
+
+        Examples
+        --------
+        >>> model.get_feature_names_out().tolist()
+        ['state_0', 'state_1']
+        """
         self.check_fitted()
         return np.array([f"state_{i}" for i in range(self.sized_.states)], dtype=object)
 
@@ -262,11 +424,48 @@ class LDMFilter(Fitted):
         )
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The settings, as scikit-learn asks for them."""
+        """The settings, as scikit-learn asks for them.
+
+        Parameters
+        ----------
+        deep : bool
+            Ignored, for scikit-learn.
+
+        Returns
+        -------
+        dict
+            Each setting's value by its name.
+
+        Examples
+        --------
+        >>> model.get_params()["latent_dim"]
+        2
+        """
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(FilterConfig)}
 
     def set_params(self, **params: Any) -> "LDMFilter":
-        """Change settings. Raises: InputError for one that does not exist."""
+        """Change settings.
+
+        Parameters
+        ----------
+        **params : object
+            Values by the settings' names.
+
+        Returns
+        -------
+        LDMFilter
+            Itself.
+
+        Raises
+        ------
+        InputError
+            A setting that does not exist.
+
+        Examples
+        --------
+        >>> ldmfilter.LDMFilter().set_params(latent_dim=4)
+        LDMFilter(latent_dim=4)
+        """
         known = self.get_params()
         for name, value in params.items():
             if name not in known:
@@ -300,10 +499,27 @@ class LDMFilter(Fitted):
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model into a folder, which is made where it is missing; one file, replaced at once.
 
-        The file is safetensors; its header holds the settings, units and source as JSON.
+        Parameters
+        ----------
+        folder : str or os.PathLike
+            Of the file `model.safetensors`, whose header holds the settings, units and source as JSON.
 
-        Raises:
-            InputError: not fitted, or the folder cannot be written to.
+        Returns
+        -------
+        Path
+            Of the file; `load` reads it.
+
+        Raises
+        ------
+        InputError
+            Not fitted, or the folder cannot be written to.
+
+        Examples
+        --------
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     model.save(folder).name
+        'model.safetensors'
         """
         self.check_fitted()
         path = Path(folder) / MODEL_FILE
@@ -387,8 +603,11 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
 
     Examples
     --------
-    >>> from ldmfilter import load
-    >>> model = load("runs/monday")  # doctest: +SKIP
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     again = ldmfilter.load(model.save(folder))
+    >>> again.model_id_ == model.model_id_
+    True
     """
     path = Path(folder)
     if path.is_dir():

@@ -31,19 +31,38 @@ class OnlineFilter:
     With a lag, `step` gives the state of the bin that lies so far behind, given all bins up to now, as `decode` gives
     it as lagged (t|t+lag); `flush` gives those that are left at the end.
 
-    Args:
-        model: a fitted `LDMFilter`. It is read once; fitting it anew does not change this filter.
-        lag: s, in whole frames (`fixed_lag.lag_frames`).
-
     A filter of a signal takes the mean of each channel over a bin in place of counts.
 
-    Attributes:
-        unit_ids: (unit,) ids in the order that `step` takes the counts in.
-        model_id: hash of the model's parameters.
-        lag_bins: number of bins that `step` is behind.
+    Parameters
+    ----------
+    model : LDMFilter
+        Fitted, of one session (`LDMFilter.of`). It is read once; fitting it anew does not change this filter.
+    lag : float, optional
+        s, in whole frames.
 
-    Raises:
-        InputError: the model is not fitted, or the lag is shorter than a frame.
+    Attributes
+    ----------
+    unit_ids : ndarray (unit,)
+        Ids in the order that `step` takes the counts in.
+    model_id : str
+        Hash of the model's parameters.
+    bins : int
+        Number of bins taken since the start or the last `reset`.
+    lag_bins : int
+        Number of bins that `step` is behind.
+
+    Raises
+    ------
+    InputError
+        The model is not fitted, or the lag is shorter than a frame.
+
+    Examples
+    --------
+    >>> online = ldmfilter.OnlineFilter(model)
+    >>> for bin in counts.values:  # in an experiment: as each bin ends
+    ...     mean, cov = online.step(bin)
+    >>> bool(np.allclose(mean, latents["filtered_mean"][-1], atol=1e-4))
+    True
     """
 
     def __init__(self, model: Fitted, lag: float | None = None):
@@ -61,25 +80,48 @@ class OnlineFilter:
         return self._parts[0].bins
 
     def reset(self) -> None:
-        """Start a new segment: the next bin's prediction is the prior (mean b, stationary covariance)."""
+        """Start a new segment: the next bin's prediction is the prior (mean b, stationary covariance).
+
+        Examples
+        --------
+        >>> online = ldmfilter.OnlineFilter(model)
+        >>> first, _ = online.step(counts.values[0])
+        >>> online.reset()
+        >>> bool((online.step(counts.values[0])[0] == first).all())
+        True
+        """
         for part in self._parts:
             part.reset()
 
     def step(self, counts: ArrayLike | None) -> tuple[Array, Array] | None:
         """Take one bin and give its state, or with a lag that of the bin so far behind.
 
-        Args:
-            counts: (unit,) whole numbers in the order of `unit_ids`, or any numbers of a signal; NaN for a unit that is
-                not observed, which enters as its mean. None, or NaN for every unit, is a missing bin: a predict step
-                only.
+        Parameters
+        ----------
+        counts : array_like (unit,) or None
+            Whole numbers in the order of `unit_ids`, or any numbers of a signal; NaN for a unit that is not observed,
+            which enters as its mean. None, or NaN for every unit, is a missing bin: a predict step only.
 
-        Returns:
-            Mean (state,) and covariance (state, state), filtered (t|t) or lagged (t|t+lag): new arrays, which are the
-            caller's. None while no bin lies so far behind.
+        Returns
+        -------
+        mean : ndarray (state,)
+            Filtered (t|t) or lagged (t|t+lag).
+        cov : ndarray (state, state)
+            Its covariance. Both are new arrays, which are the caller's; with a lag, None stands in place of both while
+            no bin lies so far behind.
 
-        Raises:
-            InputError: another number of counts, or one that is negative, infinite or no whole number. The state
-                is as before the call.
+        Raises
+        ------
+        InputError
+            Another number of counts, or one that is negative, infinite or no whole number. The state is as before the
+            call.
+
+        Examples
+        --------
+        >>> online = ldmfilter.OnlineFilter(model)
+        >>> mean, cov = online.step([0, 2, 0, 1, np.nan, 0])
+        >>> mean.shape, cov.shape
+        ((2,), (2, 2))
         """
         checked = None if counts is None else self._checked(counts)
         states = [part.step(checked) for part in self._parts]
@@ -87,15 +129,57 @@ class OnlineFilter:
 
     def flush(self) -> list[tuple[Array, Array]]:
         """Give the states of the last bins, which `step` has not given yet, each given all bins up to the last; then
-        start a new segment, as `reset`."""
+        start a new segment, as `reset`.
+
+        Returns
+        -------
+        list of (ndarray (state,), ndarray (state, state))
+            Mean and covariance of each; empty without a lag.
+
+        Examples
+        --------
+        >>> online = ldmfilter.OnlineFilter(model, lag=0.4)
+        >>> given = [online.step(bin) for bin in counts.values[:10]]
+        >>> given.count(None), len(online.flush())
+        (2, 2)
+        """
         return [_beside(states) for states in zip(*(part.flush() for part in self._parts), strict=True)]
 
     def ahead(self, seconds: float) -> tuple[Array, Array]:
-        """The state `seconds` after the last bin, given that bin and all before: mean (state,) and covariance (state,
-        state), as `decode` gives them as ahead (`filter.forecast`).
+        """The state some time after the last bin, given that bin and all before, as `LDMFilter.decode` gives it as
+        ahead.
 
-        Raises:
-            InputError: not above 0, not finite, or between frames where the dynamics have no such power.
+        From mean m and covariance P, with X the stationary covariance and s = seconds / frame, m_s = b + A^s (m - b)
+        and P_s = X - A^s (X - P) A^s'.
+
+        Parameters
+        ----------
+        seconds : float
+            s.
+
+        Returns
+        -------
+        mean : ndarray (state,)
+            Of the state then.
+        cov : ndarray (state, state)
+            Its covariance.
+
+        Raises
+        ------
+        InputError
+            Not above 0, not finite, or between frames where the dynamics have no such power.
+
+        References
+        ----------
+        Higham & Lin 2011, SIAM J. Matrix Anal. Appl. 32, for A^s between frames.
+
+        Examples
+        --------
+        >>> online = ldmfilter.OnlineFilter(model)
+        >>> _, now = online.step(counts.values[0])
+        >>> _, later = online.ahead(1.0)
+        >>> bool(np.trace(later) > np.trace(now))
+        True
         """
         return _beside([part.ahead(seconds) for part in self._parts])
 
@@ -119,10 +203,18 @@ class OnlineFilter:
     def state(self) -> dict[str, Any]:
         """The state that `restore` goes on from, as NumPy arrays and plain values.
 
-        Keys: mean (bin, state) and cov (bin, state, state) of the last k bins, and those of the lag before, with the
-        states of the noise where it has a memory; recent (phase, unit), the counts of the last k bins, -1 (of a signal
-        the largest float32) where there is none; bins; model_id. A filter of slow and fast states has arrays of each:
-        slow_mean, fast_mean and so on. For `np.savez(path, **state)`, or for JSON with each array's `tolist`.
+        Returns
+        -------
+        dict
+            mean (bin, state) and cov (bin, state, state) of the last k bins, and those of the lag before, with the
+            states of the noise where it has a memory; recent (phase, unit), the counts of the last k bins, -1 (of a
+            signal the largest float32) where there is none; bins; model_id. For `np.savez(path, **state)`, or for JSON
+            with each array's `tolist`.
+
+        Examples
+        --------
+        >>> sorted(ldmfilter.OnlineFilter(model).state())
+        ['bins', 'cov', 'mean', 'model_id', 'recent']
         """
         arrays = {
             f"{prefix}{name}": value
@@ -132,11 +224,26 @@ class OnlineFilter:
         return arrays | {"bins": self.bins, "model_id": self.model_id}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave; arrays may be lists, as JSON gives them back.
+        """Go on from what `state` gave.
 
-        Raises:
-            InputError: of another model, incomplete, or its covariance is not positive semidefinite. The filter
-                is as before the call.
+        Parameters
+        ----------
+        state : mapping
+            Of a filter of the same model and lag; arrays may be lists, as JSON gives them back.
+
+        Raises
+        ------
+        InputError
+            Of another model, incomplete, or its covariance is not positive semidefinite. The filter is as before the
+            call.
+
+        Examples
+        --------
+        >>> online, other = ldmfilter.OnlineFilter(model), ldmfilter.OnlineFilter(model)
+        >>> _ = online.step(counts.values[0])
+        >>> other.restore(online.state())
+        >>> other.bins
+        1
         """
         try:
             each = [[np.array(state[prefix + name], np.float64) for name in _ARRAYS] for prefix in self._prefixes]

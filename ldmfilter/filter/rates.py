@@ -1,13 +1,4 @@
-"""Rates of units given the state, with intervals that follow from the state's covariance.
-
-A unit's log rate is linear in the state, log r = w'h + c. Given a state of mean m and covariance P it is Gaussian, with
-mean mu = w'm + c and variance v = w'P w, so that
-
-    E[r] = exp(mu + v / 2),    interval exp(mu -+ z sqrt(v)).
-
-w and c come from a Poisson regression of counts on m, exp(w'm + a), on training time: as it predicts E[r], c is a less
-the mean of v / 2 there. Beyond the values of mu that were fitted none is predicted: exponentials do not extrapolate.
-"""
+"""Rates of units given the state."""
 
 from __future__ import annotations
 
@@ -31,12 +22,30 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True, eq=False)
 class Rates:
-    """Log-linear rates of units.
+    """Log-linear rates of units given the state, with intervals that follow from the state's covariance.
 
-    Attributes:
-        weights: (unit, state) of the state's means, w; NaN of a unit that never fired where they were fitted.
-        log_rate: (unit,) log rate, in Hz, at the state 0, c.
-        lowest, highest: (unit,) log rates that were fitted, in Hz.
+    A unit's log rate is linear in the state, log r = w'h + c. Given a state of mean m and covariance P it is Gaussian,
+    with mean mu = w'm + c and variance v = w'P w, so that
+
+        E[r] = exp(mu + v / 2),    interval exp(mu -+ z sqrt(v)).
+
+    w and c come from a Poisson regression of counts on m, exp(w'm + a), on training time: as it predicts E[r], c is a
+    less the mean of v / 2 there. Beyond the values of mu that were fitted none is predicted: exponentials do not
+    extrapolate.
+
+    Attributes
+    ----------
+    weights : ndarray (unit, state)
+        Of the state's means, w; NaN of a unit that never fired where they were fitted.
+    log_rate : ndarray (unit,)
+        Log rate, in Hz, at the state 0, c.
+    lowest, highest : ndarray (unit,)
+        Log rates that were fitted, in Hz; none is predicted beyond them.
+
+    Examples
+    --------
+    >>> ldmfilter.Rates.fit(latents, counts).weights.shape
+    (6, 2)
     """
 
     weights: Floats
@@ -48,12 +57,27 @@ class Rates:
     def fit(cls, latents: xr.Dataset, counts: xr.DataArray) -> Rates:
         """Fit to the bins that the filter was trained on, at most `MOST_FITTED`.
 
-        Args:
-            latents: as `LDMFilter.decode` gives them.
-            counts: (time, unit) that they were decoded from.
+        Parameters
+        ----------
+        latents : xarray.Dataset
+            As `LDMFilter.decode` gives them.
+        counts : xarray.DataArray (time, unit)
+            That they were decoded from.
 
-        Raises:
-            InputError: a signal, which has no rates, or fewer than `LEAST_BINS` bins of training time.
+        Returns
+        -------
+        Rates
+
+        Raises
+        ------
+        InputError
+            A signal, which has no rates, or fewer than `LEAST_BINS` bins of training time.
+
+        Examples
+        --------
+        >>> rates = ldmfilter.Rates.fit(latents, counts)
+        >>> model.decode(counts[:50], rates=rates)["rate"].shape
+        (50, 6)
         """
         counts = check_counts(counts)
         if is_signal(counts):
@@ -77,22 +101,67 @@ class Rates:
         return cls(w, c, mu.min(0), mu.max(0))
 
     def expected(self, mean: Floats, cov: Floats, ci: float = 0.95) -> tuple[Floats, Floats]:
-        """Expected rates (time, unit) and their intervals (time, unit, bound), Hz, given states of means (time, state)
-        and covariances (time, state, state), filtered, smoothed or ahead; `ci` is the level."""
+        """Expected rates given states, and their intervals.
+
+        Parameters
+        ----------
+        mean : ndarray (time, state)
+            Of the states: filtered, smoothed, lagged or ahead.
+        cov : ndarray (time, state, state)
+            Their covariances.
+        ci : float
+            Level of the intervals, between 0 and 1.
+
+        Returns
+        -------
+        rate : ndarray (time, unit)
+            Hz.
+        interval : ndarray (time, unit, bound)
+            Hz.
+
+        Examples
+        --------
+        >>> rates = ldmfilter.Rates.fit(latents, counts)
+        >>> rate, interval = rates.expected(np.zeros((1, 2)), np.eye(2)[None])
+        >>> bool((interval[..., 0] < interval[..., 1]).all())
+        True
+        """
         mu = np.clip(mean @ self.weights.T + self.log_rate, self.lowest, self.highest)
         variance = _variances(self.weights, cov)
         half = float(ndtri(0.5 + 0.5 * ci)) * np.sqrt(variance)
         return np.exp(mu + 0.5 * variance), np.exp(np.stack([mu - half, mu + half], -1))
 
     def add(self, latents: xr.Dataset) -> xr.Dataset:
-        """The states with `rate` (time, unit) and `rate_ci` (time, unit, bound), Hz, at the states' own level."""
-        mean, cov = latents["filtered_mean"].to_numpy(), latents["filtered_cov"].to_numpy()
+        """The states with the rates that they tell.
+
+        Parameters
+        ----------
+        latents : xarray.Dataset
+            As `LDMFilter.decode` gives them.
+
+        Returns
+        -------
+        xarray.Dataset
+            With `rate` (time, unit) and `rate_ci` (time, unit, bound), Hz, at the states' own level; with forecasts,
+            `rate_ahead` (ahead, time, unit) and `rate_ahead_ci` too, of the time that these are of.
+
+        Examples
+        --------
+        >>> ldmfilter.Rates.fit(latents, counts).add(latents)["rate_ci"].dims
+        ('time', 'unit', 'bound')
+        """
         level = float(latents.attrs["ci_level"])
+        mean, cov = latents["filtered_mean"].to_numpy(), latents["filtered_cov"].to_numpy()
         found = dict(zip(("rate", "rate_ci"), self.expected(mean, cov, level), strict=True))
+        if "ahead_mean" in latents:
+            means, covs = latents["ahead_mean"].to_numpy(), latents["ahead_cov"].to_numpy()
+            each = [self.expected(mean, cov, level) for mean, cov in zip(means, covs, strict=True)]
+            found |= dict(zip(("rate_ahead", "rate_ahead_ci"), map(np.stack, zip(*each, strict=True)), strict=True))
         for name, values in found.items():
             dims, about = VARIABLES[name]
             latents = latents.assign({name: (dims, values.astype(np.float32), about)})
-        latents["rate_ci"].attrs["level"] = level
+            if "bound" in dims:
+                latents[name].attrs["level"] = level
         return latents
 
 

@@ -2,8 +2,18 @@
 
 import numpy as np
 import pytest
+from scipy.special import ndtr, ndtri
 
-from ldmfilter.analysis.calibration import block_means, conformal_quantile, covered, interval_score, score_intervals
+from ldmfilter.analysis.calibration import (
+    ErrorDistribution,
+    block_means,
+    conformal_quantile,
+    covered,
+    crps,
+    interval_score,
+    score_distribution,
+    score_intervals,
+)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
@@ -65,3 +75,38 @@ def test_intervals_that_follow_the_spread_beat_constant_ones():
 
 def test_bounds_belong_to_the_interval():
     assert covered(np.array([0.0, 1.0, 1.1]), np.zeros(3), np.ones(3)).tolist() == [True, True, False]
+
+
+def gaussian_intervals(bins, levels, scale):
+    half = scale * ndtri(0.5 + np.asarray(levels) / 2)
+    return np.tile(-half, (bins, 1)), np.tile(half, (bins, 1))
+
+
+def test_crps_is_that_of_a_gaussian():
+    """Against its closed form (Gneiting & Raftery 2007, eq. 21 for a Gaussian)."""
+    levels, scale = (0.5, 0.8, 0.9, 0.95, 0.99), 3.0
+    truth = scale * np.random.default_rng(5).normal(size=4000)
+    z = truth / scale
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    exact = scale * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi))
+    found = crps(truth, *gaussian_intervals(truth.size, levels, scale), levels)
+    assert found.mean() == pytest.approx(exact.mean(), rel=0.01)
+    np.testing.assert_allclose(found, exact, atol=0.03 * scale)
+    for wrong in (0.5, 2.0):
+        assert crps(truth, *gaussian_intervals(truth.size, levels, wrong * scale), levels).mean() > 1.05 * found.mean()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_pit_is_level_where_intervals_are_right_and_high_at_the_ends_where_they_are_half_as_wide(share):
+    rng = np.random.default_rng(6)
+    near = ErrorDistribution(np.tile(ndtri((np.arange(80) + 0.5) / 80), (4000, 1)), np.full(4000, 0.05))
+    scores = near.score(share * rng.normal(size=4000))
+    pit = near.pit(rng.normal(size=4000), scores)
+    found = score_distribution(np.zeros(4000), pit, np.arange(4000) // 10)
+    assert sum(found.pit) == pytest.approx(1)
+    if share == 1:
+        np.testing.assert_allclose(found.pit, 0.1, atol=0.025)
+        assert np.median(found.pit_se) == pytest.approx(np.sqrt(0.1 * 0.9 / 4000), rel=0.3)
+    else:  # half the quantile of a tenth, -1.28, is exceeded by 26 %
+        np.testing.assert_allclose([found.pit[0], found.pit[-1]], ndtr(0.5 * ndtri(0.1)), atol=0.03)
+        assert max(found.pit[1:-1]) < 0.13

@@ -1,5 +1,6 @@
 """Readouts and their intervals on worlds with known answers; bins of different use stay apart."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,8 @@ import xarray as xr
 from scipy.signal import lfilter
 
 from ldmfilter.analysis.behavior import Behavior
+from ldmfilter.analysis.checks import CHECKS
+from ldmfilter.analysis.measures import Measures
 from ldmfilter.analysis.readout import FAST, LEVELS, READOUTS, read_behavior
 from ldmfilter.errors import InputError
 
@@ -66,6 +69,9 @@ def test_a_linear_world_is_read_as_well_as_its_noise_allows():
         assert i.coverage == pytest.approx(i.level, abs=max(0.02, 3 * i.coverage_se))
     # Gaussian noise of 20 cm: the best 95 % interval is 2 x 1.96 x 20 cm wide.
     assert report.intervals[3].width == pytest.approx(78.4, rel=0.1)
+    # Its CRPS is 20 cm over the root of pi, and what happened is as probable as the readout says.
+    assert report.distribution.crps == pytest.approx(20 / np.sqrt(np.pi), rel=0.06)
+    np.testing.assert_allclose(report.distribution.pit, 0.1, atol=0.03)
     assert out["place_ci"].attrs["level"] == 0.95
     judged = out["place_fold"].to_numpy() >= 0
     inside = (out["place_true"] >= out["place_ci"][:, 0]) & (out["place_true"] <= out["place_ci"][:, 1])
@@ -81,7 +87,8 @@ def test_thirds_are_told_where_intervals_do_not_follow():
     coords = {name: latents[name] for name in ("time", "segment", "observed")}
     counts = xr.DataArray(spikes[:, None], coords | {"unit": [0]}, ("time", "unit"), attrs={"bin_size": BIN})
     behavior = sampled(latents, linear(latents, 0.0) + noise)
-    thirds = read_behavior(latents, [behavior], counts, shifts=20, readouts=FAST).reports[0].thirds
+    reports = read_behavior(latents, [behavior], counts, shifts=20, readouts=FAST).reports
+    thirds = reports[0].thirds
     by = {name: [one for one in thirds if one.by == name] for name in dict.fromkeys(one.by for one in thirds)}
     assert list(by) == ["spikes in the last second", "speed", "predicted width", "value"]
     assert all(len(three) == 3 for three in by.values())
@@ -89,6 +96,14 @@ def test_thirds_are_told_where_intervals_do_not_follow():
     assert few.high <= many.low
     assert few.coverage + 3 * few.coverage_se < 0.95 < many.coverage - 3 * many.coverage_se
     assert many.outside
+    measured = Measures(**dict.fromkeys(Measures.__dataclass_fields__, 0) | {"behavior": reports})
+    row = next(row for row in CHECKS if row.of_behavior)
+    finding = row.judge(measured)
+    assert not finding.ok
+    assert finding.value in [one.coverage for one in reports[0].thirds if one.outside]
+    assert f"{many.coverage:.1%} of place where spikes in the last second is" in finding.verdict
+    inside = dataclasses.replace(reports[0], thirds=tuple(one for one in reports[0].thirds if not one.outside))
+    assert row.judge(dataclasses.replace(measured, behavior=(inside,))).ok
 
 
 def test_widths_follow_noise_that_depends_on_the_state():

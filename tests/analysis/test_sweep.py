@@ -17,7 +17,8 @@ from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.errors import InputError
 from ldmfilter.filter.runs import Run
 
-QUICK = FilterConfig(max_steps=50, hidden=(16,), window=2.0, batch_size=8, dynamics="fast", restarts=0)
+SMALL = {"hidden": (16,), "window": 2.0, "batch_size": 8, "dynamics": "fast", "restarts": 0, "refit": False}
+QUICK = FilterConfig(max_steps=50, **SMALL)
 CONFIG = Config(DataConfig(), QUICK)
 GRID: dict[str, list] = {"latent_dim": [3, 2]}
 SEEDS = [0, 5]
@@ -50,10 +51,7 @@ def test_every_run_is_done_once_and_as_a_training_by_itself(finished, session):
     assert shares[-1] == 1
     counts = reserve(bin_spikes(read_session(session), 0.1), 0.4)
     for run in (runs[1], runs[2]):
-        model = LDMFilter(
-            latent_dim=run.options["latent_dim"], seed=run.seed,
-            max_steps=50, hidden=(16,), window=2.0, batch_size=8, dynamics="fast", restarts=0,
-        ).fit(counts)  # fmt: skip
+        model = LDMFilter(latent_dim=run.options["latent_dim"], seed=run.seed, max_steps=50, **SMALL).fit(counts)
         assert run.score == pytest.approx(model.kept_.bits_per_spike)
         assert Run.open(run.folder).model().model_id_ == model.model_id_
         assert run.step == model.kept_step_

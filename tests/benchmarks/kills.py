@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmarks.report import present
 
 TRAIN = "--latent-dim 2 --max-steps 150 --hidden 8 --window 1.2 --warmup 0.4 --dynamics fast --restarts 0"
-TRAIN += " --batch-size 8"
+TRAIN += " --batch-size 8 --no-refit"
 PATIENCE = 120.0  # s
 NWB = "session.nwb"
 INTO = f"export RUN --to nwb --session {NWB} --in-place"

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from ldmfilter.data.simulate import linear_track_session
 
 QUICK = ["--dynamics", "fast", "--latent-dim", "2", "--max-steps", "50", "--hidden", "16", "--window", "2"]
-QUICK += ["--restarts", "0", "--batch-size", "8"]
+QUICK += ["--restarts", "0", "--batch-size", "8", "--no-refit"]
 
 
 @dataclass

@@ -101,14 +101,15 @@ def test_a_rate_that_is_no_number_is_none(tmp_path):
 def test_the_two_commands_verbatim(tmp_path):
     """In an empty folder, with a session of that name, and on a narrow terminal's width."""
     shutil.copy(SAMPLE, tmp_path / "session.nwb")
-    trained = ldmfilter("train", "session.nwb", "--max-steps", "25", cwd=tmp_path, env=os.environ | {"COLUMNS": "40"})
+    brief = ["--max-steps", "25", "--restarts", "0"]
+    trained = ldmfilter("train", "session.nwb", *brief, cwd=tmp_path, env=os.environ | {"COLUMNS": "40"})
     assert trained.code == 0, trained.err
     run = Path(trained.out.strip())
     assert run.parent == Path("runs")
     assert {path.name for path in (tmp_path / run).iterdir()} == {
         "run.json", "config.toml", "log.jsonl", "checkpoint.safetensors", "model.safetensors", ".lock",
     }  # fmt: skip
-    decoded = ldmfilter("decode", "--out", "latents.zarr", cwd=tmp_path)
+    decoded = here("decode", "--out", "latents.zarr", cwd=tmp_path)
     assert decoded.code == 0, decoded.err
     assert decoded.out == "latents.zarr\n"
     with xr.open_zarr(tmp_path / "latents.zarr") as latents:
@@ -119,8 +120,9 @@ def test_the_two_commands_verbatim(tmp_path):
 
 
 def test_decode_takes_the_latest_run(session_file, trained, tmp_path):
+    words = ["train", session_file, *QUICK, "--max-steps", 1, "--quiet"]
     for name, seed in (("b", 1), ("a", 2)):
-        here("train", session_file, "--run", f"runs/{name}", "--seed", seed, *QUICK, "--quiet", cwd=tmp_path)
+        here(*words, "--run", f"runs/{name}", "--seed", seed, cwd=tmp_path)
     assert here("decode", "--out", "latents.zarr", cwd=tmp_path).code == 0
     with xr.open_zarr(tmp_path / "latents.zarr") as latents:
         assert latents.attrs["seed"] == 2
@@ -141,7 +143,7 @@ def test_interval_and_span_keep_what_lies_in_both(trained, tmp_path):
 def test_options_of_the_file_and_of_the_command_line(session_file, tmp_path):
     (tmp_path / "options.toml").write_text(
         "[data]\nbin_size = 0.2\nspans = [[0.0, 80.0]]\n[filter]\nlatent_dim = 2\nmax_steps = 25\nwindow = 3.2\n"
-        'dynamics = "fast"\nhidden = [8]\n'
+        'dynamics = "fast"\nhidden = [8]\nrestarts = 0\n'
     )
     words = ["--config", "options.toml", "--bin-size", "0.05", "--run", "run", "--units", "rate > 0.5"]
     ended = here("train", session_file, *words, cwd=tmp_path)
@@ -193,7 +195,7 @@ def start(session_file, cwd, *words):
     return subprocess.Popen(list(map(str, command)), cwd=cwd, stderr=subprocess.PIPE, text=True)
 
 
-LONG = [*QUICK[:2], "--max-steps", "300", *QUICK[4:]]
+LONG = [*QUICK, "--max-steps", "300"]
 
 
 @pytest.fixture(scope="module")
@@ -428,7 +430,8 @@ def test_a_run_that_was_killed_before_its_first_checkpoint(trained, tmp_path):
 
 
 def test_quiet_is_quiet_in_mixed_precision(session_file, tmp_path):
-    ended = ldmfilter("train", session_file, "--run", "r", "-q", "--precision", "bf16-mixed", *QUICK, cwd=tmp_path)
+    words = ["--precision", "bf16-mixed", *QUICK, "--max-steps", "5"]
+    ended = ldmfilter("train", session_file, "--run", "r", "-q", *words, cwd=tmp_path)
     assert (ended.code, ended.err) == (0, "")
 
 

@@ -96,7 +96,7 @@ def test_a_run_that_cannot_be_written_can_be_decoded(trained, worker, disk, tmp_
 
 
 def test_a_run_is_trained_by_one_process(session_file, trained, worker, tmp_path):
-    asked = ["--latent-dim", "2", "--max-steps", "1000000", *QUICK[4:]]
+    asked = [*QUICK, "--max-steps", "1000000"]
     process = start(session_file, tmp_path, *asked)
     try:
         checkpoint = tmp_path / "run" / "checkpoint.safetensors"
@@ -131,7 +131,7 @@ def test_a_run_is_trained_by_one_process(session_file, trained, worker, tmp_path
 
 def test_two_that_make_one_run_at_once(session_file, tmp_path):
     """Whoever is second finds the folder there, at whichever moment."""
-    both = [start(session_file, tmp_path, *QUICK[:2], "--max-steps", "5", *QUICK[4:]) for _ in range(2)]
+    both = [start(session_file, tmp_path, *QUICK, "--max-steps", "5") for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 3], said
     refused = said[0] if both[0].returncode == 3 else said[1]

@@ -5,10 +5,10 @@ import json
 
 import numpy as np
 import pytest
-import xarray as xr
 
 from ldmfilter import InputError, score
 from ldmfilter.analysis import score as module
+from ldmfilter.analysis.baselines import STATES
 from ldmfilter.data.counts import check_counts
 from ldmfilter.filter.runs import Run
 from tests.cli.conftest import here
@@ -30,12 +30,16 @@ def test_a_table_beside_simpler_methods_and_what_could_not_be_judged(trained, mo
     lead, _ = found["causal PCA"]["first_leads_by"]
     assert lead == pytest.approx(found["run"]["score"] - found["causal PCA"]["score"])
 
+    lead = found["run"]["score"] - max(found[name]["score"] for name in STATES)
+    twice = {row: each | {"another run": each["run"]} for row, each in made[0].rows.items()}  # leads by nothing
+    made[0] = dataclasses.replace(made[0], rows=twice)
     monkeypatch.setattr(module, "score", lambda *_: made[0])  # is not computed again
     ended = here("score", "run", cwd=trained)
     heads, first, *_, where, far, few = ended.out.splitlines()
     assert heads.startswith("bits per spike")
     assert first.startswith("0.5 s ahead")
     assert f"{found['run']['score']:.3f} ({found['run']['error']:.3f})" in first
+    assert f"{lead:+.3f} (" in first
     assert "held-out bins, 16 units" in where
     assert far.startswith("900 s ahead: not judged: no stretch")
     assert few.startswith("hidden units, learnt from 500 bins: not judged: too few bins")
@@ -60,4 +64,4 @@ def test_what_cannot_be_scored_is_told_in_one_line(trained, model_and_counts):
     with pytest.raises(InputError, match=r"no time is held out, 2 s away from training, .* train with --reserve 0.4"):
         score(everything, counts)
     with pytest.raises(InputError, match="too few to judge"):
-        score(model, xr.DataArray(counts[:50]))
+        score(model, counts[:50].to_numpy())

@@ -23,6 +23,7 @@ from ldmfilter.filter.runs import Run
 from tests.cli.conftest import Ended, here
 
 SMALL = ["--hidden", 8, "--window", 2, "--batch-size", 8, "--dynamics", "fast", "--restarts", 0]
+SMALL += ["--no-refit"]
 
 
 def refused(ended: Ended, line: str) -> None:

@@ -292,3 +292,36 @@ def test_with_a_lag_each_line_has_the_bin_that_lies_behind(trained, model, count
         "ldmfilter: lag is 0.01 s, but this filter looks at frames of 0.1 s and learns nothing new of a bin before the "
         "next one ends; give 0.1 s or more"
     ]
+
+
+def test_behavior_is_read_in_intervals_that_adapt(trained, model, counts, monkeypatch):
+    """Places come after the counts, from bin 30 on far from what the states say; the states are as without them."""
+    monkeypatch.setattr("ldmfilter.analysis.blocks.LEAST_FOLDS", 3)  # the session is short
+    place, rows = [80.0] * 30 + [1e4] * 90, counts.to_numpy().tolist()
+    lines = [json.dumps([*row, one]) for row, one in zip(rows, place, strict=True)]
+    lines[3] = json.dumps({"linear_position": 80.0} | {str(unit): count for unit, count in enumerate(rows[3])})
+    lines[7] = json.dumps(rows[7])  # without a place
+    lines[9] = json.dumps([None] * N + [80.0])
+    asked = ("--behavior", "linear_position", "--no-cov", "--ci", "0.9")
+    got = states(trained, lines, *asked)
+    assert [i for i, one in enumerate(got) if not one["observed"]] == [9]
+    np.testing.assert_allclose([s["mean"] for s in got[:9]], model.decode(counts[:9])["filtered_mean"], atol=1e-6)
+    read = [one["behavior"]["linear_position"] for one in got]
+    assert all(one["ci"][0] < one["mean"] < one["ci"][1] for one in read)
+    held = [one["ci"][0] <= truth <= one["ci"][1] for one, truth in zip(read, place, strict=True)]
+    assert not any(held[30:40])
+    assert all(held[-10:])
+    ids = ",".join([*map(str, model.unit_ids_), "linear_position"])
+    csv = [ids, *(",".join(map(str, [*row, one])) for row, one in zip(rows[:3], place, strict=False))]
+    out, _, code = stream(trained, csv, "--run", "run", "--quiet", "--out-format", "csv", *asked)
+    assert code == 0
+    assert out[0].endswith("linear_position,linear_position_lower,linear_position_upper")
+    assert list(map(float, out[1].split(",")[-3:])) == [read[0]["mean"], *read[0]["ci"]]
+
+
+def test_behavior_that_cannot_be_streamed(trained):
+    _, err, code = stream(trained, [], "--run", "run", "--behavior", "linear_position")
+    assert (code, len(err)) == (3, 1)
+    assert "linear_position cannot be read with intervals: too few blocks of time" in err[0]
+    assert stream(trained, [], "--run", "run", "--behavior", "linear_position", "--lag", "0.5")[2] == 2
+    assert stream(trained, [], "--run", "run", "--circular", "linear_position")[2] == 2

@@ -38,7 +38,7 @@ def test_two_processes_have_the_loss_curve_of_one(session_file, trained, tmp_pat
 
 
 def test_a_failure_is_one_line_and_ends_all(session_file, tmp_path):
-    ended = torchrun("train", session_file, "--run", "run", *QUICK[:-1], "9", cwd=tmp_path)
+    ended = torchrun("train", session_file, "--run", "run", *QUICK, "--batch-size", "9", cwd=tmp_path)
     assert ended.code != 0
     assert ended.out == ""
     ours = [line for line in ended.err.splitlines() if line.startswith("ldmfilter: ")]

@@ -7,12 +7,15 @@ import pytest
 import torch
 from scipy.linalg import solve_discrete_lyapunov
 
+from ldmfilter.config import FilterConfig
 from ldmfilter.data.simulate import linear_gaussian_world
+from ldmfilter.data.windows import split_windows
 from ldmfilter.filter.finish import (
     LEAST_SCALE,
     canonical_gauge,
     covariance_scale,
     innovation_scale,
+    optimism,
     population_activity,
     refit,
 )
@@ -152,13 +155,29 @@ def test_a_fitted_filter_is_canonical_and_its_innovations_as_large_as_it_says(fi
     np.testing.assert_allclose(raw.decode(counts)["filtered_mean"], latents["filtered_mean"], atol=1e-5)
 
 
+def test_parameters_that_the_noise_was_fitted_with_are_counted():
+    """By those that change the filter."""
+    model, noise = world()[0], NoiseWithMemory(2, 0.5).double()
+    for one in noise.parameters():
+        torch.nn.init.normal_(one, generator=torch.Generator().manual_seed(0))
+    sum(value.square().sum() for value in noise(model)).backward()
+    free = sum(int((one.grad != 0).sum()) for one in noise.parameters() if one.requires_grad)
+    assert optimism(noise, 500) == pytest.approx(1 + 2 * free / 2 / 500)
+
+
 def test_a_refit_predicts_better(counts, fitted):
-    def log_likelihood(model: LDMFilter) -> float:
+    def sizes(model: LDMFilter) -> tuple[np.ndarray, np.ndarray]:
         latents = model.decode(counts)
         e, S = latents["innovation"].to_numpy(), latents["innovation_cov"].to_numpy()
-        size = np.einsum("ti,ti->t", e, np.linalg.solve(S, e[..., None])[..., 0])
+        return np.einsum("ti,ti->t", e, np.linalg.solve(S, e[..., None])[..., 0]), S
+
+    def log_likelihood(model: LDMFilter) -> float:
+        size, S = sizes(model)
         return float(np.mean(-0.5 * (size + np.linalg.slogdet(2 * np.pi * S)[1])))
 
     again = LDMFilter(**SMALL, refit=True).fit(counts)
     assert again.kept_step_ == fitted.kept_step_
     assert log_likelihood(again) > log_likelihood(fitted) + 0.02
+    held = split_windows(counts, 24, FilterConfig().held_out, 24).held_bins
+    size = sizes(again)[0][held].mean() / 3
+    assert size == pytest.approx(1 / optimism(again.network_.noise, len(held)), abs=0.01)  # larger on new time

@@ -23,9 +23,13 @@ def world():
     values[:500, 0], seen[:500, 0] = 10, False
     coords = {"time": (np.arange(N) + 0.5) * SIZE, "unit": np.arange(4), "unit_observed": (("time", "unit"), seen)}
     counts = xr.DataArray(values, coords, ("time", "unit"), attrs={"bin_size": SIZE})
+    wide = 0.5 * (np.eye(2) + P)  # of a forecast: what is known from m and noise of its size
+    ahead = 0.5 * (m + rng.multivariate_normal(np.zeros(2), np.eye(2) - P, N))
     variables = {
         "filtered_mean": (("time", "state"), m),
         "filtered_cov": (("time", "state", "state_2"), np.tile(P, (N, 1, 1))),
+        "ahead_mean": (("ahead", "time", "state"), ahead[None]),
+        "ahead_cov": (("ahead", "time", "state", "state_2"), np.tile(wide, (1, N, 1, 1))),
         "trained": ("time", np.arange(N) < 6000),
         "observed": ("time", np.ones(N, bool)),
     }
@@ -38,11 +42,12 @@ def test_expected_rates_and_intervals_are_those_of_the_world(world):
     np.testing.assert_allclose(fitted.weights[:3], w[:3], atol=0.06)
     np.testing.assert_allclose(fitted.log_rate[:3], c[:3], atol=0.06)
     made = fitted.add(latents)
-    rate, low, high = (x.to_numpy()[6000:] for x in (made["rate"], *made["rate_ci"].transpose("bound", ...)))
-    np.testing.assert_allclose(rate[:, :3].mean(0), rates[6000:, :3].mean(0), rtol=0.06)
-    inside = ((low <= rates[6000:]) & (rates[6000:] <= high))[:, :2].mean(0)  # the third has no interval to speak of
-    np.testing.assert_allclose(inside, 0.95, atol=0.02)
-    assert np.isnan(rate[:, 3]).all()
+    for one in (made[["rate", "rate_ci"]], made[["rate_ahead", "rate_ahead_ci"]].isel(ahead=0)):
+        rate, ends = (x.to_numpy()[6000:] for x in one.values())
+        np.testing.assert_allclose(rate[:, :3].mean(0), rates[6000:, :3].mean(0), rtol=0.06)
+        inside = ((ends[..., 0] <= rates[6000:]) & (rates[6000:] <= ends[..., 1]))[:, :2].mean(0)
+        np.testing.assert_allclose(inside, 0.95, atol=0.02)  # the third has no interval to speak of
+        assert np.isnan(rate[:, 3]).all()
 
 
 def test_rates_do_not_leave_what_was_fitted(world):

@@ -23,6 +23,7 @@ from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, replacing
 
 if TYPE_CHECKING:
+    from ldmfilter.analysis.readout import AnyReport
     from ldmfilter.analysis.trials import Trials
     from ldmfilter.data.session import Session
     from ldmfilter.filter.model import LDMFilter
@@ -35,10 +36,14 @@ FORMAT = 1
 class Report:
     """A report, ready to be written.
 
-    Attributes:
-        content: every number and every sentence, as plain JSON types.
-        pictures: by name, in the order of the page.
-        page: the page, in one file that needs no network.
+    Attributes
+    ----------
+    content : dict
+        Every number and every sentence, as plain JSON types.
+    pictures : dict of Picture
+        By name, in the order of the page.
+    page : str
+        The page, in one file that needs no network.
     """
 
     content: dict[str, Any]
@@ -46,7 +51,17 @@ class Report:
     page: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `report.json`."""
+        """The content of `report.json`.
+
+        Returns
+        -------
+        dict
+            Plain types, as JSON takes them.
+
+        Examples
+        --------
+        >>> ldmfilter.report("runs/monday").to_dict()["figures"]  # doctest: +SKIP
+        """
         return self.content
 
     def html(self) -> str:
@@ -56,11 +71,26 @@ class Report:
     def write(self, path: str | os.PathLike[str], overwrite: bool = False) -> tuple[Path, Path]:
         """Write the page, and its numbers beside it as JSON with the same stem: both whole or not at all.
 
-        Returns:
-            The paths of the page and of the JSON.
+        Parameters
+        ----------
+        path : str or os.PathLike
+            Of the page, as ``"report.html"``.
+        overwrite : bool
+            Replace files that exist.
 
-        Raises:
-            InputError: one of them exists and `overwrite` is False, or the disk refuses.
+        Returns
+        -------
+        (Path, Path)
+            Of the page and of the JSON.
+
+        Raises
+        ------
+        InputError
+            One of them exists and `overwrite` is not set, or the disk refuses.
+
+        Examples
+        --------
+        >>> ldmfilter.report("runs/monday").write("report.html")  # doctest: +SKIP
         """
         page, numbers = check_report(path, overwrite)
         data = json.dumps(self.content, indent=1, allow_nan=False, ensure_ascii=False)
@@ -95,18 +125,42 @@ def report(
 ) -> Report:
     """A run's report, from its folder and its session.
 
-    Args:
-        run: the run folder, or its path; of a run of several sessions the one that `Run.choose` gave.
-        behavior: paths of the behaviours that are read from the states, as `inspect` prints them.
-        circular: which of them are circular whatever their unit and name say.
-        min_speed: bins in which the first behaviour changes more slowly (its unit per s) are not judged.
-        tell: called with what is being computed.
-        align, window, query, condition: trials to show, as `read_trials` takes them; without `align` those of the
-            table `trials`, from start_time, where there is one.
+    Parameters
+    ----------
+    run : str, os.PathLike or Run
+        The run folder of ``ldmfilter train``; of a run of several sessions the one that `Run.choose` gave.
+    behavior : sequence of str
+        Paths of the behaviours that are read from the states, as `choose_behavior` takes them.
+    circular : sequence of str
+        Those of them that are circular whatever their unit and name say.
+    min_speed : float
+        Bins in which the first behaviour changes more slowly (its unit per s) are not judged.
+    tell : callable, optional
+        Called with what is being computed.
+    align : str, optional
+        Trials to show, "TABLE.COLUMN" as `ldmfilter.align` takes it; without it those of the table `trials`, from
+        start_time, where there is one.
+    window : (float, float), optional
+        s from the event; without it from the event to the median trial's end.
+    query : str, optional
+        Keeps some rows of the table.
+    condition : str, optional
+        A column of the table; without it the first that holds values that recur.
 
-    Raises:
-        InputError: the session is not there any more or has changed; a behaviour, or trials that were asked for,
-            cannot be used.
+    Returns
+    -------
+    Report
+        `write(path)` writes the page and its numbers, `to_dict` gives the numbers.
+
+    Raises
+    ------
+    InputError
+        The session is not there any more or has changed; a behaviour, or trials that were asked for, cannot be used.
+
+    Examples
+    --------
+    >>> page = ldmfilter.report("runs/monday", ["linear_position"])  # doctest: +SKIP
+    >>> page.write("report.html")  # doctest: +SKIP
     """
     from ldmfilter.analysis.behavior import choose_behavior
     from ldmfilter.analysis.checks import check
@@ -125,12 +179,12 @@ def report(
         choose_condition(session, align, query, condition)
     counts = check_counts(counts)
     latents = model.decode(counts, rates=not model.signal_)
-    reports: tuple[Mapping[str, Any], ...] = ()
+    read: tuple[AnyReport, ...] = ()
     lags: dict[str, list[dict[str, Any]]] = {}
     if chosen:
         say(f"behaviour: {listed([one.name for one in chosen])}")
         reading = read_behavior(latents, chosen, counts, min_speed=min_speed)
-        latents, reports = reading.latents, tuple(one.to_dict() for one in reading.reports)
+        latents, read = reading.latents, reading.reports
         say("behaviour: lags")
         found = read_at_lags(model, counts, chosen, min_speed)
         lags = {name: list(map(asdict, rows)) for name, rows in found.items()}
@@ -143,13 +197,14 @@ def report(
             if align:
                 raise
             note = f"Trials are not shown: {str(error).removeprefix(f'{session.source.path}: ')}."
-    diagnosis = check(model, counts, progress=lambda what: say(f"diagnoses: {what}"))
+    diagnosis = check(model, counts, progress=lambda what: say(f"diagnoses: {what}"), behavior=read).to_dict()
+    reports = diagnosis.pop("behavior")  # which has a place of its own
     options = [word for path in behavior for word in ("--behavior", path)]
     options += [word for name in circular for word in ("--circular", name)]
     options += ["--min-speed", f"{min_speed:g}"] if min_speed else []
     asked = {"align": align, "window": window and "{:g}:{:g}".format(*window), "filter": query, "condition": condition}
     options += [word for name, value in asked.items() if value for word in (f"--{name}", value)]
-    return make_report(run, session, counts, model, latents, diagnosis.to_dict(), reports, options, trials, note, lags)
+    return make_report(run, session, counts, model, latents, diagnosis, reports, options, trials, note, lags)
 
 
 def make_report(

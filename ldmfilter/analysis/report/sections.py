@@ -260,7 +260,15 @@ def behavior(inputs: Inputs) -> Section:
     def draw_classes(figure: Figure, narrow: bool) -> None:
         plots.plot_reports(classes, figure.add_subplot())
 
-    drawn = {"calibration": (calibrated, draw), "probabilities": (classes, draw_classes)}
+    def draw_pit(figure: Figure, narrow: bool) -> None:
+        axes = figure.add_subplot()
+        for one, colour in zip(calibrated, plots.COLOURS, strict=False):
+            found = one["distribution"]
+            plots.plot_pit(np.array(found["pit"]), np.array(found["pit_se"]), axes, colour, clean(one["name"]))
+        for text in axes.legend(loc="lower center", frameon=False).get_texts():
+            text.set_parse_math(False)
+
+    drawn = {"calibration": (calibrated, draw), "pit": (calibrated, draw_pit), "probabilities": (classes, draw_classes)}
     pictures = {
         name: Picture(drawing, wide=(4.3, 3.6), narrow=(3.3, 3.1)) for name, (some, drawing) in drawn.items() if some
     }
