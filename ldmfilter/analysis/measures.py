@@ -231,7 +231,7 @@ def measure(
         spikes = spikes_predicted(model, counts, seed)
     found = {}
     for part in model.parts:
-        name = part.kept_.name.split()[0] if model.parts_ else ""
+        name = part.kept_.dynamics if model.parts_ else ""
         tell = (lambda what, name=name: progress(f"{what} ({name} states)")) if name else progress
         found[name] = measure_part(part, counts, spikes, tuple(behavior), surrogates, seed, tell)
     return found

@@ -398,17 +398,18 @@ def plot_drift(middle: np.ndarray, value: np.ndarray, axes: Axes, label: str) ->
     _finish(axes, "time, s", label)
 
 
-def plot_training(history: Sequence[Record], kept: Record, axes: Axes) -> None:
+def plot_training(history: Sequence[Record], kept: Sequence[Record], axes: Axes) -> None:
     """Held-out score of every evaluation in `model.history_`, nats per frame over a Gaussian without memory, a line for
-    each candidate, and the step that was kept."""
+    each candidate, and the steps that were kept."""
     for name in dict.fromkeys(record.candidate for record in history):
         score = {record.step: record.score for record in history if record.candidate == name}
-        colour, width = (COLOURS[0], 1.4) if name == kept.candidate else (COLOURS[5], 1.0)
+        colour, width = (COLOURS[0], 1.4) if name in [one.candidate for one in kept] else (COLOURS[5], 1.0)
         axes.plot(list(score), list(score.values()), color=colour, linewidth=width, label=name)
-    axes.plot([kept.step], [kept.score], "o", color=COLOURS[1], markersize=6)
-    late = kept.step > max(record.step for record in history) / 2
-    place: dict[str, Any] = {"xytext": (0, -24), "textcoords": "offset points", "ha": "right" if late else "left"}
-    axes.annotate(f"kept, step {kept.step}", (kept.step, kept.score), color=COLOURS[1], **place)
+    for one in kept:
+        axes.plot([one.step], [one.score], "o", color=COLOURS[1], markersize=6)
+        late = one.step > max(record.step for record in history) / 2
+        place: dict[str, Any] = {"xytext": (0, -24), "textcoords": "offset points", "ha": "right" if late else "left"}
+        axes.annotate(f"kept, step {one.step}", (one.step, one.score), color=COLOURS[1], **place)
     axes.axhline(0, **_reference())
     if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend(frameon=False)

@@ -116,6 +116,11 @@ class Trained:
     failure: str = ""
 
     @property
+    def dynamics(self) -> str:
+        """Where its dynamics began, slow or fast."""
+        return self.name.split()[0]
+
+    @property
     def label(self) -> str:
         """Its name, for a line of text."""
         return f"{self.name} with refitted noise" if self.refit else self.name

@@ -175,7 +175,9 @@ def _beside(model: Fitted, parts: Sequence[xr.Dataset]) -> xr.Dataset:
             values[name] = each[0]
     for name in ("state", "state_2", "latent", "latent_2", "bound", "unit"):
         values.pop(name)
-    values["dynamics"] = np.repeat(list(model.network_), [part.sizes["state"] for part in parts])
+    values["dynamics"] = np.repeat(
+        [part.kept_.dynamics for part in model.parts], [part.sizes["state"] for part in parts]
+    )
     return make_latents(values, model.unit_ids_, first.attrs | {"model_id": model.model_id_, "frame": model.frame_})
 
 

@@ -68,7 +68,7 @@ class Fitted(FilterConfig):
     kept_: Trained
     ended_: bool
     history_: list[Record]
-    network_: Network | nn.ModuleDict
+    network_: Network
     parts_: list["Fitted"]
     model_id_: str
 
@@ -185,7 +185,8 @@ class Fitted(FilterConfig):
     def _join(self, parts: Sequence["Fitted"]) -> None:
         """Become the filter of these parts."""
         self.parts_, self.frame_ = list(parts), max(one.frame_ for one in parts)
-        self.network_ = nn.ModuleDict({one.kept_.name.split()[0]: one.network_ for one in parts})
+        networks = nn.ModuleDict({one.kept_.dynamics: one.network_ for one in parts})
+        self.network_ = networks  # type: ignore[assignment]  # what computes asks the parts
         sizes = {"latent_dim": sum(x.sized_.latents for x in parts), "state_dim": sum(x.sized_.states for x in parts)}
         self.sized_ = FilterConfig(**{one.name: getattr(self, one.name) for one in fields(FilterConfig)} | sizes)
         self.model_id_ = _id(self.network_.state_dict())

@@ -579,7 +579,7 @@ def _current(tensors: dict[str, Tensor], format: int, latents: int) -> dict[str,
 
 def _of_part(tensors: dict[str, Tensor], part: Trained) -> dict[str, Tensor]:
     """The tensors of a part of a filter."""
-    prefix = f"{part.name.split()[0]}."
+    prefix = f"{part.dynamics}."
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 

@@ -71,7 +71,7 @@ class OnlineFilter:
         frames = 0 if lag is None else lag_frames(lag, model.frame_)
         self.lag_bins = frames * model.frame_bins_
         self._parts = [OnlinePart(part, self.lag_bins) for part in model.parts]
-        names = [f"{part.kept_.name.split()[0]}_" for part in model.parts]
+        names = [f"{part.kept_.dynamics}_" for part in model.parts]
         self._prefixes = names if len(names) > 1 else [""]
 
     @property

@@ -152,7 +152,7 @@ class Training:
         if self._both:
             number %= len(self._fits)
         elif restart:
-            kept = self.kept.name.split()[0]
+            kept = self.kept.dynamics
             number = next(i for i, one in enumerate(self._fits) if one[0].name == kept)
         candidate, warmup, recordings = self._fits[number]
         candidate = candidate.again(restart) if restart else candidate

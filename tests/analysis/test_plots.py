@@ -161,7 +161,7 @@ def test_calibration_bars_are_two_errors_to_each_side(axes):
 def test_training_marks_the_step_that_is_kept(axes):
     history = [Record(step, 0.0, 0.0, score, 2.0, 50) for step, score in ((0, -1.0), (50, 2.0), (100, 1.0))]
     other = [Record(step, 0.0, 0.0, 3.0, 2.0, 0, "fast") for step in (0, 50)]
-    plot_training([*history, *other], history[1], axes)
+    plot_training([*history, *other], [history[1]], axes)
     assert axes.lines[0].get_ydata().tolist() == [-1.0, 2.0, 1.0]
     assert axes.lines[1].get_ydata().tolist() == [3.0, 3.0]
     assert axes.lines[2].get_xydata().tolist() == [[50, 2.0]]

@@ -61,8 +61,17 @@ def summary(inputs: Inputs) -> Section:
     observed, trained = (inputs.latents[name].to_numpy() for name in ("observed", "trained"))
     size, spans = float(counts.attrs["bin_size"]), stretches(counts)
     data = inputs.run.config.data
-    kept = model.kept_record_
-    parts = [data.interval, *(f"{start:g}:{stop:g} s" for start, stop in data.spans)]
+    parts = [
+        {
+            "dynamics": part.kept_.label or model.dynamics,
+            "frame": part.frame_,
+            "kept_step": part.kept_record_.step,
+            "held_out_predictive_information": part.kept_record_.score / part.frame_,
+            "effective_rank": part.kept_record_.effective_rank,
+        }
+        for part in model.parts
+    ]
+    chosen = [data.interval, *(f"{start:g}:{stop:g} s" for start, stop in data.spans)]
     session = {
         **dataclasses.asdict(source),
         "units_in_file": len(inputs.run.session_unit_ids),
@@ -79,7 +88,7 @@ def summary(inputs: Inputs) -> Section:
         "bins_trained": int((trained & observed).sum()),
         "bins_judged": int((~trained & observed).sum()),
         "share_judged": float((~trained & observed).sum() / max(observed.sum(), 1)),
-        "chosen": " and ".join(filter(None, parts)) or "the whole session",
+        "chosen": " and ".join(filter(None, chosen)) or "the whole session",
     }
     about = {
         "run": str(inputs.run.folder),
@@ -93,10 +102,9 @@ def summary(inputs: Inputs) -> Section:
         "max_steps": model.max_steps,
         "dynamics": model.kept_.label or model.dynamics,
         "frame": model.frame_,
-        "kept_step": kept.step,
-        "held_out_predictive_information": kept.score / model.frame_,
-        "effective_rank": kept.effective_rank,
+        "parts": parts,
     }
+    about |= {k: parts[0][k] for k in ("kept_step", "held_out_predictive_information", "effective_rank")}
     title = source.session_id or source.identifier or Path(source.path).stem or "session"
     return Section({"title": title, "session": session, "model": about})
 
@@ -346,18 +354,29 @@ def _legend(figure: Figure, axes: Axes, narrow: bool) -> None:
 
 def trust(inputs: Inputs) -> Section:
     """The diagnosis: checks, innovations, sharing, baselines, spectrum, time constants, drift."""
-    parts = (_innovations, _sharing, _dimensions, _drift)
-    return Section({"diagnosis": dict(inputs.diagnosis)}, {k: v for part in parts for k, v in part(inputs).items()})
+    pictures = {
+        name + suffix: picture
+        for suffix, measures in _parts(inputs).items()
+        for draw in (_innovations, _sharing, _dimensions, _drift)
+        for name, picture in draw(measures).items()
+    }
+    return Section({"diagnosis": dict(inputs.diagnosis)}, pictures)
 
 
-def _arrays(inputs: Inputs, part: str, *names: str) -> tuple[np.ndarray, ...]:
-    """Arrays of a part of the diagnosis, NaN where a value is not finite."""
-    return tuple(np.asarray(inputs.diagnosis[part][name], dtype=np.float64) for name in names)
+def _parts(inputs: Inputs) -> dict[str, Mapping[str, Any]]:
+    """The measures of each part of the filter, by what follows the names of its pictures."""
+    parts = inputs.diagnosis["parts"]
+    return {f"-{name}": parts[name] for name in parts} or {"": inputs.diagnosis}
 
 
-def _innovations(inputs: Inputs) -> dict[str, Picture]:
-    probability, nis, chi2 = _arrays(inputs, "consistency", "probability", "nis", "chi2")
-    lag, correlation, white = _arrays(inputs, "consistency", "lag", "correlation", "white")
+def _arrays(measures: Mapping[str, Any], group: str, *names: str) -> tuple[np.ndarray, ...]:
+    """Arrays of a group of measures, NaN where a value is not finite."""
+    return tuple(np.asarray(measures[group][name], dtype=np.float64) for name in names)
+
+
+def _innovations(measures: Mapping[str, Any]) -> dict[str, Picture]:
+    probability, nis, chi2 = _arrays(measures, "consistency", "probability", "nis", "chi2")
+    lag, correlation, white = _arrays(measures, "consistency", "lag", "correlation", "white")
     median, high = np.interp([0.5, 0.95], probability, nis / chi2)
 
     def draw(axes: Axes) -> None:
@@ -370,9 +389,9 @@ def _innovations(inputs: Inputs) -> dict[str, Picture]:
     }
 
 
-def _sharing(inputs: Inputs) -> dict[str, Picture]:
-    information, shifted_information = _arrays(inputs, "sharing", "predictive_information", "surrogate_information")
-    coupling, shifted_coupling = _arrays(inputs, "sharing", "coupling", "surrogate_coupling")
+def _sharing(measures: Mapping[str, Any]) -> dict[str, Picture]:
+    information, shifted_information = _arrays(measures, "sharing", "predictive_information", "surrogate_information")
+    coupling, shifted_coupling = _arrays(measures, "sharing", "coupling", "surrogate_coupling")
 
     def draw(figure: Figure, narrow: bool) -> None:
         left, right = _pair(figure, narrow)
@@ -382,9 +401,9 @@ def _sharing(inputs: Inputs) -> dict[str, Picture]:
     return {"sharing": Picture(draw, wide=(9.2, 1.7), narrow=(3.3, 2.8))}
 
 
-def _dimensions(inputs: Inputs) -> dict[str, Picture]:
-    z, prediction = _arrays(inputs, "spectrum", "z", "prediction")
-    (seconds,) = _arrays(inputs, "memory", "time_constant")
+def _dimensions(measures: Mapping[str, Any]) -> dict[str, Picture]:
+    z, prediction = _arrays(measures, "spectrum", "z", "prediction")
+    (seconds,) = _arrays(measures, "memory", "time_constant")
     seconds = np.sort(seconds[np.isfinite(seconds)])[::-1]
 
     def draw_spectrum(axes: Axes) -> None:
@@ -398,8 +417,8 @@ def _dimensions(inputs: Inputs) -> dict[str, Picture]:
     return {"spectrum": _plot(draw_spectrum), "memory": _plot(draw_memory)}
 
 
-def _drift(inputs: Inputs) -> dict[str, Picture]:
-    start, stop, information, nis = _arrays(inputs, "drift", "start", "stop", "predictive_information", "nis")
+def _drift(measures: Mapping[str, Any]) -> dict[str, Picture]:
+    start, stop, information, nis = _arrays(measures, "drift", "start", "stop", "predictive_information", "nis")
 
     def draw(figure: Figure, narrow: bool) -> None:
         first, second = _pair(figure, narrow, sharex=narrow)
@@ -413,10 +432,14 @@ def _drift(inputs: Inputs) -> dict[str, Picture]:
 
 def units(inputs: Inputs) -> Section:
     """The units without which the filter predicts worst."""
-    loss, share = _arrays(inputs, "units", "loss", "share")
+    return Section({}, {f"units{suffix}": _units(measures) for suffix, measures in _parts(inputs).items()})
+
+
+def _units(measures: Mapping[str, Any]) -> Picture:
+    loss, share = _arrays(measures, "units", "loss", "share")
     order = np.argsort(-np.where(np.isfinite(loss), loss, -np.inf), kind="stable")
     shown = order[:UNITS_SHOWN]
-    names = [clean(str(inputs.diagnosis["units"]["unit"][i])) for i in shown]
+    names = [clean(str(measures["units"]["unit"][i])) for i in shown]
 
     def draw(axes: Axes) -> None:
         plots.plot_bars(names, loss[shown], axes, "loss without the unit, nats per second")
@@ -429,13 +452,14 @@ def units(inputs: Inputs) -> Section:
         "largest": names[0],
         "loss": loss[shown[0]],
     }
-    return Section({}, {"units": _plot(draw, numbers, 1.0 + 0.2 * len(shown))})
+    return _plot(draw, numbers, 1.0 + 0.2 * len(shown))
 
 
 def training(inputs: Inputs) -> Section:
     """The evaluations of the training."""
     model = inputs.model
-    picture = _plot(lambda axes: plots.plot_training(model.history_, model.kept_record_, axes), high=2.8)
+    kept = [part.kept_record_ for part in model.parts]
+    picture = _plot(lambda axes: plots.plot_training(model.history_, kept, axes), high=2.8)
     data = {
         "training": [dataclasses.asdict(record) for record in model.history_],
         "candidates": [dataclasses.asdict(one) | {"label": one.label} for one in model.candidates_],
