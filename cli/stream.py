@@ -170,6 +170,7 @@ def _stream(
         for state in found:
             print(states.state(*bins.popleft(), *state, [one.read(*state) for one in readouts]), flush=True)
 
+    none_measured = np.empty(0)
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
             values = lines.read(line)
@@ -179,7 +180,7 @@ def _stream(
                 elif not quiet:
                     say(f"line {number}: unit ids, read as a header; --no-header if these are counts")
                 continue
-            counts, measured = values, ()
+            counts, measured = values, none_measured
             if values is not None and len(values) == units + len(readouts):
                 counts, measured = values[:units], values[units:]
             new = online.step(counts)
@@ -189,7 +190,7 @@ def _stream(
             if strict:
                 raise InputError(f"line {number}: {error}") from None
             say(f"line {number}: {error}; taken as a missing bin")
-            counts, measured = None, ()
+            counts, measured = None, none_measured
             new = online.step(None)
         bins.append((n, counts is not None and not bool(np.isnan(counts).all())))
         n += 1

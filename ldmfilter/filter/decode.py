@@ -162,8 +162,9 @@ def _decode_part(
 
 def _beside(model: Fitted, parts: Sequence[xr.Dataset]) -> xr.Dataset:
     """States of several parts as those of one filter: side by side, and independent of each other given the spikes."""
-    first, values = parts[0], {}
-    for name, variable in first.variables.items():
+    first = parts[0]
+    values: dict[str, np.ndarray] = {}
+    for name, variable in ((str(name), variable) for name, variable in first.variables.items()):
         each = [part[name].to_numpy() for part in parts]
         if "state_2" in variable.dims or "latent_2" in variable.dims:
             values[name] = block_diagonal(each)
@@ -175,9 +176,8 @@ def _beside(model: Fitted, parts: Sequence[xr.Dataset]) -> xr.Dataset:
             values[name] = each[0]
     for name in ("state", "state_2", "latent", "latent_2", "bound", "unit"):
         values.pop(name)
-    values["dynamics"] = np.repeat(
-        [part.kept_.dynamics for part in model.parts], [part.sizes["state"] for part in parts]
-    )
+    sizes = [part.sizes["state"] for part in parts]
+    values["dynamics"] = np.repeat([part.kept_.dynamics for part in model.parts], sizes)
     return make_latents(values, model.unit_ids_, first.attrs | {"model_id": model.model_id_, "frame": model.frame_})
 
 

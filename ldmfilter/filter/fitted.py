@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -170,7 +170,7 @@ class Fitted(FilterConfig):
     @property
     def parts(self: Self) -> list[Self]:
         """The filters whose states it has: of slow and of fast states, or itself alone."""
-        return self.parts_ or [self]
+        return cast(list[Self], self.parts_) or [self]
 
     def set_parts(self, parts: Sequence[tuple[Trained, dict[str, Tensor]]]) -> None:
         """Take what was kept, of each part, for the sessions that are set; `kept_` is set already."""
