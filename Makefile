@@ -30,7 +30,7 @@ docs: $(VENV)/.docs
 	@echo "documentation: $(CURDIR)/docs/_build/html/index.html"
 
 bench: $(VENV)/.bench
-	for one in tests/benchmarks/[a-z]*_*.py tests/benchmarks/calibration.py tests/benchmarks/fuzz.py tests/benchmarks/kills.py; do $(BIN)/python $$one; done
+	for one in tests/benchmarks/[a-z]*_*.py tests/benchmarks/calibration.py tests/benchmarks/scores.py tests/benchmarks/fuzz.py tests/benchmarks/kills.py; do $(BIN)/python $$one; done
 
 # An extra is installed again when what it is made of changes.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)

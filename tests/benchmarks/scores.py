@@ -1,0 +1,80 @@
+"""Bits per spike and the coverage of forecasts on reserved time, beside simpler methods.
+
+    python tests/benchmarks/scores.py [SESSION ...] [--data FOLDER] [--seeds 3] [--json FILE]
+
+For each session in the folder that `SESSIONS` knows, or those named, and each seed: default training on what
+`--reserve 0.4` leaves, then `ldmfilter.score` on the reserved time and the coverage of 95 % intervals of forecasts
+there (`measures.forecasts`). "lead" is that over the best of the simpler methods, with its standard error.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import ldmfilter
+from ldmfilter.analysis.baselines import STATES
+from ldmfilter.analysis.judged import bins_of
+from ldmfilter.analysis.measures import forecasts
+from ldmfilter.data.frames import apart
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.benchmarks.report import present
+
+BIN, RESERVE = 0.1, 0.4  # s; share of the time
+#: File: interval.
+SESSIONS = {"linear_track": "epochs=run", "w_maze": "epochs=run", "riab": None, "pmd_reach7": None}
+
+
+def coverage(model: ldmfilter.LDMFilter, counts: Any) -> list[tuple[str, float | None]]:
+    """Share of forecasts inside their 95 % intervals on reserved time, by horizon."""
+    counts, model = apart(counts, model.frame_bins_), model.of_frames()
+    bins = bins_of(counts, model.decode(counts)["trained"].to_numpy(), model.trained_spans_)
+    with torch.no_grad():
+        z = model.network_.encode(torch.from_numpy(bins.counts)).double().numpy()
+    found = forecasts(model.network_.linear_gaussian(), z, bins, 0)
+    return [(f"95 % covers {one.seconds:g} s ahead", one.coverage if one.bins else None) for one in found]
+
+
+def rows_of(name: str, seed: int, counts: Any) -> list[list[Any]]:
+    """The rows of one training: scores beside those of simpler methods, then coverage."""
+    model = ldmfilter.LDMFilter(seed=seed).fit(ldmfilter.reserve(counts, RESERVE))
+    rows = []
+    for row, each in ldmfilter.score(model, counts).rows.items():
+        best = max((each[one] for one in STATES), key=lambda one: np.nan_to_num(one.value, nan=-np.inf))
+        lead, error = each["states"].lead(best)
+        values = [None if np.isnan(one.value) else one.value for one in each.values()]
+        told = "" if np.isnan(lead) else f"{lead:+.3f} +- {error:.3f}"
+        rows.append([name, seed, model.kept_.label, row, *values, told])
+    nothing = [None] * len(STATES) + [""]
+    return rows + [[name, seed, model.kept_.label, row, value, *nothing] for row, value in coverage(model, counts)]
+
+
+def main() -> None:
+    """Train and score every session; print the table."""
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    arguments.add_argument("sessions", nargs="*", default=list(SESSIONS), metavar="SESSION", help=", ".join(SESSIONS))
+    arguments.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
+    arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--json", type=Path)
+    given = arguments.parse_args()
+    rows = []
+    for name in given.sessions:
+        path = given.data / f"{name}.nwb"
+        if not path.exists():
+            print(f"{path}: no such file; its rows are left out", file=sys.stderr)
+            continue
+        counts = ldmfilter.bin_spikes(ldmfilter.read_session(path), BIN, SESSIONS[name])
+        for seed in range(given.seeds):
+            for row in rows_of(name, seed, counts):
+                rows.append(row)
+                print(*row, file=sys.stderr)
+    columns = ["session", "seed", "kept", "predicted", "ours", *STATES, "lead"]
+    present("Bits per spike and coverage on reserved time", columns, rows, given.json)
+
+
+if __name__ == "__main__":
+    main()
