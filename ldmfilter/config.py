@@ -106,7 +106,7 @@ class DataConfig:
 
 
 LATENT_DIM = 16  # where there are twice as many units or more
-SHARED_LATENT_DIM = 24  # of slow and fast states together, where there are 36 units or more, and two thirds of fewer
+SHARED_LATENT_DIM = 32  # of slow and fast states together, where there are 48 units or more, and two thirds of fewer
 LEAST_SHARED = 12  # latent dimensions of slow and fast states together: of fewer, one kind has them all
 
 
@@ -115,7 +115,7 @@ class FilterConfig:
     """Shape of the filter and the settings of its training. The upper bounds of sizes catch errors of typing."""
 
     latent_dim: int | None = option(
-        None, "Dimensions of the pseudo-observation z, of slow and fast together; without it by the units, 24 at most.",
+        None, "Dimensions of the pseudo-observation z, of slow and fast together; without it by the units, 32 at most.",
         MODEL, least=1, most=1024,
     )  # fmt: skip
     state_dim: int | None = option(

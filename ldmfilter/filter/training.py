@@ -39,7 +39,6 @@ __all__ = ["Record", "Training", "resolve_device"]
 
 
 LONG_BIN = 3.0  # s, the farthest that spikes are predicted
-CLEAR = 2.0  # standard errors of a lead with which one part alone is kept in place of both
 
 
 class Kept(NamedTuple):
@@ -57,8 +56,8 @@ class Training:
 
     Every candidate that the settings leave open (`candidates.CANDIDATES`) is trained. Where they share the dimensions
     (`candidates.are_shared`) each is a part of the filter, and all are trained again from other first weights
-    (`restarts`), each part keeping what predicts spikes best (`Fit.spikes_ahead`); a part that predicts clearly better
-    alone than beside the other is the filter (`CLEAR`). With fewer dimensions the best
+    (`restarts`), each part keeping what predicts spikes best (`Fit.spikes_ahead`); a part that predicts better
+    alone than beside the other is the filter. With fewer dimensions the best
     candidate is kept, and trained again. What came earlier is kept where the lead is within its standard error. A
     candidate whose windows do not fit into the recording is left out.
 
@@ -285,7 +284,7 @@ class Training:
         self.trained = [
             *self.trained, Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, step)
         ]  # fmt: skip
-        if lead[0] < -CLEAR * lead[1]:
+        if lead[0] < -lead[1]:
             self._kept = {name: one for name, one in self._kept.items() if one is best}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -206,7 +206,7 @@ def test_bins_that_both_parts_judge():
     np.testing.assert_array_equal(states, [[1, -1, 1, -1], [2, -2, 2, -2], [5, -5, 5, -5]])
 
 
-@pytest.mark.parametrize(("lead", "kept"), [((-0.03, 0.01), ["fast"]), ((-0.015, 0.01), ["slow", "fast"])])
+@pytest.mark.parametrize(("lead", "kept"), [((-0.02, 0.01), ["fast"]), ((-0.005, 0.01), ["slow", "fast"])])
 def test_a_part_that_leads_clearly_is_kept_alone(few, monkeypatch, tmp_path, lead, kept):
     """Two blocks of bits, whose difference from those of fast states has this sum and this standard error."""
     both = 1.0 + np.array([lead[0] - lead[1], lead[0] + lead[1]]) / 2
