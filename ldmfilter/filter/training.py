@@ -236,8 +236,8 @@ class Training:
             except TrainingError as error:
                 failure = error
             self._judge(failure)
-            if self.ended and not self._kept:
-                raise TrainingError(self.trained[-1].failure)
+            if self.ended and len(self._kept) < max(1, len(self._onto)):
+                raise TrainingError(next(one.failure for one in reversed(self.trained) if one.failure))
             if not self.ended:
                 self._now = self._fit(self._done)
             elif len(self._kept) > 1:
@@ -284,7 +284,7 @@ class Training:
         self.trained = [
             *self.trained, Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, step)
         ]  # fmt: skip
-        if lead[0] < -lead[1]:
+        if lead[0] < -lead[1] and not self._onto:
             self._kept = {name: one for name, one in self._kept.items() if one is best}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
