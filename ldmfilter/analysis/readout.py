@@ -434,7 +434,7 @@ class _Errors:
     local: bool
 
     def among(self, rows: np.ndarray) -> Near:
-        """What makes distributions of the error at states, from the errors in the bins `rows`."""
+        """A maker of distributions of the error at states, from the errors in the bins `rows`."""
         bins, span = self.bins, self.bins.span(rows)
         least = _LEAST_WIDTH * span
         if not self.local:

@@ -71,7 +71,7 @@ def candidates(config: FilterConfig) -> list[Candidate]:
 
 
 def are_shared(config: FilterConfig, number: int) -> bool:
-    """Whether so many candidates, of a configuration with numbers for all sizes, are parts of one filter."""
+    """True where so many candidates, of a configuration with numbers for all sizes, are parts of one filter."""
     return number == len(CANDIDATES) and config.latents >= LEAST_SHARED
 
 
@@ -117,7 +117,7 @@ class Trained:
 
     @property
     def dynamics(self) -> str:
-        """Where its dynamics began, slow or fast."""
+        """The beginning of its dynamics, slow or fast."""
         return self.name.split()[0]
 
     @property

@@ -190,7 +190,7 @@ class Training:
 
     @property
     def parts(self) -> list[tuple[Trained, dict[str, Tensor]]]:
-        """What is kept so far, each part with its network as it is used (`Fit.finished_state`)."""
+        """The parts that are kept so far, each with its network as it is used (`Fit.finished_state`)."""
         if self._kept:
             return [(one.trained, one.network) for one in self._kept.values()]
         now = Trained(self._now.candidate.name, self._now.frame, kept_step=self._now.kept_step)
