@@ -93,7 +93,7 @@ def open_run(folder: Path | None) -> "Run":
 
 
 def where_now(run: "Run", session: Path | None) -> Path | None:
-    """The path at which a session that was named lies now; None for where it lay, as for a name that only chose one of several."""
+    """The path of a session that was named, as it lies now; None for where it lay, as for a name that chose one."""
     if session is None or (len(run.sessions) > 1 and not (session.exists() or remote_address(session))):
         return None
     return session
