@@ -7,6 +7,7 @@ import xarray as xr
 from ldmfilter import bin_spikes
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.simulate import linear_track_session
+from ldmfilter.filter import fit
 from ldmfilter.filter.model import LDMFilter
 
 SMALL = {
@@ -32,6 +33,21 @@ def session():
 @pytest.fixture(scope="session")
 def counts(session) -> xr.DataArray:
     return bin_spikes(session, 0.1, "epochs=run")
+
+
+@pytest.fixture(scope="session")
+def few(counts) -> xr.DataArray:
+    """As few bins as both candidates train on."""
+    return check_counts(counts[:700])
+
+
+@pytest.fixture(scope="module")
+def short_trainings():
+    """Evaluations every four steps, and rates that rise at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "EVALUATE_EVERY", 4)
+        patch.setattr(fit, "WARM_STEPS", 2)
+        yield
 
 
 @pytest.fixture(scope="session")

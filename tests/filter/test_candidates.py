@@ -8,12 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 
 from ldmfilter.config import FilterConfig
-from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError, TrainingError
-from ldmfilter.filter import fit
 from ldmfilter.filter.candidates import CANDIDATES, Trained, candidates, read_trained, window_frames
 from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.model import LDMFilter, load
@@ -30,23 +27,11 @@ TINY = {
     "restarts": 0,
 }
 
-
-@pytest.fixture(scope="module", autouse=True)
-def short_trainings():
-    """Evaluations every four steps, and rates that rise at once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "EVALUATE_EVERY", 4)
-        patch.setattr(fit, "WARM_STEPS", 2)
-        yield
+pytestmark = pytest.mark.usefixtures("short_trainings")
 
 
 @pytest.fixture(scope="module")
-def few(counts) -> xr.DataArray:
-    return check_counts(counts[:700])
-
-
-@pytest.fixture(scope="module")
-def undisturbed(few) -> tuple[Training, list]:
+def undisturbed(few, short_trainings) -> tuple[Training, list]:
     training = Training(FilterConfig(**TINY | {"restarts": 1}), few)
     return training, list(training.run())
 

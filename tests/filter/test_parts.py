@@ -11,7 +11,6 @@ import xarray as xr
 from ldmfilter import OnlineFilter
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.counts import check_counts
-from ldmfilter.filter import fit
 from ldmfilter.filter.batches import Judged
 from ldmfilter.filter.candidates import BOTH, are_shared, share
 from ldmfilter.filter.decode import decode_blocks
@@ -25,22 +24,11 @@ from tests.filter.test_training import same
 SHARED = TINY | {"latent_dim": 13, "restarts": 1}
 ORDER = ("slow", "fast", "slow 2", "fast 2")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def short_trainings():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "EVALUATE_EVERY", 4)
-        patch.setattr(fit, "WARM_STEPS", 2)
-        yield
+pytestmark = pytest.mark.usefixtures("short_trainings")
 
 
 @pytest.fixture(scope="module")
-def few(counts) -> xr.DataArray:
-    return check_counts(counts[:700])
-
-
-@pytest.fixture(scope="module")
-def undisturbed(few) -> tuple[Training, list]:
+def undisturbed(few, short_trainings) -> tuple[Training, list]:
     training = Training(FilterConfig(**SHARED), few)
     return training, list(training.run())
 
