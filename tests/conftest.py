@@ -1,4 +1,4 @@
-"""Shapes in signatures are checked in every test; Ctrl-C reaches what tests start; a process of them is one thread."""
+"""Ctrl-C reaches what tests start; a process of them is one thread; `--shapes` checks the shapes in signatures."""
 
 import os
 import signal
@@ -9,9 +9,6 @@ from jaxtyping import install_import_hook
 
 import tests.typecheck
 
-install_import_hook(
-    ["ldmfilter.ldm", "ldmfilter.filter", "ldmfilter.images"], f"{tests.typecheck.__name__}.typechecker"
-)
 # A second thread gains little on small matrices, and waits for a core that another process of the tests has.
 os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start, and of xdist's workers before they begin
 torch.set_num_threads(1)
@@ -22,6 +19,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cuda", choices=["cuda", "pretended"], help="What the tests of devices use.")
+    parser.addoption("--shapes", action="store_true", help="Check the shapes in signatures: a third slower.")
+
+
+def pytest_configure(config):
+    if config.getoption("--shapes"):
+        rooms = ["ldmfilter.ldm", "ldmfilter.filter", "ldmfilter.images"]
+        install_import_hook(rooms, f"{tests.typecheck.__name__}.typechecker")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The checker of shapes and types that `conftest` puts on the package."""
+"""The checker of shapes and types that `--shapes` puts on the package."""
 
 from beartype import BeartypeConf, beartype
 

@@ -21,13 +21,16 @@ from ldmfilter.paper import fig4
 from tests.filter.conftest import SMALL
 from tests.filter.test_kalman import PATTERNS, make_model, observations, pattern, results
 
+LEFT_OUT = "precision or mixes or stopgrad or kde or knn or scattered or nothing or whole or False or large"
+OF_EVERY_DEVICE = ["tests/filter/test_online.py::test_equal_to_decoding_offline", "tests/images/test_objectives.py"]
 
-def test_no_operation_mixes_devices(request):
-    """The tests of this file on a device that computes as the CPU does, but is another one."""
+
+def test_no_operation_mixes_devices_or_shapes(request):
+    """The tests of this file on a device that computes as the CPU does, but is another one, with shapes checked."""
     if request.config.getoption("--device") != "cuda":
         return
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    words += ["--device", "pretended", "-k", "not (precision or mixes or stopgrad or kde or scattered or nothing)"]
+    words = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", __file__, *OF_EVERY_DEVICE]
+    words += ["--device", "pretended", "--shapes", "-k", f"not ({LEFT_OUT})"]
     ended = subprocess.run(words, cwd=request.config.rootpath, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout[-5000:]
     assert ended.stdout.count("skipped") == 0, ended.stdout
