@@ -155,6 +155,8 @@ def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -
 
 def _say_end(run: "Run", training: "Training", added: Path | None, signal: bool) -> None:
     """The step that was kept, and a warning of sessions that fit together in more than one way."""
+    from ldmfilter.filter.candidates import listed
+
     best = training.kept_records
     bits, kept = training.kept.bits_per_spike, training.kept
     # Predicted spikes decide where they were judged; the information of z in many dimensions is easily overfitted.
@@ -162,11 +164,7 @@ def _say_end(run: "Run", training: "Training", added: Path | None, signal: bool)
         say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
     if len(training.trained) > 1:
         what, unit = ("the signal", "shares of its variance") if signal else ("spikes", "bits per spike")
-        say(
-            f"kept by {what} predicted ahead, {unit}: {kept.label} (of "
-            + ", ".join(f"{one.label} {one.told}" for one in training.trained)
-            + ")"
-        )
+        say(f"kept by {what} predicted ahead, {unit}: {kept.label} (of {listed(training.trained)})")
     for one, (part, network) in zip(best, training.parts, strict=True):
         which = f"{part.label}: " if len(best) > 1 else ""
         if one.step == 0:

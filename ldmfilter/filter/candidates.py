@@ -7,6 +7,7 @@ Kalman filter of its own. With fewer dimensions one candidate has them all, and 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -131,6 +132,13 @@ class Trained:
         if self.failure:
             return "failed"
         return "not judged" if math.isnan(self.bits_per_spike) else f"{self.bits_per_spike:.3f}"
+
+
+def listed(trained: Sequence[Trained]) -> str:
+    """All candidates with their prediction of spikes, and the step where one was judged at two, for a line of text."""
+    labels = [one.label for one in trained]
+    steps = [f" at step {one.kept_step}" if labels.count(one.label) > 1 else "" for one in trained]
+    return ", ".join(f"{one.label}{step} {one.told}" for one, step in zip(trained, steps, strict=True))
 
 
 def read_trained(raw: dict[str, Any]) -> Trained:

@@ -115,13 +115,13 @@ class Fit:
             self._check(record)
             yield record
 
-    def finished_state(self, refit: bool) -> dict[str, Tensor]:
-        """The network of the kept step as it is used, on the CPU: in canonical coordinates, its covariances as large as
-        held-out innovations, and, once training has ended and where asked for, its noise refitted. Sessions are
-        rotated into one state space: that of the first, or that of the network trained onto."""
+    def finished_state(self, refit: bool, last: bool = False) -> dict[str, Tensor]:
+        """The network of the kept step, or of the last one, as it is used, on the CPU: in canonical coordinates, its
+        covariances as large as held-out innovations, and, once training has ended and where asked for, its noise
+        refitted. Sessions are rotated into one state space: that of the first, or of the network trained onto."""
         with self._own_torch(advance=False):
             network = self._make_network().eval()
-            network.load_state_dict(self._best)
+            network.load_state_dict(self._copy_of_network() if last else self._best)
             stretches = [one.stretches(FINISH_BINS // len(self._recordings)) for one in self._recordings]
             self.matches = match_sessions(network, stretches, self.frame, self._onto is not None)
             if self._onto is None:

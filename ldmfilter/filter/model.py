@@ -20,7 +20,7 @@ from ldmfilter.data.counts import is_signal
 from ldmfilter.data.prepare import as_counts
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
-from ldmfilter.filter.candidates import Trained, read_trained
+from ldmfilter.filter.candidates import Trained, listed, read_trained
 from ldmfilter.filter.decode import decode
 from ldmfilter.filter.evaluation import Record, read_history
 from ldmfilter.filter.fitted import SOURCE_KEYS, Fitted, FittedSession
@@ -490,7 +490,7 @@ class LDMFilter(Fitted):
             ("units", ", ".join(str(len(one.unit_ids)) for one in self.sessions_)),
             ("states", f"{self.sized_.states}, of {self.sized_.latents} pseudo-observations"),
             ("bins", f"{self.bin_size_:g} s, in frames of {' and '.join(f'{x.frame_:g}' for x in self.parts)} s"),
-            ("candidates", ", ".join(f"{one.label} {one.told}" for one in self.candidates_)),
+            ("candidates", listed(self.candidates_)),
             ("kept", ", ".join(f"{x.kept_.label} at step {x.kept_step_}" for x in self.parts)),
             ("id", self.model_id_),
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ __all__ = ["Record", "Training", "resolve_device"]
 
 
 LONG_BIN = 3.0  # s, the farthest that spikes are predicted
+EARLY = 0.5  # of the steps: where held-out z was best before, few blocks may mislead, and the last step is judged too
 
 
 class Kept(NamedTuple):
@@ -252,12 +254,14 @@ class Training:
         part = fit.candidate.name.split()[0] if self._both else ""
         self._past = self._past + fit.history
         asked = self.config.refit
-        for refit in (False, True) if asked is None and fit.candidate.refit and not self._onto else (bool(asked),):
-            one = Trained(fit.candidate.name, fit.frame, refit, kept_step=fit.kept_step)
+        refits = (False, True) if asked is None and fit.candidate.refit and not self._onto else (bool(asked),)
+        steps = [fit.kept_step] if fit.kept_step > EARLY * fit.step else [fit.kept_step, fit.step]
+        for step, refit in itertools.product(steps, refits):
+            one = Trained(fit.candidate.name, fit.frame, refit, kept_step=step)
             try:
                 if failure is not None:
                     raise failure
-                state = fit.finished_state(refit)
+                state = fit.finished_state(refit, last=step > fit.kept_step)
                 found = fit.spikes_ahead(fit.judged(state))
             except TrainingError as error:
                 self.trained = [*self.trained, dataclasses.replace(one, failure=str(error))]

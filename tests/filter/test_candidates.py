@@ -11,7 +11,8 @@ import torch
 
 from ldmfilter.config import FilterConfig
 from ldmfilter.errors import InputError, TrainingError
-from ldmfilter.filter.candidates import CANDIDATES, Trained, candidates, read_trained, window_frames
+from ldmfilter.filter import fit
+from ldmfilter.filter.candidates import CANDIDATES, Trained, candidates, listed, read_trained, window_frames
 from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.model import LDMFilter, load
 from ldmfilter.filter.spikes_ahead import SpikesAhead
@@ -60,6 +61,20 @@ def test_both_are_trained_and_the_one_that_predicts_better_is_kept(few, undistur
     assert training.kept == kept
     assert training.kept_records[0].candidate == kept.name
     assert training.kept_records[0].step == kept.kept_step
+
+
+def test_where_the_first_weights_are_kept_the_last_step_is_judged_too(few, monkeypatch):
+    """As in a short session, whose few held-out blocks show what training has not."""
+    measured = fit.evaluate
+    monkeypatch.setattr(fit, "evaluate", lambda *given: measured(*given)._replace(score=-training._now.step))
+    training = Training(FilterConfig(**TINY | {"dynamics": "slow", "max_steps": 8}), few)
+    list(training.run())
+    first, last = training.trained
+    assert [one.kept_step for one in training.trained] == [0, 8]
+    assert first.bits_per_spike != last.bits_per_spike
+    assert training.kept == (last if last.lead[0] > last.lead[1] else first)
+    assert training.kept_records[0].step == training.kept.kept_step
+    assert listed(training.trained).startswith("slow at step 0 ")
 
 
 def test_refitted_noise_is_fitted_where_it_is_kept(few):
