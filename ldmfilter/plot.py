@@ -17,7 +17,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from ldmfilter.analysis import plots
-from ldmfilter.analysis.behavior import align, choose_behavior, classes_of
+from ldmfilter.analysis.behavior import choose_behavior, classes_of
+from ldmfilter.analysis.variable import align
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 

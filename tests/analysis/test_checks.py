@@ -13,7 +13,8 @@ import xarray as xr
 
 from ldmfilter import InputError, LDMFilter, bin_spikes, reserve
 from ldmfilter.analysis import judged, measures
-from ldmfilter.analysis.checks import CHECKS, QUESTIONS, Diagnosis, Finding, check
+from ldmfilter.analysis.check_table import CHECKS, QUESTIONS
+from ldmfilter.analysis.checks import Diagnosis, Finding, check
 from ldmfilter.analysis.statistics import consistency, normalised
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.simulate import linear_gaussian_world, linear_track_session

@@ -8,10 +8,10 @@ import pytest
 import xarray as xr
 from scipy.signal import lfilter
 
-from ldmfilter.analysis.behavior import Behavior
-from ldmfilter.analysis.checks import CHECKS
+from ldmfilter.analysis.check_table import CHECKS
 from ldmfilter.analysis.measures import Measures
 from ldmfilter.analysis.readout import FAST, LEVELS, READOUTS, read_behavior
+from ldmfilter.analysis.variable import Behavior
 from ldmfilter.errors import InputError
 
 BIN = 0.1

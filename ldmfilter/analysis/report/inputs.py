@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from sklearn.decomposition import PCA
 
-from ldmfilter.analysis.plots import leading_components
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.windows import stretches
 
@@ -30,17 +30,15 @@ class Inputs:
     """All that a report is made of.
 
     Attributes:
-        run: the run folder.
-        session: its session, with the behaviour.
+        run, session: the run folder, and its session, with the behaviour.
         counts: (time, unit) in the run's own stretches, reserved time included, as `run.recording` gives them.
         model: the run's model.
-        latents: of these counts, from `model.decode`; with `<name>_mean`, `<name>_ci`, `<name>_true` where
-            behaviour was read, as `read_behavior` adds them.
+        latents: of these counts, from `model.decode`; with `<name>_mean`, `<name>_ci`, `<name>_true` where behaviour
+            was read, as `read_behavior` adds them.
         diagnosis: `check(model, counts).to_dict()`.
         reports: `to_dict()` of the reports of `read_behavior`, one for each behaviour.
         options: of the command that makes this report, as words.
-        trials: states in trials, and how well their conditions are read; None where there are none.
-        trials_note: why there are none, or "".
+        trials, trials_note: states in trials and how well their conditions are read, or why there are none.
         lags: behaviour read at each lag, as `read_at_lags` gives it, plain types.
     """
 
@@ -126,7 +124,7 @@ class Inputs:
         their covariance with the leading component of the states."""
         counts = self.counts.to_numpy().astype(np.float64)
         if not self.names:
-            leading = leading_components(self.latents["filtered_mean"].to_numpy(), 1)[0][:, 0]
+            leading = PCA(1).fit_transform(self.latents["filtered_mean"].to_numpy().astype(np.float64))[:, 0]
             scale = counts.std(0) + 1e-12 if is_signal(self.counts) else np.sqrt(counts.sum(0) + 1)
             return np.argsort((counts - counts.mean(0)).T @ leading / scale, kind="stable")
         value = self.measured(self.names[0])
