@@ -147,13 +147,8 @@ def classes_of(values: np.ndarray, few: bool = True) -> Any:
     values = values.astype(np.str_) if values.dtype.kind in "bU" else values.astype(np.float64)
     text = values.dtype.kind == "U"
     distinct = np.unique(values[values != "" if text else np.isfinite(values)])
-    if few and (distinct.size > MOST_CLASSES if text else _many(distinct, values)):
-        return None
-    return distinct
-
-
-def _many(distinct: np.ndarray, values: np.ndarray) -> bool:
-    return distinct.size > MOST_CATEGORIES or values.size < 2 * distinct.size
+    many = distinct.size > (MOST_CLASSES if text else MOST_CATEGORIES) or (not text and values.size < 2 * distinct.size)
+    return None if few and many else distinct
 
 
 def _circular_note(period: float) -> str:

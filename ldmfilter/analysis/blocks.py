@@ -227,20 +227,22 @@ def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float,
     """
     time, segment = np.asarray(latents["time"], dtype=np.float64), np.asarray(latents["segment"])
     size, path = float(latents.attrs["bin_size"]), str(latents.attrs.get("source_path") or "behaviour")
-    aligned = [align(one, time, size) for one in behavior]
+    aligned = []
+    for one in behavior:
+        truth, missing = align(one, time, size)
+        if (missing == "outside").all() or not np.isfinite(truth).any():
+            known = one.time[np.isfinite(one.values)]
+            raise InputError(
+                f"{path}: {one.path} does not overlap with the decoded bins: it has values from {known[0]:g} to "
+                f"{known[-1]:g} s, they lie from {time[0]:g} to {time[-1]:g} s"
+            )
+        aligned.append((truth, missing))
     slow = np.zeros(time.size, dtype=bool)
     if min_speed > 0:
         slow = ~(speed(behavior[0], aligned[0][0], segment, size) >= min_speed)
     for one, (truth, missing) in zip(behavior, aligned, strict=True):
-        where = f"{path}: {one.path}"
-        if (missing == "outside").all() or not np.isfinite(truth).any():
-            known = one.time[np.isfinite(one.values)]
-            raise InputError(
-                f"{where} does not overlap with the decoded bins: it has values from {known[0]:g} to {known[-1]:g} s, "
-                f"they lie from {time[0]:g} to {time[-1]:g} s"
-            )
         missing = np.where(slow & (missing == "used"), "slow", missing)
-        block, reason, held_out, note = _usable(latents, one, truth, missing, guard, where)
+        block, reason, held_out, note = _usable(latents, one, truth, missing, guard, f"{path}: {one.path}")
         used = reason == "used"
         fold, folds = _deal(one, block, used, truth)
         covs = latents["filtered_cov"].to_numpy()

@@ -101,14 +101,10 @@ def decode_session(
     say: Say | None = None,
     follow: Follow | None = None,
 ) -> tuple[AnyReport, ...] | None:
-    """Decode a session into a store.
+    """Decode a session into the store `out`.
 
     Args:
-        run: whose model decodes.
         session: its path, or as read; None for the run's own.
-        out: the store.
-        options: what is decoded, and how.
-        overwrite: replace a store that exists.
         keep: leave a store that exists as it is where it is of the same model, session and options.
         say: gets messages, a line each.
         follow: passes the blocks of states on, and shows how far they are.

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 if TYPE_CHECKING:
@@ -152,11 +153,9 @@ def plot_trials(aligned: xr.Dataset, state: int, condition: np.ndarray, names: S
         own, colour = values[condition == number], COLOURS[number % len(COLOURS)]
         for one in own[:: max(len(own) // SINGLE_TRIALS, 1)][:SINGLE_TRIALS]:
             axes.plot(time, one, color=colour, linewidth=0.5, alpha=0.3)
-        known = np.isfinite(own)
-        count = known.sum(0)
-        mean = np.where(known, own, 0).sum(0) / np.where(count > 1, count, np.nan)
-        spread = np.where(known, (own - mean) ** 2, 0).sum(0) / np.where(count > 1, count - 1, np.nan)
-        half = 1.96 * np.sqrt(spread / np.where(count > 1, count, np.nan))
+        frame = pd.DataFrame(own)
+        half = 1.96 * frame.sem()  # NaN where there are fewer than two trials
+        mean = frame.mean().where(half.notna())
         _band(axes, time, mean - half, mean + half, colour)
         axes.plot(time, mean, color=colour, linewidth=1.6, label=name)
     if time[0] < 0 < time[-1]:

@@ -102,7 +102,6 @@ class Sweep:
 
         Args:
             folder: where; None for one below `runs/`, named after the session and all that is asked for.
-            session: path of the session.
             config: the options that all runs share.
             grid: values of each swept option, by its name in `FilterConfig`; those of `SWEPT`.
             seeds: at least one.
@@ -191,11 +190,8 @@ class Sweep:
     def recording(self, path: str | os.PathLike[str] | None = None) -> tuple[Session, xr.DataArray]:
         """The session, and its counts (time, unit) that every run trains on, without the reserved time.
 
-        Args:
-            path: where the session lies now; None for where it lay.
-
-        Raises:
-            InputError: the session cannot be read, or has changed since.
+        It is read where it lies now, `path`, or where it lay. Raises: InputError, where it cannot be read, or has
+        changed.
         """
         for _ in range(2):  # what was read before may have been another file at the same path
             recording = _record(os.fspath(path or self.session_path), self.config.data)
@@ -215,17 +211,11 @@ class Sweep:
         return group(self.runs())
 
     def train(self, number: int, session: str | os.PathLike[str] | None = None) -> Generator[None, None, None]:
-        """Train one run, or go on with it from its checkpoint. It can be stopped at each yield.
-
-        Args:
-            number: of the run.
-            session: as in `run`.
-
-        Yields:
-            when the run begins, at each evaluation, and at its end; not where it has ended, or another trains it.
+        """Train one run, or go on with it from its checkpoint. It can be stopped at each yield: when the run begins, at
+        each evaluation, and at its end. There is none where the run has ended, or another process trains it.
 
         Raises:
-            InputError: as `run`, or the folder holds another run.
+            InputError: as `recording`, the folder holds another run, or the disk is full.
         """
         recording = self.recording(session)
         while self._draws is not None and number >= len(self._plan()):

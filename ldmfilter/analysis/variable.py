@@ -115,18 +115,11 @@ def thin(rows: np.ndarray, most: int) -> np.ndarray:
 
 
 def align(behavior: Behavior, time: np.ndarray, bin_size: float) -> tuple[np.ndarray, np.ndarray]:
-    """Find the variable's value in every bin.
+    """Values (time,) of the variable in bins with rising centres `time` (time,), s, and "used" (time,), or the
+    exclusion reason: "nan", "lost", "gap" or "outside".
 
-    Interpolated at the bin's centre from the samples on both sides (along the shorter arc where circular); the
-    nearest sample of a category. NaN where these lie too far apart.
-
-    Args:
-        behavior: the variable.
-        time: (time,) bin centres, s, rising.
-        bin_size: s.
-
-    Returns:
-        values (time,); and "used" (time,), or the exclusion reason: "nan", "lost", "gap" or "outside".
+    Interpolated at the bin's centre from the samples on both sides (along the shorter arc where circular); the nearest
+    sample of a category. NaN where these lie too far apart.
     """
     if behavior.stop is not None:
         row = behavior.rows(time)

@@ -128,7 +128,7 @@ def test_the_same_again_does_nothing_and_another_is_refused(finished, session):
             Sweep.create(sweep.folder, session, config, grid, seeds, trials)
 
 
-@pytest.mark.parametrize("moves", [1, 2, 3])
+@pytest.mark.parametrize("moves", [1, 3])
 def test_a_run_left_behind_is_gone_on_with(finished, session, tmp_path, moves, monkeypatch):
     """To the same parameters as undisturbed, wherever it was stopped."""
     monkeypatch.setattr("ldmfilter.filter.runs.CHECKPOINT_EVERY", 0.0)
@@ -145,7 +145,7 @@ def test_a_run_left_behind_is_gone_on_with(finished, session, tmp_path, moves, m
         if move.run.ended:
             break
     steps = [round(one.run.trained * 50) for one in rest if one.run.number == 0]
-    assert steps[0] == [0, 0, 25][moves - 1]  # at its first move a run has no record yet
+    assert steps[0] == {1: 0, 3: 25}[moves]  # at its first move a run has no record yet
     assert {one.run.number for one in rest} == {0}
     undisturbed = finished[0].runs()[2]
     model = Run.open(tmp_path / "sweep" / "000").model()
@@ -155,7 +155,7 @@ def test_a_run_left_behind_is_gone_on_with(finished, session, tmp_path, moves, m
 def test_two_at_once_share_the_runs(session, tmp_path):
     """Neither takes what the other is at; each run is done once."""
     config = CONFIG.replace(max_steps=1)
-    Sweep.create(tmp_path / "sweep", session, config, {"latent_dim": [2, 3, 4]}, [0])
+    Sweep.create(tmp_path / "sweep", session, config, {"latent_dim": [2, 3]}, [0])
     pair = [work(Sweep.open(tmp_path / "sweep")) for _ in range(2)]
     done: list[list[int]] = [[], []]
     active = {0, 1}
@@ -166,7 +166,7 @@ def test_two_at_once_share_the_runs(session, tmp_path):
                 active.remove(mine)
             elif move.run.ended:
                 done[mine].append(move.run.number)
-    assert sorted(done[0] + done[1]) == [0, 1, 2]
+    assert sorted(done[0] + done[1]) == [0, 1]
     assert min(map(len, done)) == 1
 
 
@@ -194,8 +194,8 @@ def test_drawn_combinations(session, tmp_path):
     """As many as asked for, none twice, each with all seeds; ended between two seeds, the other is not forgotten."""
     config = CONFIG.replace(max_steps=1)
     grid = {"latent_dim": [2, 3, 4], "hidden": [(8,), (8, 8)]}
-    sweep = Sweep.create(tmp_path / "sweep", session, config, grid, [0, 1], trials=3)
-    assert sweep.n_runs == 6
+    sweep = Sweep.create(tmp_path / "sweep", session, config, grid, [0, 1], trials=2)
+    assert sweep.n_runs == 4
     moves = work(sweep)
     for move in moves:
         if move.run.ended:
@@ -204,7 +204,7 @@ def test_drawn_combinations(session, tmp_path):
     assert len(list(work(Sweep.open(sweep.folder)))) > 0
     runs = sweep.runs()
     drawn = [(run.options["latent_dim"], run.options["hidden"]) for run in runs]
-    assert len(set(drawn)) == 3
+    assert len(set(drawn)) == 2
     assert sorted(drawn) == sorted(list(set(drawn)) * 2)
     assert all(run.state == "done" for run in runs)
     assert list(work(Sweep.open(sweep.folder))) == []

@@ -134,8 +134,8 @@ def _raster(inputs: Inputs) -> Picture:
     trains = [] if signal else [t[(t >= start) & (t < stop)] for t in map(inputs.spike_times, order)]
     shown = inputs.between(start, stop)
     for name in inputs.names:  # a readout is shown only where it was not fitted
-        kept = {key: shown[key] for key in (f"{name}_{end}" for end in ("mean", "ci", "probability")) if key in shown}
-        shown = shown.assign({key: values.where(shown[f"{name}_fold"] >= 0) for key, values in kept.items()})
+        for key in {f"{name}_mean", f"{name}_ci", f"{name}_probability"} & set(shown):
+            shown[key] = shown[key].where(shown[f"{name}_fold"] >= 0)
     behaviors = inputs.reports[:3]
     numbers = {
         "start": start,
