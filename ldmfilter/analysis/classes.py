@@ -100,7 +100,7 @@ class ClassReport(Judged):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON holds them; keys as of `BehaviorReport` where both have them."""
-        same = {"unit": "", "period": None, "circular": False, "categories": True, "intervals": []}
+        same: dict[str, Any] = {"unit": "", "period": None, "circular": False, "categories": True, "intervals": []}
         return {**asdict(self), **same, "calibrated": bool(self.calibration)}
 
 
@@ -214,10 +214,8 @@ def _report(
         "note": "; ".join(notes),
     }
     if not rows.size:
-        none = dict.fromkeys(("read", "control", "decoder"))
-        return ClassReport(
-            **about, **none, readouts={}, recall={}, accuracy_se=float("nan"), calibration=(), calibration_error=0.0
-        )
+        about |= {"read": None, "control": None, "decoder": None, "readouts": {}, "recall": {}, "calibration": ()}
+        return ClassReport(**about, accuracy_se=float("nan"), calibration_error=0.0)
     read = probability[rows].argmax(1)
     recall = recall_score(truth, read, labels=present, average=None)
     calibration = _calibration(truth, probability[rows], bins.block[rows])

@@ -127,11 +127,18 @@ def plot_behavior(latents: xr.Dataset, name: str, axes: Axes, period: float | No
     finish(axes, "time, s")
 
 
-def plot_classes(latents: xr.Dataset, name: str, axes: Axes, measured: np.ndarray) -> None:
+def class_positions(latents: xr.Dataset, name: str) -> np.ndarray:
+    """Position (time,) among the labels of the class that was measured, NaN for none."""
+    true = latents[f"{name}_true"].to_numpy()
+    labels = latents[f"{name}_class"].to_numpy().astype(true.dtype)
+    return np.where(np.isin(true, labels), np.searchsorted(labels, true), np.nan)
+
+
+def plot_classes(latents: xr.Dataset, name: str, axes: Axes) -> None:
     """Probabilities of classes read from the states, `<name>_probability` (time, `<name>_class`), a row for each class,
-    whose height is the probability; over it a line while the class was measured: `measured` (time,) is its position,
-    NaN for none."""
+    whose height is the probability; over it a line while the class was measured, by `<name>_true` (time,)."""
     time, labels = latents["time"].to_numpy(), latents[f"{name}_class"].to_numpy().tolist()
+    measured = class_positions(latents, name)
     probability = latents[f"{name}_probability"].to_numpy()
     for row, _ in enumerate(labels):
         half = 0.45 * probability[:, row]

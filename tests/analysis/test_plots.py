@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ldmfilter.analysis.plots import (
+    class_positions,
     leading_states,
     plot_behavior,
     plot_raster,
@@ -124,6 +125,13 @@ def test_behavior_on_a_line_keeps_its_band_and_lines(axes):
     assert (band.min(), band.max()) == (0.0, 3.0)
     plot_behavior(latents.drop_vars("angle_ci"), "angle", axes)
     assert len(axes.collections) == 1  # no interval, no band
+
+
+def test_a_class_is_found_whose_label_is_rounded():
+    """Labels are float64 and values float32, as `read_behavior` gives them: 0.1 is not the same in both."""
+    true = ("time", np.array([0.3, np.nan, 0.1], dtype=np.float32))
+    latents = xr.Dataset({"side_true": true}, {"side_class": [0.1, 0.3]})
+    np.testing.assert_array_equal(class_positions(latents, "side"), [1, np.nan, 0])
 
 
 def test_calibration_bars_are_two_errors_to_each_side(axes):

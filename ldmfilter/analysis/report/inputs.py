@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 from sklearn.decomposition import PCA
 
+from ldmfilter.analysis.plots import class_positions
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.windows import stretches
 
@@ -77,15 +78,9 @@ class Inputs:
 
     def measured(self, name: str) -> np.ndarray:
         """(time,) a behaviour as it was measured, of classes their positions; NaN where it was not."""
-        return self.positions(name, self.latents[f"{name}_true"].to_numpy())
-
-    def positions(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Values as they are; of classes their positions among the labels, NaN for none."""
-        if f"{name}_class" not in self.latents:
-            return values
-        labels = self.latents[f"{name}_class"].to_numpy().astype(values.dtype)
-        at = np.searchsorted(labels, values).clip(0, labels.size - 1)
-        return np.where(labels[at] == values, at, np.nan)
+        if f"{name}_class" in self.latents:
+            return class_positions(self.latents, name)
+        return self.latents[f"{name}_true"].to_numpy()
 
     def spike_times(self, column: int) -> np.ndarray:
         """(spike,) s, of the unit in a column of the counts."""

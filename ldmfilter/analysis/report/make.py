@@ -187,9 +187,10 @@ def report(
             note = f"Trials are not shown: {str(error).removeprefix(f'{session.source.path}: ')}."
     diagnosis = check(model, counts, progress=lambda what: say(f"diagnoses: {what}"), behavior=read).to_dict()
     reports = diagnosis.pop("behavior")  # which has a place of its own
-    given = [("behavior", path) for path in behavior] + [("circular", name) for name in circular]
-    given += [("min-speed", f"{min_speed:g}" if min_speed else ""), ("align", align)]
-    given += [("window", window and "{:g}:{:g}".format(*window)), ("filter", query), ("condition", condition)]
+    given = [*(("behavior", path) for path in behavior), *(("circular", name) for name in circular)]
+    given += [("min-speed", f"{min_speed:g}" if min_speed else ""), ("align", align or "")]
+    given += [("window", "{:g}:{:g}".format(*window) if window else ""), ("filter", query or "")]
+    given += [("condition", condition or "")]
     options = [word for name, value in given if value for word in (f"--{name}", value)]
     return make_report(Inputs(run, session, counts, model, latents, diagnosis, reports, options, trials, note, lags))
 

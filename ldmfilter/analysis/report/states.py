@@ -161,8 +161,7 @@ def _raster(inputs: Inputs) -> Picture:
                 plots.plot_rates(shares.isel(unit=order), grid[0])
         for one, axes in zip(behaviors, grid[1:], strict=True):
             if one["categories"]:
-                measured = inputs.positions(one["name"], part[f"{one['name']}_true"].to_numpy())
-                plots.plot_classes(part, one["name"], axes, measured)
+                plots.plot_classes(part, one["name"], axes)
             else:
                 plots.plot_behavior(part, one["name"], axes, one["period"])
             axes.set_ylabel(clean("\n".join(filter(None, (one["name"], one["unit"])))), parse_math=False)
