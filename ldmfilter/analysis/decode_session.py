@@ -101,16 +101,14 @@ def decode_session(
     say: Say | None = None,
     follow: Follow | None = None,
 ) -> tuple[AnyReport, ...] | None:
-    """Decode a session into the store `out`.
+    """Decode a session into the store `out`. Returns the reports on behaviour, or None where an existing store was
+    kept.
 
     Args:
         session: its path, or as read; None for the run's own.
         keep: leave a store that exists as it is where it is of the same model, session and options.
         say: gets messages, a line each.
         follow: passes the blocks of states on, and shows how far they are.
-
-    Returns:
-        The reports on behaviour, or None where an existing store was kept.
 
     Raises:
         InputError: the session cannot be used, or the store not be written.
@@ -140,8 +138,7 @@ def decode_session(
         model, check_counts(counts), options.ci, options.smooth,
         device=options.device, ahead=options.ahead, lag=options.lag,
     )  # fmt: skip
-    if follow is not None:
-        blocks = follow(blocks, bins)
+    blocks = blocks if follow is None else follow(blocks, bins)
     if options.rates:
         blocks = map(fit_rates(run, model, recording).add, blocks)
     marked = (block.assign_attrs(decode_options=options.to_json()) for block in blocks)

@@ -72,6 +72,7 @@ def predict_bins(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray, n
 
 
 def fit_bins(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray) -> Any:
+    """The estimator, fitted to values y (bin, series) in the bins `train`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         targets = bins.variable.encode(y)
@@ -79,6 +80,7 @@ def fit_bins(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray) -> An
 
 
 def predict(variable: Behavior, fitted: Any, states: np.ndarray) -> np.ndarray:
+    """Values (bin, series) at states (bin, state), by an estimator that `fit_bins` has fitted."""
     return variable.decode(fitted.predict(states).reshape(len(states), -1))
 
 
