@@ -19,15 +19,15 @@ COUPLING_DEVIATIONS = 5.0
 
 SPIKES_AHEAD, LEAD_OVER_PCA = "spikes ahead", "lead over a causal PCA"
 PREDICTIVE_INFORMATION, COUPLING = "predictive information", "coupling of the units"
-SHARED_INFORMATION = "shared predictive information"
+HIDDEN_UNITS = "spikes of hidden units"
 
 
 def _lead(m: Measures, baseline: str) -> Number:
     return next(Number(one.lead, one.interval) for one in m.baselines if one.name == baseline)
 
 
-def _unjudged(m: Measures) -> str:
-    return "" if math.isfinite(m.spikes.states) else "it could not be judged: too few bins in a row"
+def _unjudged(value: float) -> str:
+    return "" if math.isfinite(value) else "it could not be judged: too few bins in a row"
 
 
 def _coupling_limit(m: Measures) -> float:
@@ -94,7 +94,7 @@ def _drift_check(
 
 CHECKS = (
     Check(
-        SPIKES_AHEAD, USEFUL, lambda m: Number(m.spikes.states, missing=_unjudged(m)),
+        SPIKES_AHEAD, USEFUL, lambda m: Number(m.spikes.states, missing=_unjudged(m.spikes.states)),
         unit="bits per spike",
         low=Limit(
             lambda m: 0.0,
@@ -106,7 +106,7 @@ CHECKS = (
         fine="the states predict spikes to come better than mean rates",
     ),
     Check(
-        LEAD_OVER_PCA, USEFUL, lambda m: Number(m.spikes.lead, m.spikes.interval, missing=_unjudged(m)),
+        LEAD_OVER_PCA, USEFUL, lambda m: Number(m.spikes.lead, m.spikes.interval, missing=_unjudged(m.spikes.states)),
         unit="bits per spike",
         low=Limit(
             lambda m: 0.0,
@@ -146,19 +146,18 @@ CHECKS = (
         fine="units predict each other beyond their own rhythms",
     ),
     Check(
-        SHARED_INFORMATION, USEFUL, lambda m: Number(m.sharing.predictive_information),
-        unit=INFORMATION_UNIT,
+        HIDDEN_UNITS, USEFUL,
+        lambda m: Number(m.spikes.hidden, m.spikes.hidden_interval, missing=_unjudged(m.spikes.hidden)),
+        unit="bits per spike",
         low=Limit(
-            lambda m: float(m.sharing.surrogate_information.max(initial=0.0)),
-            "predictive information is {value:.2f} on the recorded spikes and up to {low:.2f} on shifted ones: the "
-            "filter follows each unit's own rhythm",
+            lambda m: 0.0,
+            "states that are not shown a unit do not tell its spikes: the filter follows each unit's own rhythm",
             "choose twice as many --max-steps, which takes twice as long, other --units, or a longer --span",
         ),
         strict=True,
-        of="best",
-        reason="the most that the same filter reaches on {m.sharing.surrogate_information.size} sets of spikes with "
-        "each unit shifted in time by itself",
-        fine="predictive information is {value:.2f} on the recorded spikes, {low:.2f} at most on shifted ones",
+        of="whole",
+        reason="0 is what each unit's mean rate tells; a quarter of the units is hidden at a time",
+        fine="states that are not shown a unit tell its spikes, so that what they follow is shared",
     ),
     Check(
         "rank of z", USEFUL, lambda m: Number(m.spectrum.z_rank),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ldmfilter.analysis.check_table import CHECKS, LEAD_OVER_PCA, SHARED_INFORMATION, SPIKES_AHEAD
+from ldmfilter.analysis.check_table import CHECKS, HIDDEN_UNITS, LEAD_OVER_PCA, SPIKES_AHEAD
 from ldmfilter.analysis.findings import Finding
 from ldmfilter.analysis.measures import SURROGATES, Measures, measure
 from ldmfilter.analysis.signal_words import of_signal
@@ -41,7 +41,7 @@ class Diagnosis(Measures):
     @property
     def predictive(self) -> bool:
         """True where the states predict something that the units share, beyond each unit's own rhythm."""
-        needed = (SPIKES_AHEAD, SHARED_INFORMATION)
+        needed = (SPIKES_AHEAD, HIDDEN_UNITS)
         return all(finding.ok for finding in self.findings if finding.name in needed)
 
     @property
