@@ -22,8 +22,9 @@ from ldmfilter.files import plain_names
 from ldmfilter.progress import follow
 
 if TYPE_CHECKING:
-    from ldmfilter.analysis.sweep import Progress, Sweep
+    from ldmfilter.analysis.sweep import Sweep
     from ldmfilter.analysis.sweep_scores import Combination, SweepRun
+    from ldmfilter.analysis.sweep_work import Progress
 
 
 def _is_number(word: str) -> bool:
@@ -240,8 +241,8 @@ def _introduce(sweep: "Sweep", session: Path | None) -> None:
 
 def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, session: Path | None, quiet: bool) -> list[Exception]:
     """Do what is missing and show the progress. Returns why a sweep could not go on."""
-    from ldmfilter.analysis.sweep import run_sweeps
     from ldmfilter.analysis.sweep_scores import describe
+    from ldmfilter.analysis.sweep_work import run_sweeps
     from ldmfilter.cluster import workers
 
     # A bar counts steps, so that it moves within a run; a log gets a line when a run has ended.

@@ -17,7 +17,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from ldmfilter.analysis import plots
-from ldmfilter.analysis.behavior import align, choose_behavior, classes_of
+from ldmfilter.analysis.behavior import choose_behavior, classes_of
+from ldmfilter.analysis.variable import align
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 
@@ -198,9 +199,7 @@ def behavior(latents: xr.Dataset, name: str, ax: Axes | None = None) -> Axes:
     report = _report(latents, name)
     ax = _axes(ax, (8, 3))
     if report["categories"]:
-        true, labels = latents[f"{name}_true"].to_numpy(), latents[f"{name}_class"].to_numpy()
-        position = np.where(np.isin(true, labels), np.searchsorted(labels, true), np.nan)
-        plots.plot_classes(latents, name, ax, position)
+        plots.plot_classes(latents, name, ax)
     else:
         plots.plot_behavior(latents, name, ax, report["period"])
     ax.set_ylabel(", ".join(filter(None, (name, report["unit"]))))

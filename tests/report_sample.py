@@ -2,9 +2,11 @@
 
 import tempfile
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from unittest.mock import patch
 
+from ldmfilter.analysis.readout import FAST, read_behavior
 from ldmfilter.analysis.report import Report, report
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data import read_session
@@ -23,8 +25,9 @@ PLACE = f"processing/behavior/place {HARM}"
 
 @cache
 def harmful_report() -> Report:
-    """The report of that run, made once for all tests."""
-    with tempfile.TemporaryDirectory() as folder:
+    """The report of that run, made once for all tests, without networks and with few shifts."""
+    quick = partial(read_behavior, shifts=20, readouts=FAST)
+    with tempfile.TemporaryDirectory() as folder, patch("ldmfilter.analysis.report.make.read_behavior", quick):
         return report(harmful_run(Path(folder)), [PLACE, "facing"])
 
 

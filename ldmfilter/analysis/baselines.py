@@ -1,4 +1,4 @@
-"""Simpler predictors, which a filter should be ahead of: of the same pseudo-observations z, and a PCA of the counts."""
+"""Simpler methods to compare a filter with: predictors of the same pseudo-observations z, and states from counts."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ldmfilter.filter.linalg import linear_recurrence, safe_cholesky, stationary
 
 NO_MEMORY, RANDOM_WALK = "a Gaussian without memory", "a random walk"
 SMOOTHING, DIMS = 0.5, 16  # s of the exponential averages; dimensions of PCA and factor analysis
+STEPS, LAGS = 30, 8  # of the expectation maximisation at most; of the covariances that it begins with
 LOCAL_LEVEL, LINEAR_SYSTEM = "a random walk seen through noise", "a linear dynamical system fitted to them"
 
 
@@ -39,13 +40,11 @@ class Baseline:
 
 
 def log_likelihoods(z: Array, bins: Bins, fit: Array, state_dim: int) -> dict[str, Array]:
-    """Log-likelihood (time,), nats, of each bin of z under each baseline, by name; NaN in bins not observed.
+    """Log-likelihood (time,), nats, of each bin of z (time, latent) under each baseline, by name; NaN in bins not
+    observed.
 
-    Args:
-        z: (time, latent) float64.
-        bins: of z.
-        fit: (time,) bool, those of `bins.fit` that the local level and the linear system are fitted to.
-        state_dim: dimensions of the linear system's state.
+    The local level and the linear system, which has a state of `state_dim` dimensions, are fitted to the bins `fit`
+    (time,), which are some of `bins.fit`.
     """
     rows = np.flatnonzero(fit)
     system = fit_linear_system(z[rows], (np.diff(rows, prepend=-2) != 1) | bins.fresh[rows], state_dim)
@@ -61,14 +60,11 @@ def log_likelihoods(z: Array, bins: Bins, fit: Array, state_dim: int) -> dict[st
 
 
 def smoothing_errors(z: Array, starts: Array, gain: Array | float) -> Array:
-    """Errors (time, latent) of predicting z by the level m_t = m_{t-1} + gain (z_t - m_{t-1}), which begins with the
-    first bin of each stretch (whose error is 0): the steady-state filter of a random walk seen through noise. With
-    gain 1 the prediction is the bin before.
+    """Errors (time, latent) of predicting z (time, latent) by the level m_t = m_{t-1} + gain (z_t - m_{t-1}): the
+    steady-state filter of a random walk seen through noise. With gain 1 the prediction is the bin before.
 
-    Args:
-        z: (time, latent).
-        starts: (time,) bool, the first bins of gap-free stretches.
-        gain: for each dimension (latent,), or one.
+    The level begins with the first bin of each gap-free stretch, `starts` (time,), whose error is 0. There is one gain,
+    or one for each dimension (latent,).
     """
     # e_t = z_t - z_{t-1} + (1 - gain) e_{t-1}
     difference = np.where(starts[:, None], 0, np.diff(z, axis=0, prepend=z[:1]))
@@ -85,24 +81,16 @@ def fit_local_level(z: Array, starts: Array, fit: Array) -> Array:
     return gains[errors.argmin(0)]
 
 
-def fit_linear_system(z: Array, starts: Array, state_dim: int, steps: int = 30) -> LinearGaussian:
-    """A linear dynamical system fitted to z by expectation maximisation (Shumway & Stoffer 1982), which starts from
-    the covariances at several lags (`_first_guess`) and ends when a step adds less than 0.002 nats per bin.
-
-    Args:
-        z: (time, latent) float64.
-        starts: (time,) bool, the first bins of gap-free stretches.
-        state_dim: dimensions of the state.
-        steps: at most.
-
-    Returns the system of z less its mean over these bins.
-    """
+def fit_linear_system(z: Array, starts: Array, state_dim: int) -> LinearGaussian:
+    """A linear dynamical system fitted to z (time, latent), less its mean, by expectation maximisation (Shumway &
+    Stoffer 1982), which begins with the covariances at several lags (`_first_guess`) and ends when a step adds less
+    than 0.002 nats per bin. `starts` (time,) are the first bins of gap-free stretches."""
     cov = covariance(z)
     x = torch.from_numpy(normalised(z - z.mean(0), cov))
     new = torch.from_numpy(starts)
     within = torch.nonzero(~new[1:])[:, 0]
     system, before = _first_guess(x.numpy(), starts, state_dim), -math.inf
-    for _ in range(steps):
+    for _ in range(STEPS):
         filtered = filter(system, x, starts=new)
         now = float(log_likelihood(filtered.innovation.numpy(), filtered.innovation_cov.numpy()).mean())
         if now - before < 0.002:
@@ -126,8 +114,8 @@ def fit_linear_system(z: Array, starts: Array, state_dim: int, steps: int = 30) 
     return system._replace(C=scale @ system.C, R=symmetrise(scale @ system.R @ scale.mT))
 
 
-def _first_guess(x: Array, starts: Array, state_dim: int, lags: int = 8) -> LinearGaussian:
-    """A system from the covariances of white x (time, latent) at lags 1 to 2 `lags`, G_k = C A^(k-1) N, N = A X C':
+def _first_guess(x: Array, starts: Array, state_dim: int) -> LinearGaussian:
+    """A system from the covariances of white x (time, latent) at lags 1 to 2 `LAGS`, G_k = C A^(k-1) N, N = A X C':
     the matrix of blocks G_(i+j) has the rank of the state, and its factors hold C, A and N (Ho & Kalman 1966)."""
     latent, segment = x.shape[1], np.cumsum(starts)
 
@@ -135,7 +123,7 @@ def _first_guess(x: Array, starts: Array, state_dim: int, lags: int = 8) -> Line
         both = segment[k:] == segment[:-k]
         return x[k:][both].T @ x[:-k][both] / max(int(both.sum()), 1)
 
-    U, size, V = np.linalg.svd(np.block([[lagged(i + j + 1) for j in range(lags)] for i in range(lags)]))
+    U, size, V = np.linalg.svd(np.block([[lagged(i + j + 1) for j in range(LAGS)] for i in range(LAGS)]))
     n = min(state_dim, len(size))
     root = np.sqrt(np.maximum(size[:n], 1e-6))
     seen, N = U[:, :n] * root, (root[:, None] * V[:n])[:, :latent]  # seen: C, C A, C A^2, ...

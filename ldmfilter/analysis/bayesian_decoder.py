@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
+from scipy.ndimage import gaussian_filter1d
 from sklearn.model_selection import LeaveOneGroupOut
 
-from ldmfilter.analysis.behavior import Behavior, thin
+from ldmfilter.analysis.variable import Behavior, thin
 
 WINDOWS = (1, 3, 5, 9, 15)  # bins of counts, of which the decoded bin is the last
 CURVE_BINS = 40  # of a tuning curve
 MOST_COMPARED = 2_000  # bins on which a window is chosen
-_CHUNK = 2_000  # bins decoded at a time
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """The supervised baseline: a Bayesian decoder of the counts of independent Poisson units (pynapple).
+    """The supervised baseline: a Bayesian decoder of the counts of independent Poisson units.
 
     r2; median_error: median absolute error, in the behaviour's unit
     window: s of counts, the decoded bin's the last, chosen inside the fitted blocks (median over the folds)
@@ -32,11 +32,9 @@ class Decoder:
 def decode_counts(
     variable: Behavior, counts: xr.DataArray, rows: np.ndarray, y: np.ndarray, fold: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Decode each fold by tuning curves of the others.
+    """Decode the values (bin,) of a variable from counts (time, unit), each fold by tuning curves of the others.
 
     Args:
-        variable: the behaviour.
-        counts: (time, unit).
         rows: (bin,) positions in time of the bins to decode.
         y: (bin,) values of the behaviour in them.
         fold: (bin,) folds, two or more.
@@ -49,7 +47,7 @@ def decode_counts(
     edges = _edges(variable, y)
 
     def decode(window: int, train: np.ndarray, new: np.ndarray) -> np.ndarray:
-        return _most_probable(windows[window][train], y[train], windows[window][new], edges, size, variable)
+        return _most_probable(windows[window][train], y[train], windows[window][new], edges, variable)
 
     decoded, chosen = np.full(rows.size, np.nan), []
     splitter = LeaveOneGroupOut()
@@ -98,37 +96,22 @@ def _edges(variable: Behavior, y: np.ndarray) -> np.ndarray:
 
 
 def _most_probable(
-    counted: np.ndarray, y: np.ndarray, new: np.ndarray, edges: np.ndarray, size: float, variable: Behavior
+    counted: np.ndarray, y: np.ndarray, new: np.ndarray, edges: np.ndarray, variable: Behavior
 ) -> np.ndarray:
-    """Most probable value (bin,) under independent Poisson units and a flat prior (Zhang et al. 1998).
+    """Most probable value (bin,) of counts `new` (bin, unit) under independent Poisson units and a flat prior (Zhang et
+    al. 1998), by tuning curves of other counts and their values y (bin,). A unit is left out where it was not seen.
 
     Counts are means a bin over a window: a flat prior has its maximum at the same value as for their sum.
     """
-    import pynapple as nap
-    from scipy.ndimage import gaussian_filter1d
-
-    # Every bin is decoded by itself, so the bins are lined up on a clock without gaps, as pynapple wants them.
-    clock = size * (np.arange(max(len(counted), len(new))) + 0.5)
-    units = np.arange(counted.shape[1])
-    curves = nap.compute_tuning_curves(
-        nap.TsdFrame(t=clock[: len(counted)], d=np.nan_to_num(counted) / size, columns=units),
-        nap.Tsd(t=clock[: len(y)], d=y),
-        bins=[edges],
-        feature_names=["value"],
-    )
-    occupancy = curves.attrs["occupancy"]
+    place = (np.searchsorted(edges, y, side="right") - 1).clip(0, edges.size - 2)
+    inside = np.eye(edges.size - 1)[place].T
+    occupancy, summed = inside @ np.isfinite(counted), inside @ np.nan_to_num(counted)  # (place, unit)
     if not variable.categories:
         # Neighbouring values are alike; what was visited seldom borrows from them.
         mode = "wrap" if variable.period is not None else "nearest"
-        weight = gaussian_filter1d(occupancy, 1.0, mode=mode)
-        summed = gaussian_filter1d(np.nan_to_num(curves.to_numpy()) * occupancy, 1.0, axis=1, mode=mode)
-        curves = curves.copy(data=summed / np.maximum(weight, 1e-12))
-        occupancy = weight
-    curves = curves.isel(value=np.flatnonzero(occupancy > 0.1))
-    curves = curves.clip(min=0.02 / max(size * len(y), size))
-    result = []
-    for first in range(0, len(new), _CHUNK):
-        part = nap.TsdFrame(t=clock[: len(new[first : first + _CHUNK])], d=new[first : first + _CHUNK], columns=units)
-        decoded, _ = nap.decode_bayes(curves, part, epochs=part.time_support, bin_size=size)
-        result.append(decoded.values)
-    return np.concatenate(result)
+        occupancy, summed = (gaussian_filter1d(one, 1.0, axis=0, mode=mode) for one in (occupancy, summed))
+    visited = occupancy.max(1) > 0.1
+    rate = (summed / np.maximum(occupancy, 1e-12))[visited].clip(0.02 / len(y))
+    likelihood = np.nan_to_num(new) @ np.log(rate).T - np.isfinite(new) @ rate.T
+    middle = (edges[:-1] + edges[1:]) / 2
+    return middle[visited][likelihood.argmax(1)]

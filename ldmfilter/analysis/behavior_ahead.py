@@ -6,12 +6,12 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
-import numpy as np
 import xarray as xr
 
-from ldmfilter.analysis.behavior import Behavior
 from ldmfilter.analysis.blocks import GUARD
-from ldmfilter.analysis.readout import FAST, BehaviorReport, read_behavior
+from ldmfilter.analysis.nested import FAST
+from ldmfilter.analysis.readout import BehaviorReport, read_behavior
+from ldmfilter.analysis.variable import Behavior
 
 LEVEL = 0.95
 SHIFTS = 20  # of the control, which is not reported
@@ -80,7 +80,7 @@ def read_behavior_ahead(
     (1, 0.4)
     """
     read: dict[str, list[xr.DataArray]] = {}
-    reports = []
+    found = []
     for i, horizon in enumerate(latents["ahead"].to_numpy().tolist()):
         later = [
             dataclasses.replace(one, time=one.time - horizon, stop=None if one.stop is None else one.stop - horizon)
@@ -89,29 +89,20 @@ def read_behavior_ahead(
         states = latents.assign(filtered_mean=latents["ahead_mean"][i], filtered_cov=latents["ahead_cov"][i])
         reading = read_behavior(states, later, None, ci, min_speed, GUARD + horizon, SHIFTS, FAST)
         for report in reading.reports:
-            if isinstance(report, BehaviorReport):
-                reports.append(_accuracy(report, horizon))
-                for end in ("mean", "ci"):
-                    if f"{report.name}_{end}" in reading.latents:
-                        found = reading.latents[f"{report.name}_{end}"].drop_vars("ahead", errors="ignore")
-                        read.setdefault(f"{report.name}_ahead_{end}", []).append(found)
+            if not isinstance(report, BehaviorReport):
+                continue
+            at_level = [one for one in report.intervals if one.level == LEVEL]
+            coverage, width = (at_level[0].coverage, at_level[0].width) if at_level else (None, None)
+            r2, error = (report.read.r2, report.read.median_error) if report.read else (None, None)
+            found.append(BehaviorAhead(report.name, horizon, r2, error, coverage, width))
+            for end in ("mean", "ci"):
+                if f"{report.name}_{end}" in reading.latents:
+                    values = reading.latents[f"{report.name}_{end}"].drop_vars("ahead", errors="ignore")
+                    read.setdefault(f"{report.name}_ahead_{end}", []).append(values)
     result = latents.copy()
     for name, parts in read.items():
         if len(parts) == latents.sizes["ahead"]:
             result[name] = xr.concat(parts, latents["ahead"]).transpose("ahead", "time", ...)
             result[name].attrs = parts[0].attrs | ({"of": name.replace("_ci", "_mean")} if name.endswith("_ci") else {})
-    result.attrs["behavior_ahead"] = json.dumps([dataclasses.asdict(one) for one in reports])
-    return result, tuple(reports)
-
-
-def _accuracy(report: BehaviorReport, horizon: float) -> BehaviorAhead:
-    read = report.read
-    inside = next((one for one in report.intervals if np.isclose(one.level, LEVEL)), None)
-    return BehaviorAhead(
-        report.name,
-        horizon,
-        read.r2 if read else None,
-        read.median_error if read else None,
-        inside.coverage if inside else None,
-        inside.width if inside else None,
-    )
+    result.attrs["behavior_ahead"] = json.dumps([dataclasses.asdict(one) for one in found])
+    return result, tuple(found)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from sklearn.model_selection import KFold, StratifiedKFold
 
-from ldmfilter.analysis.behavior import Behavior, align
+from ldmfilter.analysis.variable import Behavior, align, speed
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside, stretches
 from ldmfilter.errors import InputError
@@ -20,18 +23,6 @@ LEAST_FOLDS = 4  # for intervals: one judges, one calibrates, and two are needed
 BLOCK_SECONDS = (10.0, 60.0)  # a block is a tenth of the judged time, but not shorter or longer
 LEAST_BINS = 10  # a block of fewer usable bins is left out
 MOST_CONTROL = 5_000  # bins of the control
-
-
-def align_bins(variable: Behavior, time: np.ndarray, size: float, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Values of a variable in the bins, and "used" or the exclusion reason."""
-    values, reason = align(variable, time, size)
-    if (reason == "outside").all() or not np.isfinite(values).any():
-        known = variable.time[np.isfinite(variable.values)]
-        raise InputError(
-            f"{where} does not overlap with the decoded bins: it has values from {known[0]:g} to {known[-1]:g} s, "
-            f"they lie from {time[0]:g} to {time[-1]:g} s"
-        )
-    return values, reason
 
 
 def time_blocks(latents: xr.Dataset, guard: float) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -86,24 +77,22 @@ def trial_blocks(
     trials, values = trials[trials >= 0], truth[first]
     unseen = np.isin(trials, row[trained], invert=True)
     kinds = values if variable.categories else np.zeros(values.size)
-    kept, least = np.unique(kinds), 2
+    kept, count = np.unique(kinds, return_counts=True)
+    notes = []
     if variable.categories:
-        number = np.sort(np.unique(kinds, return_counts=True)[1])[::-1]
-        if number.size < 2 or number[1] < 2:
+        second = int(np.sort(count)[-2]) if count.size > 1 else 0
+        if second < 2:
             raise InputError(
-                f"{where}: a value needs two trials or more to be read, and only {int((number > 1).sum())} of "
-                f"{number.size} has them in the decoded time; decode more trials or choose another column"
+                f"{where}: a value needs two trials or more to be read, and only {int((count > 1).sum())} of "
+                f"{count.size} has them in the decoded time; decode more trials or choose another column"
             )
-        least = min(FOLDS, int(number[1]))
-        classes, count = np.unique(kinds, return_counts=True)
-        kept = classes[count >= least]
+        least = min(FOLDS, second)
+        if rare := [variable.label(value) for value in kept[count < least]]:
+            notes.append(f"left out {shorten(rare)}, of fewer than {least} trials")
+        kept = kept[count >= least]
     in_kept = np.isin(kinds, kept)
     enough = all((unseen & (kinds == kind)).sum() >= FOLDS for kind in kept)
     chosen = in_kept & (unseen | (not enough))
-    notes = []
-    rare = [variable.label(value) for value in np.unique(kinds[~in_kept])]
-    if rare:
-        notes.append(f"left out {shorten(rare)}, of fewer than {least} trials")
     if not enough and not unseen.all():
         notes.append("training, which sees no behaviour, saw some of the trials; of others there are too few")
     why = np.full(time.size, "", dtype="<U12")
@@ -114,8 +103,29 @@ def trial_blocks(
 
 
 def count_reasons(reason: np.ndarray) -> dict[str, int]:
+    """Number of bins by exclusion reason."""
     names, counts = np.unique(reason, return_counts=True)
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The bins of a report on one variable.
+
+    bins: number of bins that are used, and of others by exclusion reason
+    blocks, folds: their number; guard: s between blocks of different use
+    min_speed: bins in which the first variable changes more slowly, its unit per s, are left out
+    held_out: whether training never saw the judged bins
+    """
+
+    name: str
+    path: str
+    bins: dict[str, int]
+    blocks: int
+    folds: int
+    guard: float
+    min_speed: float
+    held_out: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +137,7 @@ class Bins:
         the others
     truth (bin,): the variable; reason (bin,): "used" or the exclusion reason; judged (bin,): those used
     block, fold (bin,): of time or of trials, -1 for none; folds: their number
+    size, guard, min_speed: s of a bin and between blocks of different use; as of `Judged`
     held_out: training never saw the judged bins
     note: what was left out, in words, or ""
     """
@@ -137,16 +148,34 @@ class Bins:
     metric: np.ndarray
     truth: np.ndarray
     reason: np.ndarray
-    judged: np.ndarray
     block: np.ndarray
     fold: np.ndarray
     folds: int
+    size: float
+    guard: float
+    min_speed: float
     held_out: bool
     note: str = ""
 
+    @cached_property
+    def judged(self) -> np.ndarray:
+        """The bins (bin,) that are used."""
+        return self.reason == "used"
+
+    @property
+    def tested(self) -> np.ndarray:
+        """The bins (bin,) that are read by readouts of other blocks: none where there is a single block."""
+        return self.judged & (self.folds > 1)
+
     @property
     def calibrated(self) -> bool:
+        """True where there are enough folds of held-out time for intervals."""
         return self.held_out and self.folds >= LEAST_FOLDS
+
+    @property
+    def blocks(self) -> int:
+        """Number of the judged blocks."""
+        return np.unique(self.block[self.judged]).size
 
     def surrogates(self, rows: np.ndarray, number: int) -> np.ndarray:
         """Values (row, 1 + number) of the bins `rows`: as they are, then shifted in a circle, or of a column of a table
@@ -163,22 +192,72 @@ class Bins:
         """The period, or the range of the values in these bins."""
         return self.variable.period or max(float(np.ptp(self.truth[rows])), 1e-12)
 
+    def about(self) -> dict[str, Any]:
+        """The fields of `Judged`."""
+        name, path = self.variable.name, self.variable.path
+        same = {key: getattr(self, key) for key in ("blocks", "folds", "guard", "min_speed", "held_out")}
+        return {"name": name, "path": path, "bins": count_reasons(self.reason), **same}
 
-def usable_bins(
-    latents: xr.Dataset, variable: Behavior, truth: np.ndarray, missing: np.ndarray, guard: float, where: str
-) -> Bins:
-    """Deal the blocks with enough usable bins to folds; of a column of a table, whole trials.
+    def fold_variable(self) -> dict[str, Any]:
+        """The variable `<name>_fold` of the states."""
+        fold = np.where(self.tested, self.fold, -1).astype(np.int8)
+        about = {"long_name": "fold of a bin that is read by readouts of other blocks, or -1"}
+        return {f"{self.variable.name}_fold": ("time", fold, about)}
 
-    Args:
-        latents: the states.
-        variable: and its values `truth` (time,) in the bins.
-        missing: (time,) "used", or why a bin has no value.
-        guard: s between blocks of different use; trials are apart already.
-        where: names file and variable in a message.
+
+def against_surrogates(scores: np.ndarray) -> dict[str, Any]:
+    """A comparison of the first score with the others, which are of surrogates: their number, mean and 95th percentile,
+    and the share of all scores that are as high."""
+    others = scores[1:]
+    return {
+        "shifts": others.size,
+        "shifted_mean": float(others.mean()),
+        "shifted_95": float(np.quantile(others, 0.95)),
+        "p": float((1 + (others >= scores[0]).sum()) / scores.size),
+    }
+
+
+def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float, guard: float) -> Iterator[Bins]:
+    """The bins of each variable in turn: blocks of time with enough usable bins, or of a column of a table whole
+    trials, dealt to folds. `min_speed` and `guard` are those of `Judged`.
 
     Raises:
-        InputError: no bins are left, they are too few, or hold one value only.
+        InputError: a variable does not overlap with the states; no bins are left, they are too few, or hold one value
+            only.
     """
+    time, segment = np.asarray(latents["time"], dtype=np.float64), np.asarray(latents["segment"])
+    size, path = float(latents.attrs["bin_size"]), str(latents.attrs.get("source_path") or "behaviour")
+    aligned = []
+    for one in behavior:
+        truth, missing = align(one, time, size)
+        if (missing == "outside").all() or not np.isfinite(truth).any():
+            known = one.time[np.isfinite(one.values)]
+            raise InputError(
+                f"{path}: {one.path} does not overlap with the decoded bins: it has values from {known[0]:g} to "
+                f"{known[-1]:g} s, they lie from {time[0]:g} to {time[-1]:g} s"
+            )
+        aligned.append((truth, missing))
+    slow = np.zeros(time.size, dtype=bool)
+    if min_speed > 0:
+        slow = ~(speed(behavior[0], aligned[0][0], segment, size) >= min_speed)
+    for one, (truth, missing) in zip(behavior, aligned, strict=True):
+        missing = np.where(slow & (missing == "used"), "slow", missing)
+        block, reason, held_out, note = _usable(latents, one, truth, missing, guard, f"{path}: {one.path}")
+        used = reason == "used"
+        fold, folds = _deal(one, block, used, truth)
+        covs = latents["filtered_cov"].to_numpy()
+        values, vectors = np.linalg.eigh(covs[used].mean(0, dtype=np.float64))
+        metric = vectors / np.sqrt(np.maximum(values, 1e-9 * values[-1]))
+        states = latents["filtered_mean"].to_numpy().astype(np.float64) @ metric
+        about = size, guard, min_speed, held_out, note
+        yield Bins(one, states, covs, metric, truth, reason, block, fold, folds, *about)
+
+
+def _usable(
+    latents: xr.Dataset, variable: Behavior, truth: np.ndarray, missing: np.ndarray, guard: float, where: str
+) -> tuple[np.ndarray, np.ndarray, bool, str]:
+    """The block (time,) of each bin, "used" or the exclusion reason (time,), True if training never saw the blocks, and
+    a note. `missing` (time,) is "used", or the reason why a bin has no value."""
     note = ""
     if variable.stop is None:
         block, excluded, held_out = time_blocks(latents, guard)
@@ -193,30 +272,30 @@ def usable_bins(
         short = used & (np.bincount(block[used], minlength=block.max() + 1)[block] < LEAST_BINS)
         if (used & ~short).any():
             reason = np.where(short, "short block", reason)
-    judged = reason == "used"
-    y = truth[judged]
+    y = truth[reason == "used"]
     if y.size < 2 * LEAST_BINS:
         raise InputError(f"{where}: {y.size} usable bins are too few to fit a readout; decode or reserve more time")
     if np.ptp(y) == 0:
         only = variable.label(y[0])
         raise InputError(f"{where} is constant ({only}) in the {y.size} bins that can be used; choose another")
-    numbers, first = np.unique(block[judged], return_index=True)
-    folds = min(FOLDS, numbers.size)
-    fold_of = np.full(block.max() + 2, -1)  # the last one stands for bins in no block
+    return block, reason, held_out, note
+
+
+def _deal(variable: Behavior, block: np.ndarray, used: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, int]:
+    """The fold (time,) of each bin, -1 for none, and the number of folds. Blocks of time are dealt in turn, trials at
+    random, and of classes as many of each to every fold."""
+    numbers, first = np.unique(block[used], return_index=True)
+    folds, fold = min(FOLDS, numbers.size), np.full(block.max() + 2, -1)  # the last one stands for no block
     if variable.stop is None:
-        fold_of[numbers] = np.arange(numbers.size) % folds
-    else:
-        values = y[first]
-        if variable.categories:
-            folds = min(folds, int(np.unique(values, return_counts=True)[1].min()))
-        splitter = (StratifiedKFold if variable.categories else KFold)(folds, shuffle=True, random_state=0)
-        for number, (_, held) in enumerate(splitter.split(numbers, values if variable.categories else None)):
-            fold_of[numbers[held]] = number
-    covs = latents["filtered_cov"].to_numpy()
-    values, vectors = np.linalg.eigh(covs[judged].mean(0, dtype=np.float64))
-    metric = vectors / np.sqrt(np.maximum(values, 1e-9 * values[-1]))
-    states = latents["filtered_mean"].to_numpy().astype(np.float64) @ metric
-    return Bins(variable, states, covs, metric, truth, reason, judged, block, fold_of[block], folds, held_out, note)
+        fold[numbers] = np.arange(numbers.size) % folds
+        return fold[block], folds
+    values = truth[used][first] if variable.categories else None
+    if values is not None:
+        folds = min(folds, int(np.unique(values, return_counts=True)[1].min()))
+    splitter = (KFold if values is None else StratifiedKFold)(folds, shuffle=True, random_state=0)
+    for number, (_, held) in enumerate(splitter.split(numbers, values)):
+        fold[numbers[held]] = number
+    return fold[block], folds
 
 
 def split_halves(group: np.ndarray, judged: np.ndarray) -> np.ndarray:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
 
-DRAWS = 2000  # of the block bootstrap: its standard errors are then right to 2 %
+from ldmfilter.analysis.statistics import block_bootstrap
+
 BAND = 0.03  # coverage of each third may differ from its level by as much
 TAIL = 4.0  # widths beyond the outermost error, where a distribution is taken to end
 QUANTILES = (np.arange(100) + 0.5) / 100  # that the CRPS is summed over
 TENTHS = 10  # of a histogram of probabilities
+
+Bounds = tuple[np.ndarray, np.ndarray]  # lower and upper (bin,)
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,8 @@ class DistributionScore:
 
     crps: float
     crps_se: float
-    pit: tuple[float, ...]
-    pit_se: tuple[float, ...]
+    pit: list[float]
+    pit_se: list[float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +175,7 @@ def crps(truth: np.ndarray, lower: np.ndarray, upper: np.ndarray, levels: Sequen
 def score_distribution(loss: np.ndarray, pit: np.ndarray, block: np.ndarray) -> DistributionScore:
     """Score of distributions, from the CRPS (bin,), the PIT (bin,) and the block of time (bin,) of each bin."""
     tenth = np.minimum((pit * TENTHS).astype(int), TENTHS - 1)
-    (mean, *shares), (error, *errors) = block_means(np.column_stack([loss, np.eye(TENTHS)[tenth]]), block)
-    return DistributionScore(float(mean), float(error), tuple(map(float, shares)), tuple(map(float, errors)))
+    return DistributionScore(**block_means(block, crps=loss, pit=np.eye(TENTHS)[tenth]))
 
 
 def conformal_quantile(scores: np.ndarray, level: float) -> float:
@@ -187,30 +190,24 @@ def conformal_quantile(scores: np.ndarray, level: float) -> float:
     return float(np.partition(scores, rank - 1)[rank - 1]) if rank <= scores.size else np.inf
 
 
-def block_means(values: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of values (bin, quantity) over the bins, and their standard errors by block bootstrap.
-
-    Neighbouring bins depend on each other, blocks (bin,) hardly: `DRAWS` times whole blocks are drawn with
-    replacement (Kunsch 1989, Ann. Stat. 17).
-    """
-    blocks, of = np.unique(block, return_inverse=True)
-    sums = np.zeros((blocks.size, values.shape[1] + 1))
-    np.add.at(sums, of, np.column_stack([values, np.ones(len(values))]))
-    draws = np.random.default_rng(0).multinomial(blocks.size, np.full(blocks.size, 1 / blocks.size), size=DRAWS) @ sums
-    return values.mean(0), (draws[:, :-1] / draws[:, -1:]).std(0, ddof=1)
+def block_means(block: np.ndarray, **values: np.ndarray) -> dict[str, Any]:
+    """Means of values (bin, ...) by their names, and as `<name>_se` their standard errors by bootstrap of the blocks
+    (bin,)."""
+    found = {}
+    for name, one in values.items():
+        found[name] = one.mean(0).tolist()
+        found[f"{name}_se"] = block_bootstrap(one, block).std(0, ddof=1).tolist()
+    return found
 
 
 def thirds(
     of: Mapping[str, np.ndarray], hit: np.ndarray, width: np.ndarray, level: float, block: np.ndarray
 ) -> tuple[Third, ...]:
-    """Coverage and width in the lower, middle and upper third of bins by each quantity.
+    """Coverage and width in the lower, middle and upper third of bins by each quantity, (bin,) by name. What is NaN is
+    left out, and a quantity with no three different thirds.
 
-    Args:
-        of: quantities (bin,) by name; what is NaN is left out, and a quantity with no three different thirds.
-        hit: (bin,) bool, values within their intervals.
-        width: (bin,) of the intervals.
-        level: nominal coverage.
-        block: (bin,) the block of time of each bin.
+    Of intervals of a nominal level: `hit` (bin,), whether they hold the value, and `width` (bin,); `block` (bin,) is
+    the block of time.
     """
     found = []
     for by, values in of.items():
@@ -220,53 +217,35 @@ def thirds(
         number = np.where(np.isfinite(values), np.searchsorted(edges[1:3], values, side="left"), -1)
         for i, (low, high) in enumerate(itertools.pairwise(edges.tolist())):
             rows = number == i
-            (coverage, mean), (error, mean_error) = block_means(np.column_stack([hit, width])[rows], block[rows])
-            far = bool(abs(coverage - level) - BAND > 2 * error)
-            found.append(Third(by, low, high, float(coverage), float(error), float(mean), float(mean_error), far))
+            means = block_means(block[rows], coverage=hit[rows], width=width[rows])
+            far = abs(means["coverage"] - level) - BAND > 2 * means["coverage_se"]
+            found.append(Third(by, low, high, **means, outside=far))
     return tuple(found)
 
 
 def score_intervals(
     truth: np.ndarray,
-    lower: np.ndarray,
-    upper: np.ndarray,
-    constant_lower: np.ndarray,
-    constant_upper: np.ndarray,
-    same: Callable[[float], tuple[np.ndarray, np.ndarray]],
+    bounds: Bounds,
+    constant: Bounds,
+    same: Callable[[float], Bounds],
     level: float,
     block: np.ndarray,
 ) -> IntervalScore:
-    """Score intervals beside intervals of one width.
+    """Score intervals of a nominal level beside intervals of one width, by the true values (bin,) and the block of time
+    (bin,) of each bin.
 
     Args:
-        truth: (bin,) true values.
-        lower: (bin,) bounds of the intervals.
-        upper: (bin,).
-        constant_lower: (bin,) bounds of the intervals of constant width from the same calibration.
-        constant_upper: (bin,).
+        constant: bounds of the intervals of constant width from the same calibration.
         same: maps a coverage to the bounds of intervals of one width that cover that share of these bins.
-        level: nominal coverage.
-        block: (bin,) the block of time of each bin.
     """
-    hit = covered(truth, lower, upper)
-    same_lower, same_upper = same(float(hit.mean()))
-    ours = interval_score(truth, lower, upper, level)
-    theirs = interval_score(truth, same_lower, same_upper, level)
-    (coverage, width, score, advantage), errors = block_means(
-        np.column_stack([hit, upper - lower, ours, theirs - ours]), block
-    )
+    hit = covered(truth, *bounds)
+    ours = interval_score(truth, *bounds, level)
+    theirs = interval_score(truth, *same(float(hit.mean())), level)
     return IntervalScore(
         level=level,
-        coverage=float(coverage),
-        coverage_se=float(errors[0]),
-        width=float(width),
-        width_se=float(errors[1]),
-        score=float(score),
-        score_se=float(errors[2]),
-        constant_coverage=float(covered(truth, constant_lower, constant_upper).mean()),
-        constant_width=float((constant_upper - constant_lower).mean()),
-        constant_score=float(interval_score(truth, constant_lower, constant_upper, level).mean()),
+        **block_means(block, coverage=hit, width=bounds[1] - bounds[0], score=ours, advantage=theirs - ours),
+        constant_coverage=float(covered(truth, *constant).mean()),
+        constant_width=float((constant[1] - constant[0]).mean()),
+        constant_score=float(interval_score(truth, *constant, level).mean()),
         same_coverage_score=float(theirs.mean()),
-        advantage=float(advantage),
-        advantage_se=float(errors[3]),
     )

@@ -19,9 +19,9 @@ from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.neighbors import KNeighborsClassifier
 
 from ldmfilter.analysis.bayesian_decoder import decode_counts
-from ldmfilter.analysis.behavior import thin
-from ldmfilter.analysis.blocks import MOST_CONTROL, Bins, count_reasons
+from ldmfilter.analysis.blocks import MOST_CONTROL, Bins, Judged, against_surrogates
 from ldmfilter.analysis.calibration import block_means
+from ldmfilter.analysis.variable import thin
 
 NEIGHBOURS = (10, 25, 50)  # candidates
 SHRINKAGES = (0.1, 0.01)  # of the covariance within classes: candidates, the first is the control's
@@ -55,7 +55,7 @@ class ClassControl:
 
 @dataclass(frozen=True)
 class ClassDecoder:
-    """The supervised baseline, a Bayesian decoder of `window` s of counts (pynapple), by balanced accuracy."""
+    """The supervised baseline, a Bayesian decoder of `window` s of counts, by balanced accuracy."""
 
     balanced_accuracy: float
     window: float
@@ -76,24 +76,16 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class ClassReport:
+class ClassReport(Judged):
     """Accuracy and calibration of the readout of a variable that has classes.
 
-    As `BehaviorReport`, and
+    As `Judged` and `BehaviorReport`, and
     classes: the labels; recall: of each the share of its bins that is read right
     chance: balanced accuracy of a guess; accuracy_se: of read.accuracy, by block bootstrap
     calibration: by steps of probability; calibration_error: mean distance of probability and share, by pairs
     """
 
-    name: str
-    path: str
     classes: list[str]
-    bins: dict[str, int]
-    blocks: int
-    folds: int
-    guard: float
-    min_speed: float
-    held_out: bool
     readouts: dict[str, ClassScore]
     chosen: str
     read: ClassScore | None
@@ -109,25 +101,18 @@ class ClassReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON holds them; keys as of `BehaviorReport` where both have them."""
         same: dict[str, Any] = {"unit": "", "period": None, "circular": False, "categories": True, "intervals": []}
-        calibrated = {"calibrated": bool(self.calibration), "calibration": list(map(asdict, self.calibration))}
-        return {**asdict(self), **same, **calibrated}
+        return {**asdict(self), **same, "calibrated": bool(self.calibration)}
 
 
-def read_classes(
-    bins: Bins, counts: xr.DataArray | None, shifts: int, guard: float, min_speed: float
-) -> tuple[ClassReport, dict[str, Any]]:
-    """Read a variable of classes, judge it, and give what is added to the states.
+def read_classes(bins: Bins, counts: xr.DataArray | None, shifts: int) -> tuple[ClassReport, dict[str, Any]]:
+    """Read the variable of `bins`, judge it, and give what is added to the states.
 
-    Args:
-        bins: of the variable.
-        counts: (time, unit) for the supervised decoder; None leaves it out.
-        shifts: number of the control's surrogates.
-        guard, min_speed: for the report.
+    Without counts (time, unit) the supervised decoder is left out. The control has `shifts` surrogates.
     """
     assert bins.variable.classes is not None
     number, n = bins.variable.classes.size, bins.truth.size
     rows = np.flatnonzero(bins.judged)
-    new = np.flatnonzero(~bins.judged | (bins.folds < 2))
+    new = np.flatnonzero(~bins.tested)
     probability = np.full((n, number), np.nan)
     by_kind: dict[str, np.ndarray] = {}
     # Bins of no fold are read by what is fitted to all.
@@ -139,8 +124,7 @@ def read_classes(
             probability[rows[test]] = read[best]
             for kind, values in read.items():
                 by_kind.setdefault(kind, np.full((n, number), np.nan))[rows[test]] = values
-    report = _report(bins, probability, by_kind, chosen, counts, shifts, guard, min_speed)
-    return report, _variables(bins, probability)
+    return _report(bins, probability, by_kind, chosen, counts, shifts), _variables(bins, probability)
 
 
 def candidates(bins: int) -> dict[tuple[str, int], Any]:
@@ -215,56 +199,53 @@ def _report(
     chosen: str,
     counts: xr.DataArray | None,
     shifts: int,
-    guard: float,
-    min_speed: float,
 ) -> ClassReport:
-    variable, rows = bins.variable, np.flatnonzero(bins.judged & (bins.folds > 1))
+    variable, rows = bins.variable, np.flatnonzero(bins.tested)
     truth = bins.truth[rows].astype(int)
     present = np.unique(bins.truth[bins.judged]).astype(int)
     notes = [note for note in (variable.note, bins.note) if note]
     if not bins.held_out and not bins.note:
         notes.append("training saw all of the time: the readout is not judged on new time")
-    tested = rows.size > 0
-    recall = recall_score(truth, probability[rows].argmax(1), labels=present, average=None) if tested else ()
-    calibration = _calibration(truth, probability[rows], bins.block[rows]) if tested else ()
-    pairs = sum(one.pairs for one in calibration)
-    off = sum(abs(one.share - one.probability) * one.pairs for one in calibration) / max(pairs, 1)
-    right = (probability[rows].argmax(1) == truth).astype(np.float64)
+    about: dict[str, Any] = {
+        **bins.about(),
+        "classes": [variable.label(value) for value in range(probability.shape[1])],
+        "chosen": chosen,
+        "chance": 1 / present.size,
+        "note": "; ".join(notes),
+    }
+    if not rows.size:
+        about |= {"read": None, "control": None, "decoder": None, "readouts": {}, "recall": {}, "calibration": ()}
+        return ClassReport(**about, accuracy_se=float("nan"), calibration_error=0.0)
+    read = probability[rows].argmax(1)
+    recall = recall_score(truth, read, labels=present, average=None)
+    calibration = _calibration(truth, probability[rows], bins.block[rows])
+    off = np.average([abs(one.share - one.probability) for one in calibration], weights=[x.pairs for x in calibration])
     return ClassReport(
-        name=variable.name,
-        path=variable.path,
-        classes=[variable.label(value) for value in range(probability.shape[1])],
-        bins=count_reasons(bins.reason),
-        blocks=np.unique(bins.block[bins.judged]).size,
-        folds=bins.folds,
-        guard=guard,
-        min_speed=min_speed,
-        held_out=bins.held_out,
+        **about,
+        read=_score(truth, probability[rows]),
+        control=_control(bins, shifts),
+        decoder=None if counts is None else _decoder(bins, counts, rows),
         readouts={kind: _score(truth, values[rows]) for kind, values in by_kind.items()},
-        chosen=chosen,
-        read=_score(truth, probability[rows]) if tested else None,
-        accuracy_se=float(block_means(right[:, None], bins.block[rows])[1][0]) if tested else float("nan"),
-        chance=1 / present.size,
-        recall={variable.label(value): float(one) for value, one in zip(present, recall, strict=False)},
-        control=_control(bins, shifts) if tested else None,
-        decoder=_decoder(bins, counts, rows) if counts is not None and tested else None,
+        recall={variable.label(value): float(one) for value, one in zip(present, recall, strict=True)},
+        accuracy_se=block_means(bins.block[rows], right=read == truth)["right_se"],
         calibration=calibration,
         calibration_error=float(off),
-        note="; ".join(notes),
     )
 
 
 def _calibration(truth: np.ndarray, probability: np.ndarray, block: np.ndarray) -> tuple[Calibration, ...]:
     """Probabilities (bin, class), by steps, and how often the class was there."""
     right = truth[:, None] == np.arange(probability.shape[1])
+    blocks = np.broadcast_to(block[:, None], right.shape)
     step = np.minimum((probability * STEPS).astype(int), STEPS - 1)
-    found = []
-    for one in np.unique(step):
-        pairs = step == one
-        values = np.column_stack([right[pairs], probability[pairs]]).astype(np.float64)
-        (share, mean), (error, _) = block_means(values, np.broadcast_to(block[:, None], pairs.shape)[pairs])
-        found.append(Calibration(float(mean), float(share), float(error), int(pairs.sum())))
-    return tuple(found)
+    return tuple(
+        Calibration(
+            probability=float(probability[pairs].mean()),
+            **block_means(blocks[pairs], share=right[pairs]),
+            pairs=int(pairs.sum()),
+        )
+        for pairs in (step == one for one in np.unique(step))
+    )
 
 
 def _control(bins: Bins, shifts: int) -> ClassControl:
@@ -278,14 +259,7 @@ def _control(bins: Bins, shifts: int) -> ClassControl:
         for i in range(values.shape[1]):
             read[test, i] = _predict(bins, linear, values[train, i], rows[train], rows[test], number).argmax(1)
     scores = np.array([balanced_accuracy_score(values[:, i], read[:, i]) for i in range(values.shape[1])])
-    best, others = scores[0], scores[1:]
-    return ClassControl(
-        shifts=shifts,
-        accuracy=float(best),
-        shifted_mean=float(others.mean()),
-        shifted_95=float(np.quantile(others, 0.95)),
-        p=float((1 + (others >= best).sum()) / (1 + shifts)),
-    )
+    return ClassControl(accuracy=float(scores[0]), **against_surrogates(scores))
 
 
 def _decoder(bins: Bins, counts: xr.DataArray, rows: np.ndarray) -> ClassDecoder:
@@ -298,25 +272,16 @@ def _variables(bins: Bins, probability: np.ndarray) -> dict[str, Any]:
     variable, name = bins.variable, bins.variable.name
     assert variable.classes is not None
     text = variable.classes.dtype.kind == "U"
-    labels = np.append(variable.classes, "" if text else np.nan)  # the last one stands for none
-    known = np.isfinite(bins.truth)
-    about = {"path": variable.path} | ({"unit": variable.unit} if variable.unit else {})
-    true = labels[np.where(known, np.nan_to_num(bins.truth), -1).astype(int)]
-    read = labels[probability.argmax(1)]
-    fold = np.where(bins.judged & (bins.folds > 1), bins.fold, -1).astype(np.int8)
     kind = "U" if text else np.float32
+    labels = np.append(variable.classes, "" if text else np.nan)  # the last one stands for none
+    true = labels[np.where(np.isfinite(bins.truth), np.nan_to_num(bins.truth), -1).astype(int)]
+    read = labels[probability.argmax(1)]
+    about = {"path": variable.path} | ({"unit": variable.unit} if variable.unit else {})
+    filtered = {**about, "time_index": "t|t"}
     return {
         f"{name}_class": (f"{name}_class", variable.classes, about),
-        f"{name}_probability": (
-            ("time", f"{name}_class"),
-            probability.astype(np.float32),
-            {**about, "time_index": "t|t"},
-        ),
+        f"{name}_probability": (("time", f"{name}_class"), probability.astype(np.float32), filtered),
         f"{name}_read": ("time", read.astype(kind), {**about, "long_name": "the most probable class"}),
         f"{name}_true": ("time", true.astype(kind), about),
-        f"{name}_fold": (
-            "time",
-            fold,
-            {"long_name": "fold of a bin that is read by classifiers of other blocks, or -1"},
-        ),
+        **bins.fold_variable(),
     }

@@ -30,11 +30,8 @@ _TRIES = 20  # proposals of Optuna, before one of the combinations that are left
 
 
 def combinations(config: Config, grid: Mapping[str, Sequence]) -> list[dict[str, Any]]:
-    """Every combination of the values that makes a filter; those with fewer states than latent dimensions do not.
-
-    Args:
-        config: the options that all share.
-        grid: values by option.
+    """Every combination of the values, by option, that makes a filter with the other options of `config`; those with
+    fewer states than latent dimensions do not.
 
     Raises:
         InputError: an option that is not swept, a value outside its range, too many combinations, or none left.
@@ -57,15 +54,10 @@ def combinations(config: Config, grid: Mapping[str, Sequence]) -> list[dict[str,
 
 
 class Draws:
-    """Combinations that Optuna has drawn, in its journal file: a line of JSON each.
+    """Combinations that Optuna has drawn from the possible ones, in its journal file: a line of JSON each.
 
     Processes that draw at the same time need no lock. A draw is one record, the order of the journal counts, and a
     combination that is there twice counts once.
-
-    Args:
-        path: of the journal.
-        grid: the values of each option.
-        possible: the combinations that may be drawn.
     """
 
     def __init__(self, path: Path, grid: Mapping[str, Sequence], possible: Sequence[Options]):
@@ -80,14 +72,8 @@ class Draws:
             return [self._possible[key] for key in keys]
 
     def draw(self, scores: Iterable[tuple[Options, float]]) -> None:
-        """Draw one more: ten at random, the others by Optuna's tree-structured Parzen estimator.
-
-        Args:
-            scores: what trainings came to so far, and with which options.
-
-        Raises:
-            InputError: as `drawn`.
-        """
+        """Draw one more: ten at random, the others by Optuna's tree-structured Parzen estimator, from the scores that
+        trainings came to so far, with their options. Raises: InputError, as `drawn`."""
         from optuna import create_study
         from optuna.distributions import CategoricalDistribution
         from optuna.samplers import TPESampler

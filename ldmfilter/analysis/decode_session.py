@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from ldmfilter.analysis.behavior import choose_behavior
 from ldmfilter.analysis.behavior_ahead import read_behavior_ahead
 from ldmfilter.analysis.judged import excerpt
 from ldmfilter.analysis.readout import AnyReport, read_behavior
+from ldmfilter.analysis.variable import Behavior
 from ldmfilter.config import DataConfig
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.prepare import prepare
@@ -100,20 +101,14 @@ def decode_session(
     say: Say | None = None,
     follow: Follow | None = None,
 ) -> tuple[AnyReport, ...] | None:
-    """Decode a session into a store.
+    """Decode a session into the store `out`. Returns the reports on behaviour, or None where an existing store was
+    kept.
 
     Args:
-        run: whose model decodes.
         session: its path, or as read; None for the run's own.
-        out: the store.
-        options: what is decoded, and how.
-        overwrite: replace a store that exists.
         keep: leave a store that exists as it is where it is of the same model, session and options.
         say: gets messages, a line each.
         follow: passes the blocks of states on, and shows how far they are.
-
-    Returns:
-        The reports on behaviour, or None where an existing store was kept.
 
     Raises:
         InputError: the session cannot be used, or the store not be written.
@@ -137,17 +132,15 @@ def decode_session(
     variables = choose_behavior(recording, options.behavior, options.circular or ()) if options.behavior else []
     data = DataConfig(model.bin_size_, options.interval, options.spans)
     counts = prepare(select_model_units(recording, model, run.session_unit_ids), data, model.unit_ids_.tolist())
-    rates = fit_rates(run, model, recording) if options.rates else None
     bins = counts.sizes["time"]
     say(f"{bins} bins of {model.bin_size_:g} s from {counts.attrs['path']}, model of {run.folder}")
     blocks = decode_blocks(
         model, check_counts(counts), options.ci, options.smooth,
         device=options.device, ahead=options.ahead, lag=options.lag,
     )  # fmt: skip
-    if follow is not None:
-        blocks = follow(blocks, bins)
-    if rates is not None:
-        blocks = map(rates.add, blocks)
+    blocks = blocks if follow is None else follow(blocks, bins)
+    if options.rates:
+        blocks = map(fit_rates(run, model, recording).add, blocks)
     marked = (block.assign_attrs(decode_options=options.to_json()) for block in blocks)
     if not variables and not options.align:
         write_latents(marked, out, overwrite)
@@ -155,6 +148,20 @@ def decode_session(
     if bins > HUGE:
         say(f"warning: this takes all {bins:,} bins into memory; --span takes fewer")
     latents = xr.concat(list(marked), "time", data_vars="minimal", coords="minimal")
+    latents, reports = _read_and_align(latents, recording, counts, variables, options, say)
+    write_latents(latents, out, overwrite)
+    return reports
+
+
+def _read_and_align(
+    latents: xr.Dataset,
+    recording: Session,
+    counts: xr.DataArray,
+    variables: Sequence[Behavior],
+    options: DecodeOptions,
+    say: Say,
+) -> tuple[xr.Dataset, tuple[AnyReport, ...]]:
+    """The states with the behaviour that is read from them, in trials where these are asked for, and the reports."""
     reports: tuple[AnyReport, ...] = ()
     if variables:
         for one in variables:
@@ -169,8 +176,7 @@ def decode_session(
         latents = align(latents, recording, options.align, options.window, options.filter)
         reached = int((latents["segment"] >= 0).sum())
         say(f"{latents.sizes['trial']} trials around {options.align}, {reached} of them in the decoded time")
-    write_latents(latents, out, overwrite)
-    return reports
+    return latents, reports
 
 
 def fit_rates(run: Run, model: LDMFilter, recording: Session) -> Rates:

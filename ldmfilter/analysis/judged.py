@@ -91,12 +91,8 @@ def bins_of(counts: xr.DataArray, trained: Array, trained_spans: list[tuple[floa
     """Divide a recording into bins to fit to and bins to judge on.
 
     Judged are the bins `GUARD` s away from training, or where these are too few, training's own. Of a session that the
-    model was not trained on every other tenth is fitted to, and the others are judged.
-
-    Args:
-        counts: (time, unit), as `check_counts` gives them.
-        trained: (time,) bool, the bins that training saw.
-        trained_spans: start and stop, s, of the time that training saw.
+    model was not trained on every other tenth is fitted to, and the others are judged. Training saw the bins `trained`
+    (time,) and the time of `trained_spans`, starts and stops in s.
 
     Raises:
         InputError: fewer than `LEAST_BINS` bins to fit to or to judge on.

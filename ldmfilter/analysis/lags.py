@@ -11,10 +11,10 @@ import xarray as xr
 from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.neighbors import KNeighborsRegressor
 
-from ldmfilter.analysis.behavior import Behavior, speed
-from ldmfilter.analysis.blocks import GUARD, Bins, align_bins, usable_bins
+from ldmfilter.analysis.blocks import GUARD, Bins, bins_of
 from ldmfilter.analysis.calibration import conformal_quantile
-from ldmfilter.analysis.readout import predict_bins
+from ldmfilter.analysis.nested import predict_bins
+from ldmfilter.analysis.variable import Behavior
 
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
@@ -49,36 +49,26 @@ def read_at_lags(
     Args:
         model: a fitted filter.
         counts: (time, unit) of the session.
-        behavior: the variables; those of classes are left out.
-        min_speed: as `read_behavior` takes it.
+        behavior, min_speed: as `read_behavior` takes them; variables of classes are left out.
 
     Returns:
         By name of the variable a row for filtered states, for each lag, and for smoothed states; without those whose
-        judged time is a single block.
+            judged
+        time is a single block.
 
     Raises:
         InputError: as `read_behavior`.
     """
-    size = model.bin_size_
-    frame, seconds = model.frame_bins_ * size, counts.sizes["time"] * size
+    frame, seconds = model.frame_bins_ * model.bin_size_, counts.sizes["time"] * model.bin_size_
     lags = sorted({n * frame for n in (int(lag / frame + 1e-6) for lag in LAGS) if n and n * frame <= seconds})
     found: dict[str, list[AtLag]] = {one.name: [] for one in behavior if not one.categories}
     for lag in (0.0, *lags, None) if found else ():
         latents = model.decode(counts, smooth=lag is None, lag=lag or None)
         kind = "filtered" if lag == 0 else "smoothed" if lag is None else "lagged"
         latents = latents.assign({f"filtered_{part}": latents[f"{kind}_{part}"] for part in ("mean", "cov")})
-        time, segment = latents["time"].to_numpy(), latents["segment"].to_numpy()
-        aligned = [align_bins(one, time, size, one.path) for one in behavior]
-        slow = np.zeros(time.size, dtype=bool)
-        if min_speed > 0:
-            slow = ~(speed(behavior[0], aligned[0][0], segment, size) >= min_speed)
-        for one, (truth, missing) in zip(behavior, aligned, strict=True):
-            if one.name not in found:
-                continue
-            reason = np.where(slow & (missing == "used"), "slow", missing)
-            bins = usable_bins(latents, one, truth, reason, GUARD, one.path)
-            if bins.folds > 1:
-                found[one.name].append(AtLag(lag, *_read(bins)))
+        for bins in bins_of(latents, behavior, min_speed, GUARD):
+            if bins.variable.name in found and bins.folds > 1:
+                found[bins.variable.name].append(AtLag(lag, *_read(bins)))
     return {name: tuple(rows) for name, rows in found.items() if rows}
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor
 from ldmfilter.analysis import statistics
 from ldmfilter.analysis.baselines import NO_MEMORY, Baseline, causal_pca, log_likelihoods
 from ldmfilter.analysis.judged import Bins, bins_of, excerpt, thinned
+from ldmfilter.analysis.score import Judge, means_without
 from ldmfilter.analysis.statistics import Array
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import apart
@@ -110,12 +113,16 @@ class SpikesPredicted:
     Attributes:
         states, pca: bits per spike; NaN where nothing could be judged.
         lead: of the states over the PCA, and its 95 % interval.
+        hidden: of units in the bin itself by states that are not shown them (`score.Judge.hidden`); with its 95 %
+            interval.
     """
 
     states: float
     pca: float
     lead: float
     interval: tuple[float, float]
+    hidden: float
+    hidden_interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -211,8 +218,16 @@ def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> Spike
             causal_pca(seen, bins.starts, fit, bins.size, is_signal(counts)),
         )
     )
-    lead, error = by_states.lead(by_pca)
-    return SpikesPredicted(by_states.value, by_pca.value, lead, (lead - 1.96 * error, lead + 1.96 * error))
+    judge = Judge(dataclasses.replace(bins, fit=fit, judged=judged), is_signal(counts), ())
+    hidden = judge.hidden(partial(means_without, model, counts, latents))
+
+    def interval(value: float, error: float) -> tuple[float, float]:
+        return value - 1.96 * error, value + 1.96 * error
+
+    lead = by_states.lead(by_pca)
+    return SpikesPredicted(
+        by_states.value, by_pca.value, lead[0], interval(*lead), hidden.value, interval(hidden.value, hidden.error)
+    )
 
 
 def measure(

@@ -1,8 +1,8 @@
-"""Behaviour from one state after the other, in intervals that stay true when the session drifts.
+"""Behaviour from one state after the other, with intervals that keep their coverage when the session drifts.
 
 Adaptive conformal inference (Gibbs & Candes 2021, Adv. Neural Inf. Process. Syst. 34): whenever a value becomes known,
-the intervals' own chance of a miss moves, so that in the long run as many values lie outside as should, whatever the
-session does.
+the chance of a miss that the next interval is made for moves up or down, so that in the long run the intended share of
+values lies outside, even where the session drifts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmfilter.analysis.calibration import ErrorDistribution, conformal_quantile
-from ldmfilter.analysis.readout import Reader
+from ldmfilter.analysis.intervals import Reader
 from ldmfilter.errors import InputError
 
 #: Step of the chance of a miss, per second. Gibbs & Candes take 0.005 for each value, of values that miss one by one.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -173,7 +173,7 @@ def score(
         found = {}
         for name, one in models.items():
             tell(name)
-            found[name] = judge.scores(partial(_means, one, counts, whole[name]))
+            found[name] = judge.scores(partial(means_without, one, counts, whole[name]))
         for name, make in STATES.items():
             tell(name)
             found[name] = judge.scores(partial(judge.made, make))
@@ -205,17 +205,25 @@ class Judge:
         """The score of every row."""
         whole, size = states(np.zeros(0, np.int64)), self.bins.size
         rows = {name: self._predicted(whole, self.units, round(at / size)) for name, at in self.ahead.items()}
-        hidden: dict[str, list[tuple[int, SpikesAhead]]] = {HIDDEN: [], FEW_SHOT: []}
+        groups = list(self._groups(states))
+        rows[HIDDEN] = _pooled([(weight, self._predicted(seen, units)) for seen, units, weight in groups])
+        rows[FEW_SHOT] = _pooled(
+            [(weight, self._predicted(seen, units, few=few)) for seen, units, weight in groups for few in self._few()]
+        )
+        return rows | {THIS_BIN: self._predicted(whole, self.units)}
+
+    def hidden(self, states: States) -> SpikesAhead:
+        """The score of the bin's spikes of units that are hidden, a quarter of them at a time."""
+        return _pooled([(weight, self._predicted(seen, units)) for seen, units, weight in self._groups(states)])
+
+    def _groups(self, states: States) -> Iterator[tuple[Array, Array, int]]:
+        """For each quarter of the units: states without them, those of them that fire, and the number of spikes."""
         for first in range(QUARTERS if self.counts.shape[1] > 1 else 0):
             group = np.arange(first, self.counts.shape[1], QUARTERS)
             units = np.intersect1d(group, self.units)
             if units.size:
                 weight = units.size if self.signal else int(np.nansum(self.counts[self.judged][:, units]))
-                seen = states(group)
-                hidden[HIDDEN].append((weight, self._predicted(seen, units)))
-                hidden[FEW_SHOT] += [(weight, self._predicted(seen, units, few=few)) for few in self._few()]
-        rows |= {name: _pooled(parts) for name, parts in hidden.items()}
-        return rows | {THIS_BIN: self._predicted(whole, self.units)}
+                yield states(group), units, weight
 
     def made(self, make: Callable[..., Array], hidden: Array) -> Array:
         """States of a simpler method (`baselines.STATES`) without the hidden units."""
@@ -267,7 +275,7 @@ def _common(models: Mapping[str, LDMFilter], whole: Mapping[str, xr.Dataset], co
     return dataclasses.replace(found[0], fit=fit, judged=judged)
 
 
-def _means(model: LDMFilter, counts: xr.DataArray, whole: xr.Dataset, hidden: Array) -> Array:
+def means_without(model: LDMFilter, counts: xr.DataArray, whole: xr.Dataset, hidden: Array) -> Array:
     """Filtered means (time, state) of a model that is not shown the hidden units; `whole` holds those of all units."""
     latents = model.decode(_hide(counts, hidden)) if hidden.size else whole
     return latents["filtered_mean"].to_numpy().astype(np.float64)

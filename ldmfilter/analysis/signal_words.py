@@ -6,7 +6,6 @@ _WORDS = (
     ("mean rate", "mean"),
     ("; counted ", "; "),
     ("smoothed counts", "the smoothed signal"),
-    ("smoothing the counts", "smoothing the signal"),
     ("whose counts are", "whose means are"),
     (", or a higher --min-rate, which leaves units out", ""),
     ("sets of spikes", "signals"),

@@ -18,7 +18,7 @@ Array = np.ndarray
 
 INFORMATION_UNIT = "nats per second"  # of log-likelihoods and predictive information; with `information_scale`
 BLOCK = 5.0  # s, a block of the bootstrap: longer than what neighbouring bins remember of each other
-RESAMPLES = 1_000  # of a bootstrap or a permutation test
+RESAMPLES = 2_000  # of a bootstrap or a permutation test: a standard error is then right to 2 %
 LAGS = 10
 # s, of the averages of the past that counts are predicted from, beside those of FAST bins
 OWN_TIMES, OTHERS_TIME, FAST = (0.25, 1.0, 4.0), 1.0, 2
@@ -116,24 +116,31 @@ def predictive_information(z: Array, error: Array) -> float:
     return 0.5 * (of_z - of_error)
 
 
+def block_bootstrap(values: Array, block: Array, seed: int = 0) -> Array:
+    """Means (draw, ...) of values (time, ...) over blocks that are drawn with replacement (Kunsch 1989, Ann. Stat. 17).
+
+    Neighbouring bins depend on each other, blocks (time,), given by number, hardly.
+    """
+    blocks, of = np.unique(block, return_inverse=True)
+    sums = np.zeros((blocks.size, *values.shape[1:]))
+    np.add.at(sums, of, values)
+    chance = np.full(blocks.size, 1 / blocks.size)
+    draws = np.random.default_rng(seed).multinomial(blocks.size, chance, size=RESAMPLES)
+    size = (draws @ np.bincount(of)).reshape(-1, *[1] * (values.ndim - 1))
+    return np.tensordot(draws, sums, 1) / size
+
+
 def mean_interval(values: Array, block: Array, seed: int = 0) -> tuple[float, tuple[float, float]]:
-    """Mean of values (time,) and its 95 % interval by the block bootstrap (Kunsch 1989): whole blocks (time,), given
-    by number, are drawn, so that neighbours that resemble each other do not make the interval too narrow."""
-    _, number = np.unique(block, return_inverse=True)
-    sums, sizes = np.bincount(number, values), np.bincount(number)
-    draws = np.random.default_rng(seed).integers(len(sizes), size=(RESAMPLES, len(sizes)))
-    low, high = np.quantile(sums[draws].sum(1) / sizes[draws].sum(1), [0.025, 0.975]).tolist()
+    """Mean of values (time,) and its 95 % interval by `block_bootstrap`."""
+    low, high = np.quantile(block_bootstrap(values, block, seed), [0.025, 0.975]).tolist()
     return float(values.mean()), (low, high)
 
 
 def lagged_correlations(x: Array, judged: Array, segment: Array, lags: int) -> tuple[Array, Array]:
     """Correlations of x_t with x_{t-k}, (lag, latent, latent), for k = 1 .. lags, and (lag,) the numbers of pairs.
 
-    Args:
-        x: (time, latent), whitened here by its covariance in the judged bins.
-        judged: (time,) bool; both bins of a pair are.
-        segment: (time,) number of the gap-free stretch; no pair crosses two.
-        lags: number of lags.
+    Whitened are x (time, latent) by their covariance in the judged bins (time,). Both bins of a pair are judged ones of
+    one gap-free stretch, whose number is `segment` (time,).
     """
     white = normalised(x - x[judged].mean(0), covariance(x[judged]))
     matrices, pairs = [], []
@@ -159,15 +166,10 @@ def portmanteau(correlations: Array, pairs: Array) -> tuple[float, float]:
 
 
 def consistency(x: Array, judged: Array, segment: Array, time: Array, bin_size: float, seed: int = 0) -> Consistency:
-    """Size and correlations of innovations, beside those of a filter that is right.
+    """Size and correlations of normalised innovations x (time, latent), beside those of a filter that is right.
 
-    Args:
-        x: (time, latent), as `normalised` gives them; ignored where not judged.
-        judged: (time,) bool.
-        segment: (time,) number of the gap-free stretch.
-        time: (time,) s.
-        bin_size: s.
-        seed: of the bootstrap.
+    Judged are the bins `judged` (time,); `segment` (time,) is the number of the gap-free stretch, `time` (time,) and
+    `bin_size` are in s, `seed` is of the bootstrap.
     """
     latent, nis = x.shape[1], (x[judged] ** 2).sum(1)
     block, levels = np.floor(time[judged] / BLOCK), np.arange(1, 200) / 200
@@ -207,16 +209,14 @@ def memory(A: Array, bin_size: float) -> Memory:
 
 
 def coupling(x: Array, fit: Array, judged: Array, bin_size: float) -> float:
-    """Correlation of the part of each unit that its own past does not explain with its prediction from the past of
-    all units, over all units: about 0 where the units are independent, whatever their own rhythms.
+    """Correlation of the part of each unit that its own past does not explain with its prediction from the past of all
+    units, over all units: about 0 where the units are independent, whatever their own rhythms.
 
-    Each unit's x is regressed on averages of its own past; what is left is predicted from an average of the past of
-    all units, by ridge regression. Of two averages, of two bins and of a second, the better one counts.
+    Each unit's x is regressed on averages of its own past; what is left is predicted from an average of the past of all
+    units, by ridge regression. Of two averages, of two bins and of a second, the better one counts.
 
-    Args:
-        x: (time, unit), standardised.
-        fit, judged: (time,) bool, the bins that the regressions are fitted to and judged on.
-        bin_size: s.
+    x (time, unit) is standardised; the regressions are fitted to the bins `fit` (time,), and judged on `judged`
+    (time,).
     """
     n = int(fit.sum())
 

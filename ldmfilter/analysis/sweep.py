@@ -28,62 +28,38 @@ import os
 import shutil
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import xarray as xr
 
 from ldmfilter.analysis.combinations import Draws, combinations
-from ldmfilter.analysis.sweep_scores import Combination, Options, SweepRun, best_run, group
-from ldmfilter.cluster import cancelled, work, workers
+from ldmfilter.analysis.sweep_scores import Combination, Options, SweepRun, group
 from ldmfilter.config import Config, DataConfig
 from ldmfilter.data import read_session
 from ldmfilter.data.prepare import prepare
 from ldmfilter.data.session import Session
-from ldmfilter.data.untrusted.remote import absolute
 from ldmfilter.data.windows import reserve
 from ldmfilter.errors import BusyError, InputError, TrainingError
 from ldmfilter.files import disk_errors, plain_name, write_bytes
 from ldmfilter.filter.candidates import candidates
-from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.model import MODEL_FILE
 from ldmfilter.filter.runs import RUNS, Run
 from ldmfilter.filter.training import Training, read_history
 from ldmfilter.tensors import damaged, read_tensors
 from ldmfilter.version import __version__
 
-if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
-SWEEP_FORMAT = 2  # 1 kept its runs in a database besides
+SWEEP_FORMAT = 2  # 1 kept its runs in a database
 MOST_RUNS = 2_000  # that are trained
 _SWEEP, _DRAWS, _OUTCOME, _BEST = "sweep.json", "draws.jsonl", "outcome.json", "best"
 _LOOK = 1.0  # s between looks at the runs that other processes train
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Progress of a sweep.
-
-    Attributes:
-        run: the run that something has happened to.
-        ended: runs that are done or have failed, by whichever process.
-        runs: all runs.
-        share: of all training that is done, from 0 to 1.
-    """
-
-    run: SweepRun
-    ended: int
-    runs: int
-    share: float
-
-
 class Sweep:
     """Trainings of one session with several values of some options, and with several seeds.
 
-    Make one with `create`, open one with `open`; then `run`, `results` and `best`.
+    Make one with `create` or open one with `open`; then `run_sweeps` does it, and `results` has the scores.
 
     Attributes:
         folder: where it lies.
@@ -109,9 +85,8 @@ class Sweep:
         self.identity = str(about["identity"])
         self.combinations = combinations(self.config, self.grid)
         self._draws = None if self.trials is None else Draws(folder / _DRAWS, self.grid, self.combinations)
-        self._in_database = about["format"] == 1  # outcomes lay there, which is not read
+        self.share = 0.0  # of all training that is done, as last seen
         self._ended: dict[int, SweepRun] = {}  # as read before: they do not change
-        self._share = 0.0
 
     @classmethod
     def create(
@@ -127,7 +102,6 @@ class Sweep:
 
         Args:
             folder: where; None for one below `runs/`, named after the session and all that is asked for.
-            session: path of the session.
             config: the options that all runs share.
             grid: values of each swept option, by its name in `FilterConfig`; those of `SWEPT`.
             seeds: at least one.
@@ -152,7 +126,7 @@ class Sweep:
         recorded, counts = _record(os.fspath(session), config.data)
         source = recorded.source
         for options in possible[:1]:  # an error that every run would end with comes before anything is written
-            Training(_with(config, options, seeds[0]).filter, counts)
+            Training(config.replace(**options, seed=seeds[0]).filter, counts)
         asked = {
             "checksum": source.checksum,
             "config": config.to_dict(),
@@ -191,10 +165,10 @@ class Sweep:
                     f"{path}: sweep format {about['format']}, made by ldmfilter {about.get('package_version')}, is "
                     f"newer than this package reads ({SWEEP_FORMAT}); update ldmfilter"
                 )
-            if about["format"] == 1 and about["trials"] is not None:
+            if about["format"] < SWEEP_FORMAT:
                 raise InputError(
-                    f"{folder}: its combinations were drawn into sweep.db, which is not read any more; sweep anew. Its "
-                    "runs are run folders like any other"
+                    f"{path}: sweep format {about['format']} is not read any more; sweep anew. Its runs are run "
+                    "folders like any other"
                 )
             return cls(path.parent, about)
         except InputError:
@@ -216,11 +190,8 @@ class Sweep:
     def recording(self, path: str | os.PathLike[str] | None = None) -> tuple[Session, xr.DataArray]:
         """The session, and its counts (time, unit) that every run trains on, without the reserved time.
 
-        Args:
-            path: where the session lies now; None for where it lay.
-
-        Raises:
-            InputError: the session cannot be read, or has changed since.
+        It is read where it lies now, `path`, or where it lay. Raises: InputError, where it cannot be read, or has
+        changed.
         """
         for _ in range(2):  # what was read before may have been another file at the same path
             recording = _record(os.fspath(path or self.session_path), self.config.data)
@@ -231,30 +202,6 @@ class Sweep:
             f"{recording[0].source.path}: is not the session that {self.folder} sweeps over, or has changed; sweep anew"
         )
 
-    def run(self, jobs: int = 1, session: str | os.PathLike[str] | None = None) -> Generator[Progress, None, None]:
-        """Do what is missing: every run that has not ended, in order, from its last checkpoint. Ends when every run is
-        done, has failed, or is being done by another process. It may be stopped at any moment.
-
-        Args:
-            jobs: processes; 1 stays in this one, more are spawned (a script needs `if __name__ == "__main__"`).
-            session: where the session lies now; None for where it lay.
-
-        Yields:
-            one `Progress` when a run begins, while it goes on, and when it has ended.
-
-        Raises:
-            InputError: the session has changed, or the disk is full.
-            TrainingError: a process was ended from outside.
-        """
-        with (
-            workers(None, jobs, (), self.folder, self.n_left) as executor,
-            closing(run_sweeps([self], session, executor)) as moves,
-        ):
-            for _, move in moves:
-                if isinstance(move, Exception):
-                    raise move
-                yield move
-
     def runs(self) -> list[SweepRun]:
         """The runs by number; where combinations are drawn, those of the draws so far."""
         return [self._read(number, *planned) for number, planned in enumerate(self._plan())]
@@ -263,23 +210,12 @@ class Sweep:
         """The combinations so far, the best first, those without a score last."""
         return group(self.runs())
 
-    def best(self) -> Run | None:
-        """The run with the highest score among those of the best combination; None where none has ended well."""
-        best = best_run(self.results())
-        return None if best is None else Run.open(best.folder)
-
     def train(self, number: int, session: str | os.PathLike[str] | None = None) -> Generator[None, None, None]:
-        """Train one run, or go on with it from its checkpoint. It can be stopped at each yield.
-
-        Args:
-            number: of the run.
-            session: as in `run`.
-
-        Yields:
-            when the run begins, at each evaluation, and at its end; not where it has ended, or another trains it.
+        """Train one run, or go on with it from its checkpoint. It can be stopped at each yield: when the run begins, at
+        each evaluation, and at its end. There is none where the run has ended, or another process trains it.
 
         Raises:
-            InputError: as `run`, or the folder holds another run.
+            InputError: as `recording`, the folder holds another run, or the disk is full.
         """
         recording = self.recording(session)
         while self._draws is not None and number >= len(self._plan()):
@@ -287,7 +223,7 @@ class Sweep:
         before = self.runs()[number]
         if before.ended:
             return
-        config = _with(self.config, before.options, before.seed)
+        config = self.config.replace(**before.options, seed=before.seed)
         training = Training(config.filter, recording[1])
         try:
             run = _open_run(before.folder, Config(config.data, training.config), recording)
@@ -310,14 +246,6 @@ class Sweep:
                 write_bytes(run.folder / _OUTCOME, json.dumps(outcome).encode())
         yield
 
-    def progress(self, number: int) -> Progress:
-        """The state of the sweep after something has happened to a run; `best` leads to the best run then."""
-        runs = self.runs()
-        if runs[number].ended:
-            _point_to_best(self)
-        self._share = max(self._share, sum(run.trained for run in runs) / self.n_runs)
-        return Progress(runs[number], sum(run.ended for run in runs), self.n_runs, self._share)
-
     @property
     def steps(self) -> int:
         """Training steps of a run, where these are not swept."""
@@ -333,95 +261,11 @@ class Sweep:
     def _read(self, number: int, options: Options, seed: int) -> SweepRun:
         if number not in self._ended:
             run = SweepRun(number, options, seed, "waiting", None, None, None, 0.0, "", self.folder / f"{number:03d}")
-            run = _read_run(run, _steps(_with(self.config, options, seed)), self._in_database)
+            run = _read_run(run, _steps(self.config.replace(**options, seed=seed)))
             if not run.ended:
                 return run
             self._ended[number] = run
         return self._ended[number]
-
-
-def run_sweeps(
-    sweeps: Sequence[Sweep], session: str | os.PathLike[str] | None = None, executor: Executor | None = None
-) -> Generator[tuple[Sweep, Progress | InputError | TrainingError], None, None]:
-    """Do what is missing in several sweeps, as `Sweep.run` does in one. An error ends its sweep, not the others.
-
-    Args:
-        sweeps: one of each session.
-        session: as in `Sweep.run`, of a single sweep.
-        executor: from `ldmfilter.cluster.workers`; its workers do runs of all sweeps. Another goes on with the run of a
-            Dask worker that dies.
-
-    Yields:
-        a sweep and its progress; at the end the sweeps that could not go on, and why.
-    """
-    runs = [(sweep, number) for sweep in sweeps if sweep.n_left for number in range(sweep.n_runs)]
-    failed: dict[Sweep, InputError | TrainingError] = {}
-    moves = _run_here(runs, session) if executor is None else _run_on(executor, runs, session)
-    with closing(moves):
-        for sweep, move in moves:
-            if isinstance(move, Exception):
-                failed.setdefault(sweep, move)
-            else:
-                yield sweep, move
-    for sweep in sweeps:
-        _point_to_best(sweep)
-    for sweep, error in failed.items():
-        if sweep.n_left or isinstance(error, InputError):
-            yield sweep, error
-
-
-_Moves = Generator[tuple[Sweep, Progress | InputError | TrainingError], None, None]
-
-
-def _run_here(runs: list[tuple[Sweep, int]], session: str | os.PathLike[str] | None) -> _Moves:
-    failed = []
-    for sweep, number in runs:
-        if sweep in failed:
-            continue
-        try:
-            with closing(sweep.train(number, session)) as steps:
-                for _ in steps:
-                    yield sweep, sweep.progress(number)
-        except (InputError, TrainingError) as error:
-            failed.append(sweep)
-            yield sweep, error
-
-
-def _run_on(executor: Executor, runs: list[tuple[Sweep, int]], session: str | os.PathLike[str] | None) -> _Moves:
-    tasks = [
-        (os.path.abspath(sweep.folder), sweep.identity, number, absolute(session or sweep.session_path))
-        for sweep, number in runs
-    ]
-    with closing(work(executor, _train_one, tasks, _LOOK)) as ends:
-        for end in ends:
-            if end is None:
-                for sweep in dict(runs):
-                    started = [run.number for run in sweep.runs() if run.state == "started"]
-                    moves = [sweep.progress(number) for number in started[-1:]]
-                    yield from ((sweep, move) for move in moves if not move.run.ended)  # its end comes below
-                continue
-            sweep, number = runs[end.task]
-            if isinstance(end.result, InputError | TrainingError):
-                yield sweep, end.result
-            elif isinstance(end.result, Exception):
-                again = f"go on with `ldmfilter sweep --resume {sweep.folder}`"
-                yield sweep, TrainingError(f"{sweep.folder}: {end.result}; {again}")
-            elif end.result:
-                yield sweep, sweep.progress(number)
-
-
-def _train_one(folder: str, identity: str, number: int, session: str) -> bool:
-    """Train a run of a sweep, on a worker. Returns True where it has ended here."""
-    sweep = Sweep.open(folder)
-    if sweep.identity != identity:
-        raise InputError(f"{folder}: is another sweep on the worker; let all see the same files under the same paths")
-    trained = False
-    with one_thread(), closing(sweep.train(number, session)) as steps:
-        for _ in steps:
-            trained = True
-            if cancelled():
-                return False
-    return trained
 
 
 def _open_run(folder: Path, config: Config, recording: tuple[Session, xr.DataArray]) -> Run:
@@ -438,31 +282,17 @@ def _open_run(folder: Path, config: Config, recording: tuple[Session, xr.DataArr
     return run
 
 
-def _point_to_best(sweep: Sweep) -> None:
-    """Let `best` lead to the best run; beside the sweep too, where it lies below `runs/`: there it is found as the
-    run that was made last, which is what `Run.latest` looks for."""
-    best = best_run(sweep.results())
-    if best is None:
-        return
-    _link(sweep.folder / _BEST, Path(best.folder.name))
-    if sweep.folder.parent == RUNS:
-        _link(RUNS / f"{sweep.folder.name}-best", Path(sweep.folder.name) / best.folder.name)
-
-
-def _read_run(run: SweepRun, steps: int, without_outcome: bool) -> SweepRun:
-    """A waiting run, as its folder tells of it; `without_outcome`, the last step is the end. Raises: InputError, where
-    a file in it is damaged."""
+def _read_run(run: SweepRun, steps: int) -> SweepRun:
+    """A waiting run, as its folder tells of it. Raises: InputError, where a file in it is damaged."""
     if not run.folder.exists():
         return run
-    run, ended = replace(run, state="started"), without_outcome
+    run, ended = replace(run, state="started"), False
     path = run.folder / _OUTCOME
     try:
         if path.exists():
             outcome = json.loads(path.read_text(encoding="utf-8"))
-            run, ended = (
-                replace(run, seconds=float(outcome["seconds"]), reason=str(outcome["reason"])),
-                outcome["ended"],
-            )
+            ended = outcome["ended"]
+            run = replace(run, seconds=float(outcome["seconds"]), reason=str(outcome["reason"]))
         path = run.folder / MODEL_FILE
         header = read_tensors(path)[1] if path.exists() else {}
         history, kept = read_history(header.get("history", [])), header.get("kept", {})
@@ -508,27 +338,6 @@ def _record(path: str, config: DataConfig) -> tuple[Session, xr.DataArray]:
 def _steps(config: Config) -> int:
     """Training steps of a run, of all its candidates."""
     return config.filter.max_steps * len(candidates(config.filter))
-
-
-def _with(config: Config, options: Options, seed: int) -> Config:
-    """The configuration of one run."""
-    return config.replace(**options, seed=seed)
-
-
-def _link(path: Path, target: Path) -> None:
-    """Let a path lead to a folder beside it; a copy where the disk knows no links. The path is replaced at once."""
-    if path.is_symlink() and path.readlink() == target:
-        return
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk_errors(path):
-        scratch.unlink(missing_ok=True)
-        try:
-            scratch.symlink_to(target, target_is_directory=True)
-        except (OSError, NotImplementedError):
-            shutil.copytree(path.parent / target, scratch)
-        if path.is_dir() and not path.is_symlink():  # a copy, as this or another disk has made it
-            shutil.rmtree(path)
-        os.replace(scratch, path)
 
 
 def _frozen(value: Any) -> Any:

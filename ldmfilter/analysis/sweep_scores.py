@@ -29,8 +29,7 @@ class SweepRun:
         seed: of everything random.
         state: "waiting", "started" (running now, or left behind), "done" or "failed" (collapsed or diverged).
         score: prediction of spikes ahead, bits per spike; None where there is none (yet).
-        step: the kept step while and after training.
-        effective_rank: of held-out z at that step.
+        step, effective_rank: the kept step while and after training, and the rank of held-out z there.
         seconds: of training, without those of a process that was killed.
         reason: why it failed, else "".
         folder: its run folder.
@@ -100,17 +99,12 @@ def _or_worst(score: float | None) -> float:
     return -math.inf if score is None else score
 
 
-def plot_scores(results: Sequence[Combination], axes: Axes, most: int = MOST_SHOWN) -> None:
-    """Scores of the combinations, the best on top: a dot for each seed, a bar at their median, a cross for failures.
-
-    Args:
-        results: from `Sweep.results`.
-        axes: where.
-        most: how many combinations are shown.
-    """
+def plot_scores(results: Sequence[Combination], axes: Axes) -> None:
+    """Scores of combinations, the best on top: a dot for each seed, a bar at their median, a cross for failures."""
     from ldmfilter.analysis.plots import COLOURS
 
-    shown = [one for one in results if one.score is not None or any(run.state == "failed" for run in one.runs)][:most]
+    shown = [one for one in results if one.score is not None or any(run.state == "failed" for run in one.runs)]
+    shown = shown[:MOST_SHOWN]
     lowest = min((one.lowest for one in shown if one.lowest is not None), default=0.0)
     for row, one in enumerate(shown):
         scores = [run.score for run in one.runs if run.score is not None]
@@ -136,16 +130,8 @@ def plot_scores(results: Sequence[Combination], axes: Axes, most: int = MOST_SHO
 
 
 def draw_scores(results: Sequence[Combination], session: str, path: Path) -> None:
-    """Draw the scores of a sweep into a PNG file.
-
-    Args:
-        results: from `Sweep.results`.
-        session: its path, for the title.
-        path: of the picture.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    """Draw the scores of a sweep into a PNG file; the title names the session. Raises: InputError, where it cannot be
+    written."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.2 + 0.32 * min(len(results), MOST_SHOWN)), layout="constrained")
@@ -166,10 +152,6 @@ def describe(options: Options) -> str:
 
 def show(value: Any) -> str:
     """An option's value as the command line takes it."""
-    return (
-        ",".join(map(str, value))
-        if isinstance(value, tuple)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -88,9 +88,8 @@ def read_trials(
     condition: str | None = None,
 ) -> Trials:
     """Align states, and read the condition from them in each bin of the trial, by linear discriminant analysis on whole
-    trials that it was not fitted to.
-
-    Trials that training never saw are read, where each condition has enough of them; else all.
+    trials that it was not fitted to. Trials that training never saw are read, where each condition has enough of them;
+    else all.
 
     Args:
         latents, session, event, query: as `ldmfilter.align` takes them.
@@ -105,45 +104,51 @@ def read_trials(
     if window is None:
         window = (0.0, _length(table, at, float(latents.attrs["bin_size"])))
     aligned = align(latents, session, event, window, query)
+    observed = aligned["observed"].to_numpy()
     values = table[column].values
     values = values.astype(np.str_) if values.dtype.kind in "bU" else values.astype(np.float64)
     classes = classes_of(values, few=False)
-    observed = aligned["observed"].to_numpy()
-    seen = (aligned["trained"].to_numpy() & observed).any(1)
     number = np.where(observed.any(1), np.searchsorted(classes, values).clip(0, classes.size - 1), -1)
     number[classes[number] != values] = -1
     count = np.bincount(number[number >= 0], minlength=classes.size)
-    second = np.sort(count)[-2] if count.size > 1 else 0
+    second = int(np.sort(count)[-2]) if count.size > 1 else 0
     if second < 2:
         raise InputError(
             f"{session.source.path}: {column}: fewer than two conditions have two trials in the window; widen it or "
             "choose another condition"
         )
-    folds = min(FOLDS, int(second))
+    folds = min(FOLDS, second)
     kept = np.flatnonzero(count >= folds)
-    names = [str(one) if classes.dtype.kind == "U" else f"{one:g}" for one in classes]
-    rare = [names[i] for i in np.flatnonzero((count > 0) & (count < folds))]
+    labels = [str(one) if classes.dtype.kind == "U" else f"{one:g}" for one in classes]
+    names, rare = [labels[i] for i in kept], [labels[i] for i in np.flatnonzero((count > 0) & (count < folds))]
     number = np.where(np.isin(number, kept), np.searchsorted(kept, number).clip(0, kept.size - 1), -1)
-    unseen = all(((number == i) & ~seen).sum() >= folds for i in range(kept.size))
+    seen = (aligned["trained"].to_numpy() & observed).any(1)
+    unseen = all(((number == place) & ~seen).sum() >= folds for place in range(kept.size))
     read = np.where(seen & unseen, -1, number)
-    times = np.unique(np.linspace(0, observed.shape[1] - 1, min(MOST_TIMES, observed.shape[1])).round().astype(int))
-    mean = aligned["filtered_mean"].to_numpy()
-    found = [_read(mean[:, t], np.where(observed[:, t], read, -1), kept.size, folds) for t in times]
     return Trials(
         aligned=aligned,
         event=event,
         query=query or "",
         condition=column,
-        names=[names[i] for i in kept],
+        names=names,
         number=number,
-        trials={names[i]: int((read == place).sum()) for place, i in enumerate(kept)},
+        trials={name: int((read == place).sum()) for place, name in enumerate(names)},
         unseen=unseen,
-        time=aligned["time"].to_numpy()[times],
-        recall=np.stack([recall for recall, _ in found]),
-        accuracy=np.array([recall.mean() for recall, _ in found]),
-        shuffled=np.array([shuffled for _, shuffled in found]),
+        **_read_along(aligned, read, kept.size, folds),
         note=f"{shorten(rare)} left out, of fewer than {folds} trials" if rare else "",
     )
+
+
+def _read_along(aligned: xr.Dataset, number: np.ndarray, conditions: int, folds: int) -> dict[str, np.ndarray]:
+    """The fields of `Trials` that are along time, of the trials with a condition's `number` (trial,)."""
+    mean, observed = aligned["filtered_mean"].to_numpy(), aligned["observed"].to_numpy()
+    bins = observed.shape[1]
+    times = np.unique(np.linspace(0, bins - 1, min(MOST_TIMES, bins)).round().astype(int))
+    found = [_read(mean[:, t], np.where(observed[:, t], number, -1), conditions, folds) for t in times]
+    recall = np.stack([recall for recall, _ in found])
+    shuffled = np.array([shuffled for _, shuffled in found])
+    time = aligned["time"].to_numpy()[times]
+    return {"time": time, "recall": recall, "accuracy": recall.mean(1), "shuffled": shuffled}
 
 
 def _length(table: xr.Dataset, at: str, size: float) -> float:

@@ -47,9 +47,9 @@ def test_a_new_score_lies_below_the_conformal_quantile_as_often_as_promised():
 def test_standard_errors_are_those_of_independent_blocks():
     """Blocks that are constant within: the error is that of a mean of 400 numbers, not of 4,000."""
     of_block = np.random.default_rng(3).normal(size=400)
-    mean, error = block_means(np.repeat(of_block, 10)[:, None], np.repeat(np.arange(400), 10))
-    assert mean[0] == pytest.approx(of_block.mean())
-    assert error[0] == pytest.approx(of_block.std() / np.sqrt(400), rel=0.1)
+    found = block_means(np.repeat(np.arange(400), 10), x=np.repeat(of_block, 10))
+    assert found["x"] == pytest.approx(of_block.mean())
+    assert found["x_se"] == pytest.approx(of_block.std() / np.sqrt(400), rel=0.1)
 
 
 def test_intervals_that_follow_the_spread_beat_constant_ones():
@@ -63,7 +63,7 @@ def test_intervals_that_follow_the_spread_beat_constant_ones():
         return -width, width
 
     score = score_intervals(
-        truth, -1.645 * spread, 1.645 * spread, -half, half, same, 0.9, np.repeat(np.arange(30), 200)
+        truth, (-1.645 * spread, 1.645 * spread), (-half, half), same, 0.9, np.repeat(np.arange(30), 200)
     )
     assert score.coverage == pytest.approx(0.9, abs=0.015)
     assert score.constant_coverage == pytest.approx(0.9, abs=0.001)

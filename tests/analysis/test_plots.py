@@ -1,28 +1,24 @@
 """Pictures show what is in the dataset."""
 
+from types import SimpleNamespace
+
 import matplotlib as mpl
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 
 from ldmfilter.analysis.plots import (
-    leading_components,
+    class_positions,
     leading_states,
-    plot_autocorrelation,
-    plot_bars,
     plot_behavior,
-    plot_calibration,
-    plot_drift,
-    plot_nis,
     plot_raster,
     plot_rates,
-    plot_spectrum,
+    plot_reports,
     plot_state_space,
-    plot_state_space_3d,
     plot_states,
-    plot_surrogates,
-    plot_training,
 )
+from ldmfilter.analysis.report.sections import SECTIONS
 from ldmfilter.filter.training import Record
 
 mpl.use("Agg")
@@ -54,9 +50,10 @@ def axes():
 def test_states_in_time(latents, axes):
     assert leading_states(latents, 2) == [1, 2]
     assert leading_states(latents, 3) == [0, 1, 2]  # in their order, though the first varies least
-    plot_states(latents, axes, number=2, spacing=100.0)
+    plot_states(latents, axes, number=2)
     np.testing.assert_allclose(axes.lines[0].get_ydata(), latents["filtered_mean"].sel(state=1))
-    np.testing.assert_allclose(axes.lines[1].get_ydata(), latents["filtered_mean"].sel(state=2) - 100)
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), latents["filtered_mean"].sel(state=2) + axes.get_yticks()[1])
+    assert axes.get_yticks()[1] == pytest.approx(-np.ptp(latents["filtered_mean"].sel(state=1).to_numpy()))
     assert [label.get_text() for label in axes.get_yticklabels()] == ["h1", "h2"]
     band = axes.collections[0].get_paths()[0].vertices
     assert band[:, 1].min() == pytest.approx(latents["ci"].sel(state=1).min())
@@ -67,28 +64,6 @@ def test_state_space_leaves_out_bins_without_a_colour(latents, axes):
     colour = np.where(np.arange(50) < 20, np.nan, 1.0)
     points = plot_state_space(latents, axes, colour)
     np.testing.assert_allclose(points.get_offsets(), latents["filtered_mean"][20:, :2])
-
-
-def test_components_are_ordered_turned_and_orthogonal():
-    rng = np.random.default_rng(1)
-    # Skewed sources of known size, rotated: each component is the source again, its long tail on the positive side.
-    sources = (rng.exponential(size=(20_000, 3)) - 1) * [3.0, 2.0, 1.0]
-    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    components, explained = leading_components(sources @ turn.T, 2)
-    np.testing.assert_allclose(explained, [9 / 14, 4 / 14], atol=0.02)
-    for i in range(2):
-        assert np.corrcoef(components[:, i], sources[:, i])[0, 1] > 0.99
-    assert abs(np.corrcoef(components.T)[0, 1]) < 1e-10
-
-
-def test_state_space_in_three_dimensions_leaves_out_points_without_a_colour():
-    from matplotlib.figure import Figure
-
-    points = np.random.default_rng(0).normal(size=(30, 3))
-    axes = Figure().add_subplot(projection="3d")
-    drawn = plot_state_space_3d(points, axes, np.where(np.arange(30) < 10, np.nan, np.arange(30.0)))
-    np.testing.assert_allclose(np.stack(drawn._offsets3d, -1), points[10:])
-    assert drawn.get_array().min() == 10
 
 
 def test_raster_has_a_tick_for_each_spike_that_is_shown(axes):
@@ -152,51 +127,79 @@ def test_behavior_on_a_line_keeps_its_band_and_lines(axes):
     assert len(axes.collections) == 1  # no interval, no band
 
 
+def test_a_class_is_found_whose_label_is_rounded():
+    """Labels are float64 and values float32, as `read_behavior` gives them: 0.1 is not the same in both."""
+    true = ("time", np.array([0.3, np.nan, 0.1], dtype=np.float32))
+    latents = xr.Dataset({"side_true": true}, {"side_class": [0.1, 0.3]})
+    np.testing.assert_array_equal(class_positions(latents, "side"), [1, np.nan, 0])
+
+
 def test_calibration_bars_are_two_errors_to_each_side(axes):
-    plot_calibration(np.array([0.5, 0.95]), np.array([0.6, 0.9]), np.array([0.05, 0.01]), axes)
+    rows = [
+        {"level": level, "coverage": share, "coverage_se": error}
+        for level, share, error in ((0.5, 0.6, 0.05), (0.95, 0.9, 0.01))
+    ]
+    plot_reports([{"name": "a $x$", "categories": False, "intervals": rows}], axes)
     ends = [segment[:, 1].tolist() for segment in axes.collections[0].get_segments()]
     np.testing.assert_allclose(ends, [[0.5, 0.7], [0.88, 0.92]])
+    assert not axes.get_legend().get_texts()[0].get_parse_math()
 
 
-def test_training_marks_the_step_that_is_kept(axes):
+def drawn(section, name, **inputs):
+    """The axes of a picture of the report."""
+    picture = SECTIONS[section](SimpleNamespace(**inputs)).pictures[name]
+    figure = Figure()
+    picture.draw(figure, False)
+    return figure.axes
+
+
+def test_training_marks_the_step_that_is_kept():
     history = [Record(step, 0.0, 0.0, score, 2.0, 50) for step, score in ((0, -1.0), (50, 2.0), (100, 1.0))]
     other = [Record(step, 0.0, 0.0, 3.0, 2.0, 0, "fast") for step in (0, 50)]
-    plot_training([*history, *other], [history[1]], axes)
+    part = SimpleNamespace(kept_record_=history[1])
+    model = SimpleNamespace(history_=[*history, *other], parts=[part], candidates_=[])
+    [axes] = drawn("training", "training", model=model)
     assert axes.lines[0].get_ydata().tolist() == [-1.0, 2.0, 1.0]
     assert axes.lines[1].get_ydata().tolist() == [3.0, 3.0]
     assert axes.lines[2].get_xydata().tolist() == [[50, 2.0]]
 
 
-def test_spectrum_is_drawn_in_falling_order(axes):
-    plot_spectrum({"z": np.array([1.0, 3.0, 2.0]), "zhat": np.array([0.5, 0.1, 0.9])}, axes)
-    assert [line.get_ydata().tolist() for line in axes.lines] == [[3.0, 2.0, 1.0], [0.9, 0.5, 0.1]]
-
-
-def test_bars_stand_in_the_given_order_from_the_top(axes):
-    plot_bars(["a $x$", "b"], np.array([2.0, 1.0]), axes, "loss")
-    assert [bar.get_width() for bar in axes.patches] == [2.0, 1.0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a $x$", "b"]
-    assert axes.get_ylim()[0] > axes.get_ylim()[1]
-
-
-def test_diagnoses_are_drawn_as_they_are(axes):
-    expected, observed = np.array([1.0, 4.0, 9.0]), np.array([2.0, 4.0, 16.0])
-    plot_nis(expected, observed, axes)
-    np.testing.assert_allclose(axes.lines[1].get_xydata(), np.stack([expected, observed], -1))
+def test_diagnoses_are_drawn_as_they_are():
+    diagnosis = {
+        "parts": {},
+        "consistency": {
+            "probability": [0.1, 0.5, 0.95], "chi2": [1.0, 4.0, 9.0], "nis": [2.0, 4.0, 16.0],
+            "lag": [0.1, 0.2], "correlation": [0.3, 0.1], "white": [0.2, 0.2],
+        },
+        "sharing": {
+            "predictive_information": 1.0, "surrogate_information": [0.1, 0.2, 0.3],
+            "coupling": None, "surrogate_coupling": [],
+        },
+        "spectrum": {"z": [3.0, 2.0, 1.0], "prediction": [0.9, 0.5, 0.1]},
+        "memory": {"time_constant": [2.0, None, 1.0]},
+        "drift": {"start": [0.5, 1.5], "stop": [1.5, 2.5], "predictive_information": [0.5, 1.5], "nis": [1.0, 1.0]},
+        "units": {"unit": ["b", "a $x$"], "loss": [1.0, 2.0], "share": [1 / 3, 2 / 3]},
+    }  # fmt: skip
+    [axes] = drawn("trust", "nis", diagnosis=diagnosis)
+    np.testing.assert_allclose(axes.lines[1].get_xydata(), [[1, 2], [4, 4], [9, 16]])
     middle = axes.transData.transform([[0, 0], [4, 4], [16, 16]])  # square roots: 4 is half of 16's way
     np.testing.assert_allclose(middle[1] - middle[0], middle[2] - middle[1])
-    axes.clear()
-    plot_autocorrelation(np.array([0.1, 0.2]), np.array([0.3, 0.1]), np.array([0.2, 0.2]), axes)
+    [axes] = drawn("trust", "correlation", diagnosis=diagnosis)
     assert axes.lines[0].get_ydata().tolist() == [0.3, 0.1]
     assert axes.collections[0].get_paths()[0].vertices[:, 1].max() == 0.2
-    axes.clear()
-    plot_surrogates(1.0, np.array([0.1, 0.2, 0.3]), axes, "gain")
+    axes, _ = drawn("trust", "sharing", diagnosis=diagnosis)
     assert axes.lines[0].get_xdata().tolist() == [0.1, 0.2, 0.3]
     assert axes.lines[1].get_xdata().tolist() == [1.0]
-    axes.clear()
-    plot_drift(np.array([1.0, 2.0]), np.array([0.5, 1.5]), axes, "gain")
+    [axes] = drawn("trust", "spectrum", diagnosis=diagnosis)
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[3.0, 2.0, 1.0], [0.9, 0.5, 0.1]]
+    axes, _ = drawn("trust", "drift", diagnosis=diagnosis)
     assert axes.lines[0].get_ydata() == [1.0, 1.0]
+    assert axes.lines[1].get_xydata().tolist() == [[1.0, 0.5], [2.0, 1.5]]
     assert axes.get_ylim()[0] == 0
+    [axes] = drawn("units", "units", diagnosis=diagnosis)
+    assert [bar.get_width() for bar in axes.patches] == [2.0, 1.0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a $x$", "b"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first is at the top
 
 
 def test_ink_follows_the_style(axes):

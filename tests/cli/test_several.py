@@ -17,6 +17,7 @@ import pytest
 import xarray as xr
 
 from ldmfilter.analysis.sweep import Sweep
+from ldmfilter.analysis.sweep_work import run_sweeps
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.filter.runs import Run
@@ -382,8 +383,8 @@ def test_an_interrupted_sweep_on_a_cluster(work, cluster):
     assert ended.err.splitlines()[-1] == "ldmfilter: interrupted; go on with `ldmfilter sweep --resume swept`"
 
     def is_free():
-        with contextlib.closing(Sweep.open(folder).run()) as moves:
-            move = next(moves, None)
+        with contextlib.closing(run_sweeps([Sweep.open(folder)])) as moves:
+            _, move = next(moves, (None, None))
         return move is not None and move.run.number == 0
 
     wait_for(is_free)

@@ -15,6 +15,7 @@ import xarray as xr
 from ldmfilter_cli.sweep import expand
 
 from ldmfilter.analysis.sweep import Sweep
+from ldmfilter.analysis.sweep_work import run_sweeps
 from ldmfilter.filter.model import load
 from tests.cli.conftest import here
 
@@ -172,6 +173,6 @@ def test_interrupted_with_its_jobs_and_resumed(session_file, tmp_path):
     assert multiprocessing.active_children() == []
     sweep = Sweep.open(tmp_path / "sweep")
     assert sweep.runs()[0].state == "started"
-    again = sweep.run()
-    assert next(again).run.number == 0  # nobody holds it any more
+    again = run_sweeps([sweep])
+    assert next(again)[1].run.number == 0  # nobody holds it any more
     again.close()

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from sklearn.decomposition import PCA
 
-from ldmfilter.analysis.plots import leading_components
+from ldmfilter.analysis.plots import class_positions
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.windows import stretches
 
@@ -30,17 +31,15 @@ class Inputs:
     """All that a report is made of.
 
     Attributes:
-        run: the run folder.
-        session: its session, with the behaviour.
+        run, session: the run folder, and its session, with the behaviour.
         counts: (time, unit) in the run's own stretches, reserved time included, as `run.recording` gives them.
         model: the run's model.
-        latents: of these counts, from `model.decode`; with `<name>_mean`, `<name>_ci`, `<name>_true` where
-            behaviour was read, as `read_behavior` adds them.
+        latents: of these counts, from `model.decode`; with `<name>_mean`, `<name>_ci`, `<name>_true` where behaviour
+            was read, as `read_behavior` adds them.
         diagnosis: `check(model, counts).to_dict()`.
         reports: `to_dict()` of the reports of `read_behavior`, one for each behaviour.
         options: of the command that makes this report, as words.
-        trials: states in trials, and how well their conditions are read; None where there are none.
-        trials_note: why there are none, or "".
+        trials, trials_note: states in trials and how well their conditions are read, or why there are none.
         lags: behaviour read at each lag, as `read_at_lags` gives it, plain types.
     """
 
@@ -79,15 +78,9 @@ class Inputs:
 
     def measured(self, name: str) -> np.ndarray:
         """(time,) a behaviour as it was measured, of classes their positions; NaN where it was not."""
-        return self.positions(name, self.latents[f"{name}_true"].to_numpy())
-
-    def positions(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Values as they are; of classes their positions among the labels, NaN for none."""
-        if f"{name}_class" not in self.latents:
-            return values
-        labels = self.latents[f"{name}_class"].to_numpy().astype(values.dtype)
-        at = np.searchsorted(labels, values).clip(0, labels.size - 1)
-        return np.where(labels[at] == values, at, np.nan)
+        if f"{name}_class" in self.latents:
+            return class_positions(self.latents, name)
+        return self.latents[f"{name}_true"].to_numpy()
 
     def spike_times(self, column: int) -> np.ndarray:
         """(spike,) s, of the unit in a column of the counts."""
@@ -126,13 +119,12 @@ class Inputs:
         their covariance with the leading component of the states."""
         counts = self.counts.to_numpy().astype(np.float64)
         if not self.names:
-            leading = leading_components(self.latents["filtered_mean"].to_numpy(), 1)[0][:, 0]
+            leading = PCA(1).fit_transform(self.latents["filtered_mean"].to_numpy().astype(np.float64))[:, 0]
             scale = counts.std(0) + 1e-12 if is_signal(self.counts) else np.sqrt(counts.sum(0) + 1)
             return np.argsort((counts - counts.mean(0)).T @ leading / scale, kind="stable")
         value = self.measured(self.names[0])
         known = np.isfinite(value)
-        edges = np.quantile(value[known], np.linspace(0, 1, _PLACES + 1))
-        place = np.clip(np.searchsorted(edges, value[known], side="right") - 1, 0, _PLACES - 1)
-        means = pd.DataFrame(counts[known]).groupby(place).mean().reindex(range(_PLACES), fill_value=0).to_numpy()
+        place = pd.qcut(value[known], _PLACES, labels=False, duplicates="drop")
+        means = pd.DataFrame(counts[known]).groupby(place).mean().to_numpy()
         smooth = means + 0.5 * np.roll(means, 1, 0) + 0.5 * np.roll(means, -1, 0)
         return np.argsort(smooth.argmax(0), kind="stable")

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import xarray as xr
-
+from ldmfilter.analysis.behavior import choose_behavior
+from ldmfilter.analysis.checks import check
+from ldmfilter.analysis.lags import read_at_lags
+from ldmfilter.analysis.readout import AnyReport, read_behavior
 from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.page import write_page
 from ldmfilter.analysis.report.pictures import Picture
 from ldmfilter.analysis.report.sections import SECTIONS
 from ldmfilter.analysis.report.words import finite, listed
+from ldmfilter.analysis.trials import choose_condition, read_trials
 from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, replacing
-
-if TYPE_CHECKING:
-    from ldmfilter.analysis.readout import AnyReport
-    from ldmfilter.analysis.trials import Trials
-    from ldmfilter.data.session import Session
-    from ldmfilter.filter.model import LDMFilter
-    from ldmfilter.filter.runs import Run
+from ldmfilter.filter.runs import Run
 
 FORMAT = 1
 
@@ -162,19 +158,11 @@ def report(
     >>> page = ldmfilter.report("runs/monday", ["linear_position"])  # doctest: +SKIP
     >>> page.write("report.html")  # doctest: +SKIP
     """
-    from ldmfilter.analysis.behavior import choose_behavior
-    from ldmfilter.analysis.checks import check
-    from ldmfilter.analysis.lags import read_at_lags
-    from ldmfilter.analysis.readout import read_behavior
-    from ldmfilter.analysis.trials import choose_condition, read_trials
-    from ldmfilter.filter.runs import Run
-
     say = tell or (lambda _: None)
     run = run if isinstance(run, Run) else Run.open(run)
     model = run.model()
     session, counts = run.recording()
     chosen = choose_behavior(session, behavior, circular)
-    event = align or ("trials.start_time" if "trials" in session.intervals else None)
     if align:
         choose_condition(session, align, query, condition)
     counts = check_counts(counts)
@@ -189,7 +177,7 @@ def report(
         found = read_at_lags(model, counts, chosen, min_speed)
         lags = {name: list(map(asdict, rows)) for name, rows in found.items()}
     trials, note = None, ""
-    if event:
+    if event := align or ("trials.start_time" if "trials" in session.intervals else None):
         say(f"trials: {event}")
         try:
             trials = read_trials(latents, session, event, window, query, condition)
@@ -199,32 +187,16 @@ def report(
             note = f"Trials are not shown: {str(error).removeprefix(f'{session.source.path}: ')}."
     diagnosis = check(model, counts, progress=lambda what: say(f"diagnoses: {what}"), behavior=read).to_dict()
     reports = diagnosis.pop("behavior")  # which has a place of its own
-    options = [word for path in behavior for word in ("--behavior", path)]
-    options += [word for name in circular for word in ("--circular", name)]
-    options += ["--min-speed", f"{min_speed:g}"] if min_speed else []
-    asked = {"align": align, "window": window and "{:g}:{:g}".format(*window), "filter": query, "condition": condition}
-    options += [word for name, value in asked.items() if value for word in (f"--{name}", value)]
-    return make_report(run, session, counts, model, latents, diagnosis, reports, options, trials, note, lags)
+    given = [*(("behavior", path) for path in behavior), *(("circular", name) for name in circular)]
+    given += [("min-speed", f"{min_speed:g}" if min_speed else ""), ("align", align or "")]
+    given += [("window", "{:g}:{:g}".format(*window) if window else ""), ("filter", query or "")]
+    given += [("condition", condition or "")]
+    options = [word for name, value in given if value for word in (f"--{name}", value)]
+    return make_report(Inputs(run, session, counts, model, latents, diagnosis, reports, options, trials, note, lags))
 
 
-def make_report(
-    run: Run,
-    session: Session,
-    counts: xr.DataArray,
-    model: LDMFilter,
-    latents: xr.Dataset,
-    diagnosis: Mapping[str, Any],
-    reports: Sequence[Mapping[str, Any]] = (),
-    options: Sequence[str] = (),
-    trials: Trials | None = None,
-    trials_note: str = "",
-    lags: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
-) -> Report:
-    """Gather numbers, pictures and words of a run.
-
-    Args: the attributes of `Inputs`.
-    """
-    inputs = Inputs(run, session, counts, model, latents, diagnosis, reports, options, trials, trials_note, lags)
+def make_report(inputs: Inputs) -> Report:
+    """Gather numbers, pictures and words."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
     content: dict[str, Any] = {"format": "ldmfilter-report", "format_version": FORMAT, "created": created}
     pictures: dict[str, Picture] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from markupsafe import Markup
 from ldmfilter.analysis.plots import COLOURS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Pictures are drawn in these colours and then take the page's, which change with its theme.
@@ -59,6 +60,30 @@ class Picture:
         """The picture in one of its sizes, as by `svg`."""
         size, suffix = (self.narrow, "n") if narrow else (self.wide, "w")
         return svg(lambda figure: self.draw(figure, narrow), size, label, f"{name}-{suffix}")
+
+
+@dataclass(frozen=True)
+class Section:
+    """The numbers and pictures of a section.
+
+    Attributes:
+        data: keys of report.json and of the template, with their values.
+        pictures: by name.
+    """
+
+    data: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, Picture] = field(default_factory=dict)
+
+
+def one_plot(draw: Callable[[Axes], None], numbers: Mapping[str, Any] | None = None, high: float = 0.0) -> Picture:
+    """A picture of one plot: half as wide as the page, or, where `high` is given, as wide as the page and so high."""
+    sizes = ((9.2, high), (3.3, high)) if high else ((4.3, 3.3), (3.3, 2.9))
+    return Picture(lambda figure, _: draw(figure.add_subplot()), numbers or {}, *sizes)
+
+
+def pair(figure: Figure, narrow: bool, **options: Any) -> Sequence[Axes]:
+    """Axes of two plots: one above the other on a phone, else side by side."""
+    return figure.subplots(2, 1, **options) if narrow else figure.subplots(1, 2, **options)
 
 
 def svg(draw: Callable[[Figure], None], size: tuple[float, float], label: str, name: str) -> Markup:

@@ -1,0 +1,280 @@
+"""Intervals of what is read from states: made from errors at other folds, calibrated, and judged.
+
+The distribution for a bin is made of the readout's errors at the nearest states of other folds, each blurred by
+W P W': the filter's covariance P through the local linear map W of the readout. Its nonconformity is measured on the
+calibration folds as the distance of its probability at the true value from one half, and widens or narrows the
+intervals (distributional conformal prediction: Chernozhukov, Wuthrich & Zhu 2021, PNAS 118 e2107794118). Distances
+and W are in coordinates in which the filter's mean covariance is one, so that neither depends on the scale of the
+states.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+from ldmfilter.analysis.blocks import Bins, split_halves
+from ldmfilter.analysis.calibration import (
+    Bounds,
+    ErrorDistribution,
+    conformal_quantile,
+    covered,
+    crps,
+    interval_score,
+    score_distribution,
+    score_intervals,
+    thirds,
+)
+from ldmfilter.analysis.nested import MOST_FITTED, Key, Readout, choose, fit_bins, predict, read_nested
+from ldmfilter.analysis.variable import Behavior, thin
+
+LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
+ERRORS = 80  # nearest states whose errors make a distribution: fewer say nothing of its tails
+SLOPE_NEIGHBOURS = 40  # nearest states that a local linear map is fitted to
+_SLOPE_PENALTY = 0.1  # of local maps, in variances of the filter's own uncertainty
+_LEAST_WIDTH = 0.003  # of the behaviour's range: least blur of a distribution
+_COMPARED = (0.8, 0.95)  # levels at which intervals that follow the state are compared with others
+_MOST_COMPARED = 600  # bins, to that end
+_CHUNK = 8_192  # bins handled at a time
+
+#: Makes distributions of the error from states (bin, state), as `Bins` holds them, and their covariances.
+Near = Callable[[np.ndarray, np.ndarray], ErrorDistribution]
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """The readout of one variable that is fitted to all judged bins, with calibrated errors, for states of other time.
+
+    variable: what it reads
+    scores (score,): nonconformity of judged bins, each read by a readout that had not seen its block
+    bin_size: s, of the bins that it was fitted to
+    """
+
+    variable: Behavior
+    scores: np.ndarray
+    bin_size: float
+    _metric: np.ndarray
+    _fitted: Any
+    _near: Near
+
+    def read(self, mean: np.ndarray, cov: np.ndarray) -> tuple[np.ndarray, ErrorDistribution]:
+        """Values (bin,), and the distributions of their errors, from filtered means (bin, state) and covariances (bin,
+        state, state)."""
+        states = mean @ self._metric
+        return predict(self.variable, self._fitted, states)[:, 0], self._near(states, cov)
+
+
+@dataclass(frozen=True, eq=False)
+class _Errors:
+    """Errors (time,) of a chosen readout, and its readings `value` (time,), in bins that it was not fitted on.
+
+    local: make distributions of the errors at the nearest states, not of all errors
+    """
+
+    bins: Bins
+    error: np.ndarray
+    value: np.ndarray
+    local: bool
+
+    def among(self, rows: np.ndarray) -> Near:
+        """A maker of distributions of the error at states, from the errors in the bins `rows`."""
+        bins, span = self.bins, self.bins.span(rows)
+        least = _LEAST_WIDTH * span
+        if not self.local:
+            every = np.quantile(self.error[rows], (np.arange(ERRORS) + 0.5) / ERRORS)
+            return lambda states, covs: ErrorDistribution(
+                np.broadcast_to(every, (len(states), ERRORS)), np.full(len(states), least)
+            )
+        rows = thin(rows, MOST_FITTED)
+        search = NearestNeighbors(n_neighbors=min(ERRORS, rows.size)).fit(bins.states[rows])
+
+        def near(states: np.ndarray, covs: np.ndarray) -> ErrorDistribution:
+            nearest = rows[search.kneighbors(states, return_distance=False)]
+            around = nearest[:, :SLOPE_NEIGHBOURS]
+            values = self.value[around]
+            values = bins.variable.difference(values, bins.variable.mean(values, 1)[:, None])
+            slope = _local_slopes(bins.states[around], values) @ bins.metric.T
+            variance = np.einsum("ts,tsr,tr->t", slope, covs.astype(np.float64), slope)
+            return ErrorDistribution(self.error[nearest], np.minimum(np.sqrt(variance), span / 4) + least)
+
+        return near
+
+    def cross(self, rows: np.ndarray, among: np.ndarray) -> Iterator[tuple[np.ndarray, ErrorDistribution]]:
+        """Bins of `rows` by fold, with distributions from the errors in `among` at other folds."""
+        fold = self.bins.fold
+        for number in np.unique(fold[rows]):
+            near = self.among(among[fold[among] != number])
+            for new in _chunks(rows[fold[rows] == number]):
+                yield new, near(self.bins.states[new], self.bins.covs[new])
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """Nonconformity (row,) of the errors in the bins `rows`, by fold."""
+        return np.concatenate([near.score(self.error[new]) for new, near in self.cross(rows, rows)])
+
+    def cost(self, rows: np.ndarray) -> float:
+        """Summed interval score in at most `_MOST_COMPARED` of the bins `rows`."""
+        pairs = list(self.cross(thin(rows, _MOST_COMPARED), rows))
+        scores = np.concatenate([near.score(self.error[new]) for new, near in pairs])
+        total = 0.0
+        for level, (new, near) in itertools.product(_COMPARED, pairs):
+            lower, upper = near.bounds(conformal_quantile(scores, level))
+            total += float(interval_score(self.error[new], lower, upper, level).sum())
+        return total
+
+
+def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    return (rows[first : first + _CHUNK] for first in range(0, rows.size, _CHUNK))
+
+
+def _local_slopes(states: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(bin, state) ridge regression of each bin's neighbours' values (bin, neighbour) on their states."""
+    states = states - states.mean(1, keepdims=True)
+    gram = np.einsum("tks,tkr->tsr", states, states)
+    gram += _SLOPE_PENALTY * states.shape[1] * np.eye(states.shape[2])
+    moment = np.einsum("tks,tk->ts", states, values - values.mean(1, keepdims=True))
+    return np.linalg.solve(gram, moment[:, :, None])[:, :, 0]
+
+
+class VariableReading:
+    """Readings of one variable in every bin, with intervals where they are calibrated.
+
+    mean (time,): the value; by_readout: the same by each readout, in bins of a fold
+    lower, upper (time, level): bounds of the intervals of `levels`; NaN where not made
+    constant (time, level): half width of intervals of one width from the same calibration
+    pit (time,): probability of less than what happened, by the calibrated distribution
+    chosen: the readout with the least error in all judged bins
+    chosen_of, local_of: the readout of each fold, and True if its intervals follow the state
+    reader: for states of other time; None where not calibrated
+    """
+
+    def __init__(self, bins: Bins, readouts: Sequence[Readout], ci: float):
+        n = bins.truth.size
+        self.bins, self.ci, self.levels = bins, ci, sorted({*LEVELS, ci})
+        self.readouts = [readout for readout in readouts if readout.least_bins <= bins.judged.sum()]
+        self.mean, self.pit = np.full((2, n), np.nan)
+        self.lower, self.upper, self.constant = np.full((3, n, len(self.levels)), np.nan)
+        self.by_readout = {readout.name: np.full(n, np.nan) for readout in self.readouts}
+        self.chosen_of: list[str] = []
+        self.local_of: list[bool] = []
+        self.reader: Reader | None = None
+        group = bins.fold if bins.folds > 1 else split_halves(bins.fold, bins.judged)
+        readings = read_nested(bins, self.readouts, group)
+        scores = [self._read_fold(g, group, readings) for g in range(group.max() + 1)]
+        honest = {key: table[group, np.arange(n)] for key, table in readings.items()}
+        self.chosen = self._read_rest(honest, np.concatenate(scores))
+
+    def _read_fold(self, g: int, group: np.ndarray, readings: Mapping[Key, np.ndarray]) -> np.ndarray:
+        """Read one group without anything seen of it. Returns the nonconformity scores that calibrated it."""
+        bins, out = self.bins, np.flatnonzero(group == g)
+        others = np.flatnonzero(bins.judged & (group != g))
+        best = choose(bins, {key: table[g] for key, table in readings.items()}, others)
+        for name, key in best.items():
+            self.by_readout[name][out] = readings[key][g, out]
+        chosen = next(iter(best))
+        value = readings[best[chosen]][g]
+        self.mean[out] = value[out]
+        self.chosen_of.append(chosen)
+        if not bins.calibrated:
+            return np.zeros(0)
+        # Distributions follow the state, or do not, whichever gives the better intervals in the other folds.
+        error = bins.variable.difference(bins.truth, value)
+        either = [_Errors(bins, error, value, local) for local in (True, False)]
+        errors = min(either, key=lambda errors: errors.cost(others))
+        self.local_of.append(errors.local)
+        scores = errors.scores(others)
+        self._set_bounds(errors, out, others, scores, self.levels)
+        self.constant[out] = [conformal_quantile(np.abs(error[others]), level) for level in self.levels]
+        return scores
+
+    def _read_rest(self, values: Mapping[Key, np.ndarray], scores: np.ndarray) -> str:
+        """Read the bins of no fold by the readout that is best in all judged bins, fitted on all; return its name."""
+        bins, rows = self.bins, np.flatnonzero(self.bins.judged)
+        new = np.flatnonzero((bins.fold < 0) | (bins.folds < 2))
+        chosen, key = next(iter(choose(bins, values, rows).items()))
+        readout = next(readout for readout in self.readouts if readout.name == chosen)
+        train = thin(rows, readout.most_bins)
+        fitted = fit_bins(bins, readout.candidates(train.size)[key[1]], bins.truth[train, None], train)
+        if new.size:
+            self.mean[new] = predict(bins.variable, fitted, bins.states[new])[:, 0]
+        if bins.calibrated:
+            error = bins.variable.difference(bins.truth, values[key])
+            errors = _Errors(bins, error, values[key], local=float(np.mean(self.local_of)) >= 0.5)
+            self._set_bounds(errors, new, rows, scores, [self.ci])
+            # Each judged bin has a score in the calibration of every fold but its own.
+            few = thin(scores, rows.size)
+            self.reader = Reader(bins.variable, few, bins.size, bins.metric, fitted, errors.among(rows))
+        return chosen
+
+    def _set_bounds(
+        self, errors: _Errors, new: np.ndarray, among: np.ndarray, scores: np.ndarray, levels: list[float]
+    ) -> None:
+        """Set the bounds of the bins `new`, calibrated by `scores`."""
+        bins, distributions = self.bins, errors.among(among)
+        for rows in _chunks(new):
+            near = distributions(bins.states[rows], bins.covs[rows])
+            self.pit[rows] = near.pit(errors.error[rows], scores)
+            for level in levels:
+                i = self.levels.index(level)
+                low, high = near.bounds(conformal_quantile(scores, level))
+                self.lower[rows, i], self.upper[rows, i] = self._clip(self.mean[rows], low, high, bins.truth[among])
+
+    def _clip(self, mean: np.ndarray, low: Any, high: Any, seen: np.ndarray) -> Bounds:
+        """Bounds (bin,) from deviations: within the range of the values `seen`, on a circle within one turn."""
+        if self.bins.variable.period is not None:
+            half = self.bins.variable.period / 2
+            return mean + np.clip(low, -half, half), mean + np.clip(high, -half, half)
+        return np.clip(mean + low, seen.min(), seen.max()), np.clip(mean + high, seen.min(), seen.max())
+
+    def scores(self, ordered: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Scores of the intervals and of their distribution in the judged bins: `intervals`, `distribution` and
+        `thirds` of a `BehaviorReport`, the last by quantities (time,), width and value."""
+        if not self.bins.calibrated:
+            return {"intervals": (), "distribution": None, "thirds": ()}
+        rows = self.bins.tested
+        seen, mean, block = self.bins.truth[rows], self.mean[rows], self.bins.block[rows]
+        lower, upper, half = self.lower[rows], self.upper[rows], self.constant[rows]
+        # On a circle the truth is counted from the mean, as the bounds are.
+        away = self.bins.variable.difference(seen, mean)
+        truth = mean + away
+
+        def of_width(half: Any) -> Bounds:
+            return self._clip(mean, -half, half, seen)
+
+        def same(coverage: float) -> Bounds:
+            return of_width(np.quantile(np.abs(away), coverage, method="higher"))
+
+        of_level = {self.levels.index(level): level for level in LEVELS}
+        intervals = tuple(
+            score_intervals(truth, (lower[:, i], upper[:, i]), of_width(half[:, i]), same, level, block)
+            for i, level in of_level.items()
+        )
+        distribution = score_distribution(crps(truth, lower, upper, self.levels), self.pit[rows], block)
+        i = self.levels.index(self.ci)
+        width, hit = upper[:, i] - lower[:, i], covered(truth, lower[:, i], upper[:, i])
+        of = {name: values[rows] for name, values in ordered.items()} | {"predicted width": width, "value": seen}
+        return {"intervals": intervals, "distribution": distribution, "thirds": thirds(of, hit, width, self.ci, block)}
+
+    def variables(self) -> dict[str, Any]:
+        """The variables that are added to the states."""
+        one, name = self.bins.variable, self.bins.variable.name
+        about: dict[str, Any] = {"unit": one.unit, "path": one.path, "calibrated": int(self.bins.calibrated)}
+        if one.period is not None:
+            about["period"] = one.period
+        variables = {
+            f"{name}_mean": ("time", self.mean.astype(np.float32), {**about, "time_index": "t|t"}),
+            f"{name}_true": ("time", self.bins.truth.astype(np.float32), about),
+            **self.bins.fold_variable(),
+        }
+        if self.bins.calibrated:
+            i = self.levels.index(self.ci)
+            bounds = np.stack([self.lower[:, i], self.upper[:, i]], -1).astype(np.float32)
+            about |= {"level": self.ci, "of": f"{name}_mean"}
+            if one.period is not None:
+                about["long_name"] = "bounds are not wrapped: lower <= mean <= upper"
+            variables[f"{name}_ci"] = (("time", "bound"), bounds, about)
+        return variables

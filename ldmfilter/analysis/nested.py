@@ -1,0 +1,136 @@
+"""Readouts: kinds of regression from states to behaviour, fitted on some folds and used on others."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import BaggingRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import LeaveOneGroupOut
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ldmfilter.analysis.blocks import Bins, split_halves
+from ldmfilter.analysis.variable import Behavior, thin
+
+NEIGHBOURS = (10, 25, 50)  # candidates
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of the ridge, in variances of a state: candidates
+MOST_FITTED = 20_000  # bins that a readout is fitted on
+_MOST_NETWORK = 3_000  # bins that networks are fitted on: with more they take most of the time
+
+Key = tuple[str, int]  # name of a readout, number of the candidate
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A kind of regression from states to behaviour.
+
+    candidates: scikit-learn estimators for a number of fitted bins, always as many; the choice among them is made on
+        inner folds. Inputs are states in coordinates of unit filter covariance, targets `Behavior.encode`.
+    most_bins: it is fitted on at most so many, evenly spread; least_bins: with fewer judged bins it is left out
+    fast: whether the shift control uses it
+    """
+
+    name: str
+    candidates: Callable[[int], list[Any]]
+    most_bins: int = MOST_FITTED
+    least_bins: int = 1
+    fast: bool = True
+
+
+def _networks(bins: int) -> list[Any]:
+    network = MLPRegressor(
+        hidden_layer_sizes=(64, 64), alpha=1e-2, early_stopping=bins >= 100, n_iter_no_change=5, max_iter=80,
+        batch_size=min(500, max(bins // 10, 8)), learning_rate_init=5e-3,
+    )  # fmt: skip
+    ensemble = BaggingRegressor(network, n_estimators=3, bootstrap=False, random_state=0)
+    return [make_pipeline(StandardScaler(), TransformedTargetRegressor(ensemble, transformer=StandardScaler()))]
+
+
+#: The readouts that are compared.
+READOUTS = (
+    Readout("linear", lambda bins: [make_pipeline(StandardScaler(), Ridge(alpha=p * bins)) for p in PENALTIES]),
+    Readout(
+        "neighbours", lambda bins: [KNeighborsRegressor(n_neighbors=min(k, max(bins // 4, 1))) for k in NEIGHBOURS]
+    ),
+    Readout("networks", _networks, most_bins=_MOST_NETWORK, least_bins=1_000, fast=False),
+)
+FAST = tuple(readout for readout in READOUTS if readout.fast)
+
+
+def predict_bins(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Values (bin, series) of `new` bins by an estimator fitted to y (bin, series) in the bins `train`."""
+    return predict(bins.variable, fit_bins(bins, estimator, y, train), bins.states[new])
+
+
+def fit_bins(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray) -> Any:
+    """The estimator, fitted to values y (bin, series) in the bins `train`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        targets = bins.variable.encode(y)
+        return estimator.fit(bins.states[train], targets.ravel() if targets.shape[1:] == (1,) else targets)
+
+
+def predict(variable: Behavior, fitted: Any, states: np.ndarray) -> np.ndarray:
+    """Values (bin, series) at states (bin, state), by an estimator that `fit_bins` has fitted."""
+    return variable.decode(fitted.predict(states).reshape(len(states), -1))
+
+
+def predict_all(
+    bins: Bins, readouts: Sequence[Readout], y: np.ndarray, rows: np.ndarray, new: np.ndarray
+) -> dict[Key, np.ndarray]:
+    """Values of `new` bins by every candidate, fitted to y (time, series) in the bins `rows`."""
+    result = {}
+    for readout in readouts:
+        train = thin(rows, readout.most_bins)
+        for i, estimator in enumerate(readout.candidates(train.size)):
+            result[readout.name, i] = predict_bins(bins, estimator, y[train], train, new)
+    return result
+
+
+def read_nested(bins: Bins, readouts: Sequence[Readout], group: np.ndarray) -> dict[Key, np.ndarray]:
+    """Readings (group, bin) of every candidate that are honest for one group each.
+
+    Row g holds, for a bin of another group, the reading of the candidate fitted without g and without the bin's
+    group; for a bin of g, the mean of all these fits. So with five folds ten pairs are fitted.
+    """
+    inner = group if group.max() > 1 else split_halves(group, bins.judged)
+    fits: dict[bytes, dict[Key, np.ndarray]] = {}
+    result: dict[Key, np.ndarray] = {}
+    for g in range(group.max() + 1):
+        rows = np.flatnonzero(bins.judged & (group != g))
+        outer, together = np.flatnonzero(group == g), []
+        for fitted, held in LeaveOneGroupOut().split(rows, groups=inner[rows]):
+            train, part = rows[fitted], inner[rows[held[0]]]
+            if (key := train.tobytes()) not in fits:
+                new = np.flatnonzero((group >= 0) & ~np.isin(inner, inner[train]))
+                fits[key] = {}
+                for name, values in predict_all(bins, readouts, bins.truth[:, None], train, new).items():
+                    fits[key][name] = np.full(group.size, np.nan)
+                    fits[key][name][new] = values[:, 0]
+            together.append(fits[key])
+            for name, values in fits[key].items():
+                table = result.setdefault(name, np.full((group.max() + 1, group.size), np.nan))
+                table[g, inner == part] = values[inner == part]
+        for name, table in result.items():
+            table[g, outer] = bins.variable.mean(np.stack([fit[name][outer] for fit in together]), 0)
+    return result
+
+
+def choose(bins: Bins, values: Mapping[Key, np.ndarray], rows: np.ndarray) -> dict[str, Key]:
+    """The best candidate of each readout by squared error in the bins `rows`, the best readout first."""
+    squared = {
+        key: float((bins.variable.difference(bins.truth[rows], read[rows]) ** 2).mean()) for key, read in values.items()
+    }
+    best: dict[str, Key] = {}
+    for key in sorted(squared, key=squared.__getitem__):
+        best.setdefault(key[0], key)
+    return best

@@ -1,0 +1,176 @@
+"""The section of the states: in time, in space, and beside the spikes and the behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ldmfilter.analysis import plots
+from ldmfilter.analysis.report.inputs import Inputs
+from ldmfilter.analysis.report.pictures import Picture, Section
+from ldmfilter.analysis.report.words import clean, finite, plain_number
+from ldmfilter.data.counts import is_signal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+POINTS = 3000  # of the state space, at most: what a phone turns smoothly
+STATES_SHOWN = 60.0  # s
+RASTER_SHOWN = 20.0  # s
+PHONE = 0.4  # share of a stretch that is shown on a phone
+#: Colours of the state space along a scale, that stay visible on white and on black.
+_SCALE = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#e3cf1f")
+
+
+def states(inputs: Inputs) -> Section:
+    """The states in time and in space, and the spikes."""
+    pictures = {"states": _states(inputs), "space": _space(inputs), "raster": _raster(inputs)}
+    return Section({name: picture.numbers for name, picture in pictures.items()}, pictures)
+
+
+def _states(inputs: Inputs) -> Picture:
+    start, stop = inputs.around(inputs.busiest(RASTER_SHOWN), STATES_SHOWN)
+    shown = inputs.between(start, stop)
+    unseen = ~shown["trained"].to_numpy()
+    numbers = {
+        "start": start,
+        "stop": stop,
+        "shown": plots.leading_states(shown, 4),
+        "level": float(inputs.latents["ci"].attrs["level"]),
+        "of": inputs.model.sized_.states,
+        "unseen_marked": bool(unseen.any() and not unseen.all()),
+    }
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        part = inputs.between(start, start + PHONE * (stop - start)) if narrow else shown
+        time, axes = part["time"].to_numpy(), figure.add_subplot()
+        plots.plot_states(part, axes, number=4)
+        foot: dict[str, Any] = {"color": plots.COLOURS[1], "linewidth": 0, "step": "mid"}
+        foot |= {"transform": axes.get_xaxis_transform(), "where": ~part["trained"].to_numpy()}
+        axes.fill_between(time, 0, 0.012, **foot)
+        axes.set(xlim=(time[0], time[-1]), ylabel="state")
+
+    return Picture(draw, numbers, wide=(9.2, 3.9), narrow=(3.3, 3.4))
+
+
+def _space(inputs: Inputs) -> Picture:
+    """The still picture of the state space, and the points and colours that the page's script turns."""
+    observed = np.flatnonzero(inputs.latents["observed"].to_numpy())
+    mean = inputs.latents["filtered_mean"].to_numpy()[observed]
+    # The slowest come first. As all states have the same variance, principal components would be no better a choice.
+    slowest = np.pad(mean, ((0, 0), (0, max(3 - mean.shape[1], 0))))[:, :3]  # one or two states lie in a plane
+    drawn = np.unique(np.linspace(0, len(observed) - 1, min(POINTS, len(observed))).astype(np.int64))
+    points = slowest[drawn] / max(float(np.abs(slowest).max()), np.finfo(float).tiny)
+    time = inputs.time[observed][drawn]
+    choices = [_colouring(one, inputs.measured(one["name"])[observed][drawn]) for one in inputs.reports]
+    choices.append(_colouring({"name": "time", "unit": "s"}, time))
+    first = choices[0]
+    values = np.array(first["values"], dtype=np.float64)
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        from matplotlib.colors import LinearSegmentedColormap
+
+        colours = LinearSegmentedColormap.from_list("page", [colour for _, colour in first["colorscale"]])
+        axes: Any = figure.add_subplot(projection="3d")
+        x, y, z, value = np.column_stack([points, values])[::2][np.isfinite(values[::2])].T
+        limits = {"vmin": first["low"], "vmax": first["high"]}
+        axes.scatter(x, y, z, c=value, s=7, cmap=colours, linewidths=0, alpha=0.85, **limits)
+        for number, axis in enumerate((axes.xaxis, axes.yaxis, axes.zaxis), 1):
+            axis.set_ticklabels([])
+            axis.set_label_text(f"state {number}")
+            axis.labelpad = -10
+            axis.set_pane_color((0.5, 0.5, 0.5, 0.06))
+        axes.view_init(elev=22, azim=45)
+
+    numbers = {
+        "shown": min(3, mean.shape[1]),
+        "points": len(drawn),
+        "bins": len(observed),
+        "colours": [{key: one[key] for key in ("label", "low", "high")} for one in choices],
+    }
+    data = {**dict(zip("xyz", points.T.round(4), strict=True)), "time": time.round(2), "choices": choices}
+    return Picture(draw, numbers, wide=(5.6, 4.6), data=finite(data))
+
+
+def _colouring(about: Mapping[str, Any], values: np.ndarray) -> dict[str, Any]:
+    """Colours of points (point,) by one variable, for the page's script and for the still picture. A variable of few
+    values is shown as classes, by their rank."""
+    known = values[np.isfinite(values)]
+    classes = np.unique(known).tolist()
+    low, high = (classes[0], classes[-1]) if classes else (0.0, 1.0)
+    if about.get("circular") and about.get("period"):  # the colours go round once, whatever part of a turn was seen
+        low = 0.0 if low > -2e-3 * about["period"] else -about["period"] / 2
+        high = low + about["period"]
+    names = about.get("classes")
+    unit = f" {about['unit']}" if about["unit"] else ""
+    labels = {"low_label": plain_number(low) + unit, "high_label": plain_number(high) + unit}
+    stops: Sequence[str] = plots.CIRCLE if about.get("circular") else _SCALE
+    named = None
+    if names and classes:
+        labels = {"low_label": names[int(low)], "high_label": names[int(high)]}
+    if 2 <= len(classes) <= (len(plots.COLOURS) if names else 4):
+        stops = plots.COLOURS[: len(classes)]
+        values = np.where(np.isfinite(values), np.searchsorted(classes, values), np.nan)
+        low, high = 0.0, float(len(classes) - 1)
+        texts = [names[int(v)] if names else plain_number(v) + unit for v in classes]
+        named = [{"label": v, "colour": c} for v, c in zip(texts, stops, strict=True)]
+    return {
+        "label": about["name"],
+        "low": low,
+        "high": high,
+        **labels,
+        "values": [float(f"{value:.5g}") for value in values.tolist()],
+        "colorscale": list(zip(np.linspace(0, 1, len(stops)).tolist(), stops, strict=True)),
+        "gradient": f"linear-gradient(90deg, {', '.join(stops)})",
+        "classes": named,
+    }
+
+
+def _raster(inputs: Inputs) -> Picture:
+    start, stop = inputs.busiest(RASTER_SHOWN)
+    order, signal = inputs.unit_order(), is_signal(inputs.counts)
+    trains = [] if signal else [t[(t >= start) & (t < stop)] for t in map(inputs.spike_times, order)]
+    shown = inputs.between(start, stop)
+    for name in inputs.names:  # a readout is shown only where it was not fitted
+        for key in {f"{name}_mean", f"{name}_ci", f"{name}_probability"} & set(shown):
+            shown[key] = shown[key].where(shown[f"{name}_fold"] >= 0)
+    behaviors = inputs.reports[:3]
+    numbers = {
+        "start": start,
+        "stop": stop,
+        "spikes": sum(map(len, trains)),
+        "units": len(order),
+        "unseen": not shown["trained"].any(),
+        "rates": "rate" in shown,
+        "behaviors": [one["name"] for one in behaviors],
+    }
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        end = start + (PHONE if narrow else 1) * (stop - start)
+        part = shown.isel(time=np.flatnonzero(shown["time"].to_numpy() < end))
+        heights = [2.6, *[1.0] * len(behaviors)]
+        grid = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+        if signal:
+            plots.plot_signal(inputs.counts.isel(unit=order), grid[0], start, end)
+        else:
+            plots.plot_raster(trains, grid[0], start, end)
+            if "rate" in part:
+                shares = part["rate"] / inputs.latents["rate"].quantile(0.99, "time")
+                plots.plot_rates(shares.isel(unit=order), grid[0])
+        for one, axes in zip(behaviors, grid[1:], strict=True):
+            if one["categories"]:
+                plots.plot_classes(part, one["name"], axes)
+            else:
+                plots.plot_behavior(part, one["name"], axes, one["period"])
+            axes.set_ylabel(clean("\n".join(filter(None, (one["name"], one["unit"])))), parse_math=False)
+        for axes in grid[:-1]:
+            axes.set_xlabel("")
+            axes.tick_params(axis="x", length=0)
+        if behaviors:
+            grid[0].spines["bottom"].set_visible(False)
+            grid[1].legend(loc="lower left", bbox_to_anchor=(0, 0.98), ncols=1 if narrow else 3, borderaxespad=0)
+
+    high = 3.4 + 1.3 * len(behaviors)
+    return Picture(draw, numbers, wide=(9.2, high), narrow=(3.3, high))
