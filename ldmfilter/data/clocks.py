@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import xarray as xr
 
 from ldmfilter.config import parse_ticks
 from ldmfilter.data.order import in_order
-from ldmfilter.data.tables import Floats, Ints, shorten
+from ldmfilter.data.tables import Floats, Ints, make_intervals, shorten
 from ldmfilter.errors import InputError
 
 # Seconds in a unit of time; "since" a date may follow.
@@ -55,9 +56,14 @@ class Reading:
     sort_times: bool = False
     ticks: tuple[str, ...] = ()
 
-    def hz(self, name: str) -> float | None:
-        """Ticks per second of an object's times, where they were given."""
-        return dict(map(parse_ticks, self.ticks)).get(name)
+    @cached_property
+    def hz(self) -> dict[str, float]:
+        """Ticks per second of the times of each object for which they were given."""
+        return dict(map(parse_ticks, self.ticks))
+
+
+#: Without options.
+PLAIN = Reading()
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class Clock:
         start = _date(started)
         if date is None or not np.isfinite(seconds).any():
             return cls(start)
-        first = date + _delta(float(np.nanmin(seconds)) - before)
+        first = date + np.timedelta64(round((float(np.nanmin(seconds)) - before) * 1e9), "ns")
         if start is not None and -_SECOND < first - start < _DAY:
             return cls(start)
         return cls(first if seconds.flat[0] == 0 else date)
@@ -188,10 +194,6 @@ def _date(text: str) -> np.datetime64 | None:
         return None
 
 
-def _delta(seconds: float) -> np.timedelta64:
-    return np.timedelta64(round(seconds * 1e9), "ns")
-
-
 def iso(zero: np.datetime64 | None) -> str:
     """A date as session_start_time, "" for None."""
     return "" if zero is None else f"{np.datetime_as_string(zero, unit='us')}+00:00"
@@ -207,6 +209,28 @@ class Parts:
     intervals: dict[str, xr.Dataset]
     behavior: dict[str, xr.DataArray]
     observed: Floats | None = None
+
+    @classmethod
+    def of(
+        cls,
+        intervals: Mapping[str, Any] | None,
+        behavior: Mapping[str, xr.DataArray] | None,
+        clock: Clock,
+        reading: Reading,
+        where: str,
+    ) -> Parts:
+        """Interval tables, as they are or made of columns, and behaviour, brought to a clock.
+
+        Raises InputError as `Clock.seconds`, `Clock.series` and `make_intervals`.
+        """
+        tables = {
+            name: table
+            if isinstance(table, xr.Dataset)
+            else make_intervals(clock.columns(table, f"{where}: {name}"), f"{where}: {name}")
+            for name, table in (intervals or {}).items()
+        }
+        series = {name: clock.series(one, f"{where}: {name}", reading) for name, one in (behavior or {}).items()}
+        return cls(tables, {name: one for name, one in series.items() if one is not None})
 
     def times(self) -> dict[str, Floats]:
         """The finite times of each object."""
@@ -226,17 +250,17 @@ def settle(times: Floats, index: Ints, parts: Parts, reading: Reading, where: st
     Raises InputError where the spikes' own unit of time is in doubt, and for ticks of an object that does not exist.
     """
     known = ["spikes", *parts.times()]
-    unknown = [name for name, _ in map(parse_ticks, reading.ticks) if name not in known]
+    unknown = [name for name in reading.hz if name not in known]
     if unknown:
         raise InputError(f"{where}: no {shorten(unknown)} to give ticks of; it has {shorten(known)}")
-    hz = reading.hz("spikes")
+    hz = reading.hz.get("spikes")
     if hz is not None and not binned:
         times = times / hz
     _scale(parts, reading)
     if times.size < _FEW_SPIKES:
         return times
     span = float(times.min()), float(times.max())
-    others = {name: t for name, t in parts.times().items() if reading.hz(name) is None and t.size}
+    others = {name: t for name, t in parts.times().items() if name not in reading.hz and t.size}
     if hz is None and not binned:
         _check_spikes_unit(times, index, span, others, where)
     for name, t in others.items():
@@ -260,7 +284,7 @@ def _way_out(name: str) -> str:
 
 def _scale(parts: Parts, reading: Reading) -> None:
     """Bring the objects whose ticks were given to seconds."""
-    for name, hz in map(parse_ticks, reading.ticks):
+    for name, hz in reading.hz.items():
         if name == "obs_intervals" and parts.observed is not None:
             parts.observed = parts.observed / hz
         if name in parts.intervals:

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.clocks import Clock, Parts, Reading, iso, settle
+from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, iso, settle
 from ldmfilter.data.order import check_spikes
 from ldmfilter.data.spans import intersect, union
-from ldmfilter.data.tables import Array, Floats, Ints, concatenate, make_intervals, make_table, shorten
+from ldmfilter.data.tables import Array, Floats, Ints, concatenate, make_table, shorten
 from ldmfilter.errors import InputError
 from ldmfilter.html import table
 
@@ -39,6 +39,10 @@ class Source:
     session_start_time: str = ""
     checksum: str = ""
     format: str = ""
+
+
+#: Of a session that was read from no file.
+MEMORY = Source()
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,19 +179,15 @@ class Session:
         raw = [np.asarray(times).ravel() for times in mapping.values()]
         clock = Clock.of(np.concatenate([times for times in raw if times.size] or [np.empty(0)]), "", "memory: spikes")
         trains = [clock.seconds(times, "memory: spikes") for times in raw]
-        tables = {
-            name: make_intervals(clock.columns(t, f"memory: {name}"), f"memory: {name}")
-            for name, t in (intervals or {}).items()
-        }
-        ordered = {name: clock.series(one, f"memory: {name}", reading) for name, one in (behavior or {}).items()}
+        parts = Parts.of(intervals, behavior, clock, reading, "memory")
         return cls.checked(
             *concatenate(trains),
             np.asarray(list(mapping)),
             units,
             Source(session_start_time=iso(clock.zero)),
             reading,
-            intervals=tables,
-            behavior={name: one for name, one in ordered.items() if one is not None},
+            intervals=parts.intervals,
+            behavior=parts.behavior,
         )
 
     @classmethod
@@ -197,8 +197,8 @@ class Session:
         index: Ints,
         ids: Array,
         columns: Mapping[str, Any] | pd.DataFrame | None = None,
-        source: Source | None = None,
-        reading: Reading | None = None,
+        source: Source = MEMORY,
+        reading: Reading = PLAIN,
         *,
         intervals: Mapping[str, xr.Dataset] | None = None,
         behavior: Mapping[str, xr.DataArray] | None = None,
@@ -212,7 +212,6 @@ class Session:
 
         Raises InputError as `check_spikes`, `make_table` and `settle`.
         """
-        source, reading = source or Source(), reading or Reading()
         spikes, index = check_spikes(times, index, ids, source.path, reading.sort_times)
         units = make_table({} if columns is None else columns, "unit", ids, where=f"{source.path}: units")
         parts = Parts(dict(intervals or {}), dict(behavior or {}), None if observed is None else observed.intervals)

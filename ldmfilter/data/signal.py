@@ -16,10 +16,10 @@ import pandas as pd
 import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession
-from ldmfilter.data.clocks import Clock, Parts, Reading, iso, relative, settle
-from ldmfilter.data.session import Session, Source
+from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, iso, relative, settle
+from ldmfilter.data.session import MEMORY, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect, union
-from ldmfilter.data.tables import Array, Floats, check_ids, make_intervals, make_table, plain_array, shorten
+from ldmfilter.data.tables import Array, Floats, check_ids, make_table, plain_array, shorten
 from ldmfilter.errors import InputError
 
 _GAP = 1.0  # s without a frame, which end a stretch; in a shorter gap frames are missing
@@ -102,8 +102,8 @@ def from_signal(
     *,
     name: str = "",
     units: Mapping[str, Any] | pd.DataFrame | None = None,
-    source: Source | None = None,
-    reading: Reading | None = None,
+    source: Source = MEMORY,
+    reading: Reading = PLAIN,
     intervals: Mapping[str, Any] | None = None,
     behavior: Mapping[str, xr.DataArray] | None = None,
     **parts: Any,
@@ -124,9 +124,9 @@ def from_signal(
         Of the series; without it the signal's own.
     units : mapping or DataFrame, optional
         Columns of the channels.
-    source : Source, optional
+    source : Source
         The file that it is from.
-    reading : Reading, optional
+    reading : Reading
         What a person says of the times.
     intervals, behavior, **parts
         As for `Session`.
@@ -146,7 +146,6 @@ def from_signal(
     >>> session.n_units, round(session.duration, 6)
     (3, 5.0)
     """
-    source, reading = source or Source(), reading or Reading()
     where = source.path
     values, ids, time, clock = _labelled(signal, bin_size, reading, source.session_start_time, where)
     source = replace(source, session_start_time=source.session_start_time or iso(clock.zero))
@@ -173,12 +172,7 @@ def from_signal(
     full[rows] = values[kept]
     attrs = dict(getattr(signal, "attrs", {}))
     coords = {"time": ("time", centres, {"units": "s"}), "unit": ids}
-    tables = {
-        key: table if isinstance(table, xr.Dataset) else make_intervals(clock.columns(table, key), key)
-        for key, table in (intervals or {}).items()
-    }
-    ordered = {key: clock.series(one, f"{source.path}: {key}", reading) for key, one in (behavior or {}).items()}
-    held = Parts(tables, {key: one for key, one in ordered.items() if one is not None})
+    held = Parts.of(intervals, behavior, clock, reading, source.path)
     settle(centres, np.empty(0, dtype=np.int64), held, reading, source.path, binned=True)
     return SignalSession(
         spike_times=np.empty(0),
@@ -238,7 +232,7 @@ def _labelled(
     if names is None:
         raise InputError(f"{where}: ids of channels are no numbers or text; write them anew")
     check_ids(names, f"{where}: channels")
-    clock, hz = Clock.of([], started, where), reading.hz("spikes")
+    clock, hz = Clock.of([], started, where), reading.hz.get("spikes")
     if "time" in signal.coords and hz is not None:
         time = signal["time"].values / hz
     elif "time" in signal.coords:

@@ -24,7 +24,7 @@ import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession, from_counts
 from ldmfilter.data.cf import unpacked
-from ldmfilter.data.clocks import Reading
+from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.formats.format import Format, starts_with
 from ldmfilter.data.session import Source
@@ -51,7 +51,7 @@ _NUMPY, _ZIP, _NETCDF_3 = b"\x93NUMPY", b"PK\x03\x04", (b"CDF\x01", b"CDF\x02", 
 Groups = dict[str, xr.Dataset]
 
 
-def read_counts(path: str | os.PathLike[str], reading: Reading | None = None) -> BinnedSession:
+def read_counts(path: str | os.PathLike[str], reading: Reading = PLAIN) -> BinnedSession:
     """Read counts from netCDF, zarr, .npz or .npy, with the unit columns, intervals and behaviour beside them.
 
     Where `reading` names a series, a variable (time, channel) or array of .npz, it is read as a signal in their place.
@@ -59,7 +59,7 @@ def read_counts(path: str | os.PathLike[str], reading: Reading | None = None) ->
     Raises InputError as `from_counts` and `from_signal`, for a file that is missing, damaged or of another kind, one
     without a variable (time, unit) or the series, and one that holds pickled objects.
     """
-    path, reading = Path(path).absolute(), reading or Reading()
+    path = Path(path).absolute()
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
     if path.is_dir():

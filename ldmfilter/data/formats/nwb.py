@@ -22,7 +22,7 @@ from pynwb.base import TimeSeriesReferenceVectorData
 from pynwb.behavior import CompassDirection, EyeTracking, Position
 from pynwb.misc import IntervalSeries, Units
 
-from ldmfilter.data.clocks import Reading, rate_of
+from ldmfilter.data.clocks import PLAIN, Reading, rate_of
 from ldmfilter.data.formats.format import Format
 from ldmfilter.data.formats.nwb_open import Notes, NWBSource, hdf5_source, open_nwb, zarr_source
 from ldmfilter.data.formats.nwb_series import NOT_BEHAVIOR, describe, find_series, read_signal, rois_of
@@ -48,7 +48,7 @@ _MOST_IN_ALL = 2**27
 _UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, MemoryError)
 
 
-def read_nwb(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
+def read_nwb(path: str | os.PathLike[str], reading: Reading = PLAIN) -> Session:
     """Read an NWB file: HDF5 on this machine or by https, or a folder in zarr.
 
     Times are in seconds as in the file; behaviour is data * conversion + offset in its own unit, its samples in
@@ -98,13 +98,13 @@ def from_nwb(nwb: NWBFile, series: str | None = None) -> Session:
     return _made(_gather(nwb, where, lambda: "", Reading(series=series), notes), where, notes)
 
 
-def _read(nwb_source: NWBSource, checksum: Callable[[], str], reading: Reading | None) -> Session:
+def _read(nwb_source: NWBSource, checksum: Callable[[], str], reading: Reading) -> Session:
     notes: Notes = []  # warnings for the user, given after the readers' own are silenced no more
     with warnings.catch_warnings():
         # pynwb and hdmf warn about schema versions and style, which a reader of the file cannot change.
         warnings.simplefilter("ignore")
         with open_nwb(nwb_source, notes) as nwb:
-            make = _gather(nwb, nwb_source.where, checksum, reading or Reading(), notes)
+            make = _gather(nwb, nwb_source.where, checksum, reading, notes)
     return _made(make, nwb_source.where, notes)
 
 

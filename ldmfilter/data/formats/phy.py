@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ldmfilter.data.clocks import Reading
+from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.formats.format import Format
 from ldmfilter.data.order import from_the_start
 from ldmfilter.data.session import Session, Source
@@ -26,7 +26,7 @@ from ldmfilter.errors import InputError
 _SAMPLE_RATE = re.compile(r"^[ \t]*sample_rate[ \t]*=[ \t]*(?:[\w.]+\()?[ \t]*([-+.\deE_]+)", re.I | re.M)
 
 
-def read_phy(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
+def read_phy(path: str | os.PathLike[str], reading: Reading = PLAIN) -> Session:
     """Read a Phy or Kilosort folder: `spike_times.npy`, `spike_clusters.npy` or `spike_templates.npy`, `params.py`.
 
     Units are the clusters that own a spike. The columns of the .tsv and .csv tables become unit columns under their own

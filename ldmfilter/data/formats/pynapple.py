@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.binned import from_counts
-from ldmfilter.data.clocks import Reading
+from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.formats.format import Format, starts_with
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import from_signal
@@ -50,7 +50,7 @@ def from_pynapple(group: TsGroup | TsdFrame) -> Session:
     return _of_trains([item[unit].times() for unit in ids.tolist()], ids, columns, bounds, Source())
 
 
-def read_pynapple(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
+def read_pynapple(path: str | os.PathLike[str], reading: Reading = PLAIN) -> Session:
     """Read a TsGroup, or a TsdFrame of counts, that pynapple saved as .npz.
 
     pynapple pickles the columns of units: they are left out with a warning. Load such a file with pynapple, where you
@@ -105,7 +105,7 @@ def _of_trains(
     columns: dict[str, Array],
     bounds: Floats,
     source: Source,
-    reading: Reading | None = None,
+    reading: Reading = PLAIN,
 ) -> Session:
     if not len(ids):
         raise InputError(f"{source.path}: has no units; save a TsGroup that has some")
@@ -128,7 +128,7 @@ def _of_counts(
     columns: dict[str, Array],
     bounds: Floats,
     source: Source,
-    reading: Reading | None = None,
+    reading: Reading = PLAIN,
 ) -> Session:
     if counts.shape != (len(times), len(ids)):
         shapes = f"shape {counts.shape} for {len(times)} times and {len(ids)} columns"

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.cf import unpacked
-from ldmfilter.data.clocks import Clock, Reading, is_time, iso
+from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, is_time, iso
 from ldmfilter.data.formats.format import Format
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import choose_series, from_signal
@@ -27,7 +27,7 @@ from ldmfilter.errors import InputError
 _OWN_ARRAYS = {"spike_times", "spike_times_index", "unit_id", "obs_intervals", "obs_intervals_index"}
 
 
-def read_zarr(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
+def read_zarr(path: str | os.PathLike[str], reading: Reading = PLAIN) -> Session:
     """Read a session from a zarr store.
 
     Raises InputError for a store of another kind, of a newer version or with pickled objects, for one that is
@@ -40,7 +40,7 @@ def read_zarr(path: str | os.PathLike[str], reading: Reading | None = None) -> S
         raise InputError(f"{path}: is a zarr array, not a session; give the store that Session.to_zarr wrote")
     with damage(path, "zarr store", errors=ZARR_DAMAGE), checked():
         check_arrays(path)
-        return _Store(path).session(reading or Reading())
+        return _Store(path).session(reading)
 
 
 class _Store:
@@ -83,15 +83,12 @@ class _Store:
             choose_series(series, reading.series, str(self.path), [])
         extent = self.attrs.get("extent")
         source = Source(path=str(self.path), checksum=folder_checksum(self.path), **about)
-        behavior = {
-            unquote(key): clock.series(
-                self.series(f"behavior/{key}", unquote(key)), f"{self.path}: behavior/{key}", reading
-            )
-            for key in self.groups("behavior")
-        }
+        tables = {unquote(key): self.intervals(f"intervals/{key}", clock) for key in self.groups("intervals")}
+        behavior = {unquote(key): self.series(f"behavior/{key}", unquote(key)) for key in self.groups("behavior")}
+        held = Parts.of(tables, behavior, clock, reading, str(self.path))
         parts: dict[str, Any] = {
-            "intervals": {unquote(key): self.intervals(f"intervals/{key}", clock) for key in self.groups("intervals")},
-            "behavior": {key: one for key, one in behavior.items() if one is not None},
+            "intervals": held.intervals,
+            "behavior": held.behavior,
             "observed": observed,
             "series": series,
             "reading": reading,
