@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +15,6 @@ from ldmfilter.errors import InputError, TrainingError, one_line, short
 from ldmfilter.ranks import ranks
 
 if TYPE_CHECKING:
-    import xarray as xr
     from rich.console import Console
     from rich.text import Text
 
@@ -48,8 +47,8 @@ def open_console(stderr: bool = False) -> "Console":
 
 
 def print_table(console: "Console", heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table without lines; one of empty heads has none. A head that begins with > is that of a column whose texts
-    stand on the right."""
+    """Print a table without lines; without heads where all are empty. A head that begins with > has its column on the
+    right."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, show_header=any(heads), header_style="dim")
@@ -64,8 +63,8 @@ def print_table(console: "Console", heads: Sequence[str], rows: Iterable[Sequenc
 
 
 def give_up(failures: Sequence[Exception]) -> None:
-    """Print a line for each failure. Raises: typer.Exit where there is any, 3 where all is input that cannot be used,
-    else 1."""
+    """Print a line for each failure. Raises: typer.Exit where there is one, with 3 where all are `InputError`, else
+    1."""
     for error in failures:
         line = str(error)
         if not isinstance(error, InputError | TrainingError):
@@ -73,19 +72,6 @@ def give_up(failures: Sequence[Exception]) -> None:
         say(f"ldmfilter: {line}")
     if failures:
         raise typer.Exit(UNUSABLE if all(isinstance(error, InputError) for error in failures) else FAILED)
-
-
-def follow_blocks(blocks: "Iterator[xr.Dataset]", bins: int) -> "Iterator[xr.Dataset]":
-    """Pass blocks of states on and show how many bins are done, where there are several blocks."""
-    from ldmfilter.filter import decode
-
-    return decode.follow_blocks(blocks, bins)
-
-
-def _wait_for_the_first_process() -> None:
-    """Of processes that torchrun started, let the first report what all fail for: torchrun then ends the others."""
-    if not ranks().first:
-        time.sleep(PATIENCE)
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -99,8 +85,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         if isinstance(error, MemoryError):
             reason = " ".join(str(error).split()) or "out of memory"
             error = InputError(f"more memory is needed than there is ({reason}); give a shorter span or fewer units")
-        else:
-            _wait_for_the_first_process()
+        elif not ranks().first:
+            time.sleep(PATIENCE)  # the first reports what all fail for, and torchrun ends the others
         give_up([error])
 
     def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

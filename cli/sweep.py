@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, give_up, say, shown
+from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, give_up, open_console, print_table, say, shown
 from ldmfilter_cli.options import ConfigFile, Dask, with_options
 from typer.core import TyperCommand
 
@@ -342,20 +342,15 @@ def summarise(sweep: "Sweep", results: "list[Combination]") -> dict[str, Any]:
 
 
 def _show(sweep: "Sweep", results: "list[Combination]") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from ldmfilter.analysis.sweep_scores import show
 
     # In a pipe a line is a row, however long; on a terminal the reasons of failures stand below the table.
     terminal = sys.stdout.isatty()
-    console = Console() if terminal else Console(width=1000)
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    console = open_console()
     several = len(sweep.seeds) > 1
-    named = (name.replace("_", " " if terminal else "-") for name in sweep.grid)
-    columns = ["run folder", *named, "bits per spike"]
-    for name in [*columns, *(["seeds from to"] if several else []), "step", "rank", "s", ""]:
-        table.add_column(name, justify="left" if name in ("run folder", "") else "right", overflow="fold")
+    named = (">" + name.replace("_", " " if terminal else "-") for name in sweep.grid)
+    heads = ["run folder", *named, ">bits per spike", *[">seeds from to"] * several, ">step", ">rank", ">s", ""]
+    rows = []
     for one in results:
         first = one.runs[0]
         row = [first.folder.name, *(show(one.options[name]) for name in sweep.grid), _number(one.score, 3)]
@@ -364,14 +359,9 @@ def _show(sweep: "Sweep", results: "list[Combination]") -> None:
         ended_well = first.score is not None
         row += [str(first.step) if ended_well else "", _number(first.effective_rank if ended_well else None, 1)]
         row += [f"{sum(run.seconds for run in one.runs):.0f}", _remark(one, reason=not terminal)]
-        table.add_row(*map(shown, row))
-    if not terminal:
-        with console.capture() as captured:
-            console.print(table)
-        print("\n".join(line.rstrip() for line in captured.get().splitlines()))
-        return
-    console.print(table)
-    for run in (run for one in results for run in one.runs if run.state == "failed"):
+        rows.append(row)
+    print_table(console, heads, rows)
+    for run in (run for one in results for run in one.runs if run.state == "failed" and terminal):
         console.print(shown(f"{run.folder.name}  {run.reason}", style="dim"))
 
 
