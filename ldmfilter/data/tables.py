@@ -73,6 +73,26 @@ def make_intervals(columns: Mapping[str, Any] | pd.DataFrame, where: str, ids: A
     return make_table(table, "interval", rows, where)
 
 
+def bounds_in(table: xr.Dataset) -> Floats:
+    """Start and stop of each row of an interval table, (interval, 2), s; NaN where one is missing."""
+    return np.stack([table["start_time"].values, table["stop_time"].values], axis=1)
+
+
+def tags_in(table: xr.Dataset) -> list[str]:
+    """All texts that a table holds, each once."""
+    return sorted({text for column in _texts(table) for text in column.values.ravel().tolist()} - {""})
+
+
+def tagged(table: xr.Dataset, tag: str) -> Array:
+    """The rows (interval,) of an interval table of which any text equals a tag, bool."""
+    hits = [(column == tag).any([d for d in column.dims if d != "interval"]).values for column in _texts(table)]
+    return np.any(hits, axis=0) if hits else np.zeros(table.sizes["interval"], dtype=bool)
+
+
+def _texts(table: xr.Dataset) -> list[xr.DataArray]:
+    return [column for column in table.values() if column.dtype.kind == "U"]
+
+
 def plain_columns(columns: Mapping[str, Array]) -> dict[str, Array]:
     """The columns with one number, bool or text a row."""
     plain = {name: plain_array(values) for name, values in columns.items() if np.ndim(values) == 1}

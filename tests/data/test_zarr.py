@@ -212,3 +212,11 @@ def test_series_of_another_first_dim_are_refused(session, tmp_path):
     attributes.write_text(json.dumps(json.loads(attributes.read_text()) | {"_ARRAY_DIMENSIONS": [3]}))
     (path / ".zmetadata").unlink()
     assert "its first dim is not `time`" in line_of(read_session, path)
+
+
+def test_interval_tables_of_another_shape_are_refused(session, tmp_path):
+    path = session.to_zarr(tmp_path / "session.zarr")
+    zarr.open_group(str(path))["intervals/epochs/start_time"].attrs["_ARRAY_DIMENSIONS"] = ["row"]
+    (path / ".zmetadata").unlink(missing_ok=True)
+    said = line_of(read_session, path)
+    assert said == "intervals/epochs: no start_time or no stop_time of each row; write the table anew"

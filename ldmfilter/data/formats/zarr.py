@@ -129,8 +129,8 @@ class _Store:
 
     def intervals(self, key: str, clock: Clock) -> xr.Dataset:
         table = self.dataset(key, "interval")
-        if not {"start_time", "stop_time"} <= set(table):
-            raise InputError(f"{self.path}: {key}: no start_time or no stop_time; write the table anew")
+        if any(name not in table or table[name].dims != ("interval",) for name in ("start_time", "stop_time")):
+            raise InputError(f"{self.path}: {key}: no start_time or no stop_time of each row; write the table anew")
         times = {name: table[name] for name in table if is_time(table[name])}
         return table.assign(
             {name: (column.dims, clock.seconds(column, f"{self.path}: {key}/{name}")) for name, column in times.items()}
