@@ -216,7 +216,6 @@ def test_series_of_another_first_dim_are_refused(session, tmp_path):
 
 def test_interval_tables_of_another_shape_are_refused(session, tmp_path):
     path = session.to_zarr(tmp_path / "session.zarr")
-    zarr.open_group(str(path))["intervals/epochs/start_time"].attrs["_ARRAY_DIMENSIONS"] = ["row"]
+    zarr.open_group(str(path))["intervals/epochs/tags"].attrs["_ARRAY_DIMENSIONS"] = ["row", "tag"]
     (path / ".zmetadata").unlink(missing_ok=True)
-    said = line_of(read_session, path)
-    assert said == "intervals/epochs: no start_time or no stop_time of each row; write the table anew"
+    assert line_of(read_session, path) == "intervals/epochs: tags: its first dim is not `interval`; write it anew"

@@ -25,7 +25,7 @@ from pynwb import NWBHDF5IO, NWBFile, get_type_map
 
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.untrusted.codecs import checked
-from ldmfilter.data.untrusted.damage import reason_of
+from ldmfilter.data.untrusted.damage import DAMAGE, reason_of
 from ldmfilter.data.untrusted.hdf5 import check_heaps, check_scalars, is_foreign
 from ldmfilter.data.untrusted.plain_objects import PlainObjects
 from ldmfilter.errors import InputError
@@ -34,8 +34,20 @@ from ldmfilter.errors import InputError
 _MOST_BROKEN = 32
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
+#: Errors on a part of a file that cannot be read.
+UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, MemoryError)
+
 Notes = list[str]
 Place = tuple[str, str]  # an object: the file that it lies in, its path there
+
+
+@contextmanager
+def leaving_out(name: str, notes: Notes) -> Iterator[None]:
+    """Leave out a part of the file that cannot be read, with a note."""
+    try:
+        yield
+    except UNREADABLE as error:
+        notes.append(f"{name}: left out, cannot be read ({reason_of(error)})")
 
 
 @dataclass(frozen=True)

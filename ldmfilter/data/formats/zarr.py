@@ -118,18 +118,24 @@ class _Store:
         return unpacked(xr.Variable(dims, values, attrs))
 
     def dataset(self, key: str, dim: str) -> xr.Dataset:
-        """A group of arrays along `dim`; dims, coordinates and order as noted, or guessed in a foreign store."""
+        """A group of arrays along `dim`; dims, coordinates and order as noted, or guessed in a foreign store.
+
+        Raises InputError for an array along another dim.
+        """
         group = self.root[key]
         variables = {}
         for name in group.array_keys():
             variables[unquote(name)] = self.variable(f"{key}/{name}", (dim, f"{name}_item")[: group[name].ndim])
+        for name, one in variables.items():
+            if one.dims and one.dims[0] != dim:
+                raise InputError(f"{self.path}: {key}: {name}: its first dim is not `{dim}`; write it anew")
         coordinates = group.attrs.get("coordinate_names", [dim] if dim in variables else [])
         order = group.attrs.get("order", sorted(set(variables) - set(coordinates)))
         return xr.Dataset({name: variables[name] for name in order}, {name: variables[name] for name in coordinates})
 
     def intervals(self, key: str, clock: Clock) -> xr.Dataset:
         table = self.dataset(key, "interval")
-        if any(name not in table or table[name].dims != ("interval",) for name in ("start_time", "stop_time")):
+        if any(name not in table or table[name].ndim != 1 for name in ("start_time", "stop_time")):
             raise InputError(f"{self.path}: {key}: no start_time or no stop_time of each row; write the table anew")
         times = {name: table[name] for name in table if is_time(table[name])}
         return table.assign(
@@ -141,8 +147,6 @@ class _Store:
         if "time" not in series.coords or len(series) != 1:
             raise InputError(f"{self.path}: {key}: needs `time` and one more array; write the series anew")
         values = next(iter(series.values()))
-        if values.dims[:1] != ("time",):
-            raise InputError(f"{self.path}: {key}: its first dim is not `time`; write the series anew")
         return values.rename(self.root[key].attrs.get("name", name))
 
 
