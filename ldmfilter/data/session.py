@@ -47,7 +47,7 @@ MEMORY = Source()
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """The time that each unit was observed: outside these intervals a unit is unobserved, not silent.
+    """The time in which each unit was observed; at other times a unit is unobserved, not silent.
 
     `intervals` (interval, 2): start and stop, s; `index` (unit,): cumulative ends, as for spike times.
     """
@@ -234,14 +234,10 @@ class Session:
     def _extent(self) -> tuple[float, float]:
         if self.extent is not None:
             return self.extent
-        times = [self.spike_times]
-        if self.observed is not None:
-            times.append(self.observed.intervals)
-        finite = [t[np.isfinite(t)] for t in times]
-        finite = [t for t in finite if t.size]
-        if not finite:
-            return 0.0, 0.0
-        return min(float(t.min()) for t in finite), max(float(t.max()) for t in finite)
+        seen = [] if self.observed is None else self.observed.intervals.ravel()
+        times = np.concatenate([self.spike_times, seen])
+        finite = times[np.isfinite(times)]
+        return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
 
     @property
     def start(self) -> float:

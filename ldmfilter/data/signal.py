@@ -17,6 +17,7 @@ import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession
 from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, iso, relative, settle
+from ldmfilter.data.frames import sums
 from ldmfilter.data.session import MEMORY, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect, union
 from ldmfilter.data.tables import Array, Floats, check_ids, make_table, plain_array, shorten
@@ -69,14 +70,10 @@ class SignalSession(BinnedSession):
         edges = np.stack([left, right]) - 1e-6 * frame  # a frame on an edge is in the later bin, whatever the rounding
         first, last = np.searchsorted(self.signal["time"].values, edges)
         values = self.signal.values
-
-        def within(x: Array) -> Array:
-            total = np.concatenate([np.zeros((1, x.shape[1])), x.cumsum(0, dtype=np.float64)])
-            return np.asarray(total[last] - total[first])
-
-        seen = within(~np.isnan(values))
+        seen = sums(~np.isnan(values), first, last)
         enough = 2.001 * frame * seen > (right - left)[:, None]
-        return np.where(enough, within(np.nan_to_num(values)) / np.maximum(seen, 1), np.nan).astype(np.float32)
+        total = sums(np.nan_to_num(values), first, last)
+        return np.where(enough, total / np.maximum(seen, 1), np.nan).astype(np.float32)
 
     def rates_within(self, bounds: Floats) -> Floats:
         """A signal has no rates: NaN (unit,), and 0 for a channel that is constant or missing within the intervals."""
