@@ -31,9 +31,7 @@ def decode_several(
 ) -> None:
     """Decode sessions, several into stores below the folder `out`, one into the store `out`, and print the stores.
 
-    Raises:
-        InputError: no session could be begun.
-        typer.Exit: some sessions failed; a line for each is said at the end.
+    Raises InputError where no session could be begun, and typer.Exit, after a line for each, where some failed.
     """
     paths = list(dict.fromkeys(map(absolute, sessions)))
     stores = [out / f"{name}.zarr" for name in plain_names(paths)] if len(paths) > 1 else [out]

@@ -55,10 +55,8 @@ SEVERAL, ONE = ({f"--{name.replace('_', '-')}": _fits(name) for name in names} f
 def expand(words: Sequence[str]) -> list[str]:
     """`--latent-dim 2 4 8` as `--latent-dim 2 --latent-dim 4 --latent-dim 8`, for the parser, which knows no lists.
 
-    A word that is no value of the option ends its list.
-
-    Raises:
-        typer.BadParameter: several values for an option that takes one.
+    A word that is no value of the option ends its list. Raises typer.BadParameter for several values of an option that
+    takes one.
     """
     out: list[str] = []
     flag, seen = "", set()

@@ -38,12 +38,11 @@ def option(default: Any, help: str, panel: str, **more: Any) -> Any:
     """A field that is an option.
 
     Args:
-        default: its value where none is given.
         help: one sentence, with the unit.
         panel: its group in the help of the command line.
-        **more: `least`, `above`, `most`, `below`: bounds of a number, or of each of several; `choices`: the texts that
-            are allowed; `noun`: a value in words, as "a share"; `metavar` and `flag`: how the command line shows it,
-            where that is not by its type and its name; `rare`: a long help leaves it out.
+        **more: `least`, `above`, `most`, `below`: bounds of a number, or of each of several; `choices`: the allowed
+            texts; `noun`: a value in words, as "a share"; `metavar` and `flag`: its value and its name on the command
+            line, where they do not follow from its type and name; `rare`: a long help leaves it out.
     """
     return field(default=default, metadata={"help": help, "panel": panel, **more})
 
@@ -93,8 +92,7 @@ class DataConfig:
     def validate(self) -> None:
         """Check what can be checked without a session.
 
-        Raises:
-            InputError: a value is of another type or outside its range; names the option and what it must be.
+        Raises InputError for a value of another type or outside its range; it names the option and what it must be.
         """
         _check(self, DataConfig)
         for start, stop in self.spans:
@@ -190,11 +188,7 @@ class FilterConfig:
         return FilterConfig(**(values | {"latent_dim": latent, "state_dim": self.state_dim or latent}))
 
     def validate(self) -> None:
-        """Check every field and how they fit together.
-
-        Raises:
-            InputError: a value is of another type or outside its range; names the option and what it must be.
-        """
+        """Check every field and how they fit together. Raises InputError as `DataConfig.validate`."""
         _check(self, FilterConfig)
         least = self.latent_dim or 1
         _require((self.state_dim or least) >= least, "state-dim", self.state_dim, f"at least latent_dim, {least}")
@@ -226,8 +220,7 @@ class Config:
     def from_dict(cls, raw: dict[str, Any], where: str) -> "Config":
         """The reverse of `to_dict`; missing options take their defaults.
 
-        Raises:
-            InputError: an unknown table or option, or a value of the wrong type; `where` names the file.
+        Raises InputError, naming `where`, for an unknown table or option, or a value that is not allowed.
         """
         unknown = sorted(set(raw) - set(TABLES))
         if unknown:
@@ -247,11 +240,7 @@ class Config:
 
     @classmethod
     def read(cls, path: str | Path) -> "Config":
-        """Read a TOML file.
-
-        Raises:
-            InputError: the file is missing, is not TOML, or holds an option that does not exist or does not fit.
-        """
+        """Read a TOML file. Raises InputError as `read_toml` and `from_dict`."""
         return cls.from_dict(read_toml(path), str(path))
 
     def replace(self, **options: Any) -> "Config":

@@ -16,9 +16,10 @@ from ldmfilter.analysis import judged, measures
 from ldmfilter.analysis.checks import CHECKS, QUESTIONS, Diagnosis, Finding, check
 from ldmfilter.analysis.statistics import consistency, normalised
 from ldmfilter.data.counts import check_counts
-from ldmfilter.data.simulate import linear_gaussian_world, linear_track_session
+from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.filter.kalman import filter
 from tests.analysis.test_baselines import system_of
+from tests.worlds import linear_gaussian_world
 
 SMALL = {
     "latent_dim": 3,
