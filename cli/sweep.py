@@ -151,12 +151,7 @@ def sweep(
     if resume is not None:
         make = _resumed(resume, sessions or [])
     else:
-        many = {name: list(dict.fromkeys(options.pop(name, ()))) for name in MANY}
-        single = {name: values[0] for name, values in many.items() if len(values) == 1}
-        grid = {name: many[name] for name in SWEPT if len(many[name]) > 1}
-        base = (Config.read(config) if config else Config()).replace(**options, **single)
-        base.data.validate()
-        make = _asked(sessions or [], folder, base, grid, many["seed"] or [base.filter.seed], trials)
+        make = _asked(sessions or [], folder, Config.read(config) if config else Config(), options, trials)
     sweeps: list[Sweep] = []
     failures: list[Exception] = []
     for made in make:
@@ -170,17 +165,7 @@ def sweep(
         failures += _follow(sweeps, jobs, dask, session, quiet)
     if len(make) == 1 and failures:
         raise failures[0]
-    tables = [(one, one.results()) for one in sweeps]
-    if as_json:
-        summaries = [summarise(*table) for table in tables]
-        print(json.dumps(summaries if len(make) > 1 else summaries[0], indent=1, allow_nan=False))
-    for one, results in tables:
-        if not as_json:
-            if len(make) > 1:
-                print(one.session_path)
-            _show(one, results)
-        failures += _conclude(one, results, quiet)
-    give_up(failures)
+    give_up(failures + _print(sweeps, len(make) > 1, as_json, quiet))
 
 
 def _resumed(resume: Path, sessions: list[Path]) -> "list[Callable[[], Sweep]]":
@@ -196,28 +181,33 @@ def _resumed(resume: Path, sessions: list[Path]) -> "list[Callable[[], Sweep]]":
 def _asked(
     sessions: list[Path],
     folder: Path | None,
-    options: Config,
-    grid: dict[str, list],
-    seeds: list[int],
+    config: Config,
+    options: dict[str, Any],
     trials: int | None,
 ) -> "list[Callable[[], Sweep]]":
     """Make a sweep of each session."""
     from ldmfilter.analysis.sweep import Sweep
 
+    many = {name: list(dict.fromkeys(options.pop(name, ()))) for name in MANY}
+    single = {name: values[0] for name, values in many.items() if len(values) == 1}
+    grid = {name: many[name] for name in SWEPT if len(many[name]) > 1}
+    base = config.replace(**options, **single)
+    base.data.validate()
+    seeds = many["seed"] or [base.filter.seed]
     if not sessions:
         raise typer.BadParameter("name a session to train on", param_hint="SESSION")
     for path in sessions if len(sessions) > 1 else ():
         # A mistyped value of an option looks like one more session.
         if not path.exists() and remote_address(path) is None:
             raise typer.BadParameter(f"{path} is no file, nor a value of the option before it", param_hint="SESSION")
-    if not grid and len(set(seeds)) < 2:
+    if not grid and len(seeds) < 2:
         raise typer.BadParameter(
             "nothing to compare; give an option or --seed several values", param_hint="--latent-dim 2 4 8"
         )
     sessions = list(dict.fromkeys(sessions))
     several = folder is not None and len(sessions) > 1
     return [
-        partial(Sweep.create, folder / name if folder and several else folder, path, options, grid, seeds, trials)
+        partial(Sweep.create, folder / name if folder and several else folder, path, base, grid, seeds, trials)
         for path, name in zip(sessions, plain_names(sessions), strict=True)
     ]
 
@@ -290,6 +280,22 @@ def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, session: Path | 
         again = f"`ldmfilter sweep --resume {sweeps[0].folder}`" if len(sweeps) == 1 else "the same command"
         say(f"ldmfilter: interrupted; go on with {again}")
         raise typer.Exit(INTERRUPTED) from None
+    return failures
+
+
+def _print(sweeps: "list[Sweep]", several: bool, as_json: bool, quiet: bool) -> list[Exception]:
+    """Print the tables of sweeps. Returns a failure for each that has no best run."""
+    tables = [(one, one.results()) for one in sweeps]
+    if as_json:
+        summaries = [summarise(*table) for table in tables]
+        print(json.dumps(summaries if several else summaries[0], indent=1, allow_nan=False))
+    failures = []
+    for one, results in tables:
+        if not as_json:
+            if several:
+                print(one.session_path)
+            _show(one, results)
+        failures += _conclude(one, results, quiet)
     return failures
 
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from ldmfilter.errors import TrainingError
 
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its greetings
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no messages at the start
 
 
 class Trainer:

@@ -1,6 +1,7 @@
 """Times as seconds on the one clock of a session: units of time, dates, times that fall back, and what does not fit.
 
-Spikes say what the session's clock is. A table or series that does not fit it is told or left out, never bent.
+The session's clock is that of its spikes. A table or series whose times do not fit it gets a warning or is left out; no
+time is changed to fit.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ _SECONDS = {
 _SECOND, _DAY = np.timedelta64(1, "s"), np.timedelta64(1, "D")
 # Spans that differ by more are in different units of time: a thousandfold, less the time that one leaves out.
 _APART = 300
-# Times farther from the spikes than so many times the span of these are told.
+# Times farther from the spikes than so many times the span of these get a warning.
 _FAR = 3
-# Fewer spikes, or times of a table or series, tell nothing of a unit of time.
+# Of fewer spikes, or times of a table or series, the unit of time cannot be judged.
 _FEW_SPIKES, _FEW_TIMES = 100, 10
-# Median rates, Hz: one below the first is told, one below the second adds to a doubt.
+# Median rates, Hz: below the first there is a warning; below the second a long span of spikes is refused.
 _LOWEST_RATE, _LOW_RATE = 0.01, 0.05
 
 
@@ -106,8 +107,8 @@ class Clock:
         return seconds
 
     def columns(self, columns: Mapping[str, Any] | pd.DataFrame, where: str) -> dict[str, Any]:
-        """The columns of an interval table, those that are times in s: start_time, stop_time, and any in a unit of
-        time, in dates or in durations."""
+        """The columns of an interval table, with times in s: start_time, stop_time, and any in a unit of time, in dates
+        or in durations."""
         found: dict[str, Any] = {}
         for name, column in columns.items():
             plain = column if isinstance(column, list) else np.asarray(column)
@@ -119,8 +120,8 @@ class Clock:
         return found
 
     def series(self, series: xr.DataArray, where: str, reading: Reading) -> xr.DataArray | None:
-        """Behaviour as a session holds it: dims (time,) or (time, component), `time` in s, samples in order; None,
-        with a warning, where their order is in doubt."""
+        """Behaviour (time,) or (time, component), `time` in s, samples in order of time; None, with a warning, where
+        their order is in doubt."""
         time = self.seconds(series["time"], where)
         if len(time) != series.sizes["time"]:
             raise InputError(f"{where}: {len(time)} times for {len(series)} values; write the series anew")
@@ -244,8 +245,8 @@ class Parts:
 def settle(times: Floats, index: Ints, parts: Parts, reading: Reading, where: str, binned: bool = False) -> Floats:
     """Spike times (spike,) in s; `parts` in s too, without what lies on another clock.
 
-    A table or series is left out, with a warning, where its times cannot be seconds beside these spikes; single times
-    far from the spikes are told. binned: the spikes stand for counts, whose unit of time is known
+    A table or series is left out, with a warning, where its times cannot be seconds beside these spikes; there is a
+    warning of single times far from the spikes. binned: the spikes stand for counts, whose unit of time is known
 
     Raises InputError where the spikes' own unit of time is in doubt, and for ticks of an object that does not exist.
     """
@@ -300,7 +301,7 @@ def _scale(parts: Parts, reading: Reading) -> None:
 def _check_spikes_unit(
     times: Floats, index: Ints, span: tuple[float, float], others: Mapping[str, Floats], where: str
 ) -> None:
-    """Raises InputError where spike times can hardly be seconds; a warning where the rates are merely odd."""
+    """Raise InputError where spike times can hardly be seconds; warn where the rates are low."""
     if (times == np.floor(times)).all() and np.ptp(times) > 0:
         raise InputError(
             f"{where}: units: all {times.size:,} spike_times are whole numbers, as samples and ms are; give "

@@ -21,7 +21,7 @@ from ldmfilter.data.tables import Array, Floats, Ints, concatenate, make_table, 
 from ldmfilter.errors import InputError
 from ldmfilter.html import table
 
-_INSTANT = 1e-9  # s, less than a tick of any clock: no rate is told of a shorter time
+_INSTANT = 1e-9  # s, less than a tick of any clock; no rate is computed over less
 
 
 @dataclass(frozen=True)

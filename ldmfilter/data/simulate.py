@@ -34,8 +34,8 @@ def linear_track_session(
 
     Most place cells have a field in both directions, at unrelated places, over a low background. Their spikes
     are Poisson with a refractory time of 2 ms, modulated by theta (8 Hz) while the rat moves, by a gain drawn
-    for each cell and traversal and by a slow gain shared by all. Interneurons know theta and speed only. At
-    rest no cell knows the place; place cells then join in brief population bursts.
+    for each cell and traversal and by a slow gain shared by all. Rates of interneurons depend on theta and speed
+    only. At rest no rate depends on the place; place cells then fire in brief population bursts.
 
     The session has interval tables `epochs` (tags "run" and "rest") and `trials` (one traversal a row,
     `direction` "outbound" or "inbound"), the unit columns `cell_type`, `outbound_field`, `inbound_field`

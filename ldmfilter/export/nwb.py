@@ -112,7 +112,7 @@ def check_session(session: Path, overwrite: bool, in_place: bool = False) -> Non
 
 
 def _is_hdf5(session: Path) -> bool:
-    with session.open("rb"):  # or the reason why not
+    with session.open("rb"):  # raises OSError with the reason where it cannot be read
         return bool(h5py.is_hdf5(session))
 
 

@@ -30,7 +30,7 @@ from ldmfilter.data.untrusted.hdf5 import check_heaps, check_scalars, is_foreign
 from ldmfilter.data.untrusted.plain_objects import PlainObjects
 from ldmfilter.errors import InputError
 
-# A file with more broken objects than this has a broken writer.
+# More broken objects than this make the whole file unusable.
 _MOST_BROKEN = 32
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

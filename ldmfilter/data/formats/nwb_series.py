@@ -138,7 +138,7 @@ def read_behavior(contents: Contents, notes: Notes, sort: bool) -> dict[str, xr.
             if 0 in shape:
                 continue
             if len(shape) not in (1, 2) or (math.prod(shape[1:]) > _MOST_COLUMNS and not _is_transposed(series, shape)):
-                wide = path.startswith("acquisition/") and len(shape) == 2  # raw channels are no news
+                wide = path.startswith("acquisition/") and len(shape) == 2  # raw channels are expected
                 other += [f"{path} {shape}"] * (math.prod(shape) >= _FEW_VALUES and not wide)
                 continue
             if math.prod(shape) > min(left, _MOST_VALUES):

@@ -1,4 +1,4 @@
-"""One line for content that is cut short or made up."""
+"""Errors of one line for content that is damaged."""
 
 from __future__ import annotations
 
