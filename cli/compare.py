@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import Debug, Quiet, command, open_console, print_table, say
+from ldmfilter_cli.console import Quiet, command, open_console, print_table, say
 from ldmfilter_cli.options import AsJson, RunSession
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ def compare(
     session: RunSession = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter compare runs/seed0 runs/seed1**
 

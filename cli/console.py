@@ -1,6 +1,7 @@
 """Messages, tables, progress and exit codes of the command line: results on stdout, messages on stderr."""
 
 import functools
+import inspect
 import os
 import sys
 import time
@@ -76,8 +77,8 @@ def give_up(failures: Sequence[Exception]) -> None:
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Turn what a command raises into one line on stderr and an exit code: 3 for input that cannot be used, 1 for any
-    other failure, 130 for Ctrl-C. Warnings become lines too. A traceback only with --debug. Of processes that torchrun
-    started, only the first prints."""
+    other failure, 130 for Ctrl-C. Warnings become lines too. Adds --debug, which shows the traceback. Of processes that
+    torchrun started, only the first prints."""
 
     def failed(error: Exception, debug: bool) -> None:
         if debug:
@@ -115,4 +116,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             except Exception as error:
                 failed(error, debug)
 
+    signature = inspect.signature(function)
+    debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
+    run.__signature__ = signature.replace(parameters=[*parameters, debug])  # type: ignore[attr-defined]
+    run.__annotations__ = function.__annotations__ | {"debug": Debug}
     return run

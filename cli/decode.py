@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, open_console, print_table, say, shown
+from ldmfilter_cli.console import Overwrite, Quiet, command, open_console, print_table, say, shown
 from ldmfilter_cli.options import (
     BEHAVIOR,
     Align,
@@ -73,7 +73,6 @@ def decode(
     dask: Dask = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter decode --out latents.zarr**
 

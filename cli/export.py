@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, say
+from ldmfilter_cli.console import Overwrite, Quiet, command, say
 from ldmfilter_cli.options import RunOption, one_folder, open_run, where_now
 
 from ldmfilter.errors import InputError
@@ -56,7 +56,6 @@ def export(
     ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter export --to nwb --out session-latents.nwb**
 

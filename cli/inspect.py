@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import Debug, Quiet, command, open_console, print_table, shown
+from ldmfilter_cli.console import Quiet, command, open_console, print_table, shown
 from ldmfilter_cli.options import SESSION, AsJson, Format, with_options
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ def inspect(
     *,
     options: dict[str, Any],
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter inspect session.nwb**
 

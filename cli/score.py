@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import Debug, Quiet, command, open_console, print_table, say
+from ldmfilter_cli.console import Quiet, command, open_console, print_table, say
 from ldmfilter_cli.options import AsJson, RunSession
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ def score(
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter score**
 
