@@ -1,7 +1,5 @@
 """The training loop of the networks in `images` and `paper`: Fabric moves tensors and sets the precision."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable

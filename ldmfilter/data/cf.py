@@ -1,7 +1,5 @@
 """Missing and packed values by the CF conventions. A fill value of 0 is not taken as missing: it is zarr's default."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Hashable
 

@@ -1,7 +1,5 @@
 """Counts (time, unit), or a signal in their place, as the filter works with them."""
 
-from __future__ import annotations
-
 import numpy as np
 import xarray as xr
 

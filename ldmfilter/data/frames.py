@@ -5,8 +5,6 @@ it overlaps with the one before. A recording is filtered as k such series, each 
 seen all spikes up to it, and bins may be of any length.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """Order of times, and times that are not valid: marks of invalid spikes, lone outliers, clocks that restart."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

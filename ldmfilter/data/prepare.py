@@ -1,7 +1,5 @@
 """From a session to counts, as a configuration says; every command and experiment calls this one function."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The part of a session that is used: spans of time and units."""
 
-from __future__ import annotations
-
 import ast
 import re
 import warnings

@@ -1,7 +1,5 @@
 """Sessions of a signal in place of spikes: fluorescence, or any other numbers (time, channel). A channel is a unit."""
 
-from __future__ import annotations
-
 import math
 import os
 import warnings

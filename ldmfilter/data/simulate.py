@@ -1,7 +1,5 @@
 """Seeded sessions whose latents are known: a rat on a linear track, and its calcium."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

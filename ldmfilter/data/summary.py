@@ -1,7 +1,5 @@
 """The contents of a session in numbers and names, as `ldmfilter inspect --json` prints them."""
 
-from __future__ import annotations
-
 import math
 import numbers
 import shlex

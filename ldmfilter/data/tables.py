@@ -1,7 +1,5 @@
 """Plain arrays and tables, the form in which every reader gives its columns and spike times."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

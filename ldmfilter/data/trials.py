@@ -1,7 +1,5 @@
 """Trials: rows of an interval table, chosen by a query, and the times of an event in them."""
 
-from __future__ import annotations
-
 import numpy as np
 import xarray as xr
 

@@ -1,7 +1,5 @@
 """HDF5 on a full disk: space is checked before writing, and errors carry the number of the system's error."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

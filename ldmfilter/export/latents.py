@@ -1,7 +1,5 @@
 """States on their way out: blocks of time, columns with units, segments."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 

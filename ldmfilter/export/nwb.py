@@ -5,8 +5,6 @@ whatever else the file holds is copied as it is and need not be understood, exte
 objects that break the schema included.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

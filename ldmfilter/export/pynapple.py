@@ -1,7 +1,5 @@
 """States as a folder of pynapple's .npz files, in the layout that its `save` methods describe."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from contextlib import ExitStack

@@ -1,8 +1,5 @@
 """NWB files: which of their contents are units, intervals and behaviour."""
 
-from __future__ import annotations
-
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,7 +42,7 @@ from ldmfilter.errors import InputError
 _POINTERS = (VectorIndex, DynamicTableRegion, TimeSeriesReferenceVectorData)
 
 
-def read_nwb(path: str | os.PathLike[str], reading: Reading = PLAIN) -> Session:
+def read_nwb(path: Path | str, reading: Reading = PLAIN) -> Session:
     """Read an NWB file: HDF5 on this machine or by https, or a folder in zarr.
 
     Times are in seconds as in the file; behaviour is data * conversion + offset in its own unit, its samples in
@@ -59,14 +56,14 @@ def read_nwb(path: str | os.PathLike[str], reading: Reading = PLAIN) -> Session:
     Raises InputError for a file that is truncated, damaged or not NWB, for one that a server does not give in
     pieces, and for units that are missing, without spike times, or with spike times that are NaN.
     """
-    if remote_address(path) is not None:
-        remote = open_remote(str(remote_address(path)))
+    if address := remote_address(path):
+        remote = open_remote(address)
         with _damage(remote.where):
             return _read(hdf5_source(remote.where, remote.file), lambda: remote.checksum, reading)
-    here = Path(path).absolute()
+    here = Path(path)
     with _damage(str(here)):
         if here.is_dir():
-            return _read(zarr_source(str(here), here), lambda: folder_checksum(here), reading)
+            return _read(zarr_source(here), lambda: folder_checksum(here), reading)
         return _read(hdf5_source(str(here), here), lambda: file_checksum(here), reading)
 
 

@@ -5,8 +5,6 @@ read. Types of extensions come from the specification cached in the file, else f
 only the YAML is read: no name in a file makes Python import anything.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import re
 import warnings
@@ -85,17 +83,14 @@ def hdf5_source(where: str, file: Any) -> NWBSource:
     return NWBSource(where, lambda manager: NWBHDF5IO(file=h5py.File(file, "r"), mode="r", manager=manager))
 
 
-def zarr_source(where: str, folder: Path) -> NWBSource:
+def zarr_source(folder: Path) -> NWBSource:
     """NWB in zarr, as hdmf-zarr writes it: a folder. Objects in zarr are programs: they are read as data or refused."""
     try:
         from hdmf_zarr import NWBZarrIO
     except ImportError as error:
-        raise InputError(f"{where}: is NWB in zarr; `pip install hdmf-zarr` to read it") from error
-    return NWBSource(
-        where,
-        lambda manager: NWBZarrIO(str(folder), mode="r", manager=manager),
-        lambda: checked(PlainObjects),
-    )
+        raise InputError(f"{folder}: is NWB in zarr; `pip install hdmf-zarr` to read it") from error
+    where = str(folder)
+    return NWBSource(where, lambda types: NWBZarrIO(where, mode="r", manager=types), lambda: checked(PlainObjects))
 
 
 @contextmanager

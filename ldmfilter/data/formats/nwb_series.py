@@ -1,7 +1,5 @@
 """Series in an NWB file: those that are behaviour, and those that are read as a signal in place of spikes."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +49,7 @@ def from_pynapple(group: TsGroup | TsdFrame) -> Session:
     return _of_trains([item[unit].times() for unit in ids.tolist()], ids, columns, bounds, Source())
 
 
-def read_pynapple(path: str | os.PathLike[str], reading: Reading = PLAIN) -> Session:
+def read_pynapple(path: Path, reading: Reading = PLAIN) -> Session:
     """Read a TsGroup, or a TsdFrame of counts, that pynapple saved as .npz.
 
     pynapple pickles the columns of units: they are left out with a warning. Load such a file with pynapple, where you
@@ -58,7 +57,6 @@ def read_pynapple(path: str | os.PathLike[str], reading: Reading = PLAIN) -> Ses
 
     Raises InputError for a file that is missing, damaged or of another kind, and as `from_pynapple`.
     """
-    path = Path(path).absolute()
     where, again = str(path), "save it again with pynapple"
     arrays = read_npz(path, skip=(_METADATA,))
     kind = str(arrays["type"].ravel()[0]) if "type" in arrays and arrays["type"].size == 1 else "no type"

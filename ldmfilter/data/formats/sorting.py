@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,16 +38,15 @@ _METRICS = ("quality_metrics", "template_metrics")
 _AGAIN = "save it again with SpikeInterface"
 
 
-def read_sorting(path: str | os.PathLike[str], reading: Reading = PLAIN) -> Session:
+def read_sorting(path: Path, reading: Reading = PLAIN) -> Session:
     """Read a sorting that SpikeInterface saved, as a folder (`numpysorting_info.json`) or as a zarr store.
 
     Raises InputError as `read_analyzer`.
     """
-    path = Path(path).absolute()
     return _read_store(path, "", reading) if is_store(path) else _read_folder(path, path, reading)
 
 
-def read_analyzer(path: str | os.PathLike[str], reading: Reading = PLAIN) -> Session:
+def read_analyzer(path: Path, reading: Reading = PLAIN) -> Session:
     """Read a SortingAnalyzer that SpikeInterface saved, as a folder or as a zarr store.
 
     Properties of units, quality metrics and template metrics become unit columns; the recording's length is the
@@ -57,7 +55,6 @@ def read_analyzer(path: str | os.PathLike[str], reading: Reading = PLAIN) -> Ses
     Raises InputError for a file that is missing, damaged or pickled, and for several segments, whose clocks are not
     related.
     """
-    path = Path(path).absolute()
     if is_store(path):
         return _read_store(path, "sorting", reading)
     if not (path / "sorting").is_dir():

@@ -1,8 +1,5 @@
 """This package's own zarr layout, described in `ldmfilter.data.store`, and stores that others wrote in it."""
 
-from __future__ import annotations
-
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +24,12 @@ from ldmfilter.errors import InputError
 _OWN_ARRAYS = {"spike_times", "spike_times_index", "unit_id", "obs_intervals", "obs_intervals_index"}
 
 
-def read_zarr(path: str | os.PathLike[str], reading: Reading = PLAIN) -> Session:
+def read_zarr(path: Path, reading: Reading = PLAIN) -> Session:
     """Read a session from a zarr store.
 
     Raises InputError for a store of another kind, of a newer version or with pickled objects, for one that is
     damaged, and for spike times that are NaN.
     """
-    path = Path(path).absolute()
     if (path / "zarr.json").exists():
         raise InputError(f"{path}: is zarr format 3; write the session with Session.to_zarr or zarr_format=2")
     if (path / ".zarray").exists():

@@ -1,7 +1,5 @@
 """Codecs of zarr that check a chunk before a C library trusts it."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager

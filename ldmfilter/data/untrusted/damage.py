@@ -1,7 +1,5 @@
 """Errors of one line for content that is damaged."""
 
-from __future__ import annotations
-
 import tokenize
 import zipfile
 import zlib

@@ -4,8 +4,6 @@ An array may declare the bytes of any other file as its own: such an array is ne
 followed.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 from pathlib import Path

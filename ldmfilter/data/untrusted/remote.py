@@ -1,7 +1,5 @@
 """Files on a web server, read in pieces: a session is a small part of a file that may hold terabytes."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
