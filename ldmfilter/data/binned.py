@@ -18,7 +18,7 @@ from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, iso, relative, s
 from ldmfilter.data.counts import whole_counts
 from ldmfilter.data.session import MEMORY, Observed, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect
-from ldmfilter.data.tables import Array, Floats, Ints, check_ids, make_intervals, make_table, plain_array
+from ldmfilter.data.tables import Array, Floats, Ints, make_intervals, make_table, plain_array, plain_ids
 from ldmfilter.errors import InputError
 
 # A wanted bin size may differ from whole bins by this share of itself, lost in writing it down.
@@ -201,13 +201,7 @@ def _labelled(counts: xr.DataArray | npt.ArrayLike, where: str) -> tuple[xr.Data
     table = counts.transpose("time", "unit")
     if 0 in table.shape:
         raise InputError(f"{where}: counts are empty, {table.shape[0]} bins of {table.shape[1]} units; give some")
-    if "unit" not in table.coords:
-        return table, np.arange(table.sizes["unit"])
-    ids = plain_array(table["unit"].values)
-    if ids is None:
-        raise InputError(f"{where}: unit: ids are neither numbers nor text; name the units anew")
-    check_ids(ids, f"{where}: unit")
-    return table, ids
+    return table, plain_ids(table["unit"].values, f"{where}: unit")
 
 
 def _mark(table: xr.DataArray, name: str, where: str) -> Ints | Array | None:

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from ldmfilter.data.tables import Array, Floats, Ints, check_ids, shorten
+from ldmfilter.data.tables import Array, Floats, Ints, plain_ids, shorten
 from ldmfilter.errors import InputError
 
 # Among fewer times no outlier can be told; of more, so many are looked at.
@@ -30,7 +30,7 @@ def check_spikes(times: Floats, index: Ints, ids: Array, where: str, sort: bool 
     """
     if len(ids) != len(index):
         raise InputError(f"{where}: units: {len(ids)} ids for {len(index)} units; write the unit table anew")
-    check_ids(ids, f"{where}: units")
+    plain_ids(ids, f"{where}: units")
     if (np.diff(index, prepend=0) < 0).any() or (index[-1] if index.size else 0) != times.size:
         raise InputError(
             f"{where}: units: spike_times_index does not fit its {times.size} spike_times; write them anew"

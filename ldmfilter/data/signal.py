@@ -18,7 +18,7 @@ from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, iso, relative, s
 from ldmfilter.data.frames import sums
 from ldmfilter.data.session import MEMORY, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect, union
-from ldmfilter.data.tables import Array, Floats, check_ids, make_table, plain_array, shorten
+from ldmfilter.data.tables import Array, Floats, make_table, plain_ids, shorten
 from ldmfilter.errors import InputError
 
 _GAP = 1.0  # s without a frame, which end a stretch; in a shorter gap frames are missing
@@ -222,11 +222,7 @@ def _labelled(
         if mark in signal.coords:
             signal = signal.where(signal[mark])
     signal = signal.transpose("time", ...)
-    ids = signal[others[0]].values if others[0] in signal.coords else np.arange(signal.shape[1])
-    names = plain_array(ids)
-    if names is None:
-        raise InputError(f"{where}: ids of channels are no numbers or text; write them anew")
-    check_ids(names, f"{where}: channels")
+    ids = plain_ids(signal[others[0]].values, f"{where}: channels")
     clock, hz = Clock.of([], started, where), reading.hz.get("spikes")
     if "time" in signal.coords and hz is not None:
         time = signal["time"].values / hz
@@ -239,7 +235,7 @@ def _labelled(
         time = np.asarray((np.arange(len(signal)) + 0.5) * bin_size, dtype=np.float64)
     else:
         raise InputError(f"{where}: does not say how long a frame is; give --bin-size, in Python bin_size")
-    return signal.values.astype(np.float32), names, time, clock
+    return signal.values.astype(np.float32), ids, time, clock
 
 
 def _regular(time: Floats, size: float) -> tuple[Array, Floats, Floats, Array]:

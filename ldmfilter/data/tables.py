@@ -31,14 +31,18 @@ def group_spikes(times: Floats, units: Ints, n_units: int) -> tuple[Floats, Ints
     return times[order], np.cumsum(np.bincount(units, minlength=n_units), dtype=np.int64)
 
 
-def check_ids(ids: Array, where: str) -> None:
-    """Raises InputError for ids that repeat, and for one that is NaN."""
+def plain_ids(values: Array, where: str) -> Array:
+    """Ids of units as an array of numbers or text. Raises InputError for others, for NaN, and for ids that repeat."""
+    ids = plain_array(values)
+    if ids is None:
+        raise InputError(f"{where}: ids are no numbers or text; write them anew")
     if ids.dtype.kind == "f" and np.isnan(ids).any():
         raise InputError(f"{where}: {np.isnan(ids).sum()} of {ids.size} ids are NaN; give each unit its own")
     unique, number = np.unique(ids, return_counts=True)
     if (number > 1).any():
         twice = shorten(unique[number > 1].tolist())
         raise InputError(f"{where}: id {twice} is given twice; give each unit its own")
+    return ids
 
 
 def make_table(columns: Mapping[str, Any] | pd.DataFrame, dim: str, ids: Array, where: str) -> xr.Dataset:

@@ -14,7 +14,7 @@ from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.formats.format import Format, starts_with
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import from_signal
-from ldmfilter.data.tables import Array, Floats, concatenate, make_intervals, plain_array, plain_columns, shorten
+from ldmfilter.data.tables import Array, Floats, concatenate, make_intervals, plain_columns, shorten
 from ldmfilter.data.untrusted.checksums import file_checksum
 from ldmfilter.data.untrusted.npy import npz_names, read_member, read_npz
 from ldmfilter.errors import InputError
@@ -131,8 +131,7 @@ def _of_counts(
     if counts.shape != (len(times), len(ids)):
         shapes = f"shape {counts.shape} for {len(times)} times and {len(ids)} columns"
         raise InputError(f"{source.path}: counts have {shapes}")
-    names = plain_array(ids)
-    table = xr.DataArray(counts, dims=("time", "unit"), coords={"time": times, "unit": ids if names is None else names})
+    table = xr.DataArray(counts, dims=("time", "unit"), coords={"time": times, "unit": ids})
     support = {SUPPORT: {"start_time": bounds[:, 0], "stop_time": bounds[:, 1]}}
     parts: dict[str, Any] = {"units": plain_columns(columns), "intervals": support, "source": source}
     if counts.dtype.kind == "f" and (counts[np.isfinite(counts)] % 1).any():  # no counts: a signal
