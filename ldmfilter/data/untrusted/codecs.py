@@ -38,5 +38,6 @@ class CheckedBlosc(numcodecs.Blosc):
 @contextmanager
 def checked(*codecs: type[Codec]) -> Iterator[None]:
     """In this block, arrays in zarr are opened with `CheckedBlosc` and with these codecs, by their ids."""
-    with patch.dict(codec_registry, {codec.codec_id: codec for codec in (*codecs, CheckedBlosc)}):
+    mine: tuple[Any, ...] = (*codecs, CheckedBlosc)
+    with patch.dict(codec_registry, {codec.codec_id: codec for codec in mine}):
         yield
