@@ -302,23 +302,26 @@ def _check_spikes_unit(
     times: Floats, index: Ints, span: tuple[float, float], others: Mapping[str, Floats], where: str
 ) -> None:
     """Raise InputError where spike times can hardly be seconds; warn where the rates are low."""
-    if (times == np.floor(times)).all() and np.ptp(times) > 0:
+    width = span[1] - span[0]
+    if not width:
+        raise InputError(f"{where}: units: all {times.size:,} spike_times are {span[0]:g}; write them anew")
+    if (times == np.floor(times)).all():
         raise InputError(
             f"{where}: units: all {times.size:,} spike_times are whole numbers, as samples and ms are; give "
             "--ticks spikes=30000 for samples at 30 kHz, spikes=1000 for ms, spikes=1 for s"
         )
     number = np.diff(index, prepend=0)
-    rate = float(np.median(number[number > 0])) / (span[1] - span[0])
+    rate = float(np.median(number[number > 0])) / width
     told = {name: float(np.ptp(t)) for name, t in others.items() if t.size >= _FEW_TIMES}
     longest = max(told, key=lambda name: told[name], default=None)
-    if longest is not None and rate < _LOW_RATE and span[1] - span[0] > _APART * told[longest]:
+    if longest is not None and rate < _LOW_RATE and width > _APART * told[longest]:
         raise InputError(
-            f"{where}: units: spike_times span {span[1] - span[0]:,.6g} s, {longest} {told[longest]:,.6g} s, at a "
+            f"{where}: units: spike_times span {width:,.6g} s, {longest} {told[longest]:,.6g} s, at a "
             f"median rate of {rate:.2g} Hz; are they ms? {_way_out('spikes')}"
         )
     if rate < _LOWEST_RATE:
         warnings.warn(
-            f"{where}: units: a median rate of {rate:.3g} Hz over {span[1] - span[0]:,.6g} s; if spike_times are not "
+            f"{where}: units: a median rate of {rate:.3g} Hz over {width:,.6g} s; if spike_times are not "
             "s, give --ticks spikes=1000 for ms",
             stacklevel=6,
         )
