@@ -220,13 +220,13 @@ class Parts:
         reading: Reading,
         where: str,
     ) -> Parts:
-        """Interval tables, as they are or made of columns, and behaviour, brought to a clock.
+        """Interval tables, of a session or made of columns, and behaviour, with times in s on a clock.
 
         Raises InputError as `Clock.seconds`, `Clock.series` and `make_intervals`.
         """
         tables = {
             name: table
-            if isinstance(table, xr.Dataset)
+            if _is_ready(table)
             else make_intervals(clock.columns(table, f"{where}: {name}"), f"{where}: {name}")
             for name, table in (intervals or {}).items()
         }
@@ -240,6 +240,13 @@ class Parts:
             found[name] = np.concatenate([table["start_time"].values, table["stop_time"].values])
         found |= {name: series["time"].values for name, series in self.behavior.items()}
         return {name: times[np.isfinite(times)] for name, times in found.items()}
+
+
+def _is_ready(table: Any) -> bool:
+    """True for an interval table of a session, whose times are in s already."""
+    if not isinstance(table, xr.Dataset) or "interval" not in table.dims:
+        return False
+    return {"start_time", "stop_time"} <= set(table) and not any(map(is_time, table.values()))
 
 
 def settle(times: Floats, index: Ints, parts: Parts, reading: Reading, where: str, binned: bool = False) -> Floats:
