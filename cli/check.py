@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import FAILED, Debug, Quiet, command, say, shown
+from ldmfilter_cli.console import FAILED, Quiet, command, say, shown
 from ldmfilter_cli.options import (
     Behaviors,
     Circular,
@@ -38,7 +38,6 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="All numbers, as JSON.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where something is found.")] = False,
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter check**
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import Debug, Quiet, command, say, shown
+from ldmfilter_cli.console import Quiet, command, open_console, print_table, say
+from ldmfilter_cli.options import AsJson, RunSession
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.compare import Comparison
@@ -14,13 +15,9 @@ if TYPE_CHECKING:
 @command
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of one session, two or more.", metavar="RUN RUN...")],
-    session: Annotated[
-        Path | None,
-        typer.Option(metavar="SESSION", help="On which session, where a run has several."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    session: RunSession = None,
+    as_json: AsJson = False,
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter compare runs/seed0 runs/seed1**
 
@@ -40,24 +37,16 @@ def compare(
 
 
 def _show(result: "Comparison") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    grid = Table(box=None, pad_edge=False, header_style="dim")
-    grid.add_column("from \\ to", overflow="fold")
-    for number in range(len(result.runs)):
-        grid.add_column(str(number + 1), justify="right")
-    grid.add_column("spikes ahead", justify="right")
+    rows = []
     for number, (name, row) in enumerate(zip(result.runs, result.r2, strict=True)):
         cells = ["" if number == column else f"{value:.3f}" for column, value in enumerate(row)]
         bits = result.bits_per_spike[number]
-        grid.add_row(shown(f"{number + 1} {name}"), *cells, "" if bits is None else f"{bits:.3f}")
-    console.print("R2 of the best affine map")
-    console.print(grid)
+        rows.append([f"{number + 1} {name}", *cells, "" if bits is None else f"{bits:.3f}"])
+    print("R2 of the best affine map")
+    heads = ["from \\ to", *(f">{number + 1}" for number in range(len(rows))), ">spikes ahead"]
+    print_table(open_console(), heads, rows)
     where = "time that no run was trained on" if result.held_out else "time that runs were trained on"
-    console.print(
+    print(
         f"median {result.median:.3f}; by chance, shifted in time, {result.chance:.3f} at most "
-        f"(95th percentile); {result.bins} bins of {where}",
-        soft_wrap=True,
+        f"(95th percentile); {result.bins} bins of {where}"
     )

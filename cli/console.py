@@ -1,12 +1,13 @@
 """Messages, tables, progress and exit codes of the command line: results on stdout, messages on stderr."""
 
 import functools
+import inspect
 import os
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +16,6 @@ from ldmfilter.errors import InputError, TrainingError, one_line, short
 from ldmfilter.ranks import ranks
 
 if TYPE_CHECKING:
-    import xarray as xr
     from rich.console import Console
     from rich.text import Text
 
@@ -48,8 +48,8 @@ def open_console(stderr: bool = False) -> "Console":
 
 
 def print_table(console: "Console", heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table without lines; one of empty heads has none. A head that begins with > is that of a column whose texts
-    stand on the right."""
+    """Print a table without lines; without heads where all are empty. A head that begins with > has its column on the
+    right."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, show_header=any(heads), header_style="dim")
@@ -64,8 +64,8 @@ def print_table(console: "Console", heads: Sequence[str], rows: Iterable[Sequenc
 
 
 def give_up(failures: Sequence[Exception]) -> None:
-    """Print a line for each failure. Raises: typer.Exit where there is any, 3 where all is input that cannot be used,
-    else 1."""
+    """Print a line for each failure. Raises: typer.Exit where there is one, with 3 where all are `InputError`, else
+    1."""
     for error in failures:
         line = str(error)
         if not isinstance(error, InputError | TrainingError):
@@ -75,23 +75,10 @@ def give_up(failures: Sequence[Exception]) -> None:
         raise typer.Exit(UNUSABLE if all(isinstance(error, InputError) for error in failures) else FAILED)
 
 
-def follow_blocks(blocks: "Iterator[xr.Dataset]", bins: int) -> "Iterator[xr.Dataset]":
-    """Pass blocks of states on and show how many bins are done, where there are several blocks."""
-    from ldmfilter.filter import decode
-
-    return decode.follow_blocks(blocks, bins)
-
-
-def _wait_for_the_first_process() -> None:
-    """Of processes that torchrun started, let the first report what all fail for: torchrun then ends the others."""
-    if not ranks().first:
-        time.sleep(PATIENCE)
-
-
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Turn what a command raises into one line on stderr and an exit code: 3 for input that cannot be used, 1 for any
-    other failure, 130 for Ctrl-C. Warnings become lines too. A traceback only with --debug. Of processes that torchrun
-    started, only the first prints."""
+    other failure, 130 for Ctrl-C. Warnings become lines too. Adds --debug, which shows the traceback. Of processes that
+    torchrun started, only the first prints."""
 
     def failed(error: Exception, debug: bool) -> None:
         if debug:
@@ -99,8 +86,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         if isinstance(error, MemoryError):
             reason = " ".join(str(error).split()) or "out of memory"
             error = InputError(f"more memory is needed than there is ({reason}); give a shorter span or fewer units")
-        else:
-            _wait_for_the_first_process()
+        elif not ranks().first:
+            time.sleep(PATIENCE)  # the first reports what all fail for, and torchrun ends the others
         give_up([error])
 
     def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -129,4 +116,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             except Exception as error:
                 failed(error, debug)
 
+    signature = inspect.signature(function)
+    debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
+    run.__signature__ = signature.replace(parameters=[*parameters, debug])  # type: ignore[attr-defined]
+    run.__annotations__ = function.__annotations__ | {"debug": Debug}
     return run

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow_blocks, open_console, print_table, say, shown
+from ldmfilter_cli.console import Overwrite, Quiet, command, open_console, print_table, say, shown
 from ldmfilter_cli.options import (
     BEHAVIOR,
     Align,
@@ -73,7 +73,6 @@ def decode(
     dask: Dask = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter decode --out latents.zarr**
 
@@ -100,8 +99,10 @@ def decode(
     for one in sessions or ():
         if (one / "run.json").is_file():
             raise typer.BadParameter(f"{one} is a run folder; name it with --run", param_hint="SESSION")
+    from ldmfilter_cli.several import decode_several, reports_in
+
     from ldmfilter.analysis.decode_session import WINDOW, DecodeOptions, decode_session
-    from ldmfilter.filter.decode import check_store
+    from ldmfilter.filter.decode import check_store, follow_blocks
 
     several = len(set(sessions or ())) > 1 or dask is not None
     if not several:
@@ -112,8 +113,6 @@ def decode(
     asked.check()
     the_run = open_run(run)
     if several:
-        from ldmfilter_cli.several import decode_several
-
         decode_several(the_run, sessions or [Path(the_run.session_path)], out, asked, overwrite, dask, as_json, quiet)
         return
     session, speak = (sessions[0] if sessions else None), None if quiet else say
@@ -121,11 +120,11 @@ def decode(
     reports = decode_session(the_run, session, out, asked, overwrite=overwrite, say=speak, follow=follow) or ()
     if as_json:
         content = {"store": str(out), "behavior": [one.to_dict() for one in reports]}
-        print(json.dumps(content | ({"behavior_ahead": _ahead(out)} if ahead else {}), indent=1))
+        print(json.dumps(content | ({"behavior_ahead": reports_in(out, "behavior_ahead")} if ahead else {}), indent=1))
     else:
         if not quiet:
             _show(reports)
-            _show_ahead(_ahead(out))
+            _show_ahead(reports_in(out, "behavior_ahead"))
         print(out)
 
 
@@ -148,25 +147,14 @@ def _show(reports: "tuple[AnyReport, ...]") -> None:
             _show_scores(console, one)  # type: ignore[arg-type]
 
 
-def _ahead(store: Path) -> list[dict[str, Any]]:
-    """The accuracy of behaviour ahead, from a store that holds some."""
-    from ldmfilter.filter.decode import store_attributes
-
-    return json.loads(store_attributes(store).get("behavior_ahead", "[]"))
-
-
 def _show_ahead(reports: list[dict[str, Any]]) -> None:
-    """Accuracy and calibration of behaviour by horizon, on stderr."""
-    if reports:
-
-        def text(value: float | None, form: str) -> str:
-            return "?" if value is None else format(value, form)
-
-        rows = [
-            (one["name"], f"{one['ahead']:g}", text(one["r2"], ".3f"), text(one["median_error"], ".3g"),
-             text(one["coverage"], ".1%"), text(one["width"], ".3g"))
-            for one in reports
-        ]  # fmt: skip
+    """Print accuracy and calibration of behaviour by horizon, on stderr."""
+    forms = {"ahead": "g", "r2": ".3f", "median_error": ".3g", "coverage": ".1%", "width": ".3g"}
+    rows = [
+        (one["name"], *("?" if one[key] is None else format(one[key], form) for key, form in forms.items()))
+        for one in reports
+    ]
+    if rows:
         heads = ["read ahead", ">s", ">R2", ">median error", ">95 % covers", ">width"]
         print_table(open_console(stderr=True), heads, rows)
 

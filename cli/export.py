@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, follow_blocks, say
+from ldmfilter_cli.console import Overwrite, Quiet, command, say
 from ldmfilter_cli.options import RunOption, one_folder, open_run, where_now
 
 from ldmfilter.errors import InputError
@@ -56,7 +56,6 @@ def export(
     ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter export --to nwb --out session-latents.nwb**
 
@@ -130,6 +129,7 @@ def _latents(source: "Run | xr.Dataset", where: str, target: Path, quiet: bool) 
     """States as they are, or those of a run's whole session, in a store beside the target while they are written."""
     from ldmfilter.analysis.decode_session import decode_session
     from ldmfilter.export import read_latents
+    from ldmfilter.filter.decode import follow_blocks
     from ldmfilter.filter.runs import Run
 
     if not isinstance(source, Run):

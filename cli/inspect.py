@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import Debug, Quiet, command, open_console, print_table, shown
-from ldmfilter_cli.options import SESSION, Format, with_options
+from ldmfilter_cli.console import Quiet, command, open_console, print_table, shown
+from ldmfilter_cli.options import SESSION, AsJson, Format, with_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,11 +25,10 @@ def inspect(
     series: Annotated[
         str | None, typer.Option(metavar="PATH", help="Signal in place of spikes, by its path or the last part of it.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    as_json: AsJson = False,
     *,
     options: dict[str, Any],
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter inspect session.nwb**
 

@@ -37,6 +37,7 @@ RunFolder = Annotated[
 RunSession = Annotated[
     Path | None, typer.Option(metavar="SESSION", help="Which of the run's sessions, where it has several.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="The same as JSON.")]
 Device = Annotated[
     str, typer.Option(metavar="|".join(DEVICES), help="Where to compute; auto is CUDA where there is one.")
 ]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, say
+from ldmfilter_cli.console import Overwrite, Quiet, command, say
 from ldmfilter_cli.options import (
     TRIALS,
     Align,
@@ -41,7 +41,6 @@ def report(
     ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter report --out report.html --behavior linear_position**
 

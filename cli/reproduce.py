@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import Debug, Overwrite, Quiet, command, open_console, print_table, say
+from ldmfilter_cli.console import Overwrite, Quiet, command, open_console, print_table, say
 
 if TYPE_CHECKING:
     from ldmfilter.paper.experiment import Claim, Listed, Reproduction
@@ -33,7 +33,6 @@ def reproduce(
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="The written numbers on stdout too.")] = False,
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter reproduce fig2b**
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ldmfilter_cli.console import Debug, Overwrite, Quiet, command
+from ldmfilter_cli.console import Overwrite, Quiet, command
 
 
 @command
@@ -12,7 +12,6 @@ def sample(
     path: Annotated[Path, typer.Argument(metavar="SESSION", help="Where the file goes, as session.nwb.")],
     overwrite: Overwrite = False,
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter sample session.nwb**
 

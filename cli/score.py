@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import Debug, Quiet, command, open_console, print_table, say
+from ldmfilter_cli.console import Quiet, command, open_console, print_table, say
+from ldmfilter_cli.options import AsJson, RunSession
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.score import Scores
@@ -19,16 +20,13 @@ def score(
         list[Path] | None,
         typer.Argument(help="Run folders of one session; without one the latest below runs/.", metavar="RUN..."),
     ] = None,
-    session: Annotated[
-        Path | None, typer.Option(metavar="SESSION", help="On which session, where a run has several.")
-    ] = None,
+    session: RunSession = None,
     ahead: Annotated[
         list[float] | None,
         typer.Option(metavar="SECONDS", help="How far ahead; repeatable (default: 0.1, 0.2, 0.5, 1 and 2)."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter score**
 

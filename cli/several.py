@@ -31,9 +31,7 @@ def decode_several(
 ) -> None:
     """Decode sessions, several into stores below the folder `out`, one into the store `out`, and print the stores.
 
-    Raises:
-        InputError: no session could be begun.
-        typer.Exit: some sessions failed; a line for each is said at the end.
+    Raises InputError where no session could be begun, and typer.Exit, after a line for each, where some failed.
     """
     paths = list(dict.fromkeys(map(absolute, sessions)))
     stores = [out / f"{name}.zarr" for name in plain_names(paths)] if len(paths) > 1 else [out]
@@ -57,14 +55,14 @@ def decode_several(
                 _say_how(end, paths[end.task], stores[end.task])
     well = [stores[task] for task, result in sorted(ended.items()) if not isinstance(result, Exception)]
     if as_json:
-        made: list[Any] = [{"store": str(store), "behavior": _reports(store)} for store in well]
+        made: list[Any] = [{"store": str(store), "behavior": reports_in(store)} for store in well]
         for one in made if options.ahead else ():
-            one["behavior_ahead"] = _reports(one["store"], "behavior_ahead")
+            one["behavior_ahead"] = reports_in(one["store"], "behavior_ahead")
         for one in [made] if len(paths) > 1 else made:
             print(json.dumps(one, indent=1))
     else:
         for store in well:
-            for report in () if quiet else _reports(store):
+            for report in () if quiet else reports_in(store):
                 _say_score(store, report)
             print(store)
     failed = {task: result for task, result in sorted(ended.items()) if isinstance(result, Exception)}
@@ -104,7 +102,8 @@ def _folder(out: Path) -> Path:
     return path.absolute()
 
 
-def _reports(store: Path | str, of: str = "behavior") -> list[dict[str, Any]]:
+def reports_in(store: Path | str, of: str = "behavior") -> list[dict[str, Any]]:
+    """The reports on behaviour, or on "behavior_ahead", that a store of states holds."""
     return json.loads(store_attributes(store).get(of, "[]"))
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import Debug, Quiet, command, say
+from ldmfilter_cli.console import Quiet, command, say
 from ldmfilter_cli.options import Behaviors, Circular, RunArgument, RunOption, RunSession, one_folder, open_run
 
 from ldmfilter.errors import InputError
@@ -73,7 +73,6 @@ def stream(
         typer.Option("--strict", help="End, with exit code 3, at a line that cannot be used.", rich_help_panel=_IN),
     ] = False,
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **acquisition | ldmfilter stream --run run > states.jsonl**
 

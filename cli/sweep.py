@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, give_up, say, shown
+from ldmfilter_cli.console import INTERRUPTED, Quiet, command, give_up, open_console, print_table, say, shown
 from ldmfilter_cli.options import ConfigFile, Dask, with_options
 from typer.core import TyperCommand
 
@@ -56,10 +56,8 @@ SEVERAL, ONE = ({f"--{name.replace('_', '-')}": _fits(name) for name in names} f
 def expand(words: Sequence[str]) -> list[str]:
     """`--latent-dim 2 4 8` as `--latent-dim 2 --latent-dim 4 --latent-dim 8`, for the parser, which knows no lists.
 
-    A word that is no value of the option ends its list.
-
-    Raises:
-        typer.BadParameter: several values for an option that takes one.
+    A word that is no value of the option ends its list. Raises typer.BadParameter for several values of an option that
+    takes one.
     """
     out: list[str] = []
     flag, seen = "", set()
@@ -137,7 +135,6 @@ def sweep(
     config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="The table as JSON.", rich_help_panel="Messages")] = False,
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter sweep session.nwb --latent-dim 2 4 8 --entropy knn stopgrad**
 
@@ -154,12 +151,7 @@ def sweep(
     if resume is not None:
         make = _resumed(resume, sessions or [])
     else:
-        many = {name: list(dict.fromkeys(options.pop(name, ()))) for name in MANY}
-        single = {name: values[0] for name, values in many.items() if len(values) == 1}
-        grid = {name: many[name] for name in SWEPT if len(many[name]) > 1}
-        base = (Config.read(config) if config else Config()).replace(**options, **single)
-        base.data.validate()
-        make = _asked(sessions or [], folder, base, grid, many["seed"] or [base.filter.seed], trials)
+        make = _asked(sessions or [], folder, Config.read(config) if config else Config(), options, trials)
     sweeps: list[Sweep] = []
     failures: list[Exception] = []
     for made in make:
@@ -173,17 +165,7 @@ def sweep(
         failures += _follow(sweeps, jobs, dask, session, quiet)
     if len(make) == 1 and failures:
         raise failures[0]
-    tables = [(one, one.results()) for one in sweeps]
-    if as_json:
-        summaries = [summarise(*table) for table in tables]
-        print(json.dumps(summaries if len(make) > 1 else summaries[0], indent=1, allow_nan=False))
-    for one, results in tables:
-        if not as_json:
-            if len(make) > 1:
-                print(one.session_path)
-            _show(one, results)
-        failures += _conclude(one, results, quiet)
-    give_up(failures)
+    give_up(failures + _print(sweeps, len(make) > 1, as_json, quiet))
 
 
 def _resumed(resume: Path, sessions: list[Path]) -> "list[Callable[[], Sweep]]":
@@ -199,28 +181,33 @@ def _resumed(resume: Path, sessions: list[Path]) -> "list[Callable[[], Sweep]]":
 def _asked(
     sessions: list[Path],
     folder: Path | None,
-    options: Config,
-    grid: dict[str, list],
-    seeds: list[int],
+    config: Config,
+    options: dict[str, Any],
     trials: int | None,
 ) -> "list[Callable[[], Sweep]]":
     """Make a sweep of each session."""
     from ldmfilter.analysis.sweep import Sweep
 
+    many = {name: list(dict.fromkeys(options.pop(name, ()))) for name in MANY}
+    single = {name: values[0] for name, values in many.items() if len(values) == 1}
+    grid = {name: many[name] for name in SWEPT if len(many[name]) > 1}
+    base = config.replace(**options, **single)
+    base.data.validate()
+    seeds = many["seed"] or [base.filter.seed]
     if not sessions:
         raise typer.BadParameter("name a session to train on", param_hint="SESSION")
     for path in sessions if len(sessions) > 1 else ():
         # A mistyped value of an option looks like one more session.
         if not path.exists() and remote_address(path) is None:
             raise typer.BadParameter(f"{path} is no file, nor a value of the option before it", param_hint="SESSION")
-    if not grid and len(set(seeds)) < 2:
+    if not grid and len(seeds) < 2:
         raise typer.BadParameter(
             "nothing to compare; give an option or --seed several values", param_hint="--latent-dim 2 4 8"
         )
     sessions = list(dict.fromkeys(sessions))
     several = folder is not None and len(sessions) > 1
     return [
-        partial(Sweep.create, folder / name if folder and several else folder, path, options, grid, seeds, trials)
+        partial(Sweep.create, folder / name if folder and several else folder, path, base, grid, seeds, trials)
         for path, name in zip(sessions, plain_names(sessions), strict=True)
     ]
 
@@ -296,6 +283,22 @@ def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, session: Path | 
     return failures
 
 
+def _print(sweeps: "list[Sweep]", several: bool, as_json: bool, quiet: bool) -> list[Exception]:
+    """Print the tables of sweeps. Returns a failure for each that has no best run."""
+    tables = [(one, one.results()) for one in sweeps]
+    if as_json:
+        summaries = [summarise(*table) for table in tables]
+        print(json.dumps(summaries if several else summaries[0], indent=1, allow_nan=False))
+    failures = []
+    for one, results in tables:
+        if not as_json:
+            if several:
+                print(one.session_path)
+            _show(one, results)
+        failures += _conclude(one, results, quiet)
+    return failures
+
+
 def _conclude(sweep: "Sweep", results: "list[Combination]", quiet: bool) -> list[Exception]:
     """Draw a sweep's scores and say where its best run lies. Returns why there is none."""
     from ldmfilter.analysis.sweep_scores import best_run, draw_scores
@@ -343,20 +346,15 @@ def summarise(sweep: "Sweep", results: "list[Combination]") -> dict[str, Any]:
 
 
 def _show(sweep: "Sweep", results: "list[Combination]") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from ldmfilter.analysis.sweep_scores import show
 
     # In a pipe a line is a row, however long; on a terminal the reasons of failures stand below the table.
     terminal = sys.stdout.isatty()
-    console = Console() if terminal else Console(width=1000)
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    console = open_console()
     several = len(sweep.seeds) > 1
-    named = (name.replace("_", " " if terminal else "-") for name in sweep.grid)
-    columns = ["run folder", *named, "bits per spike"]
-    for name in [*columns, *(["seeds from to"] if several else []), "step", "rank", "s", ""]:
-        table.add_column(name, justify="left" if name in ("run folder", "") else "right", overflow="fold")
+    named = (">" + name.replace("_", " " if terminal else "-") for name in sweep.grid)
+    heads = ["run folder", *named, ">bits per spike", *[">seeds from to"] * several, ">step", ">rank", ">s", ""]
+    rows = []
     for one in results:
         first = one.runs[0]
         row = [first.folder.name, *(show(one.options[name]) for name in sweep.grid), _number(one.score, 3)]
@@ -365,14 +363,9 @@ def _show(sweep: "Sweep", results: "list[Combination]") -> None:
         ended_well = first.score is not None
         row += [str(first.step) if ended_well else "", _number(first.effective_rank if ended_well else None, 1)]
         row += [f"{sum(run.seconds for run in one.runs):.0f}", _remark(one, reason=not terminal)]
-        table.add_row(*map(shown, row))
-    if not terminal:
-        with console.capture() as captured:
-            console.print(table)
-        print("\n".join(line.rstrip() for line in captured.get().splitlines()))
-        return
-    console.print(table)
-    for run in (run for one in results for run in one.runs if run.state == "failed"):
+        rows.append(row)
+    print_table(console, heads, rows)
+    for run in (run for one in results for run in one.runs if run.state == "failed" and terminal):
         console.print(shown(f"{run.folder.name}  {run.reason}", style="dim"))
 
 

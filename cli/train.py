@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import INTERRUPTED, Debug, Quiet, command, say
+from ldmfilter_cli.console import INTERRUPTED, Quiet, command, say
 from ldmfilter_cli.options import RUN, SESSION, ConfigFile, Format, open_run, with_options
 
 from ldmfilter.config import OPTIONS, Config, read_toml
@@ -56,7 +56,6 @@ def train(
         typer.Option("--json", help="Print the candidates, and which one was kept, as JSON.", rich_help_panel=RUN),
     ] = False,
     quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Example: **ldmfilter train session.nwb --interval epochs=run**
 

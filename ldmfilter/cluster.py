@@ -1,11 +1,11 @@
 """Work done by several processes: those of this machine, or the workers of a Dask cluster.
 
-Both are executors as `concurrent.futures` has them. A task is a function of this package with plain values; it leaves
-its output whole or not at all, and does nothing where the output is there already, because Dask may ask for it twice.
-Workers need this package and the same files under the same paths.
+Both are executors of `concurrent.futures`. A task is a function of this package and plain values. It writes its output
+whole or not at all, and does nothing where the output exists, because Dask may run a task twice. Workers need this
+package and the same files under the same paths.
 
-Dask sends functions and results between its own processes with pickle, and runs what it is sent: keep a cluster to
-processes that trust each other. No file is read that way.
+Dask sends functions and results between its processes with pickle, and runs them: all processes of a cluster must trust
+each other. No file is read with pickle.
 """
 
 from __future__ import annotations
@@ -53,13 +53,7 @@ _one_at_a_time = threading.Lock()
 
 @dataclass(frozen=True)
 class Done:
-    """The end of a task.
-
-    Attributes:
-        task: its number.
-        result: what it returned, or the exception that ended it.
-        warned: warnings that came up.
-    """
+    """The end of a task: its number, its result or the exception that ended it, and the warnings that it gave."""
 
     task: int
     result: Any
@@ -71,12 +65,8 @@ def workers(dask: str | None, jobs: int, reads: Iterable[str], folder: Path, mos
     """An executor for `work`; None where this process does everything itself.
 
     Args:
-        dask: as `connect`, or None.
-        jobs: processes of this machine, where there is no cluster.
-        reads, folder, most: as `connect`.
-
-    Raises:
-        InputError: as `connect`.
+        dask: address of a cluster, or None for `jobs` processes of this machine.
+        reads, folder, most: as `connect`, whose InputError is raised.
     """
     if dask is not None:
         with connect(dask, reads, folder, most) as client:
@@ -94,13 +84,12 @@ def connect(address: str, reads: Iterable[str], folder: Path, most: int) -> Iter
 
     Args:
         address: of the scheduler, as tcp://HOST:8786; "local" for one process a core, of one thread each.
-        reads: absolute paths that the workers must see; addresses are not asked for.
+        reads: absolute paths that the workers must see, and addresses, which are not looked at.
         folder: where they write.
-        most: tasks that there are; no more processes are started.
+        most: number of tasks; no more processes are started.
 
-    Raises:
-        InputError: the package `distributed` is missing, no scheduler answers in time, a worker has other versions or
-            does not see the files.
+    Raises InputError where the package `distributed` is missing, no scheduler answers in time, or a worker has other
+    versions or does not see the files.
     """
     try:
         import distributed
@@ -142,16 +131,14 @@ def connect(address: str, reads: Iterable[str], folder: Path, most: int) -> Iter
 def work(
     executor: Executor | None, function: Callable[..., Any], tasks: Sequence[tuple], every: float | None = None
 ) -> Generator[Done | None, None, None]:
-    """Do tasks, as many at a time as there are workers. Closed before its end, it takes back what has not begun.
+    """Do tasks, as many at a time as there are workers; yield the end of each, and None after `every` s without one.
+
+    When the generator is closed early, tasks that have not begun are cancelled.
 
     Args:
         executor: from `workers`; None for one task after the other, here.
         function: of a module that workers can import.
-        tasks: plain values, those of a task each.
-        every: s; None for no reminders.
-
-    Yields:
-        the end of each task, and None where none has ended for `every` seconds.
+        tasks: the arguments of each task, plain values.
     """
     if executor is None:
         for i, values in enumerate(tasks):
@@ -173,7 +160,7 @@ def work(
 
 
 def cancelled() -> bool:
-    """True where the task of this thread was taken back by the Dask cluster that it was begun for."""
+    """True where the Dask cluster has cancelled the task of this thread."""
     distributed = sys.modules.get("distributed")
     try:
         worker = distributed.get_worker() if distributed else None

@@ -38,12 +38,11 @@ def option(default: Any, help: str, panel: str, **more: Any) -> Any:
     """A field that is an option.
 
     Args:
-        default: its value where none is given.
         help: one sentence, with the unit.
         panel: its group in the help of the command line.
-        **more: `least`, `above`, `most`, `below`: bounds of a number, or of each of several; `choices`: the texts that
-            are allowed; `noun`: a value in words, as "a share"; `metavar` and `flag`: how the command line shows it,
-            where that is not by its type and its name; `rare`: a long help leaves it out.
+        **more: `least`, `above`, `most`, `below`: bounds of a number, or of each of several; `choices`: the allowed
+            texts; `noun`: a value in words, as "a share"; `metavar` and `flag`: its value and its name on the command
+            line, where they do not follow from its type and name; `rare`: a long help leaves it out.
     """
     return field(default=default, metadata={"help": help, "panel": panel, **more})
 
@@ -77,11 +76,9 @@ class DataConfig:
     )  # fmt: skip
 
     sort_times: bool = option(
-        False,
-        "Take times that fall back (spikes, behaviour) as disorder, though a clock may have been reset.",
-        TIME,
-        rare=True,
-    )
+        False, "Take times that fall back (spikes, behaviour) as disorder, though a clock may have been reset.",
+        TIME, rare=True,
+    )  # fmt: skip
     ticks: tuple[str, ...] = option(
         (), "Ticks a second of the times of spikes, a table or a series: 1000 where they are ms, 1 for s; repeatable.",
         TIME, metavar="NAME=HZ", rare=True,
@@ -95,8 +92,7 @@ class DataConfig:
     def validate(self) -> None:
         """Check what can be checked without a session.
 
-        Raises:
-            InputError: a value is of another type or outside its range; names the option and what it must be.
+        Raises InputError for a value of another type or outside its range; it names the option and what it must be.
         """
         _check(self, DataConfig)
         for start, stop in self.spans:
@@ -119,39 +115,26 @@ class FilterConfig:
         MODEL, least=1, most=1024,
     )  # fmt: skip
     state_dim: int | None = option(
-        None,
-        "Dimensions of the hidden state h; without it those of z, the fewest.",
-        MODEL,
-        least=1,
-        most=1024,
-        rare=True,
-    )
+        None, "Dimensions of the hidden state h; without it those of z, the fewest.",
+        MODEL, least=1, most=1024, rare=True,
+    )  # fmt: skip
     dynamics: str = option(
-        "auto",
-        "States that the filter has; auto: both, or, below 12 dimensions, those that predict spikes better.",
-        MODEL,
-        choices=DYNAMICS,
-    )
+        "auto", "States that the filter has; auto: both, or, below 12 dimensions, those that predict spikes better.",
+        MODEL, choices=DYNAMICS,
+    )  # fmt: skip
     frame: float | None = option(
-        None,
-        "Length of the counts that the encoder sees at once, s; without it 0.5 (slow) or 0.1 (fast).",
-        MODEL,
-        above=0,
-        rare=True,
-    )
+        None, "Length of the counts that the encoder sees at once, s; without it 0.5 (slow) or 0.1 (fast).",
+        MODEL, above=0, rare=True,
+    )  # fmt: skip
     entropy: str = option("logdet", "Estimator of the entropy that prevents collapse.", TRAINING, choices=ENTROPIES)
     seed: int = option(0, "Seed of everything random.", TRAINING, least=0, most=2**63 - 1)
     max_steps: int = option(
         600, "Training steps; held-out time chooses the step that is kept.", TRAINING, least=1, most=2**31
     )
     learning_rate: float = option(
-        1e-3,
-        "Highest step size of AdamW, which rises in 50 steps and falls as a cosine.",
-        TRAINING,
-        above=0,
-        most=1,
-        rare=True,
-    )
+        1e-3, "Highest step size of AdamW, which rises in 50 steps and falls as a cosine.",
+        TRAINING, above=0, most=1, rare=True,
+    )  # fmt: skip
     batch_size: int = option(
         64, "Windows of each session in a training step.", TRAINING, least=2, most=2**16, rare=True
     )
@@ -159,24 +142,15 @@ class FilterConfig:
         None, "Length of a training window, s; without it 32 frames.", TRAINING, above=0, rare=True
     )
     warmup: float | None = option(
-        None,
-        "First part of a window, s, which warms the filter up and carries no loss; without it a quarter.",
-        TRAINING,
-        above=0,
-        rare=True,
-    )
+        None, "First part of a window, s, which warms the filter up and carries no loss; without it a quarter.",
+        TRAINING, above=0, rare=True,
+    )  # fmt: skip
     hidden: tuple[int, ...] = option(
         (128, 128), "Widths of the encoder's hidden layers.",
         MODEL, metavar="WIDTH,WIDTH", noun="a width", least=1, most=2**16, rare=True,
     )  # fmt: skip
     dropout: float = option(
-        0.1,
-        "Share of units and activations dropped in training.",
-        MODEL,
-        noun="a share",
-        least=0,
-        below=1,
-        rare=True,
+        0.1, "Share of units and activations dropped in training.", MODEL, noun="a share", least=0, below=1, rare=True
     )
     weight_decay: float = option(0.01, "Weight decay of the encoder.", TRAINING, least=0, rare=True)
     held_out: float = option(
@@ -184,11 +158,9 @@ class FilterConfig:
         TRAINING, noun="a share", above=0, most=0.5, rare=True,
     )  # fmt: skip
     refit: bool | None = option(
-        None,
-        "After training, fit noise with a memory to the encoder; without it where that predicts spikes better.",
-        TRAINING,
-        rare=True,
-    )
+        None, "After training, fit noise with a memory to the encoder; without it where that predicts spikes better.",
+        TRAINING, rare=True,
+    )  # fmt: skip
     restarts: int = option(
         1, "Trainings again of the dynamics that are kept, from other first weights.", TRAINING, least=0, most=100
     )
@@ -216,11 +188,7 @@ class FilterConfig:
         return FilterConfig(**(values | {"latent_dim": latent, "state_dim": self.state_dim or latent}))
 
     def validate(self) -> None:
-        """Check every field and how they fit together.
-
-        Raises:
-            InputError: a value is of another type or outside its range; names the option and what it must be.
-        """
+        """Check every field and how they fit together. Raises InputError as `DataConfig.validate`."""
         _check(self, FilterConfig)
         least = self.latent_dim or 1
         _require((self.state_dim or least) >= least, "state-dim", self.state_dim, f"at least latent_dim, {least}")
@@ -252,8 +220,7 @@ class Config:
     def from_dict(cls, raw: dict[str, Any], where: str) -> "Config":
         """The reverse of `to_dict`; missing options take their defaults.
 
-        Raises:
-            InputError: an unknown table or option, or a value of the wrong type; `where` names the file.
+        Raises InputError, naming `where`, for an unknown table or option, or a value that is not allowed.
         """
         unknown = sorted(set(raw) - set(TABLES))
         if unknown:
@@ -273,11 +240,7 @@ class Config:
 
     @classmethod
     def read(cls, path: str | Path) -> "Config":
-        """Read a TOML file.
-
-        Raises:
-            InputError: the file is missing, is not TOML, or holds an option that does not exist or does not fit.
-        """
+        """Read a TOML file. Raises InputError as `read_toml` and `from_dict`."""
         return cls.from_dict(read_toml(path), str(path))
 
     def replace(self, **options: Any) -> "Config":

@@ -15,14 +15,11 @@ from ldmfilter.errors import InputError
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; whatever is written there takes its place when the block ends well.
+    """Yield a temporary path beside `path`; what is written there takes its place when the block ends without error.
 
-    A process that is killed leaves the old output or the new one, of folders perhaps none; a block that fails leaves
-    nothing behind.
+    After a kill the old output or the new one is there, of a folder perhaps none; after an error the old one.
 
-    Raises:
-        InputError: `path` exists and `overwrite` is False; its folder is missing or cannot be written to;
-            no space is left on the disk.
+    Raises InputError as `check_target` and `disk_errors`.
     """
     path = check_target(path, overwrite)
     with disk_errors(path):
@@ -45,10 +42,9 @@ def replacing(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
 
 
 def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    """The path of an output, links resolved; refuses early where it cannot be written.
+    """The path of an output, links resolved, before any work is done for it.
 
-    Raises:
-        InputError: `path` exists and `overwrite` is False, or its folder does not exist or cannot be written to.
+    Raises InputError where it exists and `overwrite` is False, or its folder does not exist or cannot be written to.
     """
     path = Path(path)
     if path.is_symlink():
@@ -57,17 +53,13 @@ def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
         raise InputError(f"{path}: exists already; choose another name or give --overwrite")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: its folder does not exist; make it first or write elsewhere")
-    with disk_errors(path):  # permissions do not tell of everything: it is tried
+    with disk_errors(path):  # only writing shows whether one can write
         os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.absolute().parent))
     return path
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file's content at once: a killed process leaves the old content or the new.
-
-    Raises:
-        InputError: as `disk_errors`.
-    """
+    """Replace a file's content; after a kill it is the old or the new. Raises InputError as `disk_errors`."""
     with disk_errors(path):
         scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -90,7 +82,7 @@ def plain_name(text: str) -> str:
 
 
 def plain_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """A name for what is made of each of several files: its own, and its folders' where others are called the same.
+    """A different name for each of several files: its own, preceded by those of its folders where two are the same.
 
     >>> plain_names(["x/a.nwb", "y/b.nwb", "z/b.nwb", "b_.nwb", "b .nwb"])
     ['a', 'y_b', 'z_b', 'b_', 'b_-2']
@@ -119,11 +111,7 @@ def plain_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn errors of a disk into one line.
-
-    Raises:
-        InputError: the disk is full, the folder is missing, read-only or not ours, or the disk failed.
-    """
+    """Raise InputError where a disk is full, or a folder is missing or cannot be written to."""
     try:
         yield
     except OSError as error:

@@ -98,6 +98,8 @@ def state_space(
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('h0, the slowest state', 'h1, the second slowest')
     """
+    from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+
     ax = _axes(ax, (5.5, 4.5))
     classes, label, values = None, "" if by is not None else "time, s", by
     if by is None:
@@ -112,7 +114,11 @@ def state_space(
     colour = np.asarray(values, dtype=np.float64)
     if colour.shape != (latents.sizes["time"],):
         raise InputError(f"{colour.shape} values for {latents.sizes['time']} bins; give one for each bin")
-    cmap = _circle_map() if period else "viridis" if classes is None else _classes_map(len(classes))
+    cmap: Any = "viridis"
+    if period:
+        cmap = LinearSegmentedColormap.from_list("circle", plots.CIRCLE)
+    elif classes is not None:
+        cmap = ListedColormap([plots.COLOURS[one % len(plots.COLOURS)] for one in range(len(classes))])
     points = plots.plot_state_space(latents.isel(state=list(dims)), ax, colour, cmap)
     if period:
         low = 0.0 if np.nanmin(colour) > -1e-3 * period else -period / 2
@@ -209,7 +215,7 @@ def behavior(latents: xr.Dataset, name: str, ax: Axes | None = None) -> Axes:
 
 def calibration(latents: xr.Dataset, name: str, ax: Axes | None = None) -> Axes:
     """Draw the share of bins that lie inside the intervals of a behaviour against the level of the intervals, or the
-    share of a class against its probability. On the dashed line the intervals are honest.
+    share of a class against its probability. On the dashed line both are equal.
 
     Parameters
     ----------
@@ -295,15 +301,3 @@ def _report(latents: xr.Dataset, name: str) -> dict[str, Any]:
         has = f"it has {', '.join(reports)}" if reports else "none was read"
         raise InputError(f"the states come without the behaviour {name!r}; {has}")
     return reports[name]
-
-
-def _circle_map() -> Any:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("circle", plots.CIRCLE)
-
-
-def _classes_map(number: int) -> Any:
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap([plots.COLOURS[one % len(plots.COLOURS)] for one in range(number)])

@@ -27,11 +27,7 @@ def digest(tensors: dict[str, Tensor], text: str = "") -> str:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """Replace a file at once.
-
-    Raises:
-        InputError: the disk refuses.
-    """
+    """Write a file whole or not at all. Raises InputError as `disk_errors`."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     # One entry: safetensors writes several in no fixed order, and equal runs are to be equal files.
     entry = {"description": description, "sha256": digest(tensors, json.dumps(description))}
@@ -39,11 +35,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str,
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and description of a file that `write_tensors` wrote.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
+    """Tensors and description of a file of `write_tensors`. Raises InputError where it is missing or damaged."""
     try:
         content = path.read_bytes()
     except OSError as error:

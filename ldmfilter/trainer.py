@@ -1,7 +1,5 @@
 """The training loop of the networks in `images` and `paper`: Fabric moves tensors and sets the precision."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable
@@ -16,7 +14,7 @@ from torch.optim import Optimizer
 
 from ldmfilter.errors import TrainingError
 
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its greetings
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no messages at the start
 
 
 class Trainer:
@@ -54,17 +52,13 @@ class Trainer:
         self._highest = [group["lr"] for group in optimizer.param_groups]
 
     def advance(self, batch: Any, objective: Callable[[Any], Tensor]) -> Tensor:
-        """Take one step.
+        """Take one step, and return the objective before it, without gradient.
 
         Args:
             batch: a tensor, or tensors in lists and dictionaries, on any device.
-            objective: its value for such a batch, a scalar.
+            objective: a scalar of a batch.
 
-        Returns:
-            The value before the step, without gradient.
-
-        Raises:
-            TrainingError: numbers are not finite any more.
+        Raises TrainingError where numbers are not finite.
         """
         for group, highest in zip(self.optimizer.param_groups, self._highest, strict=True):
             group["lr"] = self._rate(self.step) * highest
@@ -96,8 +90,7 @@ class Trainer:
     def load(self, tensors: dict[str, Tensor], scaler: dict[str, Any], step: int) -> None:
         """Go on from the step at which `state` was taken.
 
-        Raises:
-            KeyError, RuntimeError, ValueError: the tensors are those of another network or optimizer.
+        Raises KeyError, RuntimeError or ValueError for tensors of another network or optimizer.
         """
         states: dict[int, dict[str, Tensor]] = {}
         for name in tensors:
@@ -125,24 +118,17 @@ def ascend(
     momentum: float = 0.9,
     groups: list[dict[str, Any]] | None = None,
 ) -> Float[np.ndarray, " step"]:
-    """Maximise by AdamW on the module's own device, its rate rising linearly and falling as a cosine.
+    """Maximise by AdamW on the module's own device, and return the objective at each step.
 
     Args:
-        module: what is trained.
         batch, objective: the batch of a step, counted from 0; the value for a batch.
-        steps: their number.
         what: is trained, for the error.
-        learning_rate: the highest.
-        warm: steps in which the rate rises.
+        learning_rate: the highest; it rises linearly in `warm` steps and falls as a cosine.
         norm: gradients are clipped to it.
         momentum: beta 1.
         groups: of weights, with an "lr" and a "weight_decay" of their own (default: none); by default all weights.
 
-    Returns:
-        The objective at each step.
-
-    Raises:
-        TrainingError: numbers are not finite any more.
+    Raises TrainingError where numbers are not finite.
     """
 
     def rate(step: int) -> float:

@@ -86,7 +86,8 @@ def read_session(
 
     if format is not None and format not in FORMATS:
         raise InputError(f"{path}: no format {format!r}; the formats are {', '.join(FORMATS)}")
-    if remote_address(path) is not None:
+    address = remote_address(path)
+    if address is not None:
         if format not in (None, "nwb"):
             raise InputError(f"{path}: only NWB is read from a server, not {format}; download it")
         declared = _declared("nwb")
@@ -100,7 +101,7 @@ def read_session(
     try:
         if series is not None and not declared.series:
             raise InputError(f"{path}: its format holds spikes or counts alone, no series; leave --series out")
-        session = declared.read(path, Reading(bin_size, series, sort_times, tuple(ticks)))
+        session = declared.read(address or Path(path).absolute(), Reading(bin_size, series, sort_times, tuple(ticks)))
         return replace(session, source=replace(session.source, format=format or ""))
     except MemoryError as error:
         reason = (str(error).splitlines() or ["out of memory"])[0]

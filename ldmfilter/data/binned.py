@@ -14,11 +14,11 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.clocks import Clock, Parts, Reading, iso, relative, settle
+from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, iso, relative, settle
 from ldmfilter.data.counts import whole_counts
-from ldmfilter.data.session import Observed, Session, Source
+from ldmfilter.data.session import MEMORY, Observed, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect
-from ldmfilter.data.tables import Array, Floats, Ints, check_ids, make_intervals, make_table, plain_array
+from ldmfilter.data.tables import Array, Floats, Ints, make_intervals, make_table, plain_array, plain_ids
 from ldmfilter.errors import InputError
 
 # A wanted bin size may differ from whole bins by this share of itself, lost in writing it down.
@@ -84,8 +84,8 @@ def from_counts(
     units: Mapping[str, Any] | pd.DataFrame | None = None,
     intervals: Mapping[str, Mapping[str, Any] | pd.DataFrame] | None = None,
     behavior: Mapping[str, xr.DataArray] | None = None,
-    source: Source | None = None,
-    reading: Reading | None = None,
+    source: Source = MEMORY,
+    reading: Reading = PLAIN,
 ) -> BinnedSession:
     """A session from counts that were made elsewhere.
 
@@ -104,7 +104,6 @@ def from_counts(
     >>> session.n_spikes, session.rates.round(6).tolist()
     (7, [10.0, 13.333333])
     """
-    source, reading = source or Source(), reading or Reading()
     where = source.path
     table, ids = _labelled(counts, where)
     clock, size, centres = _time(table, bin_size, reading, source.session_start_time, where)
@@ -124,16 +123,11 @@ def from_counts(
     masks = None if missing is None else ~missing
     if unit_observed is not None:
         masks = unit_observed.astype(bool) if masks is None else masks & unit_observed.astype(bool)
-    tables = {
-        name: make_intervals(clock.columns(columns, f"{where}: {name}"), f"{where}: {name}")
-        for name, columns in (intervals or {}).items()
-    }
-    series = {name: clock.series(one, f"{where}: {name}", reading) for name, one in (behavior or {}).items()}
-    if "interval" in table.coords and "interval" not in tables:
-        tables["interval"] = grid.labels(table["interval"].values, where)
+    parts = Parts.of(intervals, behavior, clock, reading, where)
+    if "interval" in table.coords and "interval" not in parts.intervals:
+        parts.intervals["interval"] = grid.labels(table["interval"].values, where)
     trains = [np.repeat(grid.left + size / 2, column.astype(np.int64)) for column in values.T]
     times, index = np.concatenate(trains), np.cumsum(spikes).astype(np.int64)
-    parts = Parts(tables, {name: one for name, one in series.items() if one is not None})
     settle(times, index, parts, reading, where, binned=True)
     return BinnedSession(
         spike_times=times,
@@ -207,13 +201,7 @@ def _labelled(counts: xr.DataArray | npt.ArrayLike, where: str) -> tuple[xr.Data
     table = counts.transpose("time", "unit")
     if 0 in table.shape:
         raise InputError(f"{where}: counts are empty, {table.shape[0]} bins of {table.shape[1]} units; give some")
-    if "unit" not in table.coords:
-        return table, np.arange(table.sizes["unit"])
-    ids = plain_array(table["unit"].values)
-    if ids is None:
-        raise InputError(f"{where}: unit: ids are neither numbers nor text; name the units anew")
-    check_ids(ids, f"{where}: unit")
-    return table, ids
+    return table, plain_ids(table["unit"].values, f"{where}: unit")
 
 
 def _mark(table: xr.DataArray, name: str, where: str) -> Ints | Array | None:
@@ -239,7 +227,7 @@ def _time(
         if size is None:
             raise InputError(f"{where}: does not say how long a bin is; give --bin-size, in Python bin_size")
         return Clock.of([], started, where), size, (np.arange(counts.sizes["time"], dtype=np.float64) + 0.5) * size
-    time, hz = counts["time"], reading.hz("spikes")
+    time, hz = counts["time"], reading.hz.get("spikes")
     own = time.values.dtype.kind in "uif" and not time.attrs.get("units")
     centres = relative(time, f"{where}: time")[0] if hz is None else time.values / hz
     steps = np.diff(centres)

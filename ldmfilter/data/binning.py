@@ -1,7 +1,5 @@
 """Session -> counts (time, unit), with a segment for every gap-free stretch."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import warnings

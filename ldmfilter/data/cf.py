@@ -1,7 +1,4 @@
-"""Values as the CF conventions store them: missing and packed ones. A fill value of 0 marks nothing: zarr gives it to
-every array that it is not told another for."""
-
-from __future__ import annotations
+"""Missing and packed values by the CF conventions. A fill value of 0 is not taken as missing: it is zarr's default."""
 
 import warnings
 from collections.abc import Hashable

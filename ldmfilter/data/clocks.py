@@ -1,6 +1,7 @@
 """Times as seconds on the one clock of a session: units of time, dates, times that fall back, and what does not fit.
 
-Spikes say what the session's clock is. A table or series that does not fit it is told or left out, never bent.
+The session's clock is that of its spikes. A table or series whose times do not fit it gets a warning or is left out; no
+time is changed to fit.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import xarray as xr
 
 from ldmfilter.config import parse_ticks
 from ldmfilter.data.order import in_order
-from ldmfilter.data.tables import Floats, Ints, shorten
+from ldmfilter.data.tables import Floats, Ints, make_intervals, shorten
 from ldmfilter.errors import InputError
 
 # Seconds in a unit of time; "since" a date may follow.
@@ -32,11 +34,11 @@ _SECONDS = {
 _SECOND, _DAY = np.timedelta64(1, "s"), np.timedelta64(1, "D")
 # Spans that differ by more are in different units of time: a thousandfold, less the time that one leaves out.
 _APART = 300
-# Times farther from the spikes than so many times the span of these are told.
+# Times farther from the spikes than so many times the span of these get a warning.
 _FAR = 3
-# Fewer spikes, or times of a table or series, tell nothing of a unit of time.
+# Of fewer spikes, or times of a table or series, the unit of time cannot be judged.
 _FEW_SPIKES, _FEW_TIMES = 100, 10
-# Median rates, Hz: one below the first is told, one below the second adds to a doubt.
+# Median rates, Hz: below the first there is a warning; below the second a long span of spikes is refused.
 _LOWEST_RATE, _LOW_RATE = 0.01, 0.05
 
 
@@ -55,9 +57,14 @@ class Reading:
     sort_times: bool = False
     ticks: tuple[str, ...] = ()
 
-    def hz(self, name: str) -> float | None:
-        """Ticks per second of an object's times, where they were given."""
-        return dict(map(parse_ticks, self.ticks)).get(name)
+    @cached_property
+    def hz(self) -> dict[str, float]:
+        """Ticks per second of the times of each object for which they were given."""
+        return dict(map(parse_ticks, self.ticks))
+
+
+#: Without options.
+PLAIN = Reading()
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class Clock:
         start = _date(started)
         if date is None or not np.isfinite(seconds).any():
             return cls(start)
-        first = date + _delta(float(np.nanmin(seconds)) - before)
+        first = date + np.timedelta64(round((float(np.nanmin(seconds)) - before) * 1e9), "ns")
         if start is not None and -_SECOND < first - start < _DAY:
             return cls(start)
         return cls(first if seconds.flat[0] == 0 else date)
@@ -100,8 +107,8 @@ class Clock:
         return seconds
 
     def columns(self, columns: Mapping[str, Any] | pd.DataFrame, where: str) -> dict[str, Any]:
-        """The columns of an interval table, those that are times in s: start_time, stop_time, and any in a unit of
-        time, in dates or in durations."""
+        """The columns of an interval table, with times in s: start_time, stop_time, and any in a unit of time, in dates
+        or in durations."""
         found: dict[str, Any] = {}
         for name, column in columns.items():
             plain = column if isinstance(column, list) else np.asarray(column)
@@ -113,8 +120,8 @@ class Clock:
         return found
 
     def series(self, series: xr.DataArray, where: str, reading: Reading) -> xr.DataArray | None:
-        """Behaviour as a session holds it: dims (time,) or (time, component), `time` in s, samples in order; None,
-        with a warning, where their order is in doubt."""
+        """Behaviour (time,) or (time, component), `time` in s, samples in order of time; None, with a warning, where
+        their order is in doubt."""
         time = self.seconds(series["time"], where)
         if len(time) != series.sizes["time"]:
             raise InputError(f"{where}: {len(time)} times for {len(series)} values; write the series anew")
@@ -188,10 +195,6 @@ def _date(text: str) -> np.datetime64 | None:
         return None
 
 
-def _delta(seconds: float) -> np.timedelta64:
-    return np.timedelta64(round(seconds * 1e9), "ns")
-
-
 def iso(zero: np.datetime64 | None) -> str:
     """A date as session_start_time, "" for None."""
     return "" if zero is None else f"{np.datetime_as_string(zero, unit='us')}+00:00"
@@ -208,6 +211,28 @@ class Parts:
     behavior: dict[str, xr.DataArray]
     observed: Floats | None = None
 
+    @classmethod
+    def of(
+        cls,
+        intervals: Mapping[str, Any] | None,
+        behavior: Mapping[str, xr.DataArray] | None,
+        clock: Clock,
+        reading: Reading,
+        where: str,
+    ) -> Parts:
+        """Interval tables, of a session or made of columns, and behaviour, with times in s on a clock.
+
+        Raises InputError as `Clock.seconds`, `Clock.series` and `make_intervals`.
+        """
+        tables = {
+            name: table
+            if _is_ready(table)
+            else make_intervals(clock.columns(table, f"{where}: {name}"), f"{where}: {name}")
+            for name, table in (intervals or {}).items()
+        }
+        series = {name: clock.series(one, f"{where}: {name}", reading) for name, one in (behavior or {}).items()}
+        return cls(tables, {name: one for name, one in series.items() if one is not None})
+
     def times(self) -> dict[str, Floats]:
         """The finite times of each object."""
         found = {} if self.observed is None else {"obs_intervals": self.observed.ravel()}
@@ -217,26 +242,33 @@ class Parts:
         return {name: times[np.isfinite(times)] for name, times in found.items()}
 
 
+def _is_ready(table: Any) -> bool:
+    """True for an interval table of a session, whose times are in s already."""
+    if not isinstance(table, xr.Dataset) or "interval" not in table.dims:
+        return False
+    return {"start_time", "stop_time"} <= set(table) and not any(map(is_time, table.values()))
+
+
 def settle(times: Floats, index: Ints, parts: Parts, reading: Reading, where: str, binned: bool = False) -> Floats:
     """Spike times (spike,) in s; `parts` in s too, without what lies on another clock.
 
-    A table or series is left out, with a warning, where its times cannot be seconds beside these spikes; single times
-    far from the spikes are told. binned: the spikes stand for counts, whose unit of time is known
+    A table or series is left out, with a warning, where its times cannot be seconds beside these spikes; there is a
+    warning of single times far from the spikes. binned: the spikes stand for counts, whose unit of time is known
 
     Raises InputError where the spikes' own unit of time is in doubt, and for ticks of an object that does not exist.
     """
     known = ["spikes", *parts.times()]
-    unknown = [name for name, _ in map(parse_ticks, reading.ticks) if name not in known]
+    unknown = [name for name in reading.hz if name not in known]
     if unknown:
         raise InputError(f"{where}: no {shorten(unknown)} to give ticks of; it has {shorten(known)}")
-    hz = reading.hz("spikes")
+    hz = reading.hz.get("spikes")
     if hz is not None and not binned:
         times = times / hz
     _scale(parts, reading)
     if times.size < _FEW_SPIKES:
         return times
     span = float(times.min()), float(times.max())
-    others = {name: t for name, t in parts.times().items() if reading.hz(name) is None and t.size}
+    others = {name: t for name, t in parts.times().items() if name not in reading.hz and t.size}
     if hz is None and not binned:
         _check_spikes_unit(times, index, span, others, where)
     for name, t in others.items():
@@ -260,7 +292,7 @@ def _way_out(name: str) -> str:
 
 def _scale(parts: Parts, reading: Reading) -> None:
     """Bring the objects whose ticks were given to seconds."""
-    for name, hz in map(parse_ticks, reading.ticks):
+    for name, hz in reading.hz.items():
         if name == "obs_intervals" and parts.observed is not None:
             parts.observed = parts.observed / hz
         if name in parts.intervals:
@@ -276,24 +308,27 @@ def _scale(parts: Parts, reading: Reading) -> None:
 def _check_spikes_unit(
     times: Floats, index: Ints, span: tuple[float, float], others: Mapping[str, Floats], where: str
 ) -> None:
-    """Raises InputError where spike times can hardly be seconds; a warning where the rates are merely odd."""
-    if (times == np.floor(times)).all() and np.ptp(times) > 0:
+    """Raise InputError where spike times can hardly be seconds; warn where the rates are low."""
+    width = span[1] - span[0]
+    if not width:
+        raise InputError(f"{where}: units: all {times.size:,} spike_times are {span[0]:g}; write them anew")
+    if (times == np.floor(times)).all():
         raise InputError(
             f"{where}: units: all {times.size:,} spike_times are whole numbers, as samples and ms are; give "
             "--ticks spikes=30000 for samples at 30 kHz, spikes=1000 for ms, spikes=1 for s"
         )
     number = np.diff(index, prepend=0)
-    rate = float(np.median(number[number > 0])) / (span[1] - span[0])
+    rate = float(np.median(number[number > 0])) / width
     told = {name: float(np.ptp(t)) for name, t in others.items() if t.size >= _FEW_TIMES}
     longest = max(told, key=lambda name: told[name], default=None)
-    if longest is not None and rate < _LOW_RATE and span[1] - span[0] > _APART * told[longest]:
+    if longest is not None and rate < _LOW_RATE and width > _APART * told[longest]:
         raise InputError(
-            f"{where}: units: spike_times span {span[1] - span[0]:,.6g} s, {longest} {told[longest]:,.6g} s, at a "
+            f"{where}: units: spike_times span {width:,.6g} s, {longest} {told[longest]:,.6g} s, at a "
             f"median rate of {rate:.2g} Hz; are they ms? {_way_out('spikes')}"
         )
     if rate < _LOWEST_RATE:
         warnings.warn(
-            f"{where}: units: a median rate of {rate:.3g} Hz over {span[1] - span[0]:,.6g} s; if spike_times are not "
+            f"{where}: units: a median rate of {rate:.3g} Hz over {width:,.6g} s; if spike_times are not "
             "s, give --ticks spikes=1000 for ms",
             stacklevel=6,
         )

@@ -1,7 +1,5 @@
 """Counts (time, unit), or a signal in their place, as the filter works with them."""
 
-from __future__ import annotations
-
 import numpy as np
 import xarray as xr
 
@@ -23,9 +21,8 @@ def check_counts(counts: xr.DataArray) -> xr.DataArray:
     missing bin, a NaN beside counts is a unit that was not observed there. Where bins were taken out, a new segment
     begins. A signal is float32, and 0 where missing.
 
-    Raises:
-        InputError: no dims (time, unit) with coordinates, no bin_size, or values that are no counts, or in a signal
-            infinite; names the bin.
+    Raises InputError without dims (time, unit) with coordinates, without bin_size, and, naming the bin, for values that
+    are no counts or, in a signal, infinite.
     """
     if counts.dims != ("time", "unit") or "time" not in counts.coords or "unit" not in counts.coords:
         raise InputError(f"counts: dims {counts.dims} without labels; give dims (time, unit) with both coordinates")

@@ -1,11 +1,9 @@
-"""Frames: the counts of the last stretch of time that ends with each bin, which the encoder sees at once.
+"""Frames: the counts of the last k bins up to each bin, which the encoder sees at once.
 
-A frame may be longer than a bin. The frames that end with bins t, t + k, t + 2 k, ... have no spike in common, so that
-none can be predicted merely because it overlaps with the one before. A recording is filtered as k such series, each a
-phase: every bin has a state that has seen all spikes up to it, and bins may be as short as one likes.
+The frames that end with bins t, t + k, t + 2 k, ... have no spike in common, so that none is predicted merely because
+it overlaps with the one before. A recording is filtered as k such series, each a phase: every bin has a state that has
+seen all spikes up to it, and bins may be of any length.
 """
-
-from __future__ import annotations
 
 import numpy as np
 import xarray as xr
@@ -40,16 +38,21 @@ def phases(segment: NDArray[np.integer], k: int) -> Ints:
     return np.asarray(position % k, dtype=np.int64)
 
 
+def sums(values: NDArray, first: Ints, stop: Ints) -> NDArray[np.float64]:
+    """Sums (row, column) of values (time, column) from bin `first` (row,) to before bin `stop` (row,).
+
+    >>> sums(np.array([[1], [2], [4]]), np.array([0, 1]), np.array([2, 3])).ravel().tolist()
+    [3.0, 6.0]
+    """
+    total = np.concatenate([np.zeros((1, values.shape[1])), values.cumsum(0, dtype=np.float64)])
+    return np.asarray(total[stop] - total[first])
+
+
 def sum_frames(counts: Floats, segment: NDArray[np.integer], k: int) -> Floats:
-    """Counts of the k bins that end with each bin, in its own segment.
+    """Counts (time, unit) of the k bins that end with each bin, in its own segment.
 
     A frame of which some bins are missing, or that begins before its segment, is scaled up to k bins; one of which
-    less than half was seen is NaN.
-
-    Args:
-        counts: (time, unit) counts of bins, NaN where a unit was not observed.
-        segment: (time,) of a gap-free stretch.
-        k: bins in a frame.
+    less than half was seen is NaN. Counts (time, unit) of bins are NaN where a unit was not observed.
 
     >>> sum_frames(np.array([[1.0], [2.0], [3.0]]), np.zeros(3, int), 2).ravel().tolist()
     [2.0, 3.0, 5.0]
@@ -57,14 +60,9 @@ def sum_frames(counts: Floats, segment: NDArray[np.integer], k: int) -> Floats:
     if k == 1:
         return counts
     seen = ~np.isnan(counts)
-    before = np.maximum(first_bins(segment), np.arange(len(counts)) - k + 1)
-
-    def within(values: NDArray) -> NDArray:
-        total = np.concatenate([np.zeros((1, values.shape[1]), values.dtype), values.cumsum(0, dtype=values.dtype)])
-        return total[1:] - total[before]
-
-    n = within(seen.astype(np.int64))
-    total = within(np.where(seen, counts, 0).astype(np.float64))
+    stop = np.arange(1, len(counts) + 1)
+    first = np.maximum(first_bins(segment), stop - k)
+    n, total = sums(seen, first, stop), sums(np.where(seen, counts, 0), first, stop)
     return np.where(2 * n >= k, total * (k / np.maximum(n, 1)), np.nan).astype(counts.dtype)
 
 

@@ -1,7 +1,5 @@
 """Recordings in memory, of this package and of others, as sessions."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Mapping
 from typing import Any

@@ -1,38 +1,36 @@
-"""Times in their order, and those that are something else: marks of invalid spikes, strays, clocks that restart."""
-
-from __future__ import annotations
+"""Order of times, and times that are not valid: marks of invalid spikes, lone outliers, clocks that restart."""
 
 import warnings
 
 import numpy as np
 
-from ldmfilter.data.tables import Array, Floats, Ints, check_ids, shorten
+from ldmfilter.data.tables import Array, Floats, Ints, plain_ids, shorten
 from ldmfilter.errors import InputError
 
-# Fewer times do not tell a stray one from the others; of more, so many are looked at.
+# Among fewer times no outlier can be told; of more, so many are looked at.
 _FEW, _MANY = 100, 2**20
-# Share of all times, at most, that may be strays.
+# Share of all times, at most, that may be outliers.
 _RARE = 1e-3
-# A time that one unit repeats so often, where spikes hardly ever coincide, is a mark.
+# A time that one unit repeats so often is a mark, where a smaller share of all spikes coincide.
 _REPEATED, _COINCIDENT = 3, 0.01
-# s: spikes that lie in disorder by less were detected in pieces; by more, their clock may have begun anew.
+# s: spikes out of order by less were detected in pieces; by more, their clock may have restarted.
 _JITTER = 0.05
-# Share of the units that fire whose times fall back, for it to be the clock's doing rather than theirs.
+# Share of the firing units whose times must fall back for the clock to be taken as the reason.
 _SHARED = 0.2
 
 
 def check_spikes(times: Floats, index: Ints, ids: Array, where: str, sort: bool = False) -> tuple[Floats, Ints]:
     """Spike times (spike,), sorted within each unit, and their cumulative ends (unit,).
 
-    Marks of invalid spikes, as -1, and lone strays are left out, and disorder is sorted, each with a warning.
-    sort: take all times that fall back as disorder
+    Marks of invalid spikes, as -1, and lone outliers are left out, and unsorted times sorted, each with a warning.
+    sort: sort all times that fall back, though a clock may have restarted
 
     Raises InputError for ids that repeat, where `index` is no cumulative count of `times`, for times that are NaN
     or infinite, and where times fall back in many units, as those of trials with own clocks do.
     """
     if len(ids) != len(index):
         raise InputError(f"{where}: units: {len(ids)} ids for {len(index)} units; write the unit table anew")
-    check_ids(ids, f"{where}: units")
+    plain_ids(ids, f"{where}: units")
     if (np.diff(index, prepend=0) < 0).any() or (index[-1] if index.size else 0) != times.size:
         raise InputError(
             f"{where}: units: spike_times_index does not fit its {times.size} spike_times; write them anew"
@@ -71,7 +69,7 @@ def _units_of(spikes: Ints, index: Ints) -> Ints:
 
 
 def _invalid(times: Floats, index: Ints) -> tuple[Array | None, str]:
-    """The spikes (spike,) that are none, and what they are."""
+    """The spikes (spike,) that are not valid, and the reason."""
     if times.size < _FEW:
         return None, ""
     low, high = times.min(), times.max()
@@ -107,10 +105,10 @@ def strays(times: Floats) -> Array | None:
 
 
 def _check_order(times: Floats, index: Ints, back: Ints, ids: Array, where: str) -> None:
-    """Raises InputError where spike times that fall back at the spikes `back` tell of a clock that begins anew.
+    """Raise InputError where spike times that fall back at the spikes `back` show that a clock restarted.
 
-    In trials with own clocks, after a reset and after an overflow, times rise in runs, in many units. Times without
-    any order fall back at every second spike.
+    In trials with own clocks, after a reset and after an overflow, times of many units rise in runs. Times without any
+    order fall back at every second spike.
     """
     length = np.diff(index, prepend=0)
     falls = times[back - 1] - times[back]
@@ -132,9 +130,9 @@ def _check_order(times: Floats, index: Ints, back: Ints, ids: Array, where: str)
 
 
 def in_order(time: Floats, values: Array, notes: list[str], sort: bool) -> tuple[Floats, Array] | None:
-    """Samples in order of their times, those without a time left out; None where their clock may have begun anew.
+    """Samples in order of their times, those without a time left out; None where their clock may have restarted.
 
-    notes: gets a line for each thing that was done. sort: take all times that fall back as disorder
+    notes: gets a line for each change. sort: as for `check_spikes`
     """
     known = np.isfinite(time)
     if not known.all():

@@ -1,7 +1,5 @@
 """From a session to counts, as a configuration says; every command and experiment calls this one function."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,20 +15,14 @@ from ldmfilter.data.session import Session
 
 
 def prepare(session: Session, config: DataConfig, unit_ids: Sequence | None = None) -> xr.DataArray:
-    """Counts (time, unit) of the spans, units and bins that a configuration asks for.
+    """Counts (time, unit) of the spans, units and bins that a configuration asks for, as `bin_spikes` gives them.
 
-    Reserved time is included; `windows.reserve` takes it out.
+    Reserved time is included; `windows.reserve` takes it out. The attribute `units_left_out` says how many units were
+    not chosen and why, or is "".
 
-    Args:
-        session: as `read_session` gives it.
-        config: which spikes are used, and in which bins.
-        unit_ids: the units of a trained filter, in its order, in place of those that the configuration chooses.
+    unit_ids: the units of a trained filter, in its order, in place of those that the configuration chooses
 
-    Returns:
-        As `bin_spikes`. The attribute `units_left_out` says how many units were not chosen and why, or is "".
-
-    Raises:
-        InputError: as `choose_spans`, `choose_units` and `bin_spikes`, or a unit that the session does not have.
+    Raises InputError as `choose_spans`, `choose_units`, `Session.select_units` and `bin_spikes`.
     """
     spans = choose_spans(session, interval=config.interval, spans=config.spans)
     if unit_ids is None:
@@ -47,14 +39,10 @@ def as_counts(recording: Any, bin_size: float | None = None) -> xr.DataArray:
         recording: counts of `bin_spikes`, which stay as they are, or what `as_session` takes.
         bin_size: s; without it that of counts that know theirs, and for spikes that of `DataConfig`.
 
-    Raises:
-        InputError: as `check_counts`, `as_session` and `bin_spikes`.
+    Raises InputError as `check_counts`, `as_session` and `bin_spikes`.
     """
-    if (
-        isinstance(recording, xr.DataArray)
-        and {"time", "unit"} <= set(recording.coords)
-        and "bin_size" in recording.attrs
-    ):
+    is_array = isinstance(recording, xr.DataArray)
+    if is_array and {"time", "unit"} <= set(recording.coords) and "bin_size" in recording.attrs:
         return check_counts(recording)
     session = as_session(recording, bin_size)
     own = session.bin_size if isinstance(session, BinnedSession) else DataConfig().bin_size

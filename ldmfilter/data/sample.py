@@ -1,7 +1,5 @@
 """The simulated session of the README, as an NWB file: always the same."""
 
-from __future__ import annotations
-
 import os
 import uuid
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """The part of a session that is used: spans of time and units."""
 
-from __future__ import annotations
-
 import ast
 import re
 import warnings
@@ -14,7 +12,7 @@ import xarray as xr
 from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.spans import Span, bounds_of, intersect, join_overlaps
-from ldmfilter.data.tables import Array, shorten
+from ldmfilter.data.tables import Array, bounds_in, shorten, tagged, tags_in
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.errors import InputError
 
@@ -88,21 +86,18 @@ def _interval_spans(session: Session, interval: str) -> list[Span]:
         have = f"it has {shorten(tables)}" if tables else "it has none, use spans"
         raise InputError(f"{where}: no interval table {name!r}; {have}")
     table = tables[name]
-    rows = np.arange(table.sizes["interval"])
+    bounds = bounds_in(table)
     if tag is not None:
-        text = [column for column in table.values() if column.dtype.kind == "U"]
-        hits = [(column == tag).any([d for d in column.dims if d != "interval"]).values for column in text]
-        rows = np.flatnonzero(np.any(hits, axis=0)) if hits else rows[:0]
-        if not rows.size:
-            tags = sorted({v for column in text for v in column.values.ravel().tolist()} - {""})
+        bounds = bounds[tagged(table, tag)]
+        if not len(bounds):
+            tags = tags_in(table)
             have = f"it has {shorten(tags)}" if tags else f"it has none, use {name!r} alone"
             raise InputError(f"{where}: no tag {tag!r} in interval table {name!r}; {have}")
-    bounds = np.stack([table["start_time"].values[rows], table["stop_time"].values[rows]], axis=1)
     usable = np.isfinite(bounds).all(axis=1) & (bounds[:, 1] > bounds[:, 0])
     if not usable.any():
         raise InputError(f"{where}: interval {interval!r} has no row with a length; choose another or use spans")
     if not usable.all():
-        lost = f"{(~usable).sum()} of {rows.size} rows of interval {interval!r}"
+        lost = f"{(~usable).sum()} of {len(bounds)} rows of interval {interval!r}"
         warnings.warn(f"{where}: left out {lost}: no start, no stop or no length", stacklevel=4)
     return [Span(start, stop, tag or name) for start, stop in bounds[usable].tolist()]
 
@@ -110,8 +105,7 @@ def _interval_spans(session: Session, interval: str) -> list[Span]:
 def choose_units(
     session: Session, *, query: str | None = None, min_rate: float = 0.0, spans: Sequence[Span] | None = None
 ) -> tuple[Session, str]:
-    """The session with the units that a query keeps and that fire, or channels that vary, and a line on those left out,
-    or "".
+    """Choose the units that a query keeps and that fire, or the channels that vary.
 
     Parameters
     ----------

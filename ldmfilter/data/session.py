@@ -14,14 +14,14 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.clocks import Clock, Parts, Reading, iso, settle
+from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, iso, settle
 from ldmfilter.data.order import check_spikes
 from ldmfilter.data.spans import intersect, union
-from ldmfilter.data.tables import Array, Floats, Ints, concatenate, make_intervals, make_table, shorten
+from ldmfilter.data.tables import Array, Floats, Ints, concatenate, make_table, shorten
 from ldmfilter.errors import InputError
 from ldmfilter.html import table
 
-_INSTANT = 1e-9  # s, less than a tick of any clock: no rate is told of a shorter time
+_INSTANT = 1e-9  # s, less than a tick of any clock; no rate is computed over less
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,13 @@ class Source:
     format: str = ""
 
 
+#: Of a session that was read from no file.
+MEMORY = Source()
+
+
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """The time that each unit was observed: outside these intervals a unit is unobserved, not silent.
+    """The time in which each unit was observed; at other times a unit is unobserved, not silent.
 
     `intervals` (interval, 2): start and stop, s; `index` (unit,): cumulative ends, as for spike times.
     """
@@ -175,19 +179,15 @@ class Session:
         raw = [np.asarray(times).ravel() for times in mapping.values()]
         clock = Clock.of(np.concatenate([times for times in raw if times.size] or [np.empty(0)]), "", "memory: spikes")
         trains = [clock.seconds(times, "memory: spikes") for times in raw]
-        tables = {
-            name: make_intervals(clock.columns(t, f"memory: {name}"), f"memory: {name}")
-            for name, t in (intervals or {}).items()
-        }
-        ordered = {name: clock.series(one, f"memory: {name}", reading) for name, one in (behavior or {}).items()}
+        parts = Parts.of(intervals, behavior, clock, reading, "memory")
         return cls.checked(
             *concatenate(trains),
             np.asarray(list(mapping)),
             units,
             Source(session_start_time=iso(clock.zero)),
             reading,
-            intervals=tables,
-            behavior={name: one for name, one in ordered.items() if one is not None},
+            intervals=parts.intervals,
+            behavior=parts.behavior,
         )
 
     @classmethod
@@ -197,8 +197,8 @@ class Session:
         index: Ints,
         ids: Array,
         columns: Mapping[str, Any] | pd.DataFrame | None = None,
-        source: Source | None = None,
-        reading: Reading | None = None,
+        source: Source = MEMORY,
+        reading: Reading = PLAIN,
         *,
         intervals: Mapping[str, xr.Dataset] | None = None,
         behavior: Mapping[str, xr.DataArray] | None = None,
@@ -212,7 +212,6 @@ class Session:
 
         Raises InputError as `check_spikes`, `make_table` and `settle`.
         """
-        source, reading = source or Source(), reading or Reading()
         spikes, index = check_spikes(times, index, ids, source.path, reading.sort_times)
         units = make_table({} if columns is None else columns, "unit", ids, where=f"{source.path}: units")
         parts = Parts(dict(intervals or {}), dict(behavior or {}), None if observed is None else observed.intervals)
@@ -235,14 +234,10 @@ class Session:
     def _extent(self) -> tuple[float, float]:
         if self.extent is not None:
             return self.extent
-        times = [self.spike_times]
-        if self.observed is not None:
-            times.append(self.observed.intervals)
-        finite = [t[np.isfinite(t)] for t in times]
-        finite = [t for t in finite if t.size]
-        if not finite:
-            return 0.0, 0.0
-        return min(float(t.min()) for t in finite), max(float(t.max()) for t in finite)
+        seen = [] if self.observed is None else self.observed.intervals.ravel()
+        times = np.concatenate([self.spike_times, seen])
+        finite = times[np.isfinite(times)]
+        return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
 
     @property
     def start(self) -> float:

@@ -1,7 +1,5 @@
 """Sessions of a signal in place of spikes: fluorescence, or any other numbers (time, channel). A channel is a unit."""
 
-from __future__ import annotations
-
 import math
 import os
 import warnings
@@ -16,10 +14,11 @@ import pandas as pd
 import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession
-from ldmfilter.data.clocks import Clock, Parts, Reading, iso, relative, settle
-from ldmfilter.data.session import Session, Source
+from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, iso, relative, settle
+from ldmfilter.data.frames import sums
+from ldmfilter.data.session import MEMORY, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect, union
-from ldmfilter.data.tables import Array, Floats, check_ids, make_intervals, make_table, plain_array, shorten
+from ldmfilter.data.tables import Array, Floats, make_table, plain_ids, shorten
 from ldmfilter.errors import InputError
 
 _GAP = 1.0  # s without a frame, which end a stretch; in a shorter gap frames are missing
@@ -69,14 +68,10 @@ class SignalSession(BinnedSession):
         edges = np.stack([left, right]) - 1e-6 * frame  # a frame on an edge is in the later bin, whatever the rounding
         first, last = np.searchsorted(self.signal["time"].values, edges)
         values = self.signal.values
-
-        def within(x: Array) -> Array:
-            total = np.concatenate([np.zeros((1, x.shape[1])), x.cumsum(0, dtype=np.float64)])
-            return np.asarray(total[last] - total[first])
-
-        seen = within(~np.isnan(values))
+        seen = sums(~np.isnan(values), first, last)
         enough = 2.001 * frame * seen > (right - left)[:, None]
-        return np.where(enough, within(np.nan_to_num(values)) / np.maximum(seen, 1), np.nan).astype(np.float32)
+        total = sums(np.nan_to_num(values), first, last)
+        return np.where(enough, total / np.maximum(seen, 1), np.nan).astype(np.float32)
 
     def rates_within(self, bounds: Floats) -> Floats:
         """A signal has no rates: NaN (unit,), and 0 for a channel that is constant or missing within the intervals."""
@@ -102,8 +97,8 @@ def from_signal(
     *,
     name: str = "",
     units: Mapping[str, Any] | pd.DataFrame | None = None,
-    source: Source | None = None,
-    reading: Reading | None = None,
+    source: Source = MEMORY,
+    reading: Reading = PLAIN,
     intervals: Mapping[str, Any] | None = None,
     behavior: Mapping[str, xr.DataArray] | None = None,
     **parts: Any,
@@ -124,9 +119,9 @@ def from_signal(
         Of the series; without it the signal's own.
     units : mapping or DataFrame, optional
         Columns of the channels.
-    source : Source, optional
+    source : Source
         The file that it is from.
-    reading : Reading, optional
+    reading : Reading
         What a person says of the times.
     intervals, behavior, **parts
         As for `Session`.
@@ -146,7 +141,6 @@ def from_signal(
     >>> session.n_units, round(session.duration, 6)
     (3, 5.0)
     """
-    source, reading = source or Source(), reading or Reading()
     where = source.path
     values, ids, time, clock = _labelled(signal, bin_size, reading, source.session_start_time, where)
     source = replace(source, session_start_time=source.session_start_time or iso(clock.zero))
@@ -173,12 +167,7 @@ def from_signal(
     full[rows] = values[kept]
     attrs = dict(getattr(signal, "attrs", {}))
     coords = {"time": ("time", centres, {"units": "s"}), "unit": ids}
-    tables = {
-        key: table if isinstance(table, xr.Dataset) else make_intervals(clock.columns(table, key), key)
-        for key, table in (intervals or {}).items()
-    }
-    ordered = {key: clock.series(one, f"{source.path}: {key}", reading) for key, one in (behavior or {}).items()}
-    held = Parts(tables, {key: one for key, one in ordered.items() if one is not None})
+    held = Parts.of(intervals, behavior, clock, reading, source.path)
     settle(centres, np.empty(0, dtype=np.int64), held, reading, source.path, binned=True)
     return SignalSession(
         spike_times=np.empty(0),
@@ -233,12 +222,8 @@ def _labelled(
         if mark in signal.coords:
             signal = signal.where(signal[mark])
     signal = signal.transpose("time", ...)
-    ids = signal[others[0]].values if others[0] in signal.coords else np.arange(signal.shape[1])
-    names = plain_array(ids)
-    if names is None:
-        raise InputError(f"{where}: ids of channels are no numbers or text; write them anew")
-    check_ids(names, f"{where}: channels")
-    clock, hz = Clock.of([], started, where), reading.hz("spikes")
+    ids = plain_ids(signal[others[0]].values, f"{where}: channels")
+    clock, hz = Clock.of([], started, where), reading.hz.get("spikes")
     if "time" in signal.coords and hz is not None:
         time = signal["time"].values / hz
     elif "time" in signal.coords:
@@ -250,7 +235,7 @@ def _labelled(
         time = np.asarray((np.arange(len(signal)) + 0.5) * bin_size, dtype=np.float64)
     else:
         raise InputError(f"{where}: does not say how long a frame is; give --bin-size, in Python bin_size")
-    return signal.values.astype(np.float32), names, time, clock
+    return signal.values.astype(np.float32), ids, time, clock
 
 
 def _regular(time: Floats, size: float) -> tuple[Array, Floats, Floats, Array]:

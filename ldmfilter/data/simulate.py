@@ -1,12 +1,9 @@
-"""Seeded worlds whose latents are known: a rat on a linear track, its calcium, and a linear Gaussian system."""
-
-from __future__ import annotations
+"""Seeded sessions whose latents are known: a rat on a linear track, and its calcium."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
-from scipy.linalg import solve_discrete_lyapunov
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import lfilter
 
@@ -35,8 +32,8 @@ def linear_track_session(
 
     Most place cells have a field in both directions, at unrelated places, over a low background. Their spikes
     are Poisson with a refractory time of 2 ms, modulated by theta (8 Hz) while the rat moves, by a gain drawn
-    for each cell and traversal and by a slow gain shared by all. Interneurons know theta and speed only. At
-    rest no cell knows the place; place cells then join in brief population bursts.
+    for each cell and traversal and by a slow gain shared by all. Rates of interneurons depend on theta and speed
+    only. At rest no rate depends on the place; place cells then fire in brief population bursts.
 
     The session has interval tables `epochs` (tags "run" and "rest") and `trials` (one traversal a row,
     `direction` "outbound" or "inbound"), the unit columns `cell_type`, `outbound_field`, `inbound_field`
@@ -85,11 +82,11 @@ def linear_track_session(
     rng = np.random.default_rng(seed)
     run = _run(rng, duration, rest, track_length, asymmetry)
     n_inter = n_units // 6 if n_interneurons is None else n_interneurons
-    cells = _draw_cells(rng, n_units, n_inter, track_length)
+    cells, phases = _draw_cells(rng, n_units, n_inter, track_length)
     epochs = slice(0, 2 if rest > 0 else 1)
     session = Session.from_spikes(
-        _draw_spikes(rng, run, cells),
-        units=cells.columns(),
+        _draw_spikes(rng, run, cells, phases),
+        units=cells,
         intervals={
             "epochs": {
                 "start_time": [0.0, duration - rest][epochs],
@@ -192,29 +189,6 @@ class _Run:
         return series
 
 
-@dataclass(frozen=True, eq=False)
-class _Cells:
-    """Parameters of the units, (unit,) each, NaN where an interneuron has none; centres (direction, unit), cm."""
-
-    is_place: np.ndarray
-    centres: Floats
-    width: Floats
-    peak: Floats
-    background: Floats
-    theta: Floats
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """The unit columns that a session holds."""
-        return {
-            "cell_type": np.where(self.is_place, "place", "interneuron"),
-            "outbound_field": self.centres[0],
-            "inbound_field": self.centres[1],
-            "field_width": self.width,
-            "peak_rate": self.peak,
-            "background_rate": self.background,
-        }
-
-
 def _run(rng: np.random.Generator, duration: float, rest: float, length: float, asymmetry: float) -> _Run:
     time = _FRAME * np.arange(round(duration / _FRAME), dtype=np.float64)
     running = time < duration - rest
@@ -234,32 +208,38 @@ def _run(rng: np.random.Generator, duration: float, rest: float, length: float, 
     return _Run(time, position, facing, speed, direction, theta, gain, burst, trials)
 
 
-def _draw_cells(rng: np.random.Generator, n_units: int, n_inter: int, length: float) -> _Cells:
+def _draw_cells(
+    rng: np.random.Generator, n_units: int, n_inter: int, length: float
+) -> tuple[dict[str, np.ndarray], Floats]:
+    """Unit columns, NaN where an interneuron has none, and the preferred phase of theta of each unit (unit,), rad."""
     n_place, none = n_units - n_inter, np.full(n_inter, np.nan)
-    centres = np.stack([np.append(_field_centres(rng, n_place, length), none) for _ in range(2)])
-    width = np.append(rng.uniform(8.0, 16.0, n_place), none)
-    peak = np.append(rng.uniform(10.0, 25.0, n_place), none)
+    cells = {
+        "cell_type": np.where(np.arange(n_units) < n_place, "place", "interneuron"),
+        "outbound_field": np.append(_field_centres(rng, n_place, length), none),
+        "inbound_field": np.append(_field_centres(rng, n_place, length), none),
+        "field_width": np.append(rng.uniform(8.0, 16.0, n_place), none),
+        "peak_rate": np.append(rng.uniform(10.0, 25.0, n_place), none),
+    }
     background = rng.uniform(0.05, 0.4, n_place)
-    theta = rng.uniform(-np.pi, np.pi, n_units)
-    background = np.append(background, rng.uniform(6.0, 14.0, n_inter))
-    return _Cells(np.arange(n_units) < n_place, centres, width, peak, background, theta)
+    phases = rng.uniform(-np.pi, np.pi, n_units)
+    return cells | {"background_rate": np.append(background, rng.uniform(6.0, 14.0, n_inter))}, phases
 
 
-def _draw_spikes(rng: np.random.Generator, run: _Run, cells: _Cells) -> list[Floats]:
+def _draw_spikes(rng: np.random.Generator, run: _Run, cells: dict[str, np.ndarray], phases: Floats) -> list[Floats]:
     """Spike times (spike,), s, of each unit."""
     moving = run.speed > _MOVING
     traversal = np.searchsorted(run.trials["start_time"], run.time, side="right")
     depth = np.where(moving, 0.6, 0.0)
     trains = []
-    for unit, is_place in enumerate(cells.is_place):
-        rate = cells.background[unit] * (0.8 + 0.01 * run.speed + run.burst)
-        if is_place:
-            centre = np.where(run.facing > 0, *cells.centres[:, unit])
-            field = np.nan_to_num(np.exp(-0.5 * ((run.position - centre) / cells.width[unit]) ** 2))
+    for kind, outbound, inbound, width, peak, background, phase in zip(*cells.values(), phases, strict=True):
+        rate = background * (0.8 + 0.01 * run.speed + run.burst)
+        if kind == "place":
+            centre = np.where(run.facing > 0, outbound, inbound)
+            field = np.nan_to_num(np.exp(-0.5 * ((run.position - centre) / width) ** 2))
             # Standing still at the goal, place cells fire less.
             field = field * np.where(moving, 1.0, 0.5) * rng.lognormal(0.0, 0.25, traversal.max() + 1)[traversal]
-            rate = cells.background[unit] + cells.peak[unit] * field + 6.0 * run.burst
-        trains.append(_spikes(rng, run.time, rate * run.gain, run.theta, depth, cells.theta[unit]))
+            rate = background + peak * field + 6.0 * run.burst
+        trains.append(_spikes(rng, run.time, rate * run.gain, run.theta, depth, phase))
     return trains
 
 
@@ -313,51 +293,3 @@ def _spikes(rng: np.random.Generator, time: Floats, rate: Floats, theta: Floats,
     times = times[rng.random(times.size) * ceiling < modulated]
     times = times[np.diff(times, prepend=-np.inf) > _REFRACTORY]
     return np.round(times * _CLOCK) / _CLOCK
-
-
-@dataclass(frozen=True, eq=False)
-class LinearGaussianWorld:
-    """A linear Gaussian system and one sequence drawn from it; float64, no units.
-
-    h_t = b + A (h_{t-1} - b) + w_t, w ~ N(0, Q); z_t = C h_t + v_t, v ~ N(0, R); h_0 stationary.
-    A, Q (state, state), C (latent, state), R (latent, latent), b (state,), h (time, state), z (time, latent)
-    """
-
-    A: Floats
-    Q: Floats
-    C: Floats
-    R: Floats
-    b: Floats
-    h: Floats
-    z: Floats
-
-
-def linear_gaussian_world(
-    seed: int = 0, n_steps: int = 200, state_dim: int = 4, latent_dim: int = 2, radius: float = 0.95
-) -> LinearGaussianWorld:
-    """Draw a stable system of a spectral radius, with full Q and R and C = [I 0], and a sequence of it.
-
-    Raises InputError unless 1 <= latent_dim <= state_dim and 0 < radius < 1.
-
-    >>> linear_gaussian_world(n_steps=5).z.shape
-    (5, 2)
-    """
-    if not (1 <= latent_dim <= state_dim and 0 < radius < 1 and n_steps >= 1):
-        raise InputError("simulation: give 1 <= latent_dim <= state_dim, 0 < radius < 1 and at least one step")
-    rng = np.random.default_rng(seed)
-
-    def covariance(dim: int, scale: float) -> Floats:
-        root = rng.standard_normal((dim, dim))
-        return scale * (root @ root.T / dim + 0.2 * np.eye(dim))
-
-    A = radius * np.linalg.qr(rng.standard_normal((state_dim, state_dim)))[0]
-    Q, R = covariance(state_dim, 0.3), covariance(latent_dim, 0.5)
-    C = np.eye(latent_dim, state_dim)
-    b = rng.standard_normal(state_dim)
-    h = np.empty((n_steps, state_dim))
-    h[0] = rng.multivariate_normal(b, solve_discrete_lyapunov(A, Q), method="cholesky")
-    noise = rng.standard_normal((n_steps, state_dim)) @ np.linalg.cholesky(Q).T
-    for t in range(1, n_steps):
-        h[t] = b + A @ (h[t - 1] - b) + noise[t]
-    z = h @ C.T + rng.standard_normal((n_steps, latent_dim)) @ np.linalg.cholesky(R).T
-    return LinearGaussianWorld(A, Q, C, R, b, h, z)

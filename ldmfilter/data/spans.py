@@ -1,7 +1,5 @@
 """Spans of time: labelled ones, and their union and intersection as arrays (span, 2) of start and stop, s."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple

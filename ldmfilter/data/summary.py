@@ -1,20 +1,20 @@
 """The contents of a session in numbers and names, as `ldmfilter inspect --json` prints them."""
 
-from __future__ import annotations
-
 import math
 import numbers
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from ldmfilter.data.formats.binned import BinnedSession
+from ldmfilter.data.binned import BinnedSession
 from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.spans import union
+from ldmfilter.data.tables import Floats, bounds_in, tagged, tags_in
 
 _NO_UNIT = {"n/a", "na", "none", "unknown", "a.u.", "au", "unitless"}
 _MOST_TAGS = 24  # more are names of single rows
@@ -23,18 +23,15 @@ _MOST_TAGS = 24  # more are names of single rows
 def summarise(session: Session, odd: Sequence[str] = ()) -> dict[str, Any]:
     """Units, intervals, behaviour and signals of a session as plain values, for JSON.
 
-    odd: what was told when it was read; what its angles' ranges tell is added
+    odd: warnings that were given when it was read; those on angles whose range does not fit their unit are added
 
-    `odd` are lines on what does not fit, `next` commands to go on with. Times in s, rates in Hz. None stands for a
-    rate that cannot be told, and for the bin size of a session that has spike times.
+    `next` are commands to go on with. Times in s, rates in Hz. None stands for a rate that is not known, and for the
+    bin size of a session that has spike times.
     """
     source, rates = session.source, session.rates
     quantiles = [_number(rate) for rate in np.quantile(rates, [0, 0.5, 1])] if session.n_units else [None] * 3
     return {
-        **{
-            name: getattr(source, name)
-            for name in ("path", "identifier", "session_id", "session_start_time", "checksum")
-        },
+        **{key: value for key, value in asdict(source).items() if key != "format"},
         **{name: getattr(session, name) for name in ("start", "stop", "duration")},
         "odd": [*odd, *_odd_angles(session)],
         "bin_size": session.bin_size if isinstance(session, BinnedSession) else None,
@@ -58,15 +55,12 @@ def summarise(session: Session, odd: Sequence[str] = ()) -> dict[str, Any]:
             {
                 "table": name,
                 "rows": table.sizes["interval"],
-                "start": _number(table["start_time"].min().item()) if table.sizes["interval"] else None,
-                "stop": _number(table["stop_time"].max().item()) if table.sizes["interval"] else None,
+                **_span(*bounds_in(table).T),
                 "columns": [str(column) for column in table],
-                "tags": (tags := _tags(table)),
+                "tags": (tags := tags_in(table)),
                 "events": _events(table),
                 "seconds": _seconds(table),
-                "seconds_by_tag": {
-                    tag: _seconds(table, _has(table, tag)) for tag in (tags if len(tags) <= _MOST_TAGS else ())
-                },
+                "seconds_by_tag": _by_tag(table, tags if len(tags) <= _MOST_TAGS else ()),
             }
             for name, table in session.intervals.items()
         ],
@@ -76,8 +70,7 @@ def summarise(session: Session, odd: Sequence[str] = ()) -> dict[str, Any]:
                 "shape": list(series.shape),
                 "unit": str(series.attrs.get("unit", "")),
                 "rate": _number(series.attrs.get("rate")),
-                "start": _number(float(series["time"][0])) if series.sizes["time"] else None,
-                "stop": _number(float(series["time"][-1])) if series.sizes["time"] else None,
+                **_span(series["time"].values, series["time"].values),
             }
             for path, series in session.behavior.items()
         ],
@@ -90,9 +83,7 @@ def _next(session: Session) -> list[str]:
     path, tables = shlex.quote(session.source.path), session.intervals
     interval = next(iter(tables), None)
     if interval is not None:
-        by_tag = {
-            tag: _seconds(tables[interval], _has(tables[interval], tag)) for tag in _tags(tables[interval])[:_MOST_TAGS]
-        }
+        by_tag = _by_tag(tables[interval], tags_in(tables[interval])[:_MOST_TAGS])
         longest = max(by_tag, key=lambda tag: by_tag[tag], default=None)
         if longest is not None and 2 * by_tag[longest] >= _seconds(tables[interval]):
             interval = f"{interval}={longest}"
@@ -105,7 +96,7 @@ def _next(session: Session) -> list[str]:
 
 
 def _odd_angles(session: Session) -> list[str]:
-    """A line for each series whose range does not fit its unit of angles."""
+    """A line for each series of angles whose range does not fit its unit."""
     lines = []
     for path, series in session.behavior.items():
         unit = str(series.attrs.get("unit", "")).strip().lower()
@@ -124,16 +115,14 @@ def _odd_angles(session: Session) -> list[str]:
     return lines
 
 
-def _has(table: xr.Dataset, tag: str) -> np.ndarray:
-    """The rows (interval,) of which any text is the tag."""
-    text = [column for column in table.values() if column.dtype.kind == "U"]
-    return np.any([(column == tag).any([d for d in column.dims if d != "interval"]).values for column in text], axis=0)
-
-
 def _seconds(table: xr.Dataset, rows: Any = slice(None)) -> float:
     """Seconds in rows of a table, each stretch once."""
-    bounds = np.stack([table["start_time"].values[rows], table["stop_time"].values[rows]], axis=1)
+    bounds = bounds_in(table)[rows]
     return float(np.diff(union(bounds[np.isfinite(bounds).all(axis=1)])).sum())
+
+
+def _by_tag(table: xr.Dataset, tags: Sequence[str]) -> dict[str, float]:
+    return {tag: _seconds(table, tagged(table, tag)) for tag in tags}
 
 
 def _events(table: xr.Dataset) -> dict[str, dict[str, Any]]:
@@ -145,8 +134,7 @@ def _events(table: xr.Dataset) -> dict[str, dict[str, Any]]:
             continue
         if column.ndim == 1 and column.dtype.kind == "f" and (text.endswith("_time") or _within(column.values, table)):
             known = column.values[np.isfinite(column.values)]
-            low, high = (float(known.min()), float(known.max())) if known.size else (None, None)
-            found[text] = {"start": low, "stop": high, "rows": int(known.size)}
+            found[text] = {**_span(known, known), "rows": int(known.size)}
     return found
 
 
@@ -157,10 +145,10 @@ def _within(values: np.ndarray, table: xr.Dataset) -> bool:
     return bool(known.any() and inside[known].all())
 
 
+def _span(starts: Floats, stops: Floats) -> dict[str, float | None]:
+    earliest, latest = np.fmin.reduce(starts, initial=np.nan), np.fmax.reduce(stops, initial=np.nan)
+    return {"start": _number(earliest), "stop": _number(latest)}
+
+
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, numbers.Real) and math.isfinite(value) else None
-
-
-def _tags(table: xr.Dataset) -> list[str]:
-    texts = [column.to_numpy().ravel().tolist() for column in table.values() if column.dtype.kind == "U"]
-    return sorted({text for column in texts for text in column} - {""})

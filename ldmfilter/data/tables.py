@@ -1,7 +1,5 @@
 """Plain arrays and tables, the form in which every reader gives its columns and spike times."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,14 +31,18 @@ def group_spikes(times: Floats, units: Ints, n_units: int) -> tuple[Floats, Ints
     return times[order], np.cumsum(np.bincount(units, minlength=n_units), dtype=np.int64)
 
 
-def check_ids(ids: Array, where: str) -> None:
-    """Raises InputError for ids that repeat, and for one that is NaN."""
+def plain_ids(values: Array, where: str) -> Array:
+    """Ids of units as an array of numbers or text. Raises InputError for others, for NaN, and for ids that repeat."""
+    ids = plain_array(values)
+    if ids is None:
+        raise InputError(f"{where}: ids are no numbers or text; write them anew")
     if ids.dtype.kind == "f" and np.isnan(ids).any():
         raise InputError(f"{where}: {np.isnan(ids).sum()} of {ids.size} ids are NaN; give each unit its own")
     unique, number = np.unique(ids, return_counts=True)
     if (number > 1).any():
         twice = shorten(unique[number > 1].tolist())
         raise InputError(f"{where}: id {twice} is given twice; give each unit its own")
+    return ids
 
 
 def make_table(columns: Mapping[str, Any] | pd.DataFrame, dim: str, ids: Array, where: str) -> xr.Dataset:
@@ -71,6 +73,26 @@ def make_intervals(columns: Mapping[str, Any] | pd.DataFrame, where: str, ids: A
         table[name] = np.asarray(table[name], dtype=np.float64)
     rows = np.arange(len(table["start_time"])) if ids is None else ids
     return make_table(table, "interval", rows, where)
+
+
+def bounds_in(table: xr.Dataset) -> Floats:
+    """Start and stop of each row of an interval table, (interval, 2), s; NaN where one is missing."""
+    return np.stack([table["start_time"].values, table["stop_time"].values], axis=1)
+
+
+def tags_in(table: xr.Dataset) -> list[str]:
+    """All texts that a table holds, each once."""
+    return sorted({text for column in _texts(table) for text in column.values.ravel().tolist()} - {""})
+
+
+def tagged(table: xr.Dataset, tag: str) -> Array:
+    """The rows (interval,) of an interval table of which any text equals a tag, bool."""
+    hits = [(column == tag).any([d for d in column.dims if d != "interval"]).values for column in _texts(table)]
+    return np.any(hits, axis=0) if hits else np.zeros(table.sizes["interval"], dtype=bool)
+
+
+def _texts(table: xr.Dataset) -> list[xr.DataArray]:
+    return [column for column in table.values() if column.dtype.kind == "U"]
 
 
 def plain_columns(columns: Mapping[str, Array]) -> dict[str, Array]:

@@ -1,7 +1,5 @@
 """Trials: rows of an interval table, chosen by a query, and the times of an event in them."""
 
-from __future__ import annotations
-
 import numpy as np
 import xarray as xr
 
@@ -16,8 +14,8 @@ def find_column(session: Session, text: str, kinds: str = "biufU") -> tuple[str,
 
     kinds: of the column's values, as numpy's `dtype.kind`
 
-    Raises:
-        InputError: no such table or column, or one of other values or of several a row; lists those that there are.
+    Raises InputError, with a list of those that exist, where there is no such table or column, and for a column of
+    other values or of several a row.
     """
     where, tables = session.source.path, session.intervals
     fits = [name for name in tables if text.startswith(f"{name}.")]
@@ -35,15 +33,12 @@ def find_column(session: Session, text: str, kinds: str = "biufU") -> tuple[str,
 
 
 def choose_trials(session: Session, event: str, query: str | None = None) -> tuple[xr.Dataset, str]:
-    """The rows of an interval table whose states are asked for, and the column of it that holds the event's times, s.
+    """Rows of an interval table, and the name of its column that holds the event's times, s.
 
-    Args:
-        session: holds the table.
-        event: "TABLE.COLUMN", any column of times, as "trials.go_cue".
-        query: an expression on the table's columns, as "condition == 3 and rewarded"; without it all rows.
+    event: "TABLE.COLUMN", any column of times, as "trials.go_cue"
+    query: an expression on the table's columns, as "condition == 3 and rewarded"; without it all rows
 
-    Raises:
-        InputError: as `find_column` and `rows_that_fit`; no row fits the query, or none that fits has a time.
+    Raises InputError as `find_column` and `rows_that_fit`, where no row fits the query, and where none has a time.
     """
     name, column = find_column(session, event, kinds="iuf")
     table, where = session.intervals[name], f"{session.source.path}: {name}"

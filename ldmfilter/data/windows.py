@@ -21,8 +21,7 @@ class Windows:
 
     Attributes:
         window: bins in a window.
-        train_starts: (start,) int64, first bins of the windows that training draws from.
-        held_starts: (start,) int64, first bins of the windows that are held out, one every half window.
+        train_starts, held_starts: (start,) int64, of training, and held out, one every half window.
         train_bins: (bin,) int64, observed bins outside the held-out blocks: scaling is learnt from these alone.
         held_bins: (bin,) int64, observed bins inside them.
     """
@@ -37,17 +36,15 @@ class Windows:
 def split_windows(
     counts: xr.DataArray, window: int, held_out: float, block: int | None = None, frame: int = 1
 ) -> Windows:
-    """Divide the observed bins into training windows and held-out blocks.
+    """Divide the observed bins of counts (time, unit) into training windows and held-out blocks.
 
     Args:
-        counts: (time, unit), as `bin_spikes` makes them, with coordinates `segment` and `observed`.
         window: bins in a window.
         held_out: share of the observed bins that is held out, in `HELD_OUT_BLOCKS` blocks spread evenly.
         block: bins in a row that each held-out block has, where there is room; without it a window.
         frame: bins in a frame; held-out windows of different phases share no frame.
 
-    Raises:
-        InputError: too few bins in a row for a training window and a held-out one.
+    Raises InputError for too few bins in a row for a training window and a held-out one.
     """
     segment = np.asarray(counts["segment"])
     usable = np.asarray(counts["observed"]) & (segment >= 0)

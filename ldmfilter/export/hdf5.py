@@ -1,6 +1,4 @@
-"""HDF5 and the disk: room is asked for before writing, and refusals come in the words of the system."""
-
-from __future__ import annotations
+"""HDF5 on a full disk: space is checked before writing, and errors carry the number of the system's error."""
 
 import errno
 import os
@@ -18,11 +16,7 @@ _NUMBER = re.compile(r"errno(?: =|:)? (\d+)", re.IGNORECASE)
 
 @contextmanager
 def full_disks() -> Iterator[None]:
-    """Give errors of HDF5 that stand for one of the system its number, which they carry in their text only.
-
-    Raises:
-        OSError: with that number.
-    """
+    """Turn errors of HDF5 that hold the number of a system's error in their text into an OSError of that number."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -36,12 +30,11 @@ def full_disks() -> Iterator[None]:
 
 
 def reserve(folder: Path, latents: xr.Dataset) -> None:
-    """Ask for the room that states take at most: HDF5 that runs out of it while it writes may crash the process.
+    """Check for the space that states take at most: HDF5 may crash the process when it runs out of space.
 
-    Raises:
-        OSError: the disk has no such room.
+    Raises OSError where the disk has less.
     """
-    # A text of its own takes some 48 bytes beside its letters.
+    # A text takes some 48 bytes beside its letters.
     size = latents.nbytes + 48 * latents.sizes["time"] + 2**20
     if hasattr(os, "posix_fallocate"):
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -1,11 +1,10 @@
 """States on their way out: blocks of time, columns with units, segments."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from ldmfilter.errors import InputError, one_line
@@ -41,23 +40,8 @@ def clean(text: object) -> str:
     return one_line(str(text))
 
 
-@dataclass(frozen=True)
-class Segments:
-    """The gap-free stretches, each from the edge of its first bin to that of its last, s; labels are cleaned."""
-
-    start: np.ndarray
-    stop: np.ndarray
-    number: np.ndarray
-    label: list[str]
-
-    def joined(self, tolerance: float = 1e-6) -> tuple[np.ndarray, np.ndarray]:
-        """Starts and stops where stretches that touch within `tolerance` s are one."""
-        apart = self.start[1:] > self.stop[:-1] + tolerance
-        return self.start[np.append(True, apart)], self.stop[np.append(apart, True)]
-
-
-def segments(latents: xr.Dataset) -> Segments:
-    """The gap-free stretches of states."""
+def segments(latents: xr.Dataset) -> pd.DataFrame:
+    """The gap-free stretches of states: number `segment`, `start` and `stop`, edges of bins in s, and `label`."""
     with reading(source_of(latents)):
         segment, time = latents["segment"].to_numpy(), latents["time"].to_numpy()
         size = float(latents.attrs["bin_size"])
@@ -65,26 +49,23 @@ def segments(latents: xr.Dataset) -> Segments:
         begins = (np.diff(segment) != 0) | (np.diff(time) > 1.5 * size)
         first = np.append(0, np.flatnonzero(begins) + 1)
         last = np.append(first[1:], segment.size) - 1
-        labels = (
-            latents["interval"].to_numpy()[first].tolist() if "interval" in latents.variables else [""] * first.size
-        )
+        named = "interval" in latents.variables
+        labels = [clean(text) for text in latents["interval"].to_numpy()[first].tolist()] if named else ""
     start, stop = time[first] - size / 2, time[last] + size / 2
     stop[:-1] = np.minimum(stop[:-1], start[1:])  # those that touch do not overlap by a rounding error
-    return Segments(start, stop, segment[first], [clean(label) for label in labels])
+    return pd.DataFrame({"segment": segment[first], "start": start, "stop": stop, "label": labels})
 
 
-def behaviors(latents: xr.Dataset) -> list[str]:
-    """Names of the behaviour that was read from the states: those of which there is a `<name>_mean` (time,)."""
-    ends = "_mean"
-    return [
-        str(name)[: -len(ends)] for name, x in latents.data_vars.items() if str(name).endswith(ends) and x.ndim == 1
-    ]
+def joined(stretches: pd.DataFrame, tolerance: float = 1e-6) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and stops, s, where stretches that touch within `tolerance` s are one."""
+    start, stop = stretches["start"].to_numpy(), stretches["stop"].to_numpy()
+    apart = start[1:] > stop[:-1] + tolerance
+    return start[np.append(True, apart)], stop[np.append(apart, True)]
 
 
-def class_readings(latents: xr.Dataset) -> list[str]:
-    """Names of the behaviour that was read as classes: those of which there is a `<name>_probability`."""
-    ends = "_probability"
-    return [str(name)[: -len(ends)] for name in latents.data_vars if str(name).endswith(ends)]
+def read_names(latents: xr.Dataset, end: str, ndim: int) -> list[str]:
+    """Names of the behaviour that was read from the states: those with a variable `<name><end>` of so many dims."""
+    return [str(name).removesuffix(end) for name, x in latents.items() if str(name).endswith(end) and x.ndim == ndim]
 
 
 def unit_of(latents: xr.Dataset, name: str) -> str:
@@ -106,15 +87,18 @@ class Column:
         return part[self.variable].isel(self.at).to_numpy()
 
 
+def bounds(stem: str, variable: str, at: dict[str, int], unit: str = "") -> list[Column]:
+    """The lower and the upper bound that a variable holds along its dim `bound`."""
+    return [Column(f"{stem}_{end}", variable, at | {"bound": b}, unit) for b, end in enumerate(("lower", "upper"))]
+
+
 def columns(latents: xr.Dataset) -> list[Column]:
     """The columns of a table of states, one row a bin."""
     table = [Column("time", "time", {}, "s")]
     table += [Column(n, n, {}) for n in ("segment", "interval", "observed", "trained") if n in latents.variables]
     for i in range(latents.sizes["state"]):
         table.append(Column(f"state_{i}", "filtered_mean", {"state": i}))
-        table += [
-            Column(f"state_{i}_{end}", "ci", {"state": i, "bound": b}) for b, end in enumerate(("lower", "upper"))
-        ]
+        table += bounds(f"state_{i}", "ci", {"state": i})
         for kind in ("smoothed", "lagged"):
             if f"{kind}_mean" in latents.variables:
                 table.append(Column(f"state_{i}_{kind}", f"{kind}_mean", {"state": i}))
@@ -124,27 +108,20 @@ def columns(latents: xr.Dataset) -> list[Column]:
     for i, unit in enumerate(latents["unit"].to_numpy().tolist() if "rate" in latents else ()):
         name = f"rate_{clean(unit)}"
         table.append(Column(name, "rate", {"unit": i}, "Hz"))
-        ends = enumerate(("lower", "upper"))
-        table += [Column(f"{name}_{end}", "rate_ci", {"unit": i, "bound": b}, "Hz") for b, end in ends]
+        table += bounds(name, "rate_ci", {"unit": i}, "Hz")
         for ahead, at in horizons(latents, "rate_ahead") if "rate_ahead" in latents else ():
             table.append(Column(f"{name}_{ahead.removeprefix('rate_')}", "rate_ahead", {"unit": i, **at}, "Hz"))
-    for name in behaviors(latents):
+    for name in read_names(latents, "_mean", 1):
         unit = unit_of(latents, f"{name}_mean")
         table.append(Column(f"{name}_mean", f"{name}_mean", {}, unit))
         if f"{name}_ci" in latents:
-            ends = enumerate(("lower", "upper"))
-            table += [Column(f"{name}_ci_{end}", f"{name}_ci", {"bound": b}, unit) for b, end in ends]
+            table += bounds(f"{name}_ci", f"{name}_ci", {}, unit)
         if f"{name}_true" in latents:
             table.append(Column(f"{name}_true", f"{name}_true", {}, unit))
-    for name in class_readings(latents):
-        table += [
-            Column(f"{name}_{end}", f"{name}_{end}", {}) for end in ("read", "true") if f"{name}_{end}" in latents
-        ]
-        labels = latents[f"{name}_class"].to_numpy().tolist()
-        table += [
-            Column(f"{name}_probability_{clean(label)}", f"{name}_probability", {f"{name}_class": i})
-            for i, label in enumerate(labels)
-        ]
+    for name in read_names(latents, "_probability", 2):
+        table += [Column(end, end, {}) for end in (f"{name}_read", f"{name}_true") if end in latents]
+        for i, label in enumerate(latents[f"{name}_class"].to_numpy().tolist()):
+            table.append(Column(f"{name}_probability_{clean(label)}", f"{name}_probability", {f"{name}_class": i}))
     return table
 
 
@@ -165,9 +142,7 @@ def series(latents: xr.Dataset) -> list[Column]:
         unit = unit_of(latents, str(key))
         for name, at in horizons(latents, str(key)):
             if "bound" in variable.dims:
-                stem = "filtered" if name == "ci" else name.removesuffix("_ci")
-                ends = enumerate(("lower", "upper"))
-                result += [Column(f"{stem}_{end}", str(key), at | {"bound": b}, unit) for b, end in ends]
+                result += bounds("filtered" if name == "ci" else name.removesuffix("_ci"), str(key), at, unit)
             else:
                 result.append(Column(name, str(key), at, unit))
     names = [one.name for one in result]

@@ -1,7 +1,5 @@
 """States as netCDF 4."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -5,8 +5,6 @@ whatever else the file holds is copied as it is and need not be understood, exte
 objects that break the schema included.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -83,8 +81,11 @@ def write_nwb(
 
 
 def check_session(session: Path, overwrite: bool, in_place: bool = False) -> None:
-    """Raises: InputError for what is no NWB file in HDF5 on this machine, holds the module already, or is read-only
-    where it is written to in place."""
+    """Refuse a session that states cannot be written into.
+
+    Raises InputError for what is no NWB file in HDF5 on this machine, holds the module already, or is read-only where
+    it is written to in place.
+    """
     address = remote_address(session)
     if address is not None:
         raise InputError(f"{address}: lies on a server; download it, or choose another format to export to")
@@ -109,7 +110,7 @@ def check_session(session: Path, overwrite: bool, in_place: bool = False) -> Non
 
 
 def _is_hdf5(session: Path) -> bool:
-    with session.open("rb"):  # or the reason why not
+    with session.open("rb"):  # raises OSError with the reason where it cannot be read
         return bool(h5py.is_hdf5(session))
 
 
@@ -244,19 +245,19 @@ def _add_module(file: h5py.File, latents: xr.Dataset, follow: Follow) -> None:
 def _add_segments(module: h5py.Group, latents: xr.Dataset) -> None:
     stretches = segments(latents)
     columns = {
-        "start_time": (stretches.start, "start of the first bin, s"),
-        "stop_time": (stretches.stop, "end of the last bin, s"),
-        "segment": (stretches.number, _STATES["segment"]),
-        "label": (np.asarray(stretches.label, dtype=object), "label of the interval that was decoded"),
+        "start_time": (stretches["start"], "start of the first bin, s"),
+        "stop_time": (stretches["stop"], "end of the last bin, s"),
+        "segment": (stretches["segment"], _STATES["segment"]),
+        "label": (stretches["label"].astype(object), "label of the interval that was decoded"),
     }
     table = _typed(module.create_group("segments"), "TimeIntervals")
     table.attrs["description"] = "Stretches of time without gaps, each filtered from its own start"
     table.attrs["colnames"] = np.asarray(list(columns), dtype=h5py.string_dtype())
     for name, (values, description) in columns.items():
         dtype = h5py.string_dtype() if values.dtype == object else values.dtype
-        column = _typed(table.create_dataset(name, data=values, dtype=dtype), "VectorData", "hdmf-common")
+        column = _typed(table.create_dataset(name, data=values.to_numpy(), dtype=dtype), "VectorData", "hdmf-common")
         column.attrs["description"] = description
-    _typed(table.create_dataset("id", data=np.arange(len(stretches.label))), "ElementIdentifiers", "hdmf-common")
+    _typed(table.create_dataset("id", data=np.arange(len(stretches))), "ElementIdentifiers", "hdmf-common")
 
 
 def _typed(item: Any, name: str, namespace: str = "core") -> Any:

@@ -1,7 +1,5 @@
 """States as a folder of pynapple's .npz files, in the layout that its `save` methods describe."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from contextlib import ExitStack
@@ -12,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.errors import InputError
-from ldmfilter.export.latents import Follow, attributes, blocks, segments, series
+from ldmfilter.export.latents import Follow, attributes, blocks, joined, segments, series
 from ldmfilter.files import replacing
 
 FORMAT = "ldmfilter-pynapple"
@@ -23,14 +21,14 @@ _CLASSES = ("Tsd", "TsdFrame", "TsdTensor")
 def write_pynapple(latents: xr.Dataset, out: Path, overwrite: bool, follow: Follow = iter) -> Path:
     """As `ldmfilter.export.to_pynapple`."""
     stretches = segments(latents)
-    start, stop = stretches.joined()
+    start, stop = joined(stretches)
     time = latents["time"].to_numpy()
     held = series(latents)
     with replacing(out, overwrite) as folder:
         folder.mkdir()
         with zipfile.ZipFile(folder / "segments.npz", "w") as file:
-            _put(file, "start", stretches.start)
-            _put(file, "end", stretches.stop)
+            _put(file, "start", stretches["start"].to_numpy())
+            _put(file, "end", stretches["stop"].to_numpy())
             _put(file, "type", np.asarray(["IntervalSet"]))
         with ExitStack() as stack:
             streams = []
@@ -52,19 +50,14 @@ def write_pynapple(latents: xr.Dataset, out: Path, overwrite: bool, follow: Foll
             "format": FORMAT,
             "attributes": attributes(latents),
             "units": {one.name: one.unit for one in held},
-            "segments": [
-                {"segment": int(number), "start": float(first), "end": float(last), "label": label}
-                for number, first, last, label in zip(
-                    stretches.number, stretches.start, stretches.stop, stretches.label, strict=True
-                )
-            ],
+            "segments": stretches.rename(columns={"stop": "end"}).to_dict("records"),
         }
         (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
     return out
 
 
 def check_folder(path: Path) -> None:
-    """Raises: InputError where something lies at the path that is no folder of states for pynapple."""
+    """Refuse to replace what lies at a path. Raises InputError unless it is a folder of states for pynapple."""
     try:
         about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
         ours = isinstance(about, dict) and about.get("format") == FORMAT

@@ -1,7 +1,5 @@
 """States as tables: one row a bin."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

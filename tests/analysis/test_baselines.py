@@ -6,9 +6,9 @@ import torch
 
 from ldmfilter.analysis import baselines
 from ldmfilter.analysis.statistics import log_likelihood
-from ldmfilter.data.simulate import linear_gaussian_world
 from ldmfilter.filter.kalman import LinearGaussian, filter
 from ldmfilter.filter.linalg import stationary_covariance
+from tests.worlds import linear_gaussian_world
 
 
 def system_of(world, Q=1.0, R=1.0) -> LinearGaussian:

@@ -17,9 +17,10 @@ from ldmfilter.analysis.check_table import CHECKS, QUESTIONS
 from ldmfilter.analysis.checks import Diagnosis, Finding, check
 from ldmfilter.analysis.statistics import consistency, normalised
 from ldmfilter.data.counts import check_counts
-from ldmfilter.data.simulate import linear_gaussian_world, linear_track_session
+from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.filter.kalman import filter
 from tests.analysis.test_baselines import system_of
+from tests.worlds import linear_gaussian_world
 
 SMALL = {
     "latent_dim": 3,

@@ -471,6 +471,10 @@ def test_electrodes_that_lack_a_column(tmp_path, column):
     assert session.units["electrode_group"].values[0] == "shank"
 
 
+def test_spikes_that_are_all_at_one_time():
+    assert refused(Session.from_spikes, [np.zeros(150)]) == "memory: units: all 150 spike_times are 0; write them anew"
+
+
 def test_a_home_that_cannot_be_written_to(tmp_path, monkeypatch):
     """Libraries under the reader of NWB make their cache's folder while they are imported."""
     (tmp_path / "s.nwb").write_bytes(b"x")

@@ -1,8 +1,5 @@
 """The session in memory."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -113,15 +110,3 @@ def test_select_units():
     assert session.select_units([]).n_units == 0
     assert line_of(session.select_units, [3, 4]) == "memory: units: no unit 4; it has 3, 5, 8"
     assert line_of(session.select_units, [True]) == "memory: a mask of 1 units for a session of 3"
-
-
-def test_reading_loads_no_torch_and_the_folder_no_heavy_package():
-    light = "import sys, ldmfilter.data; assert not {'torch', 'numpy', 'pynwb', 'zarr'} & set(sys.modules)"
-    modules = "binning, simulate, formats.nwb, formats.zarr"
-    no_torch = (
-        "import sys; "
-        + "".join(f"import ldmfilter.data.{one}; " for one in modules.split(", "))
-        + "assert 'torch' not in sys.modules"
-    )
-    for code in (light, no_torch):
-        subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,8 +5,9 @@ import pytest
 import xarray as xr
 
 from ldmfilter.data.binning import bin_spikes
-from ldmfilter.data.simulate import linear_gaussian_world, linear_track_session
+from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.errors import InputError
+from tests.worlds import linear_gaussian_world
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +115,3 @@ def test_linear_gaussian_world_has_the_moments_it_states():
     stationary = np.cov(h.T)
     np.testing.assert_allclose(world.A @ stationary @ world.A.T + world.Q, stationary, rtol=0.05, atol=0.1)
     np.testing.assert_array_equal(world.z, linear_gaussian_world(1, 100_000, 3, 2).z)
-
-
-def test_linear_gaussian_worlds_that_cannot_be():
-    for bad in ({"latent_dim": 5}, {"radius": 1.0}, {"n_steps": 0}):
-        with pytest.raises(InputError, match=r"^simulation: "):
-            linear_gaussian_world(**bad)

@@ -212,3 +212,10 @@ def test_series_of_another_first_dim_are_refused(session, tmp_path):
     attributes.write_text(json.dumps(json.loads(attributes.read_text()) | {"_ARRAY_DIMENSIONS": [3]}))
     (path / ".zmetadata").unlink()
     assert "its first dim is not `time`" in line_of(read_session, path)
+
+
+def test_interval_tables_of_another_shape_are_refused(session, tmp_path):
+    path = session.to_zarr(tmp_path / "session.zarr")
+    zarr.open_group(str(path))["intervals/epochs/tags"].attrs["_ARRAY_DIMENSIONS"] = ["row", "tag"]
+    (path / ".zmetadata").unlink(missing_ok=True)
+    assert line_of(read_session, path) == "intervals/epochs: tags: its first dim is not `interval`; write it anew"

@@ -5,9 +5,9 @@ import torch
 from scipy.linalg import solve_discrete_lyapunov
 from scipy.stats import chi2, norm
 
-from ldmfilter.data.simulate import linear_gaussian_world
 from ldmfilter.filter.kalman import LinearGaussian, filter
 from ldmfilter.filter.linalg import one_thread
+from tests.worlds import linear_gaussian_world
 
 SEEDS, STEPS = 100, 1000
 

@@ -8,7 +8,6 @@ import torch
 from scipy.linalg import solve_discrete_lyapunov
 
 from ldmfilter.config import FilterConfig
-from ldmfilter.data.simulate import linear_gaussian_world
 from ldmfilter.data.windows import split_windows
 from ldmfilter.filter.finish import (
     LEAST_SCALE,
@@ -25,6 +24,7 @@ from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.online import OnlineFilter
 from ldmfilter.filter.parameters import NoiseWithMemory
 from tests.filter.conftest import SMALL
+from tests.worlds import linear_gaussian_world
 
 
 def world(seed: int = 0, n: int = 4000):

@@ -10,10 +10,7 @@ Beside them, as groups or as names with slashes: units/<column>, intervals/<tabl
 behavior/<name>/data and behavior/<name>/time, as `Session.to_zarr` lays them out.
 """
 
-from __future__ import annotations
-
 import json
-import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -24,7 +21,7 @@ import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession, from_counts
 from ldmfilter.data.cf import unpacked
-from ldmfilter.data.clocks import Reading
+from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.formats.format import Format, starts_with
 from ldmfilter.data.session import Source
@@ -51,7 +48,7 @@ _NUMPY, _ZIP, _NETCDF_3 = b"\x93NUMPY", b"PK\x03\x04", (b"CDF\x01", b"CDF\x02", 
 Groups = dict[str, xr.Dataset]
 
 
-def read_counts(path: str | os.PathLike[str], reading: Reading | None = None) -> BinnedSession:
+def read_counts(path: Path, reading: Reading = PLAIN) -> BinnedSession:
     """Read counts from netCDF, zarr, .npz or .npy, with the unit columns, intervals and behaviour beside them.
 
     Where `reading` names a series, a variable (time, channel) or array of .npz, it is read as a signal in their place.
@@ -59,9 +56,6 @@ def read_counts(path: str | os.PathLike[str], reading: Reading | None = None) ->
     Raises InputError as `from_counts` and `from_signal`, for a file that is missing, damaged or of another kind, one
     without a variable (time, unit) or the series, and one that holds pickled objects.
     """
-    path, reading = Path(path).absolute(), reading or Reading()
-    if not path.exists():
-        raise InputError(f"{path}: no such file; check the path")
     if path.is_dir():
         if (path / "zarr.json").exists():
             raise InputError(f"{path}: is zarr format 3; write the counts with zarr_format=2")

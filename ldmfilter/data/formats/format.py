@@ -1,12 +1,9 @@
 """The declaration that each module of this folder makes of a file format."""
 
-from __future__ import annotations
-
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ldmfilter.data.clocks import Reading
 from ldmfilter.data.session import Session
@@ -17,13 +14,13 @@ class Format:
     """A file format; a module's `FORMATS` holds its own by their names.
 
     recognises: True for a path that holds this format, judged by its content alone
-    read: the session at a path, given what a person says of its times
+    read: the session at an absolute `Path`, or an address, given what a person says of its times
     lies_in: "folder" or "file", where it is always one of them
     series: whether `read` takes `series`, the path of a signal to be read in place of spikes
     """
 
     recognises: Callable[[Path], bool]
-    read: Callable[[str | os.PathLike[str], Reading], Session]
+    read: Callable[[Any, Reading], Session]
     lies_in: Literal["folder", "file"] | None = None
     series: bool = False
 

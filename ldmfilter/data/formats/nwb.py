@@ -1,12 +1,7 @@
 """NWB files: which of their contents are units, intervals and behaviour."""
 
-from __future__ import annotations
-
-import itertools
-import math
-import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,36 +14,35 @@ from hdmf.common import DynamicTable, DynamicTableRegion, EnumData, VectorIndex
 from hdmf.utils import LabelledDict
 from pynwb import NWBFile, TimeSeries
 from pynwb.base import TimeSeriesReferenceVectorData
-from pynwb.behavior import CompassDirection, EyeTracking, Position
 from pynwb.misc import IntervalSeries, Units
 
-from ldmfilter.data.clocks import Reading, rate_of
+from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.formats.format import Format
-from ldmfilter.data.formats.nwb_open import Notes, NWBSource, hdf5_source, open_nwb, zarr_source
-from ldmfilter.data.formats.nwb_series import NOT_BEHAVIOR, describe, find_series, read_signal, rois_of
-from ldmfilter.data.order import in_order
+from ldmfilter.data.formats.nwb_open import (
+    UNREADABLE,
+    Notes,
+    NWBSource,
+    hdf5_source,
+    leaving_out,
+    open_nwb,
+    zarr_source,
+)
+from ldmfilter.data.formats.nwb_series import describe, find_series, read_behavior, read_signal, rois_of
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import choose_series, from_signal
 from ldmfilter.data.spans import intersect, union
-from ldmfilter.data.tables import Array, Floats, Ints, make_intervals, plain_array, shorten
+from ldmfilter.data.tables import Array, Floats, Ints, bounds_in, make_intervals, plain_array, shorten
 from ldmfilter.data.untrusted.checksums import file_checksum, folder_checksum
-from ldmfilter.data.untrusted.damage import DAMAGE, reason_of
+from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.hdf5 import is_hdf5
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, open_remote, remote_address
 from ldmfilter.errors import InputError
 
 # Columns that hold no values of their own.
 _POINTERS = (VectorIndex, DynamicTableRegion, TimeSeriesReferenceVectorData)
-# Behaviour has a handful of columns; more is a raw recording. 2**26 values are 0.5 GB of float64.
-_MOST_COLUMNS = 64
-_MOST_ROWS = 8  # of a transposed array: a place, an eye, a pose in space
-_FEW_VALUES = 1000  # less is no recording
-_MOST_VALUES = 2**26
-_MOST_IN_ALL = 2**27
-_UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, MemoryError)
 
 
-def read_nwb(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
+def read_nwb(path: Path | str, reading: Reading = PLAIN) -> Session:
     """Read an NWB file: HDF5 on this machine or by https, or a folder in zarr.
 
     Times are in seconds as in the file; behaviour is data * conversion + offset in its own unit, its samples in
@@ -62,14 +56,14 @@ def read_nwb(path: str | os.PathLike[str], reading: Reading | None = None) -> Se
     Raises InputError for a file that is truncated, damaged or not NWB, for one that a server does not give in
     pieces, and for units that are missing, without spike times, or with spike times that are NaN.
     """
-    if remote_address(path) is not None:
-        remote = open_remote(str(remote_address(path)))
+    if address := remote_address(path):
+        remote = open_remote(address)
         with _damage(remote.where):
             return _read(hdf5_source(remote.where, remote.file), lambda: remote.checksum, reading)
-    here = Path(path).absolute()
+    here = Path(path)
     with _damage(str(here)):
         if here.is_dir():
-            return _read(zarr_source(str(here), here), lambda: folder_checksum(here), reading)
+            return _read(zarr_source(here), lambda: folder_checksum(here), reading)
         return _read(hdf5_source(str(here), here), lambda: file_checksum(here), reading)
 
 
@@ -79,7 +73,7 @@ def _damage(where: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = reason_of(error)
         if "truncated" in reason:
             raise InputError(f"{where}: is truncated; copy or download it again") from error
@@ -98,13 +92,13 @@ def from_nwb(nwb: NWBFile, series: str | None = None) -> Session:
     return _made(_gather(nwb, where, lambda: "", Reading(series=series), notes), where, notes)
 
 
-def _read(nwb_source: NWBSource, checksum: Callable[[], str], reading: Reading | None) -> Session:
+def _read(nwb_source: NWBSource, checksum: Callable[[], str], reading: Reading) -> Session:
     notes: Notes = []  # warnings for the user, given after the readers' own are silenced no more
     with warnings.catch_warnings():
         # pynwb and hdmf warn about schema versions and style, which a reader of the file cannot change.
         warnings.simplefilter("ignore")
         with open_nwb(nwb_source, notes) as nwb:
-            make = _gather(nwb, nwb_source.where, checksum, reading or Reading(), notes)
+            make = _gather(nwb, nwb_source.where, checksum, reading, notes)
     return _made(make, nwb_source.where, notes)
 
 
@@ -122,11 +116,12 @@ def _gather(
         make = partial(Session.checked, spikes, index, ids, columns, observed=observed)
     else:
         chosen = choose_series(about, reading.series, where, rois_of(series))
-        signal, table, rows = read_signal(series[chosen], f"{where}: {chosen}")
+        signal, table, rows = read_signal(series[chosen], chosen, where, notes)
         found = {} if table is None else _scalar_columns(table, chosen, notes)
         make = partial(from_signal, signal, name=chosen, units={key: values[rows] for key, values in found.items()})
     intervals = dict(_intervals(nwb, notes))
-    behavior = {path: one for path, one in _joined(_behaviors(nwb, notes, reading.sort_times)) if path != chosen}
+    behavior = read_behavior(_contents(nwb), notes, reading.sort_times)
+    behavior.pop(chosen, None)
     source = Source(
         path=where,
         identifier=nwb.identifier or "",
@@ -192,7 +187,7 @@ def _restricted(session: Session, notes: Notes) -> Session:
     invalid = session.intervals.get("invalid_times")
     lost = np.empty((0, 2))
     if invalid is not None:
-        bounds = np.stack([invalid["start_time"].values, invalid["stop_time"].values], axis=1)
+        bounds = bounds_in(invalid)
         lost = union(bounds[np.isfinite(bounds).all(axis=1)])
     if session.observed is None and not len(lost):
         return session
@@ -220,15 +215,6 @@ def _ragged(column: Any) -> tuple[Array, Ints]:
     return values, np.arange(1, len(values) + 1, dtype=np.int64)
 
 
-@contextmanager
-def _leaving_out(name: str, notes: Notes) -> Iterator[None]:
-    """Leave out a part of the file that cannot be read, with a note."""
-    try:
-        yield
-    except _UNREADABLE as error:
-        notes.append(f"{name}: left out, cannot be read ({reason_of(error)})")
-
-
 def _scalar_columns(table: DynamicTable, name: str, notes: Notes, skip: tuple[str, ...] = ()) -> dict[str, Array]:
     """The columns with one number, bool or string a row; others (waveforms, regions) are never read."""
     columns = {}
@@ -238,7 +224,7 @@ def _scalar_columns(table: DynamicTable, name: str, notes: Notes, skip: tuple[st
             continue
         if len(getattr(column.data, "shape", np.shape(column.data))) != 1:
             continue
-        with _leaving_out(f"{name}/{key}", notes):
+        with leaving_out(f"{name}/{key}", notes):
             values = column.data[:]
             if isinstance(column, EnumData):
                 values = np.asarray(column.elements.data[:])[np.asarray(values)]
@@ -255,10 +241,10 @@ def _intervals(nwb: NWBFile, notes: Notes) -> Iterator[tuple[str, xr.Dataset]]:
     # In a file these three are among the intervals; in an NWBFile that is being made they stand beside them.
     own = {name: getattr(nwb, name) for name in ("epochs", "trials", "invalid_times")}
     for name, item in ({key: one for key, one in own.items() if one is not None} | dict(nwb.intervals or {})).items():
-        with _leaving_out(f"intervals/{name}", notes):
+        with leaving_out(f"intervals/{name}", notes):
             yield name, _interval_table(item, name, notes)
     for path, item in _contents(nwb):
-        with _leaving_out(path, notes):
+        with leaving_out(path, notes):
             if isinstance(item, DynamicTable) and {"start_time", "stop_time"} <= set(item.colnames):
                 yield path, _interval_table(item, path, notes)
             elif isinstance(item, IntervalSeries):
@@ -272,7 +258,7 @@ def _interval_table(table: DynamicTable, name: str, notes: Notes) -> xr.Dataset:
         # Regions and references lead to other objects; reading them would read those.
         if not isinstance(column, VectorIndex) or isinstance(column.target, _POINTERS):
             continue
-        with _leaving_out(f"{name}/{key}", notes):
+        with leaving_out(f"{name}/{key}", notes):
             values, ends = _ragged(column)
             if values.ndim == 1 and values.dtype.kind in "OSU":
                 text = plain_array(values)
@@ -327,104 +313,6 @@ def _walk(item: Any, path: str, is_link: bool = False) -> Iterator[tuple[str, An
             children |= {id(child): child for child in held.values()}
     for child in children.values():
         yield from _walk(child, f"{path}/{child.name}", is_link or child.parent is not item)
-
-
-def _behaviors(nwb: NWBFile, notes: Notes, sort: bool) -> Iterator[tuple[str, Any, xr.DataArray]]:
-    """Path, container and values of every series that is behaviour."""
-    left, large, other = _MOST_IN_ALL, [], []
-    for path, series in _contents(nwb):
-        if not isinstance(series, TimeSeries) or isinstance(series, NOT_BEHAVIOR):
-            continue
-        with _leaving_out(path, notes):
-            shape = tuple(np.shape(series.data))
-            if 0 in shape:
-                continue
-            if len(shape) not in (1, 2) or (math.prod(shape[1:]) > _MOST_COLUMNS and not _is_transposed(series, shape)):
-                wide = path.startswith("acquisition/") and len(shape) == 2  # raw channels are no news
-                other += [f"{path} {shape}"] * (math.prod(shape) >= _FEW_VALUES and not wide)
-                continue
-            if math.prod(shape) > min(left, _MOST_VALUES):
-                large.append(path)
-                continue
-            values = _behavior(series, path, shape, notes, sort)
-            if values is not None:
-                left -= values.size
-                yield path, series.parent, values
-    if large:
-        notes.append(f"{len(large)} series left out, too large for behaviour: {shorten(large)}")
-    if other:
-        notes.append(f"left out, no (time,) or (time, up to {_MOST_COLUMNS} columns): {shorten(other)}")
-
-
-def _is_transposed(series: TimeSeries, shape: tuple[int, ...]) -> bool:
-    """True for (component, time): as many timestamps as columns, or a few long rows where a rate stands for them."""
-    if len(shape) != 2 or shape[0] == shape[1]:
-        return False
-    if series.timestamps is not None:
-        return len(series.timestamps) == shape[1]
-    return shape[0] <= _MOST_ROWS and math.prod(shape) >= _FEW_VALUES
-
-
-def _behavior(series: TimeSeries, name: str, shape: tuple[int, ...], notes: Notes, sort: bool) -> xr.DataArray | None:
-    """A series as (time,) or (time, component), or None where it holds no numbers or has no times."""
-    dtype = getattr(series.data, "dtype", None)
-    values = plain_array(series.data[:]) if dtype is None or dtype.kind in "biuf" else None
-    if values is None or values.dtype.kind not in "biuf":
-        return None
-    if _is_transposed(series, shape):
-        notes.append(f"{name}: {shape} is taken as transposed, (time, component) {shape[::-1]}")
-        values, shape = values.T, shape[::-1]
-    if shape[1:] == (1,):
-        values = values[:, 0]
-    time = np.empty(0)
-    if series.timestamps is not None:
-        time = np.asarray(series.timestamps[:], dtype=np.float64)
-    elif series.rate:
-        time = (series.starting_time or 0.0) + np.arange(shape[0]) / series.rate
-    if time.shape != shape[:1]:
-        notes.append(f"{name}: left out, its timestamps {time.shape} do not fit its data {shape}")
-        return None
-    told: Notes = []
-    ordered = in_order(time, values, told, sort)
-    notes += [f"{name}: {line}" for line in told]
-    if ordered is None or not ordered[0].size:
-        return None
-    time, values = ordered
-    scale = {"conversion": 1.0, "offset": 0.0}
-    for key, default in scale.items():
-        given = getattr(series, key)
-        if given is not None and math.isnan(given):
-            notes.append(f"{name}: {key} is NaN, taken as {default:g}")
-        elif given is not None:
-            scale[key] = float(given)
-    if scale != {"conversion": 1.0, "offset": 0.0}:
-        values = values * scale["conversion"] + scale["offset"]
-    rate = float(series.rate) if series.rate else rate_of(time)
-    attrs = {"unit": series.unit or "", "rate": rate, "description": series.description or ""}
-    if isinstance(series.parent, CompassDirection):
-        attrs["circular"] = True  # whatever the unit says: pynwb before 1.5 wrote meters everywhere
-    dims = ("time", "component")[: values.ndim]
-    return xr.DataArray(values, dims=dims, coords={"time": time}, name=series.name, attrs=attrs)
-
-
-def _joined(found: Iterable[tuple[str, Any, xr.DataArray]]) -> Iterator[tuple[str, xr.DataArray]]:
-    """The series; a container whose series follow one another, as one for each epoch, gives them joined too."""
-    parts: dict[str, list[xr.DataArray]] = {}
-    for path, container, values in found:
-        yield path, values
-        if isinstance(container, Position | CompassDirection | EyeTracking):
-            parts.setdefault(path.rpartition("/")[0], []).append(values)
-    for path, pieces in parts.items():
-        pieces.sort(key=lambda piece: float(piece["time"][0]))
-        alike = {(piece.shape[1:], piece.attrs["unit"]) for piece in pieces}
-        apart = all(float(a["time"][-1]) < float(b["time"][0]) for a, b in itertools.pairwise(pieces))
-        if len(pieces) > 1 and len(alike) == 1 and apart:
-            names = shorten(str(piece.name) for piece in pieces)
-            attrs = pieces[0].attrs | {"description": f"{len(pieces)} series, one after the other: {names}"}
-            time = np.concatenate([piece["time"].values for piece in pieces])
-            whole = np.concatenate([piece.values for piece in pieces])
-            name = path.rpartition("/")[2]
-            yield path, xr.DataArray(whole, dims=pieces[0].dims, coords={"time": time}, name=name, attrs=attrs)
 
 
 #: Any file in HDF5 that no other format knows; its reader says what it lacks.

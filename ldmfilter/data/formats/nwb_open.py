@@ -5,8 +5,6 @@ read. Types of extensions come from the specification cached in the file, else f
 only the YAML is read: no name in a file makes Python import anything.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import re
 import warnings
@@ -25,17 +23,29 @@ from pynwb import NWBHDF5IO, NWBFile, get_type_map
 
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.untrusted.codecs import checked
-from ldmfilter.data.untrusted.damage import reason_of
+from ldmfilter.data.untrusted.damage import DAMAGE, reason_of
 from ldmfilter.data.untrusted.hdf5 import check_heaps, check_scalars, is_foreign
 from ldmfilter.data.untrusted.plain_objects import PlainObjects
 from ldmfilter.errors import InputError
 
-# A file with more broken objects than this has a broken writer.
+# More broken objects than this make the whole file unusable.
 _MOST_BROKEN = 32
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
+#: Errors on a part of a file that cannot be read.
+UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, MemoryError)
+
 Notes = list[str]
 Place = tuple[str, str]  # an object: the file that it lies in, its path there
+
+
+@contextmanager
+def leaving_out(name: str, notes: Notes) -> Iterator[None]:
+    """Leave out a part of the file that cannot be read, with a note."""
+    try:
+        yield
+    except UNREADABLE as error:
+        notes.append(f"{name}: left out, cannot be read ({reason_of(error)})")
 
 
 @dataclass(frozen=True)
@@ -73,17 +83,14 @@ def hdf5_source(where: str, file: Any) -> NWBSource:
     return NWBSource(where, lambda manager: NWBHDF5IO(file=h5py.File(file, "r"), mode="r", manager=manager))
 
 
-def zarr_source(where: str, folder: Path) -> NWBSource:
+def zarr_source(folder: Path) -> NWBSource:
     """NWB in zarr, as hdmf-zarr writes it: a folder. Objects in zarr are programs: they are read as data or refused."""
     try:
         from hdmf_zarr import NWBZarrIO
     except ImportError as error:
-        raise InputError(f"{where}: is NWB in zarr; `pip install hdmf-zarr` to read it") from error
-    return NWBSource(
-        where,
-        lambda manager: NWBZarrIO(str(folder), mode="r", manager=manager),
-        lambda: checked(PlainObjects),
-    )
+        raise InputError(f"{folder}: is NWB in zarr; `pip install hdmf-zarr` to read it") from error
+    where = str(folder)
+    return NWBSource(where, lambda types: NWBZarrIO(where, mode="r", manager=types), lambda: checked(PlainObjects))
 
 
 @contextmanager

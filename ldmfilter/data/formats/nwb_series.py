@@ -1,7 +1,6 @@
-"""Signals in an NWB file: fluorescence of regions of interest, and any other series (time, channel)."""
+"""Series in an NWB file: those that are behaviour, and those that are read as a signal in place of spikes."""
 
-from __future__ import annotations
-
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from pynwb import TimeSeries
+from pynwb.behavior import CompassDirection, EyeTracking, Position
 from pynwb.ecephys import ElectricalSeries
 from pynwb.icephys import PatchClampSeries
 from pynwb.image import ImageSeries, IndexSeries
@@ -16,12 +16,15 @@ from pynwb.misc import AnnotationSeries, DecompositionSeries, IntervalSeries
 from pynwb.ogen import OptogeneticSeries
 from pynwb.ophys import RoiResponseSeries
 
-from ldmfilter.data.tables import Array, Floats
+from ldmfilter.data.clocks import rate_of
+from ldmfilter.data.formats.nwb_open import Notes, leaving_out
+from ldmfilter.data.order import in_order
+from ldmfilter.data.tables import Array, Floats, plain_array, shorten
 from ldmfilter.errors import InputError
 
 _NO_SIGNAL = (ImageSeries, IndexSeries, AnnotationSeries, IntervalSeries)
 # Series that are neural, optical or marks in time rather than behaviour.
-NOT_BEHAVIOR = (
+_NOT_BEHAVIOR = (
     *_NO_SIGNAL,
     ElectricalSeries,
     PatchClampSeries,
@@ -29,10 +32,18 @@ NOT_BEHAVIOR = (
     OptogeneticSeries,
     DecompositionSeries,
 )
-_MOST_VALUES = 2**30  # 4 GB of float32
+# Behaviour has a handful of columns; more is a raw recording. 2**26 values are 0.5 GB of float64.
+_MOST_COLUMNS = 64
+_MOST_ROWS = 8  # of a transposed array: a place, an eye, a pose in space
+_FEW_VALUES = 1000  # less is no recording
+_MOST_VALUES = 2**26
+_MOST_IN_ALL = 2**27
+_MOST_OF_SIGNAL = 2**30  # 4 GB of float32
+
+Contents = Iterable[tuple[str, Any]]  # objects of a file with their paths
 
 
-def find_series(contents: Iterable[tuple[str, Any]]) -> dict[str, TimeSeries]:
+def find_series(contents: Contents) -> dict[str, TimeSeries]:
     """The series of numbers (time,) or (time, channel) among a file's contents, by their paths."""
     return {
         path: item
@@ -55,16 +66,19 @@ def describe(series: TimeSeries) -> str:
     return ", ".join([" x ".join(map(str, np.shape(series.data))), *rate, *filter(None, [str(series.unit or "")])])
 
 
-def read_signal(series: TimeSeries, where: str) -> tuple[xr.DataArray, Any, Array]:
+def read_signal(series: TimeSeries, name: str, path: str, notes: Notes) -> tuple[xr.DataArray, Any, Array]:
     """The values (time, unit) of a series, in its own unit, the table of its regions of interest, or None, and the rows
     (unit,) of that table; the ids are the table's.
 
-    Raises InputError, naming `where`, for data and times, or data and regions, of different length.
+    Raises InputError for data and times, or data and regions, of different length.
     """
-    shape = tuple(np.shape(series.data))
-    if math.prod(shape) > _MOST_VALUES:
+    shape, where = tuple(np.shape(series.data)), f"{path}: {name}"
+    if math.prod(shape) > _MOST_OF_SIGNAL:
         raise InputError(f"{where}: {shape} are more values than fit into memory; write the channels of interest apart")
-    time, n = _times(series, where, shape[0])
+    if series.timestamps is None and not series.rate:
+        raise InputError(f"{where}: has neither timestamps nor a rate; write one of them")
+    time = _times(series, shape[0])
+    n = len(time)
     region = getattr(series, "rois", None)
     rows = np.arange(math.prod(shape[1:])) if region is None else np.asarray(region.data[:]).astype(np.int64)
     wanted = (n, len(rows)) if len(shape) == 2 else (n,)
@@ -74,10 +88,7 @@ def read_signal(series: TimeSeries, where: str) -> tuple[xr.DataArray, Any, Arra
         told = "look like (channel, time)" if turned else f"do not fit {n} times{of}"
         raise InputError(f"{where}: its data {shape} {told}; write them as (time, channel)")
     values = np.asarray(series.data[:]).reshape(n, -1).astype(np.float32)
-    for scale, default in (("conversion", 1.0), ("offset", 0.0)):
-        given = getattr(series, scale)
-        if given is not None and math.isfinite(given) and given != default:
-            values = values * np.float32(given) if scale == "conversion" else values + np.float32(given)
+    values = _scaled(values, series, name, notes)
     ids = rows
     if region is not None:
         table_ids = np.asarray(region.table.id[:])
@@ -89,12 +100,111 @@ def read_signal(series: TimeSeries, where: str) -> tuple[xr.DataArray, Any, Arra
     return signal, None if region is None else region.table, rows
 
 
-def _times(series: TimeSeries, where: str, frames: int) -> tuple[Floats, int]:
-    """Times (time,), s, and their number."""
+def _times(series: TimeSeries, samples: int) -> Floats:
+    """Times (time,), s; none where the series has neither timestamps nor a rate."""
     if series.timestamps is not None:
-        time = np.asarray(series.timestamps[:], dtype=np.float64)
-    elif series.rate:
-        time = (series.starting_time or 0.0) + np.arange(frames) / series.rate
-    else:
-        raise InputError(f"{where}: has neither timestamps nor a rate; write one of them")
-    return time, len(time)
+        return np.asarray(series.timestamps[:], dtype=np.float64)
+    return (series.starting_time or 0.0) + np.arange(samples) / series.rate if series.rate else np.empty(0)
+
+
+def _scaled(values: Array, series: TimeSeries, name: str, notes: Notes) -> Array:
+    """Values in the series' own unit: data * conversion + offset."""
+    for key, neutral in (("conversion", 1.0), ("offset", 0.0)):
+        given = getattr(series, key)
+        if given is not None and math.isnan(given):
+            notes.append(f"{name}: {key} is NaN, taken as {neutral:g}")
+        elif given is not None and given != neutral:
+            values = values * float(given) if key == "conversion" else values + float(given)
+    return values
+
+
+def read_behavior(contents: Contents, notes: Notes, sort: bool) -> dict[str, xr.DataArray]:
+    """Every series of a file's contents that is behaviour, by its path, as (time,) or (time, component).
+
+    A container whose series follow one another, as one for each epoch, gives their whole too.
+
+    sort: take all times that fall back as disorder
+    """
+    found: dict[str, xr.DataArray] = {}
+    pieces: dict[str, list[xr.DataArray]] = {}  # by the container's path
+    left, large, other = _MOST_IN_ALL, [], []
+    for path, series in contents:
+        if not isinstance(series, TimeSeries) or isinstance(series, _NOT_BEHAVIOR):
+            continue
+        with leaving_out(path, notes):
+            shape = tuple(np.shape(series.data))
+            if 0 in shape:
+                continue
+            if len(shape) not in (1, 2) or (math.prod(shape[1:]) > _MOST_COLUMNS and not _is_transposed(series, shape)):
+                wide = path.startswith("acquisition/") and len(shape) == 2  # raw channels are expected
+                other += [f"{path} {shape}"] * (math.prod(shape) >= _FEW_VALUES and not wide)
+                continue
+            if math.prod(shape) > min(left, _MOST_VALUES):
+                large.append(path)
+                continue
+            values = _behavior(series, path, shape, notes, sort)
+            if values is not None:
+                left -= values.size
+                found[path] = values
+                if isinstance(series.parent, Position | CompassDirection | EyeTracking):
+                    pieces.setdefault(path.rpartition("/")[0], []).append(values)
+    if large:
+        notes.append(f"{len(large)} series left out, too large for behaviour: {shorten(large)}")
+    if other:
+        notes.append(f"left out, no (time,) or (time, up to {_MOST_COLUMNS} columns): {shorten(other)}")
+    whole = {path: _joined(path, parts) for path, parts in pieces.items()}
+    return found | {path: one for path, one in whole.items() if one is not None}
+
+
+def _is_transposed(series: TimeSeries, shape: tuple[int, ...]) -> bool:
+    """True for (component, time): as many timestamps as columns, or a few long rows where a rate stands for them."""
+    if len(shape) != 2 or shape[0] == shape[1]:
+        return False
+    if series.timestamps is not None:
+        return len(series.timestamps) == shape[1]
+    return shape[0] <= _MOST_ROWS and math.prod(shape) >= _FEW_VALUES
+
+
+def _behavior(series: TimeSeries, name: str, shape: tuple[int, ...], notes: Notes, sort: bool) -> xr.DataArray | None:
+    """A series as (time,) or (time, component), or None where it holds no numbers or has no times."""
+    dtype = getattr(series.data, "dtype", None)
+    values = plain_array(series.data[:]) if dtype is None or dtype.kind in "biuf" else None
+    if values is None or values.dtype.kind not in "biuf":
+        return None
+    if _is_transposed(series, shape):
+        notes.append(f"{name}: {shape} is taken as transposed, (time, component) {shape[::-1]}")
+        values, shape = values.T, shape[::-1]
+    if shape[1:] == (1,):
+        values = values[:, 0]
+    time = _times(series, shape[0])
+    if time.shape != shape[:1]:
+        notes.append(f"{name}: left out, its timestamps {time.shape} do not fit its data {shape}")
+        return None
+    told: Notes = []
+    ordered = in_order(time, values, told, sort)
+    notes += [f"{name}: {line}" for line in told]
+    if ordered is None or not ordered[0].size:
+        return None
+    time, values = ordered
+    values = _scaled(values, series, name, notes)
+    rate = float(series.rate) if series.rate else rate_of(time)
+    attrs = {"unit": series.unit or "", "rate": rate, "description": series.description or ""}
+    if isinstance(series.parent, CompassDirection):
+        attrs["circular"] = True  # whatever the unit says: pynwb before 1.5 wrote meters everywhere
+    dims = ("time", "component")[: values.ndim]
+    return xr.DataArray(values, dims=dims, coords={"time": time}, name=series.name, attrs=attrs)
+
+
+def _joined(path: str, pieces: list[xr.DataArray]) -> xr.DataArray | None:
+    """Series of one container that follow one another, as one; None where they do not."""
+    pieces.sort(key=lambda piece: float(piece["time"][0]))
+    alike = {(piece.shape[1:], piece.attrs["unit"]) for piece in pieces}
+    apart = all(float(a["time"][-1]) < float(b["time"][0]) for a, b in itertools.pairwise(pieces))
+    if len(pieces) < 2 or len(alike) > 1 or not apart:
+        return None
+    names = shorten(str(piece.name) for piece in pieces)
+    attrs = pieces[0].attrs | {"description": f"{len(pieces)} series, one after the other: {names}"}
+    time = np.concatenate([piece["time"].values for piece in pieces])
+    whole = np.concatenate([piece.values for piece in pieces])
+    name = path.rpartition("/")[2]
+    return xr.DataArray(whole, dims=pieces[0].dims, coords={"time": time}, name=name, attrs=attrs)

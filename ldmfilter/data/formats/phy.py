@@ -1,10 +1,7 @@
 """Folders of Phy and Kilosort, read as data: SpikeInterface's own reader executes `params.py`."""
 
-from __future__ import annotations
-
 import io
 import math
-import os
 import re
 import warnings
 from pathlib import Path
@@ -12,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ldmfilter.data.clocks import Reading
+from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.formats.format import Format
 from ldmfilter.data.order import from_the_start
 from ldmfilter.data.session import Session, Source
@@ -26,7 +23,7 @@ from ldmfilter.errors import InputError
 _SAMPLE_RATE = re.compile(r"^[ \t]*sample_rate[ \t]*=[ \t]*(?:[\w.]+\()?[ \t]*([-+.\deE_]+)", re.I | re.M)
 
 
-def read_phy(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
+def read_phy(path: Path, reading: Reading = PLAIN) -> Session:
     """Read a Phy or Kilosort folder: `spike_times.npy`, `spike_clusters.npy` or `spike_templates.npy`, `params.py`.
 
     Units are the clusters that own a spike. The columns of the .tsv and .csv tables become unit columns under their own
@@ -37,7 +34,6 @@ def read_phy(path: str | os.PathLike[str], reading: Reading | None = None) -> Se
     Raises InputError for a file that is missing, damaged or pickled, for a sample rate that `params.py` does not state
     as a number, and for tables whose cluster ids repeat.
     """
-    path = Path(path).absolute()
     times_file, clusters_file, rate_file = path / "spike_times.npy", path / "spike_clusters.npy", path / "params.py"
     if not clusters_file.exists():
         clusters_file = path / "spike_templates.npy"

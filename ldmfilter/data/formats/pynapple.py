@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,11 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.binned import from_counts
-from ldmfilter.data.clocks import Reading
+from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.formats.format import Format, starts_with
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import from_signal
-from ldmfilter.data.tables import Array, Floats, concatenate, make_intervals, plain_array, plain_columns, shorten
+from ldmfilter.data.tables import Array, Floats, concatenate, make_intervals, plain_columns, shorten
 from ldmfilter.data.untrusted.checksums import file_checksum
 from ldmfilter.data.untrusted.npy import npz_names, read_member, read_npz
 from ldmfilter.errors import InputError
@@ -50,7 +49,7 @@ def from_pynapple(group: TsGroup | TsdFrame) -> Session:
     return _of_trains([item[unit].times() for unit in ids.tolist()], ids, columns, bounds, Source())
 
 
-def read_pynapple(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
+def read_pynapple(path: Path, reading: Reading = PLAIN) -> Session:
     """Read a TsGroup, or a TsdFrame of counts, that pynapple saved as .npz.
 
     pynapple pickles the columns of units: they are left out with a warning. Load such a file with pynapple, where you
@@ -58,7 +57,6 @@ def read_pynapple(path: str | os.PathLike[str], reading: Reading | None = None) 
 
     Raises InputError for a file that is missing, damaged or of another kind, and as `from_pynapple`.
     """
-    path = Path(path).absolute()
     where, again = str(path), "save it again with pynapple"
     arrays = read_npz(path, skip=(_METADATA,))
     kind = str(arrays["type"].ravel()[0]) if "type" in arrays and arrays["type"].size == 1 else "no type"
@@ -105,7 +103,7 @@ def _of_trains(
     columns: dict[str, Array],
     bounds: Floats,
     source: Source,
-    reading: Reading | None = None,
+    reading: Reading = PLAIN,
 ) -> Session:
     if not len(ids):
         raise InputError(f"{source.path}: has no units; save a TsGroup that has some")
@@ -128,13 +126,12 @@ def _of_counts(
     columns: dict[str, Array],
     bounds: Floats,
     source: Source,
-    reading: Reading | None = None,
+    reading: Reading = PLAIN,
 ) -> Session:
     if counts.shape != (len(times), len(ids)):
         shapes = f"shape {counts.shape} for {len(times)} times and {len(ids)} columns"
         raise InputError(f"{source.path}: counts have {shapes}")
-    names = plain_array(ids)
-    table = xr.DataArray(counts, dims=("time", "unit"), coords={"time": times, "unit": ids if names is None else names})
+    table = xr.DataArray(counts, dims=("time", "unit"), coords={"time": times, "unit": ids})
     support = {SUPPORT: {"start_time": bounds[:, 0], "stop_time": bounds[:, 1]}}
     parts: dict[str, Any] = {"units": plain_columns(columns), "intervals": support, "source": source}
     if counts.dtype.kind == "f" and (counts[np.isfinite(counts)] % 1).any():  # no counts: a signal

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ldmfilter.data.clocks import Reading
+from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.formats.format import Format
 from ldmfilter.data.formats.phy import read_phy
 from ldmfilter.data.order import from_the_start
@@ -39,16 +38,15 @@ _METRICS = ("quality_metrics", "template_metrics")
 _AGAIN = "save it again with SpikeInterface"
 
 
-def read_sorting(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
+def read_sorting(path: Path, reading: Reading = PLAIN) -> Session:
     """Read a sorting that SpikeInterface saved, as a folder (`numpysorting_info.json`) or as a zarr store.
 
     Raises InputError as `read_analyzer`.
     """
-    path = Path(path).absolute()
     return _read_store(path, "", reading) if is_store(path) else _read_folder(path, path, reading)
 
 
-def read_analyzer(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
+def read_analyzer(path: Path, reading: Reading = PLAIN) -> Session:
     """Read a SortingAnalyzer that SpikeInterface saved, as a folder or as a zarr store.
 
     Properties of units, quality metrics and template metrics become unit columns; the recording's length is the
@@ -57,7 +55,6 @@ def read_analyzer(path: str | os.PathLike[str], reading: Reading | None = None) 
     Raises InputError for a file that is missing, damaged or pickled, and for several segments, whose clocks are not
     related.
     """
-    path = Path(path).absolute()
     if is_store(path):
         return _read_store(path, "sorting", reading)
     if not (path / "sorting").is_dir():
@@ -109,7 +106,7 @@ def _check_segments(number: int, where: str) -> None:
         )
 
 
-def _read_folder(folder: Path, root: Path, reading: Reading | None) -> Session:
+def _read_folder(folder: Path, root: Path, reading: Reading) -> Session:
     """A sorting's folder: `root`, or a folder within the analyzer `root`."""
     info_file, spikes_file = folder / "numpysorting_info.json", folder / "spikes.npy"
     for file in (info_file, spikes_file):
@@ -146,7 +143,7 @@ def _read_folder(folder: Path, root: Path, reading: Reading | None) -> Session:
 
 
 @checked()
-def _read_store(root: Path, group: str, reading: Reading | None) -> Session:
+def _read_store(root: Path, group: str, reading: Reading) -> Session:
     """A sorting in the group of a zarr store; arrays are opened one by one, and only those of plain types."""
     if (root / "zarr.json").exists():
         raise InputError(f"{root}: is zarr format 3; save it again with zarr < 3")
@@ -195,7 +192,7 @@ def _session(
     columns: dict[str, Array],
     samples: Any,
     source: Source,
-    reading: Reading | None,
+    reading: Reading,
 ) -> Session:
     """From SpikeInterface's spikes: samples (spike,) and positions of units (spike,); `samples` of the segment."""
     where = source.path

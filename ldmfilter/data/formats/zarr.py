@@ -1,8 +1,5 @@
 """This package's own zarr layout, described in `ldmfilter.data.store`, and stores that others wrote in it."""
 
-from __future__ import annotations
-
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.cf import unpacked
-from ldmfilter.data.clocks import Clock, Reading, is_time, iso
+from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, is_time, iso
 from ldmfilter.data.formats.format import Format
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import choose_series, from_signal
@@ -27,20 +24,19 @@ from ldmfilter.errors import InputError
 _OWN_ARRAYS = {"spike_times", "spike_times_index", "unit_id", "obs_intervals", "obs_intervals_index"}
 
 
-def read_zarr(path: str | os.PathLike[str], reading: Reading | None = None) -> Session:
+def read_zarr(path: Path, reading: Reading = PLAIN) -> Session:
     """Read a session from a zarr store.
 
     Raises InputError for a store of another kind, of a newer version or with pickled objects, for one that is
     damaged, and for spike times that are NaN.
     """
-    path = Path(path).absolute()
     if (path / "zarr.json").exists():
         raise InputError(f"{path}: is zarr format 3; write the session with Session.to_zarr or zarr_format=2")
     if (path / ".zarray").exists():
         raise InputError(f"{path}: is a zarr array, not a session; give the store that Session.to_zarr wrote")
     with damage(path, "zarr store", errors=ZARR_DAMAGE), checked():
         check_arrays(path)
-        return _Store(path).session(reading or Reading())
+        return _Store(path).session(reading)
 
 
 class _Store:
@@ -83,15 +79,12 @@ class _Store:
             choose_series(series, reading.series, str(self.path), [])
         extent = self.attrs.get("extent")
         source = Source(path=str(self.path), checksum=folder_checksum(self.path), **about)
-        behavior = {
-            unquote(key): clock.series(
-                self.series(f"behavior/{key}", unquote(key)), f"{self.path}: behavior/{key}", reading
-            )
-            for key in self.groups("behavior")
-        }
+        tables = {unquote(key): self.intervals(f"intervals/{key}", clock) for key in self.groups("intervals")}
+        behavior = {unquote(key): self.series(f"behavior/{key}", unquote(key)) for key in self.groups("behavior")}
+        held = Parts.of(tables, behavior, clock, reading, str(self.path))
         parts: dict[str, Any] = {
-            "intervals": {unquote(key): self.intervals(f"intervals/{key}", clock) for key in self.groups("intervals")},
-            "behavior": {key: one for key, one in behavior.items() if one is not None},
+            "intervals": held.intervals,
+            "behavior": held.behavior,
             "observed": observed,
             "series": series,
             "reading": reading,
@@ -121,19 +114,25 @@ class _Store:
         return unpacked(xr.Variable(dims, values, attrs))
 
     def dataset(self, key: str, dim: str) -> xr.Dataset:
-        """A group of arrays along `dim`; dims, coordinates and order as noted, or guessed in a foreign store."""
+        """A group of arrays along `dim`; dims, coordinates and order as noted, or guessed in a foreign store.
+
+        Raises InputError for an array along another dim.
+        """
         group = self.root[key]
         variables = {}
         for name in group.array_keys():
             variables[unquote(name)] = self.variable(f"{key}/{name}", (dim, f"{name}_item")[: group[name].ndim])
+        for name, one in variables.items():
+            if one.dims and one.dims[0] != dim:
+                raise InputError(f"{self.path}: {key}: {name}: its first dim is not `{dim}`; write it anew")
         coordinates = group.attrs.get("coordinate_names", [dim] if dim in variables else [])
         order = group.attrs.get("order", sorted(set(variables) - set(coordinates)))
         return xr.Dataset({name: variables[name] for name in order}, {name: variables[name] for name in coordinates})
 
     def intervals(self, key: str, clock: Clock) -> xr.Dataset:
         table = self.dataset(key, "interval")
-        if not {"start_time", "stop_time"} <= set(table):
-            raise InputError(f"{self.path}: {key}: no start_time or no stop_time; write the table anew")
+        if any(name not in table or table[name].ndim != 1 for name in ("start_time", "stop_time")):
+            raise InputError(f"{self.path}: {key}: no start_time or no stop_time of each row; write the table anew")
         times = {name: table[name] for name in table if is_time(table[name])}
         return table.assign(
             {name: (column.dims, clock.seconds(column, f"{self.path}: {key}/{name}")) for name, column in times.items()}
@@ -144,8 +143,6 @@ class _Store:
         if "time" not in series.coords or len(series) != 1:
             raise InputError(f"{self.path}: {key}: needs `time` and one more array; write the series anew")
         values = next(iter(series.values()))
-        if values.dims[:1] != ("time",):
-            raise InputError(f"{self.path}: {key}: its first dim is not `time`; write the series anew")
         return values.rename(self.root[key].attrs.get("name", name))
 
 

@@ -1,7 +1,5 @@
 """Checksums of a session's files, "sha256:...", by which a file is known again."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,11 +1,10 @@
 """Codecs of zarr that check a chunk before a C library trusts it."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numcodecs
 from numcodecs.abc import Codec
@@ -16,7 +15,7 @@ _COPIED = 0x2  # the flag of a chunk that is stored as it is
 
 
 class CheckedBlosc(numcodecs.Blosc):
-    """Blosc with its lengths checked: the C library trusts those written in the chunk."""
+    """Blosc that checks the lengths written in a chunk, which the C library trusts."""
 
     def decode(self, buf: Any, out: Any = None) -> Any:
         """The chunk, decompressed. Raises ValueError where its lengths are wrong."""
@@ -39,13 +38,6 @@ class CheckedBlosc(numcodecs.Blosc):
 @contextmanager
 def checked(*codecs: type[Codec]) -> Iterator[None]:
     """In this block, arrays in zarr are opened with `CheckedBlosc` and with these codecs, by their ids."""
-    mine: dict[str, Any] = {codec.codec_id: codec for codec in codecs} | {CheckedBlosc.codec_id: CheckedBlosc}
-    before = {name: codec_registry.get(name) for name in mine}
-    codec_registry.update(mine)
-    try:
+    mine: tuple[Any, ...] = (*codecs, CheckedBlosc)
+    with patch.dict(codec_registry, {codec.codec_id: codec for codec in mine}):
         yield
-    finally:
-        for name, codec in before.items():
-            codec_registry[name] = codec
-            if codec is None:
-                del codec_registry[name]

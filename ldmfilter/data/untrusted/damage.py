@@ -1,6 +1,4 @@
-"""One line for content that is cut short or made up."""
-
-from __future__ import annotations
+"""Errors of one line for content that is damaged."""
 
 import tokenize
 import zipfile

@@ -1,10 +1,8 @@
-"""Checks of an HDF5 file before libhdf5 trusts it: it could hang, end the process, or read any file.
+"""Checks of an HDF5 file before libhdf5 reads it, which could hang, crash, or read any other file.
 
-An array may declare the bytes of any other file as its own: such an array is never read. A session's
-own links lead to other HDF5 files and are followed.
+An array may declare the bytes of any other file as its own: such an array is never read. Links to other HDF5 files are
+followed.
 """
-
-from __future__ import annotations
 
 import mmap
 import os
@@ -38,7 +36,7 @@ def is_hdf5(path: Path) -> bool:
 
 
 def check_heaps(path: Path) -> None:
-    """Refuse a file whose heaps of references and text libhdf5 would walk for ever.
+    """Refuse a file whose heaps of references and text would make libhdf5 loop without end.
 
     A heap is "GCOL", version 1, its size, and objects one behind the other: index, count and size in 16 bytes, then
     the content. Index 0 is free space, whose size counts those 16 bytes too; with less the walk does not go on.
@@ -70,7 +68,7 @@ def is_foreign(data: object) -> bool:
 
 
 def check_scalars(file: h5py.File, where: str) -> None:
-    """Raises InputError for a file with single values that lie in another one: these are read on opening."""
+    """Raise InputError for a file whose single values, which are read on opening, lie in another file."""
 
     def look(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset) and item.shape == () and is_foreign(item):

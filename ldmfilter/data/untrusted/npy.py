@@ -1,7 +1,5 @@
 """numpy's files as data: numbers, bools and fixed-width text are read, pickled objects are refused."""
 
-from __future__ import annotations
-
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator

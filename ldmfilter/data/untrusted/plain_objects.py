@@ -5,8 +5,6 @@ call at all. Here the program's instructions are only walked through: literals, 
 these come out, and everything else is refused.
 """
 
-from __future__ import annotations
-
 import math
 import pickletools
 from collections.abc import Callable

@@ -1,12 +1,11 @@
 """Files on a web server, read in pieces: a session is a small part of a file that may hold terabytes."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ class RemoteFile:
 
 
 def remote_address(path: str | os.PathLike[str]) -> str | None:
-    """The address that a path is, or None for one on this machine; a `Path` has lost one of the slashes.
+    """The address that a path is, with both slashes, of which `Path` keeps one; None for a path on this machine.
 
     >>> remote_address("https://host/a.nwb"), remote_address("a.nwb")
     ('https://host/a.nwb', None)
@@ -65,8 +64,8 @@ def is_nwb_in_zarr(path: str | os.PathLike[str]) -> bool:
 def open_remote(url: str) -> RemoteFile:
     """Open an HDF5 file on a server that serves ranges of bytes.
 
-    Raises InputError, one line, where there is no such file, no answer or no access, where the server does not
-    serve ranges, and for what is not HDF5.
+    Raises InputError where there is no such file, no answer or no access, where the server does not serve ranges,
+    and for a file that is not HDF5.
     """
     from ldmfilter.data.untrusted.hdf5 import HEAD, has_signature
 
@@ -89,13 +88,12 @@ def open_remote(url: str) -> RemoteFile:
         raise InputError(f"{where}: is not an NWB file (no HDF5 signature); give the address of an NWB file")
     checksum = f"etag:{etag}, {size} bytes" if etag else ""
     file = remfile.File(url, _size=size)
-    for scheme in ("https://", "http://"):
-        file.session.mount(scheme, _patient_adapter())
+    file.session.get = partial(file.session.get, timeout=_TIMEOUT)  # remfile itself waits for ever
     return RemoteFile(where, _Pieces(where, file, size), checksum)
 
 
 class _Pieces(io.RawIOBase):
-    """A remote file that tells its failures in one line."""
+    """A remote file whose failures are errors of one line."""
 
     def __init__(self, where: str, file: Any, size: int):
         self._where, self._file, self._size = where, file, size
@@ -143,18 +141,6 @@ def _checked_size(where: str, answer: Any) -> int:
     if status != 206 or not total:
         raise InputError(f"{where}: the server does not serve ranges of bytes; download the file and give its path")
     return int(total[1])
-
-
-def _patient_adapter() -> Any:
-    """An adapter with a timeout: remfile waits for ever without one."""
-    from requests.adapters import HTTPAdapter
-
-    class Adapter(HTTPAdapter):
-        def send(self, *args: Any, **kwargs: Any) -> Any:
-            kwargs["timeout"] = kwargs.get("timeout") or _TIMEOUT
-            return super().send(*args, **kwargs)
-
-    return Adapter()
 
 
 def _why(error: BaseException) -> str:

@@ -3,8 +3,6 @@
 Runs on zarr 2 and 3 and reads zarr format 2.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
