@@ -6,10 +6,13 @@ For each session in the folder that `SESSIONS` knows, and each seed: a filter is
 80 % of the bins. Place is read by 25 nearest neighbours, fitted on the first 80 %, in the last 20 % (median error, bins
 above a speed), from all its states, and from the slow and the fast ones alone. With `--reserve 0.4` training sees what
 it does in `ldmfilter train`, and place is read in the reserved blocks, each tenth by neighbours of the other nine. Bits
-per spike are those by which training chooses. A causal PCA of 16 dimensions (0.5 s) is read in the same way.
+per spike are those by which training chooses. A causal PCA of 16 dimensions (0.5 s) is read in the same way. The
+agreement of seeds is the median, over pairs, of the R2 of the best affine map from the states of one to those of the
+other, where none trained.
 """
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 
 import ldmfilter
 from ldmfilter.analysis.baselines import causal_pca
+from ldmfilter.analysis.compare import agreement
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmarks.report import present
@@ -62,6 +66,14 @@ def error(states: np.ndarray, place: np.ndarray, folds: list[tuple[np.ndarray, n
     return float(np.median(np.concatenate(distances)))
 
 
+def agreement_of(states: list[np.ndarray]) -> float:
+    """The median agreement of pairs (`ldmfilter.analysis.compare`), by blocks of a fifth of the time."""
+    fold = np.arange(len(states[0])) * 5 // len(states[0])
+    return float(
+        np.median([agreement(one, other, fold)[0] for one, other in itertools.permutations(states, 2)] or [np.nan])
+    )
+
+
 def main() -> None:
     """Train, judge and read every session; print the table."""
     arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -70,7 +82,7 @@ def main() -> None:
     arguments.add_argument("--reserve", type=float, default=0.0)
     arguments.add_argument("--json", type=Path)
     given = arguments.parse_args()
-    rows = []
+    rows, agreements = [], []
     for name, (interval, behavior, speed) in SESSIONS.items():
         if not (given.data / name).exists():
             print(f"{given.data / name}: no such file; its rows are left out", file=sys.stderr)
@@ -88,10 +100,12 @@ def main() -> None:
         else:
             folds = [(np.flatnonzero(judged & fit), np.flatnonzero(judged & ~fit))]
         pca = error(causal_pca(counts.to_numpy(), starts, fit, BIN), place, folds)
+        by_seed = []
         for seed in range(given.seeds):
             model = ldmfilter.LDMFilter(seed=seed).fit(train)
             latents = model.decode(counts)
             states = latents["filtered_mean"].to_numpy()
+            by_seed.append(states[~fit])
             found = {model.kept_.label: (model.kept_, states)}
             for part in model.parts_:
                 found[part.kept_.label] = part.kept_, states[:, latents["dynamics"] == part.kept_.dynamics]
@@ -102,8 +116,10 @@ def main() -> None:
                     [name, seed, label, those.shape[1], one.bits_per_spike, lead, error(those, place, folds), pca, kept]
                 )
                 print(*rows[-1], file=sys.stderr)
+        agreements.append([name, agreement_of(by_seed)])
     columns = ["session", "seed", "states", "number", "bits per spike", "lead", "error", "causal PCA", ""]
     present("Slow and fast states: predicted spikes and the error of place", columns, rows, given.json)
+    present("Agreement of seeds", ["session", "median R2"], agreements)
 
 
 if __name__ == "__main__":
