@@ -234,7 +234,7 @@ class Session:
     def _extent(self) -> tuple[float, float]:
         if self.extent is not None:
             return self.extent
-        seen = [] if self.observed is None else self.observed.intervals.ravel()
+        seen = np.zeros(0) if self.observed is None else self.observed.intervals.ravel()
         times = np.concatenate([self.spike_times, seen])
         finite = times[np.isfinite(times)]
         return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
