@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import FAILED, Quiet, command, say, shown
+from ldmfilter_cli.console import FAILED, Quiet, command, say
 from ldmfilter_cli.options import (
     Behaviors,
     Circular,
@@ -19,9 +19,10 @@ from ldmfilter_cli.options import (
 )
 
 from ldmfilter.errors import one_line
+from ldmfilter.text import open_console, shown
 
 if TYPE_CHECKING:
-    from ldmfilter.analysis.checks import Diagnosis, Finding
+    from ldmfilter.analysis.checks import Diagnosis
 
 
 @command
@@ -51,6 +52,7 @@ def check(
     from ldmfilter.analysis import checks
     from ldmfilter.analysis.behavior import choose_behavior
     from ldmfilter.analysis.readout import read_behavior
+    from ldmfilter.analysis.text import show_checks
 
     the_run = open_run(one_folder(run, run_option)).choose(session)
     model = the_run.model()
@@ -66,64 +68,23 @@ def check(
     if as_json:
         print(json.dumps({"run": str(the_run.folder)} | diagnosis.to_dict(), indent=1, allow_nan=False))
     elif sys.stdout.isatty():
-        _show(diagnosis, str(the_run.folder))
+        console = open_console()
+        console.print(shown(str(the_run.folder), style="bold", overflow="fold"))
+        show_checks(console, diagnosis)
     else:
         _write(diagnosis, str(the_run.folder))
     if strict and not diagnosis.ok:
         raise typer.Exit(FAILED)
 
 
-def _show(diagnosis: "Diagnosis", folder: str) -> None:
-    """For a terminal, however narrow: a table of numbers, then what to look at."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    console.print(shown(folder, style="bold", overflow="fold"))
-    console.print(shown(diagnosis.summary))
-    grid = Table(box=None, pad_edge=False, header_style="dim")
-    grid.add_column("", no_wrap=True)
-    grid.add_column("finding", overflow="fold", ratio=1)
-    grid.add_column("value", justify="right", no_wrap=True)
-    grid.add_column("wanted", justify="right", no_wrap=True)
-    question = ""
-    for finding in diagnosis.findings:
-        if finding.question != question:
-            question = finding.question
-            wrong = sum(not one.ok for one in diagnosis.findings if one.question == question)
-            answer = f"{wrong} to look at" if wrong else "yes"
-            grid.add_row("", shown(f"{question} {answer}", style="bold"), "", "")
-        style = "" if finding.ok else "bold yellow"
-        grid.add_row(
-            *(shown(text, style=style) for text in (finding.sign, finding.name, finding.number, finding.wanted))
-        )
-    console.print()
-    console.print(grid)
-    if any(finding.doubtful for finding in diagnosis.findings):
-        console.print(shown("ok~: beyond what is wanted, but not beyond chance", style="dim"))
-    for finding in diagnosis.findings:
-        if not finding.ok:
-            console.print()
-            console.print(shown(finding.name, style="bold yellow"))
-            for line in _words(finding):
-                console.print(shown(line))
-
-
 def _write(diagnosis: "Diagnosis", folder: str) -> None:
     """For a pipe: one line a finding, in columns parted by tabs, then what to look at."""
+    from ldmfilter.analysis.text import words
+
     print(one_line(f"{folder}: {diagnosis.summary}"))
     for finding in diagnosis.findings:
         columns = (finding.sign, finding.name, finding.number, finding.unit, finding.wanted)
         print("\t".join(map(one_line, (*columns, finding.verdict))))
     for finding in diagnosis.findings:
         if not finding.ok:
-            print("", *map(one_line, (finding.name, *_words(finding))), sep="\n")
-
-
-def _words(finding: "Finding") -> list[str]:
-    return [
-        f"Found: {finding.verdict}.",
-        f"Number: {' '.join((finding.number, finding.unit)).strip()}{finding.sure}; wanted {finding.wanted}.",
-        f"Why there: {finding.reason}.",
-        f"Remedy: {finding.remedy}.",
-    ]
+            print("", *map(one_line, (finding.name, *words(finding))), sep="\n")

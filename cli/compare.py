@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import Quiet, command, open_console, print_table, say
+from ldmfilter_cli.console import Quiet, command, say
 from ldmfilter_cli.options import AsJson, RunSession
+
+from ldmfilter.text import open_console, print_table
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.compare import Comparison

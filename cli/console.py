@@ -1,4 +1,4 @@
-"""Messages, tables, progress and exit codes of the command line: results on stdout, messages on stderr."""
+"""Messages, progress and exit codes of the command line: results on stdout, messages on stderr."""
 
 import functools
 import inspect
@@ -7,17 +7,13 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
-from ldmfilter.errors import InputError, TrainingError, one_line, short
+from ldmfilter.errors import InputError, TrainingError, short
 from ldmfilter.ranks import ranks
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
 
 FAILED, UNUSABLE, INTERRUPTED = 1, 3, 130
 PATIENCE = 10.0  # s that torchrun has to end the other processes when the first has failed
@@ -30,37 +26,6 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 def say(text: str) -> None:
     """A message for the person, on stderr."""
     print(short(text), file=sys.stderr, flush=True)
-
-
-def shown(text: str, **style: Any) -> "Text":
-    """A text of unknown origin for a console: no markup in it is obeyed, by Rich or by the terminal."""
-    from rich.text import Text
-
-    return Text(one_line(text), **style)
-
-
-def open_console(stderr: bool = False) -> "Console":
-    """A console of stdout or stderr. Where that is no terminal, a line stays one, however long."""
-    from rich.console import Console
-
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, width=None if terminal else 1000)
-
-
-def print_table(console: "Console", heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table without lines; without heads where all are empty. A head that begins with > has its column on the
-    right."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, show_header=any(heads), header_style="dim")
-    for head in heads:
-        table.add_column(head.lstrip(">"), justify="right" if head.startswith(">") else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(shown, row))
-    with console.capture() as captured:
-        console.print(table)
-    for line in captured.get().splitlines():
-        print(line.rstrip(), file=console.file)
 
 
 def give_up(failures: Sequence[Exception]) -> None:

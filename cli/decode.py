@@ -2,10 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from ldmfilter_cli.console import Overwrite, Quiet, command, open_console, print_table, say, shown
+from ldmfilter_cli.console import Overwrite, Quiet, command, say
 from ldmfilter_cli.options import (
     BEHAVIOR,
     Align,
@@ -22,11 +22,7 @@ from ldmfilter_cli.options import (
     with_options,
 )  # fmt: skip
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ldmfilter.analysis.classes import ClassReport
-    from ldmfilter.analysis.readout import AnyReport, BehaviorReport
+from ldmfilter.text import open_console, print_table
 
 
 @command
@@ -102,6 +98,7 @@ def decode(
     from ldmfilter_cli.several import decode_several, reports_in
 
     from ldmfilter.analysis.decode_session import WINDOW, DecodeOptions, decode_session
+    from ldmfilter.analysis.text import show_report
     from ldmfilter.filter.decode import check_store, follow_blocks
 
     several = len(set(sessions or ())) > 1 or dask is not None
@@ -123,28 +120,12 @@ def decode(
         print(json.dumps(content | ({"behavior_ahead": reports_in(out, "behavior_ahead")} if ahead else {}), indent=1))
     else:
         if not quiet:
-            _show(reports)
+            console = open_console(stderr=True)
+            for one in reports:
+                console.print()
+                show_report(console, one)
             _show_ahead(reports_in(out, "behavior_ahead"))
         print(out)
-
-
-def _show(reports: "tuple[AnyReport, ...]") -> None:
-    """The reports for people, on stderr."""
-    console = open_console(stderr=True)
-    for one in reports:
-        console.print()
-        about = one.to_dict()
-        kind = ", circular" * about["circular"] + f", {len(about.get('classes', ()))} classes" * about["categories"]
-        console.print(shown(one.path + kind, style="bold"))
-        left = ", ".join(f"{n} {why}" for why, n in one.bins.items() if why != "used")
-        blocks = f"{one.blocks} block{'s' if one.blocks != 1 else ''}"
-        bins = f"{one.bins['used']} bins in {blocks}" + (f"; left out {left}" if left else "")
-        for line in filter(None, (bins, one.note)):
-            console.print(shown(line))
-        if about["categories"]:
-            _show_classes(console, one)  # type: ignore[arg-type]
-        else:
-            _show_scores(console, one)  # type: ignore[arg-type]
 
 
 def _show_ahead(reports: list[dict[str, Any]]) -> None:
@@ -157,66 +138,3 @@ def _show_ahead(reports: list[dict[str, Any]]) -> None:
     if rows:
         heads = ["read ahead", ">s", ">R2", ">median error", ">95 % covers", ">width"]
         print_table(open_console(stderr=True), heads, rows)
-
-
-def _show_classes(console: "Console", one: "ClassReport") -> None:
-    """Scores of each classifier, beside the supervised decoder and chance, and the calibration of probabilities."""
-    rows = [
-        (
-            name + (" (chosen)" if name == one.chosen else ""),
-            f"{score.balanced_accuracy:.1%}",
-            f"{score.accuracy:.1%}",
-            f"{score.log_loss:.3g}",
-        )
-        for name, score in one.readouts.items()
-    ]
-    if one.decoder:
-        rows.append((f"Bayesian decoder, {one.decoder.window:g} s", f"{one.decoder.balanced_accuracy:.1%}", "", ""))
-    rows.append(("a guess", f"{one.chance:.1%}", "", ""))
-    if one.control:
-        rows.append(("shifted or shuffled, 95th percentile", f"{one.control.shifted_95:.1%}", "", ""))
-    print_table(console, ["readout", ">balanced accuracy", ">accuracy", ">nats a bin"], rows)
-    if one.control:
-        console.print(shown(f"p {one.control.p:.2g} against {one.control.shifts} surrogates"))
-    if one.recall:
-        console.print(shown("read right: " + ", ".join(f"{name} {share:.0%}" for name, share in one.recall.items())))
-    if one.calibration:
-        steps = [
-            (f"{i.probability:.1%}", f"{i.share:.1%} +- {i.share_se:.1%}", f"{i.pairs:,}") for i in one.calibration
-        ]
-        print_table(console, ["probability", ">share", ">bins and classes"], steps)
-
-
-def _show_scores(console: "Console", one: "BehaviorReport") -> None:
-    """Scores of each readout, beside the supervised decoder and chance."""
-    rows = [
-        (name + (" (chosen)" if name == one.chosen else ""), f"{score.r2:.3f}", f"{score.median_error:.3g}")
-        for name, score in one.readouts.items()
-    ]
-    if one.decoder:
-        decoder = one.decoder
-        rows.append((f"Bayesian decoder, {decoder.window:g} s", f"{decoder.r2:.3f}", f"{decoder.median_error:.3g}"))
-    if one.control:
-        rows.append(("shifted behaviour, 95th percentile", f"{one.control.shifted_95:.3f}", ""))
-    if rows:
-        print_table(console, ["readout", ">R2", f">median error, {one.unit or 'its unit'}"], rows)
-    if one.control:
-        console.print(shown(f"p {one.control.p:.2g} against {one.control.shifts} shifts"))
-    if one.intervals:
-        levels = [
-            (
-                f"{i.level:.0%}",
-                f"{i.coverage:.1%} +- {i.coverage_se:.1%}",
-                f"{i.width:.3g} +- {i.width_se:.2g}",
-                f"{i.score:.4g} +- {i.score_se:.2g}",
-                f"{min(i.constant_score, i.same_coverage_score):.4g}",
-            )
-            for i in one.intervals
-        ]
-        print_table(console, ("interval", ">covers", ">width", ">score", ">score at constant width"), levels)
-    if one.distribution:
-        console.print(shown(f"CRPS {one.distribution.crps:.4g} +- {one.distribution.crps_se:.2g} {one.unit}".rstrip()))
-    for third in one.thirds:
-        if third.outside:
-            bins = f"bins with {third.by} of {third.low:.3g} to {third.high:.3g}"
-            console.print(shown(f"intervals hold {third.coverage:.1%} +- {third.coverage_se:.1%} in {bins}"))

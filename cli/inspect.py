@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import Quiet, command, open_console, print_table, shown
+from ldmfilter_cli.console import Quiet, command
 from ldmfilter_cli.options import SESSION, AsJson, Format, with_options
+
+from ldmfilter.text import open_console, print_table, shown
 
 if TYPE_CHECKING:
     from rich.console import Console

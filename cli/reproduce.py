@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ldmfilter_cli.console import Overwrite, Quiet, command, open_console, print_table, say
+from ldmfilter_cli.console import Overwrite, Quiet, command, say
+
+from ldmfilter.text import open_console, print_table
 
 if TYPE_CHECKING:
     from ldmfilter.paper.experiment import Claim, Listed, Reproduction

@@ -1,17 +1,14 @@
 """`ldmfilter score`."""
 
 import json
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from ldmfilter_cli.console import Quiet, command, open_console, print_table, say
+from ldmfilter_cli.console import Quiet, command, say
 from ldmfilter_cli.options import AsJson, RunSession
 
-if TYPE_CHECKING:
-    from ldmfilter.analysis.score import Scores
-    from ldmfilter.filter.spikes_ahead import SpikesAhead
+from ldmfilter.text import open_console
 
 
 @command
@@ -35,6 +32,7 @@ def score(
     Beside them the same readouts of smoothed counts, a causal PCA and factor analysis.
     """
     from ldmfilter.analysis.score import AHEAD, score_runs
+    from ldmfilter.analysis.text import show_scores
     from ldmfilter.filter.runs import Run
 
     opened = [Run.open(run) for run in runs] if runs else [Run.latest()]
@@ -43,27 +41,4 @@ def score(
     if as_json:
         print(json.dumps(scores.to_dict(), indent=1, allow_nan=False))
     else:
-        _show(scores)
-
-
-def _show(scores: "Scores") -> None:
-    sources = [f">{source}" for source in next(iter(scores.rows.values()))]
-    rows = [(name, *map(_number, row.values()), _lead(row)) for name, row in scores.rows.items()]
-    print_table(open_console(), [scores.unit, *sources, "lead over the best of the simpler methods"], rows)
-    left = f"; {scores.silent} left out, which never fire on held-out time or in training" if scores.silent else ""
-    print(f"{scores.judged} held-out bins, {scores.units} units{left}; in brackets standard errors over blocks of time")
-    for name, reason in scores.missing.items():
-        print(f"{name}: not judged: {reason}")
-
-
-def _number(one: "SpikesAhead") -> str:
-    return "-" if math.isnan(one.value) else f"{one.value:.3f} ({one.error:.3f})"
-
-
-def _lead(row: "dict[str, SpikesAhead]") -> str:
-    """The lead of the first run over the best of the simpler methods."""
-    from ldmfilter.analysis.baselines import STATES
-
-    best = max(STATES, key=lambda name: -math.inf if math.isnan(row[name].value) else row[name].value)
-    lead, error = next(iter(row.values())).lead(row[best])
-    return "" if math.isnan(lead) else f"{lead:+.3f} ({error:.3f}) over {best}"
+        show_scores(open_console(), scores)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import INTERRUPTED, Quiet, command, give_up, open_console, print_table, say, shown
+from ldmfilter_cli.console import INTERRUPTED, Quiet, command, give_up, say
 from ldmfilter_cli.options import ConfigFile, Dask, with_options
 from typer.core import TyperCommand
 
@@ -20,6 +20,7 @@ from ldmfilter.data.untrusted.remote import absolute, remote_address
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.files import plain_names
 from ldmfilter.progress import follow
+from ldmfilter.text import open_console, print_table, shown
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.sweep import Sweep

@@ -12,10 +12,12 @@ import numpy as np
 import xarray as xr
 from sklearn.model_selection import KFold, StratifiedKFold
 
+from ldmfilter.analysis.text import show_report
 from ldmfilter.analysis.variable import Behavior, align, speed
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside, stretches
 from ldmfilter.errors import InputError
+from ldmfilter.text import plain
 
 GUARD = 2.0  # s between bins of different use: several time constants of the counts
 FOLDS = 5
@@ -108,7 +110,7 @@ def count_reasons(reason: np.ndarray) -> dict[str, int]:
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Judged:
     """The bins of a report on one variable.
 
@@ -126,6 +128,9 @@ class Judged:
     guard: float
     min_speed: float
     held_out: bool
+
+    def __repr__(self) -> str:
+        return plain(lambda console: show_report(console, self))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,14 +12,16 @@ from ldmfilter.analysis.check_table import CHECKS, HIDDEN_UNITS, LEAD_OVER_PCA, 
 from ldmfilter.analysis.findings import Finding
 from ldmfilter.analysis.measures import SURROGATES, Measures, measure
 from ldmfilter.analysis.signal_words import of_signal
+from ldmfilter.analysis.text import show_checks
 from ldmfilter.html import table
+from ldmfilter.text import plain
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.readout import AnyReport
     from ldmfilter.filter.model import LDMFilter
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Diagnosis(Measures):
     """The measures of a model, of several parts those of the first, and what the checks find in them.
 
@@ -57,6 +59,9 @@ class Diagnosis(Measures):
         first = "A causal PCA of smoothed counts predicts spikes better than these states. " if beaten else ""
         first = of_signal(first) if self.signal else first
         return f"{first}Something predictive was found that the units share. {where} {doubts}"
+
+    def __repr__(self) -> str:
+        return plain(lambda console: show_checks(console, self))
 
     def _repr_html_(self) -> str:
         """For a notebook: the summary, and a row for each check."""

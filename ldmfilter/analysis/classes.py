@@ -75,7 +75,7 @@ class Calibration:
     pairs: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ClassReport(Judged):
     """Accuracy and calibration of the readout of a variable that has classes.
 

@@ -68,7 +68,7 @@ class Control:
     p: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BehaviorReport(Judged):
     """Accuracy of the readout of one variable, and of its intervals.
 
@@ -114,7 +114,7 @@ class BehaviorReport(Judged):
 AnyReport = BehaviorReport | ClassReport
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Reading:
     """States together with behaviour.
 
@@ -135,6 +135,9 @@ class Reading:
     latents: xr.Dataset
     reports: tuple[AnyReport, ...]
     readers: dict[str, Reader]
+
+    def __repr__(self) -> str:
+        return "\n\n".join(map(repr, self.reports))
 
 
 def read_behavior(

@@ -25,6 +25,7 @@ import xarray as xr
 from ldmfilter.analysis.baselines import STATES
 from ldmfilter.analysis.compare import check_same_session
 from ldmfilter.analysis.judged import GUARD, Array, Bins, bins_of, excerpt, thinned
+from ldmfilter.analysis.text import score_notes, score_table, show_scores
 from ldmfilter.data.counts import is_signal, where_of
 from ldmfilter.data.prepare import as_counts
 from ldmfilter.errors import InputError
@@ -32,6 +33,8 @@ from ldmfilter.filter.decode import sound
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.runs import Run
 from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead, spikes_ahead
+from ldmfilter.html import table
+from ldmfilter.text import plain
 
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
@@ -46,7 +49,7 @@ THIS_BIN = "this bin, which the state has seen"
 States = Callable[[Array], Array]  # gets the numbers of the hidden units, gives states (time, state)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scores:
     """Scores of states, a row for each thing that is predicted.
 
@@ -74,6 +77,14 @@ class Scores:
     units: int
     silent: int
     unit: str
+
+    def __repr__(self) -> str:
+        return plain(lambda console: show_scores(console, self))
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the same table."""
+        heads, rows = score_table(self)
+        return table("score", rows, [head.lstrip(">") for head in heads], "; ".join(score_notes(self)))
 
     def to_dict(self) -> dict[str, Any]:
         """Scores in plain types, as JSON takes them.

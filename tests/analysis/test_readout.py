@@ -87,7 +87,8 @@ def test_thirds_are_told_where_intervals_do_not_follow():
     coords = {name: latents[name] for name in ("time", "segment", "observed")}
     counts = xr.DataArray(spikes[:, None], coords | {"unit": [0]}, ("time", "unit"), attrs={"bin_size": BIN})
     behavior = sampled(latents, linear(latents, 0.0) + noise)
-    reports = read_behavior(latents, [behavior], counts, shifts=20, readouts=FAST).reports
+    reading = read_behavior(latents, [behavior], counts, shifts=20, readouts=FAST)
+    reports = reading.reports
     thirds = reports[0].thirds
     by = {name: [one for one in thirds if one.by == name] for name in dict.fromkeys(one.by for one in thirds)}
     assert list(by) == ["spikes in the last second", "speed", "predicted width", "value"]
@@ -96,6 +97,14 @@ def test_thirds_are_told_where_intervals_do_not_follow():
     assert few.high <= many.low
     assert few.coverage + 3 * few.coverage_se < 0.95 < many.coverage - 3 * many.coverage_se
     assert many.outside
+    told = repr(reading).splitlines()  # a table in a Python console
+    assert told[0] == reports[0].path
+    assert any(
+        line.split()[-2:] == [f"{reports[0].read.r2:.3f}", f"{reports[0].read.median_error:.3g}"] for line in told
+    )
+    assert any(
+        line.endswith(f"bins with spikes in the last second of {many.low:.3g} to {many.high:.3g}") for line in told
+    )
     measured = Measures(**dict.fromkeys(Measures.__dataclass_fields__, 0) | {"behavior": reports})
     row = next(row for row in CHECKS if row.of_behavior)
     finding = row.judge(measured)

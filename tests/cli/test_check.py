@@ -57,6 +57,16 @@ def test_a_pipe_gets_plain_lines_with_the_same_verdicts(trained, answer):
         assert (f"Remedy: {finding['remedy']}." in ended.out) is not finding["ok"]
 
 
+def test_in_a_python_console_it_is_a_table(diagnosed):
+    content, diagnosis = diagnosed
+    lines = repr(diagnosis).splitlines()
+    assert lines[0] == content["summary"]
+    for finding in content["findings"]:
+        row = next(line.split() for line in lines if f" {finding['name']} " in line)
+        assert float(row[len(finding["name"].split()) + 1]) == pytest.approx(finding["value"], rel=0.01, abs=1e-6)
+        assert (f"Remedy: {finding['remedy']}." in lines) is not finding["ok"]
+
+
 def test_strict_turns_findings_into_a_failure(trained, answer):
     assert not answer["ok"]  # 50 steps of training leave something to find
     ended = here("check", "run", "--strict", "--quiet", cwd=trained)

@@ -35,6 +35,8 @@ def test_a_table_beside_simpler_methods_and_what_could_not_be_judged(trained, mo
     made[0] = dataclasses.replace(made[0], rows=twice)
     monkeypatch.setattr(module, "score", lambda *_: made[0])  # is not computed again
     ended = here("score", "run", cwd=trained)
+    assert repr(made[0]).splitlines() == ended.out.splitlines()
+    assert f"<td>{found['run']['score']:.3f} (" in made[0]._repr_html_()
     heads, first, *_, where, far, few = ended.out.splitlines()
     assert heads.startswith("bits per spike")
     assert first.startswith("0.5 s ahead")

@@ -1,0 +1,173 @@
+"""Scores, checks and reports on behaviour as text: what commands print, and what the objects show of themselves."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ldmfilter.analysis.baselines import STATES
+from ldmfilter.text import print_table, shown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ldmfilter.analysis.checks import Diagnosis
+    from ldmfilter.analysis.classes import ClassReport
+    from ldmfilter.analysis.findings import Finding
+    from ldmfilter.analysis.readout import AnyReport, BehaviorReport
+    from ldmfilter.analysis.score import Scores
+    from ldmfilter.filter.spikes_ahead import SpikesAhead
+
+
+def score_table(scores: Scores) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Heads and rows: a column for each source of states, then the lead of the first."""
+    sources = [f">{source}" for source in next(iter(scores.rows.values()))]
+    heads = [scores.unit, *sources, "lead over the best of the simpler methods"]
+    return heads, [(name, *map(_number, row.values()), _lead(row)) for name, row in scores.rows.items()]
+
+
+def score_notes(scores: Scores) -> list[str]:
+    """What the scores are of, and why some are missing."""
+    left = f"; {scores.silent} left out, which never fire on held-out time or in training" if scores.silent else ""
+    of = f"{scores.judged} held-out bins, {scores.units} units{left}; in brackets standard errors over blocks of time"
+    return [of, *(f"{name}: not judged: {reason}" for name, reason in scores.missing.items())]
+
+
+def show_scores(console: Console, scores: Scores) -> None:
+    """A table of scores, and notes."""
+    print_table(console, *score_table(scores))
+    for line in score_notes(scores):
+        console.print(shown(line))
+
+
+def _number(one: SpikesAhead) -> str:
+    return "-" if math.isnan(one.value) else f"{one.value:.3f} ({one.error:.3f})"
+
+
+def _lead(row: dict[str, SpikesAhead]) -> str:
+    """The lead of the first run over the best of the simpler methods."""
+    best = max(STATES, key=lambda name: -math.inf if math.isnan(row[name].value) else row[name].value)
+    lead, error = next(iter(row.values())).lead(row[best])
+    return "" if math.isnan(lead) else f"{lead:+.3f} ({error:.3f}) over {best}"
+
+
+def show_checks(console: Console, diagnosis: Diagnosis) -> None:
+    """A summary, a table of findings under their questions, and what to do about those that are not well."""
+    from rich.table import Table
+
+    console.print(shown(diagnosis.summary))
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    grid.add_column("", no_wrap=True)
+    grid.add_column("finding", overflow="fold", ratio=1)
+    grid.add_column("value", justify="right", no_wrap=True)
+    grid.add_column("wanted", justify="right", no_wrap=True)
+    question = ""
+    for finding in diagnosis.findings:
+        if finding.question != question:
+            question = finding.question
+            wrong = sum(not one.ok for one in diagnosis.findings if one.question == question)
+            answer = f"{wrong} to look at" if wrong else "yes"
+            grid.add_row("", shown(f"{question} {answer}", style="bold"), "", "")
+        style = "" if finding.ok else "bold yellow"
+        grid.add_row(
+            *(shown(text, style=style) for text in (finding.sign, finding.name, finding.number, finding.wanted))
+        )
+    console.print()
+    console.print(grid)
+    if any(finding.doubtful for finding in diagnosis.findings):
+        console.print(shown("ok~: beyond what is wanted, but not beyond chance", style="dim"))
+    for finding in diagnosis.findings:
+        if not finding.ok:
+            console.print()
+            console.print(shown(finding.name, style="bold yellow"))
+            for line in words(finding):
+                console.print(shown(line))
+
+
+def words(finding: Finding) -> list[str]:
+    """A finding in sentences, with the number, the threshold and the remedy."""
+    return [
+        f"Found: {finding.verdict}.",
+        f"Number: {' '.join((finding.number, finding.unit)).strip()}{finding.sure}; wanted {finding.wanted}.",
+        f"Why there: {finding.reason}.",
+        f"Remedy: {finding.remedy}.",
+    ]
+
+
+def show_report(console: Console, one: AnyReport) -> None:
+    """What was read of a variable, from which bins, and how well."""
+    about = one.to_dict()
+    kind = ", circular" * about["circular"] + f", {len(about.get('classes', ()))} classes" * about["categories"]
+    console.print(shown(one.path + kind, style="bold"))
+    left = ", ".join(f"{n} {why}" for why, n in one.bins.items() if why != "used")
+    blocks = f"{one.blocks} block{'s' if one.blocks != 1 else ''}"
+    bins = f"{one.bins['used']} bins in {blocks}" + (f"; left out {left}" if left else "")
+    for line in filter(None, (bins, one.note)):
+        console.print(shown(line))
+    if about["categories"]:
+        _show_classes(console, one)  # type: ignore[arg-type]
+    else:
+        _show_scores(console, one)  # type: ignore[arg-type]
+
+
+def _show_classes(console: Console, one: ClassReport) -> None:
+    """Scores of each classifier, beside the supervised decoder and chance, and the calibration of probabilities."""
+    rows = [
+        (
+            name + (" (chosen)" if name == one.chosen else ""),
+            f"{score.balanced_accuracy:.1%}",
+            f"{score.accuracy:.1%}",
+            f"{score.log_loss:.3g}",
+        )
+        for name, score in one.readouts.items()
+    ]
+    if one.decoder:
+        rows.append((f"Bayesian decoder, {one.decoder.window:g} s", f"{one.decoder.balanced_accuracy:.1%}", "", ""))
+    rows.append(("a guess", f"{one.chance:.1%}", "", ""))
+    if one.control:
+        rows.append(("shifted or shuffled, 95th percentile", f"{one.control.shifted_95:.1%}", "", ""))
+    print_table(console, ["readout", ">balanced accuracy", ">accuracy", ">nats a bin"], rows)
+    if one.control:
+        console.print(shown(f"p {one.control.p:.2g} against {one.control.shifts} surrogates"))
+    if one.recall:
+        console.print(shown("read right: " + ", ".join(f"{name} {share:.0%}" for name, share in one.recall.items())))
+    if one.calibration:
+        steps = [
+            (f"{i.probability:.1%}", f"{i.share:.1%} +- {i.share_se:.1%}", f"{i.pairs:,}") for i in one.calibration
+        ]
+        print_table(console, ["probability", ">share", ">bins and classes"], steps)
+
+
+def _show_scores(console: Console, one: BehaviorReport) -> None:
+    """Scores of each readout, beside the supervised decoder and chance."""
+    rows = [
+        (name + (" (chosen)" if name == one.chosen else ""), f"{score.r2:.3f}", f"{score.median_error:.3g}")
+        for name, score in one.readouts.items()
+    ]
+    if one.decoder:
+        decoder = one.decoder
+        rows.append((f"Bayesian decoder, {decoder.window:g} s", f"{decoder.r2:.3f}", f"{decoder.median_error:.3g}"))
+    if one.control:
+        rows.append(("shifted behaviour, 95th percentile", f"{one.control.shifted_95:.3f}", ""))
+    if rows:
+        print_table(console, ["readout", ">R2", f">median error, {one.unit or 'its unit'}"], rows)
+    if one.control:
+        console.print(shown(f"p {one.control.p:.2g} against {one.control.shifts} shifts"))
+    if one.intervals:
+        levels = [
+            (
+                f"{i.level:.0%}",
+                f"{i.coverage:.1%} +- {i.coverage_se:.1%}",
+                f"{i.width:.3g} +- {i.width_se:.2g}",
+                f"{i.score:.4g} +- {i.score_se:.2g}",
+                f"{min(i.constant_score, i.same_coverage_score):.4g}",
+            )
+            for i in one.intervals
+        ]
+        print_table(console, ("interval", ">covers", ">width", ">score", ">score at constant width"), levels)
+    if one.distribution:
+        console.print(shown(f"CRPS {one.distribution.crps:.4g} +- {one.distribution.crps_se:.2g} {one.unit}".rstrip()))
+    for third in one.thirds:
+        if third.outside:
+            bins = f"bins with {third.by} of {third.low:.3g} to {third.high:.3g}"
+            console.print(shown(f"intervals hold {third.coverage:.1%} +- {third.coverage_se:.1%} in {bins}"))
