@@ -66,7 +66,8 @@ def train(
         hint = "--resume" if resume else "--add"
         if "max_steps" in options:
             raise typer.BadParameter(
-                "the step size falls to 0 at a run's last step, so that more steps are another training; train anew",
+                "the step size falls to 0 at the last step of a run, so that more steps are another training: "
+                f"`ldmfilter train SESSION --max-steps {options['max_steps']}` makes a new run",
                 param_hint="--max-steps",
             )
         raise typer.BadParameter("a run keeps its own options; leave the others out", param_hint=hint)
@@ -148,7 +149,9 @@ def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -
         f"({bins * float(counts[0].attrs['bin_size']):.0f} s){several}, {run.config.filter.entropy}, "
         f"{training.steps} steps on {training.device}{step}; run folder {run.folder}"
     )
-    if run.config.data.reserve:
+    if training.ended:
+        say("this training has ended; for a longer one make a new run, by `ldmfilter train SESSION --max-steps N`")
+    elif run.config.data.reserve:
         say(f"{run.config.data.reserve:.0%} of the time is kept apart, to judge the filter on (--reserve 0 uses all)")
 
 

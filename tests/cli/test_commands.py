@@ -230,7 +230,12 @@ def test_stopped_and_resumed_equals_undisturbed(session_file, undisturbed, tmp_p
 def test_resuming_what_is_finished_changes_nothing(trained, tmp_path):
     shutil.copytree(trained / "run", tmp_path / "run")
     before = outputs(tmp_path / "run")
-    assert here("train", "--resume", "--run", "run", cwd=tmp_path).code == 0
+    ended = here("train", "--resume", "--run", "run", cwd=tmp_path)
+    assert ended.code == 0
+    assert "this training has ended; for a longer one make a new run" in ended.err
+    longer = here("train", "--resume", "--run", "run", "--max-steps", 99, cwd=tmp_path)
+    assert longer.code == 2
+    assert "train SESSION --max-steps 99` makes a new run" in " ".join(longer.err.replace("│", "").split())
     assert outputs(tmp_path / "run") == before
 
 
