@@ -74,8 +74,9 @@ def expand(words: Sequence[str]) -> list[str]:
                 out.append(rest.pop(0))
             if name in ONE and (name in seen or (rest and ONE[name](rest[0]))):
                 raise typer.BadParameter(
-                    "takes one value in a sweep: scores of other bins or frames cannot be compared; train with each, "
-                    "and compare what `ldmfilter report --behavior` reads",
+                    "takes one value in a sweep: bits per spike of other bins or frames cannot be compared; train with "
+                    "each, and compare what `ldmfilter decode --behavior` reads, or leads over a causal PCA in "
+                    "`ldmfilter check`",
                     param_hint=name,
                 )
             seen.add(name)

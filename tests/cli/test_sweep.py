@@ -104,7 +104,7 @@ def test_a_run_that_fails_is_in_the_table(session_file, tmp_path):
     ("words", "code", "expected"),
     [
         (["--latent-dim", 2], 2, "nothing to compare"),
-        (["--latent-dim", 2, 4, "--window", 16, 32], 2, "takes one value in a sweep"),
+        (["--latent-dim", 2, 4, "--bin-size", 0.05, 0.1], 2, "or leads over a causal PCA in `ldmfilter check`"),
         (["--latent-dim", 2, 2.5], 2, "--latent-dim"),
         (["--entropy", "knn", "stopgard"], 2, "stopgard"),
         (["--resume", "runs/x"], 3, "runs/x: is not a sweep folder"),
