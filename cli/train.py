@@ -164,9 +164,10 @@ def _say_end(run: "Run", training: "Training", added: Path | None, signal: bool)
     # Predicted spikes decide where they were judged; the information of z in many dimensions is easily overfitted.
     if not (bits > 0 if math.isfinite(bits) else any(one.score > 0 for one in best)):
         say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
-    if len(training.trained) > 1:
+    if len(training.trained) > 1 or training.left_out:
         what, unit = ("the signal", "shares of its variance") if signal else ("spikes", "bits per spike")
-        say(f"kept by {what} predicted ahead, {unit}: {kept.label} (of {listed(training.trained)})")
+        without = "".join(f"; {one} left out: no stretch is long enough for its windows" for one in training.left_out)
+        say(f"kept by {what} predicted ahead, {unit}: {kept.label} (of {listed(training.trained)}{without})")
     for one, (part, network) in zip(best, training.parts, strict=True):
         which = f"{part.label}: " if len(best) > 1 else ""
         if one.step == 0:

@@ -49,14 +49,14 @@ def split_windows(
     segment = np.asarray(counts["segment"])
     usable = np.asarray(counts["observed"]) & (segment >= 0)
     time = np.flatnonzero(usable)
-    held = _held(time, usable, segment, held_out, block or window)
+    held = _held(time, usable, segment, held_out, block or window) if time.size else usable
     train_starts = _starts(usable & ~held, segment, window)
     held_starts = _starts(usable & held, segment, window)
     if train_starts.size == 0 or held_starts.size == 0:
         longest = int(_run_lengths(usable, segment).max(initial=0))
         raise InputError(
             f"{where_of(counts)}: {time.size} observed bins, {longest} in a row at the longest, are too few to train "
-            f"on windows of {window} bins and hold some out; use a longer span, smaller bins or --window"
+            f"on windows of {window} bins and hold some out; use a longer span, smaller bins or a shorter --window"
         )
     # Neighbouring held-out windows of a phase overlap by half: more would only count the same frames again.
     keep = np.zeros(held_starts.size, dtype=bool)

@@ -74,6 +74,7 @@ class Training:
         history: one record an evaluation, of all candidates in turn.
         config: the settings, with numbers for all sizes.
         trained: the candidates that are done, each as often as it was finished.
+        left_out: names of the candidates whose windows do not fit into the recording.
 
     Raises:
         InputError: too few bins for the windows, sessions of different bins, or the same session twice.
@@ -99,18 +100,19 @@ class Training:
         if config.precision == "16-mixed" and self.device == "cpu":
             raise InputError("precision is 16-mixed, which needs CUDA; use bf16-mixed or 32-true on the CPU")
         self._bin_size = float(self._counts[0].attrs["bin_size"])
-        if self._bin_size > LONG_BIN:
-            warnings.warn(
-                f"bins of {self._bin_size:g} s are longer than the {LONG_BIN:g} s over which a filter is judged; give "
-                "shorter ones, as 0.1 s",
-                stacklevel=2,
-            )
         self._fabric = fabric_on(self.device, config.precision, self._ranks)
         open_ones = candidates(config)
         if onto:  # the dynamics are there already
             begin = CANDIDATES if len(onto) > 1 else open_ones
             open_ones = [dataclasses.replace(one, frame=frame) for one, (_, frame) in zip(begin, onto, strict=False)]
         windows = self._windows(open_ones)
+        self.left_out = [one.name for one in open_ones if one not in windows]
+        if self._bin_size > LONG_BIN:
+            warnings.warn(
+                f"bins of {self._bin_size:g} s are longer than the {LONG_BIN:g} s over which a filter is judged; give "
+                "shorter ones, as 0.1 s",
+                stacklevel=2,
+            )
         block = max(one.bins(self._bin_size) * windows[one][0] for one in windows)
         self._fits = [(one, windows[one][1], self._recordings(one, windows[one][0], block)) for one in windows]
         units = min(one.sizes["unit"] for one in self._counts)
@@ -135,12 +137,12 @@ class Training:
                     for counts in self._counts:
                         split_windows(counts, window[0] * frame, self.config.held_out, frame=frame)
                 except InputError as error:
-                    problem = problem or error
+                    problem = error  # that of the shortest window
                 else:
                     fitting[one] = window
                     break
-        if problem is not None and (self._onto or not fitting):
-            raise problem
+        if problem is not None and len(fitting) < (len(open_ones) if self._onto else 1):
+            raise InputError(f"{problem}, or --dynamics fast") if self.config.dynamics == "slow" else problem
         return fitting
 
     def _recordings(self, candidate: Candidate, window: int, block: int) -> list[Recording]:
