@@ -16,6 +16,7 @@ from ldmfilter.analysis.judged import Bins
 from ldmfilter.analysis.statistics import Array, covariance, log_likelihood, normalised
 from ldmfilter.filter.kalman import LinearGaussian, filter, smooth
 from ldmfilter.filter.linalg import linear_recurrence, safe_cholesky, stationary_covariance, symmetrise
+from ldmfilter.filter.spikes_ahead import standardised
 
 NO_MEMORY, RANDOM_WALK = "a Gaussian without memory", "a random walk"
 SMOOTHING, DIMS = 0.5, 16  # s of the exponential averages; dimensions of PCA and factor analysis
@@ -148,7 +149,7 @@ def smoothed_roots(counts: Array, starts: Array, fit: Array, bin_size: float, si
         signal: whether they are a signal.
     """
     roots = counts.astype(np.float64)
-    roots = roots / (np.nanstd(roots[fit], axis=0) + np.finfo(np.float32).tiny) if signal else np.sqrt(roots)
+    roots = standardised(roots, fit) if signal else np.sqrt(roots)
     seen = ~np.isnan(roots[fit])
     mean = np.where(seen, roots[fit], 0).sum(0) / np.maximum(seen.sum(0), 1)
     centred = np.nan_to_num(roots - mean)

@@ -107,8 +107,7 @@ def spikes_ahead(
     n_blocks = max(1, int(np.ceil(len(counts) * bin_size / BLOCK)))
     block = np.arange(len(counts)) * n_blocks // len(counts)
     if signal:  # what is missing counts as the mean, as it does in the encoder
-        some = np.where(fit[:, None], counts, np.nan)
-        counts = (counts - np.nanmean(some, 0)) / (np.nanstd(some, 0) + np.finfo(np.float32).tiny)
+        counts = standardised(counts, fit)
     score = _explained if signal else _bits
     parts = []
     for start, length in _horizons(counts, segment, judge, bin_size) if horizons is None else horizons:
@@ -126,6 +125,17 @@ def spikes_ahead(
         return NOT_JUDGED
     blocks = np.mean(parts, 0)[np.bincount(block[judge], minlength=n_blocks) > 0]
     return SpikesAhead(float(blocks.sum()), blocks)
+
+
+def standardised(values: Floats, fit: Bools) -> Floats:
+    """Values (time, channel) less their mean, over their deviation, in the bins `fit` (time,); 0 where a channel does
+    not vary or was not seen in them, NaN where it is missing."""
+    seen = fit[:, None] & ~np.isnan(values)
+    n = np.maximum(seen.sum(0), 1)
+    centred = values - np.where(seen, values, 0).sum(0) / n
+    deviation = np.sqrt((np.where(seen, centred, 0) ** 2).sum(0) / n)
+    result: Floats = centred / np.where(deviation > 0, deviation, np.inf)
+    return result
 
 
 def spikes_ahead_of_all(

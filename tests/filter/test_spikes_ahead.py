@@ -161,6 +161,19 @@ def test_counts_ahead_stay_in_their_segment_and_among_bins_that_were_observed():
     assert 0 < there.sum() < 400
 
 
+def test_channels_that_the_fitted_bins_do_not_know_are_standardised_to_0():
+    values = np.random.default_rng(7).normal(5.0, 3.0, (200, 3))
+    fit = np.arange(200) < 120
+    values[fit, 0] = np.nan  # a cell that is seen later
+    values[fit, 1] = 2.0
+    values[10, 2] = np.nan
+    made = module.standardised(values, fit)
+    assert np.array_equal(np.isnan(made), np.isnan(values))
+    assert not made[~fit, :2].any()
+    known = values[:120, 2][~np.isnan(values[:120, 2])]
+    np.testing.assert_allclose(made[:, 2], (values[:, 2] - known.mean()) / known.std())
+
+
 def test_horizons_are_nearer_where_segments_are_short(world):
     """No horizon reaches beyond most of its segment, nor into another one; a segment of one bin has none ahead."""
     state, _, counts = world
