@@ -90,7 +90,7 @@ def _show(summary: dict[str, Any]) -> None:
         _show_table(console, ("path", "shape, rate, unit"), [(one["path"], one["about"]) for one in summary["series"]])
     _heading(console, "Next")
     for line in summary["next"]:
-        console.print(shown(line))
+        console.print(shown(line), soft_wrap=True)  # a command that is copied holds no line end
 
 
 def _tags(table: dict[str, Any]) -> str:

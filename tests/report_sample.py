@@ -32,13 +32,15 @@ def harmful_report() -> Report:
 
 
 def harmful_run(folder: Path) -> Run:
-    """A short training on 24 units and 260 s of running; session, units and behaviour carry `HARM` in their names."""
+    """A short training on 24 units, one of them silent, and 260 s of running; session, units and behaviour carry `HARM`
+    in their names."""
     plain = linear_track_session(seed=5, n_units=24, duration=280.0, rest=20.0)
+    trains = [*map(plain.spikes_of, range(plain.n_units - 1)), [270.0]]
     place = plain.behavior["processing/behavior/linear_position"]
     place.attrs["unit"] = f"cm{HARM}"
     session = replace(
         Session.from_spikes(
-            {f"u{i}{HARM if i == 3 else ' $x$' if i == 4 else ''}": plain.spikes_of(i) for i in range(plain.n_units)},
+            {f"u{i}{HARM if i == 3 else ' $x$' if i == 4 else ''}": times for i, times in enumerate(trains)},
             behavior={
                 PLACE: place,
                 "processing/behavior/facing": plain.behavior["processing/behavior/facing"],

@@ -139,7 +139,8 @@ def _first_guess(x: Array, starts: Array, state_dim: int) -> LinearGaussian:
 
 def smoothed_roots(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False) -> Array:
     """Exponential averages (time, unit) of the past root counts less their mean, with a time constant of `SMOOTHING` s;
-    of a signal those of its standardised channels.
+    of a signal those of its standardised channels. A unit without a spike in the bins `fit` is 0: no readout could
+    learn what its spikes elsewhere tell, and their traces in `fit` are as small as one likes.
 
     Args:
         counts: (time, unit), NaN where a unit is not observed, which then enters as its mean.
@@ -152,7 +153,7 @@ def smoothed_roots(counts: Array, starts: Array, fit: Array, bin_size: float, si
     roots = standardised(roots, fit) if signal else np.sqrt(roots)
     seen = ~np.isnan(roots[fit])
     mean = np.where(seen, roots[fit], 0).sum(0) / np.maximum(seen.sum(0), 1)
-    centred = np.nan_to_num(roots - mean)
+    centred = np.where(np.nan_to_num(roots[fit]).any(0), np.nan_to_num(roots - mean), 0)
     forget = math.exp(-bin_size / SMOOTHING)
     parts = np.split(centred, np.flatnonzero(starts)[1:]) if starts.any() else [centred]
     return np.concatenate([lfilter([1 - forget], [1, -forget], part, axis=0) for part in parts])

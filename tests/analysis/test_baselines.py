@@ -54,3 +54,15 @@ def test_linear_system_comes_near_the_true_one(state_dim):
     true = score(system_of(world))
     assert true - memoryless > 0.1
     assert true - score(fitted, z[:half].mean(0)) < 0.1 * (true - memoryless)
+
+
+def test_smoothed_counts_of_a_unit_that_readouts_cannot_learn_of_are_0():
+    counts = np.random.default_rng(0).poisson(1.0, (400, 3)).astype(float)
+    fit = np.arange(400) >= 200
+    counts[fit, 2] = 0  # its spikes before leave traces below 1e-100 in the fitted bins
+    smooth = baselines.smoothed_roots(counts, np.arange(400) == 0, fit, 0.1)
+    assert not smooth[:, 2].any()
+    average, rows = 0.0, np.sqrt(counts[:, 0]) - np.sqrt(counts[fit, 0]).mean()
+    for t, row in enumerate(rows):
+        average += (1 - np.exp(-0.1 / baselines.SMOOTHING)) * (row - average)
+        assert smooth[t, 0] == pytest.approx(average)

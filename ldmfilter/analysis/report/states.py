@@ -157,8 +157,9 @@ def _raster(inputs: Inputs) -> Picture:
         else:
             plots.plot_raster(trains, grid[0], start, end)
             if "rate" in part:
-                shares = part["rate"] / inputs.latents["rate"].quantile(0.99, "time")
-                plots.plot_rates(shares.isel(unit=order), grid[0])
+                known = inputs.latents["rate"].dropna("unit", how="all")  # others never fired in training
+                high = known.quantile(0.99, "time").reindex(unit=part["unit"])
+                plots.plot_rates((part["rate"] / high).isel(unit=order), grid[0])
         for one, axes in zip(behaviors, grid[1:], strict=True):
             if one["categories"]:
                 plots.plot_classes(part, one["name"], axes)
