@@ -121,9 +121,9 @@ def decode(
     else:
         if not quiet:
             console = open_console(stderr=True)
-            for one in reports:
+            for report in reports:
                 console.print()
-                show_report(console, one)
+                show_report(console, report)
             _show_ahead(reports_in(out, "behavior_ahead"))
         print(out)
 
