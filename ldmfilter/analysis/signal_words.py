@@ -12,6 +12,8 @@ _WORDS = (
     ("recorded spikes", "recorded signal"),
     ("spikes ahead", "signal ahead"),
     ("spikes shifted", "the signal shifted"),
+    ("spikes of hidden", "signal of hidden"),
+    ("its spikes", "its signal"),
     (" spikes", " the signal"),
 )
 
