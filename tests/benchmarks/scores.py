@@ -30,13 +30,17 @@ SESSIONS = {"linear_track": "epochs=run", "w_maze": "epochs=run", "riab": None, 
 
 
 def coverage(model: ldmfilter.LDMFilter, counts: Any) -> list[tuple[str, float | None]]:
-    """Share of forecasts inside their 95 % intervals on reserved time, by horizon."""
-    counts, model = apart(counts, model.frame_bins_), model.of_frames()
-    bins = bins_of(counts, model.decode(counts)["trained"].to_numpy(), model.trained_spans_)
-    with torch.no_grad():
-        z = model.network_.encode(torch.from_numpy(bins.counts)).double().numpy()
-    found = forecasts(model.network_.linear_gaussian(), z, bins, 0)
-    return [(f"95 % covers {one.seconds:g} s ahead", one.coverage if one.bins else None) for one in found]
+    """Share of forecasts inside their 95 % intervals on reserved time, of each part, by horizon."""
+    rows = []
+    for part in model.parts:
+        spread, of_frames = apart(counts, part.frame_bins_), part.of_frames()
+        bins = bins_of(spread, of_frames.decode(spread)["trained"].to_numpy(), of_frames.trained_spans_)
+        with torch.no_grad():
+            z = of_frames.network_.encode(torch.from_numpy(bins.counts)).double().numpy()
+        for one in forecasts(of_frames.network_.linear_gaussian(), z, bins, 0):
+            name = f"95 % of {part.kept_.dynamics} states covers {one.seconds:g} s ahead"
+            rows.append((name, one.coverage if one.bins else None))
+    return rows
 
 
 def rows_of(name: str, seed: int, counts: Any) -> list[list[Any]]:
