@@ -46,7 +46,7 @@ def print_table(console: Console, heads: Sequence[str], rows: Iterable[Sequence[
 
 
 def plain(show: Callable[[Console], None]) -> str:
-    """What is shown on a console, as text without colours, as wide as the terminal."""
+    """The text that `show` prints on a console, without colours, as wide as the terminal."""
     from rich.console import Console
 
     text = io.StringIO()

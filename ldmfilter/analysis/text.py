@@ -27,7 +27,7 @@ def score_table(scores: Scores) -> tuple[list[str], list[tuple[str, ...]]]:
 
 
 def score_notes(scores: Scores) -> list[str]:
-    """What the scores are of, and why some are missing."""
+    """Lines that say which bins and units are scored, and the reasons for scores that are missing."""
     left = f"; {scores.silent} left out, which never fire on held-out time or in training" if scores.silent else ""
     of = f"{scores.judged} held-out bins, {scores.units} units{left}; in brackets standard errors over blocks of time"
     return [of, *(f"{name}: not judged: {reason}" for name, reason in scores.missing.items())]
@@ -95,7 +95,7 @@ def words(finding: Finding) -> list[str]:
 
 
 def show_report(console: Console, one: AnyReport) -> None:
-    """What was read of a variable, from which bins, and how well."""
+    """Print the readouts of a variable, their bins and their scores."""
     about = one.to_dict()
     kind = ", circular" * about["circular"] + f", {len(about.get('classes', ()))} classes" * about["categories"]
     console.print(shown(one.path + kind, style="bold"))

@@ -293,3 +293,12 @@ def test_the_decoder_reads_what_the_counts_hold():
     assert report.decoder.r2 > 0.9
     assert report.decoder.median_error < 8
     assert report.read.r2 < 0.1  # the states of this world know nothing of the place
+
+
+def test_networks_read_a_direction():
+    latents = world(200, states=2)
+    x = latents["filtered_mean"].to_numpy()
+    direction = np.rad2deg(np.arctan2(x[:, 1], x[:, 0])) % 360
+    _, report = one(latents, sampled(latents, direction, period=360.0), readouts=[FAST[0], READOUTS[2]])
+    assert report.readouts["networks"].r2 > 0.9
+    assert report.readouts["networks"].median_error < 10

@@ -143,12 +143,12 @@ def test_killed_at_random_moments(tmp_path):
     """A few of what tests/benchmarks/kills.py does often, and with more commands."""
     done = subprocess.run(
         [
-            sys.executable, ROOT / "tests" / "benchmarks" / "kills.py", "--kills", "1",
+            sys.executable, ROOT / "tests" / "benchmarks" / "kills.py", "--kills", "2",
             "--commands", "train,overwrite,in-place", "--json", tmp_path / "kills.json",
         ],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "kills.json").read_text())["rows"]
-    assert sum(row["killed"] + row["ended before"] for row in rows) == len(rows)
+    assert sum(row["killed"] + row["ended before"] for row in rows) == 2 * len(rows)
     assert sum(row["killed"] for row in rows) > 0
