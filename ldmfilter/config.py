@@ -149,9 +149,10 @@ class FilterConfig:
         (128, 128), "Widths of the encoder's hidden layers.",
         MODEL, metavar="WIDTH,WIDTH", noun="a width", least=1, most=2**16, rare=True,
     )  # fmt: skip
-    dropout: float = option(
-        0.1, "Share of units and activations dropped in training.", MODEL, noun="a share", least=0, below=1, rare=True
-    )
+    dropout: float | None = option(
+        None, "Share of units and activations dropped in training; without it 0.1 (slow) or 0.2 (fast).",
+        MODEL, noun="a share", least=0, below=1, rare=True,
+    )  # fmt: skip
     weight_decay: float = option(0.01, "Weight decay of the encoder.", TRAINING, least=0, rare=True)
     held_out: float = option(
         0.15, "Share of the time, in blocks, that is held out to choose the step.",

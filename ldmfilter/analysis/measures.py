@@ -380,7 +380,7 @@ def unit_importance(model: LDMFilter, bins: Bins, seed: int) -> Units:
 def saliency(model: LDMFilter, counts: Tensor) -> Array:
     """Root mean square (unit,) of the gradient of z with respect to each unit's standardised root count."""
     encoder = model.network_.encoder()
-    gradient = torch.func.vmap(torch.func.jacrev(lambda x: encoder.layers(x) @ encoder.z_whiten))
+    gradient = torch.func.vmap(torch.func.jacrev(lambda x: encoder.raw(x) @ encoder.z_whiten))
     return gradient(encoder.standardised(counts)).square().sum(1).mean(0).sqrt().double().numpy()
 
 

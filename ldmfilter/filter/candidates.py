@@ -33,6 +33,7 @@ class Candidate:
             logarithmic scale.
         dynamics_rate: learning rate of the dynamics over that of the encoder. At 1 the time constants stay near
             where they begin.
+        dropout: share of units and of hidden activations that is dropped in training.
         refit: whether it is finished with refitted noise too, where the settings leave that open.
         restart: number of the first weights that it is trained from.
     """
@@ -41,6 +42,7 @@ class Candidate:
     frame: float
     time_constants: tuple[float, float]
     dynamics_rate: float
+    dropout: float
     refit: bool = False
     restart: int = 0
 
@@ -62,13 +64,16 @@ class Candidate:
 #: what changes within a second (heading, place in an open box) and tell what comes next. Where one is chosen, the first
 #: is taken where prediction tells no difference.
 #: Refitted noise predicts z and spikes better, and leaves what fast states tell as it is; slow ones tell less of place.
-CANDIDATES = (Candidate("slow", 0.5, (5.0, 5.0), 1.0), Candidate("fast", 0.1, (0.3, 8.0), 10.0, refit=True))
+CANDIDATES = (
+    Candidate("slow", 0.5, (5.0, 5.0), 1.0, dropout=0.1),
+    Candidate("fast", 0.1, (0.3, 8.0), 10.0, dropout=0.2, refit=True),
+)
 
 
 def candidates(config: FilterConfig) -> list[Candidate]:
     """The candidates that a configuration leaves open."""
-    chosen = [one for one in CANDIDATES if config.dynamics in ("auto", one.name)]
-    return chosen if config.frame is None else [replace(one, frame=config.frame) for one in chosen]
+    named = {name: value for name in ("frame", "dropout") if (value := getattr(config, name)) is not None}
+    return [replace(one, **named) for one in CANDIDATES if config.dynamics in ("auto", one.name)]
 
 
 def are_shared(config: FilterConfig, number: int) -> bool:

@@ -29,9 +29,15 @@ class Dropout(nn.Dropout):
         return x * (kept.chunk(self.ranks.size)[self.ranks.rank].to(x.dtype) * (256 / (256 - dropped)))
 
 
-class Encoder(nn.Module):
-    """A multilayer perceptron on the square roots of the counts of one bin, or on a signal as it is.
+FIRST_SHARE = 0.1  # of the last layer's first weights: z begins nearly as a linear map
 
+
+class Encoder(nn.Module):
+    """A linear map and a multilayer perceptron, added, of the square roots of the counts of one bin, or of a signal as
+    it is.
+
+    The map learns fast what is linear in the counts; the perceptron, which begins small, learns the rest. Alone it
+    has to find both, and reads place and heading worse (CHANGELOG.md).
     The square root stabilises a Poisson count's variance (Bartlett 1936). Each unit's input is standardised with
     the mean and deviation of the training part (`set_input_scale`), so that a unit that is not observed can
     enter as 0, its mean. One bin goes in, no neighbours: windows that overlapped would make prediction trivial.
@@ -69,8 +75,11 @@ class Encoder(nn.Module):
         for size in hidden:
             layers += [nn.Linear(width, size), nn.GELU(), Dropout(dropout)]
             width = size
-        layers.append(nn.Linear(width, latent_dim))
-        self.layers = nn.Sequential(*layers)
+        last = nn.Linear(width, latent_dim)
+        with torch.no_grad():
+            last.weight.mul_(FIRST_SHARE)
+        self.layers = nn.Sequential(*layers, last)
+        self.linear = nn.Linear(n_units, latent_dim, bias=False)
 
     @torch.no_grad()
     def set_input_scale(self, counts: Float[Tensor, "time unit"]) -> None:
@@ -95,7 +104,12 @@ class Encoder(nn.Module):
 
     def forward(self, counts: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch latent"]:
         """Counts (NaN where a unit is not observed) to pseudo-observations, not yet white."""
-        return self.layers(self.standardised(counts))
+        return self.raw(self.standardised(counts))
+
+    def raw(self, standardised: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch latent"]:
+        """Pseudo-observations, not yet white, of `standardised` inputs."""
+        x = self.layers[0](standardised)  # units are dropped for both
+        return self.linear(x) + self.layers[1:](x)
 
     def white(self, raw: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
         """Raw pseudo-observations made white: mean 0 and unit covariance over the training part."""

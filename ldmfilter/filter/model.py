@@ -39,8 +39,7 @@ log = logging.getLogger("ldmfilter")
 Progress = bool | Callable[[Record], None] | None
 MODEL_FILE = "model.safetensors"
 #: Version of the model file. It rises when an older package could not read a newer file.
-MODEL_FORMAT = 5
-ONE_PART_FORMAT = 4  # of a filter of one part, as before there were several
+MODEL_FORMAT = 6
 
 
 @dataclass(eq=False, repr=False)
@@ -526,7 +525,7 @@ class LDMFilter(Fitted):
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         description = {
-            "format": MODEL_FORMAT if self.parts_ else ONE_PART_FORMAT,
+            "format": MODEL_FORMAT,
             "package_version": __version__,
             "settings": settings(self.sized_),
             "bin_size": self.bin_size_,
@@ -565,7 +564,8 @@ def _drive(training: Training, progress: Progress) -> None:
 
 
 def _current(tensors: dict[str, Tensor], format: int, latents: int) -> dict[str, Tensor]:
-    """The tensors of an older model file by the names they have now. Format 1 knew one session and no moments."""
+    """The tensors of an older model file by the names they have now. Format 1 knew one session and no moments, encoders
+    until format 5 no linear map."""
     if format == 1:
         moments = no_moments(latents)
         tensors = {
@@ -574,6 +574,11 @@ def _current(tensors: dict[str, Tensor], format: int, latents: int) -> dict[str,
         }
         tensors["second_moments"] = torch.from_numpy(moments.second).float()
         tensors["third_moments"] = torch.from_numpy(moments.third).float()
+    if format < 6:
+        for name in [name for name in tensors if name.endswith(".z_mean")]:
+            encoder = name.removesuffix("z_mean")
+            sizes = len(tensors[name]), len(tensors[f"{encoder}input_mean"])
+            tensors[f"{encoder}linear.weight"] = torch.zeros(sizes)
     return current_names(tensors)
 
 

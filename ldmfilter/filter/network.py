@@ -47,7 +47,7 @@ class Network(nn.Module):
     ):
         super().__init__()
         self.encoders = nn.ModuleList(
-            Encoder(n, config.latents, tuple(config.hidden), config.dropout, signal)
+            Encoder(n, config.latents, tuple(config.hidden), begin.dropout, signal)
             for n, signal in zip(n_units, signals or [False] * len(n_units), strict=True)
         )
         # Training has to start from much noise: from little (decay 0.9, noise 0.5) it ends at 1.6 times the error on a
@@ -126,8 +126,10 @@ _NAMES = {"second_moments": "law_second", "third_moments": "law_third"}
 
 
 def names_of_format_2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A network's tensors by the names of model format 2, which a model's id is made of."""
-    return {_NAMES.get(name, name): value for name, value in tensors.items()}
+    """A network's tensors by the names of model format 2, which a model's id is made of. Encoders of that time had no
+    linear map: one that is 0 is left out."""
+    linear = {name for name, value in tensors.items() if name.endswith(".linear.weight") and not value.any()}
+    return {_NAMES.get(name, name): value for name, value in tensors.items() if name not in linear}
 
 
 def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -218,6 +218,7 @@ class _Encoder:
         self._z_mean, self._z_whiten = _array(encoder.z_mean), _array(encoder.z_whiten)
         linear = [(_array(m.weight), _array(m.bias)) for m in encoder.layers if isinstance(m, nn.Linear)]
         *self._hidden, self._last = [(W, b, np.empty_like(b)) for W, b in linear]
+        self._linear, self._straight = _array(encoder.linear.weight), np.empty_like(self._z_mean)
         self._x = np.empty_like(self._input_mean)
 
     def __call__(self, counts: Array) -> Array | None:
@@ -233,6 +234,7 @@ class _Encoder:
         x /= self._input_scale
         if some:
             x[missing] = 0
+        np.dot(self._linear, x, out=self._straight)
         for W, b, out in self._hidden:
             np.dot(W, x, out=out)
             out += b
@@ -241,6 +243,7 @@ class _Encoder:
         W, b, z = self._last
         np.dot(W, x, out=z)
         z += b
+        z += self._straight
         z -= self._z_mean
         return (z @ self._z_whiten).astype(np.float64)
 

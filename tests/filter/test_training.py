@@ -101,10 +101,12 @@ def test_divergence_is_told(counts):
 
 
 def test_collapse_is_told(counts, monkeypatch):
-    # An encoder of one hidden unit has one dimension to give: the other two latents collapse onto it.
+    # An encoder of one hidden unit and no linear map has one dimension to give: the other two latents collapse onto it.
     config = FilterConfig(**SMALL | {"hidden": (1,), "max_steps": 200}, entropy="stopgrad")
     training = Training(config, counts)
-    for layer in training._now._network.encoder().layers:
+    encoder = training._now._network.encoder()
+    encoder.linear.weight.requires_grad_(False).zero_()
+    for layer in encoder.layers:
         if isinstance(layer, torch.nn.GELU):
             monkeypatch.setattr(layer, "forward", lambda x: x)
     with pytest.raises(TrainingError, match=r"training collapsed at step 100: z of 3 dimensions.*rank of 1\."):
@@ -113,10 +115,10 @@ def test_collapse_is_told(counts, monkeypatch):
 
 def test_z_that_is_constant_is_a_collapse_and_scores_low(counts):
     training = Training(FilterConfig(**SMALL), counts)
-    last = training._now._network.encoder().layers[-1]
+    encoder = training._now._network.encoder()
     with torch.no_grad():
-        last.weight.zero_()
-        last.bias.zero_()
+        for weight in (encoder.linear.weight, encoder.layers[-1].weight, encoder.layers[-1].bias):
+            weight.zero_()
     record = next(training.run())
     assert record.score < -5
     assert record.effective_rank == pytest.approx(1)
