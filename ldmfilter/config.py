@@ -163,7 +163,7 @@ class FilterConfig:
         TRAINING, rare=True,
     )  # fmt: skip
     restarts: int = option(
-        1, "Trainings again of the dynamics that are kept, from other first weights.", TRAINING, least=0, most=100
+        0, "Trainings again from other first weights; what predicts spikes best is kept.", TRAINING, least=0, most=100
     )
     device: str = option("auto", "Where to compute; auto is CUDA where there is one.", TRAINING, choices=DEVICES)
     precision: str = option("32-true", "Precision of the encoder.", TRAINING, choices=PRECISIONS, rare=True)
