@@ -75,11 +75,13 @@ def _show(summary: dict[str, Any]) -> None:
     ]
     _show_table(console, ("table", ">rows", ">from, s", ">to, s", ">seconds", "tags"), tables)
     for one in summary["intervals"]:
-        events = [f"{name} ({_g(e['start'])} to {_g(e['stop'])} s)" for name, e in one["events"].items()]
+        events = [f"{one['table']}.{name}" for name in ("start_time", "stop_time")]
+        events += [
+            f"{one['table']}.{name} ({_g(e['start'])} to {_g(e['stop'])} s)" for name, e in one["events"].items()
+        ]
         columns = [name for name in one["columns"] if name not in ("start_time", "stop_time", *one["events"])]
-        told = [f"events {shorten(events)}"] * bool(events) + [f"columns {shorten(columns)}"] * bool(columns)
-        if told:
-            console.print(shown(f"{one['table']}: {'; '.join(told)}"))
+        told = [f"events for --align {shorten(events)}"] + [f"columns {shorten(columns)}"] * bool(columns)
+        console.print(shown(f"{one['table']}: {'; '.join(told)}"))
     _heading(console, "Behavior")
     series = [
         (one["path"], " x ".join(map(str, one["shape"])), one["unit"], _g(one["rate"])) for one in summary["behavior"]

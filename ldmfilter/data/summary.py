@@ -92,7 +92,14 @@ def _next(session: Session) -> list[str]:
     if interval is not None:
         commands.append(f"ldmfilter train {path}{forced} --interval {shlex.quote(interval)}")
     behavior = f" --behavior {shlex.quote(next(iter(session.behavior)))}" if session.behavior else ""
-    return [*commands, f"ldmfilter decode --out latents.zarr{behavior}"]
+    commands.append(f"ldmfilter decode --out latents.zarr{behavior}")
+    if "trials" in tables:
+        event = next(iter(_events(tables["trials"])), "start_time")
+        length = float(np.nanmedian(np.diff(bounds_in(tables["trials"])))) if tables["trials"].sizes else math.nan
+        if length > 0:
+            aligned = f"--align {shlex.quote(f'trials.{event}')} --window 0:{length:.3g}"
+            commands.append(f"ldmfilter decode {aligned} --out trials.zarr")
+    return commands
 
 
 def _odd_angles(session: Session) -> list[str]:

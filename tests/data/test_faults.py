@@ -320,6 +320,7 @@ def test_what_inspect_tells():
     summary = summarise(Session.from_spikes(trains(), intervals={"trials": trials}), ["odd"])
     assert summary["odd"] == ["odd"]
     assert summary["next"][1] == "ldmfilter train memory --interval trials=b"
+    assert summary["next"][-1] == "ldmfilter decode --align trials.go --window 0:7.5 --out trials.zarr"
 
 
 # --- sorters' tables
