@@ -130,6 +130,10 @@ def decode_session(
         choose_trials(recording, options.align, options.filter)
         window_steps(options.window, model.bin_size_)
     variables = choose_behavior(recording, options.behavior, options.circular or ()) if options.behavior else []
+    trained = run.config.data
+    if variables and (trained.interval or trained.spans) and not (options.interval or options.spans):
+        part = f"--interval {trained.interval}" if trained.interval else "--span as in training"
+        say(f"behaviour is read in the whole session, where the run has a part; {part} reads it there, as report does")
     data = DataConfig(model.bin_size_, options.interval, options.spans)
     counts = prepare(select_model_units(recording, model, run.session_unit_ids), data, model.unit_ids_.tolist())
     bins = counts.sizes["time"]

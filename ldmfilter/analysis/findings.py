@@ -144,7 +144,7 @@ class Check:
         if p > DRIFT_LEVEL or missing:
             broken = None
         ok, verdict, remedy = (False, broken.verdict, broken.remedy) if broken else (True, missing or self.fine, "")
-        doubtful = ok and (bool(missing) or (interval is not None and not least <= value <= most))
+        doubtful = ok and (bool(missing) or not least <= value <= most)
         if doubtful and not missing:
             verdict += "; beyond the threshold, but chance may explain it"
         refit = REFIT if measures.can_refit else ""
