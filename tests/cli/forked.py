@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["ldmfilter_cli.train", "ldmfilter.filter.runs", "lightning_fabric", "sklearn.neighbors", "scipy.signal", "zarr"]
-)
+IMPORTED = ["ldmfilter_cli.train", "ldmfilter.filter.runs", "lightning_fabric", "sklearn.neighbors", "scipy.signal"]
+IMPORTED += ["zarr", "distributed"]
 
 
 @dataclass
@@ -28,6 +27,7 @@ class Forked:
     """A command that has begun; `largest` is what a file that it writes may hold, in bytes."""
 
     def __init__(self, *words: object, cwd: Path, largest: int | None = None):
+        FORKS.set_forkserver_preload(IMPORTED)  # which distributed sets too, when it is imported
         self._said = tempfile.TemporaryDirectory()
         self.process = FORKS.Process(target=_run, args=([*map(str, words)], cwd, self._said.name, largest))
         self.process.start()
