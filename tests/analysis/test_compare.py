@@ -41,7 +41,7 @@ def test_noise_takes_its_share():
 
 
 def make_run(folder, session, steps=SMALL["max_steps"], **options) -> Run:
-    config = Config(DataConfig(**options), FilterConfig(**SMALL | {"max_steps": steps}))
+    config = Config(DataConfig(**options), FilterConfig(**SMALL | {"max_steps": steps, "refit": steps > 1}))
     counts = prepare(session, config.data)
     run = Run.create(folder, config, session, counts)
     kept = reserve(counts, run.config.data.reserve)
