@@ -11,6 +11,7 @@ import tests.typecheck
 
 # A second thread gains little on small matrices, and waits for a core that another process of the tests has.
 os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start, and of xdist's workers before they begin
+os.environ["DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"] = "forkserver"  # which imports once
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So it is in the background of a shell; a process that is started by one that ignores it ignores it too.

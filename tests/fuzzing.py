@@ -117,7 +117,8 @@ def write_seeds(folder: Path) -> dict[str, Path]:
     return seeds
 
 
-TRAIN = "--latent-dim 2 --max-steps 20 --hidden 8 --window 1.2 --warmup 0.4 --dynamics fast --restarts 0 --batch-size 8"
+TRAIN = "--latent-dim 2 --max-steps 20 --hidden 8 --window 1.2 --warmup 0.4 --dynamics fast --restarts 0"
+TRAIN += " --batch-size 8 --no-refit"
 
 
 def write_run_seeds(seeds: dict[str, Path], ask: Callable[[Sequence[str], Path], tuple[int, str, str]]) -> None:

@@ -1,13 +1,18 @@
 """A run on a small simulated session whose names would do harm on a page that does not escape them."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from unittest.mock import patch
 
+from markupsafe import Markup
+
 from ldmfilter.analysis.readout import FAST, read_behavior
 from ldmfilter.analysis.report import Report, report
+from ldmfilter.analysis.report.pictures import Picture
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data import read_session
 from ldmfilter.data.binning import bin_spikes
@@ -25,10 +30,32 @@ PLACE = f"processing/behavior/place {HARM}"
 
 @cache
 def harmful_report() -> Report:
-    """The report of that run, made once for all tests, without networks and with few shifts."""
-    quick = partial(read_behavior, shifts=20, readouts=FAST)
-    with tempfile.TemporaryDirectory() as folder, patch("ldmfilter.analysis.report.make.read_behavior", quick):
+    """The report of that run, made once for all tests of a process."""
+    with tempfile.TemporaryDirectory() as folder, quick_reports():
         return report(harmful_run(Path(folder)), [PLACE, "facing"])
+
+
+@contextmanager
+def quick_reports() -> Iterator[None]:
+    """Reports without networks, with few shifts, and with two shuffles of the conditions of trials."""
+    quick = partial(read_behavior, shifts=20, readouts=FAST)
+    with (
+        patch("ldmfilter.analysis.report.make.read_behavior", quick),
+        patch("ldmfilter.analysis.trials.SHUFFLES", 2),
+    ):
+        yield
+
+
+@contextmanager
+def sketched_reports(*drawn: str) -> Iterator[None]:
+    """Quick reports in which only the pictures of these names are drawn."""
+    svg = Picture.svg
+
+    def draw(self: Picture, name: str, *rest: object, **more: object) -> Markup:
+        return svg(self, name, *rest, **more) if name in drawn else Markup("<svg></svg>")
+
+    with quick_reports(), patch.object(Picture, "svg", draw):
+        yield
 
 
 def harmful_run(folder: Path) -> Run:

@@ -63,6 +63,13 @@ def time_blocks(latents: xr.Dataset, guard: float) -> tuple[np.ndarray, np.ndarr
     return block, why, held_out
 
 
+def count_trials(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """The distinct values (kind,) of trials, the number of trials of each, and the least that is read: a trial a fold,
+    or as many as the second most frequent value has."""
+    kinds, count = np.unique(values, return_counts=True)
+    return kinds, count, min(FOLDS, int(np.sort(count)[-2]) if count.size > 1 else 0)
+
+
 def trial_blocks(
     latents: xr.Dataset, variable: Behavior, truth: np.ndarray, where: str
 ) -> tuple[np.ndarray, np.ndarray, bool, str]:
@@ -79,19 +86,15 @@ def trial_blocks(
     trials, values = trials[trials >= 0], truth[first]
     unseen = np.isin(trials, row[trained], invert=True)
     kinds = values if variable.categories else np.zeros(values.size)
-    kept, count = np.unique(kinds, return_counts=True)
-    notes = []
-    if variable.categories:
-        second = int(np.sort(count)[-2]) if count.size > 1 else 0
-        if second < 2:
-            raise InputError(
-                f"{where}: a value needs two trials or more to be read, and only {int((count > 1).sum())} of "
-                f"{count.size} has them in the decoded time; decode more trials or choose another column"
-            )
-        least = min(FOLDS, second)
-        if rare := [variable.label(value) for value in kept[count < least]]:
-            notes.append(f"left out {shorten(rare)}, of fewer than {least} trials")
-        kept = kept[count >= least]
+    found, count, least = count_trials(kinds)
+    if variable.categories and least < 2:
+        raise InputError(
+            f"{where}: a value needs two trials or more to be read, and only {int((count > 1).sum())} of "
+            f"{count.size} has them in the decoded time; decode more trials or choose another column"
+        )
+    notes, kept = [], found[count >= least]
+    if rare := [variable.label(value) for value in found[count < least]]:
+        notes.append(f"left out {shorten(rare)}, of fewer than {least} trials")
     in_kept = np.isin(kinds, kept)
     enough = all((unseen & (kinds == kind)).sum() >= FOLDS for kind in kept)
     chosen = in_kept & (unseen | (not enough))

@@ -84,8 +84,8 @@ class DistributionScore:
 class ErrorDistribution:
     """Distribution of a readout's error for each bin: a mixture of Gaussians, in the behaviour's unit.
 
-    errors: (bin, sample) centres of the Gaussians
-    width: (bin,) their standard deviation, above 0
+    errors: (bin, sample) centres of the Gaussians; (1, sample) where all bins have the same
+    width: (bin,) or (1,) their standard deviation, above 0
     """
 
     errors: np.ndarray

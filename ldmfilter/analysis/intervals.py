@@ -87,9 +87,7 @@ class _Errors:
         least = _LEAST_WIDTH * span
         if not self.local:
             every = np.quantile(self.error[rows], (np.arange(ERRORS) + 0.5) / ERRORS)
-            return lambda states, covs: ErrorDistribution(
-                np.broadcast_to(every, (len(states), ERRORS)), np.full(len(states), least)
-            )
+            return lambda states, covs: ErrorDistribution(every[None], np.array([least]))
         rows = thin(rows, MOST_FITTED)
         search = NearestNeighbors(n_neighbors=min(ERRORS, rows.size)).fit(bins.states[rows])
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ldmfilter.analysis.readout import AnyReport
     from ldmfilter.filter.model import LDMFilter
 
-PIECE_BINS = 20_000  # judged bins for what is repeated with every surrogate
+PIECE_BINS = 20_000  # judged bins, at most, in which spikes ahead are predicted
 FIT_BINS = 10_000  # bins that the linear system and the local level are fitted to
 COUPLED_UNITS = 300  # units at most that are looked at for coupling: those of most variance
 DRIFT_BLOCKS = 10
@@ -92,15 +92,11 @@ class Sharing:
     """Recorded spikes against surrogates in which each unit is shifted circularly in time by itself.
 
     Attributes:
-        predictive_information: of the filter on the recorded spikes, in `INFORMATION_UNIT`, free of scale.
-        surrogate_information: (surrogate,) the same on the surrogates.
         coupling: correlation of what a unit's own past does not explain with what the other units' past predicts of
             it, all units together.
         surrogate_coupling: (surrogate,) the same on the surrogates, each fitted anew.
     """
 
-    predictive_information: float
-    surrogate_information: Array
     coupling: float
     surrogate_coupling: Array
 
@@ -385,26 +381,17 @@ def saliency(model: LDMFilter, counts: Tensor) -> Array:
 
 
 def sharing(model: LDMFilter, bins: Bins, surrogates: int, seed: int) -> Sharing:
-    """Predictive information and coupling on the recorded spikes, and on spikes shifted by unit over observed bins, by
-    5 to 95 % of them."""
+    """Coupling on the recorded spikes, and on spikes shifted by unit over observed bins, by 5 to 95 % of them."""
     seen = np.flatnonzero(bins.observed)
     n, units = len(seen), bins.counts.shape[1]
-    piece = bins.piece(PIECE_BINS, seed)
-    rank = np.searchsorted(bins.time[seen], piece.time) % n
     fit, judged = (half[seen] for half in bins.halves)
     encoder = model.network_.encoder()
     lively = encoder.input_scale.argsort(descending=True)[:COUPLED_UNITS]
     rng = np.random.default_rng(seed)
     low, high = math.ceil(0.05 * n), math.floor(0.95 * n) + 1
-    zs, couplings = [], []
+    couplings = []
     for shifts in np.concatenate([np.zeros((1, units), np.int64), rng.integers(low, high, (surrogates, units))]):
         rows = seen[(np.arange(n)[:, None] + shifts) % n]
         counts = torch.from_numpy(np.take_along_axis(bins.counts, rows, 0))
-        zs.append(model.network_.encode(counts[rank]).double())
         couplings.append(statistics.coupling(encoder.standardised(counts)[:, lively].numpy(), fit, judged, bins.size))
-    z = torch.stack(zs)
-    error = piece.filter(model.network_.linear_gaussian(), z).innovation
-    pairs = zip(z[:, piece.judged].numpy(), error[:, piece.judged].numpy(), strict=True)
-    nats = np.asarray([statistics.predictive_information(*pair) for pair in pairs])
-    information = statistics.information_scale(bins.size) * nats
-    return Sharing(float(information[0]), information[1:], couplings[0], np.asarray(couplings[1:]))
+    return Sharing(couplings[0], np.asarray(couplings[1:]))

@@ -109,13 +109,6 @@ def log_likelihood(error: Array, cov: Array) -> Array:
     return -0.5 * ((normalised(error, cov) ** 2).sum(-1) + np.linalg.slogdet(2 * math.pi * cov)[1])
 
 
-def predictive_information(z: Array, error: Array) -> float:
-    """1/2 (log det Cov z - log det Cov e), nats per bin: how much a prediction with errors e (time, latent) tells of
-    z (time, latent), at the best covariance. Every affine map of z and e gives the same."""
-    of_z, of_error = (float(np.linalg.slogdet(covariance(x))[1]) for x in (z, error))
-    return 0.5 * (of_z - of_error)
-
-
 def block_bootstrap(values: Array, block: Array, seed: int = 0) -> Array:
     """Means (draw, ...) of values (time, ...) over blocks that are drawn with replacement (Kunsch 1989, Ann. Stat. 17).
 

@@ -11,13 +11,13 @@ from sklearn.metrics import recall_score
 from sklearn.model_selection import StratifiedKFold
 
 from ldmfilter.analysis.behavior import classes_of
+from ldmfilter.analysis.blocks import count_trials
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.trials import choose_trials, find_column
 from ldmfilter.errors import InputError
 from ldmfilter.filter.aligned import align
 
-FOLDS = 5
 SHRINKAGE = 0.1  # of the covariance within conditions; a fixed one, as one that is estimated takes twice the time
 SHUFFLES = 20  # of conditions among trials; the 95th percentile is then the largest but one
 MOST_TIMES = 15  # bins of the trial in which conditions are read
@@ -107,21 +107,16 @@ def read_trials(
     observed = aligned["observed"].to_numpy()
     values = table[column].values
     values = values.astype(np.str_) if values.dtype.kind in "bU" else values.astype(np.float64)
-    classes = classes_of(values, few=False)
-    number = np.where(observed.any(1), np.searchsorted(classes, values).clip(0, classes.size - 1), -1)
-    number[classes[number] != values] = -1
-    count = np.bincount(number[number >= 0], minlength=classes.size)
-    second = int(np.sort(count)[-2]) if count.size > 1 else 0
-    if second < 2:
+    known = observed.any(1) & np.isin(values, classes_of(values, few=False))
+    found, count, folds = count_trials(values[known])
+    if folds < 2:
         raise InputError(
             f"{session.source.path}: {column}: fewer than two conditions have two trials in the window; widen it or "
             "choose another condition"
         )
-    folds = min(FOLDS, second)
-    kept = np.flatnonzero(count >= folds)
-    labels = [str(one) if classes.dtype.kind == "U" else f"{one:g}" for one in classes]
-    names, rare = [labels[i] for i in kept], [labels[i] for i in np.flatnonzero((count > 0) & (count < folds))]
-    number = np.where(np.isin(number, kept), np.searchsorted(kept, number).clip(0, kept.size - 1), -1)
+    labels = np.array([str(one) if found.dtype.kind == "U" else f"{one:g}" for one in found])
+    kept, names, rare = found[count >= folds], labels[count >= folds].tolist(), labels[count < folds].tolist()
+    number = np.where(known & np.isin(values, kept), np.searchsorted(kept, values), -1)
     seen = (aligned["trained"].to_numpy() & observed).any(1)
     unseen = all(((number == place) & ~seen).sum() >= folds for place in range(kept.size))
     read = np.where(seen & unseen, -1, number)

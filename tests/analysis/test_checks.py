@@ -137,7 +137,7 @@ def test_recorded_spikes_hold_something_predictive(diagnosis):
     assert "never saw" in diagnosis.summary
     assert "Nothing predictive" not in diagnosis.summary
     assert named(diagnosis)["predictive information"].value > 0.5
-    assert diagnosis.sharing.predictive_information > diagnosis.sharing.surrogate_information.max()
+    assert diagnosis.sharing.coupling > diagnosis.sharing.surrogate_coupling.max()
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -171,10 +171,6 @@ def test_diagnoses_are_drawn_as_they_are():
             "probability": [0.1, 0.5, 0.95], "chi2": [1.0, 4.0, 9.0], "nis": [2.0, 4.0, 16.0],
             "lag": [0.1, 0.2], "correlation": [0.3, 0.1], "white": [0.2, 0.2],
         },
-        "sharing": {
-            "predictive_information": 1.0, "surrogate_information": [0.1, 0.2, 0.3],
-            "coupling": None, "surrogate_coupling": [],
-        },
         "spectrum": {"z": [3.0, 2.0, 1.0], "prediction": [0.9, 0.5, 0.1]},
         "memory": {"time_constant": [2.0, None, 1.0]},
         "drift": {"start": [0.5, 1.5], "stop": [1.5, 2.5], "predictive_information": [0.5, 1.5], "nis": [1.0, 1.0]},
@@ -187,9 +183,6 @@ def test_diagnoses_are_drawn_as_they_are():
     [axes] = drawn("trust", "correlation", diagnosis=diagnosis)
     assert axes.lines[0].get_ydata().tolist() == [0.3, 0.1]
     assert axes.collections[0].get_paths()[0].vertices[:, 1].max() == 0.2
-    axes, _ = drawn("trust", "sharing", diagnosis=diagnosis)
-    assert axes.lines[0].get_xdata().tolist() == [0.1, 0.2, 0.3]
-    assert axes.lines[1].get_xdata().tolist() == [1.0]
     [axes] = drawn("trust", "spectrum", diagnosis=diagnosis)
     assert [line.get_ydata().tolist() for line in axes.lines] == [[3.0, 2.0, 1.0], [0.9, 0.5, 0.1]]
     axes, _ = drawn("trust", "drift", diagnosis=diagnosis)

@@ -80,18 +80,6 @@ def test_effective_rank():
     assert s.effective_rank(np.array([2.0, 0, 0])) == pytest.approx(1)
 
 
-def test_predictive_information_of_an_autoregression():
-    rng, rho = np.random.default_rng(6), np.array([0.9, 0.5])
-    z = np.zeros((40_000, 2))
-    for t in range(1, len(z)):
-        z[t] = rho * z[t - 1] + rng.standard_normal(2)
-    error = z[1:] - rho * z[:-1]
-    information = s.predictive_information(z[1:], error)
-    assert information == pytest.approx(-0.5 * np.log(1 - rho**2).sum(), abs=0.03)
-    M = np.array([[2.0, 1.0], [0.3, -5.0]])
-    assert s.predictive_information(z[1:] @ M + 3, error @ M) == pytest.approx(information, abs=1e-6)
-
-
 def test_time_constants_and_periods_of_a_known_matrix():
     turn, decay = 2 * np.pi * 0.1 / 1.5, np.exp(-0.1 / 3.0)  # a period of 1.5 s, a time constant of 3 s
     A = np.zeros((3, 3))

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 import ldmfilter_cli
@@ -17,22 +16,14 @@ from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from ldmfilter.data.simulate import linear_track_session
+from tests.cli.forked import Ended
 
 QUICK = ["--dynamics", "fast", "--latent-dim", "2", "--max-steps", "50", "--hidden", "16", "--window", "2"]
 QUICK += ["--restarts", "0", "--batch-size", "8", "--no-refit"]
 
 
-@dataclass
-class Ended:
-    """A command that has ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 def ldmfilter(*words: object, cwd: Path, **more: object) -> Ended:
-    """Run the command in a process of its own."""
+    """Run the command as a person does, in a process that has imported nothing."""
     command = [sys.executable, "-m", "ldmfilter_cli", *map(str, words)]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False, **more)
     return Ended(done.returncode, done.stdout, done.stderr)

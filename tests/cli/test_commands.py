@@ -18,7 +18,8 @@ import xarray as xr
 from ldmfilter.data.session import Session
 from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.version import __version__
-from tests.cli.conftest import QUICK, Ended, here, ldmfilter
+from tests.cli.conftest import QUICK, here, ldmfilter
+from tests.cli.forked import Forked
 
 SAMPLE = Path(__file__).parents[2] / "sample_data" / "linear_track_sim.nwb"
 
@@ -197,12 +198,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in ("model.safetensors", "checkpoint.safetensors", "log.jsonl")}
 
 
-def start(session_file, cwd, *words):
-    command = [sys.executable, "-m", "ldmfilter_cli", "train", session_file, "--run", "run", *words]
-    return subprocess.Popen(list(map(str, command)), cwd=cwd, stderr=subprocess.PIPE, text=True)
-
-
-LONG = [*QUICK, "--max-steps", "300"]
+LONG = [*QUICK, "--max-steps", "200"]
 
 
 @pytest.fixture(scope="module")
@@ -214,17 +210,17 @@ def undisturbed(session_file, tmp_path_factory):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_and_resumed_equals_undisturbed(session_file, undisturbed, tmp_path, how):
-    process = start(session_file, tmp_path, *LONG)
+    process = Forked("train", session_file, "--run", "run", *LONG, cwd=tmp_path)
     model = tmp_path / "run" / "model.safetensors"  # the last that an evaluation writes
-    while not model.exists() and process.poll() is None:
+    while not model.exists() and process.running:
         time.sleep(0.02)
     time.sleep(0.3)
-    assert process.poll() is None, process.stderr.read()
-    process.send_signal(how)
-    said = process.communicate(timeout=60)[1]
+    assert process.running, process.end()
+    process.send(how)
+    ended = process.end()
+    assert ended.code == (130 if how is signal.SIGINT else -how)
     if how is signal.SIGINT:
-        assert process.returncode == 130
-        assert said.strip().endswith("go on with `ldmfilter train --resume --run run`")
+        assert ended.err.strip().endswith("go on with `ldmfilter train --resume --run run`")
     # What is there can be decoded already, with a warning.
     early = here("decode", "--run", "run", "--out", "early.zarr", cwd=tmp_path)
     assert early.code == 0, early.err
@@ -406,20 +402,9 @@ def test_damaged_run_folders(trained, tmp_path, name, damage):
 @pytest.mark.parametrize("name", ["train", "decode"])
 def test_no_space_on_the_disk(session_file, trained, tmp_path, name):
     """A file size limit stands for a full disk: the write fails in the middle in the same way."""
-    command = (
-        "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "from ldmfilter_cli import run\nrun()"
-    )
     words = {"decode": ["--run", trained / "run", "--out", "out.zarr"], "train": [session_file, "--run", "out"]}[name]
-    done = subprocess.run(
-        [sys.executable, "-c", command, name, "--quiet", *map(str, words)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    refused(Ended(done.returncode, done.stdout, done.stderr), "out", "no space left on the disk")
+    ended = Forked(name, "--quiet", *words, cwd=tmp_path, largest=4096).end()
+    refused(ended, "out", "no space left on the disk")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -443,7 +428,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint(trained, tmp_path):
 
 def test_quiet_is_quiet_in_mixed_precision(session_file, tmp_path):
     words = ["--precision", "bf16-mixed", *QUICK, "--max-steps", "5"]
-    ended = ldmfilter("train", session_file, "--run", "r", "-q", *words, cwd=tmp_path)
+    ended = Forked("train", session_file, "--run", "r", "-q", *words, cwd=tmp_path).end()
     assert (ended.code, ended.err) == (0, "")
 
 

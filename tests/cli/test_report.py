@@ -6,12 +6,14 @@ import pytest
 
 from tests.cli.conftest import here
 from tests.cli.test_commands import refused
+from tests.report_sample import sketched_reports
 
 
 @pytest.fixture(scope="module")
 def made(trained):
-    """The page of the run, without behaviour."""
-    return here("report", "run", "--out", "page.html", cwd=trained)
+    """The page of the run, without behaviour and pictures."""
+    with sketched_reports():
+        return here("report", "run", "--out", "page.html", cwd=trained)
 
 
 def test_prints_the_page_and_says_where_the_numbers_are(made, trained):

@@ -21,7 +21,8 @@ from ldmfilter.analysis.sweep_work import run_sweeps
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.filter.runs import Run
-from tests.cli.conftest import Ended, here
+from tests.cli.conftest import here
+from tests.cli.forked import FORKS, IMPORTED, Ended
 
 SMALL = ["--hidden", 8, "--window", 2, "--batch-size", 8, "--dynamics", "fast", "--restarts", 0]
 SMALL += ["--no-refit"]
@@ -55,6 +56,7 @@ def cluster():
     """Two workers, each a process that is begun again when it is killed."""
     from distributed import LocalCluster
 
+    FORKS.set_forkserver_preload(IMPORTED)
     with LocalCluster(n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0") as made:
         yield made
 

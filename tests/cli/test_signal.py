@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import xarray as xr
 from ldmfilter_cli.main import app
-from markupsafe import Markup
 from typer.testing import CliRunner
 
 from ldmfilter import bin_spikes, read_session
-from ldmfilter.analysis.report.pictures import Picture
 from ldmfilter.data.simulate import calcium_session, linear_track_session
 from ldmfilter.filter.runs import Run
 from tests.cli.conftest import QUICK, here
+from tests.report_sample import sketched_reports
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +62,9 @@ def test_decode_and_stream_agree(folder):
     assert [one["observed"] for one in states[59:]] == [True, True, False]  # of no channel: missing
 
 
-def test_report_speaks_of_the_signal(folder, monkeypatch):
-    svg = Picture.svg
-
-    def draw(self, name, *rest, **more):  # the others are drawn elsewhere
-        return svg(self, name, *rest, **more) if name == "raster" else Markup("<svg></svg>")
-
-    monkeypatch.setattr(Picture, "svg", draw)
-    ended = here("report", "run", "--out", "report.html", "--behavior", "linear_position", cwd=folder)
+def test_report_speaks_of_the_signal(folder):
+    with sketched_reports("raster"):
+        ended = here("report", "run", "--out", "report.html", "--behavior", "linear_position", cwd=folder)
     assert ended.code == 0, ended.err
     numbers = json.loads((folder / "report.json").read_text())
     assert numbers["session"]["spikes"] is None

@@ -4,8 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -18,6 +16,7 @@ from ldmfilter.analysis.sweep import Sweep
 from ldmfilter.analysis.sweep_work import run_sweeps
 from ldmfilter.filter.model import load
 from tests.cli.conftest import here
+from tests.cli.forked import Forked
 
 QUICK = ["--dynamics", "fast", "--restarts", "0", "--hidden", "16", "--window", "2", "--batch-size", "8"]
 QUICK += ["--no-refit"]
@@ -135,12 +134,11 @@ LONG = [*QUICK[:-1], 150, "--latent-dim", 2, 3, "--sweep", "sweep"]
 
 
 def test_killed_and_resumed(session_file, tmp_path):
-    command = [sys.executable, "-m", "ldmfilter_cli", "sweep", session_file, *LONG]
-    process = subprocess.Popen(list(map(str, command)), cwd=tmp_path, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "sweep" / "000" / "model.safetensors").exists() and process.poll() is None:
+    process = Forked("sweep", session_file, *LONG, cwd=tmp_path)
+    while not (tmp_path / "sweep" / "000" / "model.safetensors").exists() and process.running:
         time.sleep(0.02)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.send(signal.SIGKILL)
+    assert process.end().code == -signal.SIGKILL
     sweep = Sweep.open(tmp_path / "sweep")
     assert [run.state for run in sweep.runs()] == ["started", "waiting"]
     ended = here("sweep", "--resume", "sweep", cwd=tmp_path)

@@ -1,6 +1,6 @@
 """A filter of slow and fast states: two parts, each an encoder and a Kalman filter, whose states lie side by side."""
 
-import itertools
+import copy
 import json
 
 import numpy as np
@@ -28,9 +28,11 @@ pytestmark = pytest.mark.usefixtures("short_trainings")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(few, short_trainings) -> tuple[Training, list]:
+def undisturbed(few, short_trainings) -> tuple[Training, list, list]:
+    """A training, its records, and its state after each."""
     training = Training(FilterConfig(**SHARED), few)
-    return training, list(training.run())
+    after = [(record, copy.deepcopy(training.state())) for record in training.run()]
+    return training, [record for record, _ in after], [state for _, state in after]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def test_dimensions_are_shared_out():
 
 
 def test_each_part_keeps_its_own_best(undisturbed):
-    training, records = undisturbed
+    training, records, _ = undisturbed
     names = list(dict.fromkeys(record.candidate for record in records))
     assert names == list(ORDER)
     assert [one.name.split()[0] for one, _ in training.parts] == ["slow", "fast"]
@@ -77,11 +79,8 @@ def test_each_part_keeps_its_own_best(undisturbed):
 @pytest.mark.parametrize("stop_after", [2, 4, 5, 8, 12])
 def test_resumed_equals_undisturbed(few, undisturbed, stop_after):
     """Stopped in each candidate, between two, and at the end."""
-    whole, records = undisturbed
-    first = Training(whole.config, few)
-    for _ in itertools.islice(first.run(), stop_after):
-        pass
-    tensors, values = first.state()
+    whole, records, states = undisturbed
+    tensors, values = states[stop_after - 1]
     second = Training(whole.config, few)
     second.restore(tensors, json.loads(json.dumps(values)))
     torch.rand(5)

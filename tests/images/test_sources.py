@@ -5,8 +5,6 @@ import gzip
 import hashlib
 import io
 import struct
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
@@ -17,6 +15,7 @@ from PIL import Image
 from ldmfilter.errors import InputError
 from ldmfilter.images import sources
 from ldmfilter.images.sources import Published, cifar, cifar10, cifar100, digits, image_folder, mnist, split
+from tests.cli.conftest import here
 
 
 def refused(function, *args) -> str:
@@ -323,8 +322,7 @@ class TestFolder:
 
 
 def test_missing_data_is_exit_code_3(tmp_path):
-    call = [sys.executable, "-m", "ldmfilter_cli", "reproduce", "fig3", "--size", "paper", "--data", str(tmp_path)]
-    done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 3
-    assert done.stderr.count("\n") == 1
-    assert "cifar-10-binary.tar.gz" in done.stderr
+    ended = here("reproduce", "fig3", "--size", "paper", "--data", tmp_path, cwd=tmp_path)
+    assert ended.code == 3
+    assert ended.err.count("\n") == 1
+    assert "cifar-10-binary.tar.gz" in ended.err

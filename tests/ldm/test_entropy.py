@@ -133,7 +133,7 @@ def value_and_gradient(function, z, *args):
 
 
 #: Sizes and dimensions on both sides of each choice: one tile, several tiles, a tree, a product of matrices.
-SIZES = [(60, 3), (511, 2), (700, 4), (700, 12), (700, 20), (1400, 1), (300, 80)]
+SIZES = [(60, 3), (511, 2), (700, 4), (530, 12), (350, 20), (1400, 1), (300, 80)]
 #: None; windows of 4; windows that follow each other closely; one of most samples; of very different sizes.
 GROUPS = {
     "none": lambda n: None,

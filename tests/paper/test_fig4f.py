@@ -1,5 +1,6 @@
 """Spikes on a linear track: which series is position, the phase of a lap, and the run beside its control."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from ldmfilter.errors import InputError
 from ldmfilter.paper import fig4f
 from ldmfilter.paper.fig4f import BIN
 
+SAMPLE = Path(__file__).parents[2] / "sample_data" / "linear_track_sim.nwb"
 REAL = Path("/work/shared/data/linear_track.nwb")
 DANDI = "processing/behavior/1.6mLinearMazePosition/1.6mLinearMazeSpatialSeries"
 
@@ -97,6 +99,7 @@ def short():
     """A short run, with the states that it read from and what it said."""
     kept, said = [], []
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fig4f, "write_sample", lambda path: shutil.copy(SAMPLE, path))  # which it is, and takes long
         patch.setattr(
             fig4f, "read_behavior", lambda *a, real=fig4f.read_behavior, **k: kept.append(real(*a, **k)) or kept[0]
         )

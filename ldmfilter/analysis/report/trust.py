@@ -1,4 +1,4 @@
-"""The sections on checks and units: innovations, sharing, spectrum, time constants, drift, importance of units."""
+"""The sections on checks and units: innovations, spectrum, time constants, drift, importance of units."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ Measured = Mapping[str, Any]  # plain types of `Measures`
 def trust(inputs: Inputs) -> Section:
     """The diagnosis, and a picture of each group of measures."""
     draws: dict[str, Callable[[Measured], Picture]] = {
-        "nis": _nis, "correlation": _correlation, "sharing": _sharing, "spectrum": _spectrum, "memory": _memory,
-        "drift": _drift,
+        "nis": _nis, "correlation": _correlation, "spectrum": _spectrum, "memory": _memory, "drift": _drift,
     }  # fmt: skip
     parts = _parts(inputs)
     pictures = {name + suffix: draw(parts[suffix]) for suffix in parts for name, draw in draws.items()}
@@ -80,28 +79,6 @@ def _correlation(measures: Measured) -> Picture:
         axes.legend(loc="upper right")
 
     return one_plot(draw)
-
-
-def _sharing(measures: Measured) -> Picture:
-    """Two numbers of the recording, each beside the same number of the surrogates."""
-    labels = {
-        "predictive_information": "predictive information, nats per second",
-        "coupling": "correlation with other units' past",
-    }
-    surrogates = ("surrogate_information", "surrogate_coupling")
-
-    def draw(figure: Figure, narrow: bool) -> None:
-        for (name, label), other, axes in zip(labels.items(), surrogates, pair(figure, narrow), strict=True):
-            value, shifted = _arrays(measures, "sharing", name, other)
-            # The height carries no meaning: it keeps neighbouring points apart.
-            height = np.random.default_rng(0).uniform(-0.5, 0.5, len(shifted))
-            axes.plot(shifted, height, "o", color=plots.ink(), alpha=0.4, markersize=4, markeredgewidth=0)
-            axes.plot([value], [0], "D", color=plots.COLOURS[1], markersize=8, markeredgewidth=0)
-            axes.axvline(0, **plots.reference())
-            axes.set(ylim=(-1.6, 1.6), yticks=[])
-            plots.finish(axes, label, left=False)
-
-    return Picture(draw, wide=(9.2, 1.7), narrow=(3.3, 2.8))
 
 
 def _spectrum(measures: Measured) -> Picture:
