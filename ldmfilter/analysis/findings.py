@@ -145,8 +145,9 @@ class Check:
             broken = None
         ok, verdict, remedy = (False, broken.verdict, broken.remedy) if broken else (True, missing or self.fine, "")
         doubtful = ok and (bool(missing) or not least <= value <= most)
-        if doubtful and not missing:
-            verdict += "; beyond the threshold, but chance may explain it"
+        beyond = self.low if value < least else self.high
+        if doubtful and not missing and beyond:
+            verdict = f"{beyond.verdict}; chance may explain it"
         refit = REFIT if measures.can_refit else ""
         reason, verdict, remedy = (
             text.format(value=value, low=low, high=high, p=p, m=measures, refit=refit)
