@@ -61,6 +61,8 @@ def check(
         say(f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; checking what it kept")
     recording, counts = the_run.recording(where_now(the_run, session))
     chosen = choose_behavior(recording, behavior, circular or ()) if behavior else []
+    if chosen and not quiet:
+        say("behaviour ...")
     reports = read_behavior(model.decode(counts), chosen, counts, min_speed=min_speed).reports if chosen else ()
     diagnosis = checks.check(
         model, counts, progress=None if quiet else lambda what: say(f"{what} ..."), behavior=reports

@@ -142,12 +142,14 @@ def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -
         if one.attrs["units_left_out"]:
             say(one.attrs["units_left_out"])
     step = f", from step {training.step}" if training.step else ""
+    each, once = run.config.filter.max_steps, training.steps == run.config.filter.max_steps
+    of = "" if once else f" ({training.steps // each} trainings of {each})"
     bins = sum(int(one["observed"].sum()) for one in counts)
     several = f" in {len(counts)} sessions" if len(counts) > 1 else ""
     say(
         f"{' + '.join(str(one.sizes['unit']) for one in counts)} units, {bins} bins "
         f"({bins * float(counts[0].attrs['bin_size']):.0f} s){several}, {run.config.filter.entropy}, "
-        f"{training.steps} steps on {training.device}{step}; run folder {run.folder}"
+        f"{training.steps} steps{of} on {training.device}{step}; run folder {run.folder}"
     )
     if training.ended:
         say("this training has ended; for a longer one make a new run, by `ldmfilter train SESSION --max-steps N`")
@@ -167,7 +169,7 @@ def _say_end(run: "Run", training: "Training", added: Path | None, signal: bool)
     if len(training.trained) > 1 or training.left_out:
         what, unit = ("the signal", "shares of its variance") if signal else ("spikes", "bits per spike")
         without = "".join(f"; {one} left out: no stretch is long enough for its windows" for one in training.left_out)
-        say(f"kept by {what} predicted ahead, {unit}: {kept.label} (of {listed(training.trained)}{without})")
+        say(f"kept: {kept.label}; {what} predicted ahead, {unit}: {listed(training.trained)}{without}")
     for one, (part, network) in zip(best, training.parts, strict=True):
         which = f"{part.label}: " if len(best) > 1 else ""
         if one.step == 0:

@@ -145,7 +145,8 @@ def trials(aligned: xr.Dataset, by: str, state: int = 0, ax: Axes | None = None)
     state : int
         Which state.
     ax : matplotlib.axes.Axes, optional
-        To draw onto; without it a new figure.
+        To draw onto; without it a new figure. The legend stands beside it: give a figure of several panels
+        ``layout="constrained"``.
 
     Returns
     -------
@@ -170,7 +171,7 @@ def trials(aligned: xr.Dataset, by: str, state: int = 0, ax: Axes | None = None)
     ax = _axes(ax, (6.5, 3.6))
     condition = np.where(np.isin(values.astype(names.dtype), names), np.searchsorted(names, values), -1)
     plots.plot_trials(aligned, state, condition, [str(name) for name in names], ax)
-    ax.legend(title=by, frameon=False)
+    ax.legend(title=by, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # beside the curves
     return ax
 
 

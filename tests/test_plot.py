@@ -100,6 +100,8 @@ def test_trials(ax):
     )
     ldmfilter.plot.trials(aligned, "side", state=1, ax=ax)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["left", "right"]
+    ax.figure.draw_without_rendering()
+    assert ax.get_window_extent().x1 <= ax.get_legend().get_window_extent().x0
     np.testing.assert_allclose(ax.lines[2].get_ydata(), states[[1, 3], :, 1].mean(0))  # after the two single trials
     with pytest.raises(ldmfilter.InputError, match="no column 'colour'"):
         ldmfilter.plot.trials(aligned, "colour")

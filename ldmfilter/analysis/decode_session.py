@@ -171,6 +171,7 @@ def _read_and_align(
         for one in variables:
             if one.note:
                 say(f"{one.path}: {one.note}")
+        say(f"behaviour: {', '.join(one.name for one in variables)} ...")
         reading = read_behavior(latents, variables, counts, ci=options.ci, min_speed=options.min_speed)
         latents, reports = reading.latents, reading.reports
         if options.ahead:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ldmfilter.analysis.baselines import STATES
 from ldmfilter.text import print_table, shown
@@ -98,7 +98,7 @@ def show_report(console: Console, one: AnyReport) -> None:
     """Print the readouts of a variable, their bins and their scores."""
     about = one.to_dict()
     kind = ", circular" * about["circular"] + f", {len(about.get('classes', ()))} classes" * about["categories"]
-    console.print(shown(one.path + kind, style="bold"))
+    console.print(shown(f"{one.path}{kind}, {one.name} in the store", style="bold"))
     left = ", ".join(f"{n} {why}" for why, n in one.bins.items() if why != "used")
     blocks = f"{one.blocks} block{'s' if one.blocks != 1 else ''}"
     bins = f"{one.bins['used']} bins in {blocks}" + (f"; left out {left}" if left else "")
@@ -110,16 +110,17 @@ def show_report(console: Console, one: AnyReport) -> None:
         _show_scores(console, one)  # type: ignore[arg-type]
 
 
+def _scored(one: AnyReport) -> list[tuple[str, Any]]:
+    """Scores of what is read, each fold by the readout that is best on the others, and of each readout alone."""
+    read = [] if one.read is None else [("as read: by the best on other blocks", one.read)]
+    return [*read, *one.readouts.items()]
+
+
 def _show_classes(console: Console, one: ClassReport) -> None:
     """Scores of each classifier, beside the supervised decoder and chance, and the calibration of probabilities."""
     rows = [
-        (
-            name + (" (chosen)" if name == one.chosen else ""),
-            f"{score.balanced_accuracy:.1%}",
-            f"{score.accuracy:.1%}",
-            f"{score.log_loss:.3g}",
-        )
-        for name, score in one.readouts.items()
+        (name, f"{score.balanced_accuracy:.1%}", f"{score.accuracy:.1%}", f"{score.log_loss:.3g}")
+        for name, score in _scored(one)
     ]
     if one.decoder:
         rows.append((f"Bayesian decoder, {one.decoder.window:g} s", f"{one.decoder.balanced_accuracy:.1%}", "", ""))
@@ -140,12 +141,9 @@ def _show_classes(console: Console, one: ClassReport) -> None:
 
 def _show_scores(console: Console, one: BehaviorReport) -> None:
     """Scores of each readout, beside the supervised decoder and chance."""
-    rows = [
-        (name + (" (chosen)" if name == one.chosen else ""), f"{score.r2:.3f}", f"{score.median_error:.3g}")
-        for name, score in one.readouts.items()
-    ]
-    if one.decoder:
-        decoder = one.decoder
+    rows = [(name, f"{score.r2:.3f}", f"{score.median_error:.3g}") for name, score in _scored(one)]
+    read, decoder = one.read, one.decoder
+    if decoder:
         rows.append((f"Bayesian decoder, {decoder.window:g} s", f"{decoder.r2:.3f}", f"{decoder.median_error:.3g}"))
     if one.control:
         rows.append(("shifted behaviour, 95th percentile", f"{one.control.shifted_95:.3f}", ""))
@@ -153,6 +151,8 @@ def _show_scores(console: Console, one: BehaviorReport) -> None:
         print_table(console, ["readout", ">R2", f">median error, {one.unit or 'its unit'}"], rows)
     if one.control:
         console.print(shown(f"p {one.control.p:.2g} against {one.control.shifts} shifts"))
+    if read and decoder and (decoder.r2 < read.r2) != (decoder.median_error > read.median_error):
+        console.print(shown("R2 and median error disagree: R2 counts few large errors most, the median not at all"))
     if one.intervals:
         levels = [
             (
@@ -165,9 +165,14 @@ def _show_scores(console: Console, one: BehaviorReport) -> None:
             for i in one.intervals
         ]
         print_table(console, ("interval", ">covers", ">width", ">score", ">score at constant width"), levels)
+    values = [value for third in one.thirds if third.by == "value" for value in (third.low, third.high)]
+    if values:
+        console.print(shown(f"{one.name} goes from {min(values):.3g} to {max(values):.3g} {one.unit}".rstrip()))
     if one.distribution:
         console.print(shown(f"CRPS {one.distribution.crps:.4g} +- {one.distribution.crps_se:.2g} {one.unit}".rstrip()))
     for third in one.thirds:
         if third.outside:
             bins = f"bins with {third.by} of {third.low:.3g} to {third.high:.3g}"
             console.print(shown(f"intervals hold {third.coverage:.1%} +- {third.coverage_se:.1%} in {bins}"))
+    if any(third.outside for third in one.thirds):
+        console.print(shown("where they hold more than their level they are wider than needed, where less too narrow"))

@@ -90,7 +90,8 @@ def _next(session: Session) -> list[str]:
     forced = "" if not isinstance(session, BinnedSession) else f" --bin-size {session.bin_size:g}"
     commands = [f"ldmfilter train {path}{forced}"]
     if interval is not None:
-        commands.append(f"ldmfilter train {path}{forced} --interval {shlex.quote(interval)}")
+        commands[0] += "  # all of the time"
+        commands.append(f"ldmfilter train {path}{forced} --interval {shlex.quote(interval)}  # or only this part")
     behavior = f" --behavior {shlex.quote(next(iter(session.behavior)))}" if session.behavior else ""
     commands.append(f"ldmfilter decode --out latents.zarr{behavior}")
     if "trials" in tables:

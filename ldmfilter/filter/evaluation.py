@@ -49,8 +49,8 @@ class Record:
         """The numbers on a line."""
         loss = f"loss {self.loss:.2f}  " if self.step else ""
         return (
-            f"{self.candidate}  {loss}held-out {self.held_out_log_likelihood:.2f}  "
-            f"predictive information {self.score:.2f}  rank {self.effective_rank:.1f}"
+            f"{self.candidate}  {loss}held-out log-likelihood {self.held_out_log_likelihood:.2f}  "
+            f"predictive information {self.score:.2f} nats a frame  rank of z {self.effective_rank:.1f}"
         )
 
 

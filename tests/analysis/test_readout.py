@@ -108,10 +108,9 @@ def test_thirds_are_told_where_intervals_do_not_follow():
     assert few.coverage + 3 * few.coverage_se < 0.95 < many.coverage - 3 * many.coverage_se
     assert many.outside
     told = repr(reading).splitlines()  # a table in a Python console
-    assert told[0] == reports[0].path
-    assert any(
-        line.split()[-2:] == [f"{reports[0].read.r2:.3f}", f"{reports[0].read.median_error:.3g}"] for line in told
-    )
+    assert told[0] == f"{reports[0].path}, place in the store"
+    read = next(line for line in told if line.startswith("as read"))
+    assert read.split()[-2:] == [f"{reports[0].read.r2:.3f}", f"{reports[0].read.median_error:.3g}"]
     assert any(
         line.endswith(f"bins with spikes in the last second of {many.low:.3g} to {many.high:.3g}") for line in told
     )

@@ -213,6 +213,7 @@ def test_what_its_reader_saw_is_not_shown_as_read():
         "unit": "cm",
         "period": None,
         "categories": False,
+        "read": None,
         "note": "",
         "bins": {"used": 1},
     }

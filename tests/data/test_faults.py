@@ -319,7 +319,7 @@ def test_what_inspect_tells():
     assert (table["seconds"], table["seconds_by_tag"]) == (15.0, {"a": 5.0, "b": 10.0})
     summary = summarise(Session.from_spikes(trains(), intervals={"trials": trials}), ["odd"])
     assert summary["odd"] == ["odd"]
-    assert summary["next"][1] == "ldmfilter train memory --interval trials=b"
+    assert summary["next"][1] == "ldmfilter train memory --interval trials=b  # or only this part"
     assert summary["next"][-1] == "ldmfilter decode --align trials.go --window 0:7.5 --out trials.zarr"
 
 
