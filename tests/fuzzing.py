@@ -117,7 +117,7 @@ def write_seeds(folder: Path) -> dict[str, Path]:
     return seeds
 
 
-TRAIN = "--latent-dim 2 --max-steps 20 --hidden 8 --window 1.2 --warmup 0.4 --dynamics fast --restarts 0"
+TRAIN = "--latent-dim 2 --max-steps 20 --hidden 8 --window 1.2 --warmup 0.4 --dynamics fast"
 TRAIN += " --batch-size 8 --no-refit"
 
 
@@ -609,7 +609,7 @@ KINDS: dict[str, Kind] = {
     "counts-zarr": Kind(damage_folder, _SESSION),
     "npz": Kind(damage_npz, _SESSION),
     "npy": Kind(damage_file, ("inspect IN --bin-size 0.1", f"train IN --bin-size 0.1 --run out {TRAIN}")),
-    "toml": Kind(damage_toml, ("train ZARR --run out --config IN --max-steps 10 --restarts 0 --batch-size 4",)),
+    "toml": Kind(damage_toml, ("train ZARR --run out --config IN --max-steps 10 --batch-size 4",)),
     "model": Kind(
         lambda path, rng: damage_tensors(path / "model.safetensors", rng),
         ("decode --run IN --out out.zarr", "decode --run IN --smooth --out out.zarr", "check IN"),

@@ -76,9 +76,7 @@ def harmful_run(folder: Path) -> Run:
         source=Source(session_id=f"rat {HARM}", identifier=HARM),
     )
     session = read_session(session.to_zarr(folder / "session.zarr"))
-    options = FilterConfig(
-        latent_dim=3, max_steps=100, hidden=(32,), window=2.0, batch_size=16, dynamics="fast", restarts=0
-    )
+    options = FilterConfig(latent_dim=3, max_steps=100, hidden=(32,), window=2.0, batch_size=16, dynamics="fast")
     config = Config(DataConfig(spans=((0.0, 260.0),)), options).replace(state_dim=3)
     counts = reserve(bin_spikes(session, config.data.bin_size, config.data.spans), config.data.reserve)
     run = Run.create(folder / "run", config, session, counts)

@@ -14,7 +14,7 @@ def test_the_states_of_the_sample_session_tell_the_place_and_the_direction():
     session = ldmfilter.read_session(SAMPLE)
     whole = ldmfilter.bin_spikes(session, 0.1, "epochs=run")
     split = int(0.8 * whole.sizes["time"])
-    states = ldmfilter.LDMFilter(restarts=0).fit(whole[:split]).transform(whole)
+    states = ldmfilter.LDMFilter().fit(whole[:split]).transform(whole)
     time = whole["time"].to_numpy()
     r2 = {}
     for name in ("linear_position", "facing"):

@@ -84,7 +84,7 @@ class LDMFilter(Fitted):
     >>> from ldmfilter.data.simulate import linear_track_session
     >>> session = linear_track_session(duration=120, rest=0, n_units=6)
     >>> counts = ldmfilter.bin_spikes(session, 0.2)
-    >>> model = ldmfilter.LDMFilter(latent_dim=2, dynamics="fast", restarts=0, max_steps=2, refit=False)
+    >>> model = ldmfilter.LDMFilter(latent_dim=2, dynamics="fast", max_steps=2, refit=False)
     >>> model = model.fit(ldmfilter.reserve(counts, 0.4))
     >>> latents = model.decode(counts)
     >>> latents["filtered_cov"].shape
@@ -132,7 +132,7 @@ class LDMFilter(Fitted):
 
         Examples
         --------
-        >>> quick = ldmfilter.LDMFilter(latent_dim=2, dynamics="fast", restarts=0, max_steps=2, refit=False)
+        >>> quick = ldmfilter.LDMFilter(latent_dim=2, dynamics="fast", max_steps=2, refit=False)
         >>> quick.fit(counts).history_[-1].step
         2
         """
@@ -339,7 +339,7 @@ class LDMFilter(Fitted):
 
         Examples
         --------
-        >>> quick = ldmfilter.LDMFilter(latent_dim=2, dynamics="fast", restarts=0, max_steps=2, refit=False)
+        >>> quick = ldmfilter.LDMFilter(latent_dim=2, dynamics="fast", max_steps=2, refit=False)
         >>> quick.fit_transform(counts).shape
         (600, 2)
         """

@@ -30,7 +30,6 @@ SMALL = {
     "window": 2.4,
     "dynamics": "slow",
     "frame": 0.1,
-    "restarts": 0,
     "batch_size": 16,
 }
 

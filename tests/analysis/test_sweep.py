@@ -19,7 +19,7 @@ from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.errors import InputError
 from ldmfilter.filter.runs import Run
 
-SMALL = {"hidden": (16,), "window": 2.0, "batch_size": 8, "dynamics": "fast", "restarts": 0, "refit": False}
+SMALL = {"hidden": (16,), "window": 2.0, "batch_size": 8, "dynamics": "fast", "refit": False}
 QUICK = FilterConfig(max_steps=50, **SMALL)
 CONFIG = Config(DataConfig(), QUICK)
 GRID: dict[str, list] = {"latent_dim": [3, 2]}

@@ -28,7 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmarks.report import present
 
-TRAIN = "--latent-dim 2 --max-steps 75 --hidden 8 --window 1.2 --warmup 0.4 --dynamics fast --restarts 0"
+TRAIN = "--latent-dim 2 --max-steps 75 --hidden 8 --window 1.2 --warmup 0.4 --dynamics fast"
 TRAIN += " --batch-size 8 --no-refit"
 PATIENCE = 120.0  # s
 NWB = "session.nwb"

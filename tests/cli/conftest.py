@@ -19,7 +19,7 @@ from ldmfilter.data.simulate import linear_track_session
 from tests.cli.forked import Ended
 
 QUICK = ["--dynamics", "fast", "--latent-dim", "2", "--max-steps", "50", "--hidden", "16", "--window", "2"]
-QUICK += ["--restarts", "0", "--batch-size", "8", "--no-refit"]
+QUICK += ["--batch-size", "8", "--no-refit"]
 
 
 def ldmfilter(*words: object, cwd: Path, **more: object) -> Ended:

@@ -102,7 +102,7 @@ def test_a_rate_that_is_no_number_is_none(tmp_path):
 def test_the_two_commands_verbatim(tmp_path):
     """In an empty folder, with a session of that name, and on a narrow terminal's width."""
     shutil.copy(SAMPLE, tmp_path / "session.nwb")
-    brief = ["--max-steps", "25", "--restarts", "0"]
+    brief = ["--max-steps", "25"]
     trained = ldmfilter("train", "session.nwb", *brief, cwd=tmp_path, env=os.environ | {"COLUMNS": "40"})
     assert trained.code == 0, trained.err
     run = Path(trained.out.strip())
@@ -144,7 +144,7 @@ def test_interval_and_span_keep_what_lies_in_both(trained, tmp_path):
 def test_options_of_the_file_and_of_the_command_line(session_file, tmp_path):
     (tmp_path / "options.toml").write_text(
         "[data]\nbin_size = 0.2\nspans = [[0.0, 80.0]]\n[filter]\nlatent_dim = 2\nmax_steps = 25\nwindow = 3.2\n"
-        'dynamics = "fast"\nhidden = [8]\nrestarts = 0\n'
+        'dynamics = "fast"\nhidden = [8]\n'
     )
     words = ["--config", "options.toml", "--bin-size", "0.05", "--run", "run", "--units", "rate > 0.5"]
     ended = here("train", session_file, *words, cwd=tmp_path)
@@ -180,7 +180,7 @@ def test_units_left_out_are_told(tmp_path):
 
 
 def test_dynamics_left_out_are_told(session_file, tmp_path):
-    words = ["--span", "0:4", "--reserve", 0, "--latent-dim", 2, "--max-steps", 2, "--hidden", 8, "--restarts", 0]
+    words = ["--span", "0:4", "--reserve", 0, "--latent-dim", 2, "--max-steps", 2, "--hidden", 8]
     ended = here("train", session_file, "--run", "run", *words, "--no-refit", cwd=tmp_path)
     assert "kept: fast; spikes predicted ahead, bits per spike: fast " in ended.err
     assert "; slow left out: no stretch is long enough for its windows" in ended.err

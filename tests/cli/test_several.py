@@ -24,7 +24,7 @@ from ldmfilter.filter.runs import Run
 from tests.cli.conftest import here
 from tests.cli.forked import FORKS, IMPORTED, Ended
 
-SMALL = ["--hidden", 8, "--window", 2, "--batch-size", 8, "--dynamics", "fast", "--restarts", 0]
+SMALL = ["--hidden", 8, "--window", 2, "--batch-size", 8, "--dynamics", "fast"]
 SMALL += ["--no-refit"]
 
 

@@ -18,7 +18,7 @@ from ldmfilter.filter.model import load
 from tests.cli.conftest import here
 from tests.cli.forked import Forked
 
-QUICK = ["--dynamics", "fast", "--restarts", "0", "--hidden", "16", "--window", "2", "--batch-size", "8"]
+QUICK = ["--dynamics", "fast", "--hidden", "16", "--window", "2", "--batch-size", "8"]
 QUICK += ["--no-refit"]
 QUICK += ["--max-steps", "25"]
 

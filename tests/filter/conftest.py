@@ -20,7 +20,6 @@ SMALL = {
     "warmup": 0.8,
     "dynamics": "slow",
     "frame": 0.1,
-    "restarts": 0,
     "batch_size": 16,
 }
 

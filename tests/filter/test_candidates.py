@@ -25,7 +25,6 @@ TINY = {
     "learning_rate": 0.01,
     "hidden": (16,),
     "batch_size": 16,
-    "restarts": 0,
 }
 
 pytestmark = pytest.mark.usefixtures("short_trainings")

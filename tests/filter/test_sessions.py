@@ -45,7 +45,6 @@ def joint(world) -> LDMFilter:
         "warmup": 0.8,
         "dynamics": "slow",
         "frame": 0.1,
-        "restarts": 0,
         "batch_size": 32,
         "learning_rate": 3e-3,
     }
