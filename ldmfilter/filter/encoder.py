@@ -49,6 +49,7 @@ class Encoder(nn.Module):
         hidden: widths of the hidden layers.
         dropout: share of units and of hidden activations that is dropped in training.
         signal: whether it sees a signal, not counts.
+        linear: whether it has the linear map; without it the perceptron begins as large as others do.
     """
 
     input_mean: Tensor
@@ -63,6 +64,7 @@ class Encoder(nn.Module):
         hidden: tuple[int, ...] = (128, 128),
         dropout: float = 0.1,
         signal: bool = False,
+        linear: bool = True,
     ):
         super().__init__()
         self.signal = signal
@@ -76,10 +78,11 @@ class Encoder(nn.Module):
             layers += [nn.Linear(width, size), nn.GELU(), Dropout(dropout)]
             width = size
         last = nn.Linear(width, latent_dim)
-        with torch.no_grad():
-            last.weight.mul_(FIRST_SHARE)
         self.layers = nn.Sequential(*layers, last)
-        self.linear = nn.Linear(n_units, latent_dim, bias=False)
+        self.linear = nn.Linear(n_units, latent_dim, bias=False) if linear else None
+        if linear:
+            with torch.no_grad():
+                last.weight.mul_(FIRST_SHARE)
 
     @torch.no_grad()
     def set_input_scale(self, counts: Float[Tensor, "time unit"]) -> None:
@@ -109,7 +112,8 @@ class Encoder(nn.Module):
     def raw(self, standardised: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch latent"]:
         """Pseudo-observations, not yet white, of `standardised` inputs."""
         x = self.layers[0](standardised)  # units are dropped for both
-        return self.linear(x) + self.layers[1:](x)
+        z = self.layers[1:](x)
+        return z if self.linear is None else z + self.linear(x)
 
     def white(self, raw: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
         """Raw pseudo-observations made white: mean 0 and unit covariance over the training part."""

@@ -143,7 +143,7 @@ class View(SequenceModel):
     """
 
     def __init__(self, units: slice, counts: Tensor, latent: int, hidden: tuple[int, ...]):
-        encoder = Encoder(counts[:, units].shape[1], latent, hidden)
+        encoder = Encoder(counts[:, units].shape[1], latent, hidden, linear=False)
         encoder.set_input_scale(counts[:, units])
         super().__init__(encoder, LinearPredictor(latent, latent, decay=math.exp(-BIN / 2.0), noise=0.5), latent)
         self.units = units
