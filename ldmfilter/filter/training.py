@@ -57,11 +57,11 @@ class Training:
     takes its part of every batch, and all come to the result that one alone would.
 
     Every candidate that the settings leave open (`candidates.CANDIDATES`) is trained. Where they share the dimensions
-    (`candidates.are_shared`) each is a part of the filter, and all are trained again from other first weights
-    (`restarts`), each part keeping what predicts spikes best (`Fit.spikes_ahead`); a part that predicts better
-    alone than beside the other is the filter. With fewer dimensions the best
-    candidate is kept, and trained again. What came earlier is kept where the lead is within its standard error. A
-    candidate whose windows do not fit into the recording is left out.
+    (`candidates.are_shared`) each is a part of the filter and keeps what predicts spikes best
+    (`Fit.spikes_ahead`), of several first weights where `restarts` asks for them; a part that predicts better alone
+    than beside the other is the filter. With fewer dimensions the best candidate is kept, and trained again as often
+    as `restarts` says. What came earlier is kept where the lead is within its standard error. A candidate whose
+    windows do not fit into the recording is left out.
 
     Args:
         config: the filter's settings.
