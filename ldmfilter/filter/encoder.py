@@ -49,7 +49,7 @@ class Encoder(nn.Module):
         hidden: widths of the hidden layers.
         dropout: share of units and of hidden activations that is dropped in training.
         signal: whether it sees a signal, not counts.
-        linear: whether it has the linear map; without it the perceptron begins as large as others do.
+        linear: whether the linear map is learnt; without it, it stays 0, and the perceptron begins as large as others.
     """
 
     input_mean: Tensor
@@ -79,7 +79,7 @@ class Encoder(nn.Module):
             width = size
         last = nn.Linear(width, latent_dim)
         self.layers = nn.Sequential(*layers, last)
-        self.linear = nn.Linear(n_units, latent_dim, bias=False) if linear else None
+        self.linear = nn.Linear(n_units, latent_dim, bias=False) if linear else _nothing(n_units, latent_dim)
         if linear:
             with torch.no_grad():
                 last.weight.mul_(FIRST_SHARE)
@@ -112,8 +112,7 @@ class Encoder(nn.Module):
     def raw(self, standardised: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch latent"]:
         """Pseudo-observations, not yet white, of `standardised` inputs."""
         x = self.layers[0](standardised)  # units are dropped for both
-        z = self.layers[1:](x)
-        return z if self.linear is None else z + self.linear(x)
+        return self.linear(x) + self.layers[1:](x)
 
     def white(self, raw: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
         """Raw pseudo-observations made white: mean 0 and unit covariance over the training part."""
@@ -129,3 +128,11 @@ class Encoder(nn.Module):
         mean, W = whitening(raw)
         self.z_mean.copy_(mean)
         self.z_whiten.copy_(W)
+
+
+def _nothing(n_units: int, latent_dim: int) -> nn.Linear:
+    """A linear map that is 0 and stays so; it draws no random numbers."""
+    linear: nn.Linear = nn.utils.skip_init(nn.Linear, n_units, latent_dim, bias=False).requires_grad_(False)
+    with torch.no_grad():
+        linear.weight.zero_()
+    return linear

@@ -218,7 +218,6 @@ class _Encoder:
         self._z_mean, self._z_whiten = _array(encoder.z_mean), _array(encoder.z_whiten)
         linear = [(_array(m.weight), _array(m.bias)) for m in encoder.layers if isinstance(m, nn.Linear)]
         *self._hidden, self._last = [(W, b, np.empty_like(b)) for W, b in linear]
-        assert encoder.linear is not None  # in filters
         self._linear, self._straight = _array(encoder.linear.weight), np.empty_like(self._z_mean)
         self._x = np.empty_like(self._input_mean)
 
