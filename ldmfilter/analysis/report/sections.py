@@ -113,7 +113,7 @@ def behavior(inputs: Inputs) -> Section:
     if classes:
         pictures["probabilities"] = one_plot(lambda axes: plots.plot_reports(classes, axes))
     if inputs.lags:
-        pictures["lags"] = Picture(lambda figure, narrow: _draw_lags(inputs, figure, narrow), wide=(9.2, 3.2))
+        pictures["lags"] = Picture(lambda figure, narrow: _draw_lags(inputs, figure, narrow), narrow=(3.3, 4.8))
     return Section({"behavior": list(inputs.reports), "lags": dict(inputs.lags)}, pictures)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -49,6 +49,15 @@ def short(value: float | None, digits: int = 3) -> str:
     else:
         text = f"{value:#.{digits}g}".rstrip(".") if value else "0"
     return text.replace("-", "\u2212")
+
+
+def with_options(text: str) -> Markup:
+    """A sentence as markup, each option of the command line in it as code, which no line end divides.
+
+    >>> with_options("choose a larger --bin-size & wait")
+    Markup('choose a larger <code class="whole">--bin-size</code> &amp; wait')
+    """
+    return Markup(re.sub(r"--[a-z][a-z-]*", r'<code class="whole">\g<0></code>', str(escape(text))))
 
 
 def plain_number(value: float) -> str:
