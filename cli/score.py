@@ -22,6 +22,10 @@ def score(
         list[float] | None,
         typer.Option(metavar="SECONDS", help="How far ahead; repeatable (default: 0.1, 0.2, 0.5, 1 and 2)."),
     ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="GPFA or CEBRA beside them (minutes; the extra bench); repeatable."),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -37,7 +41,7 @@ def score(
 
     opened = [Run.open(run) for run in runs] if runs else [Run.latest()]
     tell = None if quiet else lambda what: say(f"{what} ...")
-    scores = score_runs([run.choose(session) for run in opened], ahead or AHEAD, tell)
+    scores = score_runs([run.choose(session) for run in opened], ahead or AHEAD, peer or (), tell)
     if as_json:
         print(json.dumps(scores.to_dict(), indent=1, allow_nan=False))
     else:

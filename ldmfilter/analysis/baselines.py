@@ -149,14 +149,21 @@ def smoothed_roots(counts: Array, starts: Array, fit: Array, bin_size: float, si
         bin_size: s.
         signal: whether they are a signal.
     """
+    centred = centred_roots(counts, fit, signal)
+    forget = math.exp(-bin_size / SMOOTHING)
+    parts = np.split(centred, np.flatnonzero(starts)[1:]) if starts.any() else [centred]
+    return np.concatenate([lfilter([1 - forget], [1, -forget], part, axis=0) for part in parts])
+
+
+def centred_roots(counts: Array, fit: Array, signal: bool = False) -> Array:
+    """Root counts (time, unit) less their mean, of a signal its standardised channels, as `smoothed_roots` averages
+    them."""
     roots = counts.astype(np.float64)
     roots = standardised(roots, fit) if signal else np.sqrt(roots)
     seen = ~np.isnan(roots[fit])
     mean = np.where(seen, roots[fit], 0).sum(0) / np.maximum(seen.sum(0), 1)
-    centred = np.where(np.nan_to_num(roots[fit]).any(0), np.nan_to_num(roots - mean), 0)
-    forget = math.exp(-bin_size / SMOOTHING)
-    parts = np.split(centred, np.flatnonzero(starts)[1:]) if starts.any() else [centred]
-    return np.concatenate([lfilter([1 - forget], [1, -forget], part, axis=0) for part in parts])
+    centred: Array = np.where(np.nan_to_num(roots[fit]).any(0), np.nan_to_num(roots - mean), 0)
+    return centred
 
 
 def causal_pca(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False) -> Array:
@@ -168,13 +175,17 @@ def causal_pca(counts: Array, starts: Array, fit: Array, bin_size: float, signal
 
 
 def factor_analysis(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False) -> Array:
-    """States (time, dim) as `causal_pca`, by factor analysis: means of the factors given `smoothed_roots`; no more of
-    them than the covariance of so many units determines (Ledermann 1937)."""
-    smooth, n = smoothed_roots(counts, starts, fit, bin_size, signal), counts.shape[1]
-    dims = max(1, min(DIMS, int(n + 0.5 - math.sqrt(2 * n + 0.25))))
+    """States (time, dim) as `causal_pca`, by factor analysis: means of the factors given `smoothed_roots`."""
+    smooth = smoothed_roots(counts, starts, fit, bin_size, signal)
+    dims = n_factors(counts.shape[1])
     # It ends when a step adds less than 1 nat to all fitted bins together.
     states: Array = FactorAnalysis(dims, tol=1.0, svd_method="lapack").fit(smooth[fit]).transform(smooth)
     return states
+
+
+def n_factors(units: int) -> int:
+    """The number of factors, no more than the covariance of so many units determines (Ledermann 1937)."""
+    return max(1, min(DIMS, int(units + 0.5 - math.sqrt(2 * units + 0.25))))
 
 
 #: States of simpler methods, by name: functions of counts, as `smoothed_roots` takes them.

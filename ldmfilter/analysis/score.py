@@ -6,7 +6,7 @@ et al. 2021), a quarter of the units at a time; the same where readouts learn fr
 Dabholkar & Barak 2024), which costs states with superfluous dimensions more; and the counts that the state has seen.
 
 Training saw all units, hidden ones too: the weights know on training time what the hidden units did. The baselines
-are fitted without the hidden units.
+are fitted without the hidden units, and so are the peers.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import xarray as xr
 from ldmfilter.analysis.baselines import STATES
 from ldmfilter.analysis.compare import check_same_session
 from ldmfilter.analysis.judged import GUARD, Array, Bins, bins_of, excerpt, thinned
+from ldmfilter.analysis.peers import chosen
 from ldmfilter.analysis.text import score_notes, score_table, show_scores
 from ldmfilter.data.counts import is_signal, where_of
 from ldmfilter.data.prepare import as_counts
@@ -69,6 +70,8 @@ class Scores:
         Number of units left out, as they never fire on held-out time or never on training time.
     unit : str
         Of the scores.
+    peers : list of str
+        Sources of states that have seen bins after their own: NaN ahead, as that would be no forecast.
     """
 
     rows: dict[str, dict[str, SpikesAhead]]
@@ -77,6 +80,7 @@ class Scores:
     units: int
     silent: int
     unit: str
+    peers: list[str]
 
     def __repr__(self) -> str:
         return plain(lambda console: show_scores(console, self))
@@ -110,7 +114,10 @@ class Scores:
 
 
 def score_runs(
-    runs: Sequence[Run], ahead: Sequence[float] = AHEAD, progress: Callable[[str], None] | None = None
+    runs: Sequence[Run],
+    ahead: Sequence[float] = AHEAD,
+    peers: Sequence[str] = (),
+    progress: Callable[[str], None] | None = None,
 ) -> Scores:
     """Score runs of one session, side by side; as `score`.
 
@@ -125,13 +132,14 @@ def score_runs(
             raise InputError(
                 f"{run.folder}: has other time or units than {runs[0].folder}; score runs of the same counts"
             )
-    return score({str(run.folder): run.model() for run in runs}, counts, ahead, progress)
+    return score({str(run.folder): run.model() for run in runs}, counts, ahead, peers, progress)
 
 
 def score(
     model: LDMFilter | Mapping[str, LDMFilter],
     counts: Any,
     ahead: Sequence[float] = AHEAD,
+    peers: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Scores:
     """Score a filter's states on held-out time, beside smoothed counts, a causal PCA and factor analysis of them.
@@ -145,6 +153,9 @@ def score(
         are fitted on every other tenth.
     ahead : sequence of float
         Horizons, s.
+    peers : sequence of str
+        "GPFA" and "CEBRA", which take minutes and need the extra `bench`. They see bins to come, and so have no score
+        ahead; beside them stand the smoothed states of the first model, which see all bins.
     progress : callable, optional
         Called with what is being computed.
 
@@ -157,12 +168,13 @@ def score(
     Raises
     ------
     InputError
-        Not fitted, counts of other units or bins, no or too little held-out time, or a horizon that is not positive.
+        Not fitted, counts of other units or bins, no or too little held-out time, a horizon that is not positive, or a
+        peer that is unknown or not installed.
 
     References
     ----------
     Hidden units: Pei et al. 2021, the Neural Latents Benchmark. Learnt from few bins: Dabholkar & Barak 2024, arXiv
-    2405.14425.
+    2405.14425. GPFA: Yu et al. 2009. CEBRA: Schneider, Lee & Mathis 2023.
 
     Examples
     --------
@@ -170,7 +182,7 @@ def score(
     >>> list(scores.rows["0.4 s ahead"])
     ['states', 'smoothed counts', 'causal PCA', 'factor analysis']
     """
-    tell = progress or (lambda _: None)
+    tell, made = progress or (lambda _: None), chosen(peers)
     models = dict(model) if isinstance(model, Mapping) else {"states": model}
     for one in models.values():
         one.check_fitted()
@@ -178,21 +190,24 @@ def score(
         raise InputError(f"horizons {', '.join(f'{one:g}' for one in ahead)} s: give seconds above 0")
     counts = excerpt(as_counts(counts, next(iter(models.values())).bin_size_), 0)
     with one_thread(), torch.no_grad(), sound(next(iter(models.values())), counts):
-        whole = {name: one.decode(counts) for name, one in models.items()}
-        bins = _common(models, whole, counts)
-        judge = Judge(bins, is_signal(counts), ahead)
+        whole = {name: one.decode(counts, smooth=bool(made)) for name, one in models.items()}
+        judge = Judge(_common(models, whole, counts), is_signal(counts), ahead)
+        causal = {name: partial(means_without, one, counts, whole[name]) for name, one in models.items()}
+        causal |= {name: partial(judge.made, make) for name, make in STATES.items()}
+        first, one = next(iter(models.items()))
+        others = {f"{first}, smoothed": partial(means_without, one, counts, whole[first], smooth=True)} if made else {}
+        others |= {name: partial(judge.made, make) for name, make in made.items()}
         found = {}
-        for name, one in models.items():
+        for name, states in causal.items():
             tell(name)
-            found[name] = judge.scores(partial(means_without, one, counts, whole[name]))
-        for name, make in STATES.items():
-            tell(name)
-            found[name] = judge.scores(partial(judge.made, make))
+            found[name] = judge.scores(states)
+        for name, states in others.items():
+            found[name] = judge.scores(partial(_told, tell, name, states), causal=False)
     rows = {row: {name: one[row] for name, one in found.items()} for row in next(iter(found.values()))}
     missing = {row: judge.reason(row) for row, each in rows.items() if math.isnan(next(iter(each.values())).value)}
     unit = "share of variance" if judge.signal else "bits per spike"
     units = len(judge.units)
-    return Scores(rows, missing, int(bins.judged.sum()), units, counts.sizes["unit"] - units, unit)
+    return Scores(rows, missing, int(judge.bins.judged.sum()), units, counts.sizes["unit"] - units, unit, list(others))
 
 
 class Judge:
@@ -212,10 +227,11 @@ class Judge:
         fired = [np.nan_to_num(self.counts[rows]).any(0) for rows in (bins.fit, self.judged)]
         self.units = np.flatnonzero(fired[0] & fired[1])
 
-    def scores(self, states: States) -> dict[str, SpikesAhead]:
-        """The score of every row."""
+    def scores(self, states: States, causal: bool = True) -> dict[str, SpikesAhead]:
+        """The score of every row; ahead only of causal states, as others have seen what they would predict."""
         whole, size = states(np.zeros(0, np.int64)), self.bins.size
-        rows = {name: self._predicted(whole, self.units, round(at / size)) for name, at in self.ahead.items()}
+        steps = {name: round(at / size) if causal else 0 for name, at in self.ahead.items()}
+        rows = {name: self._predicted(whole, self.units, each) for name, each in steps.items()}
         groups = list(self._groups(states))
         rows[HIDDEN] = _pooled([(weight, self._predicted(seen, units)) for seen, units, weight in groups])
         rows[FEW_SHOT] = _pooled(
@@ -254,7 +270,7 @@ class Judge:
     def _predicted(self, states: Array, units: Array, steps: int = -1, few: Array | None = None) -> SpikesAhead:
         """The score of the units' counts so many bins ahead; -1 stands for those of the bin itself."""
         bins = self.bins
-        if steps == 0:  # a horizon shorter than a bin
+        if steps == 0:  # a horizon shorter than a bin, or one that the states have seen
             return NOT_JUDGED
         horizon = (max(steps, 0) - 1, 1)
         return spikes_ahead(
@@ -286,10 +302,19 @@ def _common(models: Mapping[str, LDMFilter], whole: Mapping[str, xr.Dataset], co
     return dataclasses.replace(found[0], fit=fit, judged=judged)
 
 
-def means_without(model: LDMFilter, counts: xr.DataArray, whole: xr.Dataset, hidden: Array) -> Array:
-    """Filtered means (time, state) of a model that is not shown the hidden units; `whole` holds those of all units."""
-    latents = model.decode(_hide(counts, hidden)) if hidden.size else whole
-    return latents["filtered_mean"].to_numpy().astype(np.float64)
+def means_without(
+    model: LDMFilter, counts: xr.DataArray, whole: xr.Dataset, hidden: Array, smooth: bool = False
+) -> Array:
+    """Filtered (or smoothed) means (time, state) of a model that is not shown the hidden units; `whole` holds those of
+    all units."""
+    latents = model.decode(_hide(counts, hidden), smooth=smooth) if hidden.size else whole
+    return latents["smoothed_mean" if smooth else "filtered_mean"].to_numpy().astype(np.float64)
+
+
+def _told(tell: Callable[[str], None], name: str, states: States, hidden: Array) -> Array:
+    """Tell of states that take long, then make them."""
+    tell(f"{name}, {hidden.size} units hidden")
+    return states(hidden)
 
 
 def _hide(counts: xr.DataArray, hidden: Array) -> xr.DataArray:

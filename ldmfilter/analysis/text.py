@@ -30,7 +30,8 @@ def score_notes(scores: Scores) -> list[str]:
     """Lines that say which bins and units are scored, and the reasons for scores that are missing."""
     left = f"; {scores.silent} left out, which never fire on held-out time or in training" if scores.silent else ""
     of = f"{scores.judged} held-out bins, {scores.units} units{left}; in brackets standard errors over blocks of time"
-    return [of, *(f"{name}: not judged: {reason}" for name, reason in scores.missing.items())]
+    later = "; ".join(scores.peers) + ": have seen bins to come: not judged ahead, and not counted in the lead"
+    return [of, *[later][: len(scores.peers)], *(f"{name}: not judged: {reason}" for name, reason in scores.missing.items())]
 
 
 def show_scores(console: Console, scores: Scores) -> None:

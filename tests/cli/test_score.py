@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from ldmfilter import InputError, score
 from ldmfilter.analysis import score as module
 from ldmfilter.analysis.baselines import STATES
+from ldmfilter.analysis.peers import PEERS, chosen
 from ldmfilter.data.counts import check_counts
 from ldmfilter.filter.runs import Run
 from tests.cli.conftest import here
@@ -22,11 +24,16 @@ def model_and_counts(trained):
 
 def test_a_table_beside_simpler_methods_and_what_could_not_be_judged(trained, monkeypatch):
     made, real = [], module.score
+    monkeypatch.setitem(PEERS, "GPFA", ("numpy", STATES["causal PCA"]))
     monkeypatch.setattr(module, "score", lambda *args: made.append(real(*args)) or made[-1])
-    ended = here("score", "run", "--json", "--quiet", "--ahead", 0.5, "--ahead", 900, cwd=trained)
+    ended = here("score", "run", "--json", "--quiet", "--ahead", 0.5, "--ahead", 900, "--peer", "gpfa", cwd=trained)
     assert (ended.code, ended.err) == (0, "")
-    found = json.loads(ended.out)["rows"]["0.5 s ahead"]
-    assert set(found) == {"run", "smoothed counts", "causal PCA", "factor analysis"}
+    rows = json.loads(ended.out)["rows"]
+    found, hidden = rows["0.5 s ahead"], rows["hidden units"]
+    assert set(found) == {"run", "smoothed counts", "causal PCA", "factor analysis", "run, smoothed", "GPFA"}
+    assert found["GPFA"]["score"] is found["run, smoothed"]["score"] is None  # have seen what is ahead
+    assert hidden["GPFA"] == hidden["causal PCA"]
+    assert hidden["run, smoothed"]["score"] != hidden["run"]["score"]
     lead, _ = found["causal PCA"]["first_leads_by"]
     assert lead == pytest.approx(found["run"]["score"] - found["causal PCA"]["score"])
 
@@ -37,12 +44,13 @@ def test_a_table_beside_simpler_methods_and_what_could_not_be_judged(trained, mo
     ended = here("score", "run", cwd=trained)
     assert repr(made[0]).splitlines() == ended.out.splitlines()
     assert f"<td>{found['run']['score']:.3f} (" in made[0]._repr_html_()
-    heads, first, *_, where, far, few = ended.out.splitlines()
+    heads, first, *_, where, later, far, few = ended.out.splitlines()
     assert heads.startswith("bits per spike")
     assert first.startswith("0.5 s ahead")
     assert f"{found['run']['score']:.3f} ({found['run']['error']:.3f})" in first
     assert f"{lead:+.3f} (" in first
     assert "held-out bins, 16 units" in where
+    assert later.startswith("run, smoothed; GPFA: have seen bins to come")
     assert far.startswith("900 s ahead: not judged: no stretch")
     assert few.startswith("hidden units, learnt from 500 bins: not judged: too few bins")
 
@@ -57,7 +65,13 @@ def test_hidden_units_do_not_reach_the_states(model_and_counts):
     assert not np.allclose(one, model.transform(counts), atol=1e-3)
 
 
-def test_what_cannot_be_scored_is_told_in_one_line(trained, model_and_counts):
+def test_what_cannot_be_scored_is_told_in_one_line(trained, model_and_counts, monkeypatch):
+    monkeypatch.setitem(sys.modules, "elephant", None)  # as if it was not installed
+    ended = here("score", "run", "--peer", "GPFA", cwd=trained)
+    line = "ldmfilter: peer GPFA: the package elephant is missing; pip install 'ldmfilter[bench]'\n"
+    assert (ended.code, ended.err) == (3, line)
+    with pytest.raises(InputError, match="peer LFADS: not known; choose from GPFA, CEBRA"):
+        chosen(["LFADS"])
     ended = here("score", "run", "--ahead", -1, cwd=trained)
     assert (ended.code, ended.err) == (3, "ldmfilter: horizons -1 s: give seconds above 0\n")
     model, counts = model_and_counts
