@@ -109,9 +109,7 @@ def chosen(names: Sequence[str]) -> dict[str, Callable[..., Array]]:
         try:
             import_module(package)
         except ImportError:
-            raise InputError(
-                f"peer {name}: the package {package} is missing; pip install 'ldmfilter[bench]'"
-            ) from None
+            raise InputError(f"peer {name}: the package {package} is missing; pip install 'ldmfilter[bench]'") from None
     return made
 
 

@@ -30,8 +30,9 @@ def score_notes(scores: Scores) -> list[str]:
     """Lines that say which bins and units are scored, and the reasons for scores that are missing."""
     left = f"; {scores.silent} left out, which never fire on held-out time or in training" if scores.silent else ""
     of = f"{scores.judged} held-out bins, {scores.units} units{left}; in brackets standard errors over blocks of time"
-    later = "; ".join(scores.peers) + ": have seen bins to come: not judged ahead, and not counted in the lead"
-    return [of, *[later][: len(scores.peers)], *(f"{name}: not judged: {reason}" for name, reason in scores.missing.items())]
+    later = [f"{'; '.join(scores.peers)}: have seen bins to come: not judged ahead, and not counted in the lead"]
+    missing = [f"{name}: not judged: {reason}" for name, reason in scores.missing.items()]
+    return [of, *later[: len(scores.peers)], *missing]
 
 
 def show_scores(console: Console, scores: Scores) -> None:

@@ -6,7 +6,8 @@
 their standardised activity is the logarithm of their rate, and spikes are Poisson. 64 % of the trials train, 16 % hold
 out, 20 % are judged. R2 of states is of a linear map, fitted on training trials: from the true ones to the inferred
 (recon), and back (true). R2 of rates is of spikes' rates by a linear map of the states to their logarithm. Beside them
-moving averages of the roots of counts (the best of several widths) with a PCA: causal, and centred.
+moving averages of the roots of counts (the best of several widths) with a PCA: causal, and centred. States of more than
+three dimensions are judged once more by the three principal components of those logarithms of rates.
 """
 
 import argparse
@@ -88,12 +89,24 @@ def judged(inferred: np.ndarray, truth: np.ndarray, spikes: np.ndarray, rates: n
         read = LinearRegression().fit(flat(by, fit), flat(of, fit)).predict(flat(by, test))
         return float(r2_score(flat(of, test), read))
 
-    x, y = flat(inferred, fit), flat(inferred, test)
-    scale = x.std(0)
-    read = [
-        PoissonRegressor(alpha=1e-6, max_iter=300).fit(x / scale, one).predict(y / scale) for one in flat(spikes, fit).T
-    ]
-    return [r2(inferred, truth), r2(truth, inferred), float(r2_score(flat(rates, test), np.stack(read, 1)))]
+    read = np.exp(log_rates(inferred, spikes))
+    return [r2(inferred, truth), r2(truth, inferred), float(r2_score(flat(rates, test), flat(read, test)))]
+
+
+def log_rates(inferred: np.ndarray, spikes: np.ndarray) -> np.ndarray:
+    """Logarithms of rates (trial, bin, neuron), linear in the states (trial, bin, state)."""
+    split = round(TRAIN * TRIALS)
+    states = inferred / inferred[:split].std((0, 1))
+    x, y = states[:split].reshape(-1, states.shape[-1]), spikes[:split].reshape(-1, NEURONS)
+    read = [PoissonRegressor(alpha=1e-6, max_iter=300).fit(x, one) for one in y.T]
+    return np.stack([states @ one.coef_ + one.intercept_ for one in read], -1)
+
+
+def components(values: np.ndarray, dims: int) -> np.ndarray:
+    """Principal components (trial, bin, dims) of values (trial, bin, ...), fitted on training trials."""
+    width = values.shape[-1]
+    pca = PCA(dims).fit(values[: round(TRAIN * TRIALS)].reshape(-1, width))
+    return pca.transform(values.reshape(-1, width)).reshape(TRIALS, BINS, dims)
 
 
 def moving_averages(spikes: np.ndarray, dims: int, centred: bool) -> list[np.ndarray]:
@@ -106,8 +119,7 @@ def moving_averages(spikes: np.ndarray, dims: int, centred: bool) -> list[np.nda
             total = np.cumsum(np.sqrt(spikes), 1)
             before = np.concatenate([np.zeros_like(total[:, :width]), total[:, :-width]], 1)
             smooth = (total - before) / np.minimum(np.arange(BINS) + 1, width)[None, :, None]
-        pca = PCA(min(dims, NEURONS)).fit(smooth[: round(TRAIN * TRIALS)].reshape(-1, NEURONS))
-        found.append(pca.transform(smooth.reshape(-1, NEURONS)).reshape(TRIALS, BINS, -1))
+        found.append(components(smooth, min(dims, NEURONS)))
     return found
 
 
@@ -141,14 +153,11 @@ def main() -> None:
                 model = ldmfilter.LDMFilter(latent_dim=dims, state_dim=dims, held_out=TEST, seed=seed).fit(train)
                 latents = model.decode(counts, smooth=True)
                 for label, variable in (("causal", "filtered_mean"), ("smoothed", "smoothed_mean")):
-                    states = latents[variable].to_numpy().reshape(TRIALS, BINS, -1)
-                    add(
-                        name,
-                        dims,
-                        f"ldmfilter, {model.kept_.label}, {label}",
-                        seed,
-                        *judged(states, truth, spikes, rates),
-                    )
+                    states, ours = latents[variable].to_numpy().reshape(TRIALS, BINS, -1), f"ldmfilter, {label}"
+                    add(name, dims, f"{ours}, {model.kept_.label}", seed, *judged(states, truth, spikes, rates))
+                    if dims > 3:
+                        few = components(log_rates(states, spikes), 3)
+                        add(name, dims, f"{ours}, 3 components", seed, *judged(few, truth, spikes, rates))
     columns = ["system", "dimensions", "states", "seed", "R2 true to inferred", "R2 inferred to true", "R2 of rates"]
     present("Chaotic systems through spiking neurons", columns, rows, given.json)
 

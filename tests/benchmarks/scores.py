@@ -1,10 +1,12 @@
 """Bits per spike and the coverage of forecasts on reserved time, beside simpler methods.
 
-    python tests/benchmarks/scores.py [SESSION ...] [--data FOLDER] [--seeds 3] [--json FILE]
+    python tests/benchmarks/scores.py [SESSION ...] [--data FOLDER] [--bin 0.1] [--seeds 3]
+        [--peer GPFA CEBRA] [--json FILE]
 
 For each session in the folder that `SESSIONS` knows, or those named, and each seed: default training on what
 `--reserve 0.4` leaves, then `ldmfilter.score` on the reserved time and the coverage of 95 % intervals of forecasts
-there (`measures.forecasts`). "lead" is that over the best of the simpler methods, with its standard error.
+there (`measures.forecasts`). "lead" is that over the best of the simpler methods, with its standard error. Peers take
+minutes.
 """
 
 import argparse
@@ -19,12 +21,13 @@ import ldmfilter
 from ldmfilter.analysis.baselines import STATES
 from ldmfilter.analysis.judged import bins_of
 from ldmfilter.analysis.measures import forecasts
+from ldmfilter.analysis.peers import PEERS
 from ldmfilter.data.frames import apart
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmarks.report import present
 
-BIN, RESERVE = 0.1, 0.4  # s; share of the time
+RESERVE = 0.4  # of the time
 #: File: interval.
 SESSIONS = {"linear_track": "epochs=run", "w_maze": "epochs=run", "riab": None, "pmd_reach7": None}
 
@@ -43,17 +46,18 @@ def coverage(model: ldmfilter.LDMFilter, counts: Any) -> list[tuple[str, float |
     return rows
 
 
-def rows_of(name: str, seed: int, counts: Any) -> list[list[Any]]:
+def rows_of(name: str, seed: int, counts: Any, peers: list[str]) -> list[list[Any]]:
     """The rows of one training: scores beside those of simpler methods, then coverage."""
     model = ldmfilter.LDMFilter(seed=seed).fit(ldmfilter.reserve(counts, RESERVE))
     rows = []
-    for row, each in ldmfilter.score(model, counts).rows.items():
+    scores = ldmfilter.score(model, counts, peers=peers)
+    for row, each in scores.rows.items():
         best = max((each[one] for one in STATES), key=lambda one: np.nan_to_num(one.value, nan=-np.inf))
         lead, error = each["states"].lead(best)
         values = [None if np.isnan(one.value) else one.value for one in each.values()]
         told = "" if np.isnan(lead) else f"{lead:+.3f} +- {error:.3f}"
         rows.append([name, seed, model.kept_.label, row, *values, told])
-    nothing = [None] * len(STATES) + [""]
+    nothing = [None] * (len(STATES) + len(scores.peers)) + [""]
     return rows + [[name, seed, model.kept_.label, row, value, *nothing] for row, value in coverage(model, counts)]
 
 
@@ -62,6 +66,8 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     arguments.add_argument("sessions", nargs="*", default=list(SESSIONS), metavar="SESSION", help=", ".join(SESSIONS))
     arguments.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
+    arguments.add_argument("--bin", type=float, default=0.1, help="s")
+    arguments.add_argument("--peer", nargs="*", default=[], choices=PEERS)
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--json", type=Path)
     given = arguments.parse_args()
@@ -71,12 +77,13 @@ def main() -> None:
         if not path.exists():
             print(f"{path}: no such file; its rows are left out", file=sys.stderr)
             continue
-        counts = ldmfilter.bin_spikes(ldmfilter.read_session(path), BIN, SESSIONS[name])
+        counts = ldmfilter.bin_spikes(ldmfilter.read_session(path), given.bin, SESSIONS[name])
         for seed in range(given.seeds):
-            for row in rows_of(name, seed, counts):
+            for row in rows_of(name, seed, counts, given.peer):
                 rows.append(row)
                 print(*row, file=sys.stderr)
-    columns = ["session", "seed", "kept", "predicted", "ours", *STATES, "lead"]
+    peers = ["smoothed", *given.peer] if given.peer else []
+    columns = ["session", "seed", "kept", "predicted", "ours", *STATES, *peers, "lead"]
     present("Bits per spike and coverage on reserved time", columns, rows, given.json)
 
 
