@@ -40,6 +40,8 @@ def gpfa(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool
     roots = centred_roots(counts, fit, signal)
     roots = roots[:, roots[fit].any(0)]
     states = np.full((len(roots), n_factors(roots.shape[1])), np.nan)
+    if not roots.shape[1]:  # none of these units fires where it is fitted
+        return states
     windows = [
         (rows[max(first - CONTEXT, 0) : first + 2 * CONTEXT], rows[first : first + CONTEXT])
         for rows in _stretches(~np.isnan(counts).all(1), starts)
