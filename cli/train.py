@@ -138,9 +138,14 @@ def _print(run: "Run", training: "Training", as_json: bool) -> None:
 
 
 def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -> None:
+    from ldmfilter.data.selection import WHOLE
+
     for one in counts:
         if one.attrs["units_left_out"]:
             say(one.attrs["units_left_out"])
+        pieces = str(one["interval"].values[0]) if one.sizes["time"] else WHOLE
+        if run.config.data.interval is None and not run.config.data.spans and pieces != WHOLE:
+            say(f"observed in {pieces} alone: each is a stretch by itself, and no state goes on to the next")
     step = f", from step {training.step}" if training.step else ""
     each, once = run.config.filter.max_steps, training.steps == run.config.filter.max_steps
     of = "" if once else f" ({training.steps // each} trainings of {each})"

@@ -41,9 +41,10 @@ def bin_spikes(session: Any, bin_size: float, intervals: Intervals = None) -> xr
     bin_size : float
         Width of a bin, s.
     intervals : str or sequence of spans, optional
-        "TABLE=TAG" or "TABLE" for rows of an interval table, or spans (start, stop) in s; without it the whole session.
-        Every span is one gap-free segment with its own bins from its start; only whole bins are kept, and spans
-        without one are left out with a warning.
+        "TABLE=TAG" or "TABLE" for rows of an interval table, or spans (start, stop) in s; without it the whole session,
+        of one that was observed in the rows of a table alone, as in trials, these rows. Every span is one gap-free
+        segment with its own bins from its start; only whole bins are kept, and spans without one are left out with a
+        warning.
 
     Returns
     -------
@@ -197,12 +198,11 @@ def _observed(session: Session, left: Floats, right: Floats, tolerance: float) -
         change = np.bincount(low[some], minlength=left.size + 1) - np.bincount(high[some], minlength=left.size + 1)
         return np.cumsum(change[:-1]) > 0
 
-    each = [session.observed.of(unit) for unit in range(session.n_units)]
-    if all(np.array_equal(each[0], other) for other in each[1:]):
-        return covered(union(each[0])), None
+    if (common := session.observed.of_all) is not None:
+        return covered(common), None
     observed = np.empty((left.size, session.n_units), dtype=bool)
-    for unit, bounds in enumerate(each):
-        observed[:, unit] = covered(union(bounds))
+    for unit in range(session.n_units):
+        observed[:, unit] = covered(union(session.observed.of(unit)))
     if (observed == observed[:, :1]).all():
         return observed[:, 0].copy(), None
     return observed.mean(axis=1) >= 0.5, observed

@@ -11,10 +11,13 @@ import xarray as xr
 
 from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
-from ldmfilter.data.spans import Span, bounds_of, intersect, join_overlaps
+from ldmfilter.data.spans import Span, bounds_of, intersect, join_overlaps, union
 from ldmfilter.data.tables import Array, bounds_in, shorten, tagged, tags_in
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.errors import InputError
+
+WHOLE = "session"  # label of the whole session
+_SAME = 1e-3  # s, between the ends of a trial and those of its observation
 
 
 def choose_spans(
@@ -22,8 +25,9 @@ def choose_spans(
 ) -> list[Span]:
     """The spans of time to use, in order and disjoint.
 
-    Given both, the time in both; given neither, the whole session as one span "session". Spans that overlap are one
-    gap-free stretch and are joined, with a warning; spans that only touch stay apart, as trials do.
+    Given both, the time in both; given neither, the whole session as one span "session", or, where all units were
+    observed in the rows of an interval table alone, as in trials, these rows. Spans that overlap are one gap-free
+    stretch and are joined, with a warning; spans that only touch stay apart, as trials do.
 
     Parameters
     ----------
@@ -53,7 +57,9 @@ def choose_spans(
     [Span(start=2.0, stop=5.0, label='run')]
     """
     where = session.source.path
-    chosen = [Span(start, stop, "session") for start, stop in session.whole.tolist()]
+    chosen = [Span(start, stop, WHOLE) for start, stop in session.whole.tolist()]
+    if interval is None and not spans:
+        interval = observed_table(session)
     if interval is not None:
         chosen = join_overlaps(_interval_spans(session, interval), where)
     if not spans:
@@ -72,6 +78,18 @@ def choose_spans(
         raise InputError(f"{where}: span {text} is empty: {what} is {extent}; give a span within it")
     labels = [given[cut].clock for cut in cuts] if interval is None else [chosen[row].label for row in rows]
     return [Span(start, stop, label) for (start, stop), label in zip(both.tolist(), labels, strict=True)]
+
+
+def observed_table(session: Session) -> str | None:
+    """The interval table whose rows are the time that all units were observed in, with gaps between; else None."""
+    pieces = None if session.observed is None or not session.n_units else session.observed.of_all
+    if pieces is None or len(pieces) < 2:
+        return None
+    for name, table in session.intervals.items():
+        rows = union(bounds_in(table))
+        if rows.shape == pieces.shape and np.abs(rows - pieces).max() < _SAME:
+            return name
+    return None
 
 
 def _interval_spans(session: Session, interval: str) -> list[Span]:

@@ -64,6 +64,12 @@ class Observed:
         """The intervals (interval, 2) of the unit at a position of the table, s."""
         return self.intervals[self.index[unit - 1] if unit else 0 : self.index[unit]]
 
+    @property
+    def of_all(self) -> Floats | None:
+        """The disjoint intervals (interval, 2) of every unit, s, where all have the same ones."""
+        first, *others = map(self.of, range(len(self.index)))
+        return union(first) if all(np.array_equal(first, other) for other in others) else None
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Session:

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession
+from ldmfilter.data.selection import observed_table
 from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.spans import union
@@ -89,7 +90,9 @@ def _next(session: Session) -> list[str]:
             interval = f"{interval}={longest}"
     forced = "" if not isinstance(session, BinnedSession) else f" --bin-size {session.bin_size:g}"
     commands = [f"ldmfilter train {path}{forced}"]
-    if interval is not None:
+    if (pieces := observed_table(session)) is not None:
+        commands[0] += f"  # each of the {pieces}, outside which nothing was observed"
+    elif interval is not None:
         commands[0] += "  # all of the time"
         commands.append(f"ldmfilter train {path}{forced} --interval {shlex.quote(interval)}  # or only this part")
     behavior = f" --behavior {shlex.quote(next(iter(session.behavior)))}" if session.behavior else ""

@@ -19,7 +19,7 @@ from ldmfilter.data.frames import frame_bins
 
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 BOTH = "slow and fast"  # the name of a filter of both
-WINDOWS = (32, 16, 8, 4)  # frames in a training window, where the configuration names no time: the most that fit
+WINDOWS = (32, 16, 8, 4, 3)  # frames in a training window, where the configuration names no time: the most that fit
 
 
 @dataclass(frozen=True)

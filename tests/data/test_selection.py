@@ -1,10 +1,12 @@
 """Spans and units: what is chosen, and the exact line where nothing can be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ldmfilter.data import read_session
-from ldmfilter.data.binning import choose_spans, choose_units
+from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
 from ldmfilter.data.order import check_spikes
 from ldmfilter.data.session import Observed, Session
 from ldmfilter.data.spans import bounds_of, intersect, union
@@ -247,3 +249,36 @@ def test_selecting_units_keeps_the_extent_of_the_recording(tmp_path):
 def test_unit_ids_that_are_given_twice_are_refused():
     with pytest.raises(InputError, match=r"^a\.zarr: units: id 4 is given twice; give each unit its own$"):
         check_spikes(np.arange(3.0), np.array([1, 2, 3]), np.array([4, 5, 4]), "a.zarr")
+
+
+def observed_in(pieces, table, units=2):
+    """A session of units that were all observed in the same pieces, with a table of trials."""
+    trials = {"start_time": [one[0] for one in table], "stop_time": [one[1] for one in table]}
+    session = Session.from_spikes([np.arange(0.05, 9, 0.5)] * units, intervals={"trials": trials})
+    observed = Observed.from_units([np.array(own, float) for own in pieces])
+    return replace(session, observed=observed)
+
+
+TRIALS = [(0.0, 1.0), (2.0, 3.25), (5.0, 6.0)]
+
+
+def test_a_session_observed_in_trials_alone_is_its_trials():
+    session = observed_in([TRIALS, TRIALS], [TRIALS[1], TRIALS[0], TRIALS[2]])
+    assert [tuple(span) for span in choose_spans(session)] == [(*one, "trials") for one in TRIALS]
+    counts = bin_spikes(session, 0.25)
+    assert counts["observed"].all()
+    assert np.unique(counts["segment"], return_counts=True)[1].tolist() == [4, 5, 4]
+    assert len(choose_spans(session, spans=[(0, 9)])) == 1  # asked for: all of the time
+
+
+@pytest.mark.parametrize(
+    ("pieces", "table"),
+    [
+        ([TRIALS, TRIALS[:2]], TRIALS),  # one unit was lost
+        ([TRIALS, TRIALS], [(0.0, 1.0), (2.0, 3.0), (5.0, 6.0)]),  # observed for longer than a trial
+        ([[(0.0, 9.0)]] * 2, TRIALS),  # observed throughout
+        ([[(0.0, 4.0), (4.0, 9.0)]] * 2, [(0.0, 4.0), (4.0, 9.0)]),  # without gaps
+    ],
+)
+def test_other_sessions_are_one_span(pieces, table):
+    assert [span.label for span in choose_spans(observed_in(pieces, table))] == ["session"]

@@ -260,7 +260,7 @@ def _replaced(name: str, change):
             _replaced("timestamps", lambda time: time[:-2]),
             None,
             f"{PATH}/dff: its data (400, 3) do not fit 398 times of 3 regions of interest; "
-            "write them as (time, channel)",
+            "write a row for each time and a column for each channel",
         ),
         (
             _replaced("data", lambda values: values.T),

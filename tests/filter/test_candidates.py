@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from ldmfilter.config import FilterConfig
+from ldmfilter.data.binning import bin_spikes
+from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter import fit
 from ldmfilter.filter.candidates import CANDIDATES, Trained, candidates, listed, read_trained, window_frames
@@ -222,6 +224,15 @@ def test_a_recording_too_short_for_slow_windows_trains_fast_alone(few):
         Training(FilterConfig(**TINY), short.assign_coords(observed=("time", np.zeros(30, bool))))
     with pytest.raises(InputError, match="7 observed bins"):
         Training(FilterConfig(**TINY), few[:7])
+
+
+@pytest.mark.parametrize("bin_size", [0.1, 0.05, 0.01])
+def test_trials_of_0_3_s_train(bin_size):
+    trials = [(float(start), start + 0.3) for start in range(60)]
+    spikes = np.sort(np.random.default_rng(0).uniform(0, 60, (3, 2000)))
+    model = LDMFilter(**TINY | {"max_steps": 2}).fit(bin_spikes(Session.from_spikes(list(spikes)), bin_size, trials))
+    assert model.history_[-1].step == 2
+    assert model.frame_ == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("name", ["slow", "fast"])

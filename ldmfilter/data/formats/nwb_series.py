@@ -86,7 +86,8 @@ def read_signal(series: TimeSeries, name: str, path: str, notes: Notes) -> tuple
         of = "" if region is None else f" of {len(rows)} regions of interest"
         turned = len(rows) > n if shape == wanted else shape == wanted[::-1] or shape[:1] == (len(rows),)
         told = "look like (channel, time)" if turned else f"do not fit {n} times{of}"
-        raise InputError(f"{where}: its data {shape} {told}; write them as (time, channel)")
+        way = "write them as (time, channel)" if turned else "write a row for each time and a column for each channel"
+        raise InputError(f"{where}: its data {shape} {told}; {way}")
     values = np.asarray(series.data[:]).reshape(n, -1).astype(np.float32)
     values = _scaled(values, series, name, notes)
     ids = rows
