@@ -76,8 +76,9 @@ class Alarm:
         unseen, seen = (_log_sizes(some, bins) for some in (x[~trained], x[trained]))
         n = len(unseen)
         if n < LEAST_WINDOWS:
+            where, length = counts.attrs.get("path", "counts"), (~trained).sum() * model.bin_size_
             raise InputError(
-                f"{counts.attrs.get('path', 'counts')}: {(~trained).sum() * model.bin_size_:g} s that training never saw are {n} "
+                f"{where}: {length:g} s that training never saw are {n} "
                 f"windows of {seconds:g} s, and an alarm needs {LEAST_WINDOWS} to know what chance gives; shorten the "
                 "windows or train with a larger --reserve"
             )
