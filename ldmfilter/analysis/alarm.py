@@ -107,7 +107,7 @@ class Alarm:
         Examples
         --------
         >>> alarm = ldmfilter.Alarm(model, counts, seconds=2)
-        >>> [alarm.step([5.0, 5.0]) for _ in range(20)][-1]
+        >>> [alarm.step([100.0, 100.0]) for _ in range(20)][-1]
         True
         """
         x, bins = np.asarray(innovation, dtype=np.float64), len(self._recent)

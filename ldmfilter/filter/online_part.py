@@ -101,7 +101,8 @@ class OnlinePart:
         if self._innovation is None:
             return np.full(len(self._C), np.nan)
         e, P = self._innovation
-        return np.linalg.solve(np.linalg.cholesky(self._C @ P @ self._C.T + self._R), e)
+        S = self._C @ P @ self._C.T + self._R
+        return np.asarray(np.linalg.solve(np.linalg.cholesky(S), e), dtype=np.float64)
 
     def flush(self) -> list[tuple[Array, Array]]:
         """The states of the last bins, which `step` has not given yet, each given all bins up to the last; then a new
