@@ -61,6 +61,15 @@ def stream(
     ] = None,
     behavior: Behaviors = None,
     circular: Circular = None,
+    alarm: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Tell where the counts of the last seconds, 20 or more, are not those that the filter was trained on. "
+            "Not with --lag.",
+            rich_help_panel=_OUT,
+        ),
+    ] = None,
     no_cov: Annotated[bool, typer.Option("--no-cov", help="Leave the covariance out.", rich_help_panel=_OUT)] = False,
     head: Annotated[
         bool,
@@ -105,11 +114,17 @@ def stream(
     line that comes in, or in an object or under a header by its name (null or
     empty where it was not), and the intervals adapt to it: they stay true when
     the session drifts. A bound is null, or inf, where any value may be inside.
+
+    With --alarm each line has alarm, true where the mean innovation of so much
+    time is larger than chance makes it once a day, and until it was not for as
+    long; stderr tells where that begins and ends. What chance does is learnt
+    first from the run's session, from the time that training never saw.
     """
     if circular and not behavior:
         raise typer.BadParameter("means something only with --behavior", param_hint="--circular")
-    if behavior and lag is not None:
-        raise typer.BadParameter("is of states without a lag; leave one out", param_hint="--behavior")
+    for asked, name in ((behavior, "--behavior"), (alarm, "--alarm")):
+        if asked and lag is not None:
+            raise typer.BadParameter("is of states without a lag; leave one out", param_hint=name)
     from ldmfilter.filter.decode import check_level
     from ldmfilter.filter.lines import CountLines, StateLines
     from ldmfilter.filter.online import OnlineFilter
@@ -121,17 +136,18 @@ def stream(
     online = OnlineFilter(model, lag)
     readouts = _readouts(the_run, behavior, circular or [], ci or LEVEL) if behavior else {}
     names = list(readouts)
+    watch = _Watch(the_run, alarm) if alarm is not None else None
     lines = CountLines(model.unit_ids_.tolist(), the_run.session_unit_ids, format, header, model.signal_, names)
     about = {"model": model.model_id_, "run": str(the_run.folder), "bin_size": model.bin_size_, "ci": ci}
     about |= {"units": model.unit_ids_.tolist(), "states": model.sized_.states}
-    states = StateLines(out_format, ci, not no_cov, model.bin_size_, about if head else None, names)
+    states = StateLines(out_format, ci, not no_cov, model.bin_size_, about if head else None, names, alarm is not None)
     if first := states.header(model.sized_.states):
         print(first, flush=True)
     if not quiet:
         behind = f", {online.lag_bins} bins behind" if online.lag_bins else ""
         size = model.bin_size_
         say(f"{len(model.unit_ids_)} units, a line for each bin of {size:g} s{behind}, model of {the_run.folder}")
-    _stream(online, lines, states, list(readouts.values()), strict, quiet)
+    _stream(online, lines, states, list(readouts.values()), watch, strict, quiet)
 
 
 def _readouts(run: "Run", behavior: list[str], circular: list[str], level: float) -> "dict[str, OnlineReadout]":
@@ -149,11 +165,33 @@ def _readouts(run: "Run", behavior: list[str], circular: list[str], level: float
     return {name: OnlineReadout(reader, level) for name, reader in reading.readers.items()}
 
 
+class _Watch:
+    """An alarm that says on stderr where it begins and ends."""
+
+    def __init__(self, run: "Run", seconds: float):
+        from ldmfilter.analysis.alarm import Alarm
+
+        self._model = run.model()
+        self._alarm, self._seconds, self._on = Alarm(self._model, run.recording()[1], seconds), seconds, False
+
+    def step(self, n: int, innovation: "Array") -> bool:
+        """Take bin n's innovation and tell whether there is an alarm."""
+        before, self._on = self._on, self._alarm.step(innovation)
+        if self._on != before:
+            where = f"bin {n} ({(n + 0.5) * self._model.bin_size_:g} s)"
+            size = f"{self._alarm.size:.2f} times what is expected, limit {self._alarm.limit:.2f}"
+            what = f"the mean innovation of the last {self._seconds:g} s is {size}"
+            meaning = "the spikes are not those that the filter was trained on (drift, lost units, another behaviour)"
+            say(f"{where}: alarm: {what}: {meaning}" if self._on else f"{where}: the alarm ends: {what}")
+        return self._on
+
+
 def _stream(
     online: "OnlineFilter",
     lines: "CountLines",
     states: "StateLines",
     readouts: "list[OnlineReadout]",
+    watch: _Watch | None,
     strict: bool,
     quiet: bool,
 ) -> None:
@@ -167,7 +205,9 @@ def _stream(
 
     def write_all(found: "list[tuple[Array, Array]]") -> None:
         for state in found:
-            print(states.state(*bins.popleft(), *state, [one.read(*state) for one in readouts]), flush=True)
+            number, seen = bins.popleft()
+            alarm = watch is not None and watch.step(number, online.innovation)
+            print(states.state(number, seen, *state, [one.read(*state) for one in readouts], alarm), flush=True)
 
     none_measured = np.empty(0)
     for number, line in enumerate(sys.stdin.buffer, 1):

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ldmfilter.analysis.alarm import Alarm as Alarm
     from ldmfilter.analysis.behavior import choose_behavior as choose_behavior
     from ldmfilter.analysis.checks import check as check
     from ldmfilter.analysis.online_readout import OnlineReadout as OnlineReadout
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 # Names by the module that they are in.
 _NAMES = {
+    "analysis.alarm": ("Alarm",),
     "analysis.behavior": ("choose_behavior",),
     "analysis.checks": ("check",),
     "analysis.online_readout": ("OnlineReadout",),

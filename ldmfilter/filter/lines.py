@@ -145,6 +145,7 @@ class StateLines:
         bin_size: s.
         about: what the first line of JSON says of the model, or None for no such line.
         behavior: names of what is read from the states.
+        alarm: whether lines tell of alarms.
     """
 
     def __init__(
@@ -155,11 +156,12 @@ class StateLines:
         bin_size: float,
         about: dict[str, Any] | None = None,
         behavior: Sequence[str] = (),
+        alarm: bool = False,
     ):
         self._json = format == "json"
         self._bin_size, self._about = bin_size, about
         self._half = None if ci is None else float(ndtri(0.5 + 0.5 * ci))
-        self._cov, self._behavior = cov, behavior
+        self._cov, self._behavior, self._alarm = cov, behavior, alarm
 
     def header(self, states: int) -> str | None:
         """The names of the columns, where there are columns; else the line about the model, where one is wanted."""
@@ -171,13 +173,20 @@ class StateLines:
         if self._half is not None:
             names += [f"{bound}_{i}" for i in range(states) for bound in ("lower", "upper")]
         names += [f"{name}{end}" for name in self._behavior for end in ("", "_lower", "_upper")]
+        names += ["alarm"] * self._alarm
         return ",".join(names)
 
     def state(
-        self, n: int, observed: bool, mean: np.ndarray, cov: np.ndarray, read: Sequence[tuple[float, float, float]] = ()
+        self,
+        n: int,
+        observed: bool,
+        mean: np.ndarray,
+        cov: np.ndarray,
+        read: Sequence[tuple[float, float, float]] = (),
+        alarm: bool = False,
     ) -> str:
-        """The state of bin n: mean (state,) and covariance (state, state), t|t or t|t+lag; and of each behaviour its
-        value and bounds."""
+        """The state of bin n: mean (state,) and covariance (state, state), t|t or t|t+lag; of each behaviour its value
+        and bounds; and whether there is an alarm."""
         time = round((n + 0.5) * self._bin_size, 9)
         record: dict[str, Any] = {"bin": n, "time": time, "observed": observed, "mean": mean.tolist()}
         if self._cov:
@@ -189,8 +198,8 @@ class StateLines:
             for name, (value, *bounds) in zip(self._behavior, read, strict=True):
                 ends = [bound if np.isfinite(bound) else None for bound in bounds]
                 record.setdefault("behavior", {})[name] = {"mean": value, "ci": ends}
-            return json.dumps(record)
-        rows = [*record.get("cov", []), *record.get("ci", []), *read]
+            return json.dumps(record | ({"alarm": alarm} if self._alarm else {}))
+        rows = [*record.get("cov", []), *record.get("ci", []), *read, [int(alarm)] * self._alarm]
         return ",".join(map(repr, [n, time, int(observed), *record["mean"], *(value for row in rows for value in row)]))
 
 

@@ -50,6 +50,8 @@ class OnlineFilter:
         Number of bins taken since the start or the last `reset`.
     lag_bins : int
         Number of bins that `step` is behind.
+    innovation : ndarray (latent,)
+        Normalised innovation of the last bin.
 
     Raises
     ------
@@ -78,6 +80,23 @@ class OnlineFilter:
     def bins(self) -> int:
         """Number of bins taken since the start or the last `reset`."""
         return self._parts[0].bins
+
+    @property
+    def innovation(self) -> Array:
+        """Normalised innovation of the last bin, (latent,): on average 0, of unit variance, where the filter is right.
+
+        L^-1 e with S = L L', e = z - C m and S = C P C' + R, with m and P the state that was predicted for the bin; the
+        parts of slow and fast states stand one after the other. NaN where the bin was missing, or none was taken since
+        the start, `reset` or `restore`. It is computed when asked for.
+
+        Examples
+        --------
+        >>> online = ldmfilter.OnlineFilter(model)
+        >>> _ = online.step(counts.values[0])
+        >>> online.innovation.shape
+        (2,)
+        """
+        return np.concatenate([part.innovation for part in self._parts])
 
     def reset(self) -> None:
         """Start a new segment: the next bin's prediction is the prior (mean b, stationary covariance).

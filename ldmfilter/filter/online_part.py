@@ -74,6 +74,7 @@ class OnlinePart:
         # The last bins of each phase, with a lag several: bin t in place t modulo their number.
         self._last = [_State(self._b, self._P0)] * (self._k + self.lag_bins)
         self._recent = np.full((self._k, self._units), np.nan)  # bin t in row t modulo k
+        self._innovation: tuple[Array, Array] | None = None  # of the last bin, with the predicted covariance
         self.bins = 0
 
     def step(self, counts: Array | None) -> tuple[Array, Array] | None:
@@ -83,14 +84,25 @@ class OnlinePart:
         z = None if frame is None else self._encode(frame)
         before, first = self._at(self.bins - self._k), self.bins < self._k
         mean = self._b if first else self._b + self._A @ (before.mean - self._b)
+        P = self._predicted_cov(before, first)
         if z is None:
-            now = _State(mean, self._predicted_cov(before, first))
+            self._innovation, now = None, _State(mean, P)
         else:
-            K, cov, steady = self._updated(before, first)
-            now = _State(mean + K @ (z - self._C @ mean), cov, steady)
+            e = z - self._C @ mean
+            K, cov, steady = self._updated(P)
+            self._innovation, now = (e, P), _State(mean + K @ e, cov, steady)
         self._last[self.bins % len(self._last)] = now
         self.bins += 1
         return self._given_later(self.bins - 1 - self.lag_bins) if self.bins > self.lag_bins else None
+
+    @property
+    def innovation(self) -> Array:
+        """L^-1 e (latent,) of the last bin, as `OnlineFilter.innovation`."""
+        if self._innovation is None:
+            return np.full(len(self._C), np.nan)
+        e, P = self._innovation
+        S = self._C @ P @ self._C.T + self._R
+        return np.asarray(np.linalg.solve(np.linalg.cholesky(S), e), dtype=np.float64)
 
     def flush(self) -> list[tuple[Array, Array]]:
         """The states of the last bins, which `step` has not given yet, each given all bins up to the last; then a new
@@ -156,10 +168,9 @@ class OnlinePart:
         P = self._A @ before.cov @ self._A.T + self._Q
         return 0.5 * (P + P.T)
 
-    def _updated(self, before: _State, first: bool) -> tuple[Array, Array, bool]:
-        """Gain and filtered covariance after a state, by Joseph's form, and whether they are the limits."""
-        P = self._predicted_cov(before, first)
-        if before.steady or np.abs(P - self._limit).max() <= self._near:
+    def _updated(self, P: Array) -> tuple[Array, Array, bool]:
+        """Gain and filtered covariance from the predicted one, by Joseph's form, and whether they are the limits."""
+        if P is self._limit or np.abs(P - self._limit).max() <= self._near:
             return self._limit_gain, self._limit_filtered, True
         CP = self._C @ P
         _, K_transposed, failed = dposv(CP @ self._C.T + self._R, CP)
@@ -195,6 +206,7 @@ class OnlinePart:
             raise InputError("state: cov is not symmetric and positive semidefinite; start anew with reset()")
         self._last = [_State(m, P, np.array_equal(P, self._limit_filtered)) for m, P in zip(mean, cov, strict=True)]
         self._recent, self.bins = np.where(recent == self._none, np.nan, recent), bins
+        self._innovation = None
 
 
 @dataclass

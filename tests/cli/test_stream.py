@@ -311,3 +311,21 @@ def test_behavior_that_cannot_be_streamed(trained):
     assert "linear_position cannot be read with intervals: too few blocks of time" in err[0]
     assert stream(trained, [], "--run", "run", "--behavior", "linear_position", "--lag", "0.5")[2] == 2
     assert stream(trained, [], "--run", "run", "--circular", "linear_position")[2] == 2
+
+
+def test_an_alarm_when_spikes_change(trained, counts):
+    """The same process is silent; from bin 120 on there are ten times as many spikes."""
+    rows = counts.to_numpy()
+    changed = np.concatenate([rows, 10.0 * rows])
+    asked = ("--run", "run", "--quiet", "--no-cov", "--alarm", "4")
+    out, err, code = stream(trained, [json.dumps(row.tolist()) for row in changed], *asked)
+    alarms = [json.loads(line)["alarm"] for line in out]
+    begin = alarms.index(True)
+    assert code == 0
+    assert 120 <= begin < 160
+    assert len(err) == np.count_nonzero(np.diff(alarms))
+    assert err[0].startswith(f"bin {begin} ({begin / 10 + 0.05:g} s): alarm: the mean innovation of the last 4 s is ")
+    out, _, _ = stream(trained, as_json(counts[:2]), *asked, "--out-format", "csv")
+    assert out[0].endswith(",alarm")
+    assert out[1].endswith(",0")
+    assert stream(trained, [], "--run", "run", "--alarm", "4", "--lag", "0.5")[2] == 2

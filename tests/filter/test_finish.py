@@ -140,6 +140,8 @@ def test_a_refitted_filter_is_the_same_offline_and_online(counts):
         mean, cov = online.step(row)
     np.testing.assert_allclose(mean, latents["filtered_mean"][-1], atol=1e-5)
     np.testing.assert_allclose(cov, latents["filtered_cov"][-1], atol=1e-5)
+    e, S = latents["innovation"].to_numpy()[-1], latents["innovation_cov"].to_numpy()[-1]
+    assert (online.innovation**2).sum() == pytest.approx(e @ np.linalg.inv(S) @ e, rel=1e-4)
 
 
 def test_a_fitted_filter_is_canonical_and_its_innovations_as_large_as_it_says(fitted, counts):

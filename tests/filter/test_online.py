@@ -298,6 +298,24 @@ def test_a_state_saved_in_the_middle_of_a_frame_goes_on(frames):
         np.testing.assert_array_equal(one, two)
 
 
+def test_innovations_are_those_of_decoding(frames):
+    model, counts = frames
+    latents = model.decode(counts)
+    online, found, before = OnlineFilter(model), [], None
+    for bin, segment in zip(bins_of(counts), counts["segment"].to_numpy(), strict=True):
+        if segment != before:
+            online.reset()
+            assert np.isnan(online.innovation).all()
+        online.step(bin)
+        found.append(online.innovation)
+        before = segment
+    e, S = latents["innovation"].to_numpy(), latents["innovation_cov"].to_numpy()
+    size = np.einsum("ti,tij,tj->t", e, np.linalg.inv(S), e)
+    np.testing.assert_allclose((np.array(found) ** 2).sum(1), size, rtol=1e-4)
+    assert np.isnan(size).any()
+    assert not np.isnan(size).all()
+
+
 def test_lagged_states_and_forecasts_online_are_those_of_decoding(frames):
     """Segments are flushed; one begins in the middle of the others' frames, one is shorter than the lag."""
     model, counts = frames
