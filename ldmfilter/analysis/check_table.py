@@ -136,7 +136,7 @@ CHECKS = (
         COUPLING, USEFUL, lambda m: Number(m.sharing.coupling),
         low=Limit(
             _coupling_limit,
-            "units do not predict each other: nothing is shared that lasts longer than a bin",
+            "z does not show that units predict each other for longer than a bin",
             "choose another --bin-size, more --units, or a longer --span, and train anew",
         ),
         strict=True,
@@ -296,12 +296,12 @@ CHECKS = (
         "slowest state", FIT, lambda m: Number(float(m.memory.time_constant.max())),
         unit="s",
         high=Limit(
-            lambda m: m.longest_stretch,
-            "the slowest state hardly changes in any stretch: its time constant is not known",
+            lambda m: m.duration,
+            "the slowest state hardly changes in the session: its time constant is not known",
             "choose a longer --span, or fewer --latent-dim, which can hold less",
         ),
-        reason="the longest stretch without a gap has {high:.0f} s: nothing slower can be told from a constant",
-        fine="the time constant of the slowest state is shorter than the longest stretch",
+        reason="{high:.0f} s were observed: nothing slower can be told from a constant",
+        fine="the time constant of the slowest state is shorter than the session",
     ),
     _drift_check(
         "drift of z", FIT, "mean_z", "deviations", lambda m: 0.5,

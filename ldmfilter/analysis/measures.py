@@ -153,7 +153,7 @@ class Measures:
         held_out: whether the judged bins are ones that training never saw.
         bins, seconds: judged.
         bin_size: s.
-        longest_stretch: the longest stretch without a gap, s.
+        duration: the time that was observed, s, in all stretches together.
         can_refit: whether the noise was left as training made it (`--refit` fits it again).
         log_likelihood: mean over judged bins.
         behavior: reports on what was read from the states, where any was.
@@ -163,7 +163,7 @@ class Measures:
     bins: int
     seconds: float
     bin_size: float
-    longest_stretch: float
+    duration: float
     can_refit: bool
     spikes: SpikesPredicted
     consistency: statistics.Consistency
@@ -282,7 +282,7 @@ def measure_part(
             int(judged.sum()),
             float(judged.sum() * bins.size),
             bins.size,
-            float(np.bincount(bins.segment).max() * bins.size),
+            float(len(bins.segment) * bins.size),
             not model.kept_.refit,
             spikes,
             statistics.consistency(x, judged, bins.segment, bins.time, bins.size, seed),
