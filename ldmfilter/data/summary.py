@@ -95,7 +95,8 @@ def _next(session: Session) -> list[str]:
     elif interval is not None:
         commands[0] += "  # all of the time"
         commands.append(f"ldmfilter train {path}{forced} --interval {shlex.quote(interval)}  # or only this part")
-    behavior = f" --behavior {shlex.quote(next(iter(session.behavior)))}" if session.behavior else ""
+    measured = [path for path, one in session.behavior.items() if _meets(session, one["time"].values)]
+    behavior = f" --behavior {shlex.quote(measured[0])}" if measured else ""
     commands.append(f"ldmfilter decode --out latents.zarr{behavior}")
     if "trials" in tables:
         event = next(iter(_events(tables["trials"])), "start_time")
@@ -104,6 +105,11 @@ def _next(session: Session) -> list[str]:
             aligned = f"--align {shlex.quote(f'trials.{event}')} --window 0:{length:.3g}"
             commands.append(f"ldmfilter decode {aligned} --out trials.zarr")
     return commands
+
+
+def _meets(session: Session, time: Floats) -> bool:
+    """Whether any of the times lies within the session."""
+    return bool(((time >= session.start) & (time <= session.stop)).any())
 
 
 def _odd_angles(session: Session) -> list[str]:

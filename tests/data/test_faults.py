@@ -306,7 +306,9 @@ def test_stray_stamps_are_told_and_make_no_bins():
     assert session.duration < 60
     assert bin_spikes(session, 0.1).sizes["time"] <= 600
     away = {"x": xr.DataArray(np.arange(50.0), dims="time", coords={"time": 1.7e9 + np.arange(50) * 0.5})}
-    assert "is its clock another?" in told(Session.from_spikes, trains(), behavior=away)[1][0]
+    session, lines = told(Session.from_spikes, trains(), behavior=away)
+    assert "is its clock another?" in lines[0]
+    assert summarise(session)["next"] == ["ldmfilter train memory", "ldmfilter decode --out latents.zarr"]
 
 
 def test_what_inspect_tells():
