@@ -20,6 +20,7 @@ from ldmfilter.filter.batches import Judged, Recording, check_sessions
 from ldmfilter.filter.candidates import (
     BOTH,
     CANDIDATES,
+    WINDOWS,
     Candidate,
     Trained,
     are_shared,
@@ -40,6 +41,7 @@ __all__ = ["Record", "Training", "resolve_device"]
 
 
 LONG_BIN = 3.0  # s, the farthest that spikes are predicted
+SHORT_TRIALS = 20  # windows of the shortest length that a recording needs to be trained on them
 EARLY = 0.5  # of the steps: where held-out z was best before, few blocks may mislead, and the last step is judged too
 
 
@@ -133,6 +135,10 @@ class Training:
         for one in open_ones:
             frame = one.bins(self._bin_size)
             for window in window_frames(self.config, frame * self._bin_size):
+                shortest = self.config.window is None and window[0] == WINDOWS[-1]
+                least = SHORT_TRIALS * window[0] * frame if shortest else 0
+                if any(int(counts["observed"].sum()) < least for counts in self._counts):
+                    break  # a recording of seconds, not of short trials
                 try:
                     for counts in self._counts:
                         split_windows(counts, window[0] * frame, self.config.held_out, frame=frame)
