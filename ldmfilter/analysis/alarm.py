@@ -26,7 +26,8 @@ DAY = 86_400.0  # s, in which chance alone gives one alarm
 class Alarm:
     """An alarm beside `OnlineFilter`, when the mean innovation is larger than chance allows.
 
-    The size of the mean of w normalised innovations x (latent,) is sqrt(w / latent) |mean x|, 1 where they are white.
+    The size of the mean of w normalised innovations (latent,) is its length times sqrt(w / latent), 1 where they are
+    white.
     Its logarithm has mean m in n windows of time that training never saw, and standard deviation s about its own mean
     in these and in k windows of training time, so that s holds what varies with behaviour. Beyond exp(m + q s) lies
     what chance gives once a day of windows, q = t sqrt(1 + 1/n) with the quantile t of Student's distribution,
