@@ -108,7 +108,7 @@ def _next(session: Session) -> list[str]:
 
 
 def _meets(session: Session, time: Floats) -> bool:
-    """Whether any of the times lies within the session."""
+    """True where any of the times, s, lies within the session."""
     return bool(((time >= session.start) & (time <= session.stop)).any())
 
 
