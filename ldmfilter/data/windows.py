@@ -34,7 +34,12 @@ class Windows:
 
 
 def split_windows(
-    counts: xr.DataArray, window: int, held_out: float, block: int | None = None, frame: int = 1
+    counts: xr.DataArray,
+    window: int,
+    held_out: float,
+    block: int | None = None,
+    frame: int = 1,
+    least: int = 0,
 ) -> Windows:
     """Divide the observed bins of counts (time, unit) into training windows and held-out blocks.
 
@@ -43,8 +48,9 @@ def split_windows(
         held_out: share of the observed bins that is held out, in `HELD_OUT_BLOCKS` blocks spread evenly.
         block: bins in a row that each held-out block has, where there is room; without it a window.
         frame: bins in a frame; held-out windows of different phases share no frame.
+        least: windows that the observed bins have to be enough for.
 
-    Raises InputError for too few bins in a row for a training window and a held-out one.
+    Raises InputError for fewer, or too few bins in a row for a training window and a held-out one.
     """
     segment = np.asarray(counts["segment"])
     usable = np.asarray(counts["observed"]) & (segment >= 0)
@@ -52,7 +58,7 @@ def split_windows(
     held = _held(time, usable, segment, held_out, block or window) if time.size else usable
     train_starts = _starts(usable & ~held, segment, window)
     held_starts = _starts(usable & held, segment, window)
-    if train_starts.size == 0 or held_starts.size == 0:
+    if not train_starts.size or not held_starts.size or time.size < least * window:
         longest = int(_run_lengths(usable, segment).max(initial=0))
         raise InputError(
             f"{where_of(counts)}: {time.size} observed bins, {longest} in a row at the longest, are too few to train "

@@ -136,12 +136,10 @@ class Training:
             frame = one.bins(self._bin_size)
             for window in window_frames(self.config, frame * self._bin_size):
                 shortest = self.config.window is None and window[0] == WINDOWS[-1]
-                least = SHORT_TRIALS * window[0] * frame if shortest else 0
-                if any(int(counts["observed"].sum()) < least for counts in self._counts):
-                    break  # a recording of seconds, not of short trials
+                least = SHORT_TRIALS if shortest else 0  # a recording of seconds has no short trials
                 try:
                     for counts in self._counts:
-                        split_windows(counts, window[0] * frame, self.config.held_out, frame=frame)
+                        split_windows(counts, window[0] * frame, self.config.held_out, frame=frame, least=least)
                 except InputError as error:
                     problem = error  # that of the shortest window
                 else:
