@@ -42,7 +42,10 @@ __all__ = ["Record", "Training", "resolve_device"]
 
 LONG_BIN = 3.0  # s, the farthest that spikes are predicted
 SHORT_TRIALS = 20  # windows of the shortest length that a recording needs to be trained on them
-EARLY = 0.5  # of the steps: where held-out z was best before, few blocks may mislead, and the last step is judged too
+# Of the steps: where held-out z was best before, few blocks may mislead, and the last step is kept unless that one
+# predicts spikes better.
+EARLY = 0.5
+SURE = 2.0  # standard errors by which another step, refitted noise or a restart has to lead; other dynamics one
 
 
 class Kept(NamedTuple):
@@ -62,7 +65,8 @@ class Training:
     (`candidates.are_shared`) each is a part of the filter and keeps what predicts spikes best
     (`Fit.spikes_ahead`), of several first weights where `restarts` asks for them; a part that predicts better alone
     than beside the other is the filter. With fewer dimensions the best candidate is kept, and trained again as often
-    as `restarts` says. What came earlier is kept where the lead is within its standard error. A candidate whose
+    as `restarts` says. What came earlier is kept unless a lead is beyond its standard error, or, of the same dynamics,
+    beyond `SURE` of them: what was fitted to the bins that judge it leads in them by a little. A candidate whose
     windows do not fit into the recording is left out.
 
     Args:
@@ -261,7 +265,7 @@ class Training:
         self._past = self._past + fit.history
         asked = self.config.refit
         refits = (False, True) if asked is None and fit.candidate.refit and not self._onto else (bool(asked),)
-        steps = [fit.kept_step] if fit.kept_step > EARLY * fit.step else [fit.kept_step, fit.step]
+        steps = [fit.kept_step] if fit.kept_step > EARLY * fit.step else [fit.step, fit.kept_step]
         for step, refit in itertools.product(steps, refits):
             one = Trained(fit.candidate.name, fit.frame, refit, kept_step=step)
             try:
@@ -277,7 +281,8 @@ class Training:
             if kept is not None and len(kept.found.blocks) == len(found.blocks):
                 one = dataclasses.replace(one, lead=found.lead(kept.found))
             self.trained = [*self.trained, one]
-            if kept is None or one.lead[0] > one.lead[1]:
+            errors = SURE if kept is not None and kept.trained.dynamics == one.dynamics else 1.0
+            if kept is None or one.lead[0] > errors * one.lead[1]:
                 self._kept[part] = Kept(one, found, state, fit.matches)
                 order = [one[0].name for one in self._fits] if self._both else [""]
                 self._kept = {name: self._kept[name] for name in order if name in self._kept}

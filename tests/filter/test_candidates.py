@@ -32,6 +32,11 @@ TINY = {
 pytestmark = pytest.mark.usefixtures("short_trainings")
 
 
+def better(one: Trained, kept: Trained) -> Trained:
+    """The one that should be kept."""
+    return one if one.lead[0] > one.lead[1] * (2 if one.dynamics == kept.dynamics else 1) else kept
+
+
 @pytest.fixture(scope="module")
 def undisturbed(few, short_trainings) -> tuple[Training, list]:
     training = Training(FilterConfig(**TINY | {"restarts": 1}), few)
@@ -45,7 +50,7 @@ def test_both_are_trained_and_the_one_that_predicts_better_is_kept(few, undistur
     finished = [(one.name, one.frame, one.refit) for one in training.trained]
     assert finished[:3] == [("slow", 0.5, False), *fast]
     for one in others[:2]:
-        kept = one if one.lead[0] > one.lead[1] else kept
+        kept = better(one, kept)
     again = [(f"{kept.name} 2", frame, refit) for name, frame, refit in finished[:3] if name == kept.name]
     assert finished[3:] == again  # from other first weights
     names = ("slow", "fast", f"{kept.name} 2")
@@ -58,7 +63,7 @@ def test_both_are_trained_and_the_one_that_predicts_better_is_kept(few, undistur
         assert not one.failure
         assert one.lead[0] == pytest.approx(one.bits_per_spike - kept.bits_per_spike)
         assert one.lead[1] > 0
-        kept = one if one.lead[0] > one.lead[1] else kept
+        kept = better(one, kept)
     assert training.kept == kept
     assert training.kept_records[0].candidate == kept.name
     assert training.kept_records[0].step == kept.kept_step
@@ -70,12 +75,12 @@ def test_where_the_first_weights_are_kept_the_last_step_is_judged_too(few, monke
     monkeypatch.setattr(fit, "evaluate", lambda *given: measured(*given)._replace(score=-training._now.step))
     training = Training(FilterConfig(**TINY | {"dynamics": "slow", "max_steps": 8}), few)
     list(training.run())
-    first, last = training.trained
-    assert [one.kept_step for one in training.trained] == [0, 8]
+    last, first = training.trained
+    assert [one.kept_step for one in training.trained] == [8, 0]
     assert first.bits_per_spike != last.bits_per_spike
-    assert training.kept == (last if last.lead[0] > last.lead[1] else first)
+    assert training.kept == better(first, last)
     assert training.kept_records[0].step == training.kept.kept_step
-    assert listed(training.trained).startswith("slow at step 0 ")
+    assert listed(training.trained).startswith("slow at step 8 ")
 
 
 def test_refitted_noise_is_fitted_where_it_is_kept(few):
@@ -104,6 +109,16 @@ def test_a_lead_within_its_standard_error_is_none(few, monkeypatch, lead, kept):
     assert training.kept.frame == pytest.approx({"slow": 0.5, "fast": 0.1}[kept])
     network = training.parts[0][1]
     assert same(network, training._now.finished_state(False)) is (kept == "fast")  # the last one trained
+
+
+@pytest.mark.parametrize(("lead", "refitted"), [((0.03, 0.01), True), ((0.015, 0.01), False)])
+def test_refitted_noise_has_to_lead_by_two_standard_errors(few, monkeypatch, lead, refitted):
+    blocks = iter([np.zeros(2), np.array([lead[0] - lead[1], lead[0] + lead[1]]) / 2])
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: SpikesAhead((now := next(blocks)).sum(), now))
+    training = Training(FilterConfig(**TINY | {"dynamics": "fast", "max_steps": 2}), few)
+    list(training.run())
+    assert training.trained[1].lead == pytest.approx(lead)
+    assert training.kept.refit is refitted
 
 
 def test_resumed_equals_undisturbed(few, undisturbed):

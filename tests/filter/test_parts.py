@@ -18,7 +18,7 @@ from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.model import LDMFilter, load
 from ldmfilter.filter.spikes_ahead import SpikesAhead
 from ldmfilter.filter.training import Training, side_by_side
-from tests.filter.test_candidates import TINY, failing
+from tests.filter.test_candidates import TINY, better, failing
 from tests.filter.test_training import same
 
 SHARED = TINY | {"latent_dim": 13, "restarts": 1}
@@ -63,14 +63,14 @@ def test_each_part_keeps_its_own_best(undisturbed):
         own = [one for one in training.trained[:-1] if one.name.split()[0] == kept.name.split()[0]]
         best = own[0]
         for one in own[1:]:
-            best = one if one.lead[0] > one.lead[1] else best
+            best = better(one, best)
         assert str(kept) == str(best)
         assert len(network["gauge"]) == {"slow": 7, "fast": 6}[kept.name.split()[0]]
     both = training.trained[-1]
     assert both is training.kept
     assert both.name == BOTH
-    better = max(kept.bits_per_spike for kept, _ in training.parts)
-    assert both.lead[0] == pytest.approx(both.bits_per_spike - better)
+    best_alone = max(kept.bits_per_spike for kept, _ in training.parts)
+    assert both.lead[0] == pytest.approx(both.bits_per_spike - best_alone)
     assert training.step == training.steps == 32
     kept_steps = [(kept.name, kept.kept_step) for kept, _ in training.parts]
     assert [(one.candidate, one.step) for one in training.kept_records] == kept_steps
