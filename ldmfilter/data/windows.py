@@ -136,6 +136,15 @@ def stretches(counts: xr.DataArray) -> list[tuple[float, float]]:
     return list(zip((time[first] - size / 2).tolist(), (time[stop] + size / 2).tolist(), strict=True))
 
 
+def typical_stretch(counts: xr.DataArray) -> int:
+    """Bins of a stretch without a gap: the median over observed bins, half of which lie in stretches that long."""
+    segment = np.asarray(counts["segment"])
+    time = np.flatnonzero(np.asarray(counts["observed"]) & (segment >= 0))
+    new = (np.diff(time, prepend=-2) != 1) | (np.diff(segment[time], prepend=-1) != 0)
+    lengths = np.bincount(np.cumsum(new))
+    return int(np.median(np.repeat(lengths, lengths))) if time.size else 0
+
+
 def outside(time: np.ndarray, spans: list[tuple[float, float]], guard: float) -> np.ndarray:
     """(time,) bool: True for each of the times (time,), s, sorted, that is more than `guard` s away from every span."""
     near = np.zeros(len(time) + 1, dtype=np.int64)

@@ -35,6 +35,7 @@ class Candidate:
             where they begin.
         dropout: share of units and of hidden activations that is dropped in training.
         refit: whether it is finished with refitted noise too, where the settings leave that open.
+        shortens: whether frames are shorter in short trials, an eighth of a trial.
         restart: number of the first weights that it is trained from.
     """
 
@@ -44,6 +45,7 @@ class Candidate:
     dynamics_rate: float
     dropout: float
     refit: bool = False
+    shortens: bool = False
     restart: int = 0
 
     def bins(self, bin_size: float) -> int:
@@ -66,14 +68,15 @@ class Candidate:
 #: Refitted noise predicts z and spikes better, and leaves what fast states tell as it is; slow ones tell less of place.
 CANDIDATES = (
     Candidate("slow", 0.5, (5.0, 5.0), 1.0, dropout=0.1),
-    Candidate("fast", 0.1, (0.3, 8.0), 10.0, dropout=0.2, refit=True),
+    Candidate("fast", 0.1, (0.3, 8.0), 10.0, dropout=0.2, refit=True, shortens=True),
 )
 
 
-def candidates(config: FilterConfig) -> list[Candidate]:
-    """The candidates that a configuration leaves open."""
+def candidates(config: FilterConfig, stretch: float = math.inf) -> list[Candidate]:
+    """The candidates that a configuration leaves open, for a recording in trials that are `stretch` s long."""
     named = {name: value for name in ("frame", "dropout") if (value := getattr(config, name)) is not None}
-    return [replace(one, **named) for one in CANDIDATES if config.dynamics in ("auto", one.name)]
+    own = [replace(one, frame=min(one.frame, stretch / 8)) if one.shortens else one for one in CANDIDATES]
+    return [replace(one, **named) for one in own if config.dynamics in ("auto", one.name)]
 
 
 def are_shared(config: FilterConfig, number: int) -> bool:

@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from ldmfilter.config import FilterConfig
-from ldmfilter.data.windows import split_windows
+from ldmfilter.data.windows import split_windows, typical_stretch
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter.batches import Judged, Recording, check_sessions
 from ldmfilter.filter.candidates import (
@@ -107,7 +107,8 @@ class Training:
             raise InputError("precision is 16-mixed, which needs CUDA; use bf16-mixed or 32-true on the CPU")
         self._bin_size = float(self._counts[0].attrs["bin_size"])
         self._fabric = fabric_on(self.device, config.precision, self._ranks)
-        open_ones = candidates(config)
+        self._stretch = min(typical_stretch(one) for one in self._counts)
+        open_ones = candidates(config, self._stretch * self._bin_size)
         if onto:  # the dynamics are there already
             begin = CANDIDATES if len(onto) > 1 else open_ones
             open_ones = [dataclasses.replace(one, frame=frame) for one, (_, frame) in zip(begin, onto, strict=False)]
@@ -131,14 +132,16 @@ class Training:
         self._now = self._fit(0)
 
     def _windows(self, open_ones: Sequence[Candidate]) -> dict[Candidate, tuple[int, int]]:
-        """Frames of a window and of its warm-up for each candidate whose windows fit into all recordings.
+        """Frames of a window and of its warm-up for each candidate whose windows fit into all recordings: the most
+        that fit into half of the observed time, or else into any of it.
 
         Raises: InputError where none does.
         """
         fitting, problem = {}, None
         for one in open_ones:
             frame = one.bins(self._bin_size)
-            for window in window_frames(self.config, frame * self._bin_size):
+            windows = window_frames(self.config, frame * self._bin_size)
+            for window in sorted(windows, key=lambda one: one[0] * frame > self._stretch):
                 shortest = self.config.window is None and window[0] == WINDOWS[-1]
                 least = SHORT_TRIALS if shortest else 0  # a recording of seconds has no short trials
                 try:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ldmfilter.data.windows import outside, reserve, stretches
+from ldmfilter.data.windows import outside, reserve, stretches, typical_stretch
 
 
 def make(lengths: list[int], unobserved: slice = slice(0, 0), bin_size: float = 0.1) -> xr.DataArray:
@@ -85,3 +85,12 @@ def test_outside_keeps_the_guard_on_both_sides():
     expected = [t for t in time if not (18 <= t <= 42 or t >= 88)]
     np.testing.assert_array_equal(time[far], expected)
     assert outside(time, [], 2.0).all()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "unobserved", "typical"),
+    [([50], slice(0, 0), 50), ([4, 4, 4, 6, 2], slice(0, 0), 4), ([4, 4, 9], slice(0, 0), 9), ([10], slice(3, 4), 6)],
+)
+def test_half_of_the_observed_time_lies_in_stretches_as_long_as_the_typical_one(lengths, unobserved, typical):
+    assert typical_stretch(make(lengths, unobserved)) == typical
+    assert typical_stretch(make(lengths, slice(0, 50))) == 0

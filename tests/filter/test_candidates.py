@@ -241,13 +241,28 @@ def test_a_recording_too_short_for_slow_windows_trains_fast_alone(few):
         Training(FilterConfig(**TINY), few[:7])
 
 
-@pytest.mark.parametrize("bin_size", [0.1, 0.05, 0.01])
-def test_trials_of_0_3_s_train(bin_size):
+@pytest.mark.parametrize(("bin_size", "frame"), [(0.1, 0.1), (0.05, 0.05), (0.01, 0.04)])
+def test_trials_of_0_3_s_train(bin_size, frame):
+    """In frames of an eighth of a trial."""
     trials = [(float(start), start + 0.3) for start in range(60)]
     spikes = np.sort(np.random.default_rng(0).uniform(0, 60, (3, 2000)))
     model = LDMFilter(**TINY | {"max_steps": 2}).fit(bin_spikes(Session.from_spikes(list(spikes)), bin_size, trials))
     assert model.history_[-1].step == 2
-    assert model.frame_ == pytest.approx(0.1)
+    assert model.frame_ == pytest.approx(frame)
+
+
+def test_windows_fit_into_half_of_the_observed_time():
+    """Where a single trial is long, the others are trained on too."""
+    short, long = (
+        [(float(start), start + length) for start in range(0, 4 * n, 4)] for length, n in ((1, 40), (3.9, 3))
+    )
+    spikes = np.sort(np.random.default_rng(0).uniform(0, 200, (3, 2000)))
+    session, config = Session.from_spikes(list(spikes)), FilterConfig(**TINY, dynamics="fast")
+    windows = []
+    for trials in (short, long + short[3:]):
+        (candidate, _, (recording,)) = Training(config, bin_spikes(session, 0.1, trials))._fits[0]
+        windows.append((candidate.frame, recording.windows.window))
+    assert windows == [(pytest.approx(0.1), 8)] * 2
 
 
 @pytest.mark.parametrize("name", ["slow", "fast"])
