@@ -43,8 +43,13 @@ class Diagnosis(Measures):
     @property
     def predictive(self) -> bool:
         """True where the states predict something that the units share, beyond each unit's own rhythm."""
-        needed = (SPIKES_AHEAD, HIDDEN_UNITS)
-        return all(finding.ok for finding in self.findings if finding.name in needed)
+        return all(finding.ok for finding in self._needed)
+
+    @property
+    def _needed(self) -> list[Finding]:
+        """The findings without which nothing shared and predictive was found."""
+        names = {of_signal(name) if self.signal else name for name in (SPIKES_AHEAD, HIDDEN_UNITS)}
+        return [finding for finding in self.findings if finding.name in names]
 
     @property
     def summary(self) -> str:
@@ -52,7 +57,8 @@ class Diagnosis(Measures):
         seen = "never saw" if self.held_out else "saw, as none was reserved (--reserve): this is optimistic"
         where = f"Judged on {self.seconds:.0f} s that training {seen}."
         if not self.predictive:
-            return f"Nothing predictive was found, beyond each unit's own rhythm. {where}"
+            why = "; ".join(finding.verdict for finding in self._needed if not finding.ok)
+            return f"Nothing predictive was found: {why}. {where}"
         wrong = ", ".join(finding.name for finding in self.findings if not finding.ok)
         doubts = f"To look at: {wrong}." if wrong else "No check raises a doubt."
         beaten = any(finding.name == LEAD_OVER_PCA and not finding.ok for finding in self.findings)

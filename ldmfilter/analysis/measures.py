@@ -184,13 +184,14 @@ class Measures:
         return max(every, key=lambda pair: abs(pair[1].coverage - LEVEL) - 2 * pair[1].coverage_se, default=None)
 
     @property
-    def thirds_outside(self) -> str:
-        """The thirds of bins in which intervals of behaviour hold too few or too many, in words."""
+    def thirds_off(self) -> str:
+        """The thirds of bins in which intervals of behaviour hold too few or too many, in words; where chance may
+        explain all, that which is furthest off."""
+        every = [(one.name, third) for one in self.behavior for third in getattr(one, "thirds", ())]
+        worst = [self.worst_third] if self.worst_third else []
         return "; ".join(
-            f"{third.coverage:.1%} of {one.name} where {third.by} is {third.low:.3g} to {third.high:.3g}"
-            for one in self.behavior
-            for third in getattr(one, "thirds", ())
-            if third.outside
+            f"{third.coverage:.1%} of {name} where {third.by} is {third.low:.3g} to {third.high:.3g}"
+            for name, third in [pair for pair in every if pair[1].outside] or worst
         )
 
     @property

@@ -77,7 +77,7 @@ def show_checks(console: Console, diagnosis: Diagnosis) -> None:
     console.print()
     console.print(grid)
     if any(finding.doubtful for finding in diagnosis.findings):
-        console.print(shown("ok~: beyond what is wanted, but not beyond chance", style="dim"))
+        console.print(shown("ok~: not as wanted, but chance may explain it, or it cannot be judged", style="dim"))
     for finding in diagnosis.findings:
         if not finding.ok:
             console.print()
