@@ -110,7 +110,7 @@ CHECKS = (
             "choose other --units or a longer --span, and train anew",
         ),
         of="whole",
-        reason="0 is what each unit's mean rate tells; counted 0.5 to 3 s ahead, nearer where stretches are short",
+        reason="0 is what each unit's mean rate tells; counted {m.spikes.nearest:g} to {m.spikes.farthest:g} s ahead",
         fine="the states predict spikes to come better than mean rates",
     ),
     Check(
