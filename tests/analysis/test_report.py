@@ -26,7 +26,6 @@ from ldmfilter.filter.candidates import Trained
 from ldmfilter.filter.evaluation import Record
 from tests.report_sample import HARM, PLACE, harmful_report
 
-
 SCORES = ((0, 1.0), (25, 2.0))  # steps and their predictive information, nats a frame
 
 
