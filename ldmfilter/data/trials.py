@@ -21,6 +21,8 @@ def find_column(session: Session, text: str, kinds: str = "biufU") -> tuple[str,
     fits = [name for name in tables if text.startswith(f"{name}.")]
     if not fits:
         have = f"it has {shorten(tables)}" if tables else "it has none"
+        if text in tables:
+            raise InputError(f"{where}: {text!r} is an interval table; name a column of it, as {text}.start_time")
         name = text.rpartition(".")[0] or text
         raise InputError(f"{where}: no interval table {name!r}; {have}; name a column as TABLE.COLUMN")
     table = max(fits, key=len)

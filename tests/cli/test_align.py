@@ -48,6 +48,7 @@ def test_states_in_trials(trained):
     [
         (["--align", "trials.cue"], "no column of times 'cue' in interval table 'trials'; it has start_time"),
         (["--align", "laps.start_time"], "no interval table 'laps'; it has epochs, trials"),
+        (["--align", "trials"], "'trials' is an interval table; name a column of it, as trials.start_time"),
         (["--align", "trials.start_time", "--window", "900:901"], "no trial reaches the window 900:901 s"),
     ],
 )
