@@ -95,7 +95,9 @@ def _next(session: Session) -> list[str]:
         commands[0] += f"  # each of the {pieces}, outside which nothing was observed"
     elif parts:
         commands[0] += "  # all of the time"
-        commands += [f"ldmfilter train {path}{forced} --interval {shlex.quote(one)}  # or only this part" for one in parts]
+        commands += [
+            f"ldmfilter train {path}{forced} --interval {shlex.quote(one)}  # or only this part" for one in parts
+        ]
     measured = [path for path, one in session.behavior.items() if _meets(session, one["time"].values)]
     behavior = f" --behavior {shlex.quote(measured[0])}" if measured else ""
     commands.append(f"ldmfilter decode --out latents.zarr{behavior}")
