@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldmfilter.analysis.check_table import CHECKS, HIDDEN_UNITS, LEAD_OVER_PCA, SPIKES_AHEAD
 from ldmfilter.analysis.findings import Finding
+from ldmfilter.analysis.judged import GUARD
 from ldmfilter.analysis.measures import SURROGATES, Measures, measure
 from ldmfilter.analysis.signal_words import of_signal
 from ldmfilter.analysis.text import show_checks
@@ -54,7 +55,11 @@ class Diagnosis(Measures):
     @property
     def summary(self) -> str:
         """In words."""
-        seen = "never saw" if self.held_out else "saw, as none was reserved (--reserve): this is optimistic"
+        seen = (
+            f"never saw, {GUARD:g} s or more from what it saw"
+            if self.held_out
+            else "saw, as none was reserved (--reserve): this is optimistic"
+        )
         where = f"Judged on {self.seconds:.0f} s that training {seen}."
         if not self.predictive:
             why = "; ".join(finding.verdict for finding in self._needed if not finding.ok)

@@ -186,7 +186,7 @@ def _show_scores(console: Console, one: BehaviorReport) -> None:
             ">covers",
             f">width, {one.unit or 'its unit'}",
             ">Winkler score",
-            ">that at constant width",
+            ">best at one width",
         )
         print_table(console, heads, levels)
         console.print(shown("Winkler score: the width, and more for values outside; the lower the better"))

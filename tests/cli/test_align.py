@@ -62,6 +62,12 @@ def test_what_cannot_be_aligned_leaves_the_store_as_it_was(trained, words, line)
         assert kept["filtered_mean"].dims == ("time", "state")
 
 
+def test_one_trial_is_told_as_one(trained):
+    words = ["--align", "trials.start_time", "--window", "0:1", "--filter", "id == 0"]
+    ended = decode(trained, *words, out="one.zarr")
+    assert "1 trial around trials.start_time, 1 in the decoded time" in ended.err
+
+
 def test_options_of_trials_without_an_event_are_wrong_usage(trained):
     assert decode(trained, "--window", "0:1").code == 2
     assert decode(trained, "--align", "trials.start_time", "--window", "1").code == 2
