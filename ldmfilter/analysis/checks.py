@@ -44,13 +44,13 @@ class Diagnosis(Measures):
     @property
     def predictive(self) -> bool:
         """True where the states predict something that the units share, beyond each unit's own rhythm."""
-        return all(finding.ok for finding in self._needed)
+        return not self.unpredictive
 
     @property
-    def _needed(self) -> list[Finding]:
-        """The findings without which nothing shared and predictive was found."""
-        names = {of_signal(name) if self.signal else name for name in (SPIKES_AHEAD, HIDDEN_UNITS)}
-        return [finding for finding in self.findings if finding.name in names]
+    def unpredictive(self) -> str:
+        """The verdicts by which they do not, "" where they do."""
+        needed = {of_signal(name) if self.signal else name for name in (SPIKES_AHEAD, HIDDEN_UNITS)}
+        return "; ".join(finding.verdict for finding in self.findings if finding.name in needed and not finding.ok)
 
     @property
     def summary(self) -> str:
@@ -62,8 +62,7 @@ class Diagnosis(Measures):
         )
         where = f"Judged on {self.seconds:.0f} s that training {seen}."
         if not self.predictive:
-            why = "; ".join(finding.verdict for finding in self._needed if not finding.ok)
-            return f"Nothing predictive was found: {why}. {where}"
+            return f"Nothing predictive was found: {self.unpredictive}. {where}"
         wrong = ", ".join(finding.name for finding in self.findings if not finding.ok)
         doubts = f"To look at: {wrong}." if wrong else "No check raises a doubt."
         beaten = any(finding.name == LEAD_OVER_PCA and not finding.ok for finding in self.findings)
@@ -95,7 +94,8 @@ class Diagnosis(Measures):
         --------
         >>> ldmfilter.check(model, counts, surrogates=2).to_dict()["findings"]  # doctest: +SKIP
         """
-        content = {"ok": self.ok, "summary": self.summary, "predictive": self.predictive} | dataclasses.asdict(self)
+        shown = ("ok", "summary", "predictive", "unpredictive")
+        content = {name: getattr(self, name) for name in shown} | dataclasses.asdict(self)
         content["behavior"] = [one.to_dict() for one in self.behavior]
         text = json.dumps(content, default=lambda value: value.tolist())
         plain: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)

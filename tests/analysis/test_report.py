@@ -167,13 +167,15 @@ def summary_of(report, **changes):
         (True, [], " what the population does next, and its uncertainty agrees with what happened."),
         (True, ["drift of z"], " One of 17 checks fails; look at it before you trust its uncertainty: drift of z."),
         (True, ["a", "b"], " Two of 17 checks fail; look at them before you trust its uncertainty: a and b."),
-        (False, ["a"], " do not read them as what the population encodes."),
+        (False, ["a"], "found: about a. Do not read these states as what the population encodes."),
     ],
 )
 def test_the_verdict_names_the_checks_that_fail(report, predictive, wrong, ending):
     findings = [{"name": name, "ok": False} for name in wrong] + [{"name": "other", "ok": True}] * (17 - len(wrong))
     summary = summary_of(
-        report, diagnosis=report.content["diagnosis"] | {"predictive": predictive, "findings": findings}
+        report,
+        diagnosis=report.content["diagnosis"]
+        | {"predictive": predictive, "unpredictive": "about a", "findings": findings},
     )
     assert summary["verdict"].endswith(ending)
     assert {"name": "Checks in order", "shown": f"{17 - len(wrong)} of 17", "note": "verdicts below"} in summary["keys"]
