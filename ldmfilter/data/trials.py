@@ -46,7 +46,9 @@ def choose_trials(session: Session, event: str, query: str | None = None) -> tup
     table, where = session.intervals[name], f"{session.source.path}: {name}"
     rows = table.sizes["interval"]
     if query is not None:
-        kept = rows_that_fit({"id": table["interval"].values, **flat_columns(table)}, query, where)
+        lists = {str(key): column for key, column in table.items() if column.ndim == 2 and column.shape[1] == 1}
+        single = {key: column.values[:, 0] for key, column in lists.items()}  # as tags, where no row has two
+        kept = rows_that_fit({"id": table["interval"].values, **flat_columns(table), **single}, query, where)
         if not kept.any():
             raise InputError(f"{where}: none of {rows} rows fits the query {query!r}; widen it")
         table = table.isel(interval=np.flatnonzero(kept))
