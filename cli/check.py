@@ -80,13 +80,17 @@ def check(
 
 
 def _write(diagnosis: "Diagnosis", folder: str) -> None:
-    """For a pipe: one line a finding, in columns parted by tabs, then what to look at."""
+    """For a pipe: one line a finding, in aligned columns with tabs between them, then what to look at."""
     from ldmfilter.analysis.text import words
 
     print(one_line(f"{folder}: {diagnosis.summary}"))
-    for finding in diagnosis.findings:
-        columns = (finding.sign, finding.name, finding.number, finding.unit, finding.wanted)
-        print("\t".join(map(one_line, (*columns, finding.verdict))))
+    rows = [
+        [one_line(text) for text in (one.sign, one.name, one.number, one.unit, one.wanted, one.verdict)]
+        for one in diagnosis.findings
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for *cells, verdict in rows:
+        print("\t".join([*map(str.ljust, cells, widths), verdict]))
     for finding in diagnosis.findings:
         if not finding.ok:
             print("", *map(one_line, (finding.name, *words(finding))), sep="\n")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @command
-@with_options("sort_times", "ticks")
+@with_options("sort_times", "ticks", "drop_nan")
 def inspect(
     session: Annotated[Path, typer.Argument(help=SESSION)],
     format: Format = None,

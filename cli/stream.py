@@ -65,8 +65,8 @@ def stream(
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="Tell where the counts of the last seconds, 20 or more, are not those that the filter was trained on. "
-            "Not with --lag.",
+            help="Tell where the counts of the last seconds, as 20, are not those that the filter was trained on; more "
+            "seconds tell smaller changes. Not with --lag.",
             rich_help_panel=_OUT,
         ),
     ] = None,

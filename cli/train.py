@@ -183,8 +183,9 @@ def _say_end(run: "Run", training: "Training", added: Path | None, signal: bool)
                 "weights"
             )
         say(
-            f"{which}kept step {one.step}: predictive information {one.score / part.frame:.1f} nats a second on "
-            f"held-out time, effective rank {one.effective_rank:.1f} of {len(network['encoders.0.z_mean'])}"
+            f"{which}kept step {one.step} of {run.config.filter.max_steps}: predictive information "
+            f"{one.score / part.frame:.1f} nats a second on held-out time, "
+            f"effective rank {one.effective_rank:.1f} of {len(network['encoders.0.z_mean'])}"
         )
     paths = [one.session for one in run.sessions[1:]] if added is None else [str(added)]
     for match, path in zip(training.matches, paths, strict=False):

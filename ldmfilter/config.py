@@ -83,11 +83,12 @@ class DataConfig:
         (), "Ticks a second of the times of spikes, a table or a series: 1000 where they are ms, 1 for s; repeatable.",
         TIME, metavar="NAME=HZ", rare=True,
     )  # fmt: skip
+    drop_nan: bool = option(False, "Leave out spikes whose times are NaN or infinite.", TIME, rare=True)
 
     @property
     def reading(self) -> dict[str, Any]:
         """The options of `read_session`, by name."""
-        return {"series": self.series, "sort_times": self.sort_times, "ticks": self.ticks}
+        return {"series": self.series, "sort_times": self.sort_times, "ticks": self.ticks, "drop_nan": self.drop_nan}
 
     def validate(self) -> None:
         """Check what can be checked without a session.

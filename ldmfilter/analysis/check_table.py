@@ -35,6 +35,13 @@ def _coupling_limit(m: Measures) -> float:
     return max(float(others.mean() + COUPLING_DEVIATIONS * others.std(ddof=1)), 0.0) if len(others) > 1 else 0.0
 
 
+def _coupling(m: Measures) -> Number:
+    # In short recordings and short trials it misses what the states tell of hidden units.
+    shared = not m.spikes.hidden <= 0
+    unshown = "a linear regression does not show that units predict each other; see spikes of hidden units"
+    return Number(m.sharing.coupling, missing=unshown if shared and m.sharing.coupling <= _coupling_limit(m) else "")
+
+
 def _coverage_ahead(m: Measures) -> Number:
     worst = next(one for one in m.ahead if one.seconds == m.worst_ahead)
     missing = "" if worst.bins else "it could not be judged: no stretch is longer than a frame"
@@ -45,11 +52,12 @@ def _coverage_in_thirds(m: Measures) -> Number:
     if m.worst_third is None:
         return Number(math.nan, missing="it could not be judged: no intervals were calibrated")
     third = m.worst_third[1]
-    return Number(third.coverage, (third.coverage - 2 * third.coverage_se, third.coverage + 2 * third.coverage_se))
+    low, high = (third.coverage + sign * 2 * third.coverage_se for sign in (-1, 1))
+    return Number(third.coverage, (max(low, 0.0), min(high, 1.0)))
 
 
 _IN_A_THIRD = (
-    "95 % intervals of behaviour do not hold 92 to 98 % everywhere: {m.thirds_outside}",
+    "95 % intervals of behaviour do not hold 92 to 98 % everywhere: {m.thirds_off}",
     "choose a --min-speed, which leaves slow bins out, or more --reserve, which leaves less to train on",
 )
 
@@ -102,7 +110,7 @@ CHECKS = (
             "choose other --units or a longer --span, and train anew",
         ),
         of="whole",
-        reason="0 is what each unit's mean rate tells; counted 0.5 to 3 s ahead, nearer where stretches are short",
+        reason="0 is what each unit's mean rate tells; counted {m.spikes.nearest:g} to {m.spikes.farthest:g} s ahead",
         fine="the states predict spikes to come better than mean rates",
     ),
     Check(
@@ -133,10 +141,10 @@ CHECKS = (
         fine="the past helps to predict each bin",
     ),
     Check(
-        COUPLING, USEFUL, lambda m: Number(m.sharing.coupling),
+        COUPLING, USEFUL, _coupling,
         low=Limit(
             _coupling_limit,
-            "z does not show that units predict each other for longer than a bin",
+            "a linear regression does not show that units predict each other for longer than a bin",
             "choose another --bin-size, more --units, or a longer --span, and train anew",
         ),
         strict=True,

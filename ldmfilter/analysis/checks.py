@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldmfilter.analysis.check_table import CHECKS, HIDDEN_UNITS, LEAD_OVER_PCA, SPIKES_AHEAD
 from ldmfilter.analysis.findings import Finding
+from ldmfilter.analysis.judged import GUARD
 from ldmfilter.analysis.measures import SURROGATES, Measures, measure
 from ldmfilter.analysis.signal_words import of_signal
 from ldmfilter.analysis.text import show_checks
@@ -43,16 +44,25 @@ class Diagnosis(Measures):
     @property
     def predictive(self) -> bool:
         """True where the states predict something that the units share, beyond each unit's own rhythm."""
-        needed = (SPIKES_AHEAD, HIDDEN_UNITS)
-        return all(finding.ok for finding in self.findings if finding.name in needed)
+        return not self.unpredictive
+
+    @property
+    def unpredictive(self) -> str:
+        """The verdicts by which they do not, "" where they do."""
+        needed = {of_signal(name) if self.signal else name for name in (SPIKES_AHEAD, HIDDEN_UNITS)}
+        return "; ".join(finding.verdict for finding in self.findings if finding.name in needed and not finding.ok)
 
     @property
     def summary(self) -> str:
         """In words."""
-        seen = "never saw" if self.held_out else "saw, as none was reserved (--reserve): this is optimistic"
+        seen = (
+            f"never saw, {GUARD:g} s or more from what it saw"
+            if self.held_out
+            else "saw, as none was reserved (--reserve): this is optimistic"
+        )
         where = f"Judged on {self.seconds:.0f} s that training {seen}."
         if not self.predictive:
-            return f"Nothing predictive was found, beyond each unit's own rhythm. {where}"
+            return f"Nothing predictive was found: {self.unpredictive}. {where}"
         wrong = ", ".join(finding.name for finding in self.findings if not finding.ok)
         doubts = f"To look at: {wrong}." if wrong else "No check raises a doubt."
         beaten = any(finding.name == LEAD_OVER_PCA and not finding.ok for finding in self.findings)
@@ -84,7 +94,8 @@ class Diagnosis(Measures):
         --------
         >>> ldmfilter.check(model, counts, surrogates=2).to_dict()["findings"]  # doctest: +SKIP
         """
-        content = {"ok": self.ok, "summary": self.summary, "predictive": self.predictive} | dataclasses.asdict(self)
+        shown = ("ok", "summary", "predictive", "unpredictive")
+        content = {name: getattr(self, name) for name in shown} | dataclasses.asdict(self)
         content["behavior"] = [one.to_dict() for one in self.behavior]
         text = json.dumps(content, default=lambda value: value.tolist())
         plain: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)

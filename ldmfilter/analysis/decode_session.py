@@ -180,7 +180,8 @@ def _read_and_align(
     if options.align:
         latents = align(latents, recording, options.align, options.window, options.filter)
         reached = int((latents["segment"] >= 0).sum())
-        say(f"{latents.sizes['trial']} trials around {options.align}, {reached} of them in the decoded time")
+        n = latents.sizes["trial"]
+        say(f"{n} trial{'s' if n != 1 else ''} around {options.align}, {reached} in the decoded time")
     return latents, reports
 
 

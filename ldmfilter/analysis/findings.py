@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -52,25 +53,31 @@ class Finding:
     @property
     def number(self) -> str:
         """The value as text."""
-        return f"{self.value:.3g}"
+        return _short(self.value)
 
     @property
     def sure(self) -> str:
         """The interval as text, or ""."""
-        return f", 95 % interval {self.interval[0]:.3g} to {self.interval[1]:.3g}" if self.interval else ""
+        return f", 95 % interval {_short(self.interval[0])} to {_short(self.interval[1])}" if self.interval else ""
 
     @property
     def wanted(self) -> str:
         """The threshold as text."""
         low, high = self.threshold
         if low is None:
-            return f"<= {high:.3g}"
-        return f">= {low:.3g}" if high is None else f"{low:.3g} to {high:.3g}"
+            return f"<= {_short(high)}"
+        return f">= {_short(low)}" if high is None else f"{_short(low)} to {_short(high)}"
+
+
+def _short(value: float | None) -> str:
+    """A number with three significant digits and without an exponent where it is large; "" for None."""
+    return "" if value is None else f"{value:.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
 class Number(NamedTuple):
     """A number that a check judges, with its 95 % interval, or the p-value of its being 0: above `DRIFT_LEVEL` nothing
-    is wrong. `missing`: why there is no number, which is then NaN and raises no finding."""
+    is wrong. `missing`: why the number cannot be judged, as where it is NaN: it is then doubtful, and raises no
+    finding."""
 
     value: float
     interval: tuple[float, float] | None = None
@@ -150,7 +157,7 @@ class Check:
             verdict = f"{beyond.verdict}; chance may explain it"
         refit = REFIT if measures.can_refit else ""
         reason, verdict, remedy = (
-            text.format(value=value, low=low, high=high, p=p, m=measures, refit=refit)
+            re.sub(r"(?<=\d)%", " %", text.format(value=value, low=low, high=high, p=p, m=measures, refit=refit))
             for text in (self.reason, verdict, remedy)
         )
         threshold = low, high

@@ -26,7 +26,7 @@ from ldmfilter.filter.decode import sound
 from ldmfilter.filter.forecast import Forecast
 from ldmfilter.filter.kalman import LinearGaussian
 from ldmfilter.filter.linalg import one_thread
-from ldmfilter.filter.spikes_ahead import spikes_ahead
+from ldmfilter.filter.spikes_ahead import horizons_of, spikes_ahead
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.calibration import Third
@@ -107,12 +107,15 @@ class SpikesPredicted:
     smoothed counts.
 
     Attributes:
+        nearest, farthest: s after a bin, between which its horizons lie.
         states, pca: bits per spike; NaN where nothing could be judged.
         lead: of the states over the PCA, and its 95 % interval.
         hidden: of units in the bin itself by states that are not shown them (`score.Judge.hidden`); with its 95 %
             interval.
     """
 
+    nearest: float
+    farthest: float
     states: float
     pca: float
     lead: float
@@ -184,13 +187,14 @@ class Measures:
         return max(every, key=lambda pair: abs(pair[1].coverage - LEVEL) - 2 * pair[1].coverage_se, default=None)
 
     @property
-    def thirds_outside(self) -> str:
-        """The thirds of bins in which intervals of behaviour hold too few or too many, in words."""
+    def thirds_off(self) -> str:
+        """The thirds of bins in which intervals of behaviour hold too few or too many, in words; where chance may
+        explain all, that which is furthest off."""
+        every = [(one.name, third) for one in self.behavior for third in getattr(one, "thirds", ())]
+        worst = [self.worst_third] if self.worst_third else []
         return "; ".join(
-            f"{third.coverage:.1%} of {one.name} where {third.by} is {third.low:.3g} to {third.high:.3g}"
-            for one in self.behavior
-            for third in getattr(one, "thirds", ())
-            if third.outside
+            f"{third.coverage:.1%} of {name} where {third.by} is {third.low:.3g} to {third.high:.3g}"
+            for name, third in [pair for pair in every if pair[1].outside] or worst
         )
 
     @property
@@ -214,6 +218,7 @@ def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> Spike
             causal_pca(seen, bins.starts, fit, bins.size, is_signal(counts)),
         )
     )
+    horizons = horizons_of(seen, bins.segment, judged, bins.size)
     judge = Judge(dataclasses.replace(bins, fit=fit, judged=judged), is_signal(counts), ())
     hidden = judge.hidden(partial(means_without, model, counts, latents))
 
@@ -221,8 +226,16 @@ def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> Spike
         return value - 1.96 * error, value + 1.96 * error
 
     lead = by_states.lead(by_pca)
+    nearest, farthest = horizons[0][0] * bins.size, sum(horizons[-1]) * bins.size
     return SpikesPredicted(
-        by_states.value, by_pca.value, lead[0], interval(*lead), hidden.value, interval(hidden.value, hidden.error)
+        nearest,
+        farthest,
+        by_states.value,
+        by_pca.value,
+        lead[0],
+        interval(*lead),
+        hidden.value,
+        interval(hidden.value, hidden.error),
     )
 
 

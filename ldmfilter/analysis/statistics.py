@@ -34,7 +34,7 @@ class Consistency:
         probability: (quantile,) levels of the quantiles.
         nis: (quantile,) of the judged bins' NIS.
         chi2: (quantile,) of chi-square with as many degrees of freedom as z has dimensions.
-        lag: (lag,) s.
+        lag: (lag,) s, the first and those with pairs enough to tell a correlation.
         correlation: (lag,) largest correlation of any direction of the innovation with any direction so much earlier.
         white: (lag,) upper bound for white innovations, at all lags together with 95 %.
         portmanteau: Hosking's statistic of all lags together, and its p-value.
@@ -167,16 +167,19 @@ def consistency(x: Array, judged: Array, segment: Array, time: Array, bin_size: 
     latent, nis = x.shape[1], (x[judged] ** 2).sum(1)
     block, levels = np.floor(time[judged] / BLOCK), np.arange(1, 200) / 200
     matrices, pairs = lagged_correlations(x, judged, segment, LAGS)
+    white = white_band(latent, pairs)
+    told = white < 1  # beyond a correlation of 1 there is nothing: too few pairs, as in short trials
+    told[0] = True
     return Consistency(
         *mean_interval(nis / latent, block, seed),
         *mean_interval((nis > chi2.ppf(0.95, latent)).astype(np.float64), block, seed),
         levels,
         np.quantile(nis, levels),
         chi2.ppf(levels, latent),
-        np.arange(1, LAGS + 1) * bin_size,
-        np.linalg.norm(matrices, 2, (1, 2)),
-        white_band(latent, pairs),
-        portmanteau(matrices, pairs),
+        (np.arange(1, LAGS + 1) * bin_size)[told],
+        np.linalg.norm(matrices[told], 2, (1, 2)),
+        white[told],
+        portmanteau(matrices[told], pairs[told]),
     )
 
 

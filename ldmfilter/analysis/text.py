@@ -19,6 +19,21 @@ if TYPE_CHECKING:
     from ldmfilter.filter.spikes_ahead import SpikesAhead
 
 
+#: Exclusion reasons of bins, as they are read after a number of bins.
+REASONS = {
+    "trained": "that training saw",
+    "guard": "at the edges of blocks",
+    "short block": "in blocks of too few bins",
+    "unobserved": "without spikes observed",
+    "nan": "without a value",
+    "lost": "where tracking was lost",
+    "gap": "in gaps of the behaviour",
+    "outside": "before, after or between its times",
+    "slow": "slower than --min-speed",
+    "rare": "of classes in too few trials",
+}
+
+
 def score_table(scores: Scores) -> tuple[list[str], list[tuple[str, ...]]]:
     """Heads and rows: a column for each source of states, then the lead of the first."""
     sources = [f">{source}" for source in next(iter(scores.rows.values()))]
@@ -77,7 +92,7 @@ def show_checks(console: Console, diagnosis: Diagnosis) -> None:
     console.print()
     console.print(grid)
     if any(finding.doubtful for finding in diagnosis.findings):
-        console.print(shown("ok~: beyond what is wanted, but not beyond chance", style="dim"))
+        console.print(shown("ok~: not as wanted, but chance may explain it, or it cannot be judged", style="dim"))
     for finding in diagnosis.findings:
         if not finding.ok:
             console.print()
@@ -101,7 +116,7 @@ def show_report(console: Console, one: AnyReport) -> None:
     about = one.to_dict()
     kind = ", circular" * about["circular"] + f", {len(about.get('classes', ()))} classes" * about["categories"]
     console.print(shown(f"{one.path}{kind}, {one.name} in the store", style="bold"))
-    left = ", ".join(f"{n} {why}" for why, n in one.bins.items() if why != "used")
+    left = ", ".join(f"{n} {REASONS.get(why, why)}" for why, n in one.bins.items() if why != "used")
     blocks = f"{one.blocks} block{'s' if one.blocks != 1 else ''}"
     bins = f"{one.bins['used']} bins in {blocks}" + (f"; left out {left}" if left else "")
     for line in filter(None, (bins, one.note)):
@@ -166,7 +181,15 @@ def _show_scores(console: Console, one: BehaviorReport) -> None:
             )
             for i in one.intervals
         ]
-        print_table(console, ("interval", ">covers", ">width", ">score", ">score at constant width"), levels)
+        heads = (
+            "interval",
+            ">covers",
+            f">width, {one.unit or 'its unit'}",
+            ">Winkler score",
+            ">best at one width",
+        )
+        print_table(console, heads, levels)
+        console.print(shown("Winkler score: the width, and more for values outside; the lower the better"))
     values = [value for third in one.thirds if third.by == "value" for value in (third.low, third.high)]
     if values:
         console.print(shown(f"{one.name} goes from {min(values):.3g} to {max(values):.3g} {one.unit}".rstrip()))

@@ -76,7 +76,11 @@ def choose_condition(session: Session, event: str, query: str | None, condition:
         classes = classes_of(table[column].values)
         if classes is not None and classes.size > 1 and 2 * classes.size <= table.sizes["interval"]:
             return column
-    raise InputError(f"{where}: no column holds conditions, values that recur; it has {shorten(columns) or 'no other'}")
+    have = shorten(columns) or "only times"
+    raise InputError(
+        f"{where}: no column holds conditions, values that recur in several trials, by which trials are shown; it has "
+        f"{have}; add such a column, or show no trials of this table"
+    )
 
 
 def read_trials(

@@ -38,6 +38,7 @@ def read_session(
     *,
     sort_times: bool = False,
     ticks: Sequence[str] = (),
+    drop_nan: bool = False,
 ) -> Session:
     """Read a session from any of the formats in `FORMATS`.
 
@@ -60,6 +61,8 @@ def read_session(
         Take times that fall back as disorder, though a clock may have been reset.
     ticks : sequence of str
         "NAME=HZ", ticks a second of the times of `spikes`, `obs_intervals`, an interval table or a series.
+    drop_nan : bool
+        Leave out spikes whose times are NaN or infinite, which are refused without it.
 
     Returns
     -------
@@ -101,7 +104,8 @@ def read_session(
     try:
         if series is not None and not declared.series:
             raise InputError(f"{path}: its format holds spikes or counts alone, no series; leave --series out")
-        session = declared.read(address or Path(path).absolute(), Reading(bin_size, series, sort_times, tuple(ticks)))
+        reading = Reading(bin_size, series, sort_times, tuple(ticks), drop_nan)
+        session = declared.read(address or Path(path).absolute(), reading)
         return replace(session, source=replace(session.source, format=format or ""))
     except MemoryError as error:
         reason = (str(error).splitlines() or ["out of memory"])[0]

@@ -49,6 +49,7 @@ class Reading:
     bin_size: s, of counts that do not say it
     series: path of a signal, or the unique last part of it, to be read in place of spikes
     sort_times: take times that fall back as disorder
+    drop_nan: leave out spikes whose times are NaN or infinite
     ticks: "NAME=HZ", ticks per second of the times of `spikes`, `obs_intervals`, a table or a series
     """
 
@@ -56,6 +57,7 @@ class Reading:
     series: str | None = None
     sort_times: bool = False
     ticks: tuple[str, ...] = ()
+    drop_nan: bool = False
 
     @cached_property
     def hz(self) -> dict[str, float]:

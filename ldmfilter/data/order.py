@@ -19,14 +19,17 @@ _JITTER = 0.05
 _SHARED = 0.2
 
 
-def check_spikes(times: Floats, index: Ints, ids: Array, where: str, sort: bool = False) -> tuple[Floats, Ints]:
+def check_spikes(
+    times: Floats, index: Ints, ids: Array, where: str, sort: bool = False, drop: bool = False
+) -> tuple[Floats, Ints]:
     """Spike times (spike,), sorted within each unit, and their cumulative ends (unit,).
 
     Marks of invalid spikes, as -1, and lone outliers are left out, and unsorted times sorted, each with a warning.
     sort: sort all times that fall back, though a clock may have restarted
+    drop: leave out times that are NaN or infinite, with a warning too
 
-    Raises InputError for ids that repeat, where `index` is no cumulative count of `times`, for times that are NaN
-    or infinite, and where times fall back in many units, as those of trials with own clocks do.
+    Raises InputError for ids that repeat, where `index` is no cumulative count of `times`, without `drop` for times
+    that are NaN or infinite, and where times fall back in many units, as those of trials with own clocks do.
     """
     if len(ids) != len(index):
         raise InputError(f"{where}: units: {len(ids)} ids for {len(index)} units; write the unit table anew")
@@ -35,12 +38,14 @@ def check_spikes(times: Floats, index: Ints, ids: Array, where: str, sort: bool 
         raise InputError(
             f"{where}: units: spike_times_index does not fit its {times.size} spike_times; write them anew"
         )
-    bad = np.unique(_units_of(np.flatnonzero(~np.isfinite(times)), index))
-    if bad.size:
-        raise InputError(
-            f"{where}: units: NaN or infinite spike_times in unit {shorten(ids[bad].tolist())};"
-            " remove these spikes or units from the file"
-        )
+    bad = ~np.isfinite(times)
+    if bad.any():
+        of = shorten(ids[np.unique(_units_of(np.flatnonzero(bad), index))].tolist())
+        what = f"{bad.sum()} of {times.size} spikes, NaN or infinite spike_times in unit {of}"
+        if not drop:
+            raise InputError(f"{where}: units: {what}; give --drop-nan to leave these spikes out, or mend the file")
+        warnings.warn(f"{where}: units: left out {what}", stacklevel=4)
+        times, index = _without(times, index, bad)
     invalid, why = _invalid(times, index)
     while invalid is not None:
         number = len(np.unique(_units_of(np.flatnonzero(invalid), index)))
@@ -48,8 +53,7 @@ def check_spikes(times: Floats, index: Ints, ids: Array, where: str, sort: bool 
         warnings.warn(
             f"{where}: units: left out {invalid.sum()} spikes of {number} units at {values} s, {why}", stacklevel=4
         )
-        index = index - np.concatenate([[0], np.cumsum(invalid)])[index]
-        times = times[~invalid]
+        times, index = _without(times, index, invalid)
         invalid, why = _invalid(times, index)
     back = np.flatnonzero(np.diff(times) < 0) + 1
     back = back[~np.isin(back, index)]
@@ -62,6 +66,11 @@ def check_spikes(times: Floats, index: Ints, ids: Array, where: str, sort: bool 
             times[index[unit - 1] if unit else 0 : index[unit]].sort()
         warnings.warn(f"{where}: units: sorted the spike_times of {unsorted.size} unsorted units", stacklevel=4)
     return times, index
+
+
+def _without(times: Floats, index: Ints, out: Array) -> tuple[Floats, Ints]:
+    """Times and cumulative ends without the spikes `out` (spike,)."""
+    return times[~out], index - np.concatenate([[0], np.cumsum(out)])[index]
 
 
 def _units_of(spikes: Ints, index: Ints) -> Ints:

@@ -102,7 +102,8 @@ def _interval_spans(session: Session, interval: str) -> list[Span]:
         tag = interval[len(name) + 1 :]
     if name not in tables:
         have = f"it has {shorten(tables)}" if tables else "it has none, use spans"
-        raise InputError(f"{where}: no interval table {name!r}; {have}")
+        meant = next((f"; {name} is a tag: give {one}={name}" for one in tables if name in tags_in(tables[one])), "")
+        raise InputError(f"{where}: no interval table {name!r}; {have}{meant}")
     table = tables[name]
     bounds = bounds_in(table)
     if tag is not None:

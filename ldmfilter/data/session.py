@@ -143,6 +143,7 @@ class Session:
         *,
         sort_times: bool = False,
         ticks: Sequence[str] = (),
+        drop_nan: bool = False,
     ) -> Session:
         """A session from arrays in memory.
 
@@ -159,7 +160,7 @@ class Session:
             By the table's name its columns, of which start_time and stop_time (s) are required.
         behavior : mapping of xarray.DataArray, optional
             By name, (time,) or (time, component) with a coordinate `time`, s.
-        sort_times, ticks
+        sort_times, ticks, drop_nan
             As for `read_session`.
 
         Returns
@@ -181,7 +182,7 @@ class Session:
         for name, series in (behavior or {}).items():
             if "time" not in series.coords or series.dims[0] != "time" or series.ndim > 2:
                 raise InputError(f"memory: behavior {name!r} must have dims (time,) or (time, component) and a time")
-        reading = Reading(sort_times=sort_times, ticks=tuple(ticks))
+        reading = Reading(sort_times=sort_times, ticks=tuple(ticks), drop_nan=drop_nan)
         raw = [np.asarray(times).ravel() for times in mapping.values()]
         clock = Clock.of(np.concatenate([times for times in raw if times.size] or [np.empty(0)]), "", "memory: spikes")
         trains = [clock.seconds(times, "memory: spikes") for times in raw]
@@ -218,7 +219,7 @@ class Session:
 
         Raises InputError as `check_spikes`, `make_table` and `settle`.
         """
-        spikes, index = check_spikes(times, index, ids, source.path, reading.sort_times)
+        spikes, index = check_spikes(times, index, ids, source.path, reading.sort_times, reading.drop_nan)
         units = make_table({} if columns is None else columns, "unit", ids, where=f"{source.path}: units")
         parts = Parts(dict(intervals or {}), dict(behavior or {}), None if observed is None else observed.intervals)
         spikes = settle(spikes, index, parts, reading, source.path)

@@ -18,6 +18,7 @@ from ldmfilter.data.spans import union
 from ldmfilter.data.tables import Floats, bounds_in, tagged, tags_in
 
 _NO_UNIT = {"n/a", "na", "none", "unknown", "a.u.", "au", "unitless"}
+_PART = 0.25  # share of the time, at least, of a part that is proposed to train on
 _MOST_TAGS = 24  # more are names of single rows
 
 
@@ -82,19 +83,21 @@ def summarise(session: Session, odd: Sequence[str] = ()) -> dict[str, Any]:
 def _next(session: Session) -> list[str]:
     """Commands to go on with."""
     path, tables = shlex.quote(session.source.path), session.intervals
-    interval = next(iter(tables), None)
+    interval = next((name for name in tables if _seconds(tables[name]) > _PART * session.duration), None)
+    parts = [interval] if interval is not None else []
     if interval is not None:
         by_tag = _by_tag(tables[interval], tags_in(tables[interval])[:_MOST_TAGS])
-        longest = max(by_tag, key=lambda tag: by_tag[tag], default=None)
-        if longest is not None and 2 * by_tag[longest] >= _seconds(tables[interval]):
-            interval = f"{interval}={longest}"
+        long = [tag for tag in by_tag if by_tag[tag] > _PART * _seconds(tables[interval])]
+        parts = [f"{interval}={tag}" for tag in sorted(long, key=by_tag.__getitem__, reverse=True)] or parts
     forced = "" if not isinstance(session, BinnedSession) else f" --bin-size {session.bin_size:g}"
     commands = [f"ldmfilter train {path}{forced}"]
     if (pieces := observed_table(session)) is not None:
         commands[0] += f"  # each of the {pieces}, outside which nothing was observed"
-    elif interval is not None:
+    elif parts:
         commands[0] += "  # all of the time"
-        commands.append(f"ldmfilter train {path}{forced} --interval {shlex.quote(interval)}  # or only this part")
+        commands += [
+            f"ldmfilter train {path}{forced} --interval {shlex.quote(one)}  # or only this part" for one in parts
+        ]
     measured = [path for path, one in session.behavior.items() if _meets(session, one["time"].values)]
     behavior = f" --behavior {shlex.quote(measured[0])}" if measured else ""
     commands.append(f"ldmfilter decode --out latents.zarr{behavior}")

@@ -21,6 +21,8 @@ def find_column(session: Session, text: str, kinds: str = "biufU") -> tuple[str,
     fits = [name for name in tables if text.startswith(f"{name}.")]
     if not fits:
         have = f"it has {shorten(tables)}" if tables else "it has none"
+        if text in tables:
+            raise InputError(f"{where}: {text!r} is an interval table; name a column of it, as {text}.start_time")
         name = text.rpartition(".")[0] or text
         raise InputError(f"{where}: no interval table {name!r}; {have}; name a column as TABLE.COLUMN")
     table = max(fits, key=len)
@@ -44,7 +46,9 @@ def choose_trials(session: Session, event: str, query: str | None = None) -> tup
     table, where = session.intervals[name], f"{session.source.path}: {name}"
     rows = table.sizes["interval"]
     if query is not None:
-        kept = rows_that_fit({"id": table["interval"].values, **flat_columns(table)}, query, where)
+        lists = {str(key): column for key, column in table.items() if column.ndim == 2 and column.shape[1] == 1}
+        single = {key: column.values[:, 0] for key, column in lists.items()}  # as tags, where no row has two
+        kept = rows_that_fit({"id": table["interval"].values, **flat_columns(table), **single}, query, where)
         if not kept.any():
             raise InputError(f"{where}: none of {rows} rows fits the query {query!r}; widen it")
         table = table.isel(interval=np.flatnonzero(kept))

@@ -142,11 +142,15 @@ class Trained:
         return "not judged" if math.isnan(self.bits_per_spike) else f"{self.bits_per_spike:.3f}"
 
 
+def labels(trained: Sequence[Trained]) -> list[str]:
+    """The names of candidates, and the step where one was judged at two."""
+    names = [one.label for one in trained]
+    return [f"{one.label} at step {one.kept_step}" if names.count(one.label) > 1 else one.label for one in trained]
+
+
 def listed(trained: Sequence[Trained]) -> str:
-    """All candidates with their prediction of spikes, and the step where one was judged at two, for a line of text."""
-    labels = [one.label for one in trained]
-    steps = [f" at step {one.kept_step}" if labels.count(one.label) > 1 else "" for one in trained]
-    return ", ".join(f"{one.label}{step} {one.told}" for one, step in zip(trained, steps, strict=True))
+    """All candidates with their prediction of spikes, for a line of text."""
+    return ", ".join(f"{label} {one.told}" for label, one in zip(labels(trained), trained, strict=True))
 
 
 def read_trained(raw: dict[str, Any]) -> Trained:

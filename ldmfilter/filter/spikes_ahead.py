@@ -110,7 +110,7 @@ def spikes_ahead(
         counts = standardised(counts, fit)
     score = _explained if signal else _bits
     parts = []
-    for start, length in _horizons(counts, segment, judge, bin_size) if horizons is None else horizons:
+    for start, length in horizons_of(counts, segment, judge, bin_size) if horizons is None else horizons:
         ahead, there = _counts_ahead(counts, segment, judge, start, length)
         train, test = np.flatnonzero(fit & known & there), np.flatnonzero(judge & known & there)
         train, test = _thin(train, MOST_FITTED), _thin(test, MOST_JUDGED if horizons is None else len(test))
@@ -167,7 +167,7 @@ def _thin(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]
 
 
-def _horizons(counts: Floats, segment: NDArray[np.integer], judge: Bools, bin_size: float) -> list[tuple[int, int]]:
+def horizons_of(counts: Floats, segment: NDArray[np.integer], judge: Bools, bin_size: float) -> list[tuple[int, int]]:
     """`HORIZONS` in bins, halved until enough judged bins have counts at the farthest."""
     nearer, judged = 1.0, judge & ~np.isnan(counts).all(1)
     while True:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -13,8 +14,9 @@ import xarray as xr
 
 from ldmfilter import InputError, LDMFilter, bin_spikes, reserve
 from ldmfilter.analysis import judged, measures
-from ldmfilter.analysis.check_table import CHECKS, QUESTIONS
+from ldmfilter.analysis.check_table import CHECKS, COUPLING, HIDDEN_UNITS, QUESTIONS, SPIKES_AHEAD
 from ldmfilter.analysis.checks import Diagnosis, Finding, check
+from ldmfilter.analysis.signal_words import of_signal
 from ldmfilter.analysis.statistics import consistency, normalised
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.simulate import linear_track_session
@@ -173,6 +175,33 @@ def test_the_table_is_in_the_order_of_the_three_questions(diagnosis):
     questions = [finding.question for finding in diagnosis.findings]
     assert list(dict.fromkeys(questions)) == list(QUESTIONS)
     assert questions == sorted(questions, key=QUESTIONS.index)
+
+
+def test_a_coupling_that_is_not_seen_is_a_doubt_where_hidden_units_are_told():
+    row = next(row for row in CHECKS if row.name == COUPLING)
+    for hidden, coupling, sign in ((0.5, 0.1, "ok~"), (-0.1, 0.1, "!!"), (0.5, 0.3, "ok"), (-0.1, 0.3, "ok")):
+        sharing = SimpleNamespace(coupling=coupling, surrogate_coupling=np.array([0.1, 0.12, 0.14]))
+        measured = SimpleNamespace(sharing=sharing, spikes=SimpleNamespace(hidden=hidden), can_refit=False)
+        assert row.judge(measured).sign == sign
+
+
+@pytest.mark.parametrize("name", [SPIKES_AHEAD, HIDDEN_UNITS])
+@pytest.mark.parametrize("signal", [False, True])
+def test_the_summary_says_why_nothing_was_found(diagnosis, name, signal):
+    wrong = [dataclasses.replace(one, ok=one.name != name, verdict=f"about {one.name}") for one in diagnosis.findings]
+    if signal:
+        wrong = [dataclasses.replace(one, name=of_signal(one.name)) for one in wrong]
+    found = dataclasses.replace(diagnosis, findings=tuple(wrong), signal=signal)
+    assert not found.predictive
+    assert found.summary.startswith(f"Nothing predictive was found: about {name}. ")
+
+
+def test_numbers_and_shares_are_written_alike(diagnosis):
+    """Without exponents, and with a space before each percent sign."""
+    slowest = dataclasses.replace(named(diagnosis)["slowest state"], value=1234.5, threshold=(None, 1968.1))
+    assert (slowest.number, slowest.wanted) == ("1234", "<= 1968")
+    assert not any(re.search(r"\d%", one.verdict + one.reason) for one in diagnosis.findings)
+    assert any(re.search(r"\d %", one.verdict) for one in diagnosis.findings)
 
 
 def test_it_is_plain_json(diagnosis):

@@ -157,7 +157,7 @@ def test_training_marks_the_step_that_is_kept():
     history = [Record(step, 0.0, 0.0, score, 2.0, 50) for step, score in ((0, -1.0), (50, 2.0), (100, 1.0))]
     other = [Record(step, 0.0, 0.0, 3.0, 2.0, 0, "fast") for step in (0, 50)]
     part = SimpleNamespace(kept_record_=history[1])
-    model = SimpleNamespace(history_=[*history, *other], parts=[part], candidates_=[])
+    model = SimpleNamespace(history_=[*history, *other], parts=[part], candidates_=[], frame_=1.0)
     [axes] = drawn("training", "training", model=model)
     assert axes.lines[0].get_ydata().tolist() == [-1.0, 2.0, 1.0]
     assert axes.lines[1].get_ydata().tolist() == [3.0, 3.0]
@@ -182,7 +182,7 @@ def test_diagnoses_are_drawn_as_they_are():
     np.testing.assert_allclose(middle[1] - middle[0], middle[2] - middle[1])
     [axes] = drawn("trust", "correlation", diagnosis=diagnosis)
     assert axes.lines[0].get_ydata().tolist() == [0.3, 0.1]
-    assert axes.collections[0].get_paths()[0].vertices[:, 1].max() == 0.2
+    assert [(bar.get_height(), bar.get_width()) for bar in axes.patches] == [(0.2, 0.1)] * 2
     [axes] = drawn("trust", "spectrum", diagnosis=diagnosis)
     assert [line.get_ydata().tolist() for line in axes.lines] == [[3.0, 2.0, 1.0], [0.9, 0.5, 0.1]]
     axes, _ = drawn("trust", "drift", diagnosis=diagnosis)

@@ -119,9 +119,14 @@ def test_thirds_are_told_where_intervals_do_not_follow():
     finding = row.judge(measured)
     assert not finding.ok
     assert finding.value in [one.coverage for one in reports[0].thirds if one.outside]
-    assert f"{many.coverage:.1%} of place where spikes in the last second is" in finding.verdict
+    assert f"{100 * many.coverage:.1f} % of place where spikes in the last second is" in finding.verdict
     inside = dataclasses.replace(reports[0], thirds=tuple(one for one in reports[0].thirds if not one.outside))
     assert row.judge(dataclasses.replace(measured, behavior=(inside,))).ok
+    doubt = dataclasses.replace(few, coverage=0.99, coverage_se=0.02, outside=False)
+    doubtful = row.judge(dataclasses.replace(measured, behavior=(dataclasses.replace(inside, thirds=(doubt,)),)))
+    assert doubtful.sign == "ok~"
+    assert "99.0 % of place" in doubtful.verdict
+    assert doubtful.interval[1] == 1.0  # a share
 
 
 def test_widths_follow_noise_that_depends_on_the_state():

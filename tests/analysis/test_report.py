@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from jinja2 import UndefinedError
+from matplotlib.figure import Figure
 
 from ldmfilter.analysis.report import Report
 from ldmfilter.analysis.report.inputs import Inputs
@@ -21,7 +22,11 @@ from ldmfilter.analysis.report.words import finite, short
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
+from ldmfilter.filter.candidates import Trained
+from ldmfilter.filter.evaluation import Record
 from tests.report_sample import HARM, PLACE, harmful_report
+
+SCORES = ((0, 1.0), (25, 2.0))  # steps and their predictive information, nats a frame
 
 
 @pytest.fixture(scope="module")
@@ -162,13 +167,15 @@ def summary_of(report, **changes):
         (True, [], " what the population does next, and its uncertainty agrees with what happened."),
         (True, ["drift of z"], " One of 17 checks fails; look at it before you trust its uncertainty: drift of z."),
         (True, ["a", "b"], " Two of 17 checks fail; look at them before you trust its uncertainty: a and b."),
-        (False, ["a"], " do not read them as what the population encodes."),
+        (False, ["a"], "found: about a. Do not read these states as what the population encodes."),
     ],
 )
 def test_the_verdict_names_the_checks_that_fail(report, predictive, wrong, ending):
     findings = [{"name": name, "ok": False} for name in wrong] + [{"name": "other", "ok": True}] * (17 - len(wrong))
     summary = summary_of(
-        report, diagnosis=report.content["diagnosis"] | {"predictive": predictive, "findings": findings}
+        report,
+        diagnosis=report.content["diagnosis"]
+        | {"predictive": predictive, "unpredictive": "about a", "findings": findings},
     )
     assert summary["verdict"].endswith(ending)
     assert {"name": "Checks in order", "shown": f"{17 - len(wrong)} of 17", "note": "verdicts below"} in summary["keys"]
@@ -275,6 +282,44 @@ def test_waiting_makes_the_error_smaller(report):
     now, later = rows[0], rows[3]
     assert later["median_error"] < 0.9 * now["median_error"]
     assert all(0.9 < row["coverage"] < 0.99 for row in rows)
+
+
+def drawn(picture):
+    """The axes of a picture."""
+    figure = Figure()
+    picture.draw(figure, False)
+    return figure.axes
+
+
+def test_trainings_are_drawn_per_second_each_in_its_colour():
+    history = [Record(step, 1.0, -5.0, score, 3.0, True, name) for name in ("slow", "fast") for step, score in SCORES]
+    model = SimpleNamespace(
+        history_=history,
+        parts=[SimpleNamespace(kept_record_=one) for one in history[1::2]],
+        candidates_=[Trained("slow", 0.5, kept_step=25), Trained("slow", 0.5, kept_step=50), Trained("fast", 0.1)],
+        frame_=0.1,
+    )
+    section = SECTIONS["training"](SimpleNamespace(model=model))
+    [axes] = drawn(section.pictures["training"])
+    slow, fast, *kept = axes.lines[:4]
+    assert slow.get_ydata() == pytest.approx([2.0, 4.0])
+    assert fast.get_ydata() == pytest.approx([10.0, 20.0])
+    assert slow.get_color() != fast.get_color()
+    assert [one.get_color() for one in kept] == [slow.get_color(), fast.get_color()]
+    assert [one["label"] for one in section.data["candidates"]] == ["slow at step 25", "slow at step 50", "fast"]
+
+
+def test_lags_lie_inside_their_picture():
+    rows = [{"lag": lag, "median_error": 1.0, "width": width} for lag, width in ((0.0, 1.0), (1.0, 1.4), (None, 1.3))]
+    both = drawn(SECTIONS["behavior"](SimpleNamespace(reports=[], lags={"place": rows})).pictures["lags"])
+    assert both[1].get_ylim()[1] > 1.4
+
+
+def test_bins_and_lags_are_told_in_words_and_units(page):
+    text = " ".join(" ".join(text for _, text in Outline(page).texts).split())
+    assert "bins that training saw" in text
+    assert "bins at the edges of blocks" in text
+    assert "Median error, cm" in text
 
 
 def test_written_whole_or_not_at_all(report, tmp_path):

@@ -124,3 +124,13 @@ def test_coupling_sees_fast_exchange_too():
     x = np.stack([leader, 0.7 * np.concatenate([[0], leader[:-1]]) + rng.standard_normal(4000)], 1)
     fit = np.arange(4000) < 2000
     assert s.coupling(x, fit, ~fit, 0.01) > 0.2
+
+
+def test_lags_of_too_few_pairs_are_not_judged():
+    """Trials of four bins have no bins that lie four apart, and few that lie three apart."""
+    x = np.random.default_rng(12).standard_normal((400, 4))
+    c = s.consistency(x, np.ones(400, bool), np.repeat(np.arange(100), 4), 0.1 * np.arange(400), 0.1)
+    np.testing.assert_allclose(c.lag, [0.1, 0.2, 0.3])
+    assert (c.correlation < c.white).all()
+    assert (c.white < 1).all()
+    assert c.portmanteau[1] > 1e-3

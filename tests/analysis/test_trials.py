@@ -116,7 +116,7 @@ def test_the_section_shows_what_was_read(found):
         (["a", *["b"] * 9], "side", None, "side does not have two values of two trials or more (9, 1 trials"),
         (["a", "b"] * 5, "hue", None, "no column 'hue' in interval table 'trials'"),
         (["a", "b"] * 5, None, (5, 6), "no trial reaches the window 5:6 s"),
-        ([f"c{i}" for i in range(8)], None, None, "no column holds conditions, values that recur; it has number, side"),
+        ([f"c{i}" for i in range(8)], None, None, "no column holds conditions, values that recur in several trials"),
     ],
 )
 def test_what_cannot_be_shown_is_told_in_a_line(conditions, asked, window, line):

@@ -48,6 +48,7 @@ def test_states_in_trials(trained):
     [
         (["--align", "trials.cue"], "no column of times 'cue' in interval table 'trials'; it has start_time"),
         (["--align", "laps.start_time"], "no interval table 'laps'; it has epochs, trials"),
+        (["--align", "trials"], "'trials' is an interval table; name a column of it, as trials.start_time"),
         (["--align", "trials.start_time", "--window", "900:901"], "no trial reaches the window 900:901 s"),
     ],
 )
@@ -59,6 +60,12 @@ def test_what_cannot_be_aligned_leaves_the_store_as_it_was(trained, words, line)
     assert line in ended.err
     with xr.open_zarr(trained / "kept.zarr") as kept:
         assert kept["filtered_mean"].dims == ("time", "state")
+
+
+def test_one_trial_is_told_as_one(trained):
+    words = ["--align", "trials.start_time", "--window", "0:1", "--filter", "id == 0"]
+    ended = decode(trained, *words, out="one.zarr")
+    assert "1 trial around trials.start_time, 1 in the decoded time" in ended.err
 
 
 def test_options_of_trials_without_an_event_are_wrong_usage(trained):

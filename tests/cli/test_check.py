@@ -49,10 +49,12 @@ def test_a_pipe_gets_plain_lines_with_the_same_verdicts(trained, answer):
     first, *lines = ended.out.splitlines()
     assert first == f"run: {answer['summary']}"
     for finding, line in zip(answer["findings"], lines, strict=False):
-        sign, name, value, _, _, verdict = line.split("\t")
+        sign, name, value, _, _, verdict = map(str.strip, line.split("\t"))
         assert sign == ("!!" if not finding["ok"] else "ok~" if finding["doubtful"] else "ok")
         assert (name, verdict) == (finding["name"], finding["verdict"])
         assert float(value) == pytest.approx(finding["value"], rel=0.01, abs=1e-6)
+    table = lines[: len(answer["findings"])]
+    assert len({tuple(at for at, letter in enumerate(line) if letter == "\t") for line in table}) == 1  # aligned
     for finding in answer["findings"]:
         assert (f"Remedy: {finding['remedy']}." in ended.out) is not finding["ok"]
 

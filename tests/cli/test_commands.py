@@ -155,6 +155,7 @@ def test_options_of_the_file_and_of_the_command_line(session_file, tmp_path):
         "spans": [[0.0, 80.0]],
         "units": "rate > 0.5",
         "sort_times": False,
+        "drop_nan": False,
         "ticks": [],
         "min_rate": 0.0,
         "reserve": 0.4,

@@ -23,6 +23,7 @@ VALUES = {
     "reserve": (["--reserve", "0"], 0.0),
     "sort_times": (["--sort-times"], True),
     "ticks": (["--ticks", "spikes=1000", "--ticks", "a=b=1"], ("spikes=1000", "a=b=1")),
+    "drop_nan": (["--drop-nan"], True),
     "latent_dim": (["--latent-dim", "3"], 3),
     "state_dim": (["--state-dim", "9"], 9),
     "dynamics": (["--dynamics", "fast"], "fast"),

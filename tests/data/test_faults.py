@@ -321,8 +321,11 @@ def test_what_inspect_tells():
     assert (table["seconds"], table["seconds_by_tag"]) == (15.0, {"a": 5.0, "b": 10.0})
     summary = summarise(Session.from_spikes(trains(), intervals={"trials": trials}), ["odd"])
     assert summary["odd"] == ["odd"]
-    assert summary["next"][1] == "ldmfilter train memory --interval trials=b  # or only this part"
+    parts = [f"ldmfilter train memory --interval trials={tag}  # or only this part" for tag in "ba"]
+    assert summary["next"][1:3] == parts  # the longest first
     assert summary["next"][-1] == "ldmfilter decode --align trials.go --window 0:7.5 --out trials.zarr"
+    brief = {"start_time": [1.0], "stop_time": [2.0]}
+    assert len(summarise(Session.from_spikes(trains(), intervals={"stim": brief}))["next"]) == 2  # none to train on
 
 
 # --- sorters' tables

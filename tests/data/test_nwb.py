@@ -208,7 +208,8 @@ def test_damaged_data(nwb, read, tmp_path):
         ),
         (
             lambda f: f["units/spike_times"].write_direct(np.array([1.0, 2.0, np.nan])),
-            "units: NaN or infinite spike_times in unit 1; remove these spikes or units from the file",
+            "units: 1 of 3 spikes, NaN or infinite spike_times in unit 1; give --drop-nan to leave these spikes out, "
+            "or mend the file",
         ),
     ],
 )

@@ -86,6 +86,10 @@ def test_rows_without_a_length_are_left_out_with_a_warning():
     ("kwargs", "line"),
     [
         ({"interval": "laps"}, "memory: no interval table 'laps'; it has epochs, epoch intervals, a=b"),
+        (
+            {"interval": "run"},
+            "memory: no interval table 'run'; it has epochs, epoch intervals, a=b; run is a tag: give epochs=run",
+        ),
         ({"interval": "laps=run"}, "memory: no interval table 'laps'; it has epochs, epoch intervals, a=b"),
         (
             {"interval": "epochs=ruin"},

@@ -68,9 +68,14 @@ def test_unsorted_spikes_are_sorted_with_a_warning():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_spikes_at_no_time_are_refused(bad):
-    assert line_of(Session.from_spikes, {"a": [1.0], "b": [bad, 2.0], "c": [bad]}) == (
-        "memory: units: NaN or infinite spike_times in unit b, c; remove these spikes or units from the file"
+    trains = {"a": [1.0], "b": [bad, 2.0], "c": [bad]}
+    line = "2 of 4 spikes, NaN or infinite spike_times in unit b, c"
+    assert line_of(Session.from_spikes, trains) == (
+        f"memory: units: {line}; give --drop-nan to leave these spikes out, or mend the file"
     )
+    with pytest.warns(UserWarning, match=f"^memory: units: left out {line}$"):
+        session = Session.from_spikes(trains, drop_nan=True)
+    assert [session.spikes_of(unit).tolist() for unit in range(3)] == [[1.0], [2.0], []]
 
 
 @pytest.mark.parametrize(

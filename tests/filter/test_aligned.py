@@ -121,6 +121,12 @@ def test_columns_are_coordinates_and_a_query_chooses(tmp_path):
         xr.testing.assert_identical(read.load().drop_encoding(), aligned)
 
 
+def test_a_query_knows_tags_of_which_no_row_has_two():
+    columns = {"start_time": [0.0, 1.0, 2.0], "stop_time": [1.0, 2.0, 3.0], "tags": [["run"], ["rest"], []]}
+    aligned = ldmfilter.align(states([(0.0, 30)]), trials(**columns), "trials.start_time", (0, 1), "tags == 'rest'")
+    assert aligned["trial"].to_numpy().tolist() == [1]
+
+
 def test_events_that_are_not_known_are_rows_of_nothing():
     cue = [np.nan, 1.0]
     session = trials(start_time=[0.0, 1.0], stop_time=[1.0, np.nan], cue=cue)

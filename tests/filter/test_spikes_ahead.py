@@ -179,14 +179,14 @@ def test_horizons_are_nearer_where_segments_are_short(world):
     state, _, counts = world
     state, counts = state[:3000], counts[:3000]
     judge = halves(3000)[1]
-    assert module._horizons(counts, np.zeros(3000, int), judge, SIZE) == [(5, 5), (10, 10), (20, 10)]
+    assert module.horizons_of(counts, np.zeros(3000, int), judge, SIZE) == [(5, 5), (10, 10), (20, 10)]
     for bins in (20, 8, 4):
         segment = np.arange(3000) // bins
-        farthest = module._horizons(counts, segment, judge, SIZE)[-1]
+        farthest = module.horizons_of(counts, segment, judge, SIZE)[-1]
         assert 0 < sum(farthest) <= 0.75 * bins
         assert value(state, counts, segment).value > 0.05
     gaps = np.where((np.arange(3000) % 14 < 4)[:, None], counts, np.nan)  # trials with unobserved time between them
-    assert sum(module._horizons(gaps, np.zeros(3000, int), judge, SIZE)[-1]) <= 3
+    assert sum(module.horizons_of(gaps, np.zeros(3000, int), judge, SIZE)[-1]) <= 3
     assert np.isnan(value(state, counts, np.arange(3000)).value)
 
 

@@ -29,7 +29,15 @@ def environment() -> Environment:
         lstrip_blocks=True,
         extensions=["jinja2.ext.do"],
     )
-    filters = (words.short, words.plain_number, words.in_words, words.listed, words.plain, words.with_options)
+    filters = (
+        words.short,
+        words.plain_number,
+        words.in_words,
+        words.listed,
+        words.plain,
+        words.reason,
+        words.with_options,
+    )
     made.filters |= {one.__name__: one for one in filters}
     made.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return made

@@ -23,7 +23,7 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const axis = (number) => ({
-    title: { text: `state ${number}`, font: { color: token("--muted"), size: 12 } },
+    title: { text: `h${number}`, font: { color: token("--muted"), size: 12 } },
     showticklabels: false, showspikes: false, zeroline: false, showbackground: false,
     gridcolor: token("--line"), linecolor: token("--line"),
   });
@@ -33,7 +33,7 @@
     font: { family: token("--sans") },
     showlegend: false,
     scene: {
-      xaxis: axis(1), yaxis: axis(2), zaxis: axis(3), dragmode: "turntable", aspectmode: "cube",
+      xaxis: axis(0), yaxis: axis(1), zaxis: axis(2), dragmode: "turntable", aspectmode: "cube",
       camera: { eye: { x: 1.35, y: 1.35, z: 0.75 } },
     },
     uirevision: "kept",

@@ -6,6 +6,7 @@ The words of a section are in the template of the same name. `SECTIONS` has the 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import platform
 import shlex
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from ldmfilter.analysis.report.words import clean
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.windows import stretches
+from ldmfilter.filter.candidates import labels
 from ldmfilter.version import __version__
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ def behavior(inputs: Inputs) -> Section:
             axes.axhline(1 / len(share), **plots.reference(), zorder=1)
             axes.stairs(share, edges, color=colour, linewidth=1.3, label=clean(one["name"]))
             axes.errorbar((edges[:-1] + edges[1:]) / 2, share, 2 * error, color=colour, fmt="none", linewidth=1.0)
-        axes.yaxis.set_major_formatter("{x:.0%}")
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
         axes.set_ylim(0, None)
         plots.finish(axes, "probability of less than what happened (PIT)", "share of bins")
         plots.legend(axes, loc="lower center", frameon=False)
@@ -130,7 +132,7 @@ def _draw_lags(inputs: Inputs, figure: Figure, narrow: bool) -> None:
             halves = lag[lag % 0.5 == 0]
             axes.set_xticks([*halves, end], [*(f"{one:g}" for one in halves), "smoothed"])
         axes.axhline(1, **plots.reference())
-        axes.set_ylim(0, max(1.15, axes.get_ylim()[1]))
+        axes.set_ylim(0, 1.05 * max(1.1, axes.dataLim.y1))
         plots.finish(axes, "lag, s", f"{label}, relative")
     _legend(figure, narrow)
 
@@ -197,26 +199,29 @@ def training(inputs: Inputs) -> Section:
     """The evaluations of the training, and the steps that were kept."""
     model = inputs.model
     kept = [part.kept_record_ for part in model.parts]
+    frames = {one.name: one.frame for one in model.candidates_}  # s, by which nats per frame are divided
 
     def draw(axes: Axes) -> None:
-        for name in dict.fromkeys(record.candidate for record in model.history_):
-            score = {record.step: record.score for record in model.history_ if record.candidate == name}
-            colour, width = (0, 1.4) if name in [one.candidate for one in kept] else (5, 1.0)
-            axes.plot(list(score), list(score.values()), color=plots.COLOURS[colour], linewidth=width, label=name)
+        names = list(dict.fromkeys(record.candidate for record in model.history_))
+        colours = dict(zip(names, itertools.cycle(plots.COLOURS)))
+        for name in names:
+            records = [record for record in model.history_ if record.candidate == name]
+            score = [record.score / frames.get(name, model.frame_) for record in records]
+            axes.plot([record.step for record in records], score, color=colours[name], linewidth=1.4, label=name)
         for one in kept:
-            axes.plot([one.step], [one.score], "o", color=plots.COLOURS[1], markersize=6)
-            late = one.step > max(record.step for record in model.history_) / 2
-            place: dict[str, Any] = {"xytext": (0, -24), "textcoords": "offset points"}
-            place |= {"ha": "right" if late else "left", "color": plots.COLOURS[1]}
-            axes.annotate(f"kept, step {one.step}", (one.step, one.score), **place)
+            score = [one.score / frames.get(one.candidate, model.frame_)]
+            label = "kept" if one is kept[0] else ""
+            axes.plot([one.step], score, "o", color=colours[one.candidate], markersize=6, label=label)
         axes.axhline(0, **plots.reference())
-        if len(axes.get_legend_handles_labels()[1]) > 1:
-            axes.legend(frameon=False)
-        plots.finish(axes, "training step", "predictive information\non held-out time, nats per frame")
+        plots.legend(axes, frameon=False)
+        plots.finish(axes, "training step", "predictive information\non held-out time, nats per second")
 
     data = {
         "training": [dataclasses.asdict(record) for record in model.history_],
-        "candidates": [dataclasses.asdict(one) | {"label": one.label} for one in model.candidates_],
+        "candidates": [
+            dataclasses.asdict(one) | {"label": label}
+            for one, label in zip(model.candidates_, labels(model.candidates_), strict=True)
+        ],
     }
     return Section(data, {"training": one_plot(draw, high=2.8)})
 

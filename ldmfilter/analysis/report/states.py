@@ -49,7 +49,8 @@ def _states(inputs: Inputs) -> Picture:
         plots.plot_states(part, axes, number=4)
         foot: dict[str, Any] = {"color": plots.COLOURS[1], "linewidth": 0, "step": "mid"}
         foot |= {"transform": axes.get_xaxis_transform(), "where": ~part["trained"].to_numpy()}
-        axes.fill_between(time, 0, 0.012, **foot)
+        if numbers["unseen_marked"]:
+            axes.fill_between(time, 0, 0.012, **foot)
         axes.set(xlim=(time[0], time[-1]), ylabel="state")
 
     return Picture(draw, numbers, wide=(9.2, 3.9), narrow=(3.3, 3.4))
@@ -77,9 +78,9 @@ def _space(inputs: Inputs) -> Picture:
         x, y, z, value = np.column_stack([points, values])[::2][np.isfinite(values[::2])].T
         limits = {"vmin": first["low"], "vmax": first["high"]}
         axes.scatter(x, y, z, c=value, s=7, cmap=colours, linewidths=0, alpha=0.85, **limits)
-        for number, axis in enumerate((axes.xaxis, axes.yaxis, axes.zaxis), 1):
+        for number, axis in enumerate((axes.xaxis, axes.yaxis, axes.zaxis)):
             axis.set_ticklabels([])
-            axis.set_label_text(f"state {number}")
+            axis.set_label_text(f"h{number}")
             axis.labelpad = -10
             axis.set_pane_color((0.5, 0.5, 0.5, 0.06))
         axes.view_init(elev=22, azim=45)
@@ -88,6 +89,7 @@ def _space(inputs: Inputs) -> Picture:
         "shown": min(3, mean.shape[1]),
         "points": len(drawn),
         "bins": len(observed),
+        "unmeasured": not np.isfinite(values).all(),
         "colours": [{key: one[key] for key in ("label", "low", "high")} for one in choices],
     }
     data = {**dict(zip("xyz", points.T.round(4), strict=True)), "time": time.round(2), "choices": choices}

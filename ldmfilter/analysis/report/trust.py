@@ -71,7 +71,7 @@ def _correlation(measures: Measured) -> Picture:
     lag, correlation, white = _arrays(measures, "consistency", "lag", "correlation", "white")
 
     def draw(axes: Axes) -> None:
-        axes.fill_between(lag, 0, white, color=plots.ink(), alpha=0.1, linewidth=0, label="white noise")
+        axes.bar(lag, white, width=lag[0], color=plots.ink(), alpha=0.1, linewidth=0, label="white noise")
         style: dict[str, Any] = {"linewidth": 1.4, "marker": "o", "markersize": 3.5}
         axes.plot(lag, correlation, color=plots.COLOURS[0], label="innovations", **style)
         axes.set_ylim(0, max(0.5, 1.15 * float(np.nanmax([*correlation, *white]))))
@@ -107,7 +107,10 @@ def _memory(measures: Measured) -> Picture:
 def _drift(measures: Measured) -> Picture:
     """Two numbers by blocks of the session."""
     start, stop = _arrays(measures, "drift", "start", "stop")
-    labels = {"predictive_information": "predictive information,\nnats per second", "nis": "NIS per dimension"}
+    labels = {
+        "predictive_information": "predictive information,\nnats per second",
+        "nis": "normalised innovation\nsquared per dimension",
+    }
 
     def draw(figure: Figure, narrow: bool) -> None:
         both = pair(figure, narrow, sharex=narrow)

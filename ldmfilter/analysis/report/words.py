@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
+from ldmfilter.analysis.text import REASONS
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -72,6 +74,15 @@ def plain_number(value: float) -> str:
 def in_words(count: int) -> str:
     """A small number as a word, others in digits."""
     return _NUMBERS[count] if count < len(_NUMBERS) else short(count)
+
+
+def reason(name: str) -> str:
+    """The exclusion reason of bins, as it is read after their number.
+
+    >>> reason("trained"), reason("used")
+    ('that training saw', 'used')
+    """
+    return REASONS.get(name, name)
 
 
 def listed(names: Sequence[str]) -> str:
