@@ -243,7 +243,7 @@ def test_a_recording_too_short_for_slow_windows_trains_fast_alone(few):
 
 @pytest.mark.parametrize(("bin_size", "frame"), [(0.1, 0.1), (0.05, 0.05), (0.01, 0.04)])
 def test_trials_of_0_3_s_train(bin_size, frame):
-    """In frames of an eighth of a trial."""
+    """In frames of a seventh of a trial."""
     trials = [(float(start), start + 0.3) for start in range(60)]
     spikes = np.sort(np.random.default_rng(0).uniform(0, 60, (3, 2000)))
     model = LDMFilter(**TINY | {"max_steps": 2}).fit(bin_spikes(Session.from_spikes(list(spikes)), bin_size, trials))
