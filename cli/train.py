@@ -138,7 +138,10 @@ def _print(run: "Run", training: "Training", as_json: bool) -> None:
 
 
 def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -> None:
+    from ldmfilter.data.counts import is_signal
     from ldmfilter.data.selection import WHOLE
+    from ldmfilter.data.windows import typical_stretch
+    from ldmfilter.filter.candidates import FRAMES
 
     for one in counts:
         if one.attrs["units_left_out"]:
@@ -146,6 +149,11 @@ def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -
         pieces = str(one["interval"].values[0]) if one.sizes["time"] else WHOLE
         if run.config.data.interval is None and not run.config.data.spans and pieces != WHOLE:
             say(f"observed in {pieces} alone: each is a stretch by itself, and no state goes on to the next")
+    size, stretch = float(counts[0].attrs["bin_size"]), min(map(typical_stretch, counts))
+    if stretch < FRAMES and not is_signal(counts[0]):
+        round_sizes = (digit * 10.0**power for power in range(-4, 1) for digit in (1, 2, 5))
+        shorter = max(one for one in round_sizes if one < stretch * size / FRAMES or one == 1e-4)
+        say(f"half of the time lies in stretches of {stretch} bins or fewer; --bin-size {shorter:g} tells more of them")
     step = f", from step {training.step}" if training.step else ""
     each, once = run.config.filter.max_steps, training.steps == run.config.filter.max_steps
     of = "" if once else f" ({training.steps // each} trainings of {each})"
@@ -153,7 +161,7 @@ def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -
     several = f" in {len(counts)} sessions" if len(counts) > 1 else ""
     say(
         f"{' + '.join(str(one.sizes['unit']) for one in counts)} units, {bins} bins "
-        f"({bins * float(counts[0].attrs['bin_size']):.0f} s){several}, {run.config.filter.entropy}, "
+        f"({bins * size:.0f} s){several}, {run.config.filter.entropy}, "
         f"{training.steps} steps{of} on {training.device}{step}; run folder {run.folder}"
     )
     if training.ended:
@@ -174,7 +182,9 @@ def _say_end(run: "Run", training: "Training", added: Path | None, signal: bool)
     if len(training.trained) > 1 or training.left_out:
         what, unit = ("the signal", "shares of its variance") if signal else ("spikes", "bits per spike")
         without = "".join(f"; {one} left out: no stretch is long enough for its windows" for one in training.left_out)
-        say(f"kept: {kept.label}; {what} predicted ahead, {unit}: {listed(training.trained)}{without}")
+        ahead = any(one.bits_per_spike > bits for one in training.trained)
+        by_chance = ", where a lead of less than two standard errors is none" if ahead else ""
+        say(f"kept: {kept.label}; {what} predicted ahead, {unit}: {listed(training.trained)}{by_chance}{without}")
     for one, (part, network) in zip(best, training.parts, strict=True):
         which = f"{part.label}: " if len(best) > 1 else ""
         if one.step == 0:

@@ -187,6 +187,16 @@ def test_dynamics_left_out_are_told(session_file, tmp_path):
     assert "; slow left out: no stretch is long enough for its windows" in ended.err
 
 
+def test_bins_too_long_for_short_trials_are_told(session_file, tmp_path):
+    spans = [word for start in range(30) for word in ("--span", f"{start}:{start}.4")]
+    words = ["--reserve", 0, "--latent-dim", 2, "--max-steps", 2, "--hidden", 8, "--no-refit", *spans]
+    ended = here("train", session_file, "--run", "run", *words, cwd=tmp_path)
+    assert "half of the time lies in stretches of 4 bins or fewer; --bin-size 0.05 tells more of them" in ended.err
+    ended = here("train", session_file, "--run", "shorter", "--bin-size", 0.05, *words, cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert "stretches" not in ended.err
+
+
 def test_quiet_and_log(session_file, tmp_path):
     ended = here("train", session_file, "--run", "run", "--quiet", *QUICK, cwd=tmp_path)
     assert (ended.out, ended.err) == ("run\n", "")
