@@ -17,6 +17,7 @@ from ldmfilter.filter import fit
 from ldmfilter.filter.candidates import CANDIDATES, Trained, candidates, listed, read_trained, window_frames
 from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.model import LDMFilter, load
+from ldmfilter.filter.online import OnlineFilter
 from ldmfilter.filter.spikes_ahead import SpikesAhead
 from ldmfilter.filter.training import Training
 from tests.filter.test_training import same
@@ -249,6 +250,26 @@ def test_trials_of_0_3_s_train(bin_size, frame):
     model = LDMFilter(**TINY | {"max_steps": 2}).fit(bin_spikes(Session.from_spikes(list(spikes)), bin_size, trials))
     assert model.history_[-1].step == 2
     assert model.frame_ == pytest.approx(frame)
+
+
+def test_a_session_is_added_as_the_kept_candidate_was_trained():
+    """To a filter of frames that short trials shortened, from longer trials too."""
+
+    def counts(length: float, seed: int):
+        trials = [(float(start), start + length) for start in range(60)]
+        spikes = np.sort(np.random.default_rng(seed).uniform(0, 60, (3, 2000)))
+        return bin_spikes(Session.from_spikes(list(spikes)), 0.02, trials)
+
+    model = LDMFilter(**TINY | {"max_steps": 2}).fit(counts(0.4, 0))
+    assert (model.kept_.dynamics, model.frame_) == ("fast", pytest.approx(0.04))
+    records = list(model.adding(longer := counts(0.9, 1)).run())
+    assert {one.candidate for one in records} == {"fast"}
+    model.add(longer)
+    assert model.frame_ == pytest.approx(0.04)
+    states = model.decode(longer, session=1)
+    online = OnlineFilter(model.of(1))
+    given = [online.step(row)[0] for row in longer.to_numpy()[:45]]  # the first trial
+    np.testing.assert_allclose(np.stack(given), states["filtered_mean"][:45], atol=1e-5)
 
 
 def test_windows_fit_into_half_of_the_observed_time():
