@@ -286,6 +286,18 @@ def test_windows_fit_into_half_of_the_observed_time():
     assert windows == [(pytest.approx(0.1), 8)] * 2
 
 
+def test_frames_of_several_sessions_suit_the_shortest_trials():
+    spikes = list(np.sort(np.random.default_rng(0).uniform(0, 120, (3, 2000))))
+    short, long = (
+        bin_spikes(Session.from_spikes(spikes), 0.05, [(2.0 * start, 2.0 * start + length) for start in range(60)])
+        for length in (0.4, 1.6)
+    )
+    for both in ([short, long], [long, short]):
+        training = Training(FilterConfig(**TINY, dynamics="fast"), both)
+        assert [one.frame for one, _, _ in training._fits] == [pytest.approx(0.05)]
+        assert [one.windows.window for one in training._fits[0][2]] == [8, 8]
+
+
 @pytest.mark.parametrize("name", ["slow", "fast"])
 def test_a_single_dynamics_trains_one(few, name):
     config = FilterConfig(**TINY | {"max_steps": 2, "dynamics": name})
