@@ -125,7 +125,7 @@ class FilterConfig:
     )  # fmt: skip
     frame: float | None = option(
         None, "Length of the counts that the encoder sees at once, s; without it 0.5 (slow) or 0.1 (fast; in trials "
-        "below 0.8 s an eighth of one).",
+        "below 0.7 s a seventh of one).",
         MODEL, above=0, rare=True,
     )  # fmt: skip
     entropy: str = option("logdet", "Estimator of the entropy that prevents collapse.", TRAINING, choices=ENTROPIES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.compose import TransformedTargetRegressor
@@ -71,17 +71,27 @@ def predict_bins(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray, n
     return predict(bins.variable, fit_bins(bins, estimator, y, train), bins.states[new])
 
 
-def fit_bins(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray) -> Any:
+class Fitted(NamedTuple):
+    """A fitted estimator, and the range (series,) of the values that it was fitted to, beyond which it does not read;
+    None on a circle."""
+
+    estimator: Any
+    range: tuple[np.ndarray, np.ndarray] | None
+
+
+def fit_bins(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray) -> Fitted:
     """The estimator, fitted to values y (bin, series) in the bins `train`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         targets = bins.variable.encode(y)
-        return estimator.fit(bins.states[train], targets.ravel() if targets.shape[1:] == (1,) else targets)
+        estimator.fit(bins.states[train], targets.ravel() if targets.shape[1:] == (1,) else targets)
+    return Fitted(estimator, None if bins.variable.period is not None else (y.min(0), y.max(0)))
 
 
-def predict(variable: Behavior, fitted: Any, states: np.ndarray) -> np.ndarray:
+def predict(variable: Behavior, fitted: Fitted, states: np.ndarray) -> np.ndarray:
     """Values (bin, series) at states (bin, state), by an estimator that `fit_bins` has fitted."""
-    return variable.decode(fitted.predict(states).reshape(len(states), -1))
+    values = variable.decode(fitted.estimator.predict(states).reshape(len(states), -1))
+    return values if fitted.range is None else np.clip(values, *fitted.range)
 
 
 def predict_all(

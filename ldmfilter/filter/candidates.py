@@ -18,6 +18,7 @@ from ldmfilter.config import LEAST_SHARED, FilterConfig
 from ldmfilter.data.frames import frame_bins
 
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
+FRAMES = 7  # in a trial at least, where bins are short enough: with fewer, spikes ahead are predicted worse
 BOTH = "slow and fast"  # the name of a filter of both
 WINDOWS = (32, 16, 8, 4, 3)  # frames in a training window, where the configuration names no time: the most that fit
 
@@ -35,7 +36,7 @@ class Candidate:
             where they begin.
         dropout: share of units and of hidden activations that is dropped in training.
         refit: whether it is finished with refitted noise too, where the settings leave that open.
-        shortens: whether frames are shorter in short trials, an eighth of a trial.
+        shortens: whether frames are shorter in short trials, `1 / FRAMES` of a trial.
         restart: number of the first weights that it is trained from.
     """
 
@@ -75,7 +76,7 @@ CANDIDATES = (
 def candidates(config: FilterConfig, stretch: float = math.inf) -> list[Candidate]:
     """The candidates that a configuration leaves open, for a recording in trials that are `stretch` s long."""
     named = {name: value for name in ("frame", "dropout") if (value := getattr(config, name)) is not None}
-    own = [replace(one, frame=min(one.frame, stretch / 8)) if one.shortens else one for one in CANDIDATES]
+    own = [replace(one, frame=min(one.frame, stretch / FRAMES)) if one.shortens else one for one in CANDIDATES]
     return [replace(one, **named) for one in own if config.dynamics in ("auto", one.name)]
 
 

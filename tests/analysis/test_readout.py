@@ -89,6 +89,15 @@ def test_a_linear_world_is_read_as_well_as_its_noise_allows():
     assert json.loads(out.attrs["behavior"])[0]["intervals"][3]["coverage"] == report.intervals[3].coverage
 
 
+def test_nothing_is_read_beyond_the_values_that_were_seen():
+    """Where a wall keeps behaviour from following the states: a line goes on, the readings do not."""
+    latents = world(500)
+    out, report = one(latents, sampled(latents, np.clip(linear(latents, noise=1.0), 90, 110)), readouts=FAST[:1])
+    assert report.chosen == "linear"
+    for told in (out["place_mean"], out["place_ci"]):
+        assert (told.min(), told.max()) == (90, 110)
+
+
 def test_thirds_are_told_where_intervals_do_not_follow():
     """Noise that follows the spikes, of which the states know nothing: right on average, wrong in the thirds."""
     latents = world(800)

@@ -244,7 +244,7 @@ def test_a_recording_too_short_for_slow_windows_trains_fast_alone(few):
 
 @pytest.mark.parametrize(("bin_size", "frame"), [(0.1, 0.1), (0.05, 0.05), (0.01, 0.04)])
 def test_trials_of_0_3_s_train(bin_size, frame):
-    """In frames of an eighth of a trial."""
+    """In frames of a seventh of a trial."""
     trials = [(float(start), start + 0.3) for start in range(60)]
     spikes = np.sort(np.random.default_rng(0).uniform(0, 60, (3, 2000)))
     model = LDMFilter(**TINY | {"max_steps": 2}).fit(bin_spikes(Session.from_spikes(list(spikes)), bin_size, trials))
@@ -261,11 +261,11 @@ def test_a_session_is_added_as_the_kept_candidate_was_trained():
         return bin_spikes(Session.from_spikes(list(spikes)), 0.02, trials)
 
     model = LDMFilter(**TINY | {"max_steps": 2}).fit(counts(0.4, 0))
-    assert (model.kept_.dynamics, model.frame_) == ("fast", pytest.approx(0.04))
+    assert (model.kept_.dynamics, model.frame_) == ("fast", pytest.approx(0.06))
     records = list(model.adding(longer := counts(0.9, 1)).run())
     assert {one.candidate for one in records} == {"fast"}
     model.add(longer)
-    assert model.frame_ == pytest.approx(0.04)
+    assert model.frame_ == pytest.approx(0.06)
     states = model.decode(longer, session=1)
     online = OnlineFilter(model.of(1))
     given = [online.step(row)[0] for row in longer.to_numpy()[:45]]  # the first trial
@@ -294,7 +294,7 @@ def test_frames_of_several_sessions_suit_the_shortest_trials():
     )
     for both in ([short, long], [long, short]):
         training = Training(FilterConfig(**TINY, dynamics="fast"), both)
-        assert [one.frame for one, _, _ in training._fits] == [pytest.approx(0.05)]
+        assert [one.bins(0.05) for one, _, _ in training._fits] == [1]
         assert [one.windows.window for one in training._fits[0][2]] == [8, 8]
 
 

@@ -1,0 +1,114 @@
+"""Short trials: the condition read from the state at a trial's end, and spikes ahead, beside a causal PCA.
+
+    python tests/benchmarks/short_trials.py [--seeds 3] [--only NAME ...] [--data FOLDER] [--json FILE]
+
+Simulated: 400 trials of 0.3 s, or 200 of 1 s, with one of eight conditions each. A two-dimensional state leaves the
+origin towards the condition's direction, with a speed of the trial's own and noise; the log rates of 40 Poisson units
+are linear in it (mean 12 Hz). Real: pmd_reach7 where the folder has it. A filter is trained with no option on all
+trials, as the condition is not shown to it. Each cell is the share of trials whose condition a linear discriminant
+reads (10 folds) from the mean of the last quarter of a trial's states; the causal PCA has 16 dimensions (0.5 s).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+import ldmfilter
+from ldmfilter.analysis.baselines import causal_pca
+from ldmfilter.analysis.judged import bins_of
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.benchmarks.report import present
+
+UNITS, CONDITIONS, STEP = 40, 8, 0.01  # s
+BINS = (0.1, 0.05, 0.02, 0.01)  # s
+SIMULATED = {"400 trials of 0.3 s": (400, 0.3), "200 trials of 1 s": (200, 1.0)}
+REAL = "pmd_reach7"
+
+
+def simulate(n: int, length: float) -> ldmfilter.Session:
+    """A session of trials a second apart, with their conditions."""
+    rng = np.random.default_rng(3)
+    steps, start = round(length / STEP), np.arange(n) * (length + 1)
+    condition = rng.integers(0, CONDITIONS, n)
+    toward = np.exp(2j * np.pi * condition / CONDITIONS) * rng.uniform(0.7, 1.3, n)
+    noise = np.cumsum(rng.normal(size=(n, steps, 2)), 1) @ [1, 1j] * 0.3 * np.sqrt(STEP)
+    state = toward[:, None] * (1 - np.exp(-(np.arange(steps) + 1) * STEP / (length / 3))) + noise
+    prefer = np.exp(2j * np.pi * rng.uniform(size=UNITS)) * rng.uniform(0.3, 1.0, UNITS)
+    rates = 10 * np.exp((state[..., None] * prefer.conj()).real)
+    trains = []
+    for unit in range(UNITS):
+        fired = rng.poisson(rates[..., unit] * STEP)
+        trial, step = (np.repeat(one, fired.ravel()) for one in np.divmod(np.arange(fired.size), steps))
+        trains.append(np.sort(start[trial] + (step + rng.uniform(size=len(step))) * STEP))
+    table = xr.Dataset(
+        {
+            "start_time": ("interval", start),
+            "stop_time": ("interval", start + length),
+            "condition": ("interval", condition),
+        },
+        {"interval": np.arange(n)},
+    )
+    return ldmfilter.Session.from_spikes(trains, intervals={"trials": table})
+
+
+def read(states: np.ndarray, counts: xr.DataArray, condition: np.ndarray) -> float:
+    """Share of trials whose condition is read from the mean of the last quarter of the states."""
+    segment = counts["segment"].to_numpy()
+    ends = [states[segment == number] for number in range(len(condition))]
+    features = np.stack([one[-max(1, len(one) // 4) :].mean(0) for one in ends])
+    judge = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    return float(
+        cross_val_score(judge, features, condition, cv=StratifiedKFold(10, shuffle=True, random_state=0)).mean()
+    )
+
+
+def rows_of(name: str, session: ldmfilter.Session, bin_size: float, seeds: int) -> list[list[object]]:
+    """A row for each seed, then the causal PCA's."""
+    counts = ldmfilter.bin_spikes(session, bin_size, "trials")
+    condition = session.intervals["trials"]["condition"].to_numpy()
+    rows: list[list[object]] = []
+    for seed in range(seeds):
+        latents = ldmfilter.LDMFilter(seed=seed).fit(counts).decode(counts)
+        share = read(latents["filtered_mean"].to_numpy(), counts, condition)
+        rows.append([name, bin_size, f"states, seed {seed}", share])
+    bins = bins_of(counts, latents["trained"].to_numpy(), [])
+    rows.append(
+        [
+            name,
+            bin_size,
+            "causal PCA",
+            read(causal_pca(bins.counts, bins.starts, bins.fit, bin_size), counts, condition),
+        ]
+    )
+    return rows
+
+
+def main() -> None:
+    """Train and read every session; print the table."""
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--only", nargs="*", default=[*SIMULATED, REAL], help=", ".join([*SIMULATED, REAL]))
+    arguments.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
+    arguments.add_argument("--json", type=Path)
+    given = arguments.parse_args()
+    path, rows = given.data / f"{REAL}.nwb", []
+    for name in given.only:
+        if name == REAL and not path.exists():
+            print(f"{path}: no such file; its rows are left out", file=sys.stderr)
+            continue
+        session = ldmfilter.read_session(path) if name == REAL else simulate(*SIMULATED[name])
+        for bin_size in BINS:
+            for row in rows_of(name, session, bin_size, given.seeds):
+                rows.append(row)
+                print(*row, file=sys.stderr)
+    present("Conditions read in short trials", ["session", "bin, s", "from", "share read"], rows, given.json)
+
+
+if __name__ == "__main__":
+    main()
