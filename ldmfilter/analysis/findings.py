@@ -71,7 +71,7 @@ class Finding:
 
 def _short(value: float | None) -> str:
     """A number with three significant digits and without an exponent where it is large; "" for None."""
-    return "" if value is None else f"{value:.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
+    return "" if value is None else f"{value:.0f}" if 999.5 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
 class Number(NamedTuple):

@@ -140,8 +140,7 @@ def typical_stretch(counts: xr.DataArray) -> int:
     """Bins of a stretch without a gap: the median over observed bins, half of which lie in stretches that long."""
     segment = np.asarray(counts["segment"])
     time = np.flatnonzero(np.asarray(counts["observed"]) & (segment >= 0))
-    new = (np.diff(time, prepend=-2) != 1) | (np.diff(segment[time], prepend=-1) != 0)
-    lengths = np.bincount(np.cumsum(new))
+    lengths = np.diff(_edges(time, segment))
     return int(np.median(np.repeat(lengths, lengths))) if time.size else 0
 
 
@@ -158,13 +157,18 @@ def _blocks(time: np.ndarray, segment: np.ndarray, blocks: int, length: int) -> 
     """(bin,) bool: blocks of about `length` of the usable bins `time`, spread evenly over them, with what is not usable
     inside a block. An edge moves to the next edge of a trial where trials are shorter than half a block."""
     inside = np.zeros(len(segment), dtype=bool)
-    edges = np.flatnonzero((np.diff(time, prepend=-2) != 1) | (np.diff(segment[time], prepend=-1) != 0))
-    edges = np.append(edges, time.size)
+    edges = _edges(time, segment)
     for i in range(blocks):
         first = max(int((i + 0.5) * time.size / blocks) - length // 2, 0)
         first, stop = (_nearest(edges, edge, length // 4) for edge in (first, min(first + length, time.size)))
         inside[time[first] : time[stop - 1] + 1] = True
     return inside
+
+
+def _edges(time: np.ndarray, segment: np.ndarray) -> np.ndarray:
+    """(stretch + 1,) int: where in the usable bins `time` (bin,) each stretch without a gap begins, and their end."""
+    new = (np.diff(time, prepend=-2) != 1) | (np.diff(segment[time], prepend=-1) != 0)
+    return np.append(np.flatnonzero(new), time.size)
 
 
 def _nearest(edges: np.ndarray, edge: int, most: int) -> int:

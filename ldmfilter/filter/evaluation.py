@@ -29,10 +29,11 @@ class Record:
         held_out_log_likelihood: of white z in held-out blocks, each bin predicted from those before, with covariances
             as large as the innovations of all sessions (`finish.innovation_scale`).
         score: predictive information, the same minus the log-likelihood of a Gaussian without memory, which makes it
-            independent of the scale and correlation of z. The step with the highest is kept.
+            independent of the scale and correlation of z. The step with the highest is kept, unless it is an early
+            one (`training.EARLY`).
         effective_rank: of held-out z, the exponential of the entropy of its covariance's normalised eigenvalues
             (Roy & Vetterli 2007); of several sessions the lowest.
-        kept_step: the best step so far.
+        kept_step: the step with the highest score so far.
         candidate: that was trained (`candidates.Candidate`); empty in models of format 3 and before.
     """
 

@@ -204,7 +204,7 @@ class Fitted(FilterConfig):
 
     @property
     def kept_step_(self) -> int:
-        """The step whose parameters are used: that of the highest held-out score; of several parts the last."""
+        """The step whose parameters are used; of several parts the last."""
         return self.kept_.kept_step
 
     @property

@@ -201,7 +201,10 @@ class LDMFilter(Fitted):
             raise InputError(f"{where}: is one of {self.listed()} already; decode it")
         if not all(part.network_.second_moments.any() for part in self.parts):
             raise InputError(f"{where}: the model is of an older ldmfilter and takes no further session; train it anew")
-        return Training(self.sized_, counts, [(part.network_, part.frame_) for part in self.parts])
+        config = self.sized_
+        if len(self.parts) == 1 and self.kept_.name:  # formats up to 3 have no name
+            config = dataclasses.replace(config, dynamics=self.kept_.dynamics)
+        return Training(config, counts, [(part.network_, part.frame_) for part in self.parts])
 
     def take_added(self, training: Training, counts: xr.DataArray) -> "LDMFilter":
         """Take over the encoder of a further session from a training that `adding` gave."""

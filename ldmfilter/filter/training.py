@@ -148,7 +148,8 @@ class Training:
                     for counts in self._counts:
                         split_windows(counts, window[0] * frame, self.config.held_out, frame=frame, least=least)
                 except InputError as error:
-                    problem = error  # that of the shortest window
+                    if window == windows[-1]:  # a shorter one may be tried before a longer one
+                        problem = error
                 else:
                     fitting[one] = window
                     break

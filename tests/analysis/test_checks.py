@@ -200,6 +200,7 @@ def test_numbers_and_shares_are_written_alike(diagnosis):
     """Without exponents, and with a space before each percent sign."""
     slowest = dataclasses.replace(named(diagnosis)["slowest state"], value=1234.5, threshold=(None, 1968.1))
     assert (slowest.number, slowest.wanted) == ("1234", "<= 1968")
+    assert dataclasses.replace(slowest, value=-999.7).number == "-1000"
     assert not any(re.search(r"\d%", one.verdict + one.reason) for one in diagnosis.findings)
     assert any(re.search(r"\d %", one.verdict) for one in diagnosis.findings)
 

@@ -17,6 +17,7 @@ from ldmfilter.filter import fit
 from ldmfilter.filter.candidates import CANDIDATES, Trained, candidates, listed, read_trained, window_frames
 from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.model import LDMFilter, load
+from ldmfilter.filter.online import OnlineFilter
 from ldmfilter.filter.spikes_ahead import SpikesAhead
 from ldmfilter.filter.training import Training
 from tests.filter.test_training import same
@@ -233,7 +234,7 @@ def test_a_recording_too_short_for_slow_windows_trains_fast_alone(few):
     assert training.left_out == ["slow"]
     assert [r.candidate for r in training.run()] == ["fast", "fast"]
     assert {one.name for one in training.trained} == {training.kept.name} == {"fast"}
-    with pytest.raises(InputError, match=r"30 observed bins, 30 in a row at the longest, .* or --dynamics fast"):
+    with pytest.raises(InputError, match=r"30 observed bins, 30 in a row .* windows of 15 bins .* or --dynamics fast"):
         Training(FilterConfig(**TINY, dynamics="slow"), short)
     with pytest.raises(InputError, match="0 observed bins, 0 in a row"):
         Training(FilterConfig(**TINY), short.assign_coords(observed=("time", np.zeros(30, bool))))
@@ -251,6 +252,26 @@ def test_trials_of_0_3_s_train(bin_size, frame):
     assert model.frame_ == pytest.approx(frame)
 
 
+def test_a_session_is_added_as_the_kept_candidate_was_trained():
+    """To a filter of frames that short trials shortened, from longer trials too."""
+
+    def counts(length: float, seed: int):
+        trials = [(float(start), start + length) for start in range(60)]
+        spikes = np.sort(np.random.default_rng(seed).uniform(0, 60, (3, 2000)))
+        return bin_spikes(Session.from_spikes(list(spikes)), 0.02, trials)
+
+    model = LDMFilter(**TINY | {"max_steps": 2}).fit(counts(0.4, 0))
+    assert (model.kept_.dynamics, model.frame_) == ("fast", pytest.approx(0.06))
+    records = list(model.adding(longer := counts(0.9, 1)).run())
+    assert {one.candidate for one in records} == {"fast"}
+    model.add(longer)
+    assert model.frame_ == pytest.approx(0.06)
+    states = model.decode(longer, session=1)
+    online = OnlineFilter(model.of(1))
+    given = [online.step(row)[0] for row in longer.to_numpy()[:45]]  # the first trial
+    np.testing.assert_allclose(np.stack(given), states["filtered_mean"][:45], atol=1e-5)
+
+
 def test_windows_fit_into_half_of_the_observed_time():
     """Where a single trial is long, the others are trained on too."""
     short, long = (
@@ -263,6 +284,18 @@ def test_windows_fit_into_half_of_the_observed_time():
         (candidate, _, (recording,)) = Training(config, bin_spikes(session, 0.1, trials))._fits[0]
         windows.append((candidate.frame, recording.windows.window))
     assert windows == [(pytest.approx(0.1), 8)] * 2
+
+
+def test_frames_of_several_sessions_suit_the_shortest_trials():
+    spikes = list(np.sort(np.random.default_rng(0).uniform(0, 120, (3, 2000))))
+    short, long = (
+        bin_spikes(Session.from_spikes(spikes), 0.05, [(2.0 * start, 2.0 * start + length) for start in range(60)])
+        for length in (0.4, 1.6)
+    )
+    for both in ([short, long], [long, short]):
+        training = Training(FilterConfig(**TINY, dynamics="fast"), both)
+        assert [one.bins(0.05) for one, _, _ in training._fits] == [1]
+        assert [one.windows.window for one in training._fits[0][2]] == [8, 8]
 
 
 @pytest.mark.parametrize("name", ["slow", "fast"])
