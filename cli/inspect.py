@@ -1,6 +1,7 @@
 """`ldmfilter inspect`."""
 
 import json
+import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,11 +44,23 @@ def inspect(
         warnings.simplefilter("always", UserWarning)
         read = read_session(session, format, bin_size, series, **options)
     odd = [" ".join(str(one.message).split()) for one in caught if one.category is UserWarning]
-    summary = summarise(read, odd)
+    summary = summarise(read, odd, _given(format=format, series=series, **options))
     if as_json:
         print(json.dumps(summary, indent=1, allow_nan=False))
     else:
         _show(summary)
+
+
+def _given(**options: Any) -> str:
+    """Options as words of the command line, those without a value left out."""
+    words = []
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        else:
+            words += [word for one in ([value] if isinstance(value, str) else value or ()) for word in (flag, one)]
+    return f" {shlex.join(words)}" if words else ""
 
 
 def _show(summary: dict[str, Any]) -> None:

@@ -79,8 +79,8 @@ class Alarm:
         if n < LEAST_WINDOWS:
             where, length = counts.attrs.get("path", "counts"), (~trained).sum() * model.bin_size_
             raise InputError(
-                f"{where}: {length:g} s that training never saw are {n} "
-                f"windows of {seconds:g} s, and an alarm needs {LEAST_WINDOWS} to know what chance gives; shorten the "
+                f"{where}: {length:g} s that training never saw hold {n} of the "
+                f"windows of {seconds:g} s; an alarm needs {LEAST_WINDOWS} to know what chance gives; shorten the "
                 "windows or train with a larger --reserve"
             )
         degrees = n - 1 + max(len(seen) - 1, 0)

@@ -37,7 +37,7 @@ def _coupling_limit(m: Measures) -> float:
 
 def _coupling(m: Measures) -> Number:
     # In short recordings and short trials it misses what the states tell of hidden units.
-    shared = not m.spikes.hidden <= 0
+    shared = m.spikes.hidden > 0
     unshown = "a linear regression does not show that units predict each other; see spikes of hidden units"
     return Number(m.sharing.coupling, missing=unshown if shared and m.sharing.coupling <= _coupling_limit(m) else "")
 

@@ -22,10 +22,11 @@ _PART = 0.25  # share of the time, at least, of a part that is proposed to train
 _MOST_TAGS = 24  # more are names of single rows
 
 
-def summarise(session: Session, odd: Sequence[str] = ()) -> dict[str, Any]:
+def summarise(session: Session, odd: Sequence[str] = (), given: str = "") -> dict[str, Any]:
     """Units, intervals, behaviour and signals of a session as plain values, for JSON.
 
     odd: warnings that were given when it was read; those on angles whose range does not fit their unit are added
+    given: options that it was read by, as the command line has them
 
     `next` are commands to go on with. Times in s, rates in Hz. None stands for a rate that is not known, and for the
     bin size of a session that has spike times.
@@ -76,12 +77,12 @@ def summarise(session: Session, odd: Sequence[str] = ()) -> dict[str, Any]:
             }
             for path, series in session.behavior.items()
         ],
-        "next": _next(session),
+        "next": _next(session, given),
     }
 
 
-def _next(session: Session) -> list[str]:
-    """Commands to go on with."""
+def _next(session: Session, given: str) -> list[str]:
+    """Commands to go on with, by the options `given` to read the session."""
     path, tables = shlex.quote(session.source.path), session.intervals
     interval = next((name for name in tables if _seconds(tables[name]) > _PART * session.duration), None)
     parts = [interval] if interval is not None else []
@@ -89,7 +90,7 @@ def _next(session: Session) -> list[str]:
         by_tag = _by_tag(tables[interval], tags_in(tables[interval])[:_MOST_TAGS])
         long = [tag for tag in by_tag if by_tag[tag] > _PART * _seconds(tables[interval])]
         parts = [f"{interval}={tag}" for tag in sorted(long, key=by_tag.__getitem__, reverse=True)] or parts
-    forced = "" if not isinstance(session, BinnedSession) else f" --bin-size {session.bin_size:g}"
+    forced = given if not isinstance(session, BinnedSession) else f"{given} --bin-size {session.bin_size:g}"
     commands = [f"ldmfilter train {path}{forced}"]
     if (pieces := observed_table(session)) is not None:
         commands[0] += f"  # each of the {pieces}, outside which nothing was observed"

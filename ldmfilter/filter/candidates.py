@@ -18,7 +18,7 @@ from ldmfilter.config import LEAST_SHARED, FilterConfig
 from ldmfilter.data.frames import frame_bins
 
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
-FRAMES = 7  # in a trial at least, where bins are short enough: with fewer, spikes ahead are predicted worse
+FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
 BOTH = "slow and fast"  # the name of a filter of both
 WINDOWS = (32, 16, 8, 4, 3)  # frames in a training window, where the configuration names no time: the most that fit
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -286,7 +287,9 @@ class Training:
                 one = dataclasses.replace(one, lead=found.lead(kept.found))
             self.trained = [*self.trained, one]
             errors = SURE if kept is not None and kept.trained.dynamics == one.dynamics else 1.0
-            if kept is None or one.lead[0] > errors * one.lead[1]:
+            # Where no spikes could be judged there is held-out z alone.
+            by_z = kept is not None and math.isnan(kept.found.value) and kept.trained.kept_step > step
+            if kept is None or by_z or one.lead[0] > errors * one.lead[1]:
                 self._kept[part] = Kept(one, found, state, fit.matches)
                 order = [one[0].name for one in self._fits] if self._both else [""]
                 self._kept = {name: self._kept[name] for name in order if name in self._kept}

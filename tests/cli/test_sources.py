@@ -104,7 +104,8 @@ def test_inspect_train_decode(simulated, counts, tmp_path, format):
     assert summary["units"]["number"] == 12
     assert summary["units"]["spikes"] == int(counts.sum()) or format in ("phy", "sorting", "pynapple")
     assert summary["bin_size"] == (0.1 if format in ("netcdf", "zarr", "npz") else None)
-    text = here("inspect", name, cwd=tmp_path).out
+    text = here("inspect", name, "--sort-times", cwd=tmp_path).out
+    assert f"\nldmfilter train {name} --sort-times" in text.replace(str(tmp_path) + "/", "")
     assert ("counts in bins of 0.1 s, no spike times" in text) == (summary["bin_size"] is not None)
     query = [] if format == "pynapple" else ["--units", "group == 'good'"]
     ended = here("train", name, "--run", "run", *query, *QUICK, "--span", "1:50", cwd=tmp_path)

@@ -18,7 +18,7 @@ from ldmfilter.filter.candidates import CANDIDATES, Trained, candidates, listed,
 from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.model import LDMFilter, load
 from ldmfilter.filter.online import OnlineFilter
-from ldmfilter.filter.spikes_ahead import SpikesAhead
+from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead
 from ldmfilter.filter.training import Training
 from tests.filter.test_training import same
 
@@ -82,6 +82,16 @@ def test_where_the_first_weights_are_kept_the_last_step_is_judged_too(few, monke
     assert training.kept == better(first, last)
     assert training.kept_records[0].step == training.kept.kept_step
     assert listed(training.trained).startswith("slow at step 8 ")
+
+
+def test_where_no_spikes_are_judged_held_out_z_chooses_the_step(few, monkeypatch):
+    measured = fit.evaluate
+    monkeypatch.setattr(fit, "evaluate", lambda *given: measured(*given)._replace(score=-training._now.step))
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: NOT_JUDGED)
+    training = Training(FilterConfig(**TINY | {"dynamics": "fast", "max_steps": 8}), few)
+    list(training.run())
+    assert (training.kept.kept_step, training.kept.refit) == (0, False)
+    assert same(training.parts[0][1], training._now.finished_state(False))
 
 
 def test_refitted_noise_is_fitted_where_it_is_kept(few):
