@@ -50,8 +50,6 @@ def report(
     A session with a table of trials is shown in trials, from their start; **--align**, **--window** and **--condition**
     choose others.
     """
-    if not align and (window or filter or condition):
-        raise typer.BadParameter("means something only with --align", param_hint="--window, --filter, --condition")
     from ldmfilter.analysis import report as pages
 
     pages.check_report(out, overwrite)

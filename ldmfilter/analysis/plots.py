@@ -200,6 +200,8 @@ def legend(owner: Axes | Figure, **options: Any) -> None:
 def finish(axes: Axes, x: str, y: str = "", left: bool = True) -> None:
     """Label the axes and hide all spines but the lower one and, unless `left` is False, the left one."""
     axes.set_xlabel(x)
+    if x == "time, s":  # of many digits
+        axes.locator_params("x", nbins=5)
     if y:
         axes.set_ylabel(y)
     axes.spines[["top", "right"] if left else ["top", "right", "left"]].set_visible(False)

@@ -41,7 +41,7 @@ def test_refusals_before_any_work(made, trained):
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
-        (["--condition", "side"], 2, "only with"),
+        (["--condition", "side"], 3, "no column 'side' in interval table 'trials'"),
         (["--align", "trials.cue"], 3, "no column of times 'cue' in interval table 'trials'; it has start_time"),
         (["--align", "trials.start_time", "--condition", "side"], 3, "no column 'side' in interval table 'trials'"),
     ],

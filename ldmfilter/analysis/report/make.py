@@ -26,6 +26,7 @@ from ldmfilter.files import check_target, replacing
 from ldmfilter.filter.runs import Run
 
 FORMAT = 1
+STARTS = "trials.start_time"  # of the trials that are shown where no others are asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +136,7 @@ def report(
         Called with what is being computed.
     align : str, optional
         Trials to show, "TABLE.COLUMN" as `ldmfilter.align` takes it; without it those of the table `trials`, from
-        start_time, where there is one.
+        start_time, where there is one, or where one of the next three is given.
     window : (float, float), optional
         s from the event; without it from the event to the median trial's end.
     query : str, optional
@@ -163,6 +164,8 @@ def report(
     model = run.model()
     session, counts = run.recording()
     chosen = choose_behavior(session, behavior, circular)
+    if window or query or condition:  # trials are asked for
+        align = align or STARTS
     if align:
         choose_condition(session, align, query, condition)
     counts = check_counts(counts)
@@ -177,7 +180,7 @@ def report(
         found = read_at_lags(model, counts, chosen, min_speed)
         lags = {name: list(map(asdict, rows)) for name, rows in found.items()}
     trials, note = None, ""
-    if event := align or ("trials.start_time" if "trials" in session.intervals else None):
+    if event := align or (STARTS if "trials" in session.intervals else None):
         say(f"trials: {event}")
         try:
             trials = read_trials(latents, session, event, window, query, condition)

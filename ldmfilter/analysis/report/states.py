@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 POINTS = 3000  # of the state space, at most: what a phone turns smoothly
 STATES_SHOWN = 60.0  # s
 RASTER_SHOWN = 20.0  # s
-PHONE = 0.4  # share of a stretch that is shown on a phone
+PHONE, SHORT = 0.4, 5.0  # share of a stretch that is shown on a phone; s, of one that is shown whole
 #: Colours of the state space along a scale, that stay visible on white and on black.
 _SCALE = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#e3cf1f")
 
@@ -28,6 +28,11 @@ def states(inputs: Inputs) -> Section:
     """The states in time and in space, and the spikes."""
     pictures = {"states": _states(inputs), "space": _space(inputs), "raster": _raster(inputs)}
     return Section({name: picture.numbers for name, picture in pictures.items()}, pictures)
+
+
+def _end(start: float, stop: float, narrow: bool) -> float:
+    """The end of what is shown of a stretch, s."""
+    return start + PHONE * (stop - start) if narrow and stop - start > SHORT else stop
 
 
 def _states(inputs: Inputs) -> Picture:
@@ -44,7 +49,7 @@ def _states(inputs: Inputs) -> Picture:
     }
 
     def draw(figure: Figure, narrow: bool) -> None:
-        part = inputs.between(start, start + PHONE * (stop - start)) if narrow else shown
+        part = inputs.between(start, _end(start, stop, narrow))
         time, axes = part["time"].to_numpy(), figure.add_subplot()
         plots.plot_states(part, axes, number=4)
         foot: dict[str, Any] = {"color": plots.COLOURS[1], "linewidth": 0, "step": "mid"}
@@ -150,7 +155,7 @@ def _raster(inputs: Inputs) -> Picture:
     }
 
     def draw(figure: Figure, narrow: bool) -> None:
-        end = start + (PHONE if narrow else 1) * (stop - start)
+        end = _end(start, stop, narrow)
         part = shown.isel(time=np.flatnonzero(shown["time"].to_numpy() < end))
         heights = [2.6, *[1.0] * len(behaviors)]
         grid = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
