@@ -99,7 +99,7 @@ def trial_blocks(
     enough = all((unseen & (kinds == kind)).sum() >= FOLDS for kind in kept)
     chosen = in_kept & (unseen | (not enough))
     if not enough and not unseen.all():
-        notes.append("training, which sees no behaviour, saw some of the trials; of others there are too few")
+        notes.append("training, which sees no behaviour, saw some of the trials; all are judged, as too few are unseen")
     why = np.full(time.size, "", dtype="<U12")
     why[(row >= 0) & ~np.isin(row, trials[chosen])] = "trained"
     why[np.isin(row, trials[~in_kept])] = "rare"

@@ -86,7 +86,7 @@ def _drift_check(
 ) -> Check:
     wrong = (
         f"{what} drifts over the session (p = {{p:.2g}})",
-        "choose a shorter --span, which leaves less to train on, or stable --units",
+        "choose a shorter --span, which leaves less to train on, or stable --units; conditions in blocks drift too",
     )
     return Check(
         name,

@@ -24,7 +24,7 @@ REASONS = {
     "trained": "that training saw",
     "guard": "at the edges of blocks",
     "short block": "in blocks of too few bins",
-    "unobserved": "without spikes observed",
+    "unobserved": "without a frame of observed counts",
     "nan": "without a value",
     "lost": "where tracking was lost",
     "gap": "in gaps of the behaviour",
