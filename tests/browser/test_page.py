@@ -115,8 +115,11 @@ def test_the_states_turn(opened):
     kept = camera(opened)
     assert all(kept[axis] == pytest.approx(turned[axis], abs=1e-6) for axis in "xyz")
     assert "facing" in opened.find_element("css selector", ".scale").text
-    # How far a drag turns it hangs on how many of the pointer's moves the browser reports.
-    ActionChains(opened).move_to_element(live).click_and_hold().move_by_offset(120, 30).release().perform()
+    # The browser reports one move of the pointer a frame: several, with time between them.
+    drag = ActionChains(opened).move_to_element(live).click_and_hold()
+    for _ in range(6):
+        drag = drag.move_by_offset(20, 5).pause(0.05)
+    drag.release().perform()
     dragged = camera(opened)
     assert sum((dragged[axis] - kept[axis]) ** 2 for axis in "xyz") > 0.05**2
 
