@@ -142,7 +142,7 @@ class Training:
         for one in open_ones:
             frame = one.bins(self._bin_size)
             windows = window_frames(self.config, frame * self._bin_size)
-            for window in sorted(windows, key=lambda one: one[0] * frame > self._stretch):
+            for window in sorted(windows, key=lambda sizes: sizes[0] * frame > self._stretch):
                 shortest = self.config.window is None and window[0] == WINDOWS[-1]
                 least = SHORT_TRIALS if shortest else 0  # a recording of seconds has no short trials
                 try:
@@ -286,10 +286,7 @@ class Training:
             if kept is not None and len(kept.found.blocks) == len(found.blocks):
                 one = dataclasses.replace(one, lead=found.lead(kept.found))
             self.trained = [*self.trained, one]
-            errors = SURE if kept is not None and kept.trained.dynamics == one.dynamics else 1.0
-            # Where no spikes could be judged there is held-out z alone.
-            by_z = kept is not None and math.isnan(kept.found.value) and kept.trained.kept_step > step
-            if kept is None or by_z or one.lead[0] > errors * one.lead[1]:
+            if kept is None or _leads(one, kept.trained):
                 self._kept[part] = Kept(one, found, state, fit.matches)
                 order = [one[0].name for one in self._fits] if self._both else [""]
                 self._kept = {name: self._kept[name] for name in order if name in self._kept}
@@ -352,6 +349,14 @@ class Training:
         if not (done == self._trainings and last[0].failure):  # nothing goes on from where it failed
             now.restore({name: value for name, value in tensors.items() if not name.startswith("kept.")}, values)
         self.trained, self._past, self._now = trained, past, now
+
+
+def _leads(one: Trained, kept: Trained) -> bool:
+    """True where one that was judged later takes the place of what is kept."""
+    if math.isnan(kept.bits_per_spike):  # held-out z alone chooses between the steps of a training
+        return one.name == kept.name and one.kept_step < kept.kept_step
+    lead, error = one.lead
+    return lead > error * (SURE if one.dynamics == kept.dynamics else 1.0)
 
 
 def side_by_side(parts: Sequence[tuple[np.ndarray, Judged]]) -> tuple[np.ndarray, Judged]:

@@ -94,6 +94,22 @@ def test_where_no_spikes_are_judged_held_out_z_chooses_the_step(few, monkeypatch
     assert same(training.parts[0][1], training._now.finished_state(False))
 
 
+def test_where_no_spikes_are_judged_the_first_candidate_is_kept(few, monkeypatch):
+    """Though another is best at an earlier step: steps of two trainings say nothing of each other."""
+    sign = {"slow": 1, "fast": -1}
+    measured = fit.evaluate
+    monkeypatch.setattr(
+        fit,
+        "evaluate",
+        lambda *given: measured(*given)._replace(score=sign[training._now.candidate.name] * training._now.step),
+    )
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: NOT_JUDGED)
+    training = Training(FilterConfig(**TINY | {"max_steps": 8}), few)
+    list(training.run())
+    assert {one.kept_step for one in training.trained if one.name == "fast"} == {0, 8}
+    assert (training.kept.name, training.kept.kept_step) == ("slow", 8)
+
+
 def test_refitted_noise_is_fitted_where_it_is_kept(few):
     """And not where it is not; both predict spikes."""
     found = {}
