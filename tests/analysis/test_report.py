@@ -173,14 +173,16 @@ def summary_of(report, **changes):
     ],
 )
 def test_the_verdict_names_the_checks_that_fail(report, predictive, wrong, ending):
-    findings = [{"name": name, "ok": False} for name in wrong] + [{"name": "other", "ok": True}] * (17 - len(wrong))
+    fine = [{"name": "other", "ok": True, "doubtful": doubt} for doubt in (True, *[False] * (16 - len(wrong)))]
+    findings = [{"name": name, "ok": False, "doubtful": False} for name in wrong] + fine
     summary = summary_of(
         report,
         diagnosis=report.content["diagnosis"]
         | {"predictive": predictive, "unpredictive": "about a", "findings": findings},
     )
     assert summary["verdict"].endswith(ending)
-    assert {"name": "Checks in order", "shown": f"{17 - len(wrong)} of 17", "note": "verdicts below"} in summary["keys"]
+    shown, note = f"{16 - len(wrong)} of 17", "1 doubtful; verdicts below"
+    assert {"name": "Checks in order", "shown": shown, "note": note} in summary["keys"]
 
 
 def test_behavior_is_shown_only_where_its_reader_never_saw_it(report):
