@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 from scipy.ndimage import gaussian_filter1d
-from sklearn.model_selection import LeaveOneGroupOut
 
-from ldmfilter.analysis.variable import Behavior, thin
+from ldmfilter.analysis.blocks import Bins
+from ldmfilter.analysis.variable import Behavior, cross, thin
 
 WINDOWS = (1, 3, 5, 9, 15)  # bins of counts, of which the decoded bin is the last
 CURVE_BINS = 40  # of a tuning curve
@@ -29,20 +29,11 @@ class Decoder:
     window: float
 
 
-def decode_counts(
-    variable: Behavior, counts: xr.DataArray, rows: np.ndarray, y: np.ndarray, fold: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """Decode the values (bin,) of a variable from counts (time, unit), each fold by tuning curves of the others.
-
-    Args:
-        rows: (bin,) positions in time of the bins to decode.
-        y: (bin,) values of the behaviour in them.
-        fold: (bin,) folds, two or more.
-
-    Returns:
-        (bin,) decoded values, and the window, s.
-    """
-    size = float(counts.attrs["bin_size"])
+def decode_counts(bins: Bins, counts: xr.DataArray) -> tuple[np.ndarray, float]:
+    """Decode the values (row,) of a variable in the tested bins from counts (time, unit), each fold by tuning curves of
+    the others. Returns them and the window, s."""
+    variable, rows = bins.variable, np.flatnonzero(bins.tested)
+    y, fold = bins.truth[rows], bins.fold[rows]
     windows = _trailing_means(counts, rows)
     edges = _edges(variable, y)
 
@@ -50,18 +41,16 @@ def decode_counts(
         return _most_probable(windows[window][train], y[train], windows[window][new], edges, variable)
 
     decoded, chosen = np.full(rows.size, np.nan), []
-    splitter = LeaveOneGroupOut()
-    for train, test in splitter.split(rows, groups=fold):
+    for train, test in cross(np.arange(rows.size), fold):
         some = thin(train, MOST_COMPARED)
         errors = dict.fromkeys(WINDOWS, 0.0)
-        if np.unique(fold[some]).size > 1:
-            for inner, held in splitter.split(some, groups=fold[some]):
-                for window in WINDOWS:
-                    away = variable.difference(decode(window, some[inner], some[held]), y[some[held]])
-                    errors[window] += float((away != 0).sum() if variable.categories else np.abs(away).sum())
+        for inner, held in cross(some, fold[some]) if np.unique(fold[some]).size > 1 else ():
+            for window in WINDOWS:
+                away = variable.difference(decode(window, inner, held), y[held])
+                errors[window] += float((away != 0).sum() if variable.categories else np.abs(away).sum())
         chosen.append(min(errors, key=errors.__getitem__))
         decoded[test] = decode(chosen[-1], train, test)
-    return decoded, float(np.median(chosen)) * size
+    return decoded, float(np.median(chosen)) * bins.size
 
 
 def _trailing_means(counts: xr.DataArray, rows: np.ndarray) -> dict[int, np.ndarray]:

@@ -13,7 +13,7 @@ import xarray as xr
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from ldmfilter.analysis.text import REASONS, show_report
-from ldmfilter.analysis.variable import Behavior, align, speed
+from ldmfilter.analysis.variable import Behavior, align, speed, thin
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside, stretches
 from ldmfilter.errors import InputError
@@ -27,21 +27,23 @@ LEAST_BINS = 10  # a block of fewer usable bins is left out
 MOST_CONTROL = 5_000  # bins of the control
 
 
-def time_blocks(latents: xr.Dataset, guard: float) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Cut the time that may judge into blocks.
+#: The block (time,) of each bin, -1 for none; the exclusion reason (time,), "" inside a block; True if training never
+#: saw the blocks; and a note.
+Blocks = tuple[np.ndarray, np.ndarray, bool, str]
 
-    Returns:
-        the block (time,) of each bin, -1 for none; the exclusion reason (time,), "" inside a block; and True if
-        training never saw the blocks.
-    """
-    size = float(latents.attrs["bin_size"])
+
+def _known(latents: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The time (time,), s, of each bin, and True (time,) where it was observed, and where training saw it."""
     time, observed = np.asarray(latents["time"], dtype=np.float64), np.asarray(latents["observed"])
-    trained = np.asarray(latents["trained"]) if "trained" in latents else np.zeros(time.size, dtype=bool)
-    seen = trained & observed
-    held_out = not seen[observed].all()
-    spans = []
-    if held_out:
-        spans = stretches(latents["filtered_mean"].isel(time=np.flatnonzero(trained)).assign_attrs(bin_size=size))
+    return time, observed, np.asarray(latents["trained"]) if "trained" in latents else np.zeros(time.size, dtype=bool)
+
+
+def time_blocks(latents: xr.Dataset, guard: float) -> Blocks:
+    """Cut the time that may judge into blocks."""
+    size = float(latents.attrs["bin_size"])
+    time, observed, trained = _known(latents)
+    held_out = not trained[observed].all()
+    spans = stretches(latents[["segment"]].isel(time=np.flatnonzero(trained))) if held_out else []
     free = (~trained | (not held_out)) & outside(time, spans, guard)
     why = np.where(free, "", np.where(trained, "trained", "guard")).astype("<U12")
     total = max(float(free.sum()) * size, size)
@@ -60,7 +62,7 @@ def time_blocks(latents: xr.Dataset, guard: float) -> tuple[np.ndarray, np.ndarr
             why[stretch[(at > stop - gap - 0.25) & (at < stop - 0.25)]] = "guard"
             number += 1
     why[(why == "") & ~observed] = "unobserved"
-    return block, why, held_out
+    return block, why, held_out, ""
 
 
 def count_trials(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -70,22 +72,18 @@ def count_trials(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     return kinds, count, min(FOLDS, int(np.sort(count)[-2]) if count.size > 1 else 0)
 
 
-def trial_blocks(
-    latents: xr.Dataset, variable: Behavior, truth: np.ndarray, where: str
-) -> tuple[np.ndarray, np.ndarray, bool, str]:
-    """Whole trials as blocks, as `time_blocks` gives them, and a note.
+def trial_blocks(latents: xr.Dataset, variable: Behavior, truth: np.ndarray, where: str) -> Blocks:
+    """Whole trials as blocks.
 
     Trials that training never saw are judged, where each value has enough of them; else all are. Of classes, those in
     fewer trials than there are folds are left out.
     """
-    time, observed = np.asarray(latents["time"], dtype=np.float64), np.asarray(latents["observed"])
-    trained = np.asarray(latents["trained"]) if "trained" in latents else np.zeros(time.size, dtype=bool)
+    time, observed, trained = _known(latents)
     row = np.where(observed & np.isfinite(truth), variable.rows(time), -1)
     trials, first = np.unique(row, return_index=True)
-    first = first[trials >= 0]
-    trials, values = trials[trials >= 0], truth[first]
-    unseen = np.isin(trials, row[trained], invert=True)
-    kinds = values if variable.categories else np.zeros(values.size)
+    trials, first = trials[trials >= 0], first[trials >= 0]
+    unseen = ~np.isin(trials, row[trained])
+    kinds = truth[first] if variable.categories else np.zeros(first.size)
     found, count, least = count_trials(kinds)
     if variable.categories and least < 2:
         raise InputError(
@@ -185,16 +183,17 @@ class Bins:
         """Number of the judged blocks."""
         return np.unique(self.block[self.judged]).size
 
-    def surrogates(self, rows: np.ndarray, number: int) -> np.ndarray:
-        """Values (row, 1 + number) of the bins `rows`: as they are, then shifted in a circle, or of a column of a table
-        shuffled among trials."""
+    def surrogates(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """At most `MOST_CONTROL` judged bins (row,), and values (row, 1 + number) in them: as they are, then shifted in
+        a circle, or of a column of a table shuffled among trials."""
+        rows = thin(np.flatnonzero(self.judged), MOST_CONTROL)
         y = self.truth[rows]
         if self.variable.stop is None:
             steps = np.linspace(0.05 * rows.size, 0.95 * rows.size, number).round().astype(int)
-            return np.column_stack([y, *(np.roll(y, step) for step in steps.tolist())])
+            return rows, np.column_stack([y, *(np.roll(y, step) for step in steps.tolist())])
         _, first, trial = np.unique(self.block[rows], return_index=True, return_inverse=True)
         rng = np.random.default_rng(0)
-        return np.column_stack([y, *(rng.permutation(y[first])[trial] for _ in range(number))])
+        return rows, np.column_stack([y, *(rng.permutation(y[first])[trial] for _ in range(number))])
 
     def span(self, rows: np.ndarray) -> float:
         """The period, or the range of the values in these bins."""
@@ -249,8 +248,11 @@ def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float,
     if min_speed > 0:
         slow = ~(speed(behavior[0], aligned[0][0], segment, size) >= min_speed)
     for one, (truth, missing) in zip(behavior, aligned, strict=True):
+        where = f"{path}: {one.path}"
+        cut = time_blocks(latents, guard) if one.stop is None else trial_blocks(latents, one, truth, where)
+        block, excluded, held_out, note = cut
         missing = np.where(slow & (missing == "used"), "slow", missing)
-        block, reason, held_out, note = _usable(latents, one, truth, missing, guard, f"{path}: {one.path}")
+        reason = _usable(one, truth, block, np.where(excluded == "", missing, excluded), where)
         used = reason == "used"
         fold, folds = _deal(one, block, used, truth)
         covs = latents["filtered_cov"].to_numpy()
@@ -261,17 +263,9 @@ def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float,
         yield Bins(one, states, covs, metric, truth, reason, block, fold, folds, *about)
 
 
-def _usable(
-    latents: xr.Dataset, variable: Behavior, truth: np.ndarray, missing: np.ndarray, guard: float, where: str
-) -> tuple[np.ndarray, np.ndarray, bool, str]:
-    """The block (time,) of each bin, "used" or the exclusion reason (time,), True if training never saw the blocks, and
-    a note. `missing` (time,) is "used", or the reason why a bin has no value."""
-    note = ""
-    if variable.stop is None:
-        block, excluded, held_out = time_blocks(latents, guard)
-    else:
-        block, excluded, held_out, note = trial_blocks(latents, variable, truth, where)
-    reason = np.select([excluded != "", missing != "used"], [excluded, missing], "used")
+def _usable(variable: Behavior, truth: np.ndarray, block: np.ndarray, reason: np.ndarray, where: str) -> np.ndarray:
+    """ "used" or the exclusion reason (time,), without blocks of time that are too short. Raises: InputError, where too
+    few bins are left."""
     used = reason == "used"
     if not used.any():
         left = ", ".join(f"{n} {REASONS.get(why, why)}" for why, n in count_reasons(reason).items())
@@ -286,7 +280,7 @@ def _usable(
     if np.ptp(y) == 0:
         only = variable.label(y[0])
         raise InputError(f"{where} is constant ({only}) in the {y.size} bins that can be used; choose another")
-    return block, reason, held_out, note
+    return reason
 
 
 def _deal(variable: Behavior, block: np.ndarray, used: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, int]:
@@ -297,10 +291,10 @@ def _deal(variable: Behavior, block: np.ndarray, used: np.ndarray, truth: np.nda
     if variable.stop is None:
         fold[numbers] = np.arange(numbers.size) % folds
         return fold[block], folds
-    values = truth[used][first] if variable.categories else None
-    if values is not None:
-        folds = min(folds, int(np.unique(values, return_counts=True)[1].min()))
-    splitter = (KFold if values is None else StratifiedKFold)(folds, shuffle=True, random_state=0)
+    values, kind = truth[used][first], KFold
+    if variable.categories:
+        folds, kind = min(folds, int(np.unique(values, return_counts=True)[1].min())), StratifiedKFold
+    splitter = kind(folds, shuffle=True, random_state=0)
     for number, (_, held) in enumerate(splitter.split(numbers, values)):
         fold[numbers[held]] = number
     return fold[block], folds

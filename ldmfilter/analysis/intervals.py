@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ from ldmfilter.analysis.calibration import (
     score_intervals,
     thirds,
 )
-from ldmfilter.analysis.nested import MOST_FITTED, Key, Readout, choose, fit_bins, predict, read_nested
-from ldmfilter.analysis.variable import Behavior, thin
+from ldmfilter.analysis.nested import MOST_FITTED, Key, Readout, choose, fit_bins, read_nested
+from ldmfilter.analysis.variable import Behavior, cross, thin
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 ERRORS = 80  # nearest states whose errors make a distribution: fewer say nothing of its tails
@@ -66,20 +67,24 @@ class Reader:
         """Values (bin,), and the distributions of their errors, from filtered means (bin, state) and covariances (bin,
         state, state)."""
         states = mean @ self._metric
-        return predict(self.variable, self._fitted, states)[:, 0], self._near(states, cov)
+        return self._fitted.predict(states), self._near(states, cov)
 
 
 @dataclass(frozen=True, eq=False)
 class _Errors:
-    """Errors (time,) of a chosen readout, and its readings `value` (time,), in bins that it was not fitted on.
+    """Errors of a chosen readout whose readings are `value` (time,), in bins that it was not fitted on.
 
     local: make distributions of the errors at the nearest states, not of all errors
     """
 
     bins: Bins
-    error: np.ndarray
     value: np.ndarray
     local: bool
+
+    @cached_property
+    def error(self) -> np.ndarray:
+        """The errors (time,)."""
+        return self.bins.variable.difference(self.bins.truth, self.value)
 
     def among(self, rows: np.ndarray) -> Near:
         """A maker of distributions of the error at states, from the errors in the bins `rows`."""
@@ -105,9 +110,9 @@ class _Errors:
     def cross(self, rows: np.ndarray, among: np.ndarray) -> Iterator[tuple[np.ndarray, ErrorDistribution]]:
         """Bins of `rows` by fold, with distributions from the errors in `among` at other folds."""
         fold = self.bins.fold
-        for number in np.unique(fold[rows]):
-            near = self.among(among[fold[among] != number])
-            for new in _chunks(rows[fold[rows] == number]):
+        for _, held in cross(rows, fold[rows]):
+            near = self.among(among[fold[among] != fold[held[0]]])
+            for new in _chunks(held):
                 yield new, near(self.bins.states[new], self.bins.covs[new])
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
@@ -180,13 +185,11 @@ class VariableReading:
         if not bins.calibrated:
             return np.zeros(0)
         # Distributions follow the state, or do not, whichever gives the better intervals in the other folds.
-        error = bins.variable.difference(bins.truth, value)
-        either = [_Errors(bins, error, value, local) for local in (True, False)]
-        errors = min(either, key=lambda errors: errors.cost(others))
+        errors = min((_Errors(bins, value, local) for local in (True, False)), key=lambda one: one.cost(others))
         self.local_of.append(errors.local)
         scores = errors.scores(others)
         self._set_bounds(errors, out, others, scores, self.levels)
-        self.constant[out] = [conformal_quantile(np.abs(error[others]), level) for level in self.levels]
+        self.constant[out] = [conformal_quantile(np.abs(errors.error[others]), level) for level in self.levels]
         return scores
 
     def _read_rest(self, values: Mapping[Key, np.ndarray], scores: np.ndarray) -> str:
@@ -196,12 +199,11 @@ class VariableReading:
         chosen, key = next(iter(choose(bins, values, rows).items()))
         readout = next(readout for readout in self.readouts if readout.name == chosen)
         train = thin(rows, readout.most_bins)
-        fitted = fit_bins(bins, readout.candidates(train.size)[key[1]], bins.truth[train, None], train)
+        fitted = fit_bins(bins, readout.candidates(train.size)[key[1]], bins.truth[train], train)
         if new.size:
-            self.mean[new] = predict(bins.variable, fitted, bins.states[new])[:, 0]
+            self.mean[new] = fitted.predict(bins.states[new])
         if bins.calibrated:
-            error = bins.variable.difference(bins.truth, values[key])
-            errors = _Errors(bins, error, values[key], local=float(np.mean(self.local_of)) >= 0.5)
+            errors = _Errors(bins, values[key], local=float(np.mean(self.local_of)) >= 0.5)
             self._set_bounds(errors, new, rows, scores, [self.ci])
             # Each judged bin has a score in the calibration of every fold but its own.
             few = thin(scores, rows.size)

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.neighbors import KNeighborsRegressor
 
 from ldmfilter.analysis.blocks import GUARD, Bins, bins_of
 from ldmfilter.analysis.calibration import conformal_quantile
-from ldmfilter.analysis.nested import predict_bins
-from ldmfilter.analysis.variable import Behavior
+from ldmfilter.analysis.nested import fit_bins
+from ldmfilter.analysis.variable import Behavior, cross
 
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
@@ -75,11 +74,11 @@ def read_at_lags(
 def _read(bins: Bins) -> tuple[float, float, float]:
     """Median error, width of the intervals and their coverage."""
     rows = np.flatnonzero(bins.judged)
-    truth, fold = bins.truth[rows], bins.fold[rows]
-    error = np.empty(rows.size)
-    for train, test in LeaveOneGroupOut().split(rows, groups=fold):
+    error, fold = np.full(bins.truth.size, np.nan), bins.fold[rows]
+    for train, test in cross(rows, fold):
         neighbours = KNeighborsRegressor(n_neighbors=min(NEIGHBOURS, train.size))
-        read = predict_bins(bins, neighbours, truth[train][:, None], rows[train], rows[test])[:, 0]
-        error[test] = np.abs(bins.variable.difference(truth[test], read))
+        read = fit_bins(bins, neighbours, bins.truth[train], train).predict(bins.states[test])
+        error[test] = np.abs(bins.variable.difference(bins.truth[test], read))
+    error = error[rows]
     half = np.array([conformal_quantile(error[fold != number], LEVEL) for number in fold])
     return float(np.median(error)), float(2 * half.mean()), float((error <= half).mean())

@@ -15,26 +15,17 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from sklearn.model_selection import LeaveOneGroupOut
 
 from ldmfilter.analysis.bayesian_decoder import Decoder, decode_counts
 from ldmfilter.analysis.behavior import as_behavior
-from ldmfilter.analysis.blocks import (
-    GUARD,
-    LEAST_FOLDS,
-    MOST_CONTROL,
-    Bins,
-    Judged,
-    against_surrogates,
-    bins_of,
-)
+from ldmfilter.analysis.blocks import GUARD, LEAST_FOLDS, Bins, Judged, against_surrogates, bins_of
 from ldmfilter.analysis.calibration import DistributionScore, IntervalScore, Third
 from ldmfilter.analysis.classes import ClassReport, read_classes
 from ldmfilter.analysis.intervals import LEVELS as LEVELS
 from ldmfilter.analysis.intervals import Reader, VariableReading
 from ldmfilter.analysis.nested import FAST as FAST
 from ldmfilter.analysis.nested import READOUTS, Key, Readout, predict_all
-from ldmfilter.analysis.variable import Behavior, r2, score, speed, thin
+from ldmfilter.analysis.variable import Behavior, cross, r2, score, speed
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import frame_bins, sum_frames
 from ldmfilter.errors import InputError
@@ -252,7 +243,7 @@ def _report(
 
     decoder = None
     if counts is not None and rows.size:
-        decoded, window = decode_counts(variable, counts, rows, bins.truth[rows], bins.fold[rows])
+        decoded, window = decode_counts(bins, counts)
         decoder = Decoder(*score(variable, bins.truth[rows], decoded), window=window)
     fast = [readout for readout in reading.readouts if readout.fast]
     return BehaviorReport(
@@ -274,12 +265,10 @@ def _report(
 
 def _control(bins: Bins, readouts: Sequence[Readout], shifts: int) -> Control:
     """Compare the best fast readout of the behaviour with that of each of its surrogates."""
-    rows = thin(np.flatnonzero(bins.judged), MOST_CONTROL)
-    shifted = np.full((bins.truth.size, 1 + shifts), np.nan)
-    shifted[rows] = bins.surrogates(rows, shifts)
+    rows, shifted = bins.surrogates(shifts)
     read: dict[Key, np.ndarray] = {}
-    for train, test in LeaveOneGroupOut().split(rows, groups=bins.fold[rows]):
-        for key, values in predict_all(bins, readouts, shifted, rows[train], rows[test]).items():
-            read.setdefault(key, np.full((rows.size, 1 + shifts), np.nan))[test] = values
-    best = np.max([r2(bins.variable, shifted[rows], values) for values in read.values()], axis=0)
+    for train, test in cross(np.arange(rows.size), bins.fold[rows]):
+        for key, values in predict_all(bins, readouts, shifted[train], rows[train], rows[test]).items():
+            read.setdefault(key, np.full(shifted.shape, np.nan))[test] = values
+    best = np.max([r2(bins.variable, shifted, values) for values in read.values()], axis=0)
     return Control(r2=float(best[0]), **against_surrogates(best))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,11 @@ class Behavior:
     def categories(self) -> bool:
         """True for a variable that is read as classes."""
         return self.classes is not None
+
+    @property
+    def kinds(self) -> int:
+        """The number of classes."""
+        return 0 if self.classes is None else self.classes.size
 
     def label(self, value: float) -> str:
         """A value as text: the name of a class, or a number."""
@@ -114,6 +120,12 @@ def thin(rows: np.ndarray, most: int) -> np.ndarray:
     return rows if rows.size <= most else rows[np.linspace(0, rows.size - 1, most).round().astype(int)]
 
 
+def cross(rows: np.ndarray, fold: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each fold the positions `rows` (row,) that lie in others, and those in it, by the fold (row,) of each."""
+    for number in np.unique(fold):
+        yield rows[fold != number], rows[fold == number]
+
+
 def align(behavior: Behavior, time: np.ndarray, bin_size: float) -> tuple[np.ndarray, np.ndarray]:
     """Values (time,) of the variable in bins with rising centres `time` (time,), s, and "used" (time,), or the
     exclusion reason: "nan", "lost", "gap" or "outside".
@@ -159,7 +171,5 @@ def speed(behavior: Behavior, values: np.ndarray, segment: np.ndarray, bin_size:
     step = behavior.difference(values[1:], values[:-1]) / bin_size
     step[segment[1:] != segment[:-1]] = np.nan
     both = np.stack([np.append(np.nan, step), np.append(step, np.nan)])
-    known = np.isfinite(both)
-    total = np.where(known, both, 0.0).sum(0)
     with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(values) & known.any(0), np.abs(total) / known.sum(0), np.nan)
+        return np.where(np.isfinite(values), np.abs(np.nansum(both, 0)) / np.isfinite(both).sum(0), np.nan)
