@@ -9,6 +9,7 @@ import xarray as xr
 from scipy.ndimage import gaussian_filter1d
 
 from ldmfilter.analysis.blocks import Bins
+from ldmfilter.analysis.statistics import Array
 from ldmfilter.analysis.variable import Behavior, cross, thin
 
 WINDOWS = (1, 3, 5, 9, 15)  # bins of counts, of which the decoded bin is the last
@@ -29,7 +30,7 @@ class Decoder:
     window: float
 
 
-def decode_counts(bins: Bins, counts: xr.DataArray) -> tuple[np.ndarray, float]:
+def decode_counts(bins: Bins, counts: xr.DataArray) -> tuple[Array, float]:
     """Decode the values (row,) of a variable in the tested bins from counts (time, unit), each fold by tuning curves of
     the others. Returns them and the window, s."""
     variable, rows = bins.variable, np.flatnonzero(bins.tested)
@@ -37,7 +38,7 @@ def decode_counts(bins: Bins, counts: xr.DataArray) -> tuple[np.ndarray, float]:
     windows = _trailing_means(counts, rows)
     edges = _edges(variable, y)
 
-    def decode(window: int, train: np.ndarray, new: np.ndarray) -> np.ndarray:
+    def decode(window: int, train: Array, new: Array) -> Array:
         return _most_probable(windows[window][train], y[train], windows[window][new], edges, variable)
 
     decoded, chosen = np.full(rows.size, np.nan), []
@@ -53,7 +54,7 @@ def decode_counts(bins: Bins, counts: xr.DataArray) -> tuple[np.ndarray, float]:
     return decoded, float(np.median(chosen)) * bins.size
 
 
-def _trailing_means(counts: xr.DataArray, rows: np.ndarray) -> dict[int, np.ndarray]:
+def _trailing_means(counts: xr.DataArray, rows: Array) -> dict[int, Array]:
     """For each window mean counts (bin, unit) of the bins up to this one in its segment; NaN for an unseen unit."""
     values = counts.to_numpy().astype(np.float64)
     if "unit_observed" in counts.coords:
@@ -71,7 +72,7 @@ def _trailing_means(counts: xr.DataArray, rows: np.ndarray) -> dict[int, np.ndar
     return result
 
 
-def _edges(variable: Behavior, y: np.ndarray) -> np.ndarray:
+def _edges(variable: Behavior, y: Array) -> Array:
     """Edges of the tuning curves' bins: one bin a category, or `CURVE_BINS` over the range or the period."""
     if variable.categories:
         values = np.unique(y)
@@ -84,9 +85,7 @@ def _edges(variable: Behavior, y: np.ndarray) -> np.ndarray:
     return np.linspace(low, high, CURVE_BINS + 1)
 
 
-def _most_probable(
-    counted: np.ndarray, y: np.ndarray, new: np.ndarray, edges: np.ndarray, variable: Behavior
-) -> np.ndarray:
+def _most_probable(counted: Array, y: Array, new: Array, edges: Array, variable: Behavior) -> Array:
     """Most probable value (bin,) of counts `new` (bin, unit) under independent Poisson units and a flat prior (Zhang et
     al. 1998), by tuning curves of other counts and their values y (bin,). A unit is left out where it was not seen.
 

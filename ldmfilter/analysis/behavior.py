@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ldmfilter.analysis.statistics import Array
 from ldmfilter.analysis.variable import Behavior
 from ldmfilter.data.selection import flat_columns
 from ldmfilter.data.session import Session
@@ -139,7 +140,7 @@ def _of_table(session: Session, name: str, path: str, forced: bool) -> Behavior:
     return Behavior(name, path, "", start[rows], values.astype(np.float64), lost, period, classes, stop[rows], note)
 
 
-def classes_of(values: np.ndarray, few: bool = True) -> Any:
+def classes_of(values: Array, few: bool = True) -> Any:
     """The distinct values (class,) of a column that are known; None where they are no texts, and not few.
 
     few: ask whether numbers are few and recur
@@ -251,7 +252,7 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
     return Behavior(name, path, unit, time, values, lost, period, classes, note="; ".join(notes))
 
 
-def _sentinel(values: np.ndarray, distinct: np.ndarray) -> float | None:
+def _sentinel(values: Array, distinct: Array) -> float | None:
     """Value that stands for "tracking lost", -1 as a rule (times the file's conversion), or None.
 
     It is the only negative value, recurs exactly, and the series jumps to it much farther than it moves otherwise.

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from sklearn.model_selection import KFold, StratifiedKFold
 
+from ldmfilter.analysis.statistics import Array
 from ldmfilter.analysis.text import REASONS, show_report
 from ldmfilter.analysis.variable import Behavior, align, speed, thin
 from ldmfilter.data.tables import shorten
@@ -29,10 +30,10 @@ MOST_CONTROL = 5_000  # bins of the control
 
 #: The block (time,) of each bin, -1 for none; the exclusion reason (time,), "" inside a block; True if training never
 #: saw the blocks; and a note.
-Blocks = tuple[np.ndarray, np.ndarray, bool, str]
+Blocks = tuple[Array, Array, bool, str]
 
 
-def _known(latents: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _known(latents: xr.Dataset) -> tuple[Array, Array, Array]:
     """The time (time,), s, of each bin, and True (time,) where it was observed, and where training saw it."""
     time, observed = np.asarray(latents["time"], dtype=np.float64), np.asarray(latents["observed"])
     return time, observed, np.asarray(latents["trained"]) if "trained" in latents else np.zeros(time.size, dtype=bool)
@@ -65,14 +66,14 @@ def time_blocks(latents: xr.Dataset, guard: float) -> Blocks:
     return block, why, held_out, ""
 
 
-def count_trials(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def count_trials(values: Array) -> tuple[Array, Array, int]:
     """The distinct values (kind,) of trials, the number of trials of each, and the least that is read: a trial a fold,
     or as many as the second most frequent value has."""
     kinds, count = np.unique(values, return_counts=True)
     return kinds, count, min(FOLDS, int(np.sort(count)[-2]) if count.size > 1 else 0)
 
 
-def trial_blocks(latents: xr.Dataset, variable: Behavior, truth: np.ndarray, where: str) -> Blocks:
+def trial_blocks(latents: xr.Dataset, variable: Behavior, truth: Array, where: str) -> Blocks:
     """Whole trials as blocks.
 
     Trials that training never saw are judged, where each value has enough of them; else all are. Of classes, those in
@@ -105,7 +106,7 @@ def trial_blocks(latents: xr.Dataset, variable: Behavior, truth: np.ndarray, whe
     return np.where(np.isin(row, trials[chosen]), row, -1), why, enough or bool(unseen.all()), "; ".join(notes)
 
 
-def count_reasons(reason: np.ndarray) -> dict[str, int]:
+def count_reasons(reason: Array) -> dict[str, int]:
     """Number of bins by exclusion reason."""
     names, counts = np.unique(reason, return_counts=True)
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
@@ -149,13 +150,13 @@ class Bins:
     """
 
     variable: Behavior
-    states: np.ndarray
-    covs: np.ndarray
-    metric: np.ndarray
-    truth: np.ndarray
-    reason: np.ndarray
-    block: np.ndarray
-    fold: np.ndarray
+    states: Array
+    covs: Array
+    metric: Array
+    truth: Array
+    reason: Array
+    block: Array
+    fold: Array
     folds: int
     size: float
     guard: float
@@ -164,12 +165,12 @@ class Bins:
     note: str = ""
 
     @cached_property
-    def judged(self) -> np.ndarray:
+    def judged(self) -> Array:
         """The bins (bin,) that are used."""
         return self.reason == "used"
 
     @property
-    def tested(self) -> np.ndarray:
+    def tested(self) -> Array:
         """The bins (bin,) that are read by readouts of other blocks: none where there is a single block."""
         return self.judged & (self.folds > 1)
 
@@ -183,7 +184,7 @@ class Bins:
         """Number of the judged blocks."""
         return np.unique(self.block[self.judged]).size
 
-    def surrogates(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def surrogates(self, number: int) -> tuple[Array, Array]:
         """At most `MOST_CONTROL` judged bins (row,), and values (row, 1 + number) in them: as they are, then shifted in
         a circle, or of a column of a table shuffled among trials."""
         rows = thin(np.flatnonzero(self.judged), MOST_CONTROL)
@@ -195,7 +196,7 @@ class Bins:
         rng = np.random.default_rng(0)
         return rows, np.column_stack([y, *(rng.permutation(y[first])[trial] for _ in range(number))])
 
-    def span(self, rows: np.ndarray) -> float:
+    def span(self, rows: Array) -> float:
         """The period, or the range of the values in these bins."""
         return self.variable.period or max(float(np.ptp(self.truth[rows])), 1e-12)
 
@@ -212,7 +213,7 @@ class Bins:
         return {f"{self.variable.name}_fold": ("time", fold, about)}
 
 
-def against_surrogates(scores: np.ndarray) -> dict[str, Any]:
+def against_surrogates(scores: Array) -> dict[str, Any]:
     """A comparison of the first score with the others, which are of surrogates: their number, mean and 95th percentile,
     and the share of all scores that are as high."""
     others = scores[1:]
@@ -263,7 +264,7 @@ def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float,
         yield Bins(one, states, covs, metric, truth, reason, block, fold, folds, *about)
 
 
-def _usable(variable: Behavior, truth: np.ndarray, block: np.ndarray, reason: np.ndarray, where: str) -> np.ndarray:
+def _usable(variable: Behavior, truth: Array, block: Array, reason: Array, where: str) -> Array:
     """ "used" or the exclusion reason (time,), without blocks of time that are too short. Raises: InputError, where too
     few bins are left."""
     used = reason == "used"
@@ -283,7 +284,7 @@ def _usable(variable: Behavior, truth: np.ndarray, block: np.ndarray, reason: np
     return reason
 
 
-def _deal(variable: Behavior, block: np.ndarray, used: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, int]:
+def _deal(variable: Behavior, block: Array, used: Array, truth: Array) -> tuple[Array, int]:
     """The fold (time,) of each bin, -1 for none, and the number of folds. Blocks of time are dealt in turn, trials at
     random, and of classes as many of each to every fold."""
     numbers, first = np.unique(block[used], return_index=True)
@@ -300,7 +301,7 @@ def _deal(variable: Behavior, block: np.ndarray, used: np.ndarray, truth: np.nda
     return fold[block], folds
 
 
-def split_halves(group: np.ndarray, judged: np.ndarray) -> np.ndarray:
+def split_halves(group: Array, judged: Array) -> Array:
     """Twice as many groups (bin,): each cut where half of its judged bins have passed."""
     result = 2 * group
     for number in range(group.max() + 1):

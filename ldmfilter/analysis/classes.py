@@ -22,6 +22,7 @@ from ldmfilter.analysis.bayesian_decoder import decode_counts
 from ldmfilter.analysis.blocks import Bins, Judged, against_surrogates
 from ldmfilter.analysis.calibration import block_means
 from ldmfilter.analysis.nested import MOST_FITTED, NEIGHBOURS
+from ldmfilter.analysis.statistics import Array
 from ldmfilter.analysis.variable import cross, thin
 
 SHRINKAGES = (0.1, 0.01)  # of the covariance within classes: candidates, the first is the control's
@@ -110,7 +111,7 @@ def read_classes(bins: Bins, counts: xr.DataArray | None, shifts: int) -> tuple[
     """
     rows, new = np.flatnonzero(bins.judged), np.flatnonzero(~bins.tested)
     probability = np.full((bins.truth.size, bins.variable.kinds), np.nan)
-    by_kind: dict[str, np.ndarray] = {}
+    by_kind: dict[str, Array] = {}
     # Bins of no fold are read by what is fitted to all.
     rest, chosen = _read(bins, rows, new)
     probability[new] = rest[chosen]
@@ -130,7 +131,7 @@ def candidates(bins: int) -> dict[str, list[Any]]:
     }
 
 
-def _predict(bins: Bins, classifier: Any, y: np.ndarray, train: np.ndarray, new: np.ndarray) -> np.ndarray:
+def _predict(bins: Bins, classifier: Any, y: Array, train: Array, new: Array) -> Array:
     """Probabilities (bin, class) of the bins `new`, from y (train,) in the bins `train`."""
     result = np.zeros((new.size, bins.variable.kinds))
     seen = np.unique(y).astype(int)
@@ -141,16 +142,16 @@ def _predict(bins: Bins, classifier: Any, y: np.ndarray, train: np.ndarray, new:
     return result
 
 
-def _tempered(probability: np.ndarray, temperature: float) -> np.ndarray:
+def _tempered(probability: Array, temperature: float) -> Array:
     raised = np.clip(probability, _LEAST, None) ** (1 / temperature)
     return raised / raised.sum(1, keepdims=True)
 
 
-def _loss(probability: np.ndarray, y: np.ndarray) -> float:
+def _loss(probability: Array, y: Array) -> float:
     return float(-np.log(probability[np.arange(y.size), y.astype(int)]).mean())
 
 
-def _read(bins: Bins, rows: np.ndarray, new: np.ndarray) -> tuple[dict[str, np.ndarray], str]:
+def _read(bins: Bins, rows: Array, new: Array) -> tuple[dict[str, Array], str]:
     """Probabilities (bin, class) of the bins `new` by the best candidate of each kind, fitted to `rows`, and the best
     kind."""
     some, rows = thin(rows, _MOST_CHOSEN), thin(rows, MOST_FITTED)
@@ -165,7 +166,7 @@ def _read(bins: Bins, rows: np.ndarray, new: np.ndarray) -> tuple[dict[str, np.n
             for train, test in cross(np.arange(some.size), inner):
                 held[test] = _predict(bins, classifier, y[train], some[train], some[test])
 
-            def loss(power: float, held: np.ndarray = held) -> float:
+            def loss(power: float, held: Array = held) -> float:
                 return _loss(_tempered(held, float(np.exp(power))), y)
 
             least = minimize_scalar(loss, bounds=(-1, 3), method="bounded")
@@ -179,7 +180,7 @@ def _read(bins: Bins, rows: np.ndarray, new: np.ndarray) -> tuple[dict[str, np.n
     return read, min(best, key=lambda kind: best[kind][0])
 
 
-def _score(truth: np.ndarray, probability: np.ndarray) -> ClassScore:
+def _score(truth: Array, probability: Array) -> ClassScore:
     read = probability.argmax(1)
     return ClassScore(
         float((read == truth).mean()), float(balanced_accuracy_score(truth, read)), _loss(probability, truth)
@@ -188,8 +189,8 @@ def _score(truth: np.ndarray, probability: np.ndarray) -> ClassScore:
 
 def _report(
     bins: Bins,
-    probability: np.ndarray,
-    by_kind: dict[str, np.ndarray],
+    probability: Array,
+    by_kind: dict[str, Array],
     chosen: str,
     counts: xr.DataArray | None,
     shifts: int,
@@ -226,7 +227,7 @@ def _report(
     )
 
 
-def _calibration(truth: np.ndarray, probability: np.ndarray, block: np.ndarray) -> tuple[Calibration, ...]:
+def _calibration(truth: Array, probability: Array, block: Array) -> tuple[Calibration, ...]:
     """Probabilities (bin, class), by steps, and how often the class was there."""
     right = truth[:, None] == np.arange(probability.shape[1])
     blocks = np.broadcast_to(block[:, None], right.shape)
@@ -258,7 +259,7 @@ def _decoder(bins: Bins, counts: xr.DataArray) -> ClassDecoder:
     return ClassDecoder(float(balanced_accuracy_score(bins.truth[bins.tested], decoded.round())), window)
 
 
-def _variables(bins: Bins, probability: np.ndarray) -> dict[str, Any]:
+def _variables(bins: Bins, probability: Array) -> dict[str, Any]:
     """The variables that are added to the states."""
     variable, name = bins.variable, bins.variable.name
     classes = np.asarray(variable.classes)

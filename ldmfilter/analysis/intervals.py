@@ -32,6 +32,7 @@ from ldmfilter.analysis.calibration import (
     thirds,
 )
 from ldmfilter.analysis.nested import MOST_FITTED, Key, Readout, choose, fit_bins, read_nested
+from ldmfilter.analysis.statistics import Array
 from ldmfilter.analysis.variable import Behavior, cross, thin
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -44,7 +45,7 @@ _MOST_COMPARED = 600  # bins, to that end
 _CHUNK = 8_192  # bins handled at a time
 
 #: Makes distributions of the error from states (bin, state), as `Bins` holds them, and their covariances.
-Near = Callable[[np.ndarray, np.ndarray], ErrorDistribution]
+Near = Callable[[Array, Array], ErrorDistribution]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +58,13 @@ class Reader:
     """
 
     variable: Behavior
-    scores: np.ndarray
+    scores: Array
     bin_size: float
-    _metric: np.ndarray
+    _metric: Array
     _fitted: Any
     _near: Near
 
-    def read(self, mean: np.ndarray, cov: np.ndarray) -> tuple[np.ndarray, ErrorDistribution]:
+    def read(self, mean: Array, cov: Array) -> tuple[Array, ErrorDistribution]:
         """Values (bin,), and the distributions of their errors, from filtered means (bin, state) and covariances (bin,
         state, state)."""
         states = mean @ self._metric
@@ -78,15 +79,15 @@ class _Errors:
     """
 
     bins: Bins
-    value: np.ndarray
+    value: Array
     local: bool
 
     @cached_property
-    def error(self) -> np.ndarray:
+    def error(self) -> Array:
         """The errors (time,)."""
         return self.bins.variable.difference(self.bins.truth, self.value)
 
-    def among(self, rows: np.ndarray) -> Near:
+    def among(self, rows: Array) -> Near:
         """A maker of distributions of the error at states, from the errors in the bins `rows`."""
         bins, span = self.bins, self.bins.span(rows)
         least = _LEAST_WIDTH * span
@@ -96,7 +97,7 @@ class _Errors:
         rows = thin(rows, MOST_FITTED)
         search = NearestNeighbors(n_neighbors=min(ERRORS, rows.size)).fit(bins.states[rows])
 
-        def near(states: np.ndarray, covs: np.ndarray) -> ErrorDistribution:
+        def near(states: Array, covs: Array) -> ErrorDistribution:
             nearest = rows[search.kneighbors(states, return_distance=False)]
             around = nearest[:, :SLOPE_NEIGHBOURS]
             values = self.value[around]
@@ -107,7 +108,7 @@ class _Errors:
 
         return near
 
-    def cross(self, rows: np.ndarray, among: np.ndarray) -> Iterator[tuple[np.ndarray, ErrorDistribution]]:
+    def cross(self, rows: Array, among: Array) -> Iterator[tuple[Array, ErrorDistribution]]:
         """Bins of `rows` by fold, with distributions from the errors in `among` at other folds."""
         fold = self.bins.fold
         for _, held in cross(rows, fold[rows]):
@@ -115,11 +116,11 @@ class _Errors:
             for new in _chunks(held):
                 yield new, near(self.bins.states[new], self.bins.covs[new])
 
-    def scores(self, rows: np.ndarray) -> np.ndarray:
+    def scores(self, rows: Array) -> Array:
         """Nonconformity (row,) of the errors in the bins `rows`, by fold."""
         return np.concatenate([near.score(self.error[new]) for new, near in self.cross(rows, rows)])
 
-    def cost(self, rows: np.ndarray) -> float:
+    def cost(self, rows: Array) -> float:
         """Summed interval score in at most `_MOST_COMPARED` of the bins `rows`."""
         pairs = list(self.cross(thin(rows, _MOST_COMPARED), rows))
         scores = np.concatenate([near.score(self.error[new]) for new, near in pairs])
@@ -130,11 +131,11 @@ class _Errors:
         return total
 
 
-def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+def _chunks(rows: Array) -> Iterator[Array]:
     return (rows[first : first + _CHUNK] for first in range(0, rows.size, _CHUNK))
 
 
-def _local_slopes(states: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _local_slopes(states: Array, values: Array) -> Array:
     """(bin, state) ridge regression of each bin's neighbours' values (bin, neighbour) on their states."""
     states = states - states.mean(1, keepdims=True)
     gram = np.einsum("tks,tkr->tsr", states, states)
@@ -171,7 +172,7 @@ class VariableReading:
         honest = {key: table[group, np.arange(n)] for key, table in readings.items()}
         self.chosen = self._read_rest(honest, np.concatenate(scores))
 
-    def _read_fold(self, g: int, group: np.ndarray, readings: Mapping[Key, np.ndarray]) -> np.ndarray:
+    def _read_fold(self, g: int, group: Array, readings: Mapping[Key, Array]) -> Array:
         """Read one group without anything seen of it. Returns the nonconformity scores that calibrated it."""
         bins, out = self.bins, np.flatnonzero(group == g)
         others = np.flatnonzero(bins.judged & (group != g))
@@ -192,7 +193,7 @@ class VariableReading:
         self.constant[out] = [conformal_quantile(np.abs(errors.error[others]), level) for level in self.levels]
         return scores
 
-    def _read_rest(self, values: Mapping[Key, np.ndarray], scores: np.ndarray) -> str:
+    def _read_rest(self, values: Mapping[Key, Array], scores: Array) -> str:
         """Read the bins of no fold by the readout that is best in all judged bins, fitted on all; return its name."""
         bins, rows = self.bins, np.flatnonzero(self.bins.judged)
         new = np.flatnonzero((bins.fold < 0) | (bins.folds < 2))
@@ -210,9 +211,7 @@ class VariableReading:
             self.reader = Reader(bins.variable, few, bins.size, bins.metric, fitted, errors.among(rows))
         return chosen
 
-    def _set_bounds(
-        self, errors: _Errors, new: np.ndarray, among: np.ndarray, scores: np.ndarray, levels: list[float]
-    ) -> None:
+    def _set_bounds(self, errors: _Errors, new: Array, among: Array, scores: Array, levels: list[float]) -> None:
         """Set the bounds of the bins `new`, calibrated by `scores`."""
         bins, distributions = self.bins, errors.among(among)
         for rows in _chunks(new):
@@ -223,14 +222,14 @@ class VariableReading:
                 low, high = near.bounds(conformal_quantile(scores, level))
                 self.lower[rows, i], self.upper[rows, i] = self._clip(self.mean[rows], low, high, bins.truth[among])
 
-    def _clip(self, mean: np.ndarray, low: Any, high: Any, seen: np.ndarray) -> Bounds:
+    def _clip(self, mean: Array, low: Any, high: Any, seen: Array) -> Bounds:
         """Bounds (bin,) from deviations: within the range of the values `seen`, on a circle within one turn."""
         if self.bins.variable.period is not None:
             half = self.bins.variable.period / 2
             return mean + np.clip(low, -half, half), mean + np.clip(high, -half, half)
         return np.clip(mean + low, seen.min(), seen.max()), np.clip(mean + high, seen.min(), seen.max())
 
-    def scores(self, ordered: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def scores(self, ordered: Mapping[str, Array]) -> dict[str, Any]:
         """Scores of the intervals and of their distribution in the judged bins: `intervals`, `distribution` and
         `thirds` of a `BehaviorReport`, the last by quantities (time,), width and value."""
         if not self.bins.calibrated:

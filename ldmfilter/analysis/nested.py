@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ldmfilter.analysis.blocks import Bins, split_halves
+from ldmfilter.analysis.statistics import Array
 from ldmfilter.analysis.variable import cross, thin
 
 NEIGHBOURS = (10, 25, 50)  # candidates
@@ -65,10 +66,10 @@ READOUTS = (
 FAST = tuple(readout for readout in READOUTS if readout.fast)
 
 
-def fit_bins(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray) -> Any:
+def fit_bins(bins: Bins, estimator: Any, y: Array, train: Array) -> Any:
     """The estimator, fitted to values y (bin,) or (bin, series) in the bins `train`; on a line it reads none beyond."""
 
-    def decode(targets: np.ndarray) -> np.ndarray:
+    def decode(targets: Array) -> Array:
         values = bins.variable.decode(targets)
         return values if bins.variable.period is not None else np.clip(values, y.min(0), y.max(0))
 
@@ -78,9 +79,7 @@ def fit_bins(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray) -> An
         return TransformedTargetRegressor(estimator, **both).fit(bins.states[train], y)
 
 
-def predict_all(
-    bins: Bins, readouts: Sequence[Readout], y: np.ndarray, rows: np.ndarray, new: np.ndarray
-) -> dict[Key, np.ndarray]:
+def predict_all(bins: Bins, readouts: Sequence[Readout], y: Array, rows: Array, new: Array) -> dict[Key, Array]:
     """Values of `new` bins by every candidate, fitted to y (bin,) or (bin, series) in the bins `rows`."""
     result = {}
     for readout in readouts:
@@ -90,15 +89,15 @@ def predict_all(
     return result
 
 
-def read_nested(bins: Bins, readouts: Sequence[Readout], group: np.ndarray) -> dict[Key, np.ndarray]:
+def read_nested(bins: Bins, readouts: Sequence[Readout], group: Array) -> dict[Key, Array]:
     """Readings (group, bin) of every candidate that are honest for one group each.
 
     Row g holds, for a bin of another group, the reading of the candidate fitted without g and without the bin's
     group; for a bin of g, the mean of all these fits. So with five folds ten pairs are fitted.
     """
     inner = group if group.max() > 1 else split_halves(group, bins.judged)
-    fits: dict[bytes, dict[Key, np.ndarray]] = {}
-    result: dict[Key, np.ndarray] = {}
+    fits: dict[bytes, dict[Key, Array]] = {}
+    result: dict[Key, Array] = {}
     for g in range(group.max() + 1):
         rows = np.flatnonzero(bins.judged & (group != g))
         outer, together = group == g, []
@@ -119,7 +118,7 @@ def read_nested(bins: Bins, readouts: Sequence[Readout], group: np.ndarray) -> d
     return result
 
 
-def choose(bins: Bins, values: Mapping[Key, np.ndarray], rows: np.ndarray) -> dict[str, Key]:
+def choose(bins: Bins, values: Mapping[Key, Array], rows: Array) -> dict[str, Key]:
     """The best candidate of each readout by squared error in the bins `rows`, the best readout first."""
     squared = {
         key: float((bins.variable.difference(bins.truth[rows], read[rows]) ** 2).mean()) for key, read in values.items()

@@ -25,6 +25,7 @@ from ldmfilter.analysis.intervals import LEVELS as LEVELS
 from ldmfilter.analysis.intervals import Reader, VariableReading
 from ldmfilter.analysis.nested import FAST as FAST
 from ldmfilter.analysis.nested import READOUTS, Key, Readout, predict_all
+from ldmfilter.analysis.statistics import Array
 from ldmfilter.analysis.variable import Behavior, cross, r2, score, speed
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import frame_bins, sum_frames
@@ -216,7 +217,7 @@ def read_behavior(
     return Reading(result, tuple(reports), readers)
 
 
-def _spikes(latents: xr.Dataset, counts: xr.DataArray | None) -> np.ndarray:
+def _spikes(latents: xr.Dataset, counts: xr.DataArray | None) -> Array:
     """Spikes (time,) of all units in the second that ends with each bin; NaN without counts."""
     if counts is None:
         return np.full(latents.sizes["time"], np.nan)
@@ -226,7 +227,7 @@ def _spikes(latents: xr.Dataset, counts: xr.DataArray | None) -> np.ndarray:
 
 
 def _report(
-    reading: VariableReading, counts: xr.DataArray | None, shifts: int, ordered: Mapping[str, np.ndarray]
+    reading: VariableReading, counts: xr.DataArray | None, shifts: int, ordered: Mapping[str, Array]
 ) -> BehaviorReport:
     bins, variable, rows = reading.bins, reading.bins.variable, np.flatnonzero(reading.bins.tested)
     notes = [note for note in (variable.note, bins.note) if note]
@@ -238,7 +239,7 @@ def _report(
             "needed): no intervals"
         )
 
-    def scored(values: np.ndarray) -> ReadoutScore:
+    def scored(values: Array) -> ReadoutScore:
         return ReadoutScore(*score(variable, bins.truth[rows], values[rows]))
 
     decoder = None
@@ -266,7 +267,7 @@ def _report(
 def _control(bins: Bins, readouts: Sequence[Readout], shifts: int) -> Control:
     """Compare the best fast readout of the behaviour with that of each of its surrogates."""
     rows, shifted = bins.surrogates(shifts)
-    read: dict[Key, np.ndarray] = {}
+    read: dict[Key, Array] = {}
     for train, test in cross(np.arange(rows.size), bins.fold[rows]):
         for key, values in predict_all(bins, readouts, shifted[train], rows[train], rows[test]).items():
             read.setdefault(key, np.full(shifted.shape, np.nan))[test] = values

@@ -12,6 +12,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from ldmfilter.analysis.behavior import classes_of
 from ldmfilter.analysis.blocks import count_trials
+from ldmfilter.analysis.statistics import Array
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.trials import choose_trials, find_column
@@ -42,13 +43,13 @@ class Trials:
     query: str
     condition: str
     names: list[str]
-    number: np.ndarray
+    number: Array
     trials: dict[str, int]
     unseen: bool
-    time: np.ndarray
-    recall: np.ndarray
-    accuracy: np.ndarray
-    shuffled: np.ndarray
+    time: Array
+    recall: Array
+    accuracy: Array
+    shuffled: Array
     note: str
 
 
@@ -138,7 +139,7 @@ def read_trials(
     )
 
 
-def _read_along(aligned: xr.Dataset, number: np.ndarray, conditions: int, folds: int) -> dict[str, np.ndarray]:
+def _read_along(aligned: xr.Dataset, number: Array, conditions: int, folds: int) -> dict[str, Array]:
     """The fields of `Trials` that are along time, of the trials with a condition's `number` (trial,)."""
     mean, observed = aligned["filtered_mean"].to_numpy(), aligned["observed"].to_numpy()
     bins = observed.shape[1]
@@ -157,7 +158,7 @@ def _length(table: xr.Dataset, at: str, size: float) -> float:
     return float(np.clip(np.median(length), size, LONGEST)) if length.size else LONGEST
 
 
-def _read(states: np.ndarray, number: np.ndarray, conditions: int, folds: int) -> tuple[np.ndarray, float]:
+def _read(states: Array, number: Array, conditions: int, folds: int) -> tuple[Array, float]:
     """Share of each condition's trials that are read right from states (trial, state), and the 95th percentile of its
     mean when conditions are shuffled; NaN where a condition has fewer trials than there are folds."""
     rows = np.flatnonzero(number >= 0)
@@ -168,7 +169,7 @@ def _read(states: np.ndarray, number: np.ndarray, conditions: int, folds: int) -
     splits = list(StratifiedKFold(folds, shuffle=True, random_state=0).split(x, y))
     linear = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE)
 
-    def recall(y: np.ndarray) -> np.ndarray:
+    def recall(y: Array) -> Array:
         read = np.full(y.size, -1)
         for train, test in splits:
             read[test] = linear.fit(x[train], y[train]).predict(x[test])

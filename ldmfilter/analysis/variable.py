@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ldmfilter.analysis.statistics import Array
+
 #: Behaviour is interpolated over gaps of at most so many bins, or of its own usual step where that is longer.
 WIDEST_GAP = 3.0
 
@@ -28,12 +30,12 @@ class Behavior:
     name: str
     path: str
     unit: str
-    time: np.ndarray
-    values: np.ndarray
-    lost: np.ndarray
+    time: Array
+    values: Array
+    lost: Array
     period: float | None = None
-    classes: np.ndarray | None = None
-    stop: np.ndarray | None = None
+    classes: Array | None = None
+    stop: Array | None = None
     note: str = ""
 
     @property
@@ -53,13 +55,13 @@ class Behavior:
         name = self.classes[int(value)]
         return str(name) if self.classes.dtype.kind == "U" else f"{name:g}"
 
-    def rows(self, time: np.ndarray) -> np.ndarray:
+    def rows(self, time: Array) -> Array:
         """The sample (time,) in whose trial each time, s, lies, -1 for none; of a column of a table."""
         assert self.stop is not None
         row = np.searchsorted(self.time, time, side="right") - 1
         return np.where((row >= 0) & (time < self.stop[row]), row, -1)
 
-    def difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def difference(self, a: Array, b: Array) -> Array:
         """a - b in the variable's unit, the short way round where it is circular.
 
         >>> Behavior("x", "x", "deg", *[np.zeros(0)] * 3, period=360.0).difference(np.array([350.0]), np.array([10.0]))
@@ -69,7 +71,7 @@ class Behavior:
             return a - b
         return (a - b + self.period / 2) % self.period - self.period / 2
 
-    def mean(self, values: np.ndarray, axis: int) -> np.ndarray:
+    def mean(self, values: Array, axis: int) -> Array:
         """Mean along an axis; of a circular variable the direction of the mean vector."""
         if self.period is None:
             return values.mean(axis)
@@ -82,20 +84,20 @@ class Behavior:
         half = (self.period or 0.0) / 2
         return -half if np.nanmin(self.values, initial=0.0) < -2e-3 * half else 0.0
 
-    def wrap(self, values: np.ndarray) -> np.ndarray:
+    def wrap(self, values: Array) -> Array:
         """Bring circular values into the period that the series uses."""
         if self.period is None:
             return values
         return (values - self.start) % self.period + self.start
 
-    def encode(self, values: np.ndarray) -> np.ndarray:
+    def encode(self, values: Array) -> Array:
         """Targets for a regression of values (bin, series): themselves, or cosines, then sines, where circular."""
         if self.period is None:
             return values
         angle = 2 * np.pi / self.period * values
         return np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
 
-    def decode(self, targets: np.ndarray) -> np.ndarray:
+    def decode(self, targets: Array) -> Array:
         """Values (bin, series) from predicted targets."""
         if self.period is None:
             return targets
@@ -103,30 +105,30 @@ class Behavior:
         return self.wrap(np.arctan2(sine, cosine) * self.period / (2 * np.pi))
 
 
-def score(variable: Behavior, truth: np.ndarray, read: np.ndarray) -> tuple[float, float]:
+def score(variable: Behavior, truth: Array, read: Array) -> tuple[float, float]:
     """R2 and median absolute error of values (bin,), along the shorter arc where circular."""
     away = variable.difference(read, truth)
     return float(r2(variable, truth, read)), float(np.median(np.abs(away)))
 
 
-def r2(variable: Behavior, truth: np.ndarray, read: np.ndarray) -> np.ndarray:
+def r2(variable: Behavior, truth: Array, read: Array) -> Array:
     """R2 over the bins of values (bin, ...), along the shorter arc where circular."""
     spread = variable.difference(truth, variable.mean(truth, 0))
     return np.asarray(1 - (variable.difference(read, truth) ** 2).mean(0) / (spread**2).mean(0))
 
 
-def thin(rows: np.ndarray, most: int) -> np.ndarray:
+def thin(rows: Array, most: int) -> Array:
     """At most so many of the rows, evenly spread."""
     return rows if rows.size <= most else rows[np.linspace(0, rows.size - 1, most).round().astype(int)]
 
 
-def cross(rows: np.ndarray, fold: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def cross(rows: Array, fold: Array) -> Iterator[tuple[Array, Array]]:
     """For each fold the positions `rows` (row,) that lie in others, and those in it, by the fold (row,) of each."""
     for number in np.unique(fold):
         yield rows[fold != number], rows[fold == number]
 
 
-def align(behavior: Behavior, time: np.ndarray, bin_size: float) -> tuple[np.ndarray, np.ndarray]:
+def align(behavior: Behavior, time: Array, bin_size: float) -> tuple[Array, Array]:
     """Values (time,) of the variable in bins with rising centres `time` (time,), s, and "used" (time,), or the
     exclusion reason: "nan", "lost", "gap" or "outside".
 
@@ -163,7 +165,7 @@ def align(behavior: Behavior, time: np.ndarray, bin_size: float) -> tuple[np.nda
     return np.where(usable, values, np.nan), reason
 
 
-def speed(behavior: Behavior, values: np.ndarray, segment: np.ndarray, bin_size: float) -> np.ndarray:
+def speed(behavior: Behavior, values: Array, segment: Array, bin_size: float) -> Array:
     """Speed (time,), unit per s, of aligned values (time,): over the bins on both sides, over one side at an edge.
 
     NaN for a bin without a value or without a neighbour.
