@@ -230,9 +230,8 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
     notes = [] if sentinel is None else [f"{sentinel:g} taken as tracking lost, {int(lost.sum())} samples"]
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if low == high:
-        raise InputError(
-            f"{where} is constant ({low:g}){notes and ' where tracking was not lost'}; choose another behaviour"
-        )
+        held = " where tracking was not lost" if notes else ""
+        raise InputError(f"{where} is constant ({low:g}){held}; choose another behaviour")
     typed = bool(series.attrs.get("circular"))  # as NWB's CompassDirection says, whatever the unit
     period = _period(path, unit, low, high, forced or typed) if forced or typed or not categories else None
     if typed and period is None:
