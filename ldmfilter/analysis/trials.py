@@ -8,11 +8,12 @@ import numpy as np
 import xarray as xr
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import recall_score
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from ldmfilter.analysis.behavior import classes_of
+from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of
 from ldmfilter.analysis.blocks import count_trials
 from ldmfilter.analysis.statistics import Array
+from ldmfilter.data.selection import flat_columns
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.trials import choose_trials, find_column
@@ -62,11 +63,11 @@ def choose_condition(session: Session, event: str, query: str | None, condition:
     table, _ = choose_trials(session, event, query)
     name, _ = find_column(session, event)
     where = f"{session.source.path}: {name}"
-    columns = [str(key) for key, values in table.items() if values.ndim == 1 and key not in ("start_time", "stop_time")]
+    columns = [key for key in flat_columns(table) if key not in TIMES]
     if condition is not None:
         _, column = find_column(session, f"{name}.{condition.removeprefix(f'{name}.')}")
-        classes = classes_of(table[column].values, few=False)
-        counts = sorted((int((table[column].values == one).sum()) for one in classes), reverse=True)
+        values = as_labels(table[column].values)
+        counts = sorted((int((values == one).sum()) for one in classes_of(values, few=False)), reverse=True)
         if len(counts) < 2 or counts[1] < 2:
             raise InputError(
                 f"{where}: {column} does not have two values of two trials or more ({shorten(counts) or 'none'} trials "
@@ -110,8 +111,7 @@ def read_trials(
         window = (0.0, _length(table, at, float(latents.attrs["bin_size"])))
     aligned = align(latents, session, event, window, query)
     observed = aligned["observed"].to_numpy()
-    values = table[column].values
-    values = values.astype(np.str_) if values.dtype.kind in "bU" else values.astype(np.float64)
+    values = as_labels(table[column].values)
     known = observed.any(1) & np.isin(values, classes_of(values, few=False))
     found, count, folds = count_trials(values[known])
     if folds < 2:
@@ -145,8 +145,7 @@ def _read_along(aligned: xr.Dataset, number: Array, conditions: int, folds: int)
     bins = observed.shape[1]
     times = np.unique(np.linspace(0, bins - 1, min(MOST_TIMES, bins)).round().astype(int))
     found = [_read(mean[:, t], np.where(observed[:, t], number, -1), conditions, folds) for t in times]
-    recall = np.stack([recall for recall, _ in found])
-    shuffled = np.array([shuffled for _, shuffled in found])
+    recall, shuffled = map(np.array, zip(*found, strict=True))
     time = aligned["time"].to_numpy()[times]
     return {"time": time, "recall": recall, "accuracy": recall.mean(1), "shuffled": shuffled}
 
@@ -170,9 +169,7 @@ def _read(states: Array, number: Array, conditions: int, folds: int) -> tuple[Ar
     linear = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE)
 
     def recall(y: Array) -> Array:
-        read = np.full(y.size, -1)
-        for train, test in splits:
-            read[test] = linear.fit(x[train], y[train]).predict(x[test])
+        read = cross_val_predict(linear, x, y, cv=splits)
         return np.asarray(recall_score(y, read, labels=np.arange(conditions), average=None))
 
     rng = np.random.default_rng(0)
