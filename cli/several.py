@@ -56,9 +56,7 @@ def decode_several(
     failed = {task: end for task, end in sorted(ended.items()) if isinstance(end, Exception)}
     well = [stores[task] for task in sorted(ended.keys() - failed)]
     if as_json:
-        made: list[Any] = [{"store": str(store), "behavior": reports_in(store)} for store in well]
-        for one in made if options.ahead else ():
-            one["behavior_ahead"] = reports_in(one["store"], "behavior_ahead")
+        made: list[Any] = [contents(store, options) for store in well]
         for one in [made] if len(paths) > 1 else made:
             print(json.dumps(one, indent=1))
     else:
@@ -93,7 +91,13 @@ def _folder(out: Path) -> Path:
     return path.absolute()
 
 
-def reports_in(store: Path | str, of: str = "behavior") -> list[dict[str, Any]]:
+def contents(store: Path, options: DecodeOptions) -> dict[str, Any]:
+    """A store and its reports, as --json prints them."""
+    ahead = {"behavior_ahead": reports_in(store, "behavior_ahead")} if options.ahead else {}
+    return {"store": str(store), "behavior": reports_in(store), **ahead}
+
+
+def reports_in(store: Path, of: str = "behavior") -> list[dict[str, Any]]:
     """The reports on behaviour, or on "behavior_ahead", that a store of states holds."""
     return json.loads(store_attributes(store).get(of, "[]"))
 
