@@ -17,7 +17,7 @@ TAIL = 4.0  # widths beyond the outermost error, where a distribution is taken t
 QUANTILES = (np.arange(100) + 0.5) / 100  # that the CRPS is summed over
 TENTHS = 10  # of a histogram of probabilities
 
-Bounds = tuple[Array, Array]  # lower and upper (bin,)
+Bounds = Array | tuple[Array, Array]  # lower and upper (bin,)
 
 
 @dataclass(frozen=True)
@@ -130,25 +130,27 @@ class ErrorDistribution:
         return low, high
 
 
-def covered(truth: Array, lower: Array, upper: Array) -> Array:
+def covered(truth: Array, bounds: Bounds) -> Array:
     """Mark the values (bin,) that lie within their intervals, bounds included."""
+    lower, upper = bounds
     return (truth >= lower) & (truth <= upper)
 
 
-def interval_score(truth: Array, lower: Array, upper: Array, level: float) -> Array:
+def interval_score(truth: Array, bounds: Bounds, level: float) -> Array:
     """Interval score (bin,) of central intervals, in the unit of the truth; smaller is better.
 
     Width, and for a value outside 2 / (1 - level) times its distance from the interval
     (Winkler 1972; Gneiting & Raftery 2007, J. Am. Stat. Assoc. 102, eq. 43).
 
-    >>> interval_score(np.array([0.0, 3.0]), np.array([-1.0, -1.0]), np.array([1.0, 1.0]), 0.5).tolist()
+    >>> interval_score(np.array([0.0, 3.0]), np.array([[-1.0, -1.0], [1.0, 1.0]]), 0.5).tolist()
     [2.0, 10.0]
     """
+    lower, upper = bounds
     outside = np.maximum(lower - truth, 0) + np.maximum(truth - upper, 0)
     return upper - lower + 2 / (1 - level) * outside
 
 
-def crps(truth: Array, lower: Array, upper: Array, levels: Sequence[float]) -> Array:
+def crps(truth: Array, bounds: Bounds, levels: Sequence[float]) -> Array:
     """Continuous ranked probability score (bin,) of distributions that are given by central intervals.
 
     The score (Gneiting & Raftery 2007, J. Am. Stat. Assoc. 102, eq. 20) is twice the integral of the quantile loss over
@@ -157,17 +159,16 @@ def crps(truth: Array, lower: Array, upper: Array, levels: Sequence[float]) -> A
 
     Args:
         truth: (bin,) true values.
-        lower: (bin, level) bounds of the intervals.
-        upper: (bin, level).
+        bounds: (bound, bin, level) lower and upper bounds of the intervals.
         levels: nominal coverage, rising.
     """
     below = (1 - np.asarray(levels)) / 2
     known = np.concatenate([below[::-1], 1 - below])
-    bounds = np.concatenate([lower[:, ::-1], upper], axis=1)
+    ends = np.concatenate([bounds[0][:, ::-1], bounds[1]], axis=1)
     weights = np.array([np.interp(QUANTILES, known, row) for row in np.eye(known.size)])
     total = np.zeros(truth.size)
     for p, weight in zip(QUANTILES, weights.T, strict=True):
-        away = truth - bounds @ weight
+        away = truth - ends @ weight
         total += np.maximum(p * away, (p - 1) * away)
     return 2 * total / QUANTILES.size
 
@@ -229,21 +230,21 @@ def score_intervals(
     level: float,
     block: Array,
 ) -> IntervalScore:
-    """Score intervals of a nominal level beside intervals of one width, by the true values (bin,) and the block of time
-    (bin,) of each bin.
+    """Score intervals of a nominal level, with bounds (bound, bin), beside intervals of one width, by the true values
+    (bin,) and the block of time (bin,) of each bin.
 
     Args:
         constant: bounds of the intervals of constant width from the same calibration.
         same: maps a coverage to the bounds of intervals of one width that cover that share of these bins.
     """
-    hit = covered(truth, *bounds)
-    ours = interval_score(truth, *bounds, level)
-    theirs = interval_score(truth, *same(float(hit.mean())), level)
+    hit = covered(truth, bounds)
+    ours = interval_score(truth, bounds, level)
+    theirs = interval_score(truth, same(float(hit.mean())), level)
     return IntervalScore(
         level=level,
         **block_means(block, coverage=hit, width=bounds[1] - bounds[0], score=ours, advantage=theirs - ours),
-        constant_coverage=float(covered(truth, *constant).mean()),
+        constant_coverage=float(covered(truth, constant).mean()),
         constant_width=float((constant[1] - constant[0]).mean()),
-        constant_score=float(interval_score(truth, *constant, level).mean()),
+        constant_score=float(interval_score(truth, constant, level).mean()),
         same_coverage_score=float(theirs.mean()),
     )

@@ -11,7 +11,7 @@ states.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,6 @@ from sklearn.neighbors import NearestNeighbors
 
 from ldmfilter.analysis.blocks import Bins, split_halves
 from ldmfilter.analysis.calibration import (
-    Bounds,
     ErrorDistribution,
     conformal_quantile,
     covered,
@@ -126,8 +125,8 @@ class _Errors:
         scores = np.concatenate([near.score(self.error[new]) for new, near in pairs])
         total = 0.0
         for level, (new, near) in itertools.product(_COMPARED, pairs):
-            lower, upper = near.bounds(conformal_quantile(scores, level))
-            total += float(interval_score(self.error[new], lower, upper, level).sum())
+            bounds = near.bounds(conformal_quantile(scores, level))
+            total += float(interval_score(self.error[new], bounds, level).sum())
         return total
 
 
@@ -148,7 +147,7 @@ class VariableReading:
     """Readings of one variable in every bin, with intervals where they are calibrated.
 
     mean (time,): the value; by_readout: the same by each readout, in bins of a fold
-    lower, upper (time, level): bounds of the intervals of `levels`; NaN where not made
+    levels: of intervals, with their positions; bounds (bound, time, level): of these intervals; NaN where not made
     constant (time, level): half width of intervals of one width from the same calibration
     pit (time,): probability of less than what happened, by the calibrated distribution
     chosen: the readout with the least error in all judged bins
@@ -158,16 +157,17 @@ class VariableReading:
 
     def __init__(self, bins: Bins, readouts: Sequence[Readout], ci: float):
         n = bins.truth.size
-        self.bins, self.ci, self.levels = bins, ci, sorted({*LEVELS, ci})
-        self.readouts = [readout for readout in readouts if readout.least_bins <= bins.judged.sum()]
+        self.bins, self.ci = bins, ci
+        self.levels = {level: i for i, level in enumerate(sorted({*LEVELS, ci}))}
+        self.readouts = {one.name: one for one in readouts if one.least_bins <= bins.judged.sum()}
         self.mean, self.pit = np.full((2, n), np.nan)
-        self.lower, self.upper, self.constant = np.full((3, n, len(self.levels)), np.nan)
-        self.by_readout = {readout.name: np.full(n, np.nan) for readout in self.readouts}
+        self.bounds, self.constant = np.full((2, n, len(self.levels)), np.nan), np.full((n, len(self.levels)), np.nan)
+        self.by_readout = {name: np.full(n, np.nan) for name in self.readouts}
         self.chosen_of: list[str] = []
         self.local_of: list[bool] = []
         self.reader: Reader | None = None
         group = bins.fold if bins.folds > 1 else split_halves(bins.fold, bins.judged)
-        readings = read_nested(bins, self.readouts, group)
+        readings = read_nested(bins, list(self.readouts.values()), group)
         scores = [self._read_fold(g, group, readings) for g in range(group.max() + 1)]
         honest = {key: table[group, np.arange(n)] for key, table in readings.items()}
         self.chosen = self._read_rest(honest, np.concatenate(scores))
@@ -198,7 +198,7 @@ class VariableReading:
         bins, rows = self.bins, np.flatnonzero(self.bins.judged)
         new = np.flatnonzero((bins.fold < 0) | (bins.folds < 2))
         chosen, key = next(iter(choose(bins, values, rows).items()))
-        readout = next(readout for readout in self.readouts if readout.name == chosen)
+        readout = self.readouts[chosen]
         train = thin(rows, readout.most_bins)
         fitted = fit_bins(bins, readout.candidates(train.size)[key[1]], bins.truth[train], train)
         if new.size:
@@ -211,23 +211,22 @@ class VariableReading:
             self.reader = Reader(bins.variable, few, bins.size, bins.metric, fitted, errors.among(rows))
         return chosen
 
-    def _set_bounds(self, errors: _Errors, new: Array, among: Array, scores: Array, levels: list[float]) -> None:
+    def _set_bounds(self, errors: _Errors, new: Array, among: Array, scores: Array, levels: Iterable[float]) -> None:
         """Set the bounds of the bins `new`, calibrated by `scores`."""
         bins, distributions = self.bins, errors.among(among)
         for rows in _chunks(new):
             near = distributions(bins.states[rows], bins.covs[rows])
             self.pit[rows] = near.pit(errors.error[rows], scores)
             for level in levels:
-                i = self.levels.index(level)
-                low, high = near.bounds(conformal_quantile(scores, level))
-                self.lower[rows, i], self.upper[rows, i] = self._clip(self.mean[rows], low, high, bins.truth[among])
+                ends = near.bounds(conformal_quantile(scores, level))
+                self.bounds[:, rows, self.levels[level]] = self._clip(self.mean[rows], *ends, bins.truth[among])
 
-    def _clip(self, mean: Array, low: Any, high: Any, seen: Array) -> Bounds:
-        """Bounds (bin,) from deviations: within the range of the values `seen`, on a circle within one turn."""
-        if self.bins.variable.period is not None:
-            half = self.bins.variable.period / 2
-            return mean + np.clip(low, -half, half), mean + np.clip(high, -half, half)
-        return np.clip(mean + low, seen.min(), seen.max()), np.clip(mean + high, seen.min(), seen.max())
+    def _clip(self, mean: Array, low: Any, high: Any, seen: Array) -> Array:
+        """Bounds (bound, bin) from deviations: within the range of the values `seen`, on a circle within one turn."""
+        ends, period = np.stack([mean + low, mean + high]), self.bins.variable.period
+        if period is not None:
+            return np.clip(ends, mean - period / 2, mean + period / 2)
+        return np.clip(ends, seen.min(), seen.max())
 
     def scores(self, ordered: Mapping[str, Array]) -> dict[str, Any]:
         """Scores of the intervals and of their distribution in the judged bins: `intervals`, `distribution` and
@@ -236,25 +235,25 @@ class VariableReading:
             return {"intervals": (), "distribution": None, "thirds": ()}
         rows = self.bins.tested
         seen, mean, block = self.bins.truth[rows], self.mean[rows], self.bins.block[rows]
-        lower, upper, half = self.lower[rows], self.upper[rows], self.constant[rows]
+        bounds, half = self.bounds[:, rows], self.constant[rows]
         # On a circle the truth is counted from the mean, as the bounds are.
         away = self.bins.variable.difference(seen, mean)
         truth = mean + away
 
-        def of_width(half: Any) -> Bounds:
+        def of_width(half: Any) -> Array:
             return self._clip(mean, -half, half, seen)
 
-        def same(coverage: float) -> Bounds:
+        def same(coverage: float) -> Array:
             return of_width(np.quantile(np.abs(away), coverage, method="higher"))
 
-        of_level = {self.levels.index(level): level for level in LEVELS}
         intervals = tuple(
-            score_intervals(truth, (lower[:, i], upper[:, i]), of_width(half[:, i]), same, level, block)
-            for i, level in of_level.items()
+            score_intervals(truth, bounds[:, :, i], of_width(half[:, i]), same, level, block)
+            for level, i in self.levels.items()
+            if level in LEVELS
         )
-        distribution = score_distribution(crps(truth, lower, upper, self.levels), self.pit[rows], block)
-        i = self.levels.index(self.ci)
-        width, hit = upper[:, i] - lower[:, i], covered(truth, lower[:, i], upper[:, i])
+        distribution = score_distribution(crps(truth, bounds, list(self.levels)), self.pit[rows], block)
+        at_ci = bounds[:, :, self.levels[self.ci]]
+        width, hit = at_ci[1] - at_ci[0], covered(truth, at_ci)
         of = {name: values[rows] for name, values in ordered.items()} | {"predicted width": width, "value": seen}
         return {"intervals": intervals, "distribution": distribution, "thirds": thirds(of, hit, width, self.ci, block)}
 
@@ -270,8 +269,7 @@ class VariableReading:
             **self.bins.fold_variable(),
         }
         if self.bins.calibrated:
-            i = self.levels.index(self.ci)
-            bounds = np.stack([self.lower[:, i], self.upper[:, i]], -1).astype(np.float32)
+            bounds = self.bounds[:, :, self.levels[self.ci]].T.astype(np.float32)
             about |= {"level": self.ci, "of": f"{name}_mean"}
             if one.period is not None:
                 about["long_name"] = "bounds are not wrapped: lower <= mean <= upper"

@@ -246,7 +246,7 @@ def _report(
     if counts is not None and rows.size:
         decoded, window = decode_counts(bins, counts)
         decoder = Decoder(*score(variable, bins.truth[rows], decoded), window=window)
-    fast = [readout for readout in reading.readouts if readout.fast]
+    fast = [readout for readout in reading.readouts.values() if readout.fast]
     return BehaviorReport(
         **bins.about(),
         unit=variable.unit,
