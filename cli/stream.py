@@ -2,6 +2,7 @@
 
 import sys
 from collections import deque
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -209,28 +210,24 @@ def _stream(
             alarm = watch is not None and watch.step(number, online.innovation)
             print(states.state(number, seen, *state, [one.read(*state) for one in readouts], alarm), flush=True)
 
-    none_measured = np.empty(0)
     for number, line in enumerate(sys.stdin.buffer, 1):
+        measured: Sequence[float] = ()
         try:
-            values = lines.read(line)
-            if isinstance(values, str):
-                if values == RESET:
+            counts = lines.read(line)
+            if isinstance(counts, str):
+                if counts == RESET:
                     write_all(online.flush())
                 elif not quiet:
                     say(f"line {number}: unit ids, read as a header; --no-header if these are counts")
                 continue
-            counts, measured = values, none_measured
-            if values is not None and len(values) == units + len(readouts):
-                counts, measured = values[:units], values[units:]
+            if counts is not None and len(counts) == units + len(readouts):
+                counts, measured = counts[:units], counts[units:].tolist()
             new = online.step(counts)
-        except HeaderError as error:
-            raise InputError(f"line {number}: {error}") from None
         except InputError as error:
-            if strict:
+            if strict or isinstance(error, HeaderError):
                 raise InputError(f"line {number}: {error}") from None
             say(f"line {number}: {error}; taken as a missing bin")
-            counts, measured = None, none_measured
-            new = online.step(None)
+            counts, measured, new = None, (), online.step(None)
         bins.append((n, counts is not None and not bool(np.isnan(counts).all())))
         n += 1
         write_all([] if new is None else [new])
