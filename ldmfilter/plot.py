@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from ldmfilter.analysis import plots
 from ldmfilter.analysis.behavior import as_labels, choose_behavior, classes_of
-from ldmfilter.analysis.variable import align
+from ldmfilter.analysis.variable import align, positions
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 
@@ -169,8 +169,7 @@ def trials(aligned: xr.Dataset, by: str, state: int = 0, ax: Axes | None = None)
     values = as_labels(aligned[by].to_numpy())
     names = classes_of(values, few=False)
     ax = _axes(ax, (6.5, 3.6))
-    condition = np.where(np.isin(values, names), np.searchsorted(names, values), -1)
-    plots.plot_trials(aligned, state, condition, [str(name) for name in names], ax)
+    plots.plot_trials(aligned, state, positions(values, names), [str(name) for name in names], ax)
     ax.legend(title=by, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # beside the curves
     return ax
 

@@ -75,13 +75,10 @@ def _trailing_means(counts: xr.DataArray, rows: Array) -> dict[int, Array]:
 def _edges(variable: Behavior, y: Array) -> Array:
     """Edges of the tuning curves' bins: one bin a category, or `CURVE_BINS` over the range or the period."""
     if variable.categories:
-        values = np.unique(y)
-        middle = (values[1:] + values[:-1]) / 2
-        return np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
+        return np.arange(variable.kinds + 1) - 0.5
     low, high = float(y.min()), float(y.max())
     if variable.period is not None:
-        low = variable.start
-        high = low + variable.period
+        low, high = variable.start, variable.start + variable.period
     return np.linspace(low, high, CURVE_BINS + 1)
 
 

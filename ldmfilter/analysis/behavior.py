@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.analysis.statistics import Array
-from ldmfilter.analysis.variable import Behavior
+from ldmfilter.analysis.variable import Behavior, positions
 from ldmfilter.data.selection import flat_columns
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
@@ -145,7 +145,7 @@ def _of_table(session: Session, name: str, path: str, forced: bool) -> Behavior:
     period = None if text else _period(path, "", distinct[0], distinct[-1], forced)
     classes = classes_of(held) if period is None else None
     if classes is not None:
-        held = np.where(np.isin(held, distinct), np.searchsorted(distinct, held), np.nan)
+        held = positions(held, classes)
     lost, note = np.zeros(rows.size, dtype=bool), _circular_note(period)
     return Behavior(name, path, "", start[rows], held.astype(np.float64), lost, period, classes, stop[rows], note)
 
@@ -228,7 +228,7 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
         )
     classes = distinct if categories and period is None else None
     if classes is not None:
-        values = np.where(np.isfinite(values), np.searchsorted(classes, values), np.nan)
+        values = positions(values, classes)
     note = "; ".join(filter(None, [*notes, _circular_note(period)]))
     return Behavior(name, path, unit, time, values, lost, period, classes, note=note)
 

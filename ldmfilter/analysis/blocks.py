@@ -120,10 +120,12 @@ class Judged:
     blocks, folds: their number; guard: s between blocks of different use
     min_speed: bins in which the first variable changes more slowly, its unit per s, are left out
     held_out: whether training never saw the judged bins
+    note: assumptions about the behaviour, or why something is missing
     """
 
     name: str
     path: str
+    note: str
     bins: dict[str, int]
     blocks: int
     folds: int
@@ -200,11 +202,12 @@ class Bins:
         """The period, or the range of the values in these bins."""
         return self.variable.period or max(float(np.ptp(self.truth[rows])), 1e-12)
 
-    def about(self) -> dict[str, Any]:
-        """The fields of `Judged`."""
+    def about(self, note: str = "") -> dict[str, Any]:
+        """The fields of `Judged`, with one more note."""
         name, path = self.variable.name, self.variable.path
         same = {key: getattr(self, key) for key in ("blocks", "folds", "guard", "min_speed", "held_out")}
-        return {"name": name, "path": path, "bins": count_reasons(self.reason), **same}
+        notes = "; ".join(filter(None, (self.variable.note, self.note, note)))
+        return {"name": name, "path": path, "bins": count_reasons(self.reason), "note": notes, **same}
 
     def fold_variable(self) -> dict[str, Any]:
         """The variable `<name>_fold` of the states."""

@@ -101,7 +101,7 @@ class ErrorDistribution:
         """Nonconformity (bin,) of errors (bin,): the distance of their probability from one half; beyond the ends of
         the distribution one half plus the distance from the end."""
         low, high = self._ends()
-        beyond = np.maximum(low - error, 0) + np.maximum(error - high, 0)
+        beyond = np.abs(error - np.clip(error, low, high))
         return np.where(beyond > 0, 0.5 + beyond, np.abs(self._probability(error) - 0.5))
 
     def pit(self, error: Array, scores: Array) -> Array:
@@ -146,8 +146,7 @@ def interval_score(truth: Array, bounds: Bounds, level: float) -> Array:
     [2.0, 10.0]
     """
     lower, upper = bounds
-    outside = np.maximum(lower - truth, 0) + np.maximum(truth - upper, 0)
-    return upper - lower + 2 / (1 - level) * outside
+    return upper - lower + 2 / (1 - level) * np.abs(truth - np.clip(truth, lower, upper))
 
 
 def crps(truth: Array, bounds: Bounds, levels: Sequence[float]) -> Array:

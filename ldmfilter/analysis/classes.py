@@ -89,7 +89,6 @@ class ClassReport(Judged):
     readouts: dict[str, ClassScore]
     chosen: str
     chance: float
-    note: str
     read: ClassScore | None = None
     accuracy_se: float = math.nan
     recall: dict[str, float] = field(default_factory=dict)
@@ -198,16 +197,13 @@ def _report(
     variable, rows = bins.variable, np.flatnonzero(bins.tested)
     truth = bins.truth[rows].astype(int)
     present = np.unique(bins.truth[bins.judged]).astype(int)
-    notes = [note for note in (variable.note, bins.note) if note]
-    if not bins.held_out and not bins.note:
-        notes.append("training saw all of the time: the readout is not judged on new time")
+    seen = "" if bins.held_out or bins.note else "training saw all of the time: the readout is not judged on new time"
     report = ClassReport(
-        **bins.about(),
+        **bins.about(seen),
         classes=[variable.label(value) for value in range(variable.kinds)],
         readouts={kind: _score(truth, values[rows]) for kind, values in by_kind.items()},
         chosen=chosen,
         chance=1 / present.size,
-        note="; ".join(notes),
     )
     if not rows.size:
         return report

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ldmfilter.analysis.variable import positions
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PathCollection
@@ -131,7 +133,7 @@ def class_positions(latents: xr.Dataset, name: str) -> np.ndarray:
     """Position (time,) among the labels of the class that was measured, NaN for none."""
     true = latents[f"{name}_true"].to_numpy()
     labels = latents[f"{name}_class"].to_numpy().astype(true.dtype)
-    return np.where(np.isin(true, labels), np.searchsorted(labels, true), np.nan)
+    return positions(true, labels)
 
 
 def plot_classes(latents: xr.Dataset, name: str, axes: Axes) -> None:

@@ -75,7 +75,6 @@ class BehaviorReport(Judged):
     distribution: score of the distribution whose quantiles are the bounds of all intervals; None where not calibrated
     thirds: coverage and width of intervals of level `ci` in thirds of the judged bins by spikes in the last second,
         speed, predicted width, and the value itself; empty where not calibrated
-    note: assumptions about the behaviour, or why something is missing
     """
 
     unit: str
@@ -91,7 +90,6 @@ class BehaviorReport(Judged):
     intervals: tuple[IntervalScore, ...]
     distribution: DistributionScore | None
     thirds: tuple[Third, ...]
-    note: str
 
     @property
     def circular(self) -> bool:
@@ -230,14 +228,12 @@ def _report(
     reading: VariableReading, counts: xr.DataArray | None, shifts: int, ordered: Mapping[str, Array]
 ) -> BehaviorReport:
     bins, variable, rows = reading.bins, reading.bins.variable, np.flatnonzero(reading.bins.tested)
-    notes = [note for note in (variable.note, bins.note) if note]
+    note = ""
     if not bins.held_out:
-        notes.append("training saw all of the time: the readout is not judged on new time, and has no intervals")
+        note = "training saw all of the time: the readout is not judged on new time, and has no intervals"
     elif not bins.calibrated:
-        notes.append(
-            f"too few blocks of time that training never saw to calibrate ({bins.blocks}, where {LEAST_FOLDS} are "
-            "needed): no intervals"
-        )
+        few = f"({bins.blocks}, where {LEAST_FOLDS} are needed)"
+        note = f"too few blocks of time that training never saw to calibrate {few}: no intervals"
 
     def scored(values: Array) -> ReadoutScore:
         return ReadoutScore(*score(variable, bins.truth[rows], values[rows]))
@@ -248,7 +244,7 @@ def _report(
         decoder = Decoder(*score(variable, bins.truth[rows], decoded), window=window)
     fast = [readout for readout in reading.readouts.values() if readout.fast]
     return BehaviorReport(
-        **bins.about(),
+        **bins.about(note),
         unit=variable.unit,
         period=variable.period,
         calibrated=bins.calibrated,
@@ -260,7 +256,6 @@ def _report(
         control=_control(bins, fast, shifts) if rows.size else None,
         decoder=decoder,
         **reading.scores(ordered),
-        note="; ".join(notes),
     )
 
 

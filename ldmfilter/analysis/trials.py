@@ -13,6 +13,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of
 from ldmfilter.analysis.blocks import count_trials
 from ldmfilter.analysis.statistics import Array
+from ldmfilter.analysis.variable import positions
 from ldmfilter.data.selection import flat_columns
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
@@ -121,7 +122,7 @@ def read_trials(
         )
     labels = np.array([str(one) if found.dtype.kind == "U" else f"{one:g}" for one in found])
     kept, names, rare = found[count >= folds], labels[count >= folds].tolist(), labels[count < folds].tolist()
-    number = np.where(known & np.isin(values, kept), np.searchsorted(kept, values), -1)
+    number = np.where(known, positions(values, kept, -1), -1)
     seen = (aligned["trained"].to_numpy() & observed).any(1)
     unseen = all(((number == place) & ~seen).sum() >= folds for place in range(kept.size))
     read = np.where(seen & unseen, -1, number)

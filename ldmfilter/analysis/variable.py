@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -122,6 +123,11 @@ def thin(rows: Array, most: int) -> Array:
     return rows if rows.size <= most else rows[np.linspace(0, rows.size - 1, most).round().astype(int)]
 
 
+def positions(values: Array, classes: Any, none: float = np.nan) -> Array:
+    """Positions of values among the classes, which rise; `none` of those that are no class."""
+    return np.where(np.isin(values, classes), np.searchsorted(classes, values), none)
+
+
 def cross(rows: Array, fold: Array) -> Iterator[tuple[Array, Array]]:
     """For each fold the positions `rows` (row,) that lie in others, and those in it, by the fold (row,) of each."""
     for number in np.unique(fold):
@@ -156,11 +162,10 @@ def align(behavior: Behavior, time: Array, bin_size: float) -> tuple[Array, Arra
         values = behavior.wrap(np.where(inside, between, v[near]))
     # The exclusion reason follows from the samples on both sides, missing ones included.
     after = np.searchsorted(behavior.time, time).clip(0, behavior.time.size - 1)
-    before = (after - 1).clip(0)
+    both = np.stack([(after - 1).clip(0), after])
     beyond = (time < behavior.time[0]) | (time > behavior.time[-1])
-    far = np.minimum(np.abs(behavior.time[before] - time), np.abs(behavior.time[after] - time)) > widest
-    lost = behavior.lost[before] | behavior.lost[after]
-    missing = np.isnan(behavior.values[before]) | np.isnan(behavior.values[after])
+    far = np.abs(behavior.time[both] - time).min(0) > widest
+    lost, missing = behavior.lost[both].any(0), np.isnan(behavior.values[both]).any(0)
     reason = np.select([usable, beyond, far, lost, missing], ["used", "outside", "gap", "lost", "nan"], "gap")
     return np.where(usable, values, np.nan), reason
 
