@@ -198,10 +198,6 @@ class Bins:
         rng = np.random.default_rng(0)
         return rows, np.column_stack([y, *(rng.permutation(y[first])[trial] for _ in range(number))])
 
-    def span(self, rows: Array) -> float:
-        """The period, or the range of the values in these bins."""
-        return self.variable.period or max(float(np.ptp(self.truth[rows])), 1e-12)
-
     def about(self, note: str = "") -> dict[str, Any]:
         """The fields of `Judged`, with one more note."""
         name, path = self.variable.name, self.variable.path

@@ -88,7 +88,8 @@ class _Errors:
 
     def among(self, rows: Array) -> Near:
         """A maker of distributions of the error at states, from the errors in the bins `rows`."""
-        bins, span = self.bins, self.bins.span(rows)
+        bins = self.bins
+        span = bins.variable.period or max(float(np.ptp(bins.truth[rows])), 1e-12)
         least = _LEAST_WIDTH * span
         if not self.local:
             every = np.quantile(self.error[rows], (np.arange(ERRORS) + 0.5) / ERRORS)
@@ -115,14 +116,14 @@ class _Errors:
             for new in _chunks(held):
                 yield new, near(self.bins.states[new], self.bins.covs[new])
 
-    def scores(self, rows: Array) -> Array:
-        """Nonconformity (row,) of the errors in the bins `rows`, by fold."""
-        return np.concatenate([near.score(self.error[new]) for new, near in self.cross(rows, rows)])
+    def scores(self, pairs: Iterable[tuple[Array, ErrorDistribution]]) -> Array:
+        """Nonconformity (row,) of the errors in the bins that `cross` gave."""
+        return np.concatenate([near.score(self.error[new]) for new, near in pairs])
 
     def cost(self, rows: Array) -> float:
         """Summed interval score in at most `_MOST_COMPARED` of the bins `rows`."""
         pairs = list(self.cross(thin(rows, _MOST_COMPARED), rows))
-        scores = np.concatenate([near.score(self.error[new]) for new, near in pairs])
+        scores = self.scores(pairs)
         total = 0.0
         for level, (new, near) in itertools.product(_COMPARED, pairs):
             bounds = near.bounds(conformal_quantile(scores, level))
@@ -188,7 +189,7 @@ class VariableReading:
         # Distributions follow the state, or do not, whichever gives the better intervals in the other folds.
         errors = min((_Errors(bins, value, local) for local in (True, False)), key=lambda one: one.cost(others))
         self.local_of.append(errors.local)
-        scores = errors.scores(others)
+        scores = errors.scores(errors.cross(others, others))
         self._set_bounds(errors, out, others, scores, self.levels)
         self.constant[out] = [conformal_quantile(np.abs(errors.error[others]), level) for level in self.levels]
         return scores

@@ -67,12 +67,11 @@ def read_at_lags(
         latents = latents.assign({f"filtered_{part}": latents[f"{kind}_{part}"] for part in ("mean", "cov")})
         for bins in bins_of(latents, behavior, min_speed, GUARD):
             if bins.variable.name in found and bins.folds > 1:
-                found[bins.variable.name].append(AtLag(lag, *_read(bins)))
+                found[bins.variable.name].append(_read(lag, bins))
     return {name: tuple(rows) for name, rows in found.items() if rows}
 
 
-def _read(bins: Bins) -> tuple[float, float, float]:
-    """Median error, width of the intervals and their coverage."""
+def _read(lag: float | None, bins: Bins) -> AtLag:
     rows = np.flatnonzero(bins.judged)
     error, fold = np.full(bins.truth.size, np.nan), bins.fold[rows]
     for train, test in cross(rows, fold):
@@ -81,4 +80,4 @@ def _read(bins: Bins) -> tuple[float, float, float]:
         error[test] = np.abs(bins.variable.difference(bins.truth[test], read))
     error = error[rows]
     half = np.array([conformal_quantile(error[fold != number], LEVEL) for number in fold])
-    return float(np.median(error)), float(2 * half.mean()), float((error <= half).mean())
+    return AtLag(lag, float(np.median(error)), float(2 * half.mean()), float((error <= half).mean()))

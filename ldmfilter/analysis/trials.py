@@ -126,6 +126,10 @@ def read_trials(
     seen = (aligned["trained"].to_numpy() & observed).any(1)
     unseen = all(((number == place) & ~seen).sum() >= folds for place in range(kept.size))
     read = np.where(seen & unseen, -1, number)
+    states, bins = aligned["filtered_mean"].to_numpy(), observed.shape[1]
+    times = np.unique(np.linspace(0, bins - 1, min(MOST_TIMES, bins)).round().astype(int))
+    along = [_read(states[:, t], np.where(observed[:, t], read, -1), kept.size, folds) for t in times]
+    recall, shuffled = map(np.array, zip(*along, strict=True))
     return Trials(
         aligned=aligned,
         event=event,
@@ -135,20 +139,12 @@ def read_trials(
         number=number,
         trials={name: int((read == place).sum()) for place, name in enumerate(names)},
         unseen=unseen,
-        **_read_along(aligned, read, kept.size, folds),
+        time=aligned["time"].to_numpy()[times],
+        recall=recall,
+        accuracy=recall.mean(1),
+        shuffled=shuffled,
         note=f"{shorten(rare)} left out, of fewer than {folds} trials" if rare else "",
     )
-
-
-def _read_along(aligned: xr.Dataset, number: Array, conditions: int, folds: int) -> dict[str, Array]:
-    """The fields of `Trials` that are along time, of the trials with a condition's `number` (trial,)."""
-    mean, observed = aligned["filtered_mean"].to_numpy(), aligned["observed"].to_numpy()
-    bins = observed.shape[1]
-    times = np.unique(np.linspace(0, bins - 1, min(MOST_TIMES, bins)).round().astype(int))
-    found = [_read(mean[:, t], np.where(observed[:, t], number, -1), conditions, folds) for t in times]
-    recall, shuffled = map(np.array, zip(*found, strict=True))
-    time = aligned["time"].to_numpy()[times]
-    return {"time": time, "recall": recall, "accuracy": recall.mean(1), "shuffled": shuffled}
 
 
 def _length(table: xr.Dataset, at: str, size: float) -> float:
