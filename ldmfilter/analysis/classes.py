@@ -108,8 +108,8 @@ def read_classes(bins: Bins, counts: xr.DataArray | None, shifts: int) -> tuple[
 
     Without counts (time, unit) the supervised decoder is left out. The control has `shifts` surrogates.
     """
-    rows, new = np.flatnonzero(bins.judged), np.flatnonzero(~bins.tested)
-    probability = np.full((bins.truth.size, bins.variable.kinds), np.nan)
+    variable, rows, new = bins.variable, np.flatnonzero(bins.judged), np.flatnonzero(~bins.tested)
+    probability = np.full((bins.truth.size, variable.kinds), np.nan)
     by_kind: dict[str, Array] = {}
     # Bins of no fold are read by what is fitted to all.
     rest, chosen = _read(bins, rows, new)
@@ -119,7 +119,32 @@ def read_classes(bins: Bins, counts: xr.DataArray | None, shifts: int) -> tuple[
         probability[test] = read[best]
         for kind, values in read.items():
             by_kind.setdefault(kind, np.full(probability.shape, np.nan))[test] = values
-    return _report(bins, probability, by_kind, chosen, counts, shifts), _variables(bins, probability)
+    tested, present = bins.tested, np.unique(bins.truth[rows]).astype(int)
+    truth, told, block = bins.truth[tested].astype(int), probability[tested], bins.block[tested]
+    seen = "" if bins.held_out or bins.note else "training saw all of the time: the readout is not judged on new time"
+    report = ClassReport(
+        **bins.about(seen),
+        classes=[variable.label(value) for value in range(variable.kinds)],
+        readouts={kind: _score(truth, values[tested]) for kind, values in by_kind.items()},
+        chosen=chosen,
+        chance=1 / present.size,
+    )
+    if tested.any():
+        right = told.argmax(1) == truth
+        recall = recall_score(truth, told.argmax(1), labels=present, average=None)
+        calibration = _calibration(truth, told, block)
+        off = [abs(one.share - one.probability) for one in calibration]
+        report = replace(
+            report,
+            read=_score(truth, told),
+            control=_control(bins, shifts),
+            decoder=None if counts is None else _decoder(bins, counts),
+            recall={variable.label(value): float(one) for value, one in zip(present, recall, strict=True)},
+            accuracy_se=block_means(block, right=right)["right_se"],
+            calibration=calibration,
+            calibration_error=float(np.average(off, weights=[one.pairs for one in calibration])),
+        )
+    return report, _variables(bins, probability)
 
 
 def candidates(bins: int) -> dict[str, list[Any]]:
@@ -183,43 +208,6 @@ def _score(truth: Array, probability: Array) -> ClassScore:
     read = probability.argmax(1)
     return ClassScore(
         float((read == truth).mean()), float(balanced_accuracy_score(truth, read)), _loss(probability, truth)
-    )
-
-
-def _report(
-    bins: Bins,
-    probability: Array,
-    by_kind: dict[str, Array],
-    chosen: str,
-    counts: xr.DataArray | None,
-    shifts: int,
-) -> ClassReport:
-    variable, rows = bins.variable, np.flatnonzero(bins.tested)
-    truth = bins.truth[rows].astype(int)
-    present = np.unique(bins.truth[bins.judged]).astype(int)
-    seen = "" if bins.held_out or bins.note else "training saw all of the time: the readout is not judged on new time"
-    report = ClassReport(
-        **bins.about(seen),
-        classes=[variable.label(value) for value in range(variable.kinds)],
-        readouts={kind: _score(truth, values[rows]) for kind, values in by_kind.items()},
-        chosen=chosen,
-        chance=1 / present.size,
-    )
-    if not rows.size:
-        return report
-    read = probability[rows].argmax(1)
-    recall = recall_score(truth, read, labels=present, average=None)
-    calibration = _calibration(truth, probability[rows], bins.block[rows])
-    off = np.average([abs(one.share - one.probability) for one in calibration], weights=[x.pairs for x in calibration])
-    return replace(
-        report,
-        read=_score(truth, probability[rows]),
-        control=_control(bins, shifts),
-        decoder=None if counts is None else _decoder(bins, counts),
-        recall={variable.label(value): float(one) for value, one in zip(present, recall, strict=True)},
-        accuracy_se=block_means(bins.block[rows], right=read == truth)["right_se"],
-        calibration=calibration,
-        calibration_error=float(off),
     )
 
 

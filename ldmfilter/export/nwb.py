@@ -134,7 +134,7 @@ def to_nwb(
     return target
 
 
-def check_session(session: Path, overwrite: bool, in_place: bool = False) -> None:
+def check_session(session: Path, overwrite: bool, in_place: bool) -> None:
     """Refuse a session that states cannot be written into.
 
     Raises InputError for what is no NWB file in HDF5 on this machine, holds the module already, or is read-only where
