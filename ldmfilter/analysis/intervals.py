@@ -30,7 +30,7 @@ from ldmfilter.analysis.calibration import (
     score_intervals,
     thirds,
 )
-from ldmfilter.analysis.nested import MOST_FITTED, Key, Readout, choose, fit_bins, read_nested
+from ldmfilter.analysis.nested import MOST_FITTED, Readout, choose, fit_bins, keys_of, read_nested
 from ldmfilter.analysis.statistics import Array
 from ldmfilter.analysis.variable import Behavior, cross, thin
 
@@ -168,20 +168,19 @@ class VariableReading:
         self.local_of: list[bool] = []
         self.reader: Reader | None = None
         group = bins.fold if bins.folds > 1 else split_halves(bins.fold, bins.judged)
-        readings = read_nested(bins, list(self.readouts.values()), group)
+        self._keys, readings = keys_of(self.readouts.values()), read_nested(bins, self.readouts.values(), group)
         scores = [self._read_fold(g, group, readings) for g in range(group.max() + 1)]
-        honest = {key: table[group, np.arange(n)] for key, table in readings.items()}
-        self.chosen = self._read_rest(honest, np.concatenate(scores))
+        self.chosen = self._read_rest(readings[:, group, np.arange(n)], np.concatenate(scores))
 
-    def _read_fold(self, g: int, group: Array, readings: Mapping[Key, Array]) -> Array:
+    def _read_fold(self, g: int, group: Array, readings: Array) -> Array:
         """Read one group without anything seen of it. Returns the nonconformity scores that calibrated it."""
         bins, out = self.bins, np.flatnonzero(group == g)
         others = np.flatnonzero(bins.judged & (group != g))
-        best = choose(bins, {key: table[g] for key, table in readings.items()}, others)
-        for name, key in best.items():
-            self.by_readout[name][out] = readings[key][g, out]
+        best = choose(bins, self._keys, readings[:, g], others)
+        for name, place in best.items():
+            self.by_readout[name][out] = readings[place, g, out]
         chosen = next(iter(best))
-        value = readings[best[chosen]][g]
+        value = readings[best[chosen], g]
         self.mean[out] = value[out]
         self.chosen_of.append(chosen)
         if not bins.calibrated:
@@ -194,18 +193,18 @@ class VariableReading:
         self.constant[out] = [conformal_quantile(np.abs(errors.error[others]), level) for level in self.levels]
         return scores
 
-    def _read_rest(self, values: Mapping[Key, Array], scores: Array) -> str:
+    def _read_rest(self, values: Array, scores: Array) -> str:
         """Read the bins of no fold by the readout that is best in all judged bins, fitted on all; return its name."""
         bins, rows = self.bins, np.flatnonzero(self.bins.judged)
         new = np.flatnonzero((bins.fold < 0) | (bins.folds < 2))
-        chosen, key = next(iter(choose(bins, values, rows).items()))
-        readout = self.readouts[chosen]
-        train = thin(rows, readout.most_bins)
-        fitted = fit_bins(bins, readout.candidates(train.size)[key[1]], bins.truth[train], train)
+        chosen, place = next(iter(choose(bins, self._keys, values, rows).items()))
+        train = thin(rows, self.readouts[chosen].most_bins)
+        estimator = self.readouts[chosen].candidates(train.size)[self._keys[place][1]]
+        fitted = fit_bins(bins, estimator, bins.truth[train], train)
         if new.size:
             self.mean[new] = fitted.predict(bins.states[new])
         if bins.calibrated:
-            errors = _Errors(bins, values[key], local=float(np.mean(self.local_of)) >= 0.5)
+            errors = _Errors(bins, values[place], local=float(np.mean(self.local_of)) >= 0.5)
             self._set_bounds(errors, new, rows, scores, [self.ci])
             # Each judged bin has a score in the calibration of every fold but its own.
             few = thin(scores, rows.size)

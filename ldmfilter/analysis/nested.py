@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,6 @@ NEIGHBOURS = (10, 25, 50)  # candidates
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of the ridge, in variances of a state: candidates
 MOST_FITTED = 20_000  # bins that a readout is fitted on
 _MOST_NETWORK = 3_000  # bins that networks are fitted on: with more they take most of the time
-
-Key = tuple[str, int]  # name of a readout, number of the candidate
 
 
 @dataclass(frozen=True)
@@ -79,51 +77,51 @@ def fit_bins(bins: Bins, estimator: Any, y: Array, train: Array) -> Any:
         return TransformedTargetRegressor(estimator, **both).fit(bins.states[train], y)
 
 
-def predict_all(bins: Bins, readouts: Sequence[Readout], y: Array, rows: Array, new: Array) -> dict[Key, Array]:
-    """Values of `new` bins by every candidate, fitted to y (bin,) or (bin, series) in the bins `rows`."""
-    result = {}
+def keys_of(readouts: Iterable[Readout]) -> list[tuple[str, int]]:
+    """The name of its readout, and its number there, of every candidate."""
+    return [(readout.name, i) for readout in readouts for i in range(len(readout.candidates(1)))]
+
+
+def predict_all(bins: Bins, readouts: Iterable[Readout], y: Array, rows: Array, new: Array) -> Array:
+    """Values (candidate, bin) or (candidate, bin, series) of `new` bins by every candidate, fitted to y (bin,) or (bin,
+    series) in the bins `rows`."""
+    found = []
     for readout in readouts:
         some = thin(np.arange(rows.size), readout.most_bins)
-        for i, estimator in enumerate(readout.candidates(some.size)):
-            result[readout.name, i] = fit_bins(bins, estimator, y[some], rows[some]).predict(bins.states[new])
-    return result
+        for estimator in readout.candidates(some.size):
+            found.append(fit_bins(bins, estimator, y[some], rows[some]).predict(bins.states[new]))
+    return np.stack(found)
 
 
-def read_nested(bins: Bins, readouts: Sequence[Readout], group: Array) -> dict[Key, Array]:
-    """Readings (group, bin) of every candidate that are honest for one group each.
+def read_nested(bins: Bins, readouts: Collection[Readout], group: Array) -> Array:
+    """Readings (candidate, group, bin) that are honest for one group each.
 
-    Row g holds, for a bin of another group, the reading of the candidate fitted without g and without the bin's
+    Those of g hold, for a bin of another group, the reading of the candidate fitted without g and without the bin's
     group; for a bin of g, the mean of all these fits. So with five folds ten pairs are fitted.
     """
     inner = group if group.max() > 1 else split_halves(group, bins.judged)
-    fits: dict[bytes, dict[Key, Array]] = {}
-    result: dict[Key, Array] = {}
+    fits: dict[bytes, Array] = {}
+    result = np.full((len(keys_of(readouts)), group.max() + 1, group.size), np.nan)
     for g in range(group.max() + 1):
         rows = np.flatnonzero(bins.judged & (group != g))
         outer, together = group == g, []
         for train, held in cross(rows, inner[rows]):
             if (key := train.tobytes()) not in fits:
                 new = np.flatnonzero((group >= 0) & ~np.isin(inner, inner[train]))
-                fits[key] = {}
-                for name, values in predict_all(bins, readouts, bins.truth[train], train, new).items():
-                    fits[key][name] = np.full(group.size, np.nan)
-                    fits[key][name][new] = values
-            together.append(fits[key])
+                fits[key] = np.full((len(result), group.size), np.nan)
+                fits[key][:, new] = predict_all(bins, readouts, bins.truth[train], train, new)
+            together.append(fits[key][:, outer])
             part = inner == inner[held[0]]
-            for name, values in fits[key].items():
-                table = result.setdefault(name, np.full((group.max() + 1, group.size), np.nan))
-                table[g, part] = values[part]
-        for name, table in result.items():
-            table[g, outer] = bins.variable.mean(np.stack([fit[name][outer] for fit in together]), 0)
+            result[:, g, part] = fits[key][:, part]
+        result[:, g, outer] = bins.variable.mean(np.stack(together), 0)
     return result
 
 
-def choose(bins: Bins, values: Mapping[Key, Array], rows: Array) -> dict[str, Key]:
-    """The best candidate of each readout by squared error in the bins `rows`, the best readout first."""
-    squared = {
-        key: float((bins.variable.difference(bins.truth[rows], read[rows]) ** 2).mean()) for key, read in values.items()
-    }
-    best: dict[str, Key] = {}
-    for key in sorted(squared, key=squared.__getitem__):
-        best.setdefault(key[0], key)
+def choose(bins: Bins, keys: Sequence[tuple[str, int]], values: Array, rows: Array) -> dict[str, int]:
+    """Where the best candidate of each readout stands, by squared error of values (candidate, bin) in the bins `rows`;
+    the best readout first."""
+    squared = (bins.variable.difference(bins.truth[rows], values[:, rows]) ** 2).mean(1)
+    best: dict[str, int] = {}
+    for place in np.argsort(squared, kind="stable").tolist():
+        best.setdefault(keys[place][0], place)
     return best

@@ -24,7 +24,7 @@ from ldmfilter.analysis.classes import ClassReport, read_classes
 from ldmfilter.analysis.intervals import LEVELS as LEVELS
 from ldmfilter.analysis.intervals import Reader, VariableReading
 from ldmfilter.analysis.nested import FAST as FAST
-from ldmfilter.analysis.nested import READOUTS, Key, Readout, predict_all
+from ldmfilter.analysis.nested import READOUTS, Readout, keys_of, predict_all
 from ldmfilter.analysis.statistics import Array
 from ldmfilter.analysis.variable import Behavior, cross, r2, score, speed
 from ldmfilter.data.counts import is_signal
@@ -262,9 +262,8 @@ def _report(
 def _control(bins: Bins, readouts: Sequence[Readout], shifts: int) -> Control:
     """Compare the best fast readout of the behaviour with that of each of its surrogates."""
     rows, shifted = bins.surrogates(shifts)
-    read: dict[Key, Array] = {}
+    read = np.full((len(keys_of(readouts)), *shifted.shape), np.nan)
     for train, test in cross(np.arange(rows.size), bins.fold[rows]):
-        for key, values in predict_all(bins, readouts, shifted[train], rows[train], rows[test]).items():
-            read.setdefault(key, np.full(shifted.shape, np.nan))[test] = values
-    best = np.max([r2(bins.variable, shifted, values) for values in read.values()], axis=0)
+        read[:, test] = predict_all(bins, readouts, shifted[train], rows[train], rows[test])
+    best = np.max([r2(bins.variable, shifted, values) for values in read], axis=0)
     return Control(r2=float(best[0]), **against_surrogates(best))
