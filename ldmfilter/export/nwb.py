@@ -7,7 +7,6 @@ objects that break the schema included.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.formats.nwb_open import hdf5_source
+from ldmfilter.data.untrusted.checksums import file_checksum
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, remote_address
 from ldmfilter.errors import InputError
 from ldmfilter.export.hdf5 import full_disks, reserve
@@ -30,7 +30,6 @@ from ldmfilter.files import replacing
 from ldmfilter.filter.latents import check_latents
 
 MODULE = "processing/ldmfilter"
-_PIECE = 2**24  # bytes copied at a time
 
 _NEVER = "states are written into NWB in HDF5 only; choose another format to export to"
 _STATES = {
@@ -118,7 +117,8 @@ def to_nwb(
     with replacing(target, overwrite or in_place) as scratch:
         before = session.stat()
         changed = f"{session}: is not the file that the states were decoded from, or has changed since; decode it again"
-        if _copy(session, scratch) != latents.attrs.get("source_checksum"):
+        shutil.copyfile(session, scratch)
+        if file_checksum(scratch) != latents.attrs.get("source_checksum"):
             raise InputError(changed)
         reserve(scratch.parent, latents)
         with _damage(session), h5py.File(scratch, "r+") as file:
@@ -185,16 +185,6 @@ def _damage(session: Path) -> Iterator[None]:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{session}: is perhaps damaged ({reason}); copy or download it again") from error
-
-
-def _copy(session: Path, to: Path) -> str:
-    """Copy a file and give the checksum of just what was copied."""
-    digest = hashlib.sha256()
-    with session.open("rb") as source, to.open("wb") as file:
-        while piece := source.read(_PIECE):
-            digest.update(piece)
-            file.write(piece)
-    return f"sha256:{digest.hexdigest()}"
 
 
 def _relocate(file: h5py.File, session: Path, folder: Path) -> None:
