@@ -99,11 +99,10 @@ def trial_blocks(latents: xr.Dataset, variable: Behavior, truth: Array, where: s
     chosen = in_kept & (unseen | (not enough))
     if not enough and not unseen.all():
         notes.append("training, which sees no behaviour, saw some of the trials; all are judged, as too few are unseen")
-    why = np.full(time.size, "", dtype="<U12")
-    why[(row >= 0) & ~np.isin(row, trials[chosen])] = "trained"
-    why[np.isin(row, trials[~in_kept])] = "rare"
-    why[~observed] = "unobserved"
-    return np.where(np.isin(row, trials[chosen]), row, -1), why, enough or bool(unseen.all()), "; ".join(notes)
+    judged = np.isin(row, trials[chosen])
+    reasons = {"unobserved": ~observed, "rare": np.isin(row, trials[~in_kept]), "trained": (row >= 0) & ~judged}
+    why = np.select(list(reasons.values()), list(reasons), "")
+    return np.where(judged, row, -1), why, enough or bool(unseen.all()), "; ".join(notes)
 
 
 def count_reasons(reason: Array) -> dict[str, int]:

@@ -52,8 +52,7 @@ def read_at_lags(
 
     Returns:
         By name of the variable a row for filtered states, for each lag, and for smoothed states; without those whose
-            judged
-        time is a single block.
+        judged time is a single block.
 
     Raises:
         InputError: as `read_behavior`.
