@@ -253,12 +253,12 @@ def _sentinel(values: Array, distinct: Array) -> float | None:
 
 def _period(path: str, unit: str, low: float, high: float, forced: bool) -> float | None:
     """Period of a circular variable, or None for one on a line."""
-
-    def fits(turn: float) -> bool:
-        some = 0.01 * turn
-        return (low >= -some and high <= turn + some) or (low >= -turn / 2 - some and high <= turn / 2 + some)
-
-    turns = [turn for turn in (2 * math.pi, 360.0) if fits(turn)]
+    starts = {2 * math.pi: (0, -math.pi), 360.0: (0, -180.0)}
+    turns = [
+        turn
+        for turn, first in starts.items()
+        if any(low >= start - 0.01 * turn and high <= start + turn + 0.01 * turn for start in first)
+    ]
     if _ANGLE.fullmatch(unit):
         own = _turn(unit)
         # Values that fill a turn of radians, in "degrees", are radians; those far beyond one, in "radians", degrees.

@@ -126,8 +126,7 @@ def blocks(latents: xr.Dataset, held: Sequence[Column] | None = None) -> Iterato
             part = chosen.isel(time=where).load().drop_encoding()
             for name, variable in part.variables.items():
                 if variable.dtype.kind in "UT" and variable.ndim == 1:
-                    texts = [clean(text) for text in variable.to_numpy().tolist()]
-                    part = part.assign({name: part[name].copy(data=np.asarray(texts, dtype=np.str_))})
+                    part = part.assign({name: part[name].copy(data=_cleaned(variable))})
         yield where, part
 
 
@@ -140,14 +139,16 @@ def clean(text: object) -> str:
     return one_line(str(text))
 
 
+_cleaned = np.vectorize(clean, otypes="U")
+
+
 def segments(latents: xr.Dataset) -> pd.DataFrame:
     """The gap-free stretches of states: number `segment`, `start` and `stop`, edges of bins in s, and `label`."""
     with reading(source_of(latents)):
         start, stop = np.array(stretches(latents)).T
         first = np.searchsorted(latents["time"], start)
-        segment, labels = latents["segment"].to_numpy()[first], [""] * first.size
-        if "interval" in latents:
-            labels = [clean(text) for text in latents["interval"].to_numpy()[first].tolist()]
+        segment = latents["segment"].to_numpy()[first]
+        labels = _cleaned(latents["interval"][first]) if "interval" in latents else ""
     stop[:-1] = np.minimum(stop[:-1], start[1:])  # those that touch do not overlap by a rounding error
     return pd.DataFrame({"segment": segment, "start": start, "stop": stop, "label": labels})
 

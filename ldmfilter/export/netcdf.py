@@ -55,8 +55,15 @@ def to_netcdf(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool 
     with replacing(path, overwrite) as scratch, full_disks():
         reserve(scratch.parent, latents)
         for where, part in follow(blocks(latents)):
-            if not where.start:
-                _begin(part.assign_attrs(attributes(latents)), scratch)
+            if not where.start:  # the first block, with the layout of all: time grows
+                packed = {"zlib": True, "complevel": 1, "shuffle": True}
+                encoding = {
+                    str(name): packed | {"chunksizes": tuple(min(n, BLOCK // 4) for n in variable.shape)}
+                    for name, variable in part.variables.items()
+                    if variable.ndim and variable.dtype.kind not in "UT"
+                }
+                first = part.assign_attrs(attributes(latents))
+                first.to_netcdf(scratch, engine="h5netcdf", unlimited_dims=["time"], encoding=encoding)
                 continue
             with h5netcdf.File(scratch, "a") as file:
                 file.resize_dimension("time", where.stop)
@@ -65,17 +72,6 @@ def to_netcdf(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool 
                         place = tuple(where if dim == "time" else slice(None) for dim in values.dims)
                         file.variables[name][place] = _as_stored(values.to_numpy())
     return path
-
-
-def _begin(part: xr.Dataset, path: Path) -> None:
-    """The first block, with the layout of all: time grows."""
-    packed = {"zlib": True, "complevel": 1, "shuffle": True}
-    encoding = {
-        str(name): packed | {"chunksizes": tuple(min(n, BLOCK // 4) for n in variable.shape)}
-        for name, variable in part.variables.items()
-        if variable.ndim and variable.dtype.kind not in "UT"
-    }
-    part.to_netcdf(path, engine="h5netcdf", unlimited_dims=["time"], encoding=encoding)
 
 
 def _as_stored(values: np.ndarray) -> np.ndarray:
