@@ -22,6 +22,7 @@ import xarray as xr
 
 from ldmfilter.data.formats.nwb_open import hdf5_source
 from ldmfilter.data.untrusted.checksums import file_checksum
+from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, remote_address
 from ldmfilter.errors import InputError
 from ldmfilter.export.hdf5 import full_disks, reserve
@@ -183,8 +184,7 @@ def _damage(session: Path) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{session}: is perhaps damaged ({reason}); copy or download it again") from error
+        raise InputError(f"{session}: is perhaps damaged ({reason_of(error)}); copy or download it again") from error
 
 
 def _relocate(file: h5py.File, session: Path, folder: Path) -> None:
