@@ -263,8 +263,8 @@ def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float,
 
 
 def _usable(variable: Behavior, truth: Array, block: Array, reason: Array, where: str) -> Array:
-    """ "used" or the exclusion reason (time,), without blocks of time that are too short. Raises: InputError, where too
-    few bins are left."""
+    """The exclusion reasons (time,), "used" for none, with those of blocks of time that are too short. Raises:
+    InputError, where too few bins are left."""
     used = reason == "used"
     if not used.any():
         left = ", ".join(f"{n} {REASONS.get(why, why)}" for why, n in count_reasons(reason).items())
