@@ -13,6 +13,9 @@ from ldmfilter.export.hdf5 import full_disks, reserve
 from ldmfilter.export.latents import BLOCK, Follow, attributes, blocks, checked
 from ldmfilter.files import replacing
 
+# As xarray encodes the first block: netCDF has no bools and no strings of fixed width.
+_STORED = {"b": np.int8, "U": object, "T": object}
+
 
 def to_netcdf(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False, follow: Follow = iter) -> Path:
     """Write all variables and attributes as netCDF 4.
@@ -70,12 +73,6 @@ def to_netcdf(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool 
                 for name, values in part.variables.items():
                     if "time" in values.dims:
                         place = tuple(where if dim == "time" else slice(None) for dim in values.dims)
-                        file.variables[name][place] = _as_stored(values.to_numpy())
+                        stored = _STORED.get(values.dtype.kind, values.dtype)
+                        file.variables[name][place] = values.to_numpy().astype(stored, copy=False)
     return path
-
-
-def _as_stored(values: np.ndarray) -> np.ndarray:
-    """As xarray encodes the first block: netCDF has no bools and no strings of fixed width."""
-    if values.dtype.kind == "b":
-        return values.astype(np.int8)
-    return values.astype(object) if values.dtype.kind in "UT" else values
