@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
+from scipy.stats import rankdata
 
 from ldmfilter.analysis.statistics import Array, block_bootstrap
 
@@ -72,12 +73,16 @@ class DistributionScore:
     crps: mean continuous ranked probability score, in the behaviour's unit, smaller is better
     pit: share of bins in each tenth of the PIT, the probability that the distribution gave to less than what happened:
         0.1 each where it is right, more at both ends where it is too narrow
+    width_rank: rank correlation (Spearman) of the intervals' width with the absolute error: 0 where widths tell
+        nothing of the error, or are all the same
     """
 
     crps: float
     crps_se: float
     pit: list[float]
     pit_se: list[float]
+    width_rank: float
+    width_rank_se: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,10 +177,13 @@ def crps(truth: Array, bounds: Bounds, levels: Sequence[float]) -> Array:
     return 2 * total / QUANTILES.size
 
 
-def score_distribution(loss: Array, pit: Array, block: Array) -> DistributionScore:
-    """Score of distributions, from the CRPS (bin,), the PIT (bin,) and the block of time (bin,) of each bin."""
+def score_distribution(loss: Array, pit: Array, width: Array, error: Array, block: Array) -> DistributionScore:
+    """Score of distributions, from the CRPS (bin,), the PIT (bin,), the width of an interval (bin,), the absolute error
+    (bin,) and the block of time (bin,) of each bin."""
     tenth = np.minimum((pit * TENTHS).astype(int), TENTHS - 1)
-    return DistributionScore(**block_means(block, crps=loss, pit=np.eye(TENTHS)[tenth]))
+    ranks = [rankdata(one) - (one.size + 1) / 2 for one in (width, error)]
+    together = np.prod([one / max(one.std(), 1e-12) for one in ranks], axis=0)
+    return DistributionScore(**block_means(block, crps=loss, pit=np.eye(TENTHS)[tenth], width_rank=together))
 
 
 def conformal_quantile(scores: Array, level: float) -> float:

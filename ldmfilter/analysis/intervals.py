@@ -251,9 +251,10 @@ class VariableReading:
             for level, i in self.levels.items()
             if level in LEVELS
         )
-        distribution = score_distribution(crps(truth, bounds, list(self.levels)), self.pit[rows], block)
         at_ci = bounds[:, :, self.levels[self.ci]]
         width, hit = at_ci[1] - at_ci[0], covered(truth, at_ci)
+        loss = crps(truth, bounds, list(self.levels))
+        distribution = score_distribution(loss, self.pit[rows], width, np.abs(away), block)
         of = {name: values[rows] for name, values in ordered.items()} | {"predicted width": width, "value": seen}
         return {"intervals": intervals, "distribution": distribution, "thirds": thirds(of, hit, width, self.ci, block)}
 

@@ -194,7 +194,10 @@ def _show_scores(console: Console, one: BehaviorReport) -> None:
     if values:
         console.print(shown(f"{one.name} goes from {min(values):.3g} to {max(values):.3g} {one.unit}".rstrip()))
     if one.distribution:
-        console.print(shown(f"CRPS {one.distribution.crps:.4g} +- {one.distribution.crps_se:.2g} {one.unit}".rstrip()))
+        score = one.distribution
+        console.print(shown(f"CRPS {score.crps:.4g} +- {score.crps_se:.2g} {one.unit}".rstrip()))
+        rank = f"{score.width_rank:.2f} +- {score.width_rank_se:.2f}"
+        console.print(shown(f"rank correlation of width and error {rank} (0: widths tell nothing of the error)"))
     for third in one.thirds:
         if third.outside:
             bins = f"bins with {third.by} of {third.low:.3g} to {third.high:.3g}"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
+from scipy.stats import spearmanr
 
 from ldmfilter.analysis.calibration import (
     ErrorDistribution,
@@ -101,7 +102,8 @@ def test_pit_is_level_where_intervals_are_right_and_high_at_the_ends_where_they_
     near = ErrorDistribution(np.tile(ndtri((np.arange(80) + 0.5) / 80), (4000, 1)), np.full(4000, 0.05))
     scores = near.score(share * rng.normal(size=4000))
     pit = near.pit(rng.normal(size=4000), scores)
-    found = score_distribution(np.zeros(4000), pit, np.arange(4000) // 10)
+    found = score_distribution(np.zeros(4000), pit, np.ones(4000), rng.normal(size=4000), np.arange(4000) // 10)
+    assert found.width_rank == 0  # of one width
     assert sum(found.pit) == pytest.approx(1)
     if share == 1:
         np.testing.assert_allclose(found.pit, 0.1, atol=0.025)
@@ -109,3 +111,13 @@ def test_pit_is_level_where_intervals_are_right_and_high_at_the_ends_where_they_
     else:  # half the quantile of a tenth, -1.28, is exceeded by 26 %
         np.testing.assert_allclose([found.pit[0], found.pit[-1]], ndtr(0.5 * ndtri(0.1)), atol=0.03)
         assert max(found.pit[1:-1]) < 0.13
+
+
+def test_ranks_of_widths_are_compared_with_those_of_errors():
+    rng = np.random.default_rng(8)
+    width = rng.choice([1.0, 2.0, 5.0], 5000)
+    error = np.abs(width * rng.normal(size=5000))
+    found = score_distribution(error, rng.uniform(size=5000), width, error, np.arange(5000) // 10)
+    assert found.width_rank == pytest.approx(spearmanr(width, error).statistic)
+    others = [spearmanr(*rng.choice(np.array([width, error]), 5000, axis=1)).statistic for _ in range(200)]
+    assert found.width_rank_se == pytest.approx(np.std(others), rel=0.4)
