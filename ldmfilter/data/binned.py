@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, iso, relative, settle
+from ldmfilter.data.clocks import PLAIN, Clock, Reading, relative, settle
 from ldmfilter.data.counts import whole_counts
 from ldmfilter.data.session import MEMORY, Observed, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect
@@ -107,7 +107,6 @@ def from_counts(
     where = source.path
     table, ids = _labelled(counts, where)
     clock, size, centres = _time(table, bin_size, reading, source.session_start_time, where)
-    source = replace(source, session_start_time=source.session_start_time or iso(clock.zero))
     segment = _mark(table, "segment", where)
     grid = _Grid.of(size, centres, segment)
     values, missing = whole_counts(table.values, centres, ids, where)
@@ -123,24 +122,22 @@ def from_counts(
     masks = None if missing is None else ~missing
     if unit_observed is not None:
         masks = unit_observed.astype(bool) if masks is None else masks & unit_observed.astype(bool)
-    parts = Parts.of(intervals, behavior, clock, reading, where)
-    if "interval" in table.coords and "interval" not in parts.intervals:
-        parts.intervals["interval"] = grid.labels(table["interval"].values, where)
-    trains = [np.repeat(grid.left + size / 2, column.astype(np.int64)) for column in values.T]
-    times, index = np.concatenate(trains), np.cumsum(spikes).astype(np.int64)
-    settle(times, index, parts, reading, where, binned=True)
-    return BinnedSession(
+    parts = clock.parts(intervals, behavior, reading, where)
+    if "interval" in table.coords and "interval" not in parts["intervals"]:
+        parts["intervals"]["interval"] = grid.labels(table["interval"].values, where)
+    times = np.concatenate([np.repeat(grid.left + size / 2, column.astype(np.int64)) for column in values.T])
+    session = BinnedSession(
         spike_times=times,
-        spike_times_index=index,
-        units=make_table(units if units is not None else {}, "unit", ids, where=f"{where}: units"),
-        intervals=parts.intervals,
-        behavior=parts.behavior,
+        spike_times_index=np.cumsum(spikes).astype(np.int64),
+        units=make_table(units, "unit", ids, where=f"{where}: units"),
         observed=grid.observed(seen, masks, len(ids)),
-        source=source,
+        source=clock.dated(source),
         extent=(float(grid.left[0]), float(grid.left[-1] + size)),
         bin_size=size,
         stretches=grid.runs(np.ones(len(centres), dtype=bool)),
+        **parts,
     )
+    return settle(session, reading, times)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,13 @@ import xarray as xr
 
 from ldmfilter.config import parse_ticks
 from ldmfilter.data.order import in_order
-from ldmfilter.data.tables import Floats, Ints, make_intervals, shorten
+from ldmfilter.data.tables import Floats, Ints, bounds_in, make_intervals, shorten
 from ldmfilter.errors import InputError
+
+if TYPE_CHECKING:
+    from ldmfilter.data.session import Session, Source
+
+S = TypeVar("S", bound="Session")
 
 # Seconds in a unit of time; "since" a date may follow.
 _SECONDS = {
@@ -108,18 +113,52 @@ class Clock:
             seconds = seconds + (date - self.zero) / _SECOND
         return seconds
 
-    def columns(self, columns: Mapping[str, Any] | pd.DataFrame, where: str) -> dict[str, Any]:
-        """The columns of an interval table, with times in s: start_time, stop_time, and any in a unit of time, in dates
-        or in durations."""
+    def dated(self, source: Source) -> Source:
+        """The source of a session; where it does not say when that started, it did so at 0 s."""
+        started = "" if self.zero is None else f"{np.datetime_as_string(self.zero, unit='us')}+00:00"
+        return replace(source, session_start_time=source.session_start_time or started)
+
+    def table(self, columns: Mapping[str, Any] | pd.DataFrame, where: str) -> xr.Dataset:
+        """An interval table, of a session or made of columns, with times in s: start_time, stop_time, and any in a unit
+        of time, in dates or in durations.
+
+        Raises InputError as `seconds` and `make_intervals`.
+        """
+        if (
+            isinstance(columns, xr.Dataset)
+            and "interval" in columns.dims
+            and {"start_time", "stop_time"} <= set(columns)
+        ):
+            times = {name: column for name, column in columns.items() if is_time(column)}
+            return columns.assign(
+                {name: (one.dims, self.seconds(one, f"{where}: {name}")) for name, one in times.items()}
+            )
         found: dict[str, Any] = {}
         for name, column in columns.items():
-            plain = column if isinstance(column, list) else np.asarray(column)
             if is_time(column) or name in ("start_time", "stop_time"):
                 found[str(name)] = self.seconds(column, f"{where}: {name}")
+            elif isinstance(column, xr.Variable | xr.DataArray) and column.ndim == 2:
+                found[str(name)] = column.values.tolist()
             else:
-                several = isinstance(column, xr.Variable | xr.DataArray) and column.ndim == 2
-                found[str(name)] = [list(row) for row in plain] if several else plain
-        return found
+                found[str(name)] = column if isinstance(column, list) else np.asarray(column)
+        return make_intervals(found, where)
+
+    def parts(
+        self,
+        intervals: Mapping[str, Any] | None,
+        behavior: Mapping[str, xr.DataArray] | None,
+        reading: Reading,
+        where: str,
+    ) -> dict[str, Any]:
+        """The fields of a session that hold interval tables and behaviour, with times in s on this clock.
+
+        Raises InputError as `table` and `series`.
+        """
+        series = {name: self.series(one, f"{where}: {name}", reading) for name, one in (behavior or {}).items()}
+        return {
+            "intervals": {name: self.table(one, f"{where}: {name}") for name, one in (intervals or {}).items()},
+            "behavior": {name: one for name, one in series.items() if one is not None},
+        }
 
     def series(self, series: xr.DataArray, where: str, reading: Reading) -> xr.DataArray | None:
         """Behaviour (time,) or (time, component), `time` in s, samples in order of time; None, with a warning, where
@@ -197,114 +236,58 @@ def _date(text: str) -> np.datetime64 | None:
         return None
 
 
-def iso(zero: np.datetime64 | None) -> str:
-    """A date as session_start_time, "" for None."""
-    return "" if zero is None else f"{np.datetime_as_string(zero, unit='us')}+00:00"
-
-
-@dataclass
-class Parts:
-    """The parts of a session beside its spikes, times in s.
-
-    intervals, behavior, observed (interval, 2): as in `Session`
-    """
-
-    intervals: dict[str, xr.Dataset]
-    behavior: dict[str, xr.DataArray]
-    observed: Floats | None = None
-
-    @classmethod
-    def of(
-        cls,
-        intervals: Mapping[str, Any] | None,
-        behavior: Mapping[str, xr.DataArray] | None,
-        clock: Clock,
-        reading: Reading,
-        where: str,
-    ) -> Parts:
-        """Interval tables, of a session or made of columns, and behaviour, with times in s on a clock.
-
-        Raises InputError as `Clock.seconds`, `Clock.series` and `make_intervals`.
-        """
-        tables = {
-            name: table
-            if _is_ready(table)
-            else make_intervals(clock.columns(table, f"{where}: {name}"), f"{where}: {name}")
-            for name, table in (intervals or {}).items()
-        }
-        series = {name: clock.series(one, f"{where}: {name}", reading) for name, one in (behavior or {}).items()}
-        return cls(tables, {name: one for name, one in series.items() if one is not None})
-
-    def times(self) -> dict[str, Floats]:
-        """The finite times of each object."""
-        found = {} if self.observed is None else {"obs_intervals": self.observed.ravel()}
-        for name, table in self.intervals.items():
-            found[name] = np.concatenate([table["start_time"].values, table["stop_time"].values])
-        found |= {name: series["time"].values for name, series in self.behavior.items()}
-        return {name: times[np.isfinite(times)] for name, times in found.items()}
-
-
-def _is_ready(table: Any) -> bool:
-    """True for an interval table of a session, whose times are in s already."""
-    if not isinstance(table, xr.Dataset) or "interval" not in table.dims:
-        return False
-    return {"start_time", "stop_time"} <= set(table) and not any(map(is_time, table.values()))
-
-
-def settle(times: Floats, index: Ints, parts: Parts, reading: Reading, where: str, binned: bool = False) -> Floats:
-    """Spike times (spike,) in s; `parts` in s too, without what lies on another clock.
+def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
+    """The session with all times in s, without what lies on another clock.
 
     A table or series is left out, with a warning, where its times cannot be seconds beside these spikes; there is a
-    warning of single times far from the spikes. binned: the spikes stand for counts, whose unit of time is known
+    warning of single times far from the spikes.
+
+    times: of counts or a signal, s, whose unit is known, in place of those of the spikes
 
     Raises InputError where the spikes' own unit of time is in doubt, and for ticks of an object that does not exist.
     """
-    known = ["spikes", *parts.times()]
-    unknown = [name for name in reading.hz if name not in known]
+    where, hz, observed = session.source.path, reading.hz, session.observed
+    intervals, behavior = dict(session.intervals), dict(session.behavior)
+    known = ["spikes", *["obs_intervals"] * (observed is not None), *intervals, *behavior]
+    unknown = [name for name in hz if name not in known]
     if unknown:
         raise InputError(f"{where}: no {shorten(unknown)} to give ticks of; it has {shorten(known)}")
-    hz = reading.hz.get("spikes")
-    if hz is not None and not binned:
-        times = times / hz
-    _scale(parts, reading)
-    if times.size < _FEW_SPIKES:
-        return times
-    span = float(times.min()), float(times.max())
-    others = {name: t for name, t in parts.times().items() if name not in reading.hz and t.size}
-    if hz is None and not binned:
-        _check_spikes_unit(times, index, span, others, where)
-    for name, t in others.items():
-        doubt = _doubt(t, span)
-        if doubt and name == "obs_intervals":
-            raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
-        if doubt:
-            warnings.warn(f"{where}: {name}: left out, {doubt}; {_way_out(name)}", stacklevel=5)
-            parts.intervals.pop(name, None)
-            parts.behavior.pop(name, None)
-            continue
-        told = _apart(t, span)
-        if told:
-            warnings.warn(f"{where}: {name}: {told}", stacklevel=5)
-    return times
+    spikes = session.spike_times
+    if times is None:
+        spikes = times = spikes / hz.get("spikes", 1.0)
+    if observed is not None and "obs_intervals" in hz:
+        observed = replace(observed, intervals=observed.intervals / hz["obs_intervals"])
+    for name in intervals.keys() & hz:
+        table = intervals[name]
+        columns = [key for key in table if str(key).endswith("_time") and table[key].dtype.kind in "iuf"]
+        intervals[name] = table.assign({key: table[key] / hz[name] for key in columns})
+    for name in behavior.keys() & hz:
+        time = behavior[name]["time"].values / hz[name]
+        behavior[name] = behavior[name].assign_coords(time=time).assign_attrs(rate=rate_of(time))
+    if times.size >= _FEW_SPIKES:
+        others = {} if observed is None else {"obs_intervals": observed.intervals.ravel()}
+        others |= {name: bounds_in(table).T.ravel() for name, table in intervals.items()}
+        others |= {name: series["time"].values for name, series in behavior.items()}
+        others = {name: t[np.isfinite(t)] for name, t in others.items() if name not in hz}
+        others = {name: t for name, t in others.items() if t.size}
+        span = float(times.min()), float(times.max())
+        if times is spikes and "spikes" not in hz:
+            _check_spikes_unit(times, session.spike_times_index, span, others, where)
+        for name, t in others.items():
+            doubt = _doubt(t, span)
+            if doubt and name == "obs_intervals":
+                raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
+            told = f"left out, {doubt}; {_way_out(name)}" if doubt else _apart(t, span)
+            if told:
+                warnings.warn(f"{where}: {name}: {told}", stacklevel=4)
+            if doubt:
+                intervals.pop(name, None)
+                behavior.pop(name, None)
+    return replace(session, spike_times=spikes, intervals=intervals, behavior=behavior, observed=observed)
 
 
 def _way_out(name: str) -> str:
     return f"give --ticks {name}=1000 where they are ms, or as many as there are in a second, 1 where they are s"
-
-
-def _scale(parts: Parts, reading: Reading) -> None:
-    """Bring the objects whose ticks were given to seconds."""
-    for name, hz in reading.hz.items():
-        if name == "obs_intervals" and parts.observed is not None:
-            parts.observed = parts.observed / hz
-        if name in parts.intervals:
-            table = parts.intervals[name]
-            columns = [key for key in table if str(key).endswith("_time") and table[key].dtype.kind in "iuf"]
-            parts.intervals[name] = table.assign({key: table[key] / hz for key in columns})
-        if name in parts.behavior:
-            series = parts.behavior[name]
-            time = series["time"].values / hz
-            parts.behavior[name] = series.assign_coords(time=time).assign_attrs(rate=rate_of(time))
 
 
 def _check_spikes_unit(

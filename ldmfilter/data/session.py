@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, iso, settle
+from ldmfilter.data.clocks import PLAIN, Clock, Reading, settle
 from ldmfilter.data.order import check_spikes
 from ldmfilter.data.spans import intersect, union
 from ldmfilter.data.tables import Array, Floats, Ints, concatenate, make_table, shorten
@@ -186,16 +186,9 @@ class Session:
         raw = [np.asarray(times).ravel() for times in mapping.values()]
         clock = Clock.of(np.concatenate([times for times in raw if times.size] or [np.empty(0)]), "", "memory: spikes")
         trains = [clock.seconds(times, "memory: spikes") for times in raw]
-        parts = Parts.of(intervals, behavior, clock, reading, "memory")
-        return cls.checked(
-            *concatenate(trains),
-            np.asarray(list(mapping)),
-            units,
-            Source(session_start_time=iso(clock.zero)),
-            reading,
-            intervals=parts.intervals,
-            behavior=parts.behavior,
-        )
+        parts = clock.parts(intervals, behavior, reading, "memory")
+        ids = np.asarray(list(mapping))
+        return cls.checked(*concatenate(trains), ids, units, clock.dated(MEMORY), reading, **parts)
 
     @classmethod
     def checked(
@@ -206,26 +199,18 @@ class Session:
         columns: Mapping[str, Any] | pd.DataFrame | None = None,
         source: Source = MEMORY,
         reading: Reading = PLAIN,
-        *,
-        intervals: Mapping[str, xr.Dataset] | None = None,
-        behavior: Mapping[str, xr.DataArray] | None = None,
-        observed: Observed | None = None,
-        extent: tuple[float, float] | None = None,
-        series: Mapping[str, str] | None = None,
+        **parts: Any,
     ) -> Session:
         """A session from spike times (spike,), s, their cumulative ends (unit,), ids (unit,) and unit columns.
 
-        reading: what a person says of the times; the others are fields of the session
+        reading: what a person says of the times
+        **parts: other fields of the session
 
         Raises InputError as `check_spikes`, `make_table` and `settle`.
         """
         spikes, index = check_spikes(times, index, ids, source.path, reading.sort_times, reading.drop_nan)
-        units = make_table({} if columns is None else columns, "unit", ids, where=f"{source.path}: units")
-        parts = Parts(dict(intervals or {}), dict(behavior or {}), None if observed is None else observed.intervals)
-        spikes = settle(spikes, index, parts, reading, source.path)
-        if observed is not None and parts.observed is not None:
-            observed = replace(observed, intervals=parts.observed)
-        return cls(spikes, index, units, parts.intervals, parts.behavior, observed, source, extent, dict(series or {}))
+        units = make_table(columns, "unit", ids, where=f"{source.path}: units")
+        return settle(cls(spikes, index, units, source=source, **parts), reading)
 
     @property
     def n_units(self) -> int:

@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession
-from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, iso, relative, settle
+from ldmfilter.data.clocks import PLAIN, Clock, Reading, relative, settle
 from ldmfilter.data.frames import sums
 from ldmfilter.data.session import MEMORY, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect, union
@@ -143,7 +143,6 @@ def from_signal(
     """
     where = source.path
     values, ids, time, clock = _labelled(signal, bin_size, reading, source.session_start_time, where)
-    source = replace(source, session_start_time=source.session_start_time or iso(clock.zero))
     name = name or str(getattr(signal, "name", "") or "signal")
     where = f"{where}: {name}"
     known = np.isfinite(time)
@@ -167,21 +166,19 @@ def from_signal(
     full[rows] = values[kept]
     attrs = dict(getattr(signal, "attrs", {}))
     coords = {"time": ("time", centres, {"units": "s"}), "unit": ids}
-    held = Parts.of(intervals, behavior, clock, reading, source.path)
-    settle(centres, np.empty(0, dtype=np.int64), held, reading, source.path, binned=True)
-    return SignalSession(
+    session = SignalSession(
         spike_times=np.empty(0),
         spike_times_index=np.zeros(len(ids), dtype=np.int64),
-        units=make_table({} if units is None else units, "unit", ids, where=f"{where}: channels"),
-        intervals=held.intervals,
-        behavior=held.behavior,
-        source=source,
+        units=make_table(units, "unit", ids, where=f"{where}: channels"),
+        source=clock.dated(source),
         extent=(float(stretches[0, 0]), float(stretches[-1, 1])),
         bin_size=size,
         stretches=stretches,
         signal=xr.DataArray(full, dims=("time", "unit"), coords=coords, name=name, attrs=attrs),
+        **clock.parts(intervals, behavior, reading, source.path),
         **parts,
     )
+    return settle(session, reading, centres)
 
 
 def choose_series(found: Mapping[str, str], wanted: str | None, where: str, likely: Sequence[str]) -> str:

@@ -45,13 +45,13 @@ def plain_ids(values: Array, where: str) -> Array:
     return ids
 
 
-def make_table(columns: Mapping[str, Any] | pd.DataFrame, dim: str, ids: Array, where: str) -> xr.Dataset:
-    """A Dataset with one dim and one variable a column, in dtypes that every store can hold.
+def make_table(columns: Mapping[str, Any] | pd.DataFrame | None, dim: str, ids: Array, where: str) -> xr.Dataset:
+    """A Dataset with one dim and one variable a column, in dtypes that every store can hold; None has no columns.
 
     Raises InputError for a column of another length or of values that are no numbers, bools or strings.
     """
     variables: dict[str, xr.Variable] = {}
-    for name, values in columns.items():
+    for name, values in ({} if columns is None else columns).items():
         column = plain_array(values)
         if column is None:
             raise InputError(f"{where}: column {name!r} holds no numbers, bools or strings; leave it out")

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.cf import unpacked
-from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, is_time, iso
+from ldmfilter.data.clocks import PLAIN, Clock, Reading
 from ldmfilter.data.formats.format import Format
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import choose_series, from_signal
@@ -68,7 +68,6 @@ class _Store:
         about = {key: str(self.attrs.get(key, "")) for key in ("identifier", "session_id", "session_start_time")}
         spikes, where = self.variable("spike_times"), f"{self.path}: spike_times"
         clock = Clock.of(spikes, about["session_start_time"], where)
-        about["session_start_time"] = about["session_start_time"] or iso(clock.zero)
         observed = None
         if "obs_intervals" in arrays:
             bounds = clock.seconds(self.variable("obs_intervals"), f"{self.path}: obs_intervals")
@@ -78,17 +77,11 @@ class _Store:
         if reading.series is not None:
             choose_series(series, reading.series, str(self.path), [])
         extent = self.attrs.get("extent")
-        source = Source(path=str(self.path), checksum=folder_checksum(self.path), **about)
-        tables = {unquote(key): self.intervals(f"intervals/{key}", clock) for key in self.groups("intervals")}
+        source = clock.dated(Source(path=str(self.path), checksum=folder_checksum(self.path), **about))
+        tables = {unquote(key): self.intervals(f"intervals/{key}") for key in self.groups("intervals")}
         behavior = {unquote(key): self.series(f"behavior/{key}", unquote(key)) for key in self.groups("behavior")}
-        held = Parts.of(tables, behavior, clock, reading, str(self.path))
-        parts: dict[str, Any] = {
-            "intervals": held.intervals,
-            "behavior": held.behavior,
-            "observed": observed,
-            "series": series,
-            "reading": reading,
-        }
+        parts = clock.parts(tables, behavior, reading, str(self.path))
+        parts |= {"observed": observed, "series": series, "reading": reading}
         if name:
             signal = self.series("signal", name)
             if signal.shape[1:] != ids.shape:
@@ -129,14 +122,11 @@ class _Store:
         order = group.attrs.get("order", sorted(set(variables) - set(coordinates)))
         return xr.Dataset({name: variables[name] for name in order}, {name: variables[name] for name in coordinates})
 
-    def intervals(self, key: str, clock: Clock) -> xr.Dataset:
+    def intervals(self, key: str) -> xr.Dataset:
         table = self.dataset(key, "interval")
         if any(name not in table or table[name].ndim != 1 for name in ("start_time", "stop_time")):
             raise InputError(f"{self.path}: {key}: no start_time or no stop_time of each row; write the table anew")
-        times = {name: table[name] for name in table if is_time(table[name])}
-        return table.assign(
-            {name: (column.dims, clock.seconds(column, f"{self.path}: {key}/{name}")) for name, column in times.items()}
-        )
+        return table
 
     def series(self, key: str, name: str) -> xr.DataArray:
         series = self.dataset(key, "time")
