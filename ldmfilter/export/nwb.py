@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from ldmfilter.data.formats.nwb_open import hdf5_source
+from ldmfilter.data.formats.nwb_open import check_nwb
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, remote_address
 from ldmfilter.errors import InputError
 from ldmfilter.export.hdf5 import full_disks, reserve
@@ -99,7 +99,7 @@ def check_session(session: Path, overwrite: bool, in_place: bool = False) -> Non
         if session.is_dir() or not _is_hdf5(session):
             raise InputError(f"{session}: is no NWB file; {_NEVER}")
         with _damage(session):
-            hdf5_source(str(session), session)
+            check_nwb(str(session), session)
             with h5py.File(session, "r") as file:
                 _check_module(session, file, overwrite)
     except OSError as error:

@@ -18,15 +18,7 @@ from pynwb.misc import IntervalSeries, Units
 
 from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.formats.format import Format
-from ldmfilter.data.formats.nwb_open import (
-    UNREADABLE,
-    Notes,
-    NWBSource,
-    hdf5_source,
-    leaving_out,
-    open_nwb,
-    zarr_source,
-)
+from ldmfilter.data.formats.nwb_open import UNREADABLE, Notes, leaving_out, open_nwb
 from ldmfilter.data.formats.nwb_series import describe, find_series, read_behavior, read_signal, rois_of
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import choose_series, from_signal
@@ -58,13 +50,10 @@ def read_nwb(path: Path | str, reading: Reading = PLAIN) -> Session:
     """
     if address := remote_address(path):
         remote = open_remote(address)
-        with _damage(remote.where):
-            return _read(hdf5_source(remote.where, remote.file), lambda: remote.checksum, reading)
+        return _read(remote.where, remote.file, lambda: remote.checksum, reading)
     here = Path(path)
-    with _damage(str(here)):
-        if here.is_dir():
-            return _read(zarr_source(here), lambda: folder_checksum(here), reading)
-        return _read(hdf5_source(str(here), here), lambda: file_checksum(here), reading)
+    checksum = folder_checksum if here.is_dir() else file_checksum
+    return _read(str(here), here, lambda: checksum(here), reading)
 
 
 @contextmanager
@@ -89,22 +78,21 @@ def from_nwb(nwb: NWBFile, series: str | None = None) -> Session:
     Raises InputError as `read_nwb`.
     """
     where, notes = str(nwb.container_source or "memory"), Notes()
-    return _made(_gather(nwb, where, lambda: "", Reading(series=series), notes), where, notes)
+    return _made(_gather(nwb, where, "", Reading(series=series), notes), where, notes)
 
 
-def _read(nwb_source: NWBSource, checksum: Callable[[], str], reading: Reading) -> Session:
+def _read(where: str, file: Any, checksum: Callable[[], str], reading: Reading) -> Session:
     notes: Notes = []  # warnings for the user, given after the readers' own are silenced no more
-    with warnings.catch_warnings():
-        # pynwb and hdmf warn about schema versions and style, which a reader of the file cannot change.
-        warnings.simplefilter("ignore")
-        with open_nwb(nwb_source, notes) as nwb:
-            make = _gather(nwb, nwb_source.where, checksum, reading, notes)
-    return _made(make, nwb_source.where, notes)
+    with _damage(where):
+        with warnings.catch_warnings():
+            # pynwb and hdmf warn about schema versions and style, which a reader of the file cannot change.
+            warnings.simplefilter("ignore")
+            with open_nwb(where, file, notes) as nwb:
+                make = _gather(nwb, where, checksum(), reading, notes)
+        return _made(make, where, notes)
 
 
-def _gather(
-    nwb: NWBFile, where: str, checksum: Callable[[], str], reading: Reading, notes: Notes
-) -> Callable[[], Session]:
+def _gather(nwb: NWBFile, where: str, checksum: str, reading: Reading, notes: Notes) -> Callable[[], Session]:
     """Read what a session is made of; what makes it is called when the file is closed."""
     series = find_series(_contents(nwb))
     about = {path: describe(one) for path, one in series.items()}
@@ -127,7 +115,7 @@ def _gather(
         identifier=nwb.identifier or "",
         session_id=nwb.session_id or "",
         session_start_time=nwb.session_start_time.isoformat() if nwb.session_start_time else "",
-        checksum=checksum(),
+        checksum=checksum,
     )
     return partial(make, source=source, reading=reading, intervals=intervals, behavior=behavior, series=about)
 
