@@ -22,15 +22,6 @@ def concatenate(parts: Sequence[Array]) -> tuple[Floats, Ints]:
     return np.concatenate([empty, *parts]), ends
 
 
-def group_spikes(times: Floats, units: Ints, n_units: int) -> tuple[Floats, Ints]:
-    """Spike times (spike,), those of one unit after the other, and their cumulative ends (unit,).
-
-    units (spike,): the position of each spike's unit, from 0
-    """
-    order = np.argsort(units, kind="stable")  # times rise within a unit where they rise at all
-    return times[order], np.cumsum(np.bincount(units, minlength=n_units), dtype=np.int64)
-
-
 def plain_ids(values: Array, where: str) -> Array:
     """Ids of units as an array of numbers or text. Raises InputError for others, for NaN, and for ids that repeat."""
     ids = plain_array(values)

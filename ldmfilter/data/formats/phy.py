@@ -4,7 +4,9 @@ import io
 import math
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.formats.format import Format
 from ldmfilter.data.order import from_the_start
 from ldmfilter.data.session import Session, Source
-from ldmfilter.data.tables import Array, group_spikes, plain_columns, shorten
+from ldmfilter.data.tables import Array, Floats, Ints, plain_columns, shorten
 from ldmfilter.data.untrusted.checksums import files_checksum
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.npy import read_npy, whole_numbers
@@ -48,8 +50,6 @@ def read_phy(path: Path, reading: Reading = PLAIN) -> Session:
     frames, clusters = frames[kept], clusters[kept]
     seconds = frames / _sample_rate(rate_file)
     ids, units = np.unique(clusters, return_inverse=True)
-    if not len(ids):
-        raise InputError(f"{path}: has no units; sort the recording again")
     tables = sorted(file for file in path.iterdir() if file.suffix in (".tsv", ".csv") and file.is_file())
     columns = _cluster_columns(tables, ids)
     label = columns.get("group", columns.get("KSLabel"))
@@ -62,8 +62,25 @@ def read_phy(path: Path, reading: Reading = PLAIN) -> Session:
             stacklevel=3,
         )
     source = Source(path=str(path), checksum=files_checksum([times_file, clusters_file, rate_file, *tables], path))
-    times, index = group_spikes(seconds, units, len(ids))
-    return Session.checked(times, index, ids, plain_columns(columns), source, reading)
+    return grouped(seconds, units, ids, columns, source, reading)
+
+
+def grouped(
+    seconds: Floats,
+    units: Ints,
+    ids: Array,
+    columns: Mapping[str, Array],
+    source: Source,
+    reading: Reading,
+    **parts: Any,
+) -> Session:
+    """A session from a sorter's spikes: times (spike,), s, and positions of units (spike,). Raises InputError for one
+    without units, and as `Session.checked`."""
+    if not len(ids):
+        raise InputError(f"{source.path}: has no units; sort the recording again")
+    order = np.argsort(units, kind="stable")  # times rise within a unit where they rise at all
+    index = np.cumsum(np.bincount(units, minlength=len(ids)), dtype=np.int64)
+    return Session.checked(seconds[order], index, ids, plain_columns(columns), source, reading, **parts)
 
 
 def _sample_rate(path: Path) -> float:
