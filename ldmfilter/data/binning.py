@@ -4,7 +4,6 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -101,11 +100,7 @@ def bin_spikes(session: Any, bin_size: float, intervals: Intervals = None) -> xr
         dims=("time", "unit"),
         coords=coords,
         name=kind.get("kind", "counts"),
-        attrs={
-            "bin_size": float(bin_size),
-            **kind,
-            **{k: v for k, v in asdict(session.source).items() if k != "format"},
-        },
+        attrs={"bin_size": float(bin_size), **kind, **session.source.attrs()},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,16 @@ class Source:
     session_start_time: str = ""
     checksum: str = ""
     format: str = ""
+
+    @classmethod
+    def noted(cls, path: Path, checksum: str, attrs: Mapping[str, Any]) -> Source:
+        """A file with what its attributes say of the session."""
+        about = {key: str(attrs.get(key, "")) for key in ("identifier", "session_id", "session_start_time")}
+        return cls(str(path), checksum=checksum, **about)
+
+    def attrs(self) -> dict[str, str]:
+        """The fields that go with data, all but the format."""
+        return {key: value for key, value in asdict(self).items() if key != "format"}
 
 
 #: Of a session that was read from no file.

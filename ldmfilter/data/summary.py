@@ -4,7 +4,6 @@ import math
 import numbers
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -31,10 +30,10 @@ def summarise(session: Session, odd: Sequence[str] = (), given: str = "") -> dic
     `next` are commands to go on with. Times in s, rates in Hz. None stands for a rate that is not known, and for the
     bin size of a session that has spike times.
     """
-    source, rates = session.source, session.rates
+    rates = session.rates
     quantiles = [_number(rate) for rate in np.quantile(rates, [0, 0.5, 1])] if session.n_units else [None] * 3
     return {
-        **{key: value for key, value in asdict(source).items() if key != "format"},
+        **session.source.attrs(),
         **{name: getattr(session, name) for name in ("start", "stop", "duration")},
         "odd": [*odd, *_odd_angles(session)],
         "bin_size": session.bin_size if isinstance(session, BinnedSession) else None,

@@ -23,7 +23,7 @@ from ldmfilter.data.binned import BinnedSession, from_counts
 from ldmfilter.data.cf import unpacked
 from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.counts import is_signal
-from ldmfilter.data.formats.format import Format, starts_with
+from ldmfilter.data.formats.format import Format, one_series, starts_with
 from ldmfilter.data.session import Source
 from ldmfilter.data.signal import choose_series, from_signal
 from ldmfilter.data.tables import Array, shorten
@@ -149,46 +149,31 @@ def _session(path: Path, root: xr.Dataset, groups: Groups, reading: Reading, che
         for column, variable in dataset.variables.items():
             check_text(variable.values, f"{where}: {place}/{column}")
     counts, signals = _counts(root, where, reading.series)
+    top = {name: one for name, one in root.variables.items() if name not in (*_MARKS, *_AXES, counts.name)}
+    series = [name for name, one in top.items() if one.dims[:1] == ("time",) and one.ndim <= 2]
+    rows = [name for name, one in top.items() if one.dims[:1] == ("interval",)]
+    found = [("units", "", root[[name for name, one in top.items() if one.dims == ("unit",)]])]
+    found += [("intervals", "intervals", root[rows])] * bool(rows)
+    found += [
+        ("behavior", str(name), root[[name]]) for name in series if "time" in root and top[name].dtype.kind in "biuf"
+    ]
+    found += [(kind, unquote(key), one) for group, one in groups.items() for kind, _, key in [group.partition("/")]]
     units: dict[str, Any] = {}
-    behavior: dict[str, xr.DataArray] = {}
-    intervals: dict[str, dict[str, Any]] = {}
-    for key, array in {**root.coords, **root.data_vars}.items():
-        name = str(key)
-        if name in (*_MARKS, *_AXES, counts.name):
-            continue
-        if array.dims == ("unit",):
-            units[name] = array.values
-        elif array.dims[:1] == ("interval",):
-            intervals.setdefault("intervals", {})[name] = array.variable
-        elif array.dims[:1] == ("time",) and array.ndim <= 2 and array.dtype.kind in "biuf" and "time" in root.coords:
-            behavior[name] = array.rename(name)
-    for group, dataset in groups.items():
-        kind, _, key = group.partition("/")
-        key = unquote(key)
+    parts: dict[str, Any] = {"units": units, "intervals": {}, "behavior": {}}
+    for kind, key, dataset in found:
+        columns = {
+            unquote(str(name)): one for name, one in dataset.variables.items() if name not in ("unit", "interval")
+        }
         if kind == "units" and not key:
-            units |= {unquote(str(column)): array.values for column, array in dataset.data_vars.items()}
+            units |= {name: one.values for name, one in columns.items()}
         elif kind == "intervals" and key:
-            intervals[key] = {
-                unquote(str(column)): array for column, array in dataset.variables.items() if column != "interval"
-            }
+            parts["intervals"][key] = columns
         elif kind == "behavior" and key:
-            rest = [array for column, array in dataset.data_vars.items() if column != "time"]
-            if "time" not in dataset.variables or len(rest) != 1 or rest[0].ndim not in (1, 2):
-                raise InputError(f"{where}: {group}: needs `time` and one more array; write the series anew")
-            time = dataset["time"]
-            if time.shape != rest[0].shape[:1]:
-                raise InputError(
-                    f"{where}: {group}: {time.size} times for {len(rest[0])} values; write the series anew"
-                )
-            one = rest[0].rename({rest[0].dims[0]: "time"} if rest[0].dims[0] != "time" else {})
-            behavior[key] = one.rename(key.rpartition("/")[2]).assign_coords(time=("time", time.values, time.attrs))
-    parts: dict[str, Any] = {"units": units, "intervals": intervals, "behavior": behavior, "reading": reading}
-    attrs = {**root.attrs, **counts.attrs}
-    about = {key: str(attrs.get(key, "")) for key in ("identifier", "session_id", "session_start_time")}
-    source = Source(path=where, checksum=checksum, **about)
+            parts["behavior"][key] = one_series(dataset, f"{where}: {kind}/{key}").rename(key.rpartition("/")[2])
+    source = Source.noted(path, checksum, {**root.attrs, **counts.attrs})
     if counts.name in signals:
-        return from_signal(counts, reading.bin_size, source=source, series=signals, **parts)
-    return from_counts(counts, reading.bin_size, source=source, **parts)
+        return from_signal(counts, reading.bin_size, source=source, reading=reading, series=signals, **parts)
+    return from_counts(counts, reading.bin_size, source=source, reading=reading, **parts)
 
 
 def _counts(root: xr.Dataset, where: str, wanted: str | None) -> tuple[xr.DataArray, dict[str, str]]:

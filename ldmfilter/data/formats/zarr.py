@@ -10,7 +10,7 @@ import xarray as xr
 
 from ldmfilter.data.cf import unpacked
 from ldmfilter.data.clocks import PLAIN, Clock, Reading
-from ldmfilter.data.formats.format import Format
+from ldmfilter.data.formats.format import Format, one_series
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import choose_series, from_signal
 from ldmfilter.data.store import DIMS, FORMAT, VERSION
@@ -65,9 +65,9 @@ class _Store:
             units[name] = ("unit", self.values(name))
         if "units" in self.root:
             units = units.merge(self.dataset("units", "unit"))
-        about = {key: str(self.attrs.get(key, "")) for key in ("identifier", "session_id", "session_start_time")}
+        source = Source.noted(self.path, folder_checksum(self.path), self.attrs)
         spikes, where = self.variable("spike_times"), f"{self.path}: spike_times"
-        clock = Clock.of(spikes, about["session_start_time"], where)
+        clock = Clock.of(spikes, source.session_start_time, where)
         observed = None
         if "obs_intervals" in arrays:
             bounds = clock.seconds(self.variable("obs_intervals"), f"{self.path}: obs_intervals")
@@ -77,7 +77,7 @@ class _Store:
         if reading.series is not None:
             choose_series(series, reading.series, str(self.path), [])
         extent = self.attrs.get("extent")
-        source = clock.dated(Source(path=str(self.path), checksum=folder_checksum(self.path), **about))
+        source = clock.dated(source)
         tables = {unquote(key): self.intervals(f"intervals/{key}") for key in self.groups("intervals")}
         behavior = {unquote(key): self.series(f"behavior/{key}", unquote(key)) for key in self.groups("behavior")}
         parts = clock.parts(tables, behavior, reading, str(self.path))
@@ -129,11 +129,8 @@ class _Store:
         return table
 
     def series(self, key: str, name: str) -> xr.DataArray:
-        series = self.dataset(key, "time")
-        if "time" not in series.coords or len(series) != 1:
-            raise InputError(f"{self.path}: {key}: needs `time` and one more array; write the series anew")
-        values = next(iter(series.values()))
-        return values.rename(self.root[key].attrs.get("name", name))
+        series = one_series(self.dataset(key, "time"), f"{self.path}: {key}")
+        return series.rename(self.root[key].attrs.get("name", name))
 
 
 #: Any store that no other format knows; its reader says what it lacks.
