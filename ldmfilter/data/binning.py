@@ -77,15 +77,14 @@ def bin_spikes(session: Any, bin_size: float, intervals: Intervals = None) -> xr
     segment = np.repeat(np.arange(len(spans), dtype=np.int32), n_bins)
     step = np.arange(n_bins.sum()) - np.repeat(np.cumsum(n_bins) - n_bins, n_bins)
     left, right = starts[segment] + step * bin_size, starts[segment] + (step + 1) * bin_size
-    observed, unit_observed = _observed(session, left, right, 1e-6 * bin_size)
-    kind = {}
+    unit_observed, kind = _observed(session, left, right, 1e-6 * bin_size), {}
     if isinstance(session, SignalSession):
         values, kind = session.means(left, right), {"kind": "signal"}
-        unit_observed = (observed[:, None] if unit_observed is None else unit_observed) & ~np.isnan(values)
-        observed, values = unit_observed.mean(axis=1) >= 0.5, np.nan_to_num(values)
-        unit_observed = None if (unit_observed == observed[:, None]).all() else unit_observed
+        unit_observed = unit_observed & ~np.isnan(values)
+        values = np.nan_to_num(values)
     else:
         values = _count(session, starts, n_bins, bin_size)
+    observed = unit_observed.mean(axis=1) >= 0.5
     coords = {
         "time": ("time", starts[segment] + (step + 0.5) * bin_size, {"units": "s"}),
         "unit": session.units["unit"].values,
@@ -93,7 +92,7 @@ def bin_spikes(session: Any, bin_size: float, intervals: Intervals = None) -> xr
         "interval": ("time", np.asarray([span.label for span in spans], dtype=np.str_)[segment]),
         "observed": ("time", observed),
     }
-    if unit_observed is not None:
+    if (unit_observed != observed[:, None]).any():
         coords["unit_observed"] = (("time", "unit"), unit_observed)
     return xr.DataArray(
         values,
@@ -178,13 +177,13 @@ def _chunks(session: Session) -> Iterator[tuple[Floats, Ints]]:
         yield np.concatenate(parts), np.repeat(units, high - low)
 
 
-def _observed(session: Session, left: Floats, right: Floats, tolerance: float) -> tuple[Array, Array | None]:
-    """Bins with enough observed units (time,) and, where units differ, the observed units (time, unit), as bools.
+def _observed(session: Session, left: Floats, right: Floats, tolerance: float) -> Array:
+    """The units that are observed in each bin, (time, unit), or (time, 1) where all have the same intervals, as bools.
 
     A unit is observed in a bin that lies wholly within the union of its intervals, up to `tolerance` s.
     """
     if session.observed is None:
-        return np.ones(left.size, dtype=bool), None
+        return np.ones((left.size, 1), dtype=bool)
 
     def covered(bounds: Floats) -> Array:
         low = np.searchsorted(left, bounds[:, 0] - tolerance, side="left")
@@ -194,10 +193,8 @@ def _observed(session: Session, left: Floats, right: Floats, tolerance: float) -
         return np.cumsum(change[:-1]) > 0
 
     if (common := session.observed.of_all) is not None:
-        return covered(common), None
+        return covered(common)[:, None]
     observed = np.empty((left.size, session.n_units), dtype=bool)
     for unit in range(session.n_units):
         observed[:, unit] = covered(union(session.observed.of(unit)))
-    if (observed == observed[:, :1]).all():
-        return observed[:, 0].copy(), None
-    return observed.mean(axis=1) >= 0.5, observed
+    return observed

@@ -52,8 +52,7 @@ def split_windows(
 
     Raises InputError for fewer, or too few bins in a row for a training window and a held-out one.
     """
-    segment = np.asarray(counts["segment"])
-    usable = np.asarray(counts["observed"]) & (segment >= 0)
+    segment, usable = _usable(counts)
     time = np.flatnonzero(usable)
     held = _held(time, usable, segment, held_out, block or window) if time.size else usable
     train_starts = _starts(usable & ~held, segment, window)
@@ -71,6 +70,12 @@ def split_windows(
         if start >= last + max(window // (2 * frame), 1):
             keep[i], last = True, start
     return Windows(window, train_starts, held_starts[keep], time[~held[time]], time[held[time]])
+
+
+def _usable(counts: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """The segment (time,) of each bin, and the bins (time,) that are observed."""
+    segment = np.asarray(counts["segment"])
+    return segment, np.asarray(counts["observed"]) & (segment >= 0)
 
 
 def _held(time: np.ndarray, usable: np.ndarray, segment: np.ndarray, share: float, row: int) -> np.ndarray:
@@ -113,8 +118,8 @@ def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:
     (600, 360)
     """
     counts = check_counts(counts)
-    segment = np.asarray(counts["segment"])
-    time = np.flatnonzero(np.asarray(counts["observed"]) & (segment >= 0))
+    segment, usable = _usable(counts)
+    time = np.flatnonzero(usable)
     bins = share * time.size
     blocks = min(RESERVED_BLOCKS, int(bins * float(counts.attrs["bin_size"]) / RESERVED_BLOCK + 1e-9))
     if not blocks:
@@ -138,8 +143,8 @@ def stretches(counts: xr.DataArray) -> list[tuple[float, float]]:
 
 def typical_stretch(counts: xr.DataArray) -> int:
     """Bins of a stretch without a gap: the median over observed bins, half of which lie in stretches that long."""
-    segment = np.asarray(counts["segment"])
-    time = np.flatnonzero(np.asarray(counts["observed"]) & (segment >= 0))
+    segment, usable = _usable(counts)
+    time = np.flatnonzero(usable)
     lengths = np.diff(_edges(time, segment))
     return int(np.median(np.repeat(lengths, lengths))) if time.size else 0
 
@@ -179,12 +184,11 @@ def _nearest(edges: np.ndarray, edge: int, most: int) -> int:
 
 def _run_lengths(usable: np.ndarray, segment: np.ndarray) -> np.ndarray:
     """(bin,) int: the usable bins of a bin's own segment that follow in a row, itself included."""
-    n = len(usable)
-    breaks = np.ones(n + 1, dtype=bool)
-    breaks[1:n] = ~usable[1:] | ~usable[:-1] | (segment[1:] != segment[:-1])
-    stops = np.flatnonzero(breaks)
-    following = stops[np.searchsorted(stops, np.arange(n), side="right")] - np.arange(n)
-    return np.where(usable, following, 0)
+    time = np.flatnonzero(usable)
+    edges = _edges(time, segment)
+    following = np.zeros(len(usable), dtype=np.int64)
+    following[time] = np.repeat(edges[1:], np.diff(edges)) - np.arange(time.size)
+    return following
 
 
 def _starts(usable: np.ndarray, segment: np.ndarray, window: int) -> np.ndarray:

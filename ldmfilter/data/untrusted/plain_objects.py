@@ -18,10 +18,6 @@ _LITERALS = {
     *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_ARRAY = {(f"numpy{core}.multiarray", "_reconstruct") for core in (".core", "._core")}
-_DTYPE = ("numpy", "dtype")
-_BYTES = ("_codecs", "encode")  # how Python 2 and its protocols spell bytes
-_REFERENCE = ("hdmf_zarr.utils", "ZarrReference")  # a dict by another name
 
 
 class _Name(NamedTuple):
@@ -116,7 +112,9 @@ class _Walk:
 
     def call(self) -> None:
         name, arguments = self.last(2)
-        self.stack.append(_call(name, arguments))
+        if not isinstance(name, _Name) or name not in _CALLS:
+            raise ValueError(f"a call of {'.'.join(name) if isinstance(name, _Name) else 'something without a name'}")
+        self.stack.append(_CALLS[name](*arguments))
 
     def build(self) -> None:
         state = self.stack.pop()
@@ -152,19 +150,14 @@ _RULES: dict[str, Callable[[_Walk, Any], Any]] = {
 }  # fmt: skip
 
 
-def _call(name: Any, arguments: Any) -> Any:
-    """The value of a call, for the few functions that make plain objects."""
-    if not isinstance(name, _Name):
-        raise ValueError("a call of something without a name")
-    if name in _ARRAY:
-        return _Array()
-    if name == _DTYPE:
-        return _Type(arguments[0])
-    if name == _REFERENCE and arguments == ():
-        return {}
-    if name == _BYTES:
-        return str(arguments[0]).encode("latin1")
-    raise ValueError(f"a call of {name.module}.{name.name}")
+#: The few functions that make plain objects, by their names.
+_CALLS: dict[_Name, Callable[..., Any]] = {
+    _Name("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+    _Name("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+    _Name("numpy", "dtype"): lambda code, *_: _Type(code),
+    _Name("_codecs", "encode"): lambda text, *_: str(text).encode("latin1"),  # how Python 2 spells bytes
+    _Name("hdmf_zarr.utils", "ZarrReference"): lambda: {},  # a dict by another name
+}
 
 
 class PlainObjects(Codec):
