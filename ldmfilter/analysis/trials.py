@@ -12,9 +12,9 @@ from sklearn.model_selection import StratifiedKFold
 
 from ldmfilter.analysis.behavior import classes_of
 from ldmfilter.analysis.blocks import count_trials
+from ldmfilter.data.selection import choose_trials, find_column
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
-from ldmfilter.data.trials import choose_trials, find_column
 from ldmfilter.errors import InputError
 from ldmfilter.filter.aligned import align
 

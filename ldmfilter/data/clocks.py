@@ -17,7 +17,7 @@ import pandas as pd
 import xarray as xr
 
 from ldmfilter.config import parse_ticks
-from ldmfilter.data.order import in_order
+from ldmfilter.data.order import in_order, rate_of
 from ldmfilter.data.tables import Floats, Ints, bounds_in, make_intervals, shorten
 from ldmfilter.errors import InputError
 
@@ -161,32 +161,15 @@ class Clock:
         }
 
     def series(self, series: xr.DataArray, where: str, reading: Reading) -> xr.DataArray | None:
-        """Behaviour (time,) or (time, component), `time` in s, samples in order of time; None, with a warning, where
-        their order is in doubt."""
+        """Behaviour (time,) or (time, component), times in s, as `in_order` gives it, with a warning of each change."""
         time = self.seconds(series["time"], where)
         if len(time) != series.sizes["time"]:
             raise InputError(f"{where}: {len(time)} times for {len(series)} values; write the series anew")
         notes: list[str] = []
-        known = np.isfinite(time)
-        ordered = in_order(time[known], series.values[known], notes, reading.sort_times)
-        if ordered is None:
-            warnings.warn(f"{where}: {notes[-1]}", stacklevel=4)
-            return None
-        time, values = ordered
-        attrs = {
-            **series.attrs,
-            "unit": str(series.attrs.get("unit", series.attrs.get("units", ""))),
-            "description": str(series.attrs.get("description", series.attrs.get("long_name", ""))),
-        }
-        attrs.setdefault("rate", rate_of(time))
-        dims = ("time", "component")[: values.ndim]
-        return xr.DataArray(values, dims=dims, coords={"time": time}, name=series.name, attrs=attrs)
-
-
-def rate_of(time: Floats) -> float:
-    """Rate of samples, Hz, by the median of their steps; NaN where there is none."""
-    step = float(np.nanmedian(np.diff(time))) if len(time) > 1 else 0.0
-    return 1 / step if step > 0 else float("nan")
+        ordered = in_order(series, time, notes, reading.sort_times)
+        for note in notes:
+            warnings.warn(f"{where}: {note}", stacklevel=5)
+        return ordered
 
 
 def is_time(column: Any) -> bool:

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import xarray as xr
 
 from ldmfilter.data.tables import Array, Floats, Ints, plain_ids, shorten
 from ldmfilter.errors import InputError
@@ -138,12 +139,19 @@ def _check_order(times: Floats, index: Ints, back: Ints, ids: Array, where: str)
     )
 
 
-def in_order(time: Floats, values: Array, notes: list[str], sort: bool) -> tuple[Floats, Array] | None:
-    """Samples in order of their times, those without a time left out; None where their clock may have restarted.
+def rate_of(time: Floats) -> float:
+    """Rate of samples, Hz, by the median of their steps; NaN where there is none."""
+    step = float(np.nanmedian(np.diff(time))) if len(time) > 1 else 0.0
+    return 1 / step if step > 0 else float("nan")
+
+
+def in_order(series: xr.DataArray, time: Floats, notes: list[str], sort: bool) -> xr.DataArray | None:
+    """Behaviour (time,) or (time, component) in order of its times (time,), s, samples without a time left out; None
+    where their clock may have restarted.
 
     notes: gets a line for each change. sort: as for `check_spikes`
     """
-    known = np.isfinite(time)
+    values, known = series.values, np.isfinite(time)
     if not known.all():
         notes.append(f"left out {(~known).sum()} of {len(time)} samples, their timestamps are NaN or infinite")
         time, values = time[known], values[known]
@@ -165,7 +173,14 @@ def in_order(time: Floats, values: Array, notes: list[str], sort: bool) -> tuple
         notes.append(f"timestamps step back {back.size} times, samples put in order")
         order = np.argsort(time, kind="stable")
         time, values = time[order], values[order]
-    return time, values
+    attrs = {
+        **series.attrs,
+        "unit": str(series.attrs.get("unit", series.attrs.get("units", ""))),
+        "description": str(series.attrs.get("description", series.attrs.get("long_name", ""))),
+    }
+    attrs.setdefault("rate", rate_of(time))
+    dims = ("time", "component")[: values.ndim]
+    return xr.DataArray(values, dims=dims, coords={"time": time}, name=series.name, attrs=attrs)
 
 
 def from_the_start(frames: Ints, where: str) -> Array:

@@ -20,10 +20,10 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession, from_counts
-from ldmfilter.data.cf import unpacked
+from ldmfilter.data.cf import one_series, unpacked
 from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.counts import is_signal
-from ldmfilter.data.formats.format import Format, one_series, starts_with
+from ldmfilter.data.formats.format import Format, starts_with
 from ldmfilter.data.session import Source
 from ldmfilter.data.signal import choose_series, from_signal
 from ldmfilter.data.tables import Array, shorten

@@ -8,9 +8,9 @@ from urllib.parse import unquote
 import numpy as np
 import xarray as xr
 
-from ldmfilter.data.cf import unpacked
+from ldmfilter.data.cf import one_series, unpacked
 from ldmfilter.data.clocks import PLAIN, Clock, Reading
-from ldmfilter.data.formats.format import Format, one_series
+from ldmfilter.data.formats.format import Format
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import choose_series, from_signal
 from ldmfilter.data.store import DIMS, FORMAT, VERSION
