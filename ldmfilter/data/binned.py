@@ -108,82 +108,66 @@ def from_counts(
     table, ids = _labelled(counts, where)
     clock, size, centres = _time(table, bin_size, reading, source.session_start_time, where)
     segment = _mark(table, "segment", where)
-    grid = _Grid.of(size, centres, segment)
+    # A new stretch begins where the time jumps or another segment begins.
+    first = np.diff(centres, prepend=-np.inf) > (1 + _WAVER) * size
+    if segment is not None:
+        first |= np.diff(segment, prepend=segment[:1] - 1) != 0
+    heads = np.flatnonzero(first)
+    length = np.diff(heads, append=len(centres))
+    step = np.arange(len(centres)) - np.repeat(heads, length)
+    left = np.repeat(centres[heads] - size / 2, length) + step * size
     values, missing = whole_counts(table.values, centres, ids, where)
     spikes = values.sum(0, dtype=np.float64)
     if spikes.sum() > _MOST:
         raise InputError(
             f"{where}: counts: {spikes.sum():,.0f} spikes in all are more than fit into memory; are they counts?"
         )
-    seen = np.ones(len(centres), dtype=bool) if segment is None else segment >= 0
-    observed, unit_observed = _mark(table, "observed", where), _mark(table, "unit_observed", where)
-    if observed is not None:
-        seen &= observed.astype(bool)
-    masks = None if missing is None else ~missing
-    if unit_observed is not None:
-        masks = unit_observed.astype(bool) if masks is None else masks & unit_observed.astype(bool)
+    seen = (np.ones(len(centres), dtype=bool) if segment is None else segment >= 0)[:, None]
+    if (observed := _mark(table, "observed", where)) is not None:
+        seen &= observed[:, None].astype(bool)
+    if missing is not None:
+        seen = seen & ~missing
+    if (unit_observed := _mark(table, "unit_observed", where)) is not None:
+        seen = seen & unit_observed.astype(bool)
+    each = [_runs(column, first, left, size) for column in seen.T]
+    always = len(each) == first.sum() == 1 and seen.all()
     parts = clock.parts(intervals, behavior, reading, where)
     if "interval" in table.coords and "interval" not in parts["intervals"]:
-        parts["intervals"]["interval"] = grid.labels(table["interval"].values, where)
-    times = np.concatenate([np.repeat(grid.left + size / 2, column.astype(np.int64)) for column in values.T])
+        parts["intervals"]["interval"] = _labels(table["interval"].values, first, left, size, f"{where}: interval")
+    times = np.concatenate([np.repeat(left + size / 2, column.astype(np.int64)) for column in values.T])
     session = BinnedSession(
         spike_times=times,
         spike_times_index=np.cumsum(spikes).astype(np.int64),
         units=make_table(units, "unit", ids, where=f"{where}: units"),
-        observed=grid.observed(seen, masks, len(ids)),
+        observed=None if always else Observed.from_units(each * (len(ids) // len(each))),
         source=clock.dated(source),
-        extent=(float(grid.left[0]), float(grid.left[-1] + size)),
+        extent=(float(left[0]), float(left[-1] + size)),
         bin_size=size,
-        stretches=grid.runs(np.ones(len(centres), dtype=bool)),
+        stretches=_runs(np.ones(len(centres), dtype=bool), first, left, size),
         **parts,
     )
     return settle(session, reading, times)
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """The bins of counts. first (time,): True for a bin that begins a stretch; left (time,): left edges, s."""
+def _runs(mask: Array, first: Array, left: Floats, size: float) -> Floats:
+    """Start and stop, s, of the runs (run, 2) of bins in a mask (time,); none goes on into another stretch.
 
-    size: float
-    first: Array
-    left: Floats
+    first (time,): True for a bin that begins a stretch; left (time,): left edges, s
+    """
+    begin = mask & (first | ~np.concatenate([[False], mask[:-1]]))
+    end = mask & np.concatenate([first[1:] | ~mask[1:], [True]])
+    return np.stack([left[begin], left[end] + size], axis=1)
 
-    @classmethod
-    def of(cls, size: float, centres: Floats, segment: Array | None) -> _Grid:
-        """A new stretch begins where the time jumps or another segment begins."""
-        first = np.diff(centres, prepend=-np.inf) > (1 + _WAVER) * size
-        if segment is not None:
-            first |= np.diff(segment, prepend=segment[:1] - 1) != 0
-        heads = np.flatnonzero(first)
-        length = np.diff(heads, append=len(centres))
-        step = np.arange(len(centres)) - np.repeat(heads, length)
-        return cls(size, first, np.repeat(centres[heads] - size / 2, length) + step * size)
 
-    def runs(self, mask: Array) -> Floats:
-        """Start and stop, s, of the runs (run, 2) of bins in a mask (time,); none goes on into another stretch."""
-        begin = mask & (self.first | ~np.concatenate([[False], mask[:-1]]))
-        end = mask & np.concatenate([self.first[1:] | ~mask[1:], [True]])
-        return np.stack([self.left[begin], self.left[end] + self.size], axis=1)
-
-    def observed(self, seen: Array, masks: Array | None, units: int) -> Observed | None:
-        """The time each unit was observed, from seen (time,) and masks (time, unit); None where all was."""
-        if masks is None:
-            if seen.all() and self.first.sum() == 1:
-                return None
-            return Observed.from_units([self.runs(seen)] * units)
-        return Observed.from_units([self.runs(seen & mask) for mask in masks.T])
-
-    def labels(self, labels: Array, where: str) -> xr.Dataset:
-        """The runs of bins that carry one label, as an interval table with `tags`; "" is no label."""
-        text = plain_array(labels)
-        if text is None:
-            raise InputError(f"{where}: interval: labels are no text; write them anew")
-        text = text.astype(np.str_)
-        heads = np.flatnonzero(self.first | np.concatenate([[True], text[1:] != text[:-1]]))
-        tails = np.append(heads[1:], len(text)) - 1
-        kept = text[heads] != ""
-        start, stop = self.left[heads][kept], self.left[tails][kept] + self.size
-        return make_intervals({"start_time": start, "stop_time": stop, "tags": text[heads][kept]}, f"{where}: interval")
+def _labels(labels: Array, first: Array, left: Floats, size: float, where: str) -> xr.Dataset:
+    """The runs of bins that carry one label, as an interval table with `tags`; "" is no label."""
+    text = plain_array(labels)
+    if text is None:
+        raise InputError(f"{where}: labels are no text; write them anew")
+    text = text.astype(np.str_)
+    first = first | np.concatenate([[True], text[1:] != text[:-1]])
+    start, stop = _runs(text != "", first, left, size).T
+    return make_intervals({"start_time": start, "stop_time": stop, "tags": text[first & (text != "")]}, where)
 
 
 def _labelled(counts: xr.DataArray | npt.ArrayLike, where: str) -> tuple[xr.DataArray, Array]:
