@@ -208,9 +208,10 @@ def _time(
         if size is None:
             raise InputError(f"{where}: does not say how long a bin is; give --bin-size, in Python bin_size")
         return Clock.of([], started, where), size, (np.arange(counts.sizes["time"], dtype=np.float64) + 0.5) * size
-    time, hz = counts["time"], reading.hz.get("spikes")
-    own = time.values.dtype.kind in "uif" and not time.attrs.get("units")
-    centres = relative(time, f"{where}: time")[0] if hz is None else time.values / hz
+    hz, axis = reading.hz.get("spikes"), counts["time"]
+    own = hz is None and axis.dtype.kind in "uif" and not axis.attrs.get("units")
+    time = axis if hz is None else axis.values / hz
+    centres = relative(time, f"{where}: time")[0]
     steps = np.diff(centres)
     if not (np.isfinite(centres).all() and (steps > 0).all()):
         raise InputError(f"{where}: time does not rise from bin to bin; give the centres of bins in their order")
@@ -220,14 +221,14 @@ def _time(
         size = float(np.median(steps))
         regular = steps[np.abs(steps - size) < _WAVER * size]
         # A mean over many steps, cut to the precision of the axis, gives 0.1 and not 0.0999999.
-        digits = 6 if counts["time"].dtype == np.float32 else 12
+        digits = 6 if axis.dtype == np.float32 else 12
         size = float(f"{regular.mean():.{digits}g}")
     if steps.size and steps.min() < (1 - _WAVER) * size:
         raise InputError(
             f"{where}: time steps by {steps.min():g} s where a bin has {size:g} s; "
             "give bins that do not overlap, or the attribute bin_size"
         )
-    if steps.size >= _FEW and hz is None and own:
+    if steps.size >= _FEW and own:
         # Without a unit, whole numbers may be those of the bins, and steps that are no bins may be ms.
         step, told = float(np.median(steps)), given is not None or "bin_size" in counts.attrs
         whole = bool((centres == np.floor(centres)).all())
@@ -236,5 +237,5 @@ def _time(
                 f"{where}: time steps by {step:g} without saying in which unit; give the attribute `units` or "
                 "bin_size, or --ticks spikes=1 where it is in s, spikes=1000 in ms"
             )
-    clock = Clock() if hz is not None else Clock.of(time, started, f"{where}: time", size / 2)
-    return clock, size, centres if hz is not None else clock.seconds(time, f"{where}: time")
+    clock = Clock.of(time, started, f"{where}: time", size / 2)
+    return clock, size, clock.seconds(time, f"{where}: time")

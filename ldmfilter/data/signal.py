@@ -220,19 +220,17 @@ def _labelled(
             signal = signal.where(signal[mark])
     signal = signal.transpose("time", ...)
     ids = plain_ids(signal[others[0]].values, f"{where}: channels")
-    clock, hz = Clock.of([], started, where), reading.hz.get("spikes")
-    if "time" in signal.coords and hz is not None:
-        time = signal["time"].values / hz
-    elif "time" in signal.coords:
-        steps = np.diff(relative(signal["time"], f"{where}: time")[0])
-        before = float(np.nanmedian(steps)) / 2 if steps.size else 0.0
-        clock = Clock.of(signal["time"], started, f"{where}: time", before)
-        time = clock.seconds(signal["time"], f"{where}: time")
+    if "time" in signal.coords:
+        hz = reading.hz.get("spikes")
+        time: Any = signal["time"] if hz is None else signal["time"].values / hz
     elif bin_size is not None and math.isfinite(bin_size) and bin_size > 0:
-        time = np.asarray((np.arange(len(signal)) + 0.5) * bin_size, dtype=np.float64)
+        time = (np.arange(len(signal)) + 0.5) * bin_size
     else:
         raise InputError(f"{where}: does not say how long a frame is; give --bin-size, in Python bin_size")
-    return signal.values.astype(np.float32), ids, time, clock
+    steps = np.diff(relative(time, f"{where}: time")[0])
+    before = float(np.nanmedian(steps)) / 2 if steps.size else 0.0
+    clock = Clock.of(time, started, f"{where}: time", before)
+    return signal.values.astype(np.float32), ids, clock.seconds(time, f"{where}: time"), clock
 
 
 def _regular(time: Floats, size: float) -> tuple[Array, Floats, Floats, Array]:
