@@ -18,7 +18,7 @@ from ldmfilter.data.clocks import PLAIN, Clock, Reading, relative, settle
 from ldmfilter.data.counts import whole_counts
 from ldmfilter.data.session import MEMORY, Observed, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect
-from ldmfilter.data.tables import Array, Floats, Ints, make_intervals, make_table, plain_array, plain_ids
+from ldmfilter.data.tables import Array, Floats, Ints, make_intervals, make_table, places, plain_array, plain_ids
 from ldmfilter.errors import InputError
 
 # A wanted bin size may differ from whole bins by this share of itself, lost in writing it down.
@@ -114,8 +114,7 @@ def from_counts(
         first |= np.diff(segment, prepend=segment[:1] - 1) != 0
     heads = np.flatnonzero(first)
     length = np.diff(heads, append=len(centres))
-    step = np.arange(len(centres)) - np.repeat(heads, length)
-    left = np.repeat(centres[heads] - size / 2, length) + step * size
+    left = np.repeat(centres[heads] - size / 2, length) + places(length) * size
     values, missing = whole_counts(table.values, centres, ids, where)
     spikes = values.sum(0, dtype=np.float64)
     if spikes.sum() > _MOST:

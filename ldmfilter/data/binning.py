@@ -15,7 +15,7 @@ from ldmfilter.data.selection import choose_spans, choose_units
 from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.spans import Span, bounds_of, join_overlaps, union
-from ldmfilter.data.tables import Array, Floats, Ints
+from ldmfilter.data.tables import Array, Floats, Ints, places
 from ldmfilter.errors import InputError
 
 __all__ = ["Span", "bin_spikes", "choose_spans", "choose_units"]
@@ -75,7 +75,7 @@ def bin_spikes(session: Any, bin_size: float, intervals: Intervals = None) -> xr
     spans, n_bins = _with_bins(session, spans, bin_size, "the session" if intervals is None else "every span")
     starts = bounds_of(spans)[:, 0]
     segment = np.repeat(np.arange(len(spans), dtype=np.int32), n_bins)
-    step = np.arange(n_bins.sum()) - np.repeat(np.cumsum(n_bins) - n_bins, n_bins)
+    step = places(n_bins)
     left, right = starts[segment] + step * bin_size, starts[segment] + (step + 1) * bin_size
     unit_observed, kind = _observed(session, left, right, 1e-6 * bin_size), {}
     if isinstance(session, SignalSession):

@@ -18,7 +18,7 @@ from ldmfilter.data.clocks import PLAIN, Clock, Reading, relative, settle
 from ldmfilter.data.frames import sums
 from ldmfilter.data.session import MEMORY, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect, union
-from ldmfilter.data.tables import Array, Floats, make_table, plain_ids, shorten
+from ldmfilter.data.tables import Array, Floats, make_table, places, plain_ids, shorten
 from ldmfilter.errors import InputError
 
 _GAP = 1.0  # s without a frame, which end a stretch; in a shorter gap frames are missing
@@ -240,8 +240,6 @@ def _regular(time: Floats, size: float) -> tuple[Array, Floats, Floats, Array]:
     each = np.diff(heads, append=len(time))
     place = np.rint((time - np.repeat(time[heads], each)) / size).astype(np.int64)
     lengths = place[np.append(heads[1:], len(time)) - 1] + 1
-    before = np.cumsum(lengths) - lengths
-    rows, kept = np.unique(place + np.repeat(before, each), return_index=True)
-    step = np.arange(lengths.sum()) - np.repeat(before, lengths)
+    rows, kept = np.unique(place + np.repeat(np.cumsum(lengths) - lengths, each), return_index=True)
     stretches = np.stack([time[heads] - size / 2, time[heads] + (lengths - 0.5) * size], axis=1)
-    return rows, np.repeat(time[heads], lengths) + step * size, stretches, kept
+    return rows, np.repeat(time[heads], lengths) + places(lengths) * size, stretches, kept

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldmfilter.data.tables import Floats, Ints
+from ldmfilter.data.tables import Floats, Ints, places
 
 
 class Span(NamedTuple):
@@ -67,7 +67,7 @@ def intersect(a: Floats, b: Floats) -> tuple[Floats, Ints, Ints]:
     high = np.maximum(np.searchsorted(b[:, 0], a[:, 1], side="left"), low)
     many = high - low
     rows = np.repeat(np.arange(len(a)), many)
-    others = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many) + np.repeat(low, many)
+    others = places(many) + np.repeat(low, many)
     both = np.stack([np.maximum(a[rows, 0], b[others, 0]), np.minimum(a[rows, 1], b[others, 1])], axis=1)
     return both, rows, others
 

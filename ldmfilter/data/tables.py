@@ -22,6 +22,15 @@ def concatenate(parts: Sequence[Array]) -> tuple[Floats, Ints]:
     return np.concatenate([empty, *parts]), ends
 
 
+def places(lengths: Ints) -> Ints:
+    """The place (item,) of each item in its own group, of groups of these lengths (group,) one after the other.
+
+    >>> places(np.array([2, 3])).tolist()
+    [0, 1, 0, 1, 2]
+    """
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
 def plain_ids(values: Array, where: str) -> Array:
     """Ids of units as an array of numbers or text. Raises InputError for others, for NaN, and for ids that repeat."""
     ids = plain_array(values)

@@ -28,11 +28,10 @@ from ldmfilter.data.session import Source
 from ldmfilter.data.signal import choose_series, from_signal
 from ldmfilter.data.tables import Array, shorten
 from ldmfilter.data.untrusted.checksums import file_checksum, folder_checksum
-from ldmfilter.data.untrusted.codecs import checked
-from ldmfilter.data.untrusted.damage import damage, reason_of
+from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.hdf5 import check_heaps, check_netcdf, is_hdf5
 from ldmfilter.data.untrusted.npy import check_text, npz_names, read_npy, read_npz
-from ldmfilter.data.untrusted.zarr_store import ZARR_DAMAGE, check_arrays
+from ldmfilter.data.untrusted.zarr_store import check_arrays, reading_store
 from ldmfilter.errors import InputError
 
 __all__ = ["FORMATS", "BinnedSession", "from_counts", "read_counts"]
@@ -57,11 +56,8 @@ def read_counts(path: Path, reading: Reading = PLAIN) -> BinnedSession:
     without a variable (time, unit) or the series, and one that holds pickled objects.
     """
     if path.is_dir():
-        if (path / "zarr.json").exists():
-            raise InputError(f"{path}: is zarr format 3; write the counts with zarr_format=2")
-        with damage(path, "zarr store", errors=ZARR_DAMAGE):
+        with reading_store(path):
             check_arrays(path, long_text=True)
-        with checked():
             root, groups = _open(path, "zarr", "zarr store", consolidated=False)
         return _session(path, root, groups, reading, folder_checksum(path))
     if starts_with(path, _NUMPY):

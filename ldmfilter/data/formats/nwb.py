@@ -277,15 +277,9 @@ def _contents(nwb: NWBFile) -> Iterator[tuple[str, Any]]:
     tops = [(f"processing/{name}", module) for name, module in nwb.processing.items() if name != "ldmfilter"]
     for group in ("acquisition", "analysis"):
         tops += [(f"{group}/{name}", item) for name, item in getattr(nwb, group).items()]
-    met, linked = set(), []
-    for top, container in tops:
-        for path, item, is_link in _walk(container, top):
-            if is_link:
-                linked.append((path, item))
-            else:
-                met.add(id(item))
-                yield path, item
-    for path, item in linked:
+    found = [one for top, container in tops for one in _walk(container, top)]
+    met = set()
+    for path, item, _ in sorted(found, key=lambda one: one[2]):  # what lies in the file, then what links lead to
         if id(item) not in met:
             met.add(id(item))
             yield path, item

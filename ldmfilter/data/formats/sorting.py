@@ -23,10 +23,16 @@ from ldmfilter.data.order import from_the_start
 from ldmfilter.data.session import Session, Source
 from ldmfilter.data.tables import Array, concatenate, plain_array, plain_columns
 from ldmfilter.data.untrusted.checksums import files_checksum, folder_checksum
-from ldmfilter.data.untrusted.codecs import checked
-from ldmfilter.data.untrusted.damage import damage, reason_of
+from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.npy import check_text, read_npy, whole_numbers
-from ldmfilter.data.untrusted.zarr_store import ZARR_DAMAGE, check_array, check_links, is_store, open_store, read_array
+from ldmfilter.data.untrusted.zarr_store import (
+    check_array,
+    check_links,
+    is_store,
+    open_store,
+    read_array,
+    reading_store,
+)
 from ldmfilter.errors import InputError, UnsafeInputError
 
 if TYPE_CHECKING:
@@ -145,11 +151,8 @@ def _metrics(file: Path) -> pd.DataFrame:
     return table
 
 
-@checked()
 def _read_store(root: Path, group: str, reading: Reading) -> Session:
     """A sorting in the group of a zarr store; arrays are opened one by one, and only those of plain types."""
-    if (root / "zarr.json").exists():
-        raise InputError(f"{root}: is zarr format 3; save it again with zarr < 3")
     check_links(root)
     folder, recording = root / group, root / "recording_info" / ".zattrs"
     info = folder / ".zattrs"
@@ -166,7 +169,7 @@ def _read_store(root: Path, group: str, reading: Reading) -> Session:
     def arrays(place: Path) -> dict[str, Path]:
         return {file.parent.name: file.parent for file in sorted(place.glob("*/.zarray"))}
 
-    with damage(root, "zarr store", "save or copy it again", ZARR_DAMAGE):
+    with reading_store(root, "save or copy it again"):
         store = open_store(root)
         described = _json(info) | {"unit_ids": read(folder / "unit_ids").tolist()}
         spikes = (read(folder / "spikes" / "sample_index", True), read(folder / "spikes" / "unit_index", True))
