@@ -30,7 +30,7 @@ _PLAIN_CODECS = {"blosc", "zstd", "zlib", "gzip", "lz4", "lzma", "bz2", "shuffle
 
 @contextmanager
 def reading_store(path: Path, advice: str = "write or copy it again") -> Iterator[None]:
-    """In this block, damage of a store in zarr format 2 is an InputError, and chunks are checked before they are opened.
+    """In this block, damage of a store in zarr format 2 is an InputError, and chunks are checked as they are opened.
 
     Raises InputError for format 3 too.
     """
