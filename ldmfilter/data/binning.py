@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.spans import Span, bounds_of, join_overlaps, union
 from ldmfilter.data.tables import Array, Floats, Ints, places
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 __all__ = ["Span", "bin_spikes", "choose_spans", "choose_units"]
 
@@ -128,7 +127,7 @@ def _with_bins(session: Session, spans: list[Span], bin_size: float, what: str) 
         )
     if not kept.all():
         lost = f"{(~kept).sum()} of {kept.size} spans"
-        warnings.warn(f"{where}: left out {lost}, shorter than a bin of {bin_size:g} s", stacklevel=3)
+        warn(f"{where}: left out {lost}, shorter than a bin of {bin_size:g} s")
     if n_bins.sum() * session.n_units > _MOST:
         raise InputError(
             f"{where}: bins of {bin_size:g} s would make {n_bins.sum():,} bins of {session.n_units} units, more than"

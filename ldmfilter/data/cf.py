@@ -3,13 +3,12 @@
 A fill value of 0 is not taken as missing: it is zarr's default.
 """
 
-import warnings
 from collections.abc import Hashable
 
 import numpy as np
 import xarray as xr
 
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 # What netCDF's libraries write into floats that nobody has set.
 _NETCDF_FILL = 9.969209968386869e36
@@ -30,7 +29,7 @@ def unpacked(variable: xr.Variable, name: Hashable = None, where: str = "") -> x
             continue
         value = attrs.pop(key)
         if where and variable.dtype.kind in "iu":
-            warnings.warn(f"{where}: {name}: its {key} {value} is taken as the number, not as missing", stacklevel=2)
+            warn(f"{where}: {name}: its {key} {value} is taken as the number, not as missing")
     if where and variable.dtype.kind == "f" and not any(key in attrs for key in _MISSING):
         unset = np.abs(variable.values) == variable.dtype.type(_NETCDF_FILL)
         if unset.any():

@@ -6,7 +6,6 @@ time is changed to fit.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ import xarray as xr
 from ldmfilter.config import parse_ticks
 from ldmfilter.data.order import in_order, rate_of
 from ldmfilter.data.tables import Floats, Ints, bounds_in, make_intervals, shorten
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 if TYPE_CHECKING:
     from ldmfilter.data.session import Session, Source
@@ -168,7 +167,7 @@ class Clock:
         notes: list[str] = []
         ordered = in_order(series, time, notes, reading.sort_times)
         for note in notes:
-            warnings.warn(f"{where}: {note}", stacklevel=5)
+            warn(f"{where}: {note}")
         return ordered
 
 
@@ -262,7 +261,7 @@ def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
                 raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
             told = f"left out, {doubt}; {_way_out(name)}" if doubt else _apart(t, span)
             if told:
-                warnings.warn(f"{where}: {name}: {told}", stacklevel=4)
+                warn(f"{where}: {name}: {told}")
             if doubt:
                 intervals.pop(name, None)
                 behavior.pop(name, None)
@@ -295,10 +294,9 @@ def _check_spikes_unit(
             f"median rate of {rate:.2g} Hz; are they ms? {_way_out('spikes')}"
         )
     if rate < _LOWEST_RATE:
-        warnings.warn(
+        warn(
             f"{where}: units: a median rate of {rate:.3g} Hz over {width:,.6g} s; if spike_times are not "
-            "s, give --ticks spikes=1000 for ms",
-            stacklevel=6,
+            "s, give --ticks spikes=1000 for ms"
         )
 
 

@@ -1,12 +1,10 @@
 """Order of times, and times that are not valid: marks of invalid spikes, lone outliers, clocks that restart."""
 
-import warnings
-
 import numpy as np
 import xarray as xr
 
 from ldmfilter.data.tables import Array, Floats, Ints, plain_ids, shorten
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 # Among fewer times no outlier can be told; of more, so many are looked at.
 _FEW, _MANY = 100, 2**20
@@ -45,15 +43,13 @@ def check_spikes(
         what = f"{bad.sum()} of {times.size} spikes, NaN or infinite spike_times in unit {of}"
         if not drop:
             raise InputError(f"{where}: units: {what}; give --drop-nan to leave these spikes out, or mend the file")
-        warnings.warn(f"{where}: units: left out {what}", stacklevel=4)
+        warn(f"{where}: units: left out {what}")
         times, index = _without(times, index, bad)
     invalid, why = _invalid(times, index)
     while invalid is not None:
         number = len(np.unique(_units_of(np.flatnonzero(invalid), index)))
         values = shorten((f"{value:g}" for value in np.unique(times[invalid])), most=3)
-        warnings.warn(
-            f"{where}: units: left out {invalid.sum()} spikes of {number} units at {values} s, {why}", stacklevel=4
-        )
+        warn(f"{where}: units: left out {invalid.sum()} spikes of {number} units at {values} s, {why}")
         times, index = _without(times, index, invalid)
         invalid, why = _invalid(times, index)
     back = np.flatnonzero(np.diff(times) < 0) + 1
@@ -65,7 +61,7 @@ def check_spikes(
         times = times.copy()
         for unit in unsorted:
             times[index[unit - 1] if unit else 0 : index[unit]].sort()
-        warnings.warn(f"{where}: units: sorted the spike_times of {unsorted.size} unsorted units", stacklevel=4)
+        warn(f"{where}: units: sorted the spike_times of {unsorted.size} unsorted units")
     return times, index
 
 
@@ -192,5 +188,5 @@ def from_the_start(frames: Ints, where: str) -> Array:
             "frames without overflow"
         )
     if negative.any():
-        warnings.warn(f"{where}: left out {negative.sum()} spikes before the recording's start", stacklevel=4)
+        warn(f"{where}: left out {negative.sum()} spikes before the recording's start")
     return ~negative

@@ -2,7 +2,6 @@
 
 import ast
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.spans import Span, bounds_of, intersect, join_overlaps, union
 from ldmfilter.data.tables import Array, bounds_in, shorten, tagged, tags_in
 from ldmfilter.data.untrusted.damage import reason_of
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 WHOLE = "session"  # label of the whole session
 _SAME = 1e-3  # s, between the ends of a trial and those of its observation
@@ -117,7 +116,7 @@ def _interval_spans(session: Session, interval: str) -> list[Span]:
         raise InputError(f"{where}: interval {interval!r} has no row with a length; choose another or use spans")
     if not usable.all():
         lost = f"{(~usable).sum()} of {len(bounds)} rows of interval {interval!r}"
-        warnings.warn(f"{where}: left out {lost}: no start, no stop or no length", stacklevel=4)
+        warn(f"{where}: left out {lost}: no start, no stop or no length")
     return [Span(start, stop, tag or name) for start, stop in bounds[usable].tolist()]
 
 

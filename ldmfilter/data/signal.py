@@ -2,7 +2,6 @@
 
 import math
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from ldmfilter.data.frames import sums
 from ldmfilter.data.session import MEMORY, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect, union
 from ldmfilter.data.tables import Array, Floats, make_table, places, plain_ids, shorten
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 _GAP = 1.0  # s without a frame, which end a stretch; in a shorter gap frames are missing
 # A bin size that differs from a frame by less than this share is meant to be a frame.
@@ -148,7 +147,7 @@ def from_signal(
     known = np.isfinite(time)
     if not known.all():
         lost = f"{(~known).sum()} of {known.size} frames"
-        warnings.warn(f"{where}: left out {lost}, their times are NaN or infinite", stacklevel=2)
+        warn(f"{where}: left out {lost}, their times are NaN or infinite")
         values, time = values[known], time[known]
     steps = np.diff(time)
     if len(time) < 2 or not (steps > 0).all():

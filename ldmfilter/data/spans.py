@@ -1,12 +1,12 @@
 """Spans of time: labelled ones, and their union and intersection as arrays (span, 2) of start and stop, s."""
 
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from ldmfilter.data.tables import Floats, Ints, places
+from ldmfilter.errors import warn
 
 
 class Span(NamedTuple):
@@ -39,7 +39,7 @@ def join_overlaps(spans: Sequence[Span], where: str) -> list[Span]:
             labels = dict.fromkeys([*last.label.split("+"), span.label])
             joined[-1] = Span(last.start, max(last.stop, span.stop), "+".join(labels))
     if len(joined) < len(ordered):
-        warnings.warn(f"{where}: joined {len(ordered)} overlapping spans into {len(joined)}", stacklevel=3)
+        warn(f"{where}: joined {len(ordered)} overlapping spans into {len(joined)}")
     return joined
 
 

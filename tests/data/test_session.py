@@ -38,6 +38,12 @@ def test_extent_is_that_of_the_spikes():
     assert (empty.start, empty.stop, empty.n_units) == (0.0, 0.0, 0)
 
 
+def test_a_warning_shows_the_line_that_asked_for_it():
+    with pytest.warns(UserWarning, match="sorted the spike_times of 1 unsorted units") as told:
+        Session.from_spikes([[0.4, 0.1]], sort_times=True)
+    assert told[0].filename == __file__
+
+
 def test_rates_of_a_whole_session():
     np.testing.assert_allclose(Session.from_spikes([[0.0, 1.0, 2.0, 4.0], [1.0], []]).rates, [1.0, 0.25, 0.0])
 

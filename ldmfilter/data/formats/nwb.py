@@ -28,7 +28,7 @@ from ldmfilter.data.untrusted.checksums import file_checksum, folder_checksum
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.hdf5 import is_hdf5
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, open_remote, remote_address
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 # Columns that hold no values of their own.
 _POINTERS = (VectorIndex, DynamicTableRegion, TimeSeriesReferenceVectorData)
@@ -123,7 +123,7 @@ def _gather(nwb: NWBFile, where: str, checksum: str, reading: Reading, notes: No
 def _made(make: Callable[[], Session], where: str, notes: Notes) -> Session:
     session = _restricted(make(), notes)
     for note in notes:
-        warnings.warn(f"{where}: {note}", stacklevel=5)
+        warn(f"{where}: {note}")
     return session
 
 

@@ -3,7 +3,6 @@
 import io
 import math
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ldmfilter.data.tables import Array, Floats, Ints, plain_columns, shorten
 from ldmfilter.data.untrusted.checksums import files_checksum
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.npy import read_npy, whole_numbers
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 # `sample_rate = 30000.` as it stands in params.py, also as np.float64(30000.0); never executed.
 _SAMPLE_RATE = re.compile(r"^[ \t]*sample_rate[ \t]*=[ \t]*(?:[\w.]+\()?[ \t]*([-+.\deE_]+)", re.I | re.M)
@@ -57,10 +56,7 @@ def read_phy(path: Path, reading: Reading = PLAIN) -> Session:
         columns.setdefault("quality", label)
     noise = int((columns["group"] == "noise").sum()) if "group" in columns else 0
     if noise:
-        warnings.warn(
-            f"{path}: {noise} of {len(ids)} units are labelled noise; --units \"group != 'noise'\" leaves them out",
-            stacklevel=3,
-        )
+        warn(f"{path}: {noise} of {len(ids)} units are labelled noise; --units \"group != 'noise'\" leaves them out")
     source = Source(path=str(path), checksum=files_checksum([times_file, clusters_file, rate_file, *tables], path))
     return grouped(seconds, units, ids, columns, source, reading)
 
@@ -134,12 +130,12 @@ def _cluster_table(file: Path) -> pd.DataFrame | None:
     key = next((name for name in table if str(name).lower() in ("cluster_id", "id")), None)
     if key is None:
         if file.stem.startswith("cluster"):
-            warnings.warn(f"{file}: left out, it has no column cluster_id; it has {shorten(table)}", stacklevel=5)
+            warn(f"{file}: left out, it has no column cluster_id; it has {shorten(table)}")
         return None
     number = pd.to_numeric(table[key], errors="coerce")
     whole = number.notna() & (number % 1 == 0)
     if not whole.all():
-        warnings.warn(f"{file}: left out {(~whole).sum()} of {len(table)} rows, without a {key}", stacklevel=5)
+        warn(f"{file}: left out {(~whole).sum()} of {len(table)} rows, without a {key}")
     table = table[whole].set_index(number[whole].astype(np.int64)).drop(columns=key)
     # A blank cell is no label: another row or table may have it.
     table = table.replace(r"^\s*$", np.nan, regex=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,7 @@ from ldmfilter.data.untrusted.zarr_store import (
     read_array,
     reading_store,
 )
-from ldmfilter.errors import InputError, UnsafeInputError
+from ldmfilter.errors import InputError, UnsafeInputError, warn
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseSorting, SortingAnalyzer
@@ -195,7 +194,7 @@ def _readable(read: Callable[[Path], Array], places: dict[str, Path]) -> dict[st
         try:
             found[name] = read(place)
         except UnsafeInputError:
-            warnings.warn(f"{place}: left out, it is pickled, which may run code", stacklevel=5)
+            warn(f"{place}: left out, it is pickled, which may run code")
     return found
 
 
