@@ -81,9 +81,13 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             except Exception as error:
                 failed(error, debug)
 
-    signature = inspect.signature(function)
     debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
-    run.__signature__ = signature.replace(parameters=[*parameters, debug])  # type: ignore[attr-defined]
-    run.__annotations__ = function.__annotations__ | {"debug": Debug}
+    return with_parameters(run, [*inspect.signature(function).parameters.values(), debug])
+
+
+def with_parameters(run: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> Callable[..., None]:
+    """A function that is called by keywords, with the parameters that typer shall see."""
+    named = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
+    run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in named}
     return run
