@@ -228,13 +228,14 @@ def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
 
     Raises InputError where the spikes' own unit of time is in doubt, and for ticks of an object that does not exist.
     """
-    where, hz, observed = session.source.path, reading.hz, session.observed
+    where, hz = session.source.path, reading.hz
+    observed = session.observed if times is None else None  # of counts it follows from their bins
     intervals, behavior = dict(session.intervals), dict(session.behavior)
     known = ["spikes", *["obs_intervals"] * (observed is not None), *intervals, *behavior]
     unknown = [name for name in hz if name not in known]
     if unknown:
         raise InputError(f"{where}: no {shorten(unknown)} to give ticks of; it has {shorten(known)}")
-    spikes = session.spike_times
+    spikes, in_doubt = session.spike_times, times is None and "spikes" not in hz
     if times is None:
         spikes = times = spikes / hz.get("spikes", 1.0)
     if observed is not None and "obs_intervals" in hz:
@@ -253,7 +254,7 @@ def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
         others = {name: t[np.isfinite(t)] for name, t in others.items() if name not in hz}
         others = {name: t for name, t in others.items() if t.size}
         span = float(times.min()), float(times.max())
-        if times is spikes and "spikes" not in hz:
+        if in_doubt:
             _check_spikes_unit(times, session.spike_times_index, span, others, where)
         for name, t in others.items():
             doubt = _doubt(t, span)
@@ -265,7 +266,9 @@ def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
             if doubt:
                 intervals.pop(name, None)
                 behavior.pop(name, None)
-    return replace(session, spike_times=spikes, intervals=intervals, behavior=behavior, observed=observed)
+    return replace(
+        session, spike_times=spikes, intervals=intervals, behavior=behavior, observed=observed or session.observed
+    )
 
 
 def _way_out(name: str) -> str:

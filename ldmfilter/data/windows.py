@@ -54,7 +54,13 @@ def split_windows(
     """
     segment, usable = _usable(counts)
     time = np.flatnonzero(usable)
-    held = _held(time, usable, segment, held_out, block or window) if time.size else usable
+    held, row = usable, block or window
+    # The most blocks that each have a row of usable bins and leave one to training.
+    for blocks in range(HELD_OUT_BLOCKS if time.size else 0, 0, -1):
+        held = _blocks(time, segment, blocks, max(int(held_out * time.size / blocks), row))
+        of = np.searchsorted(time, _starts(usable & held, segment, row)) * blocks // time.size
+        if np.unique(of).size == blocks and _starts(usable & ~held, segment, row).size:
+            break
     train_starts = _starts(usable & ~held, segment, window)
     held_starts = _starts(usable & held, segment, window)
     if not train_starts.size or not held_starts.size or time.size < least * window:
@@ -76,19 +82,6 @@ def _usable(counts: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
     """The segment (time,) of each bin, and the bins (time,) that are observed."""
     segment = np.asarray(counts["segment"])
     return segment, np.asarray(counts["observed"]) & (segment >= 0)
-
-
-def _held(time: np.ndarray, usable: np.ndarray, segment: np.ndarray, share: float, row: int) -> np.ndarray:
-    """Bins (time,) held out: the most blocks, up to `HELD_OUT_BLOCKS`, that each have `row` usable bins in a row and
-    leave as many to training."""
-    for blocks in range(HELD_OUT_BLOCKS, 0, -1):
-        length = max(int(share * time.size / blocks), row)
-        held = _blocks(time, segment, blocks, length)
-        starts = _starts(usable & held, segment, row)
-        edges = np.searchsorted(time, starts) * blocks // max(time.size, 1)
-        if np.unique(edges).size == blocks and _starts(usable & ~held, segment, row).size:
-            return held
-    return held
 
 
 def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:

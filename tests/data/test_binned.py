@@ -70,6 +70,15 @@ def test_counts_come_back(seed):
     np.testing.assert_array_equal(np.flatnonzero(np.diff(again["segment"])), edges)
 
 
+def test_the_unit_of_the_times_of_counts_is_not_in_doubt():
+    values = np.zeros((9, 2), dtype=int)
+    values[3] = 200  # all spikes at one time, a whole number: spike times like these are refused
+    assert set(from_counts(values, bin_size=2.0).spike_times.tolist()) == {7.0}
+    table = xr.DataArray(values, dims=("time", "unit"), coords={"time": np.r_[1.0, 5:13]}, attrs={"bin_size": 1.0})
+    session = from_counts(table)  # observed from 0.5 s on, though the first spike is far from there
+    assert (session.spike_times[0], session.observed.intervals.min()) == (7.0, 0.5)
+
+
 def test_whole_multiples():
     session = from_counts(VALUES, bin_size=0.1)
     again = bin_spikes(session, 0.2)

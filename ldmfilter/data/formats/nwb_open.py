@@ -104,7 +104,13 @@ def open_nwb(where: str, file: Any, notes: Notes) -> Iterator[NWBFile]:
                 line = f"{where}: is damaged (text that cannot be read); copy or download it again"
                 raise InputError(line) from error
             except Exception as error:  # hdmf raises errors of many kinds on a schema that is not followed
-                place, reason = _blame(error)
+                # The object that could not be built, and the first line of why.
+                builder = error.args[0] if isinstance(error, ConstructError) else None
+                place = ("", "/") if builder is None else _place(builder)
+                cause: BaseException = error
+                while cause.__cause__ is not None:
+                    cause = cause.__cause__
+                reason = reason_of(cause)
                 if _is_essential(place) or place in left_out or len(left_out) >= _MOST_BROKEN:
                     line = f"{where}: does not follow the NWB schema ({_shown(place)}: {reason})"
                     raise InputError(f"{line}; check it with nwbinspector") from error
@@ -235,14 +241,6 @@ def _unknown(builder: Any, types: Any) -> str:
         package = "pynwb" if namespace == "core" else namespace
         return f"its type {name} is unknown to {namespace}; `pip install --upgrade {package}` and read it again"
     return ""
-
-
-def _blame(error: BaseException) -> tuple[Place, str]:
-    """The object that could not be built, and the first line of why."""
-    builder = error.args[0] if isinstance(error, ConstructError) else None
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return ("", "/") if builder is None else _place(builder), reason_of(error)
 
 
 def _place(builder: Any) -> Place:

@@ -78,7 +78,16 @@ def open_remote(url: str) -> RemoteFile:
 
     try:
         with requests.get(url, headers={"Range": f"bytes=0-{HEAD - 1}"}, stream=True, timeout=_TIMEOUT) as answer:
-            size = _checked_size(where, answer)
+            status = answer.status_code
+            if status >= 400:
+                line = _REFUSALS.get(status, "the server answers {0} {1}; try again later")
+                raise InputError(f"{where}: {line.format(status, answer.reason)}")
+            total = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.headers.get("Content-Range", ""))
+            if status != 206 or not total:
+                raise InputError(
+                    f"{where}: the server does not serve ranges of bytes; download the file and give its path"
+                )
+            size = int(total[1])
             # Bytes beyond the range are never read.
             head = next(answer.iter_content(HEAD), b"") if size else b""
             etag = answer.headers.get("ETag", "")
@@ -129,18 +138,6 @@ _REFUSALS = {
     **dict.fromkeys((401, 403), "the server gives no access ({0}); use an address that has not expired"),
     416: "is empty; check the address",
 }
-
-
-def _checked_size(where: str, answer: Any) -> int:
-    """The file's size, bytes. Raises InputError for an answer that is no range of a file."""
-    status = answer.status_code
-    if status >= 400:
-        line = _REFUSALS.get(status, "the server answers {0} {1}; try again later")
-        raise InputError(f"{where}: {line.format(status, answer.reason)}")
-    total = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.headers.get("Content-Range", ""))
-    if status != 206 or not total:
-        raise InputError(f"{where}: the server does not serve ranges of bytes; download the file and give its path")
-    return int(total[1])
 
 
 def _why(error: BaseException) -> str:
