@@ -82,7 +82,8 @@ def _open(path: Path, engine: str, kind: str, **options: Any) -> tuple[xr.Datase
         undecoded: dict[str, Any] = {"decode_times": False, "mask_and_scale": False}
         where = "" if engine == "zarr" else str(path)
         if engine == "scipy":
-            with xr.open_dataset(path, engine="scipy", **undecoded) as file:
+            # Mapped into memory, a damaged file is closed late, with a warning of scipy wherever that happens.
+            with xr.open_dataset(path, engine="scipy", mmap=False, **undecoded) as file:
                 return _unpacked(file, where), {}
         opened = xr.open_groups(path, engine=engine, **undecoded, **options)  # type: ignore[arg-type]
         try:
