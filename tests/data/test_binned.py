@@ -234,6 +234,16 @@ def test_everything_in_one_npz(tmp_path):
     assert session.units["depth"].values.tolist() == [1, 2, 3]
 
 
+def test_coordinates_along_time_are_behavior(tmp_path):
+    time = 0.05 + 0.1 * np.arange(6)
+    coords = {"time": time, "unit": list("abc"), "lap": ("time", np.arange(6)), "depth": ("unit", [1, 2, 3])}
+    counts = xr.DataArray(VALUES, dims=("time", "unit"), coords=coords, name="counts", attrs={"bin_size": 0.1})
+    counts.to_netcdf(tmp_path / "counts.nc", engine="h5netcdf")
+    session = read_session(tmp_path / "counts.nc")
+    assert session.behavior["lap"].values.tolist() == [0, 1, 2, 3, 4, 5]
+    assert session.units["depth"].values.tolist() == [1, 2, 3]
+
+
 def test_a_binned_session_is_not_written_as_spikes(tmp_path):
     line = line_of(from_counts(VALUES, 0.1).to_zarr, tmp_path / "s.zarr")
     assert line == "memory: counts that came binned have no spike times to write; keep that file"

@@ -10,7 +10,6 @@ Beside them, as groups or as names with slashes: units/<column>, intervals/<tabl
 behavior/<name>/data and behavior/<name>/time, as `Session.to_zarr` lays them out.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -28,7 +27,7 @@ from ldmfilter.data.session import Source
 from ldmfilter.data.signal import choose_series, from_signal
 from ldmfilter.data.tables import Array, shorten
 from ldmfilter.data.untrusted.checksums import file_checksum, folder_checksum
-from ldmfilter.data.untrusted.damage import reason_of
+from ldmfilter.data.untrusted.damage import json_object, reason_of
 from ldmfilter.data.untrusted.hdf5 import check_heaps, check_netcdf, is_hdf5
 from ldmfilter.data.untrusted.npy import check_text, npz_names, read_npy, read_npz
 from ldmfilter.data.untrusted.zarr_store import check_arrays, reading_store
@@ -145,13 +144,16 @@ def _session(path: Path, root: xr.Dataset, groups: Groups, reading: Reading, che
             check_text(variable.values, f"{where}: {place}/{column}")
     counts, signals = _counts(root, where, reading.series)
     top = {name: one for name, one in root.variables.items() if name not in (*_MARKS, *_AXES, counts.name)}
-    series = [name for name, one in top.items() if one.dims[:1] == ("time",) and one.ndim <= 2]
+    root = root.reset_coords()  # coordinates along time are series too
+    series = [
+        name
+        for name, one in top.items()
+        if "time" in root.coords and one.dims[:1] == ("time",) and one.ndim <= 2 and one.dtype.kind in "biuf"
+    ]
     rows = [name for name, one in top.items() if one.dims[:1] == ("interval",)]
     found = [("units", "", root[[name for name, one in top.items() if one.dims == ("unit",)]])]
     found += [("intervals", "intervals", root[rows])] * bool(rows)
-    found += [
-        ("behavior", str(name), root[[name]]) for name in series if "time" in root and top[name].dtype.kind in "biuf"
-    ]
+    found += [("behavior", str(name), root[[name]]) for name in series]
     found += [(kind, unquote(key), one) for group, one in groups.items() for kind, _, key in [group.partition("/")]]
     units: dict[str, Any] = {}
     parts: dict[str, Any] = {"units": units, "intervals": {}, "behavior": {}}
@@ -197,11 +199,8 @@ def _recognises(path: Path) -> bool:
 
 def _is_of_counts(attributes: Path) -> bool:
     """True for the attributes of an array with dims time and one more."""
-    try:
-        dims = json.loads(attributes.read_bytes())["_ARRAY_DIMENSIONS"]
-        return len(dims) == 2 and "time" in dims
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return False
+    dims = json_object(attributes).get("_ARRAY_DIMENSIONS")
+    return isinstance(dims, list) and len(dims) == 2 and "time" in dims
 
 
 def _is_netcdf(path: Path) -> bool:

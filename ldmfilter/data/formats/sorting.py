@@ -22,7 +22,7 @@ from ldmfilter.data.order import from_the_start
 from ldmfilter.data.session import Session, Source
 from ldmfilter.data.tables import Array, concatenate, plain_array, plain_columns
 from ldmfilter.data.untrusted.checksums import files_checksum, folder_checksum
-from ldmfilter.data.untrusted.damage import reason_of
+from ldmfilter.data.untrusted.damage import json_object, reason_of
 from ldmfilter.data.untrusted.npy import check_text, read_npy, whole_numbers
 from ldmfilter.data.untrusted.zarr_store import (
     check_array,
@@ -141,13 +141,10 @@ def _read_folder(folder: Path, root: Path, reading: Reading) -> Session:
 
 def _metrics(file: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(file, index_col=0)
+        return pd.read_csv(file, index_col=0)
     except (ValueError, OSError) as error:
         reason = reason_of(error)
         raise InputError(f"{file}: cannot be read as a table ({reason}); compute the metrics again") from error
-    if table.index.has_duplicates:
-        raise InputError(f"{file}: a unit is given twice; compute the metrics again")
-    return table
 
 
 def _read_store(root: Path, group: str, reading: Reading) -> Session:
@@ -173,18 +170,12 @@ def _read_store(root: Path, group: str, reading: Reading) -> Session:
         described = _json(info) | {"unit_ids": read(folder / "unit_ids").tolist()}
         spikes = (read(folder / "spikes" / "sample_index", True), read(folder / "spikes" / "unit_index", True))
         columns = _readable(read, arrays(folder / "properties"))
-        metrics = [arrays(root / "extensions" / name / "metrics") for name in _METRICS if group]
-        tables = [{key: read(place) for key, place in one.items()} for one in metrics if "index" in one]
-        return _session(
-            described,
-            info,
-            spikes,
-            columns,
-            [pd.DataFrame(table).set_index("index") for table in tables],
-            _json(recording).get("recording_attributes") if group and recording.is_file() else None,
-            Source(path=str(root), checksum=folder_checksum(folder)),
-            reading,
-        )
+        found = [arrays(root / "extensions" / name / "metrics") for name in _METRICS if group]
+        metrics = [{key: read(place) for key, place in one.items()} for one in found if "index" in one]
+        tables = [pd.DataFrame(table).set_index("index") for table in metrics]
+        about = _json(recording).get("recording_attributes") if group and recording.is_file() else None
+    source = Source(path=str(root), checksum=folder_checksum(folder))
+    return _session(described, info, spikes, columns, tables, about, source, reading)
 
 
 def _readable(read: Callable[[Path], Array], places: dict[str, Path]) -> dict[str, Array]:
@@ -228,6 +219,8 @@ def _session(
     if len(frames) != len(units) or (units < 0).any() or (units >= len(named)).any():
         raise InputError(f"{where}: spikes do not fit its {len(named)} units; {_AGAIN}")
     for table in tables:
+        if table.index.has_duplicates:
+            raise InputError(f"{where}: a unit has two rows of metrics; compute them again")
         rows = table.set_axis(table.index.map(str)).reindex([str(unit) for unit in named.tolist()])
         columns = columns | {str(key): rows[key].to_numpy() for key in rows} | columns
     kept = from_the_start(frames, f"{where}: sample_index")
@@ -251,12 +244,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _is_analyzer(path: Path) -> bool:
-    if (path / "spikeinterface_info.json").exists():
-        return True
-    try:
-        return "spikeinterface_info" in json.loads((path / ".zattrs").read_bytes())
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
+    return (path / "spikeinterface_info.json").exists() or "spikeinterface_info" in json_object(path / ".zattrs")
 
 
 def _is_sorting(path: Path) -> bool:

@@ -1,7 +1,6 @@
 """Files on a web server, read in pieces: a session is a small part of a file that may hold terabytes."""
 
 import io
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ldmfilter.data.untrusted.damage import json_object
 from ldmfilter.errors import InputError
 
 _TIMEOUT = (10.0, 60.0)  # s: to connect, and between two pieces of an answer
@@ -54,11 +54,8 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 def is_nwb_in_zarr(path: str | os.PathLike[str]) -> bool:
     """True for a folder that declares itself as NWB in zarr."""
-    try:
-        attributes = json.loads((Path(path) / ".zattrs").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(attributes, dict) and ("nwb_version" in attributes or ".specloc" in attributes)
+    attributes = json_object(Path(path) / ".zattrs")
+    return "nwb_version" in attributes or ".specloc" in attributes
 
 
 def open_remote(url: str) -> RemoteFile:
