@@ -169,8 +169,8 @@ def choose_units(
     if query is not None:
         columns = {"unit": session.units["unit"].values, "rate": rates, **flat_columns(session.units)}
         fits = rows_that_fit(columns, query, f"{where}: units")
-    if query is not None and not fits.any():
-        raise InputError(f"{where}: units: none of {session.n_units} fits the query {query!r}; widen it")
+        if not fits.any():
+            raise InputError(f"{where}: units: none of {session.n_units} fits the query {query!r}; widen it")
     silent, slow = fits & (rates == 0), fits & (rates > 0) & (rates < min_rate)
     keep = fits & ~silent & ~slow
     if not keep.any():
