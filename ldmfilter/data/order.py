@@ -45,13 +45,12 @@ def check_spikes(
             raise InputError(f"{where}: units: {what}; give --drop-nan to leave these spikes out, or mend the file")
         warn(f"{where}: units: left out {what}")
         times, index = _without(times, index, bad)
-    invalid, why = _invalid(times, index)
-    while invalid is not None:
+    while (found := _invalid(times, index)) is not None:
+        invalid, why = found
         number = len(np.unique(_units_of(np.flatnonzero(invalid), index)))
         values = shorten((f"{value:g}" for value in np.unique(times[invalid])), most=3)
         warn(f"{where}: units: left out {invalid.sum()} spikes of {number} units at {values} s, {why}")
         times, index = _without(times, index, invalid)
-        invalid, why = _invalid(times, index)
     back = np.flatnonzero(np.diff(times) < 0) + 1
     back = back[~np.isin(back, index)]
     if back.size:
@@ -74,10 +73,10 @@ def _units_of(spikes: Ints, index: Ints) -> Ints:
     return np.searchsorted(index, spikes, side="right")
 
 
-def _invalid(times: Floats, index: Ints) -> tuple[Array | None, str]:
-    """The spikes (spike,) that are not valid, and the reason."""
+def _invalid(times: Floats, index: Ints) -> tuple[Array, str] | None:
+    """Spikes (spike,) that are not valid, and the reason; None where there are none."""
     if times.size < _FEW:
-        return None, ""
+        return None
     low, high = times.min(), times.max()
     negative = times < 0
     if low == -1 and (times[negative] == -1).all() and not negative.all():
@@ -93,7 +92,7 @@ def _invalid(times: Floats, index: Ints) -> tuple[Array | None, str]:
             if rest.size >= _FEW and (np.diff(rest) == 0).mean() < _COINCIDENT:
                 return at, "which units repeat: marks of invalid spikes"
     stray = strays(times)
-    return (stray, "far from all others") if stray is not None else (None, "")
+    return None if stray is None else (stray, "far from all others")
 
 
 def strays(times: Floats) -> Array | None:
