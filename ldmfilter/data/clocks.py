@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Session")
 
 # Seconds in a unit of time; "since" a date may follow.
-_SECONDS = {
-    **dict.fromkeys(("", "s", "sec", "secs", "second", "seconds"), 1.0),
-    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
-    **dict.fromkeys(("us", "microsecond", "microseconds"), 1e-6),
-    **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), 1e-9),
-    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
-    **dict.fromkeys(("h", "hr", "hour", "hours"), 3600.0),
-    **dict.fromkeys(("d", "day", "days"), 86400.0),
+_NAMES = {
+    "s sec secs second seconds": 1.0,
+    "ms msec millisecond milliseconds": 1e-3,
+    "us microsecond microseconds": 1e-6,
+    "ns nanosecond nanoseconds": 1e-9,
+    "min minute minutes": 60.0,
+    "h hr hour hours": 3600.0,
+    "d day days": 86400.0,
 }
+_SECONDS = {"": 1.0} | {name: seconds for names, seconds in _NAMES.items() for name in names.split()}
 _SECOND, _DAY = np.timedelta64(1, "s"), np.timedelta64(1, "D")
 # Spans that differ by more are in different units of time: a thousandfold, less the time that one leaves out.
 _APART = 300
