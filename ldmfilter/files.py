@@ -88,25 +88,19 @@ def plain_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     ['a', 'y_b', 'z_b', 'b_', 'b_-2']
     """
     parts = [(*path.parts[:-1], path.stem) for path in map(Path, paths)]
-    deep = [1] * len(parts)
-
-    def names() -> list[str]:
-        return [plain_name("_".join(part[-n:])) for part, n in zip(parts, deep, strict=True)]
-
-    while True:
-        seen = Counter(name.casefold() for name in names())  # some disks do not tell A from a
-        longer = [i for i, name in enumerate(names()) if seen[name.casefold()] > 1 and deep[i] < len(parts[i])]
-        if not longer:
-            break
+    deep, longer = [0] * len(parts), list(range(len(parts)))
+    while longer:
         for i in longer:
             deep[i] += 1
-    used: set[str] = set()
-    unique = []
-    for name in names():
+        names = [plain_name("_".join(part[-n:])) for part, n in zip(parts, deep, strict=True)]
+        seen = Counter(map(str.casefold, names))  # some disks do not tell A from a
+        longer = [i for i, name in enumerate(names) if seen[name.casefold()] > 1 and deep[i] < len(parts[i])]
+    unique: dict[str, str] = {}  # by their letters in lower case
+    for name in names:
         tried = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
-        unique.append(next(one for one in tried if one.casefold() not in used))
-        used.add(unique[-1].casefold())
-    return unique
+        free = next(one for one in tried if one.casefold() not in unique)
+        unique[free.casefold()] = free
+    return list(unique.values())
 
 
 @contextmanager

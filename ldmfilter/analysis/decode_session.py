@@ -16,8 +16,8 @@ from ldmfilter.analysis.readout import AnyReport, read_behavior
 from ldmfilter.config import DataConfig
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.prepare import prepare
+from ldmfilter.data.selection import choose_trials
 from ldmfilter.data.session import Session
-from ldmfilter.data.trials import choose_trials
 from ldmfilter.data.windows import reserve
 from ldmfilter.filter.aligned import align, window_steps
 from ldmfilter.filter.decode import (

@@ -30,8 +30,8 @@ def check_counts(counts: xr.DataArray) -> xr.DataArray:
     if not isinstance(bin_size, int | float | np.number) or not bin_size > 0:
         raise InputError("counts: no attribute bin_size (s); bin with ldmfilter.bin_spikes or set it")
     n, time = counts.sizes["time"], counts["time"].to_numpy()
-    segment = np.asarray(counts["segment"]) if "segment" in counts.coords else np.zeros(n, np.int32)
-    observed = np.asarray(counts["observed"]) if "observed" in counts.coords else np.ones(n, bool)
+    segment = np.asarray(counts.coords.get("segment", np.zeros(n, np.int32)))
+    observed = np.asarray(counts.coords.get("observed", np.ones(n, bool)))
     if counts.dtype.kind != "u":
         check = _finite if is_signal(counts) else whole_counts
         whole, missing = check(counts.to_numpy(), time, counts["unit"].to_numpy(), where_of(counts))

@@ -7,9 +7,9 @@ import re
 import numpy as np
 import xarray as xr
 
+from ldmfilter.data.selection import choose_trials
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import Floats, Ints
-from ldmfilter.data.trials import choose_trials
 from ldmfilter.errors import InputError
 from ldmfilter.filter.latents import ALIGNED, check_latents
 
