@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,21 +23,12 @@ from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.filter.device import resolve_device
-from ldmfilter.filter.fixed_lag import lag_frames, smooth_lagged
-from ldmfilter.filter.forecast import Forecast, check_horizons
-from ldmfilter.filter.kalman import (
-    Filtered,
-    LinearGaussian,
-    Smoothed,
-    filter,
-    filtered_in_time,
-    predict,
-    smooth,
-    smoothed_in_time,
-)
+from ldmfilter.filter.forecast import Forecast, check_horizons, lag_frames
+from ldmfilter.filter.kalman import LinearGaussian, filter, predict, smooth, smooth_lagged
 from ldmfilter.filter.latents import (
     FORMAT,
     TIME_CHUNK,
+    VARIABLES,
     check_store,
     is_made_from,
     make_latents,
@@ -136,28 +127,31 @@ def _decode_part(
     frames = 0 if lag is None else lag_frames(lag, frame, seconds)
     there = resolve_device(device)
     network = model.network_ if there == "cpu" else copy.deepcopy(model.network_).to(there)
-    dynamics = network.linear_gaussian()
-    horizons = check_horizons(ahead, seconds)
+    dynamics, horizons = network.linear_gaussian(), check_horizons(ahead, seconds)
     forecast = Forecast.over(dynamics, model.sized_.states, horizons, frame) if horizons else None
     block = counts.sizes["time"] if smoothing else block
     segment = np.asarray(counts["segment"])
     phase = phases(segment, k)
-    series = [_Phase(dynamics, smoothing, frames) for _ in range(k)]
+    series = [_Phase(dynamics, model.sized_.states, smoothing, frames, forecast) for _ in range(k)]
     for first in range(0, counts.sizes["time"], block):
         margin = min(first, k - 1)  # bins before the piece that its first frames reach back to
         last = min(first + block, counts.sizes["time"])
         part = counts.isel(time=slice(first - margin, last + frames * k)).load()  # and bins after it, of the lag
+        values: dict[str, np.ndarray] = {}
         with torch.no_grad(), one_thread(), sound(model, part):
             z, seen = _encode(network, part, k, there)
-            rows, done = [], []
             for p, one in enumerate(series):
                 those = np.flatnonzero(phase[first : last + frames * k] == p)
                 kept = int((those < last - first).sum())
                 if kept:
-                    rows.append(those[:kept])
-                    done.append(one.states(z[margin + those], seen[margin + those], segment[first + those], kept))
+                    found = one.states(z[margin + those], seen[margin + those], segment[first + those], kept)
+                    for name, some in found.items():
+                        time = VARIABLES[name][0].index("time")
+                        shape = (*some.shape[:time], last - first, *some.shape[time + 1 :])
+                        whole = values.setdefault(name, np.empty(shape, np.float32))
+                        whole[(slice(None),) * time + (those[:kept],)] = some
         part = part.assign_coords(observed=("time", seen.numpy())).isel(time=slice(margin, margin + last - first))
-        yield _dataset(model, part, ci, _in_time(done, rows), forecast, frames * frame)
+        yield _dataset(model, part, ci, values, horizons, frames * frame)
 
 
 def _beside(model: Fitted, parts: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -181,43 +175,61 @@ def _beside(model: Fitted, parts: Sequence[xr.Dataset]) -> xr.Dataset:
     return make_latents(values, model.unit_ids_, first.attrs | {"model_id": model.model_id_, "frame": model.frame_})
 
 
-class _States(NamedTuple):
-    """States of some bins of a recording."""
-
-    filtered: Filtered
-    smoothed: Smoothed | None
-    lagged: Smoothed | None
-
-
-def _in_time(parts: Sequence[_States], rows: Sequence[np.ndarray]) -> _States:
-    """States of several phases, which cover these rows, in order of time."""
-    filtered, *others = zip(*parts, strict=True)
-    return _States(filtered_in_time(filtered, rows), *(smoothed_in_time(x, rows) if x[0] else None for x in others))
-
-
 class _Phase:
-    """The filter of one phase of a recording, which goes on from piece to piece."""
+    """The filter of one phase of a recording, which goes on from piece to piece.
 
-    def __init__(self, dynamics: LinearGaussian, smoothing: bool, frames: int):
-        self._dynamics, self._smoothing, self._frames = dynamics, smoothing, frames
+    Args:
+        dynamics: of the filter.
+        states: that are given out: those of noise with a memory stand behind them.
+        smoothing, frames, forecast: what is asked for besides; `frames` are those of the lag.
+    """
+
+    def __init__(self, dynamics: LinearGaussian, states: int, smoothing: bool, frames: int, forecast: Forecast | None):
+        self._dynamics, self._n = dynamics, states
+        self._smoothing, self._frames, self._forecast = smoothing, frames, forecast
         self._segment: int | None = None  # of the last bin of the piece before
         self._ahead: tuple[Tensor, Tensor] | None = None  # the state predicted from it
 
-    def states(self, z: Tensor, observed: Tensor, segment: np.ndarray, bins: int) -> _States:
-        """The states of the next bins, where those after them are known too, for the lag.
+    def states(self, z: Tensor, observed: Tensor, segment: np.ndarray, bins: int) -> dict[str, np.ndarray]:
+        """The states of the next bins, by the names of `latents.VARIABLES`, where those after them are known too, for
+        the lag.
 
         Raises: NotPositiveDefiniteError where they are not finite."""
         before = segment[0] - 1 if self._segment is None else self._segment
         starts = torch.from_numpy(np.diff(segment, prepend=before) != 0)
-        whole = filter(self._dynamics, z, observed, starts, self._ahead)
-        result = whole.first(bins)
+        found, n = filter(self._dynamics, z, observed, starts, self._ahead), self._n
+        mean, tables, row = found.filtered_mean[:bins], found.covariances, found.row[:bins]
         self._segment = int(segment[bins - 1])
-        self._ahead = predict(self._dynamics, result.filtered_mean[-1], result.filtered_cov[-1])
-        if not all(bool(x.isfinite().all()) for x in (*self._ahead, result.filtered_mean, result.filtered_cov)):
+        self._ahead = predict(self._dynamics, mean[-1], tables.filtered[row[-1]].to(mean))
+        if not all(bool(x.isfinite().all()) for x in (*self._ahead, mean, tables.filtered)):
             raise NotPositiveDefiniteError("not finite")
-        smoothed = smooth(self._dynamics, result, starts[:bins]) if self._smoothing else None
-        lagged = smooth_lagged(self._dynamics, whole, starts, self._frames).first(bins) if self._frames else None
-        return _States(result, smoothed, lagged)
+
+        def means(values: Tensor) -> np.ndarray:
+            return values[:bins, :n].cpu().numpy()
+
+        def covs(table: Tensor, row: Tensor) -> np.ndarray:
+            return table[:, :n, :n].float()[row[:bins]].numpy()
+
+        values = {
+            "filtered_mean": means(mean),
+            "filtered_cov": covs(tables.filtered, row),
+            "predicted_mean": means(found.predicted_mean),
+            "predicted_cov": covs(tables.predicted, row),
+            "innovation": found.innovation[:bins].cpu().numpy(),
+            "innovation_cov": tables.innovation.float()[row].numpy(),
+        }
+        if self._smoothing:
+            smoothed = smooth(self._dynamics, found, starts)
+            values["smoothed_mean"] = means(smoothed.smoothed_mean)
+            values["smoothed_cov"] = covs(smoothed.covariances, smoothed.row)
+        if self._frames:
+            lagged = smooth_lagged(self._dynamics, found, starts, self._frames)
+            values["lagged_mean"] = means(lagged.smoothed_mean)
+            values["lagged_cov"] = covs(lagged.covariances, lagged.row)
+        if self._forecast is not None:
+            ahead, cov = self._forecast(means(mean), tables.filtered[:, :n, :n].numpy())
+            values["ahead_mean"], values["ahead_cov"] = ahead, cov.astype(np.float32)[:, row.numpy()]
+        return values
 
 
 @contextmanager
@@ -252,57 +264,30 @@ def _encode(network: Network, counts: xr.DataArray, k: int, device: str) -> tupl
 
 
 def _dataset(
-    model: Fitted, counts: xr.DataArray, ci: float, states: _States, forecast: Forecast | None, lag: float
+    model: Fitted,
+    counts: xr.DataArray,
+    ci: float,
+    values: dict[str, np.ndarray],
+    horizons: tuple[float, ...],
+    lag: float,
 ) -> xr.Dataset:
-    result, smoothed, lagged = states
-    n = model.sized_.states  # the states of noise with a memory are left out
-
-    def array(value: Tensor) -> np.ndarray:
-        return value.cpu().numpy().astype(np.float32)
-
-    def means(value: Tensor) -> np.ndarray:
-        return array(value[:, :n])
-
-    def covs(value: Tensor) -> np.ndarray:
-        return array(value[:, :n, :n])
-
-    def interval(mean: np.ndarray, cov: np.ndarray) -> np.ndarray:
-        half = float(ndtri(0.5 + 0.5 * ci)) * np.sqrt(np.diagonal(cov, axis1=-2, axis2=-1))
-        return np.stack([mean - half, mean + half], -1).astype(np.float32)
-
-    mean, cov = means(result.filtered_mean), covs(result.filtered_cov)
-    values: dict[str, np.ndarray] = {
+    """The states `values` of counts with intervals, and with what tells of the bins and of the model."""
+    for of, name in (("filtered", "ci"), ("lagged", "lagged_ci"), ("ahead", "ahead_ci")):
+        if f"{of}_mean" in values:
+            mean, cov = values[f"{of}_mean"], values[f"{of}_cov"]
+            half = float(ndtri(0.5 + 0.5 * ci)) * np.sqrt(np.diagonal(cov, axis1=-2, axis2=-1))
+            values[name] = np.stack([mean - half, mean + half], -1).astype(np.float32)
+    values |= {
         "time": np.asarray(counts["time"], dtype=np.float64),
         "segment": np.asarray(counts["segment"]).astype(np.int32),
-        "filtered_mean": mean,
-        "filtered_cov": cov,
-        "predicted_mean": means(result.predicted_mean),
-        "predicted_cov": covs(result.predicted_cov),
-        "ci": interval(mean, cov),
-        "innovation": array(result.innovation),
-        "innovation_cov": array(result.innovation_cov),
         "observed": np.asarray(counts["observed"]),
         "trained": _trained(model, counts),
     }
     if "interval" in counts.coords:
         values["interval"] = np.asarray(counts["interval"]).astype(np.str_)
-    if smoothed is not None:
-        values |= {"smoothed_mean": means(smoothed.smoothed_mean), "smoothed_cov": covs(smoothed.smoothed_cov)}
-    about = _attributes(model, counts, ci)
-    if lagged is not None:
-        mean, cov = means(lagged.smoothed_mean), covs(lagged.smoothed_cov)
-        values |= {"lagged_mean": mean, "lagged_cov": cov, "lagged_ci": interval(mean, cov)}
-        about["lag"] = lag
-    if forecast is not None:
-        mean, cov = (
-            x.astype(np.float32)
-            for x in forecast(
-                result.filtered_mean[:, :n].cpu().double().numpy(), result.covariances.filtered[:, :n, :n].numpy()
-            )
-        )
-        cov = cov[:, result.row.numpy()]
-        values |= {"ahead_mean": mean, "ahead_cov": cov, "ahead_ci": interval(mean, cov)}
-        values["ahead"] = np.asarray(forecast.horizons)
+    if horizons:
+        values["ahead"] = np.asarray(horizons)
+    about = _attributes(model, counts, ci) | ({"lag": lag} if lag else {})
     return make_latents(values, model.unit_ids_, about)
 
 

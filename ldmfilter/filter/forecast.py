@@ -1,4 +1,4 @@
-"""Forecasts: the state some time after a bin, given that bin and those before it.
+"""Times after a bin, and forecasts: the state some time after a bin, given that bin and those before it.
 
 With X the stationary covariance and s = horizon / frame, from the state's mean m and covariance P,
 
@@ -39,6 +39,25 @@ def check_horizons(horizons: Sequence[float], seconds: float = math.inf) -> tupl
         if one > seconds:
             raise InputError(f"ahead is {one:g} s, but the session has {seconds:g} s; give a shorter time")
     return tuple(sorted({float(one) for one in horizons}))
+
+
+def lag_frames(lag: float, frame: float, seconds: float = math.inf) -> int:
+    """The whole frames of `frame` s in a lag, s.
+
+    Raises:
+        InputError: there is none, or the lag is longer than the session's `seconds`.
+    """
+    if not 0 < lag < math.inf:
+        raise InputError(f"lag is {lag:g} s; give a number of seconds above 0, as 0.5")
+    if lag > seconds:
+        raise InputError(f"lag is {lag:g} s, but the session has {seconds:g} s; give a shorter one, or --smooth")
+    frames = int(lag / frame + 1e-6)
+    if not frames:
+        raise InputError(
+            f"lag is {lag:g} s, but this filter looks at frames of {frame:g} s and learns nothing new of a bin before "
+            f"the next one ends; give {frame:g} s or more"
+        )
+    return frames
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,7 +75,7 @@ def make_latents(values: Mapping[str, np.ndarray], unit_ids: np.ndarray, attribu
     state, latent = (np.arange(values[name].shape[1]) for name in ("filtered_mean", "innovation"))
     coords: dict[str, Any] = {"state": state, "state_2": state, "latent": latent, "latent_2": latent}
     coords |= {"unit": unit_ids, "bound": np.asarray(["lower", "upper"])}
-    variables = {name: (VARIABLES[name][0], value, VARIABLES[name][1]) for name, value in values.items()}
+    variables = {name: (dims, values[name], about) for name, (dims, about) in VARIABLES.items() if name in values}
     own = ("time", "segment", "interval", "ahead", "dynamics")
     coords |= {name: variables.pop(name) for name in own if name in variables}
     latents = xr.Dataset(variables, coords, attributes)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ldmfilter.errors import InputError
-from ldmfilter.filter.fixed_lag import lag_frames
+from ldmfilter.filter.forecast import lag_frames
 from ldmfilter.filter.linalg import block_diagonal
 from ldmfilter.filter.online_part import MOST, Array, OnlinePart
 
