@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -50,6 +51,27 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(path, error) from None
     return tensors, description
+
+
+def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimizer as tensors, by names that begin with "optimizer."."""
+    states = optimizer.state_dict()["state"].items()
+    return {f"optimizer.{i}.{name}": torch.as_tensor(value) for i, state in states for name, value in state.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put an optimizer back to what `optimizer_state` gave. Raises: ValueError for that of another one."""
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, value in below("optimizer.", tensors).items():
+        index, key = name.split(".")
+        states.setdefault(int(index), {})[key] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": states, "param_groups": groups})
 
 
 def unit_ids(value: Any) -> list[Any]:

@@ -24,10 +24,11 @@ from ldmfilter.filter.kalman import LinearGaussian, filter_windows
 from ldmfilter.filter.linalg import NotPositiveDefiniteError, whitening
 from ldmfilter.filter.matching import Match
 from ldmfilter.filter.network import Network, current_names
-from ldmfilter.filter.spikes_ahead import SpikesAhead, spikes_ahead_of_all
+from ldmfilter.filter.spikes_ahead import SpikesAhead, mean_of, spikes_ahead_of_all
 from ldmfilter.ldm.entropy import ENTROPIES
 from ldmfilter.ldm.objectives import Objective, predictive
 from ldmfilter.ranks import Ranks
+from ldmfilter.tensors import below, optimizer_state, restore_optimizer
 
 EVALUATE_EVERY = 25  # steps
 WARM_STEPS = 50  # over which the learning rate rises
@@ -153,9 +154,7 @@ class Fit:
         for recording, (states, judged) in zip(self._recordings, each, strict=True):
             seen, size = ~np.isnan(judged.counts).all(1), self.frame / recording.frame
             found.append(spikes_ahead_of_all(states, judged.counts, judged.runs, seen, size, recording.signal))
-        found = [one for one in found if np.isfinite(one.value)] or found  # a short one does not decide for the others
-        value = float(np.mean([one.value for one in found]))
-        return SpikesAhead(value, np.concatenate([one.blocks / len(found) for one in found]))
+        return mean_of(found)  # a short one, which cannot be judged, does not decide for the others
 
     def _make_network(self) -> Network:
         signals = [one.signal for one in self._recordings]
@@ -228,13 +227,13 @@ class Fit:
         self._module.eval()
         scaling, model = self._module([recording.scaling for recording in self._recordings])
         held, _ = self._module([recording.held for recording in self._recordings])
-        found = evaluate(self._network, scaling, held, model, self._warmup)
+        log_likelihood, score, rank = evaluate(self._network, scaling, held, model, self._warmup)
         loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
         self._losses = []
         kept = self.kept_step
-        if found.score > self._best_score:
-            self._best_score, kept, self._best = found.score, self.step, self._copy_of_network()
-        self.history.append(Record(self.step, loss, *found, kept, self.candidate.name))
+        if score > self._best_score:
+            self._best_score, kept, self._best = score, self.step, self._copy_of_network()
+        self.history.append(Record(self.step, loss, log_likelihood, score, rank, kept, self.candidate.name))
         return self.history[-1]
 
     def _check(self, record: Record) -> None:
@@ -272,8 +271,7 @@ class Fit:
         """Everything that a later `restore` needs to go on to the same result: tensors, and JSON values."""
         tensors = {f"network.{k}": v for k, v in self._copy_of_network().items()}
         tensors |= {f"best.{k}": v for k, v in self._best.items()}
-        for i, state in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        tensors |= optimizer_state(self._optimizer)
         tensors |= {"random.cpu": self._random.cpu, "random.draws": self._draws.get_state()}
         if self._random.cuda is not None:
             tensors["random.cuda"] = self._random.cuda
@@ -290,20 +288,11 @@ class Fit:
         step, best_score, history = values["step"], float(values["best_score"]), read_history(values["history"])
         if type(step) is not int or not 0 <= step <= self.config.max_steps or (history and history[-1].step != step):
             raise ValueError(f"its step is {step}")
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return current_names({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-
-        self._network.load_state_dict(part("network."))
-        best, own = part("best."), self._network.state_dict()
+        self._network.load_state_dict(current_names(below("network.", tensors)))
+        best, own = current_names(below("best.", tensors)), self._network.state_dict()
         if {k: v.shape for k, v in best.items()} != {k: v.shape for k, v in own.items()}:
             raise ValueError("its kept parameters are those of another network")
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in part("optimizer.").items():
-            index, key = name.split(".")
-            moments.setdefault(int(index), {})[key] = value
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        restore_optimizer(self._optimizer, tensors)
         self._draws.set_state(tensors["random.draws"])
         self._random.restore(tensors["random.cpu"], tensors.get("random.cuda"))
         self._best, self.step, self._best_score, self.history = best, step, best_score, history

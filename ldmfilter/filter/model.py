@@ -20,7 +20,7 @@ from ldmfilter.data.counts import is_signal
 from ldmfilter.data.prepare import as_counts
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
-from ldmfilter.filter.candidates import Trained, listed, read_trained
+from ldmfilter.filter.candidates import listed, read_trained
 from ldmfilter.filter.decode import decode
 from ldmfilter.filter.evaluation import Record, read_history
 from ldmfilter.filter.fitted import SOURCE_KEYS, Fitted, FittedSession
@@ -31,7 +31,7 @@ from ldmfilter.filter.spikes_ahead import spikes_ahead_of_all
 from ldmfilter.filter.training import Training
 from ldmfilter.html import table
 from ldmfilter.progress import follow
-from ldmfilter.tensors import damaged, read_tensors, unit_ids, write_tensors
+from ldmfilter.tensors import below, damaged, read_tensors, unit_ids, write_tensors
 from ldmfilter.version import __version__
 
 log = logging.getLogger("ldmfilter")
@@ -211,7 +211,7 @@ class LDMFilter(Fitted):
         first = f"encoders.{len(self.sessions_)}."
         parts = []
         for part, (_, tensors) in zip(self.parts, training.parts, strict=True):
-            mine = {first + k.removeprefix("encoders.0."): v for k, v in tensors.items() if k.startswith("encoders.")}
+            mine = {first + name: value for name, value in below("encoders.0.", tensors).items()}
             parts.append((part.kept_, part.network_.state_dict() | mine))
         self.sessions_ = [*self.sessions_, FittedSession.of(counts)]
         self.set_parts(parts)
@@ -585,12 +585,6 @@ def _current(tensors: dict[str, Tensor], format: int, latents: int) -> dict[str,
     return current_names(tensors)
 
 
-def _of_part(tensors: dict[str, Tensor], part: Trained) -> dict[str, Tensor]:
-    """The tensors of a part of a filter."""
-    prefix = f"{part.dynamics}."
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
 def load(folder: str | os.PathLike[str]) -> LDMFilter:
     """Read a model that `LDMFilter.save` or a training run wrote. Nothing in it is executed.
 
@@ -651,7 +645,7 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
             raise ValueError("it was trained on bins of no length, or not at all")
         kept = [read_trained(one) for one in header.get("parts", [])]
         current = _current(tensors, found, config.latents)
-        model.set_parts([(one, _of_part(current, one)) for one in kept] or [(model.kept_, current)])
+        model.set_parts([(one, below(f"{one.dynamics}.", current)) for one in kept] or [(model.kept_, current)])
         [part.kept_record_ for part in model.parts]
         if not all(bool(x.isfinite().all()) for x in tensors.values()) or not all(
             bool(x.isfinite().all()) for part in model.parts for x in part.network_.linear_gaussian()

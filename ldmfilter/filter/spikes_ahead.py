@@ -151,10 +151,16 @@ def spikes_ahead_of_all(
     share = np.cumsum(judge) / max(judge.sum(), 1)
     blocks = max(2, min(FOLD_BLOCKS, int(judge.sum() * bin_size / FOLD_BLOCK)))
     fold = np.minimum((share * blocks).astype(np.int64), blocks - 1) % FOLDS
-    found = [
-        spikes_ahead(states, counts, segment, judge & (fold != number), judge & (fold == number), bin_size, signal)
-        for number in np.unique(fold)
-    ]
+    return mean_of(
+        [
+            spikes_ahead(states, counts, segment, judge & (fold != number), judge & (fold == number), bin_size, signal)
+            for number in np.unique(fold)
+        ]
+    )
+
+
+def mean_of(found: Sequence[SpikesAhead]) -> SpikesAhead:
+    """The mean of those that could be judged, on different bins."""
     found = [one for one in found if np.isfinite(one.value)]
     if not found:
         return NOT_JUDGED

@@ -37,6 +37,7 @@ from ldmfilter.filter.matching import Match
 from ldmfilter.filter.network import Network
 from ldmfilter.filter.spikes_ahead import SpikesAhead
 from ldmfilter.ranks import ranks
+from ldmfilter.tensors import below
 
 __all__ = ["Record", "Training", "resolve_device"]
 
@@ -206,28 +207,28 @@ class Training:
         return self._past + ([] if self.ended else self._now.history)
 
     @property
+    def _standing(self) -> list[Trained]:
+        """What is kept so far of each part; before anything is, that which is trained now."""
+        now = Trained(self._now.candidate.name, self._now.frame, kept_step=self._now.kept_step)
+        return [one.trained for one in self._kept.values()] or [now]
+
+    @property
     def parts(self) -> list[tuple[Trained, dict[str, Tensor]]]:
         """The parts that are kept so far, each with its network as it is used (`Fit.finished_state`)."""
-        if self._kept:
-            return [(one.trained, one.network) for one in self._kept.values()]
-        now = Trained(self._now.candidate.name, self._now.frame, kept_step=self._now.kept_step)
-        return [(now, self._now.finished_state(bool(self.config.refit)))]
+        networks = [one.network for one in self._kept.values()] or [self._now.finished_state(bool(self.config.refit))]
+        return list(zip(self._standing, networks, strict=True))
 
     @property
     def kept(self) -> Trained:
         """The candidate that is kept so far, or what both parts are together."""
-        if len(self._kept) > 1 and self.trained[-1].name == BOTH:
-            return self.trained[-1]
-        if self._kept:
-            return next(iter(self._kept.values())).trained
-        return Trained(self._now.candidate.name, self._now.frame, kept_step=self._now.kept_step)
+        both = len(self._kept) > 1 and self.trained[-1].name == BOTH
+        return self.trained[-1] if both else self._standing[0]
 
     @property
     def kept_records(self) -> list[Record]:
         """The evaluation of the step that is kept, of each part."""
         records = {(one.candidate, one.step): one for one in self.history}
-        kept = [one.trained for one in self._kept.values()] or [self.kept]
-        return [records[one.name, one.kept_step] for one in kept]
+        return [records[one.name, one.kept_step] for one in self._standing]
 
     @property
     def matches(self) -> list[Match]:
@@ -336,11 +337,10 @@ class Training:
         past, kept = read_history(values.get("past", [])), {}
         for part, raw in values.get("kept", {}).items():
             value, blocks = raw["bits"]
-            prefix = f"kept.{part}."
             kept[part] = Kept(
                 read_trained(raw["trained"]),
                 SpikesAhead(float(value), np.asarray(blocks, float)),
-                {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)},
+                below(f"kept.{part}.", tensors),
                 [Match(np.asarray(one[0]), float(one[1]), float(one[2])) for one in raw["matches"]],
             )
         self._kept = kept  # a restart is of the candidate that is kept
