@@ -118,7 +118,7 @@ def decode_session(
     run = run.choose(recording)
     recording = recording or run.read(None, options.format)
     model = run.model()
-    if keep and is_made_from(out, model, recording.source.checksum, options.to_json()):
+    if keep and is_made_from(out, model.model_id_, recording.source.checksum, options.to_json()):
         return None
     check_store(out, overwrite)
     if session is None and recording.source.checksum != run.checksum:
