@@ -75,16 +75,20 @@ def train(
         if resume or session:
             raise typer.BadParameter("name the session to add, and no other", param_hint="--add")
         the_run = open_run(run)
-        adding = the_run.add(the_run.read(add, format))
-        _follow(the_run, adding.training, [adding.counts], adding.train(), add, quiet)
-        _print(the_run, adding.training, as_json)
+        training, added, records = the_run.add(the_run.read(add, format))
+        _follow(the_run, training, [added], records, add, quiet)
+        _print(the_run, training, as_json)
         return
     if not resume and not session:
         raise typer.BadParameter("name a session to train on", param_hint="SESSION")
-    from ldmfilter.filter.start import resume_run, start_run
+    from ldmfilter.filter.runs import start_run
+    from ldmfilter.filter.training import Training
 
     if resume:
-        the_run, training, counts = resume_run(open_run(run), session or ())
+        the_run = open_run(run)
+        counts = the_run.training_counts(session or ())
+        training = Training(the_run.config.filter, counts)
+        the_run.resume(training)
     else:
         asked = (Config.read(config) if config else Config()).replace(**options)
         asked.validate()

@@ -74,10 +74,7 @@ def align(
     reached = bins >= 0
     if not reached.any():
         raise InputError(_unreached(latents, session, event, table[column].values, window))
-    kept = [name for name, variable in latents.variables.items() if "time" in variable.dims]
-    kept = [name for name in kept if name not in ("segment", "interval", "time")]
-    rest = [name for name, variable in latents.variables.items() if "time" not in variable.dims]
-    part = latents[[*kept, *rest]].drop_vars("interval", errors="ignore").rename(time="bin_time").drop_vars("segment")
+    part = latents.drop_vars(["segment", "interval"], errors="ignore").rename(time="bin_time")
     at = xr.DataArray(bins.clip(0), dims=("trial", "time"))
     part = part.reset_index("bin_time").reset_coords("bin_time").isel(bin_time=at)
     part = part.map(lambda one: _masked(one, xr.DataArray(reached, dims=("trial", "time"))), keep_attrs=True)

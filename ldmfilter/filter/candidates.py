@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,8 +88,7 @@ def are_shared(config: FilterConfig, number: int) -> bool:
 def share(config: FilterConfig, part: int) -> FilterConfig:
     """The configuration of a part of a filter of both, by its place in `CANDIDATES`: a half of the dimensions."""
     latents, states = ((size + 1 - part) // 2 for size in (config.latents, config.states))
-    values = {one.name: getattr(config, one.name) for one in fields(FilterConfig)}
-    return FilterConfig(**(values | {"latent_dim": latents, "state_dim": states}))
+    return replace(config, latent_dim=latents, state_dim=states)
 
 
 def window_frames(config: FilterConfig, frame: float) -> list[tuple[int, int]]:

@@ -237,7 +237,7 @@ def sound(model: Fitted, counts: xr.DataArray) -> Iterator[None]:
     """Turn the errors of states that are not finite into one line. Raises: InputError."""
     try:
         yield
-    except (NotPositiveDefiniteError, torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
+    except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
         where = counts.attrs.get("path", "counts")
         raise InputError(
             f"{where}: its states under model {model.model_id_} are not finite, or do not vary; are the counts those "
@@ -311,11 +311,7 @@ def _check(model: Fitted, counts: xr.DataArray, ci: float) -> None:
     ids, expected = counts["unit"].to_numpy().tolist(), model.unit_ids_.tolist()
     if ids != expected:
         raise InputError(_other_units(where, ids, expected))
-    bin_size = float(counts.attrs["bin_size"])
-    if not np.isclose(bin_size, model.bin_size_, rtol=1e-9):
-        raise InputError(
-            f"{where}: bins of {bin_size:g} s, but the model was trained on {model.bin_size_:g} s; use those"
-        )
+    model.check_bins(counts)
     if counts.sizes["time"] == 0:
         raise InputError(f"{where}: no bins to decode; choose a longer span")
 

@@ -21,12 +21,12 @@ from ldmfilter.filter.encoder import Dropout
 from ldmfilter.filter.evaluation import Record, evaluate, read_history
 from ldmfilter.filter.finish import FINISH_BINS, filtered_means, match_sessions, refit_noise, set_canonical
 from ldmfilter.filter.kalman import LinearGaussian, filter_windows
-from ldmfilter.filter.linalg import NotPositiveDefiniteError, whitening
+from ldmfilter.filter.linalg import whitening
 from ldmfilter.filter.matching import Match
 from ldmfilter.filter.network import Network, current_names
 from ldmfilter.filter.spikes_ahead import SpikesAhead, mean_of, spikes_ahead_of_all
 from ldmfilter.ldm.entropy import ENTROPIES
-from ldmfilter.ldm.objectives import Objective, predictive
+from ldmfilter.ldm.objectives import predictive
 from ldmfilter.ranks import Ranks
 from ldmfilter.tensors import below, optimizer_state, restore_optimizer
 
@@ -201,26 +201,25 @@ class Fit:
         raw, model = self._module(counts)
         if self.ranks.size > 1:  # whitening, filter and entropy see the whole batch, as in one process
             raw = [self._fabric.all_gather(one, sync_grads=True).flatten(0, 1) for one in raw]
-        loss = -torch.stack([self._objective(one, model).value for one in raw]).mean()
+        loss = -torch.stack([self._objective(one, model) for one in raw]).mean()
         self._fabric.backward(loss)
         self._fabric.clip_gradients(self._module, self._optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
         self._optimizer.step()
         return loss.detach()
 
-    def _objective(self, raw: Float[Tensor, "batch time latent"], model: LinearGaussian) -> Objective:
+    def _objective(self, raw: Float[Tensor, "batch time latent"], model: LinearGaussian) -> Float[Tensor, ""]:
         mean, W = whitening(raw.flatten(0, 1))
         z = (raw - mean) @ W
         zhat, S, _ = filter_windows(model, z)
         z, zhat = z[:, self._warmup :], zhat[:, self._warmup :]
-        entropy = ENTROPIES[self.config.entropy]
-        if entropy.samples is None:
-            return predictive(z, zhat, S, self.config.entropy, options=entropy.options)
-        batch, time, _ = z.shape
-        k = min(entropy.samples, time)
-        chosen = self._fabric.to_device(torch.rand(batch, time, generator=self._draws).argsort(1)[:, :k])
-        window = torch.arange(batch, device=z.device)[:, None]
-        samples, group = z[window, chosen].flatten(0, 1), window.expand(batch, k).flatten()
-        return predictive(z, zhat, S, self.config.entropy, samples, group, entropy.options)
+        entropy, samples, group = ENTROPIES[self.config.entropy], None, None
+        if entropy.samples is not None:
+            batch, time, _ = z.shape
+            k = min(entropy.samples, time)
+            chosen = self._fabric.to_device(torch.rand(batch, time, generator=self._draws).argsort(1)[:, :k])
+            window = torch.arange(batch, device=z.device)[:, None]
+            samples, group = z[window, chosen].flatten(0, 1), window.expand(batch, k).flatten()
+        return predictive(z, zhat, S, self.config.entropy, samples, group, entropy.options).value
 
     @torch.no_grad()
     def _evaluate(self) -> Record:
@@ -260,7 +259,7 @@ class Fit:
         try:
             with self._random.active(advance):
                 yield
-        except (torch.linalg.LinAlgError, NotPositiveDefiniteError) as error:
+        except torch.linalg.LinAlgError as error:
             # Numbers that are not finite any more are first met by a factorisation.
             raise self._diverged() from error
 

@@ -19,10 +19,10 @@ from ldmfilter.data.windows import stretches
 from ldmfilter.errors import InputError
 from ldmfilter.filter.candidates import Trained
 from ldmfilter.filter.evaluation import Record
-from ldmfilter.filter.finding import find_one
 from ldmfilter.filter.network import Network, names_of_format_2
 from ldmfilter.tensors import digest
 
+Item = TypeVar("Item")
 Self = TypeVar("Self", bound="Fitted")
 
 SOURCE_KEYS = ("path", "identifier", "session_id", "session_start_time", "checksum")
@@ -187,14 +187,16 @@ class Fitted(FilterConfig):
         self.parts_, self.frame_ = list(parts), max(one.frame_ for one in parts)
         networks = nn.ModuleDict({one.kept_.dynamics: one.network_ for one in parts})
         self.network_ = networks  # type: ignore[assignment]  # what computes asks the parts
-        sizes = {"latent_dim": sum(x.sized_.latents for x in parts), "state_dim": sum(x.sized_.states for x in parts)}
-        self.sized_ = FilterConfig(**{one.name: getattr(self, one.name) for one in fields(FilterConfig)} | sizes)
+        self._set_sizes(sum(one.sized_.latents for one in parts), sum(one.sized_.states for one in parts))
         self.model_id_ = _id(self.network_.state_dict())
+
+    def _set_sizes(self, latents: int, states: int) -> None:
+        values = {one.name: getattr(self, one.name) for one in fields(FilterConfig)}
+        self.sized_ = FilterConfig(**values | {"latent_dim": latents, "state_dim": states})
 
     def set_network(self, tensors: dict[str, Tensor]) -> None:
         """Take a network's parameters, for the sessions that are set."""
-        sizes = {"latent_dim": len(tensors["encoders.0.z_mean"]), "state_dim": len(tensors["gauge"])}
-        self.sized_ = FilterConfig(**{one.name: getattr(self, one.name) for one in fields(FilterConfig)} | sizes)
+        self._set_sizes(len(tensors["encoders.0.z_mean"]), len(tensors["gauge"]))
         with torch.random.fork_rng(devices=[]):  # a caller's random numbers are not ours to draw
             signals = [one.signal for one in self.sessions_]
             network = Network([len(one.unit_ids) for one in self.sessions_], self.sized_, self.frame_, signals=signals)
@@ -222,6 +224,32 @@ class Fitted(FilterConfig):
         """Raises: InputError where it is not fitted."""
         if not hasattr(self, "network_"):
             raise InputError("this LDMFilter has not been fitted; call fit(counts) or load a model first")
+
+    def check_bins(self, counts: xr.DataArray) -> None:
+        """Raises: InputError for counts in bins of another size."""
+        size = float(counts.attrs["bin_size"])
+        if not np.isclose(size, self.bin_size_, rtol=1e-9):
+            raise InputError(
+                f"{counts.attrs.get('path', 'counts')}: bins of {size:g} s, but the model was trained on "
+                f"{self.bin_size_:g} s; use those"
+            )
+
+
+def find_one(tiers: Sequence[Sequence[Item]], what: str, whose: str) -> Item:
+    """The session that is meant, of a model or of a run.
+
+    Args:
+        tiers: the sessions that fit, by one test each, the surest first; the first that is not empty decides.
+        what: the name of what was asked for.
+        whose: the sessions to choose from, in words.
+
+    Raises:
+        InputError: no session fits, or several.
+    """
+    found = next((tier for tier in tiers if tier), [])
+    if len(found) != 1:
+        raise InputError(f"{what}: is {f'like {len(found)}' if found else 'none'} of {whose}; name one of them")
+    return found[0]
 
 
 def _id(tensors: dict[str, Tensor]) -> str:

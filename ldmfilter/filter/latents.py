@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -55,13 +55,6 @@ VARIABLES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
 REQUIRED = ("time", "segment", "observed", "filtered_mean", "filtered_cov", "ci")
 # Names of variables become names of files, columns and objects.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
-
-
-@runtime_checkable
-class HasId(Protocol):
-    """A fitted filter, as far as a store names it."""
-
-    model_id_: str
 
 
 def make_latents(values: Mapping[str, np.ndarray], unit_ids: np.ndarray, attributes: Mapping[str, Any]) -> xr.Dataset:
@@ -117,12 +110,12 @@ def check_store(path: str | os.PathLike[str], overwrite: bool) -> None:
         raise InputError(f"{path}: is no store of latent states and is not replaced; choose another name")
 
 
-def is_made_from(path: str | os.PathLike[str], model: HasId, checksum: str, options: str) -> bool:
+def is_made_from(path: str | os.PathLike[str], model_id: str, checksum: str, options: str) -> bool:
     """True if a store holds the states that a model gives for the session of a checksum, by options as the attribute
     `decode_options` has them. A store that is there is whole."""
     made = {
         "ldmfilter_version": __version__,
-        "model_id": model.model_id_,
+        "model_id": model_id,
         "source_checksum": checksum,
         "decode_options": options,
     }

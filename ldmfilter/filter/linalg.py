@@ -74,9 +74,7 @@ def safe_cholesky(P: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]
     raise NotPositiveDefiniteError(f"{int((info != 0).sum())} covariance(s) are not positive definite")
 
 
-def stationary_covariance(
-    A: Float[Tensor, "n n"], Q: Float[Tensor, "n n"], max_doublings: int = 60
-) -> Float[Tensor, "n n"]:
+def stationary_covariance(A: Float[Tensor, "n n"], Q: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
     """X with X = A X A' + Q for a stable A, by doubling: after k rounds it holds the first 2^k terms of
     sum_i A^i Q A'^i (Smith's method, R. A. Smith 1968).
 
@@ -84,7 +82,7 @@ def stationary_covariance(
         NotPositiveDefiniteError: the sum does not converge, so A is not stable.
     """
     X, M = Q, A
-    for _ in range(max_doublings):
+    for _ in range(60):
         term = M @ X @ M.mT
         X = symmetrise(X + term)
         M = M @ M

@@ -136,14 +136,14 @@ class LDMFilter(Fitted):
         >>> quick.fit(counts).history_[-1].step
         2
         """
-        recordings = [as_counts(one, bin_size) for one in _several(counts)]
+        recordings = [as_counts(one, bin_size) for one in several(counts)]
         training = Training(self, recordings)
         _drive(training, progress)
         return self.take(training, recordings)
 
     def take(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> "LDMFilter":
         """Take over what a training on these counts has reached: the parameters at its kept step."""
-        recordings = _several(counts)
+        recordings = several(counts)
         self.sessions_ = list(map(FittedSession.of, recordings))
         self.bin_size_ = float(recordings[0].attrs["bin_size"])
         self.candidates_, self.kept_ = list(training.trained), training.kept
@@ -191,11 +191,8 @@ class LDMFilter(Fitted):
     def adding(self, counts: xr.DataArray) -> Training:
         """The training of `add`, for who wants to follow it; `take_added` takes over what it has reached."""
         self.check_fitted()
-        where, size = counts.attrs.get("path", "counts"), float(counts.attrs["bin_size"])
-        if not np.isclose(size, self.bin_size_, rtol=1e-9):
-            raise InputError(
-                f"{where}: bins of {size:g} s, but the model was trained on {self.bin_size_:g} s; use those"
-            )
+        self.check_bins(counts)
+        where = counts.attrs.get("path", "counts")
         checksum = str(counts.attrs.get("checksum", ""))
         if checksum and checksum in [one.source.get("checksum") for one in self.sessions_]:
             raise InputError(f"{where}: is one of {self.listed()} already; decode it")
@@ -536,15 +533,7 @@ class LDMFilter(Fitted):
             "parts": [dataclasses.asdict(part.kept_) for part in self.parts_],
             "candidates": [dataclasses.asdict(one) for one in self.candidates_],
             "ended": self.ended_,
-            "sessions": [
-                {
-                    "unit_ids": one.unit_ids.tolist(),
-                    "source": one.source,
-                    "trained_spans": one.trained_spans,
-                    "signal": one.signal,
-                }
-                for one in self.sessions_
-            ],
+            "sessions": [vars(one) | {"unit_ids": one.unit_ids.tolist()} for one in self.sessions_],
             "history": [dataclasses.asdict(record) for record in self.history_],
         }
         write_tensors(path, self.network_.state_dict(), description)
@@ -554,7 +543,8 @@ class LDMFilter(Fitted):
 LDMFilter.__doc__ = (LDMFilter.__doc__ or "").replace("{settings}", indent(described(FilterConfig), "    ").strip())
 
 
-def _several(counts: Any) -> list[Any]:
+def several(counts: Any) -> list[Any]:
+    """One or several, as a list."""
     return list(counts) if isinstance(counts, list | tuple) else [counts]
 
 
@@ -625,7 +615,7 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
         bin_size = float(header["bin_size"])
         asked = header["settings"] if found > 3 else current_settings(header["settings"], bin_size)
         config = build_filter_config(asked, f"{path}: settings")
-        model = LDMFilter(**{f.name: getattr(config, f.name) for f in dataclasses.fields(FilterConfig)})
+        model = LDMFilter(**vars(config))
         until_3 = {"name": "", "frame": bin_size, "kept_step": header.get("kept_step"), "lead": [0, 0]}
         model.kept_ = read_trained(header.get("kept", until_3))
         model.bin_size_ = bin_size

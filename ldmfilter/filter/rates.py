@@ -12,7 +12,7 @@ from scipy.special import ndtri
 from ldmfilter.data.counts import check_counts, is_signal, where_of
 from ldmfilter.errors import InputError
 from ldmfilter.filter.latents import VARIABLES
-from ldmfilter.filter.spikes_ahead import MOST_FITTED
+from ldmfilter.filter.spikes_ahead import MOST_FITTED, thin
 
 PENALTY = 0.01  # of squared weights, in the units' mean counts and the states' standard deviations
 LEAST_BINS = 50  # that a regression is fitted to
@@ -88,7 +88,7 @@ class Rates:
                 f"{where_of(counts)}: {rows.size} bins of training time are too few to fit rates to; give counts that "
                 "the filter was trained on"
             )
-        rows = rows[np.linspace(0, rows.size - 1, min(rows.size, MOST_FITTED)).astype(np.int64)]
+        rows = thin(rows, MOST_FITTED)
         some = latents.isel(time=rows)
         m, P = (some[name].to_numpy().astype(np.float64) for name in ("filtered_mean", "filtered_cov"))
         y = counts.isel(time=rows).to_numpy().astype(np.float64)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmfilter.data.frames import first_bins
+from ldmfilter.data.frames import first_bins, sums
 
 #: (start, length), s after the bin: what is nearer is told by fast states alone, what is farther by none.
 HORIZONS = ((0.5, 0.5), (1.0, 1.0), (2.0, 1.0))
@@ -113,7 +113,7 @@ def spikes_ahead(
     for start, length in horizons_of(counts, segment, judge, bin_size) if horizons is None else horizons:
         ahead, there = _counts_ahead(counts, segment, judge, start, length)
         train, test = np.flatnonzero(fit & known & there), np.flatnonzero(judge & known & there)
-        train, test = _thin(train, MOST_FITTED), _thin(test, MOST_JUDGED if horizons is None else len(test))
+        train, test = thin(train, MOST_FITTED), thin(test, MOST_JUDGED if horizons is None else len(test))
         learnt = train if learn is None else train[learn[train]]
         if len(learnt) <= NEIGHBOURS or not ahead[test].any():
             continue
@@ -168,9 +168,9 @@ def mean_of(found: Sequence[SpikesAhead]) -> SpikesAhead:
     return SpikesAhead(value, np.concatenate([one.blocks for one in found]) / len(found))
 
 
-def _thin(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """At most so many of the rows, evenly spread."""
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]
+def thin(items: NDArray, most: int) -> NDArray:
+    """At most so many of the items, evenly spread."""
+    return items if len(items) <= most else items[np.linspace(0, len(items) - 1, most).astype(np.int64)]
 
 
 def horizons_of(counts: Floats, segment: NDArray[np.integer], judge: Bools, bin_size: float) -> list[tuple[int, int]]:
@@ -193,13 +193,12 @@ def _counts_ahead(
     are observed, in the bin's segment, and on the bin's side of the judged blocks' edges."""
     n = len(counts)
     lost = np.isnan(counts).all(1)
-    total = np.concatenate([np.zeros((1, counts.shape[1])), np.nan_to_num(counts).cumsum(0, dtype=np.float64)])
     low, high = np.minimum(np.arange(n) + start + 1, n), np.arange(n) + start + 1 + length
     inside, high = high <= n, np.minimum(high, n)
     side = np.cumsum(np.diff(judge, prepend=judge[:1])) + 2 * n * first_bins(segment)
     missing = np.concatenate([[0], np.cumsum(lost)])
     there = inside & (side[high - 1] == side) & (missing[high] == missing[low])
-    return total[high] - total[low], there
+    return sums(np.nan_to_num(counts), low, high), there
 
 
 def _bits(counts: Floats, rate: Floats, mean: Floats) -> tuple[Floats, float]:

@@ -165,11 +165,11 @@ class Training:
 
     def _fit(self, number: int) -> Fit:
         """The training of this number, of all in turn."""
-        restart = max(0, number // len(self._fits) if self._both else number + 1 - len(self._fits))
-        if self._both:
-            number %= len(self._fits)
-        elif restart:
-            kept = self.kept.dynamics
+        n = len(self._fits)
+        if self._both or number < n:
+            restart, number = divmod(number, n)
+        else:  # the candidate that is kept, again
+            restart, kept = number + 1 - n, self.kept.dynamics
             number = next(i for i, one in enumerate(self._fits) if one[0].name == kept)
         candidate, warmup, recordings = self._fits[number]
         candidate = candidate.again(restart) if restart else candidate
