@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ldmfilter.config import LEAST_SHARED, FilterConfig
 from ldmfilter.data.frames import frame_bins
+from ldmfilter.data.tables import Floats
 
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
@@ -57,9 +57,9 @@ class Candidate:
         """The same from other first weights."""
         return replace(self, name=f"{self.name} {restart + 1}", restart=restart)
 
-    def decay(self, states: int, frame: float) -> NDArray[np.float64]:
+    def decay(self, states: int, frame: float) -> Floats:
         """Eigenvalues (state,) of A before training, per frame of this length."""
-        decay: NDArray[np.float64] = np.exp(-frame / np.geomspace(*self.time_constants, states))
+        decay: Floats = np.exp(-frame / np.geomspace(*self.time_constants, states))
         return decay
 
 

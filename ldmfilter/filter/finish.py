@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ldmfilter.data.frames import phases
+from ldmfilter.data.tables import Array, Floats
 from ldmfilter.filter.batches import Recording, Stretches
 from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter, filter_windows
 from ldmfilter.filter.linalg import safe_cholesky
@@ -81,10 +81,10 @@ def filtered_means(
     network: Network,
     session: int,
     frames: Float[Tensor, "time unit"],
-    observed: NDArray[np.bool_],
-    runs: NDArray[np.integer],
+    observed: Array,
+    runs: Array,
     k: int,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Causal states (time, state) of a session's bins, from the frames of k bins that end with them, each phase by
     itself; `runs` (time,) numbers the gap-free stretches."""
     z, model = network.encode(frames, session).double(), network.linear_gaussian()
@@ -97,7 +97,7 @@ def filtered_means(
     return states
 
 
-def covariance_scale(filtered: Filtered, held: NDArray[np.bool_]) -> float:
+def covariance_scale(filtered: Filtered, held: Array) -> float:
     """The factor on all covariances that makes S the covariance of held-out innovations: the mean of e' S^-1 e over
     held-out bins and latent dimensions.
 
@@ -178,12 +178,12 @@ def refit(
 
 
 def canonical_gauge(
-    mean: NDArray[np.float64],
-    cov: NDArray[np.float64],
-    segment: NDArray[np.integer],
-    activity: NDArray[np.float64],
+    mean: Floats,
+    cov: Floats,
+    segment: Array,
+    activity: Floats,
     lag: int,
-) -> NDArray[np.float64]:
+) -> Floats:
     """T of the coordinates h' = T h in which two fits of the same recording can be laid over each other.
 
     Unit marginal covariance: Cov of the filtered means plus the mean of their covariances is the identity. The slowest
@@ -212,9 +212,9 @@ def canonical_gauge(
     return np.linalg.solve(L.T, rotation).T * np.where(with_units < 0, -1.0, 1.0)[:, None]
 
 
-def population_activity(roots: Float[Tensor, "time unit"]) -> NDArray[np.float64]:
+def population_activity(roots: Float[Tensor, "time unit"]) -> Floats:
     """The sum (time,) of the units' standardised root counts: what is positively correlated with it is, on average,
     with the units. Roots are 0 where a unit was not observed."""
     x = roots.double().numpy()
-    activity: NDArray[np.float64] = ((x - x.mean(0)) / np.maximum(x.std(0), 1e-12)).sum(1)
+    activity: Floats = ((x - x.mean(0)) / np.maximum(x.std(0), 1e-12)).sum(1)
     return activity

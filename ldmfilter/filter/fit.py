@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ldmfilter.config import FilterConfig
+from ldmfilter.data.tables import Floats
 from ldmfilter.errors import TrainingError
 from ldmfilter.filter.batches import Judged, Recording
 from ldmfilter.filter.candidates import Candidate
@@ -131,7 +131,7 @@ class Fit:
                 set_canonical(network, stretches, self.frame)
         return network.state_dict()
 
-    def judged(self, state: dict[str, Tensor]) -> list[tuple[NDArray[np.float64], Judged]]:
+    def judged(self, state: dict[str, Tensor]) -> list[tuple[Floats, Judged]]:
         """Causal states (time, state) of the finished network `state`, of each session, in bins that training may use;
         with these bins."""
         with self._own_torch(advance=False):
@@ -144,7 +144,7 @@ class Fit:
             each.append((states, judged))
         return each
 
-    def spikes_ahead(self, each: Sequence[tuple[NDArray[np.float64], Judged]]) -> SpikesAhead:
+    def spikes_ahead(self, each: Sequence[tuple[Floats, Judged]]) -> SpikesAhead:
         """Prediction of spikes by what `judged` gave, in blocks that the readout did not see; the mean over sessions.
 
         Training's own bins are judged too: they are seven times as many as those held out, and what overfitted is no

@@ -15,13 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import fractional_matrix_power
 
+from ldmfilter.data.tables import Floats
 from ldmfilter.errors import InputError
 from ldmfilter.filter.kalman import LinearGaussian
-
-Array = NDArray[np.float64]
 
 _WHOLE = 1e-6  # frames: horizons so near to whole ones are whole
 _NEGATIVE = 1e-9  # of the variance: less than that below 0 is rounding
@@ -72,9 +70,9 @@ class Forecast:
     """
 
     horizons: tuple[float, ...]
-    powers: Array
-    b: Array
-    X: Array
+    powers: Floats
+    b: Floats
+    X: Floats
 
     @classmethod
     def over(cls, dynamics: LinearGaussian, states: int, horizons: Sequence[float], frame: float) -> Forecast:
@@ -89,7 +87,7 @@ class Forecast:
         powers = [_power(A, X, horizon, frame) for horizon in horizons]
         return cls(tuple(horizons), np.stack(powers), b, X)
 
-    def __call__(self, mean: Array, cov: Array) -> tuple[Array, Array]:
+    def __call__(self, mean: Floats, cov: Floats) -> tuple[Floats, Floats]:
         """Means (ahead, *bins, state) and covariances (ahead, *rows, state, state) of the forecasts from filtered means
         (*bins, state) and covariances (*rows, state, state)."""
         means = [self.b + (mean - self.b) @ power.T for power in self.powers]
@@ -97,7 +95,7 @@ class Forecast:
         return np.stack(means), 0.5 * (np.stack(covs) + np.stack(covs).swapaxes(-1, -2))
 
 
-def _power(A: Array, X: Array, horizon: float, frame: float) -> Array:
+def _power(A: Floats, X: Floats, horizon: float, frame: float) -> Floats:
     """A^(horizon / frame). Raises: InputError, as `Forecast.over`."""
     steps = horizon / frame
     if abs(steps - round(steps)) < _WHOLE:

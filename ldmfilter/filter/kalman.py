@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ldmfilter.data.tables import Array
 from ldmfilter.filter.linalg import (
     NotPositiveDefiniteError,
     distinct,
@@ -341,9 +341,7 @@ def _trace(
     return store[used], node
 
 
-def _corrections(
-    irregular: NDArray[np.bool_], anew: NDArray[np.bool_], contraction: Tensor | None
-) -> tuple[NDArray[np.integer], NDArray[np.bool_]]:
+def _corrections(irregular: Array, anew: Array, contraction: Tensor | None) -> tuple[Array, Array]:
     """Bins where corrections start, and the bins (time + 1,) that have to be corrected."""
     time = len(irregular)
     broken, stride = np.append(irregular, False), time
@@ -358,7 +356,7 @@ def _corrections(
     return np.flatnonzero(broken[:-1] & ((np.arange(time) - first) % stride == 0)), broken
 
 
-def _joined(flags: NDArray[np.bool_], most: int) -> NDArray[np.bool_]:
+def _joined(flags: Array, most: int) -> Array:
     """The flags, set also between two that are set and at most so many apart."""
     at, never = np.arange(len(flags)), 2 * len(flags) + most
     before = np.maximum.accumulate(np.where(flags, at, -never))

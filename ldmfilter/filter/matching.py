@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+
+from ldmfilter.data.tables import Array, Floats
 
 SMOOTHING = 0.5  # s, time constant of the average that takes the noise out of z; turning z turns it alike
 SECOND_LAGS = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0)  # s
@@ -27,8 +28,6 @@ ROUNDS = 100  # of a refinement at most
 MOST_SIGNS = 10  # dimensions up to which all signs are tried
 CLEAR = 2.0  # a runner-up so many times as far from a perfect match as the match is no doubt
 APART = 0.5  # mean square distance of slow z under two rotations, over its variance, from which they are different
-
-Floats = NDArray[np.float64]
 
 
 class Moments(NamedTuple):
@@ -57,7 +56,7 @@ class Match(NamedTuple):
         return 1 - self.runner_up < CLEAR * (1 - self.likeness)
 
 
-def moments_of(z: Floats, run: NDArray[np.integer], bin_size: float) -> Moments:
+def moments_of(z: Floats, run: Array, bin_size: float) -> Moments:
     """The moments of white z (time, latent); `run` (time,) has another number where something is missing between."""
     decay = math.exp(-bin_size / SMOOTHING)
     ends = np.flatnonzero(np.diff(run, append=run[-1] + 1)) + 1

@@ -6,18 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from ldmfilter.data.counts import check_counts, is_signal, where_of
+from ldmfilter.data.tables import Floats
 from ldmfilter.errors import InputError
 from ldmfilter.filter.latents import VARIABLES
 from ldmfilter.filter.spikes_ahead import MOST_FITTED, thin
 
 PENALTY = 0.01  # of squared weights, in the units' mean counts and the states' standard deviations
 LEAST_BINS = 50  # that a regression is fitted to
-
-Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ldmfilter.data.frames import first_bins, sums
+from ldmfilter.data.tables import Array, Floats
 
 #: (start, length), s after the bin: what is nearer is told by fast states alone, what is farther by none.
 HORIZONS = ((0.5, 0.5), (1.0, 1.0), (2.0, 1.0))
@@ -40,9 +40,6 @@ MOST_FITTED = 10_000  # bins that a readout is fitted on
 MOST_JUDGED = 2_000  # bins that it is judged on: neighbours differ little in what lies ahead
 FOLDS = 5  # of the readout, where all bins are judged in turn
 FOLD_BLOCKS, FOLD_BLOCK = 20, 10.0  # blocks of time that are dealt to folds at most, and their least length, s
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,13 +76,13 @@ def _spread(blocks: Floats) -> float:
 def spikes_ahead(
     states: Floats,
     counts: Floats,
-    segment: NDArray[np.integer],
-    fit: Bools,
-    judge: Bools,
+    segment: Array,
+    fit: Array,
+    judge: Array,
     bin_size: float,
     signal: bool = False,
     horizons: Sequence[tuple[int, int]] | None = None,
-    learn: Bools | None = None,
+    learn: Array | None = None,
 ) -> SpikesAhead:
     """Bits per spike of counts ahead of the states, against each unit's mean rate; of a signal the explained variance.
 
@@ -127,7 +124,7 @@ def spikes_ahead(
     return SpikesAhead(float(blocks.sum()), blocks)
 
 
-def standardised(values: Floats, fit: Bools) -> Floats:
+def standardised(values: Floats, fit: Array) -> Floats:
     """Values (time, channel) less their mean, over their deviation, in the bins `fit` (time,); 0 where a channel does
     not vary or was not seen in them, NaN where it is missing."""
     seen = fit[:, None] & ~np.isnan(values)
@@ -141,8 +138,8 @@ def standardised(values: Floats, fit: Bools) -> Floats:
 def spikes_ahead_of_all(
     states: Floats,
     counts: Floats,
-    segment: NDArray[np.integer],
-    judge: Bools,
+    segment: Array,
+    judge: Array,
     bin_size: float,
     signal: bool = False,
 ) -> SpikesAhead:
@@ -168,12 +165,12 @@ def mean_of(found: Sequence[SpikesAhead]) -> SpikesAhead:
     return SpikesAhead(value, np.concatenate([one.blocks for one in found]) / len(found))
 
 
-def thin(items: NDArray, most: int) -> NDArray:
+def thin(items: Array, most: int) -> Array:
     """At most so many of the items, evenly spread."""
     return items if len(items) <= most else items[np.linspace(0, len(items) - 1, most).astype(np.int64)]
 
 
-def horizons_of(counts: Floats, segment: NDArray[np.integer], judge: Bools, bin_size: float) -> list[tuple[int, int]]:
+def horizons_of(counts: Floats, segment: Array, judge: Array, bin_size: float) -> list[tuple[int, int]]:
     """`HORIZONS` in bins, halved until enough judged bins have counts at the farthest."""
     nearer, judged = 1.0, judge & ~np.isnan(counts).all(1)
     while True:
@@ -186,9 +183,7 @@ def horizons_of(counts: Floats, segment: NDArray[np.integer], judge: Bools, bin_
         nearer /= 2
 
 
-def _counts_ahead(
-    counts: Floats, segment: NDArray[np.integer], judge: Bools, start: int, length: int
-) -> tuple[Floats, Bools]:
+def _counts_ahead(counts: Floats, segment: Array, judge: Array, start: int, length: int) -> tuple[Floats, Array]:
     """Counts (time, unit) in the `length` bins that begin `start` bins after each bin, and whether all of these (time,)
     are observed, in the bin's segment, and on the bin's side of the judged blocks' edges."""
     n = len(counts)
