@@ -41,7 +41,7 @@ from ldmfilter.version import __version__
 
 if TYPE_CHECKING:
     from ldmfilter.data.session import Session
-    from ldmfilter.filter.fitted import Fitted
+    from ldmfilter.filter.model import LDMFilter
     from ldmfilter.filter.network import Network
 
 __all__ = [
@@ -53,7 +53,7 @@ BLOCK = 4 * TIME_CHUNK  # bins decoded at a time
 
 
 def decode(
-    model: Fitted,
+    model: LDMFilter,
     counts: xr.DataArray,
     ci: float = 0.95,
     smoothing: bool = False,
@@ -87,7 +87,7 @@ def follow_blocks(blocks: Iterator[xr.Dataset], bins: int) -> Iterator[xr.Datase
 
 
 def decode_blocks(
-    model: Fitted,
+    model: LDMFilter,
     counts: xr.DataArray,
     ci: float = 0.95,
     smoothing: bool = False,
@@ -113,7 +113,7 @@ def decode_blocks(
 
 
 def _decode_part(
-    model: Fitted,
+    model: LDMFilter,
     counts: xr.DataArray,
     ci: float,
     smoothing: bool,
@@ -154,7 +154,7 @@ def _decode_part(
         yield _dataset(model, part, ci, values, horizons, frames * frame)
 
 
-def _beside(model: Fitted, parts: Sequence[xr.Dataset]) -> xr.Dataset:
+def _beside(model: LDMFilter, parts: Sequence[xr.Dataset]) -> xr.Dataset:
     """States of several parts as those of one filter: side by side, and independent of each other given the spikes."""
     first = parts[0]
     values: dict[str, np.ndarray] = {}
@@ -233,7 +233,7 @@ class _Phase:
 
 
 @contextmanager
-def sound(model: Fitted, counts: xr.DataArray) -> Iterator[None]:
+def sound(model: LDMFilter, counts: xr.DataArray) -> Iterator[None]:
     """Turn the errors of states that are not finite into one line. Raises: InputError."""
     try:
         yield
@@ -264,7 +264,7 @@ def _encode(network: Network, counts: xr.DataArray, k: int, device: str) -> tupl
 
 
 def _dataset(
-    model: Fitted,
+    model: LDMFilter,
     counts: xr.DataArray,
     ci: float,
     values: dict[str, np.ndarray],
@@ -291,7 +291,7 @@ def _dataset(
     return make_latents(values, model.unit_ids_, about)
 
 
-def _trained(model: Fitted, counts: xr.DataArray) -> np.ndarray:
+def _trained(model: LDMFilter, counts: xr.DataArray) -> np.ndarray:
     """Mark the bins (time,) that the model was trained on: those of the same recording, by its bytes or its identifier,
     as a copy to which behaviour or states were added has other bytes."""
     checksum, identifier = (str(counts.attrs.get(key, "")) for key in ("checksum", "identifier"))
@@ -302,7 +302,7 @@ def _trained(model: Fitted, counts: xr.DataArray) -> np.ndarray:
     return ~outside(time, model.trained_spans_, 0.49 * model.bin_size_)
 
 
-def _check(model: Fitted, counts: xr.DataArray, ci: float) -> None:
+def _check(model: LDMFilter, counts: xr.DataArray, ci: float) -> None:
     where = counts.attrs.get("path", "counts")
     check_level(ci)
     if is_signal(counts) != model.signal_:
@@ -336,7 +336,7 @@ def _other_units(where: str, ids: list, expected: list) -> str:
     )
 
 
-def _attributes(model: Fitted, counts: xr.DataArray, ci: float) -> dict[str, str | float | int]:
+def _attributes(model: LDMFilter, counts: xr.DataArray, ci: float) -> dict[str, str | float | int]:
     source = {f"source_{k}": str(counts.attrs.get(k, "")) for k in ("path", "identifier", "checksum")}
     return {
         "format": FORMAT,
@@ -355,7 +355,7 @@ def _attributes(model: Fitted, counts: xr.DataArray, ci: float) -> dict[str, str
     }
 
 
-def select_model_units(session: Session, model: Fitted, session_unit_ids: list) -> Session:
+def select_model_units(session: Session, model: LDMFilter, session_unit_ids: list) -> Session:
     """The session with the model's units, in the model's order.
 
     A model of some of a session's units decodes sessions that have just these, or all those of the session

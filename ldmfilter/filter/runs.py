@@ -36,8 +36,7 @@ from ldmfilter.data.windows import reserve
 from ldmfilter.errors import BusyError, InputError
 from ldmfilter.files import disk_errors, plain_name, write_bytes
 from ldmfilter.filter.evaluation import Record
-from ldmfilter.filter.fitted import find_one
-from ldmfilter.filter.model import MODEL_FILE, LDMFilter, load, several
+from ldmfilter.filter.model import MODEL_FILE, LDMFilter, find_one, load, several
 from ldmfilter.filter.run_files import (
     RUN_FILE,
     RUN_FORMAT,
