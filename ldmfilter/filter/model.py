@@ -724,8 +724,7 @@ class LDMFilter(FilterConfig):
     @property
     def kept_record_(self) -> Record:
         """The evaluation of the step that was kept, of a filter of one part."""
-        of_kept = [one for one in self.history_ if one.candidate == self.kept_.name]
-        return next(one for one in of_kept if one.step == self.kept_step_)
+        return {one.step: one for one in self.history_ if one.candidate == self.kept_.name}[self.kept_step_]
 
     @property
     def frame_bins_(self) -> int:

@@ -197,6 +197,14 @@ def test_damaged_models_are_refused_in_one_line(fitted, tmp_path):
         load(tmp_path)
 
 
+def test_a_model_without_the_record_of_its_kept_step_is_damaged(fitted, tmp_path):
+    path = fitted.save(tmp_path)
+    history = read_tensors(path)[1]["history"]
+    rewrite(path, history=[one for one in history if one["step"] != fitted.kept_step_])
+    with pytest.raises(InputError, match=r"model\.safetensors: damaged"):
+        load(tmp_path)
+
+
 def test_a_newer_model_and_a_strange_one(fitted, tmp_path):
     path = fitted.save(tmp_path)
     rewrite(path, format=99, package_version="9.0")
