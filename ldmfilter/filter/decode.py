@@ -28,7 +28,6 @@ from ldmfilter.filter.kalman import LinearGaussian, filter, predict, smooth, smo
 from ldmfilter.filter.latents import (
     FORMAT,
     TIME_CHUNK,
-    VARIABLES,
     check_store,
     is_made_from,
     make_latents,
@@ -45,39 +44,11 @@ if TYPE_CHECKING:
     from ldmfilter.filter.network import Network
 
 __all__ = [
-    "BLOCK", "check_level", "check_store", "decode", "decode_blocks", "is_made_from", "select_model_units", "sound",
+    "BLOCK", "check_level", "check_store", "decode_blocks", "is_made_from", "select_model_units", "sound",
     "store_attributes", "write_latents",
 ]  # fmt: skip
 
 BLOCK = 4 * TIME_CHUNK  # bins decoded at a time
-
-
-def decode(
-    model: LDMFilter,
-    counts: xr.DataArray,
-    ci: float = 0.95,
-    smoothing: bool = False,
-    device: str = "cpu",
-    ahead: Sequence[float] = (),
-    lag: float | None = None,
-    progress: bool = False,
-) -> xr.Dataset:
-    """Filter counts into states, causally, and smooth them where asked; see `LDMFilter.decode`.
-
-    Args:
-        model: a fitted filter of one session. counts: (time, unit) from a session with the model's units, in bins of
-        the model's size. ci, smoothing, device, ahead, lag, progress: as `LDMFilter.decode` takes them, whose `smooth`
-        is `smoothing` here.
-
-    Returns:
-        The states, without rates.
-
-    Raises:
-        InputError, TrainingError: as `LDMFilter.decode`.
-    """
-    pieces = decode_blocks(model, counts, ci, smoothing, device=device, ahead=ahead, lag=lag)
-    blocks = list(follow_blocks(pieces, counts.sizes["time"]) if progress else pieces)
-    return blocks[0] if len(blocks) == 1 else xr.concat(blocks, "time", data_vars="minimal", coords="minimal")
 
 
 def follow_blocks(blocks: Iterator[xr.Dataset], bins: int) -> Iterator[xr.Dataset]:
@@ -96,13 +67,14 @@ def decode_blocks(
     ahead: Sequence[float] = (),
     lag: float | None = None,
 ) -> Iterator[xr.Dataset]:
-    """The states of `decode` in pieces of `block` bins along time, so that memory does not grow with the recording.
+    """Filter counts into states, causally, in pieces of `block` bins along time, so that memory does not grow with the
+    recording; `LDMFilter.decode` says what each argument means (`smooth` is `smoothing` here) and what is in a piece.
 
     `counts` may be lazy, as xarray opens them from a zarr store: only the bins of one piece are read at a time.
     With smoothing the whole recording is one piece, because every bin needs its whole segment.
 
     Raises:
-        InputError, TrainingError: as `decode`.
+        InputError, TrainingError: as `LDMFilter.decode`.
     """
     _check(model, counts, ci)
     if lag is not None and model.parts_:  # in whole frames of all parts
@@ -146,10 +118,8 @@ def _decode_part(
                 if kept:
                     found = one.states(z[margin + those], seen[margin + those], segment[first + those], kept)
                     for name, some in found.items():
-                        time = VARIABLES[name][0].index("time")
-                        shape = (*some.shape[:time], last - first, *some.shape[time + 1 :])
-                        whole = values.setdefault(name, np.empty(shape, np.float32))
-                        whole[(slice(None),) * time + (those[:kept],)] = some
+                        whole = values.setdefault(name, np.empty((last - first, *some.shape[1:]), np.float32))
+                        whole[those[:kept]] = some
         part = part.assign_coords(observed=("time", seen.numpy())).isel(time=slice(margin, margin + last - first))
         yield _dataset(model, part, ci, values, horizons, frames * frame)
 
@@ -191,8 +161,8 @@ class _Phase:
         self._ahead: tuple[Tensor, Tensor] | None = None  # the state predicted from it
 
     def states(self, z: Tensor, observed: Tensor, segment: np.ndarray, bins: int) -> dict[str, np.ndarray]:
-        """The states of the next bins, by the names of `latents.VARIABLES`, where those after them are known too, for
-        the lag.
+        """The states of the next bins, by the names of `latents.VARIABLES`, time first, where those after them are
+        known too, for the lag.
 
         Raises: NotPositiveDefiniteError where they are not finite."""
         before = segment[0] - 1 if self._segment is None else self._segment
@@ -228,7 +198,8 @@ class _Phase:
             values["lagged_cov"] = covs(lagged.covariances, lagged.row)
         if self._forecast is not None:
             ahead, cov = self._forecast(means(mean), tables.filtered[:, :n, :n].numpy())
-            values["ahead_mean"], values["ahead_cov"] = ahead, cov.astype(np.float32)[:, row.numpy()]
+            values["ahead_mean"] = ahead.swapaxes(0, 1)
+            values["ahead_cov"] = cov.astype(np.float32).swapaxes(0, 1)[row.numpy()]
         return values
 
 
@@ -272,6 +243,8 @@ def _dataset(
     lag: float,
 ) -> xr.Dataset:
     """The states `values` of counts with intervals, and with what tells of the bins and of the model."""
+    for name in ("ahead_mean", "ahead_cov") if horizons else ():
+        values[name] = values[name].swapaxes(0, 1)
     for of, name in (("filtered", "ci"), ("lagged", "lagged_ci"), ("ahead", "ahead_ci")):
         if f"{of}_mean" in values:
             mean, cov = values[f"{of}_mean"], values[f"{of}_cov"]

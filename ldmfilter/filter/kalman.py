@@ -187,8 +187,7 @@ def smooth(model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor, " tim
         starts: as given to `filter`; nothing flows back over the start of a segment.
     """
     mean, row, P = filtered.filtered_mean, filtered.row, filtered.covariances.filtered
-    last = _starts(starts, len(mean)).roll(-1)
-    ahead, G = _smoother_gains(model, P)
+    last, ahead, G = _backwards(model, P, starts, len(row))
     table, kept = _smoother_covariances(P, ahead, G, row, last)
     # d_t = m_t|T - m_t, backwards: d_t = G_t (d_{t+1} + m_{t+1} - m-_{t+1}).
     G = G.to(mean)
@@ -204,8 +203,7 @@ def smooth_lagged(model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor
     *Optimal Filtering*, chapter 7). The other arguments are those of `smooth`.
     """
     mean, row, P = filtered.filtered_mean, filtered.row, filtered.covariances.filtered
-    last = _starts(starts, len(mean)).roll(-1)
-    predicted, G = _smoother_gains(model, P)
+    last, predicted, G = _backwards(model, P, starts, len(row))
     there, gains = last.to(mean.device)[:, None], G.to(mean)
     update = (mean - filtered.predicted_mean).roll(-1, 0)
     # d_t = m_t|t+n - m_t; each round takes one bin more: d_t = G_t (d_{t+1} + m_{t+1} - m-_{t+1}).
@@ -221,11 +219,14 @@ def smooth_lagged(model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor
     return Smoothed(mean + d, table, node)
 
 
-def _smoother_gains(model: LinearGaussian, P: Float[Tensor, "row state state"]) -> tuple[Tensor, Tensor]:
-    """From filtered covariances those predicted for the next bin, and the smoother's gains G_t, float64 on the CPU."""
+def _backwards(
+    model: LinearGaussian, P: Float[Tensor, "row state state"], starts: Tensor | None, time: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Flags of the last bins of segments; and of filtered covariances those predicted for the next bin, with the
+    smoother's gains G_t, in float64 on the CPU."""
     A, Q = model.A.double().cpu(), model.Q.double().cpu()
     ahead = symmetrise(A @ P @ A.mT + Q)
-    return ahead, torch.cholesky_solve(A @ P, safe_cholesky(ahead)).mT
+    return _starts(starts, time).roll(-1), ahead, torch.cholesky_solve(A @ P, safe_cholesky(ahead)).mT
 
 
 def _starts(starts: Tensor | None, time: int) -> Tensor:

@@ -25,7 +25,7 @@ from ldmfilter.data.windows import stretches
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
 from ldmfilter.filter.candidates import Trained, listed, read_trained
-from ldmfilter.filter.decode import decode
+from ldmfilter.filter.decode import decode_blocks, follow_blocks
 from ldmfilter.filter.evaluation import Record, read_history
 from ldmfilter.filter.matching import no_moments
 from ldmfilter.filter.network import Network, current_names, names_of_format_2
@@ -334,7 +334,10 @@ class LDMFilter(FilterConfig):
         self.check_fitted()
         counts = as_counts(counts, self.bin_size_)
         model = self.of(counts if session is None else session)
-        latents = decode(model, counts, ci, smooth, device, ahead, lag, progress)
+        pieces = decode_blocks(model, counts, ci, smooth, device=device, ahead=ahead, lag=lag)
+        blocks = list(follow_blocks(pieces, counts.sizes["time"]) if progress else pieces)
+        several_blocks = len(blocks) > 1
+        latents = xr.concat(blocks, "time", data_vars="minimal", coords="minimal") if several_blocks else blocks[0]
         if not rates:
             return latents
         return (Rates.fit(latents, counts) if rates is True else rates).add(latents)

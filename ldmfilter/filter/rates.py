@@ -149,17 +149,13 @@ class Rates:
         ('time', 'unit', 'bound')
         """
         level = float(latents.attrs["ci_level"])
-        mean, cov = latents["filtered_mean"].to_numpy(), latents["filtered_cov"].to_numpy()
-        found = dict(zip(("rate", "rate_ci"), self.expected(mean, cov, level), strict=True))
-        if "ahead_mean" in latents:
-            means, covs = latents["ahead_mean"].to_numpy(), latents["ahead_cov"].to_numpy()
-            each = [self.expected(mean, cov, level) for mean, cov in zip(means, covs, strict=True)]
-            found |= dict(zip(("rate_ahead", "rate_ahead_ci"), map(np.stack, zip(*each, strict=True)), strict=True))
-        for name, values in found.items():
-            dims, about = VARIABLES[name]
-            latents = latents.assign({name: (dims, values.astype(np.float32), about)})
-            if "bound" in dims:
-                latents[name].attrs["level"] = level
+        for of, name in (("filtered", "rate"), ("ahead", "rate_ahead")):
+            if f"{of}_mean" in latents:
+                found = self.expected(latents[f"{of}_mean"].to_numpy(), latents[f"{of}_cov"].to_numpy(), level)
+                for variable, values in zip((name, f"{name}_ci"), found, strict=True):
+                    dims, about = VARIABLES[variable]
+                    latents = latents.assign({variable: (dims, values.astype(np.float32), about)})
+                latents[f"{name}_ci"].attrs["level"] = level
         return latents
 
 
@@ -177,6 +173,6 @@ def _regression(states: Floats, counts: Floats) -> Floats:
 
 
 def _variances(weights: Floats, cov: Floats) -> Floats:
-    """w'P w (time, unit)."""
+    """w'P w (*bins, unit)."""
     squares = (weights[:, :, None] * weights[:, None]).reshape(len(weights), -1)
-    return np.maximum(cov.reshape(len(cov), -1) @ squares.T, 0)
+    return np.maximum(cov.reshape(*cov.shape[:-2], -1) @ squares.T, 0)
