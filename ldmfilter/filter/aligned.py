@@ -111,8 +111,9 @@ def _bins(latents: xr.Dataset, table: xr.Dataset, event: Floats, size: float, st
     run = np.cumsum(new) - 1
     first = np.append(np.flatnonzero(new), n)
     index = np.arange(n)
-    missing_before = np.maximum.accumulate(np.where(observed, -1, index))
-    missing_after = np.minimum.accumulate(np.where(observed, n, index)[::-1])[::-1]
+    # The last bin before each and the first one after each that was not observed, or -1 and n.
+    missing_before = np.append(-1, np.maximum.accumulate(np.where(observed, -1, index))[:-1])
+    missing_after = np.append(np.minimum.accumulate(np.where(observed, n, index)[::-1])[-2::-1], n)
     bins, chosen = np.full((event.size, steps.size), -1), np.full(event.size, -1)
     starts, stops = (table[name].values for name in ("start_time", "stop_time"))
     for trial, (at, start, stop) in enumerate(zip(event, starts, stops, strict=True)):
@@ -125,8 +126,7 @@ def _bins(latents: xr.Dataset, table: xr.Dataset, event: Floats, size: float, st
             continue
         mine = np.bincount(run[own]).argmax()
         own = own[run[own] == mine]
-        low = first[mine] if own[0] == 0 else max(first[mine], missing_before[own[0] - 1] + 1)
-        high = first[mine + 1] if own[-1] + 1 == n else min(first[mine + 1], missing_after[own[-1] + 1])
+        low, high = max(first[mine], missing_before[own[0]] + 1), min(first[mine + 1], missing_after[own[-1]])
         # The first bin that ends after the event is step 1.
         anchor = min(max(np.searchsorted(time, at - (0.5 - _ROUNDING) * size, side="right"), low), high - 1)
         away = (time[anchor] - at) / size + 0.5  # bins from the event to the anchor's end

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.errors import InputError
-from ldmfilter.files import check_target, replacing
+from ldmfilter.files import AnyPath, check_target, replacing
 from ldmfilter.version import __version__
 
 FORMAT = "ldmfilter-latents"
@@ -80,9 +79,7 @@ def make_latents(values: Mapping[str, np.ndarray], unit_ids: np.ndarray, attribu
     return latents
 
 
-def write_latents(
-    latents: xr.Dataset | Iterable[xr.Dataset], path: str | os.PathLike[str], overwrite: bool = False
-) -> None:
+def write_latents(latents: xr.Dataset | Iterable[xr.Dataset], path: AnyPath, overwrite: bool = False) -> None:
     """Write a decoded dataset, or its pieces one after the other, as a zarr store chunked along time, or along trials
     where it has some: whole or not at all.
 
@@ -99,7 +96,7 @@ def write_latents(
                 piece.to_zarr(scratch, mode="w", encoding=_chunks(piece), consolidated=True, zarr_format=2)
 
 
-def check_store(path: str | os.PathLike[str], overwrite: bool) -> None:
+def check_store(path: AnyPath, overwrite: bool) -> None:
     """Refuse a place where states cannot be written, before they are computed.
 
     Raises:
@@ -110,7 +107,7 @@ def check_store(path: str | os.PathLike[str], overwrite: bool) -> None:
         raise InputError(f"{path}: is no store of latent states and is not replaced; choose another name")
 
 
-def is_made_from(path: str | os.PathLike[str], model_id: str, checksum: str, options: str) -> bool:
+def is_made_from(path: AnyPath, model_id: str, checksum: str, options: str) -> bool:
     """True if a store holds the states that a model gives for the session of a checksum, by options as the attribute
     `decode_options` has them. A store that is there is whole."""
     made = {
@@ -123,7 +120,7 @@ def is_made_from(path: str | os.PathLike[str], model_id: str, checksum: str, opt
     return found.get("format") in (FORMAT, ALIGNED) and made.items() <= found.items()
 
 
-def store_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
+def store_attributes(path: AnyPath) -> dict[str, Any]:
     """The attributes of a store, {} where there is none."""
     for name in (".zattrs", "zarr.json"):
         try:

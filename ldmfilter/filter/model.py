@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import logging
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from ldmfilter.data.prepare import as_counts
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import stretches
 from ldmfilter.errors import InputError
-from ldmfilter.files import disk_errors
+from ldmfilter.files import AnyPath, disk_errors
 from ldmfilter.filter.candidates import Trained, listed, read_trained
 from ldmfilter.filter.decode import decode_blocks, follow_blocks
 from ldmfilter.filter.evaluation import Record, read_history
@@ -543,7 +542,7 @@ class LDMFilter(FilterConfig):
         ]
         return table(repr(self), rows, note="fitted" if self.ended_ else "training has not ended")
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(self, folder: AnyPath) -> Path:
         """Write the model into a folder, which is made where it is missing; one file, replaced at once.
 
         Parameters
@@ -806,7 +805,7 @@ def _current(tensors: dict[str, Tensor], format: int, latents: int) -> dict[str,
     return current_names(tensors)
 
 
-def load(folder: str | os.PathLike[str]) -> LDMFilter:
+def load(folder: AnyPath) -> LDMFilter:
     """Read a model that `LDMFilter.save` or a training run wrote. Nothing in it is executed.
 
     Parameters

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,17 +108,6 @@ def read_options(path: Path) -> tuple[Config, dict[str, Any]]:
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise damaged(run, error) from None
     return config, about
-
-
-def created(root: Path) -> dict[Path, str]:
-    """When each run below a folder was made, ISO 8601. Warns of a damaged one."""
-    made: dict[Path, str] = {}
-    for path in root.glob(f"*/{RUN_FILE}") if root.is_dir() else []:
-        try:
-            made[path.parent] = str(json.loads(path.read_text(encoding="utf-8"))["created"])
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            warnings.warn(f"{path}: damaged file; this run is passed over", stacklevel=3)
-    return made
 
 
 def exists_already(path: Path) -> InputError:

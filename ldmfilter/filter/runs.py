@@ -13,9 +13,9 @@ All of it is data, written whole or not at all; opening a stranger's folder runs
 import errno
 import json
 import math
-import os
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -34,14 +34,13 @@ from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import reserve
 from ldmfilter.errors import BusyError, InputError
-from ldmfilter.files import disk_errors, plain_name, write_bytes
+from ldmfilter.files import AnyPath, disk_errors, plain_name, write_bytes
 from ldmfilter.filter.evaluation import Record
 from ldmfilter.filter.model import MODEL_FILE, LDMFilter, find_one, load, several
 from ldmfilter.filter.run_files import (
     RUN_FILE,
     RUN_FORMAT,
     RunSession,
-    created,
     exists_already,
     read_options,
     sha256,
@@ -116,7 +115,7 @@ class Run:
         """All units of the session."""
         return self.session.session_unit_ids
 
-    def choose(self, session: str | os.PathLike[str] | Session | None) -> "Run":
+    def choose(self, session: AnyPath | Session | None) -> "Run":
         """The run as one of its sessions sees it; a run of one session is that already.
 
         Args:
@@ -154,7 +153,7 @@ class Run:
     @classmethod
     def create(
         cls,
-        folder: str | os.PathLike[str] | None,
+        folder: AnyPath | None,
         config: Config,
         session: Session | list[Session],
         counts: xr.DataArray | list[xr.DataArray],
@@ -188,7 +187,7 @@ class Run:
         return cls(path, config, about)
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> "Run":
+    def open(cls, folder: AnyPath) -> "Run":
         """Open a run folder.
 
         Raises:
@@ -202,15 +201,20 @@ class Run:
             raise damaged(path / RUN_FILE, error) from None
 
     @classmethod
-    def latest(cls, root: Path = RUNS) -> "Run":
-        """The run below `root` that was made last.
+    def latest(cls) -> "Run":
+        """The run below `runs/` that was made last. Warns of a damaged one.
 
         Raises:
             InputError: there is none.
         """
-        made = created(root)
+        made: dict[Path, str] = {}
+        for path in RUNS.glob(f"*/{RUN_FILE}"):
+            try:
+                made[path.parent] = str(json.loads(path.read_text(encoding="utf-8"))["created"])
+            except (OSError, ValueError, LookupError, TypeError, RecursionError):
+                warnings.warn(f"{path}: damaged file; this run is passed over", stacklevel=2)
         if not made:
-            raise InputError(f"{root}: no run here; run `ldmfilter train SESSION` first, or give --run FOLDER")
+            raise InputError(f"{RUNS}: no run here; run `ldmfilter train SESSION` first, or give --run FOLDER")
         return cls.open(max(made, key=made.__getitem__))
 
     def train(self, training: Training, counts: xr.DataArray | list[xr.DataArray]) -> Iterator[Record]:
@@ -279,7 +283,7 @@ class Run:
         model = load(self.folder / MODEL_FILE)
         return model.of(self.checksum) if len(self._chosen) == 1 else model
 
-    def read(self, path: str | os.PathLike[str] | None = None, format: str | None = None) -> Session:
+    def read(self, path: AnyPath | None = None, format: str | None = None) -> Session:
         """Read a session for this run: counts that do not say how long a bin is have bins of the run's length.
 
         Args:
@@ -293,7 +297,7 @@ class Run:
             path, format = self.session_path, format or self.session.format
         return read_session(path, format or None, self.config.data.bin_size, **self.config.data.reading)
 
-    def recording(self, path: str | os.PathLike[str] | None = None) -> tuple[Session, xr.DataArray]:
+    def recording(self, path: AnyPath | None = None) -> tuple[Session, xr.DataArray]:
         """The run's own or chosen session, and its counts in the stretches that were asked for, reserved time included.
 
         Args:
@@ -335,7 +339,7 @@ class Run:
         if everything:
             self._chosen = self.sessions
 
-    def training_counts(self, paths: Sequence[str | os.PathLike[str]] = ()) -> list[xr.DataArray]:
+    def training_counts(self, paths: Sequence[AnyPath] = ()) -> list[xr.DataArray]:
         """Counts of each session that training saw, in order, reserved time left out.
 
         Args:
