@@ -71,31 +71,30 @@ def train(
                 param_hint="--max-steps",
             )
         raise typer.BadParameter("a run keeps its own options; leave the others out", param_hint=hint)
-    if add is not None:
-        if resume or session:
-            raise typer.BadParameter("name the session to add, and no other", param_hint="--add")
-        the_run = open_run(run)
-        training, added, records = the_run.add(the_run.read(add, format))
-        _follow(the_run, training, [added], records, add, quiet)
-        _print(the_run, training, as_json)
-        return
-    if not resume and not session:
+    if add is not None and (resume or session):
+        raise typer.BadParameter("name the session to add, and no other", param_hint="--add")
+    if add is None and not resume and not session:
         raise typer.BadParameter("name a session to train on", param_hint="SESSION")
     from ldmfilter.filter.runs import start_run
     from ldmfilter.filter.training import Training
 
-    if resume:
+    if add is not None:
+        the_run = open_run(run)
+        training, counts, records = the_run.add(the_run.read(add, format))
+    elif resume:
         the_run = open_run(run)
         counts = the_run.training_counts(session or ())
         training = Training(the_run.config.filter, counts)
         the_run.resume(training)
+        records = the_run.train(training, counts)
     else:
         asked = (Config.read(config) if config else Config()).replace(**options)
         asked.validate()
         named = {*options, *(read_toml(config).get("data", {}) if config else ())}
         bin_size_given = not named.isdisjoint(("bin_size", "bin-size"))
         the_run, training, counts = start_run(run, session or (), format, asked, bin_size_given)
-    _follow(the_run, training, counts, the_run.train(training, counts), None, quiet)
+        records = the_run.train(training, counts)
+    _follow(the_run, training, counts, records, add, quiet)
     _print(the_run, training, as_json)
 
 

@@ -358,12 +358,12 @@ class Run:
         recorded = [self._of(one).recording(moved.get(one.checksum))[1] for one in trained]
         return [reserve(one, self.config.data.reserve) for one in recorded]
 
-    def add(self, session: Session) -> tuple[Training, xr.DataArray, Iterator[Record]]:
+    def add(self, session: Session) -> tuple[Training, list[xr.DataArray], Iterator[Record]]:
         """Begin to fit an encoder for a further session, with the options of the run.
 
         Returns:
-            The training of its encoder; the counts (time, unit) for it; and records, one an evaluation, which train it
-            and write it into the run at the end: a stop before leaves the run as it was.
+            The training of its encoder; a list of its counts (time, unit); and records, one an evaluation, which train
+            it and write it into the run at the end: a stop before leaves the run as it was.
 
         Raises:
             InputError: training has not ended, the run has the session already, its bins or units are too few, or
@@ -389,7 +389,7 @@ class Run:
         except BaseException:
             self._lock.release()
             raise
-        return training, counts, self._add(model, training, counts, added)
+        return training, [counts], self._add(model, training, counts, added)
 
     def _add(self, model: LDMFilter, training: Training, counts: xr.DataArray, session: RunSession) -> Iterator[Record]:
         try:

@@ -60,7 +60,9 @@ class SpikesAhead:
         return _spread(self.blocks)
 
     def lead(self, other: SpikesAhead) -> tuple[float, float]:
-        """Lead over another on the same bins and its standard error, in the value's unit."""
+        """Lead over another and its standard error, in the value's unit; NaN where they were judged on other bins."""
+        if len(self.blocks) != len(other.blocks):
+            return np.nan, np.nan
         difference = self.blocks - other.blocks
         return float(difference.sum()), _spread(difference)
 

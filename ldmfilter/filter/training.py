@@ -35,7 +35,7 @@ from ldmfilter.filter.evaluation import Record, read_history
 from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.matching import Match
 from ldmfilter.filter.network import Network
-from ldmfilter.filter.spikes_ahead import SpikesAhead
+from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead
 from ldmfilter.ranks import ranks
 from ldmfilter.tensors import below
 
@@ -268,25 +268,24 @@ class Training:
         """Take the candidate that has just ended among those trained, and keep it where it predicts spikes better."""
         fit = self._now
         part = fit.candidate.name.split()[0] if self._both else ""
-        self._past = self._past + fit.history
+        self._past += fit.history
         asked = self.config.refit
         refits = (False, True) if asked is None and fit.candidate.refit and not self._onto else (bool(asked),)
         steps = [fit.kept_step] if fit.kept_step > EARLY * fit.step else [fit.step, fit.kept_step]
         for step, refit in itertools.product(steps, refits):
-            one = Trained(fit.candidate.name, fit.frame, refit, kept_step=step)
+            name = fit.candidate.name
             try:
                 if failure is not None:
                     raise failure
                 state = fit.finished_state(refit, last=step > fit.kept_step)
                 found = fit.spikes_ahead(fit.judged(state))
             except TrainingError as error:
-                self.trained = [*self.trained, dataclasses.replace(one, failure=str(error))]
+                self.trained.append(Trained(name, fit.frame, refit, kept_step=step, failure=str(error)))
                 continue
-            one = dataclasses.replace(one, bits_per_spike=found.value)
             kept = self._kept.get(part)
-            if kept is not None and len(kept.found.blocks) == len(found.blocks):
-                one = dataclasses.replace(one, lead=found.lead(kept.found))
-            self.trained = [*self.trained, one]
+            lead = found.lead(NOT_JUDGED if kept is None else kept.found)
+            one = Trained(name, fit.frame, refit, found.value, lead, step)
+            self.trained.append(one)
             if kept is None or _leads(one, kept.trained):
                 self._kept[part] = Kept(one, found, state, fit.matches)
                 order = [one[0].name for one in self._fits] if self._both else [""]
@@ -299,11 +298,9 @@ class Training:
         found = fits[0].spikes_ahead([side_by_side(one) for one in zip(*each, strict=True)])
         parts = [one.trained for one in self._kept.values()]
         best = max(self._kept.values(), key=lambda one: one.trained.bits_per_spike)
-        lead = found.lead(best.found) if len(best.found.blocks) == len(found.blocks) else (np.nan, np.nan)
+        lead = found.lead(best.found)
         frame, step = max(one.frame for one in parts), max(one.kept_step for one in parts)
-        self.trained = [
-            *self.trained, Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, step)
-        ]  # fmt: skip
+        self.trained.append(Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, step))
         if lead[0] < -lead[1] and not self._onto:
             self._kept = {name: one for name, one in self._kept.items() if one is best}
 
