@@ -71,13 +71,13 @@ def align(
     size = float(latents.attrs["bin_size"])
     steps = window_steps(window, size)
     bins, segment = _bins(latents, table, table[column].values.astype(np.float64), size, steps)
-    reached = bins >= 0
+    reached = xr.DataArray(bins >= 0, dims=("trial", "time"))
     if not reached.any():
         raise InputError(_unreached(latents, session, event, table[column].values, window))
     part = latents.drop_vars(["segment", "interval"], errors="ignore").rename(time="bin_time")
     at = xr.DataArray(bins.clip(0), dims=("trial", "time"))
     part = part.reset_index("bin_time").reset_coords("bin_time").isel(bin_time=at)
-    part = part.map(lambda one: _masked(one, xr.DataArray(reached, dims=("trial", "time"))), keep_attrs=True)
+    part = part.map(lambda one: _masked(one, reached), keep_attrs=True)
     coords: dict[str, object] = {"trial": table["interval"].values, "segment": ("trial", segment)}
     about = {"units": "s", "long_name": f"bin centre from {event}"}
     coords["time"] = ("time", np.round((steps - 0.5) * size, 9), about)

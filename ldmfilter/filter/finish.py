@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldmfilter.data.frames import phases
 from ldmfilter.data.tables import Array, Floats
-from ldmfilter.filter.batches import Recording, Stretches
+from ldmfilter.filter.batches import Judged, Recording, Stretches
 from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter, filter_windows
 from ldmfilter.filter.linalg import safe_cholesky
 from ldmfilter.filter.matching import Match, match, mean_moments, moments_of, rotated
@@ -77,17 +77,10 @@ def set_canonical(network: Network, sessions: Sequence[Stretches], bin_size: flo
 
 
 @torch.no_grad()
-def filtered_means(
-    network: Network,
-    session: int,
-    frames: Float[Tensor, "time unit"],
-    observed: Array,
-    runs: Array,
-    k: int,
-) -> Floats:
-    """Causal states (time, state) of a session's bins, from the frames of k bins that end with them, each phase by
-    itself; `runs` (time,) numbers the gap-free stretches."""
-    z, model = network.encode(frames, session).double(), network.linear_gaussian()
+def filtered_means(network: Network, session: int, judged: Judged, k: int) -> Floats:
+    """Causal states (time, state) of a session's bins, whose frames have k bins, each phase by itself."""
+    runs, observed = judged.runs, judged.observed
+    z, model = network.encode(judged.frames, session).double(), network.linear_gaussian()
     states, phase = np.empty((len(runs), len(network.gauge))), phases(runs, k)
     for p in range(min(k, len(runs))):
         rows = np.flatnonzero(phase == p)
@@ -153,12 +146,8 @@ def refit(
     """
     noise.start(model)
     z = torch.cat([train, held])
-    weight = torch.cat(
-        [
-            torch.full((len(train),), (1 - HELD_OUT_WEIGHT) / len(train), dtype=z.dtype),
-            torch.full((len(held),), HELD_OUT_WEIGHT / len(held), dtype=z.dtype),
-        ]
-    ).to(z.device)
+    of_train = z.new_full((len(train),), (1 - HELD_OUT_WEIGHT) / len(train))
+    weight = torch.cat([of_train, z.new_full((len(held),), HELD_OUT_WEIGHT / len(held))])
     optimizer = torch.optim.LBFGS(
         [p for p in noise.parameters() if p.requires_grad],
         max_iter=ITERATIONS,

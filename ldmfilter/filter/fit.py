@@ -140,8 +140,7 @@ class Fit:
         each = []
         for i, recording in enumerate(self._recordings):
             judged = recording.judged(JUDGED_BINS // len(self._recordings))
-            states = filtered_means(network, i, judged.frames, judged.observed, judged.runs, recording.frame)
-            each.append((states, judged))
+            each.append((filtered_means(network, i, judged, recording.frame), judged))
         return each
 
     def spikes_ahead(self, each: Sequence[tuple[Floats, Judged]]) -> SpikesAhead:

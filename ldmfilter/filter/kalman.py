@@ -243,7 +243,7 @@ def _filter_covariances(
     first: Float[Tensor, "state state"] | None,
 ) -> tuple[Covariances, Int[Tensor, " time"]]:
     """The distinct covariances of a pattern of starts and missing bins, and which bin has which."""
-    exact = LinearGaussian._make(value.double().cpu() for value in model)
+    exact = model.to("cpu", torch.float64)
     A, Q, C, *_ = exact
 
     def step(cov: Tensor, seen: Tensor) -> Tensor:

@@ -153,7 +153,6 @@ def open_latents(path: Path) -> xr.Dataset:
         attributes = json.loads((path / ".zattrs").read_text(encoding="utf-8"))
         if not isinstance(attributes, dict) or attributes.get("format") not in (FORMAT, ALIGNED):
             raise InputError(f"{path}: is no store of latent states; give one that `ldmfilter decode` made")
-        _refuse_aligned(attributes, path)
         check_arrays(path)
         # Consolidated metadata are a copy of what was just checked, or not.
         version: dict[str, Any] = {"zarr_format": 2} if ZARR_3 else {}
@@ -175,7 +174,11 @@ def open_latents(path: Path) -> xr.Dataset:
 def check_latents(latents: xr.Dataset) -> None:
     """Raises InputError for a dataset that is not one of states: variables missing, of other dims or odd names."""
     where = source_of(latents)
-    _refuse_aligned(latents.attrs, where)
+    if latents.attrs.get("format") == ALIGNED:
+        raise InputError(
+            f"{where}: holds states in trials (around {latents.attrs.get('align')}), where states in time are needed; "
+            "decode without --align"
+        )
     for name, (dims, _) in VARIABLES.items():
         if name not in latents.variables:
             if name in REQUIRED:
@@ -194,14 +197,6 @@ def check_latents(latents: xr.Dataset) -> None:
     time = latents["time"].to_numpy()
     if time.dtype.kind != "f" or not np.isfinite(time).all() or (np.diff(time) <= 0).any():
         raise InputError(f"{where}: its time does not rise; decode it again")
-
-
-def _refuse_aligned(attributes: Mapping[str, Any], where: object) -> None:
-    if attributes.get("format") == ALIGNED:
-        raise InputError(
-            f"{where}: holds states in trials (around {attributes.get('align')}), where states in time are needed; "
-            "decode without --align"
-        )
 
 
 def source_of(latents: xr.Dataset) -> str:

@@ -64,7 +64,8 @@ def moments_of(z: Floats, run: Array, bin_size: float) -> Moments:
     x = np.concatenate([pd.DataFrame(part).ewm(alpha=1 - decay, adjust=False).mean()[1:] for part in from_zero])
     x = x - x.mean(0)
     length = np.sqrt((x**2).mean(1))
-    x /= np.sqrt((length**2).mean()) * np.sqrt(1 + (length / (RADIUS * np.sqrt((length**2).mean()))) ** 2)[:, None]
+    typical, n = np.sqrt((length**2).mean()), z.shape[1]
+    x /= typical * np.sqrt(1 + (length / (RADIUS * typical)) ** 2)[:, None]
 
     def pairs(lag: float) -> tuple[Floats, Floats]:
         bins = min(max(round(lag / bin_size), 1), len(run)) if lag else 0
@@ -72,8 +73,7 @@ def moments_of(z: Floats, run: Array, bin_size: float) -> Moments:
         return x[: len(x) - bins][same], x[bins:][same]
 
     def third(one: Floats, other: Floats) -> Floats:
-        products = (one[:, :, None] * one[:, None, :]).reshape(len(one), one.shape[1] ** 2)
-        n = one.shape[1]
+        products = (one[:, :, None] * one[:, None, :]).reshape(len(one), n**2)
         return (products.T @ other).reshape(n, n, n) / max(len(one), 1)
 
     second = [now.T @ later / max(len(now), 1) for now, later in map(pairs, SECOND_LAGS)]

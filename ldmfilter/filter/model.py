@@ -74,6 +74,11 @@ class FittedSession:
         path = self.source.get("path", "")
         return [name for name in (path, Path(path).name, *map(self.source.get, SOURCE_KEYS[1:])) if name]
 
+    @property
+    def name(self) -> str:
+        """The first of its names, for a message."""
+        return next(iter(self.names), "memory")
+
 
 class LDMFilter(FilterConfig):
     """Nonlinear Bayesian filter for spike counts, or a signal such as dF/F, trained without labels by predictive latent
@@ -532,7 +537,7 @@ class LDMFilter(FilterConfig):
         if not hasattr(self, "network_"):
             return table(repr(self), [], note="not fitted; help(LDMFilter) explains the settings")
         rows = [
-            ("sessions", ", ".join(one.names[0] if one.names else "memory" for one in self.sessions_)),
+            ("sessions", ", ".join(one.name for one in self.sessions_)),
             ("units", ", ".join(str(len(one.unit_ids)) for one in self.sessions_)),
             ("states", f"{self.sized_.states}, of {self.sized_.latents} pseudo-observations"),
             ("bins", f"{self.bin_size_:g} s, in frames of {' and '.join(f'{x.frame_:g}' for x in self.parts)} s"),
@@ -652,7 +657,7 @@ class LDMFilter(FilterConfig):
 
     def listed(self) -> str:
         """The number of sessions and their names, for a message."""
-        names = [one.names[0] if one.names else "memory" for one in self.sessions_]
+        names = [one.name for one in self.sessions_]
         return f"the model's {len(names)} sessions ({shorten(names)})"
 
     def _only(self) -> FittedSession:
