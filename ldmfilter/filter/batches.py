@@ -9,7 +9,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from ldmfilter.data.counts import is_signal
+from ldmfilter.data.counts import is_signal, seen_counts
 from ldmfilter.data.frames import observed_frames, phases, sum_frames
 from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import InputError
@@ -82,10 +82,8 @@ class Recording:
         self.n_units, self.signal = counts.sizes["unit"], is_signal(counts)
         self.frame, self._fabric = frame, fabric
         self._ends = frame - 1 + frame * np.arange(window)  # last bins of a window's frames
-        self._values = counts.variable
-        self._seen = counts["unit_observed"].variable if "unit_observed" in counts.coords else None
-        self._segment, self._observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
-        self._frame_observed = observed_frames(self._observed, self._segment, frame)
+        self._counts, self._segment = counts, np.asarray(counts["segment"])
+        self._observed = observed_frames(np.asarray(counts["observed"]), self._segment, frame)
         # Few frames are held in the device's memory; many are read from where they lie.
         self._resident: Tensor | None = None
         if counts.size <= RESIDENT:
@@ -110,10 +108,7 @@ class Recording:
             inside = stretch == number
             first = max(number * STRETCH - frame + 1, 0)
             rows = slice(first, (number + 1) * STRETCH)
-            values = self._values[rows].to_numpy().astype(np.float32)
-            values[~self._observed[rows]] = np.nan
-            if self._seen is not None:
-                values[~self._seen[rows].to_numpy()] = np.nan
+            values = seen_counts(self._counts[rows])
             out[inside] = sum_frames(values, self._segment[rows], frame)[bins[inside] - first]
         return out
 
@@ -142,7 +137,7 @@ class Recording:
         last = phases(runs, self.frame) == self.frame - 1
         ends, runs = rows[last], runs[last]
         held = np.isin(ends, self.windows.held_bins, assume_unique=True)
-        return Stretches(self._frames(ends).cpu(), self._frame_observed[ends], np.diff(runs, prepend=-1) != 0, held)
+        return Stretches(self._frames(ends).cpu(), self._observed[ends], np.diff(runs, prepend=-1) != 0, held)
 
     def _rows(self, most: int) -> tuple[np.ndarray, np.ndarray]:
         """All bins, or, of more than about so many, stretches around held-out ones; and the stretch of each."""
@@ -158,4 +153,4 @@ class Recording:
         """Bins that predicted spikes are judged on: all, or, of more than about so many, stretches."""
         bins, runs = self._rows(most)
         counts = self._gather(bins, 1).astype(np.float64)
-        return Judged(bins, self._frames(bins).cpu(), counts, self._frame_observed[bins], runs)
+        return Judged(bins, self._frames(bins).cpu(), counts, self._observed[bins], runs)

@@ -17,7 +17,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from ldmfilter.config import settings
-from ldmfilter.data.counts import is_signal
+from ldmfilter.data.counts import is_signal, seen_counts
 from ldmfilter.data.frames import observed_frames, phases, sum_frames
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside
@@ -220,18 +220,12 @@ def _encode(network: Network, counts: xr.DataArray, k: int, device: str) -> tupl
     """White pseudo-observations (time, latent), float64, of the frames of k bins that end with each bin, and whether a
     frame is observed (time,); the hidden layers never hold more than some bins."""
     segment, observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
-    values = counts.to_numpy().astype(np.float32)
-    if "unit_observed" in counts.coords:
-        values[~counts["unit_observed"].to_numpy()] = np.nan
-    if k > 1:
-        values[~observed] = np.nan
-        values = sum_frames(values, segment, k)
+    values = sum_frames(seen_counts(counts), segment, k)
     frames = torch.from_numpy(values)
     z = torch.cat([network.encode(some.to(device)).double() for some in frames.split(TIME_CHUNK)])
     seen = observed_frames(observed, segment, k)
-    if k > 1:  # of a frame seen by halves, no unit may have been observed in half of it
-        seen &= ~np.isnan(values).all(1)
-    return z, torch.from_numpy(seen)
+    # Of a frame seen by halves, no unit may have been observed in half of it.
+    return z, torch.from_numpy(seen & ~np.isnan(values).all(1))
 
 
 def _dataset(

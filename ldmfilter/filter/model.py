@@ -16,7 +16,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from ldmfilter.config import FilterConfig, build_filter_config, current_settings, described, settings
-from ldmfilter.data.counts import is_signal
+from ldmfilter.data.counts import is_signal, seen_counts
 from ldmfilter.data.frames import frame_bins
 from ldmfilter.data.prepare import as_counts
 from ldmfilter.data.tables import shorten
@@ -429,10 +429,7 @@ class LDMFilter(FilterConfig):
         self.check_fitted()
         counts = as_counts(counts, self.bin_size_)
         states = self.decode(counts)["filtered_mean"].to_numpy().astype(np.float64)
-        seen = counts["observed"].to_numpy()[:, None]
-        if "unit_observed" in counts.coords:
-            seen = seen & counts["unit_observed"].to_numpy()
-        values = np.where(seen, counts.to_numpy(), np.nan).astype(np.float64)
+        values = seen_counts(counts).astype(np.float64)
         segment, every = counts["segment"].to_numpy(), np.ones(len(states), dtype=bool)
         return spikes_ahead_of_all(states, values, segment, every, self.bin_size_, is_signal(counts)).value
 

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import ndtri
 
-from ldmfilter.data.counts import check_counts, is_signal, where_of
+from ldmfilter.data.counts import check_counts, is_signal, seen_counts, where_of
 from ldmfilter.data.tables import Floats
 from ldmfilter.errors import InputError
 from ldmfilter.filter.latents import VARIABLES
@@ -89,9 +89,7 @@ class Rates:
         rows = thin(rows, MOST_FITTED)
         some = latents.isel(time=rows)
         m, P = (some[name].to_numpy().astype(np.float64) for name in ("filtered_mean", "filtered_cov"))
-        y = counts.isel(time=rows).to_numpy().astype(np.float64)
-        if "unit_observed" in counts.coords:
-            y[~counts["unit_observed"].to_numpy()[rows]] = np.nan
+        y = seen_counts(counts.isel(time=rows)).astype(np.float64)
         fitted = np.stack([_regression(m, column) for column in y.T])
         w, a = fitted[:, :-1], fitted[:, -1] - np.log(float(counts.attrs["bin_size"]))
         c = a - 0.5 * _variances(w, P).mean(0)
