@@ -121,8 +121,7 @@ class Fit:
         covariances as large as held-out innovations, and, once training has ended and where asked for, its noise
         refitted. Sessions are rotated into one state space: that of the first, or of the network trained onto."""
         with self._own_torch(advance=False):
-            network = self._make_network().eval()
-            network.load_state_dict(self._copy_of_network() if last else self._best)
+            network = self._network_of(self._copy_of_network() if last else self._best)
             stretches = [one.stretches(FINISH_BINS // len(self._recordings)) for one in self._recordings]
             self.matches = match_sessions(network, stretches, self.frame, self._onto is not None)
             if self._onto is None:
@@ -135,8 +134,7 @@ class Fit:
         """Causal states (time, state) of the finished network `state`, of each session, in bins that training may use;
         with these bins."""
         with self._own_torch(advance=False):
-            network = self._make_network().eval()
-        network.load_state_dict(state)
+            network = self._network_of(state)
         each = []
         for i, recording in enumerate(self._recordings):
             judged = recording.judged(JUDGED_BINS // len(self._recordings))
@@ -165,6 +163,11 @@ class Fit:
         for module in network.modules():
             if isinstance(module, Dropout):
                 module.ranks = self.ranks
+        return network
+
+    def _network_of(self, state: dict[str, Tensor]) -> Network:
+        network = self._make_network().eval()
+        network.load_state_dict(state)
         return network
 
     def _make_optimizer(self) -> torch.optim.Optimizer:

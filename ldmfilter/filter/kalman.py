@@ -163,13 +163,11 @@ def filter(  # the field's name for it
     A, C, b = model.A, model.C, model.b
     K, missing = tables.gain.to(z), ~observed.to(z.device)[:, None]
     u = pick(K, row, (z - b @ C.mT).masked_fill_(missing, 0))
-    if ahead is not None:
-        first = ahead[0] - b
-        u[0] = u[0] + first - K[row[0]] @ (C @ first)
+    first = torch.zeros_like(b) if ahead is None else ahead[0] - b
+    u[0] = u[0] + first - K[row[0]] @ (C @ first)
     x = linear_recurrence(A - K @ (C @ A), row.masked_fill(starts, -1), u)
     from_b = torch.nn.functional.pad(x[:-1] @ A.mT, (0, 0, 1, 0)).masked_fill_(starts.to(z.device)[:, None], 0)
-    if ahead is not None:
-        from_b[0] = first
+    from_b[0] = first
     predicted = b + from_b
     innovation = (z - predicted @ C.mT).masked_fill_(missing, torch.nan)
     return Filtered(predicted, b + x, innovation, tables, row)
@@ -258,9 +256,8 @@ def _filter_covariances(
     node = starts.long()  # the steady state, or at starts the prior
     came_from = observed.long().roll(1)
     irregular = ~observed.roll(1) | starts.roll(1) | torch.tensor(F is None)
-    known = torch.stack([steady, exact.P0])
+    known = torch.stack([steady, exact.P0, exact.P0 if first is None else first.double().cpu()])
     if first is not None:
-        known = torch.cat([known, first.double().cpu()[None]])
         node[0] = 2
     covs, node = _trace(step, known, node, came_from, irregular & ~starts, starts, F)
     pairs, row = distinct(2 * node + observed)

@@ -20,36 +20,36 @@ FORMAT = "ldmfilter-latents"
 ALIGNED = "ldmfilter-aligned-latents"  # of states in trials, as `filter.aligned` makes them
 TIME_CHUNK = 16_384  # bins in a chunk of a store
 
-_COV = ("time", "state", "state_2")
-#: Variables: their dims, and attributes. Time indices: t|t-1 predicted, t|t filtered, t|T smoothed.
-VARIABLES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
-    "time": (("time",), {"units": "s", "long_name": "bin centre"}),
-    "segment": (("time",), {}),
-    "interval": (("time",), {}),
-    "filtered_mean": (("time", "state"), {"time_index": "t|t"}),
-    "filtered_cov": (_COV, {"time_index": "t|t"}),
-    "predicted_mean": (("time", "state"), {"time_index": "t|t-1"}),
-    "predicted_cov": (_COV, {"time_index": "t|t-1"}),
-    "ci": (("time", "state", "bound"), {"of": "filtered_mean"}),
-    "innovation": (("time", "latent"), {"time_index": "t, given t-1"}),
-    "innovation_cov": (("time", "latent", "latent_2"), {"time_index": "t, given t-1"}),
-    "observed": (("time",), {}),
-    "trained": (("time",), {"long_name": "whether the model was trained on the bin"}),
-    "smoothed_mean": (("time", "state"), {"time_index": "t|T"}),
-    "smoothed_cov": (_COV, {"time_index": "t|T"}),
-    "lagged_mean": (("time", "state"), {"time_index": "t|t+lag"}),
-    "lagged_cov": (_COV, {"time_index": "t|t+lag"}),
-    "lagged_ci": (("time", "state", "bound"), {"of": "lagged_mean"}),
-    "dynamics": (("state",), {"long_name": "slow or fast, of a filter of both"}),
-    "ahead": (("ahead",), {"units": "s", "long_name": "from `time`, when the forecast is made, to when it is for"}),
-    "ahead_mean": (("ahead", "time", "state"), {"time_index": "t+ahead|t"}),
-    "ahead_cov": (("ahead", *_COV), {"time_index": "t+ahead|t"}),
-    "ahead_ci": (("ahead", "time", "state", "bound"), {"of": "ahead_mean"}),
-    "rate": (("time", "unit"), {"unit": "Hz", "time_index": "t|t"}),
-    "rate_ci": (("time", "unit", "bound"), {"unit": "Hz", "of": "rate"}),
-    "rate_ahead": (("ahead", "time", "unit"), {"unit": "Hz", "time_index": "t+ahead|t"}),
-    "rate_ahead_ci": (("ahead", "time", "unit", "bound"), {"unit": "Hz", "of": "rate_ahead"}),
+_TABLE: dict[str, tuple[str, dict[str, str]]] = {
+    "time": ("time", {"units": "s", "long_name": "bin centre"}),
+    "segment": ("time", {}),
+    "interval": ("time", {}),
+    "filtered_mean": ("time state", {"time_index": "t|t"}),
+    "filtered_cov": ("time state state_2", {"time_index": "t|t"}),
+    "predicted_mean": ("time state", {"time_index": "t|t-1"}),
+    "predicted_cov": ("time state state_2", {"time_index": "t|t-1"}),
+    "ci": ("time state bound", {"of": "filtered_mean"}),
+    "innovation": ("time latent", {"time_index": "t, given t-1"}),
+    "innovation_cov": ("time latent latent_2", {"time_index": "t, given t-1"}),
+    "observed": ("time", {}),
+    "trained": ("time", {"long_name": "whether the model was trained on the bin"}),
+    "smoothed_mean": ("time state", {"time_index": "t|T"}),
+    "smoothed_cov": ("time state state_2", {"time_index": "t|T"}),
+    "lagged_mean": ("time state", {"time_index": "t|t+lag"}),
+    "lagged_cov": ("time state state_2", {"time_index": "t|t+lag"}),
+    "lagged_ci": ("time state bound", {"of": "lagged_mean"}),
+    "dynamics": ("state", {"long_name": "slow or fast, of a filter of both"}),
+    "ahead": ("ahead", {"units": "s", "long_name": "from `time`, when the forecast is made, to when it is for"}),
+    "ahead_mean": ("ahead time state", {"time_index": "t+ahead|t"}),
+    "ahead_cov": ("ahead time state state_2", {"time_index": "t+ahead|t"}),
+    "ahead_ci": ("ahead time state bound", {"of": "ahead_mean"}),
+    "rate": ("time unit", {"unit": "Hz", "time_index": "t|t"}),
+    "rate_ci": ("time unit bound", {"unit": "Hz", "of": "rate"}),
+    "rate_ahead": ("ahead time unit", {"unit": "Hz", "time_index": "t+ahead|t"}),
+    "rate_ahead_ci": ("ahead time unit bound", {"unit": "Hz", "of": "rate_ahead"}),
 }
+#: Variables: their dims, and attributes. Time indices: t|t-1 predicted, t|t filtered, t|T smoothed.
+VARIABLES = {name: (tuple(dims.split()), about) for name, (dims, about) in _TABLE.items()}
 #: Every store has these.
 REQUIRED = ("time", "segment", "observed", "filtered_mean", "filtered_cov", "ci")
 # Names of variables become names of files, columns and objects.

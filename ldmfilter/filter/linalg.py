@@ -192,8 +192,6 @@ def pick(
     common = int(index.bincount().argmax())
     rest = (index != common).nonzero()[:, 0]
     y = x @ table[common].mT
-    if not len(rest):
-        return y
     at = rest.to(x.device)
     y[at] = (table[index[rest].to(x.device)] @ x[at, :, None])[..., 0]
     return y

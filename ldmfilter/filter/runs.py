@@ -237,13 +237,13 @@ class Run:
         written, ended = 0.0, training.ended
         self._write_log(training.history)
         if training.step and not any(one.added for one in self.sessions):  # those came when all was done
-            self._write_model(training, counts)  # a stop may have come between checkpoint and model
+            self._write(training, counts, checkpoint=False)  # a stop may have come between checkpoint and model
         for record in training.run():
             with disk_errors(self.folder / _LOG), (self.folder / _LOG).open("a", encoding="utf-8") as log:
                 log.write(_line(record))
             if time.monotonic() - written >= CHECKPOINT_EVERY or record.step == self.config.filter.max_steps:
                 try:
-                    self._write_state(training, counts)
+                    self._write(training, counts)
                 except InputError:
                     if not written and not training.step:  # nothing is worth keeping yet
                         shutil.rmtree(self.folder, ignore_errors=True)
@@ -251,7 +251,7 @@ class Run:
                 written, ended = time.monotonic(), training.ended
             yield record
         if training.ended and not ended:  # a candidate failed at the end, maybe without a record
-            self._write_state(training, counts)
+            self._write(training, counts)
 
     def resume(self, training: Training) -> None:
         """Put a training back to the last checkpoint; one that was stopped before its first begins anew.
@@ -403,11 +403,9 @@ class Run:
         finally:
             self._lock.release()
 
-    def _write_state(self, training: Training, counts: xr.DataArray | list[xr.DataArray]) -> None:
-        write_tensors(self.folder / _CHECKPOINT, *training.state())
-        self._write_model(training, counts)
-
-    def _write_model(self, training: Training, counts: xr.DataArray | list[xr.DataArray]) -> None:
+    def _write(self, training: Training, counts: xr.DataArray | list[xr.DataArray], checkpoint: bool = True) -> None:
+        if checkpoint:
+            write_tensors(self.folder / _CHECKPOINT, *training.state())
         LDMFilter(**asdict(self.config.filter)).take(training, counts).save(self.folder)
 
     def _write_log(self, history: list[Record]) -> None:

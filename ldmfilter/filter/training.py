@@ -244,13 +244,19 @@ class Training:
             TrainingError: every candidate has diverged or collapsed.
         """
         told = len(self.history)
+
+        def untold() -> Iterator[Record]:
+            nonlocal told
+            while told < len(self.history):
+                told += 1
+                yield self.history[told - 1]
+
         while not self.ended:
             failure = None
             try:
                 for record in self._now.run():
-                    while record.step < self.config.max_steps and told < len(self.history):
-                        told += 1
-                        yield self.history[told - 1]
+                    if record.step < self.config.max_steps:
+                        yield from untold()
             except TrainingError as error:
                 failure = error
             self._judge(failure)
@@ -260,9 +266,8 @@ class Training:
                 self._now = self._fit(self._done)
             elif len(self._kept) > 1:
                 self._judge_both()
-            while self._kept and told < len(self.history):  # before, there is nothing to be kept
-                told += 1
-                yield self.history[told - 1]
+            if self._kept:  # before, there is nothing to be kept
+                yield from untold()
 
     def _judge(self, failure: TrainingError | None) -> None:
         """Take the candidate that has just ended among those trained, and keep it where it predicts spikes better."""

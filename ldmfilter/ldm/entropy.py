@@ -225,9 +225,7 @@ def kde(
     return -log_p
 
 
-def vmf_kde(
-    z: Float[Tensor, "sample dim"], concentration: float, spheres: int = 1, group: Int[Tensor, " sample"] | None = None
-) -> Float[Tensor, ""]:
+def vmf_kde(z: Float[Tensor, "sample dim"], concentration: float, spheres: int = 1) -> Float[Tensor, ""]:
     """Leave-one-out kernel density estimate on the unit sphere, by a von Mises-Fisher kernel.
 
     `spheres`: of how many points on spheres of their own, side by side, a sample is made; the kernel is the product of
@@ -237,7 +235,7 @@ def vmf_kde(
     d = z.shape[1]
     log_gaussian = 0.5 * d * (math.log(concentration) - math.log(2 * math.pi))
     log_vmf = log_vmf_norm(d // spheres, concentration) + concentration
-    return kde(z, group, concentration**-0.5) + log_gaussian - spheres * log_vmf
+    return kde(z, bandwidth=concentration**-0.5) + log_gaussian - spheres * log_vmf
 
 
 def logdet_second_order(z: Float[Tensor, "sample dim"]) -> Float[Tensor, ""]:
