@@ -62,9 +62,9 @@ class Recording:
 
     Args:
         counts: (time, unit), as `bin_spikes` makes them.
-        held_out: share of the time that is held out.
         frame: bins in a frame.
         window: frames in a window.
+        held_out: share of the time that is held out.
         block: bins that a held-out block has at least.
         fabric: moves them to the device.
 
@@ -77,7 +77,7 @@ class Recording:
         held: (window, time, unit) counts of held-out windows.
     """
 
-    def __init__(self, counts: xr.DataArray, held_out: float, frame: int, window: int, block: int, fabric: Any):
+    def __init__(self, counts: xr.DataArray, frame: int, window: int, held_out: float, block: int, fabric: Any):
         self.windows = split_windows(counts, window * frame, held_out, block, frame)
         self.n_units, self.signal = counts.sizes["unit"], is_signal(counts)
         self.frame, self._fabric = frame, fabric

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldmfilter.filter.linalg import whitening
-from ldmfilter.ranks import Ranks
+from ldmfilter.ranks import ranks
 
 
 class Dropout(nn.Dropout):
@@ -16,17 +16,16 @@ class Dropout(nn.Dropout):
     The share is one of 256: eight values take the bits of one random number, which makes a step a quarter faster.
     """
 
-    ranks = Ranks()
-
     def forward(self, x: Tensor) -> Tensor:
         """x with some values set to 0 in training, and the others enlarged."""
         dropped = min(round(256 * self.p), 255)
         if not (self.training and dropped):
             return x
-        shape = len(x) * self.ranks.size, *x.shape[1:]
+        among = ranks()
+        shape = len(x) * among.size, *x.shape[1:]
         drawn = torch.empty(math.prod(shape) // 8 + 1, dtype=torch.int64, device=x.device).random_(-(2**63), None)
         kept = drawn.view(torch.uint8)[: math.prod(shape)].view(shape) >= dropped
-        return x * (kept.chunk(self.ranks.size)[self.ranks.rank].to(x.dtype) * (256 / (256 - dropped)))
+        return x * (kept.chunk(among.size)[among.rank].to(x.dtype) * (256 / (256 - dropped)))
 
 
 FIRST_SHARE = 0.1  # of the last layer's first weights: z begins nearly as a linear map

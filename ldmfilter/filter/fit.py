@@ -17,7 +17,6 @@ from ldmfilter.errors import TrainingError
 from ldmfilter.filter.batches import Judged, Recording
 from ldmfilter.filter.candidates import Candidate
 from ldmfilter.filter.device import OwnRandomState
-from ldmfilter.filter.encoder import Dropout
 from ldmfilter.filter.evaluation import Record, evaluate, read_history
 from ldmfilter.filter.finish import FINISH_BINS, filtered_means, match_sessions, refit_noise, set_canonical
 from ldmfilter.filter.kalman import LinearGaussian, filter_windows
@@ -27,7 +26,7 @@ from ldmfilter.filter.network import Network, current_names
 from ldmfilter.filter.spikes_ahead import SpikesAhead, mean_of, spikes_ahead_of_all
 from ldmfilter.ldm.entropy import ENTROPIES
 from ldmfilter.ldm.objectives import predictive
-from ldmfilter.ranks import Ranks
+from ldmfilter.ranks import ranks
 from ldmfilter.tensors import below, optimizer_state, restore_optimizer
 
 EVALUATE_EVERY = 25  # steps
@@ -53,7 +52,6 @@ class Fit:
         frame: length of a frame, s, in whole bins.
         warmup: first frames of a window, which carry no loss.
         fabric: moves tensors and gradients.
-        ranks: the processes that share the training.
         onto: a finished network; all but the encoders of these sessions stays as it is there.
 
     Attributes:
@@ -70,10 +68,9 @@ class Fit:
         frame: float,
         warmup: int,
         fabric: Any,
-        ranks: Ranks,
         onto: Network | None = None,
     ):
-        self.config, self.candidate, self.frame, self.ranks = config, candidate, frame, ranks
+        self.config, self.candidate, self.frame = config, candidate, frame
         self._warmup, self._fabric, self._recordings, self._onto = warmup, fabric, recordings, onto
         self.matches: list[Match] = []
         self.step = 0
@@ -160,9 +157,6 @@ class Fit:
             shared = {k: v for k, v in self._onto.state_dict().items() if not k.startswith("encoders.")}
             network.load_state_dict(shared, strict=False)
             network.dynamics.requires_grad_(False)
-        for module in network.modules():
-            if isinstance(module, Dropout):
-                module.ranks = self.ranks
         return network
 
     def _network_of(self, state: dict[str, Tensor]) -> Network:
@@ -188,8 +182,8 @@ class Fit:
         """Random training windows (batch, time, unit) of each session, for each step: this process's share of them."""
         shape = (steps, self.config.batch_size)
         picks = [torch.randint(len(one.windows.train_starts), shape, generator=self._draws) for one in self._recordings]
-        share = self.config.batch_size // self.ranks.size
-        own = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
+        share, rank = self.config.batch_size // ranks().size, ranks().rank
+        own = slice(rank * share, (rank + 1) * share)
         batches = (one.batches(each.numpy()[:, own]) for one, each in zip(self._recordings, picks, strict=True))
         yield from zip(*batches, strict=True)
 
@@ -201,7 +195,7 @@ class Fit:
             group["lr"] = self.config.learning_rate * rate * group["rate"]
         self._optimizer.zero_grad()
         raw, model = self._module(counts)
-        if self.ranks.size > 1:  # whitening, filter and entropy see the whole batch, as in one process
+        if ranks().size > 1:  # whitening, filter and entropy see the whole batch, as in one process
             raw = [self._fabric.all_gather(one, sync_grads=True).flatten(0, 1) for one in raw]
         loss = -torch.stack([self._objective(one, model) for one in raw]).mean()
         self._fabric.backward(loss)

@@ -99,16 +99,16 @@ class Training:
         self._counts = [counts] if isinstance(counts, xr.DataArray) else list(counts)
         check_sessions(self._counts)
         self.config = config
-        self._ranks, self._onto = ranks(), onto
-        if config.batch_size % self._ranks.size:
+        self._onto = onto
+        if config.batch_size % ranks().size:
             raise InputError(
-                f"batch-size is {config.batch_size}; it must be a multiple of the {self._ranks.size} processes"
+                f"batch-size is {config.batch_size}; it must be a multiple of the {ranks().size} processes"
             )
         self.device = resolve_device(config.device)
         if config.precision == "16-mixed" and self.device == "cpu":
             raise InputError("precision is 16-mixed, which needs CUDA; use bf16-mixed or 32-true on the CPU")
         self._bin_size = float(self._counts[0].attrs["bin_size"])
-        self._fabric = fabric_on(self.device, config.precision, self._ranks)
+        self._fabric = fabric_on(self.device, config.precision)
         self._stretch = min(typical_stretch(one) for one in self._counts)
         open_ones = candidates(config, self._stretch * self._bin_size)
         if onto:  # the dynamics are there already
@@ -123,7 +123,11 @@ class Training:
                 stacklevel=2,
             )
         block = max(one.bins(self._bin_size) * windows[one][0] for one in windows)
-        self._fits = [(one, windows[one][1], self._recordings(one, windows[one][0], block)) for one in windows]
+        shared = config.held_out, block, self._fabric
+        self._fits = [
+            (one, warmup, [Recording(counts, one.bins(self._bin_size), window, *shared) for counts in self._counts])
+            for one, (window, warmup) in windows.items()
+        ]
         units = min(one.sizes["unit"] for one in self._counts)
         self.config = config = config.sized(units, shared=len(self._fits) == len(CANDIDATES))
         self._both = are_shared(config, len(self._fits))
@@ -159,10 +163,6 @@ class Training:
             raise InputError(f"{problem}, or --dynamics fast") if self.config.dynamics == "slow" else problem
         return fitting
 
-    def _recordings(self, candidate: Candidate, window: int, block: int) -> list[Recording]:
-        frame = candidate.bins(self._bin_size)
-        return [Recording(one, self.config.held_out, frame, window, block, self._fabric) for one in self._counts]
-
     def _fit(self, number: int) -> Fit:
         """The training of this number, of all in turn."""
         n = len(self._fits)
@@ -176,7 +176,7 @@ class Training:
         frame = candidate.bins(self._bin_size) * self._bin_size
         config = share(self.config, number) if self._both else self.config
         onto = self._onto[number][0] if self._onto else None
-        return Fit(config, candidate, recordings, frame, warmup, self._fabric, self._ranks, onto)
+        return Fit(config, candidate, recordings, frame, warmup, self._fabric, onto)
 
     @property
     def steps(self) -> int:
