@@ -185,16 +185,14 @@ class LDMFilter(FilterConfig):
         >>> quick.fit(counts).history_[-1].step
         2
         """
-        recordings = [as_counts(one, bin_size) for one in several(counts)]
-        training = Training(self, recordings)
+        training = Training(self, [as_counts(one, bin_size) for one in several(counts)])
         _drive(training, progress)
-        return self.take(training, recordings)
+        return self.take(training)
 
-    def take(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> "LDMFilter":
-        """Take over what a training on these counts has reached: the parameters at its kept step."""
-        recordings = several(counts)
-        self.sessions_ = list(map(FittedSession.of, recordings))
-        self.bin_size_ = float(recordings[0].attrs["bin_size"])
+    def take(self, training: Training) -> "LDMFilter":
+        """Take over what a training has reached: the parameters at its kept step."""
+        self.sessions_ = list(map(FittedSession.of, training.counts))
+        self.bin_size_ = float(training.counts[0].attrs["bin_size"])
         self.candidates_, self.kept_ = list(training.trained), training.kept
         self.ended_ = training.ended
         self.history_ = list(training.history)
@@ -232,10 +230,9 @@ class LDMFilter(FilterConfig):
         [6, 5]
         """
         self.check_fitted()
-        counts = as_counts(counts, self.bin_size_)
-        training = self.adding(counts)
+        training = self.adding(as_counts(counts, self.bin_size_))
         _drive(training, progress)
-        return self.take_added(training, counts)
+        return self.take_added(training)
 
     def adding(self, counts: xr.DataArray) -> Training:
         """The training of `add`, for who wants to follow it; `take_added` takes over what it has reached."""
@@ -252,14 +249,14 @@ class LDMFilter(FilterConfig):
             config = dataclasses.replace(config, dynamics=self.kept_.dynamics)
         return Training(config, counts, [(part.network_, part.frame_) for part in self.parts])
 
-    def take_added(self, training: Training, counts: xr.DataArray) -> "LDMFilter":
+    def take_added(self, training: Training) -> "LDMFilter":
         """Take over the encoder of a further session from a training that `adding` gave."""
         first = f"encoders.{len(self.sessions_)}."
         parts = []
         for part, (_, tensors) in zip(self.parts, training.parts, strict=True):
             mine = {first + name: value for name, value in below("encoders.0.", tensors).items()}
             parts.append((part.kept_, part.network_.state_dict() | mine))
-        self.sessions_ = [*self.sessions_, FittedSession.of(counts)]
+        self.sessions_ = [*self.sessions_, *map(FittedSession.of, training.counts)]
         self.set_parts(parts)
         return self
 

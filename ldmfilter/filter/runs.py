@@ -217,7 +217,7 @@ class Run:
             raise InputError(f"{RUNS}: no run here; run `ldmfilter train SESSION` first, or give --run FOLDER")
         return cls.open(max(made, key=made.__getitem__))
 
-    def train(self, training: Training, counts: xr.DataArray | list[xr.DataArray]) -> Iterator[Record]:
+    def train(self, training: Training) -> Iterator[Record]:
         """Run a training and keep log, checkpoints and model up to date; one record an evaluation.
 
         Raises:
@@ -229,21 +229,21 @@ class Run:
             return
         self._hold()
         try:
-            yield from self._train(training, counts)
+            yield from self._train(training)
         finally:
             self._lock.release()
 
-    def _train(self, training: Training, counts: xr.DataArray | list[xr.DataArray]) -> Iterator[Record]:
+    def _train(self, training: Training) -> Iterator[Record]:
         written, ended = 0.0, training.ended
         self._write_log(training.history)
         if training.step and not any(one.added for one in self.sessions):  # those came when all was done
-            self._write(training, counts, checkpoint=False)  # a stop may have come between checkpoint and model
+            self._write(training, checkpoint=False)  # a stop may have come between checkpoint and model
         for record in training.run():
             with disk_errors(self.folder / _LOG), (self.folder / _LOG).open("a", encoding="utf-8") as log:
                 log.write(_line(record))
             if time.monotonic() - written >= CHECKPOINT_EVERY or record.step == self.config.filter.max_steps:
                 try:
-                    self._write(training, counts)
+                    self._write(training)
                 except InputError:
                     if not written and not training.step:  # nothing is worth keeping yet
                         shutil.rmtree(self.folder, ignore_errors=True)
@@ -251,7 +251,7 @@ class Run:
                 written, ended = time.monotonic(), training.ended
             yield record
         if training.ended and not ended:  # a candidate failed at the end, maybe without a record
-            self._write(training, counts)
+            self._write(training)
 
     def resume(self, training: Training) -> None:
         """Put a training back to the last checkpoint; one that was stopped before its first begins anew.
@@ -358,12 +358,12 @@ class Run:
         recorded = [self._of(one).recording(moved.get(one.checksum))[1] for one in trained]
         return [reserve(one, self.config.data.reserve) for one in recorded]
 
-    def add(self, session: Session) -> tuple[Training, list[xr.DataArray], Iterator[Record]]:
+    def add(self, session: Session) -> tuple[Training, Iterator[Record]]:
         """Begin to fit an encoder for a further session, with the options of the run.
 
         Returns:
-            The training of its encoder; a list of its counts (time, unit); and records, one an evaluation, which train
-            it and write it into the run at the end: a stop before leaves the run as it was.
+            The training of its encoder, and records, one an evaluation, which train it and write it into the run at the
+            end: a stop before leaves the run as it was.
 
         Raises:
             InputError: training has not ended, the run has the session already, its bins or units are too few, or
@@ -389,24 +389,24 @@ class Run:
         except BaseException:
             self._lock.release()
             raise
-        return training, [counts], self._add(model, training, counts, added)
+        return training, self._add(model, training, added)
 
-    def _add(self, model: LDMFilter, training: Training, counts: xr.DataArray, session: RunSession) -> Iterator[Record]:
+    def _add(self, model: LDMFilter, training: Training, session: RunSession) -> Iterator[Record]:
         try:
             yield from training.run()
             if ranks().first:
                 # First the encoder, then its name: a stop between the two leaves an encoder that is never used.
-                model.take_added(training, counts).save(self.folder)
+                model.take_added(training).save(self.folder)
                 self.sessions.append(session)
                 about = self._about | {"format": RUN_FORMAT, "sessions": [asdict(one) for one in self.sessions]}
                 write_bytes(self.folder / RUN_FILE, json.dumps(about, indent=1).encode())
         finally:
             self._lock.release()
 
-    def _write(self, training: Training, counts: xr.DataArray | list[xr.DataArray], checkpoint: bool = True) -> None:
+    def _write(self, training: Training, checkpoint: bool = True) -> None:
         if checkpoint:
             write_tensors(self.folder / _CHECKPOINT, *training.state())
-        LDMFilter(**asdict(self.config.filter)).take(training, counts).save(self.folder)
+        LDMFilter(**asdict(self.config.filter)).take(training).save(self.folder)
 
     def _write_log(self, history: list[Record]) -> None:
         write_bytes(self.folder / _LOG, "".join(map(_line, history)).encode())
@@ -414,7 +414,7 @@ class Run:
 
 def start_run(
     folder: Path | None, paths: Sequence[Path], format: str | None, config: Config, bin_size_given: bool
-) -> tuple[Run, Training, list[xr.DataArray]]:
+) -> tuple[Run, Training]:
     """Make a run of sessions.
 
     Args:
@@ -425,7 +425,7 @@ def start_run(
         bin_size_given: whether a person chose the bin size; counts that come binned have their own otherwise.
 
     Returns:
-        the run, its training, and the counts (time, unit) of each session, reserved time left out.
+        the run, and its training on the counts of each session, reserved time left out.
 
     Raises:
         InputError: a session cannot be used, or the folder holds something already.
@@ -437,7 +437,7 @@ def start_run(
     counts = [reserve(prepare(session, config.data), config.data.reserve) for session in sessions]
     training = Training(config.filter, counts)
     config = Config(config.data, training.config)
-    return Run.create(folder, config, sessions, counts), training, counts
+    return Run.create(folder, config, sessions, counts), training
 
 
 def new_folder(sessions: Sequence[Session], now: datetime) -> Path:

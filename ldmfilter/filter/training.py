@@ -78,6 +78,7 @@ class Training:
             stays as it is there.
 
     Attributes:
+        counts: of each session.
         device: that it computes on.
         history: one record an evaluation, of all candidates in turn.
         config: the settings, with numbers for all sizes.
@@ -96,8 +97,8 @@ class Training:
         onto: Sequence[tuple[Network, float]] = (),
     ):
         config.validate()
-        self._counts = [counts] if isinstance(counts, xr.DataArray) else list(counts)
-        check_sessions(self._counts)
+        self.counts = [counts] if isinstance(counts, xr.DataArray) else list(counts)
+        check_sessions(self.counts)
         self.config = config
         self._onto = onto
         if config.batch_size % ranks().size:
@@ -107,9 +108,9 @@ class Training:
         self.device = resolve_device(config.device)
         if config.precision == "16-mixed" and self.device == "cpu":
             raise InputError("precision is 16-mixed, which needs CUDA; use bf16-mixed or 32-true on the CPU")
-        self._bin_size = float(self._counts[0].attrs["bin_size"])
+        self._bin_size = float(self.counts[0].attrs["bin_size"])
         self._fabric = fabric_on(self.device, config.precision)
-        self._stretch = min(typical_stretch(one) for one in self._counts)
+        self._stretch = min(typical_stretch(one) for one in self.counts)
         open_ones = candidates(config, self._stretch * self._bin_size)
         if onto:  # the dynamics are there already
             begin = CANDIDATES if len(onto) > 1 else open_ones
@@ -125,10 +126,10 @@ class Training:
         block = max(one.bins(self._bin_size) * windows[one][0] for one in windows)
         shared = config.held_out, block, self._fabric
         self._fits = [
-            (one, warmup, [Recording(counts, one.bins(self._bin_size), window, *shared) for counts in self._counts])
+            (one, warmup, [Recording(counts, one.bins(self._bin_size), window, *shared) for counts in self.counts])
             for one, (window, warmup) in windows.items()
         ]
-        units = min(one.sizes["unit"] for one in self._counts)
+        units = min(one.sizes["unit"] for one in self.counts)
         self.config = config = config.sized(units, shared=len(self._fits) == len(CANDIDATES))
         self._both = are_shared(config, len(self._fits))
         self._again = 0 if onto else config.restarts * (len(self._fits) if self._both else 1)
@@ -151,7 +152,7 @@ class Training:
                 shortest = self.config.window is None and window[0] == WINDOWS[-1]
                 least = SHORT_TRIALS if shortest else 0  # a recording of seconds has no short trials
                 try:
-                    for counts in self._counts:
+                    for counts in self.counts:
                         split_windows(counts, window[0] * frame, self.config.held_out, frame=frame, least=least)
                 except InputError as error:
                     if window == windows[-1]:  # a shorter one may be tried before a longer one

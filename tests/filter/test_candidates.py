@@ -214,7 +214,7 @@ def test_a_candidate_that_fails_is_left_out(few, monkeypatch, tmp_path, fails, k
     assert again.ended
     assert list(again.run()) == []
     assert same(again.parts[0][1], training.parts[0][1])
-    LDMFilter(**TINY).take(again, few).save(tmp_path)
+    LDMFilter(**TINY).take(again).save(tmp_path)
     model = load(tmp_path)
     assert (model.kept_.name, model.ended_) == (kept, True)
     assert np.isfinite(model.decode(few)["filtered_mean"]).all()
@@ -225,7 +225,7 @@ def test_after_each_record_there_is_a_model_to_keep(few, monkeypatch, tmp_path):
     failing(monkeypatch, {"slow"})
     training = Training(FilterConfig(**TINY | {"max_steps": 5}), few)
     for _ in training.run():
-        LDMFilter(**TINY | {"max_steps": 5}).take(training, few).save(tmp_path)
+        LDMFilter(**TINY | {"max_steps": 5}).take(training).save(tmp_path)
         model = load(tmp_path)
         assert model.kept_record_.candidate == model.kept_.name
     assert model.kept_.name == "fast"
