@@ -77,23 +77,12 @@ def decode_blocks(
         InputError, TrainingError: as `LDMFilter.decode`.
     """
     _check(model, counts, ci)
-    if lag is not None and model.parts_:  # in whole frames of all parts
-        lag = model.frame_ * lag_frames(lag, model.frame_, counts.sizes["time"] * model.bin_size_)
-    each = [_decode_part(part, counts, ci, smoothing, block, device, ahead, lag) for part in model.parts]
-    for parts in zip(*each, strict=True):
-        yield parts[0] if len(parts) == 1 else _beside(model, parts)
-
-
-def _decode_part(
-    model: LDMFilter,
-    counts: xr.DataArray,
-    ci: float,
-    smoothing: bool,
-    block: int,
-    device: str,
-    ahead: Sequence[float],
-    lag: float | None,
-) -> Iterator[xr.Dataset]:
+    if model.parts_:
+        if lag is not None:  # in whole frames of all parts
+            lag = model.frame_ * lag_frames(lag, model.frame_, counts.sizes["time"] * model.bin_size_)
+        each = [decode_blocks(part, counts, ci, smoothing, block, device, ahead, lag) for part in model.parts_]
+        yield from (_beside(model, parts) for parts in zip(*each, strict=True))
+        return
     k = model.frame_bins_
     seconds, frame = counts.sizes["time"] * model.bin_size_, k * model.bin_size_
     frames = 0 if lag is None else lag_frames(lag, frame, seconds)
