@@ -243,8 +243,23 @@ def _dataset(
         values["interval"] = np.asarray(counts["interval"]).astype(np.str_)
     if horizons:
         values["ahead"] = np.asarray(horizons)
-    about = _attributes(model, counts, ci) | ({"lag": lag} if lag else {})
-    return make_latents(values, model.unit_ids_, about)
+    source = {f"source_{k}": str(counts.attrs.get(k, "")) for k in ("path", "identifier", "checksum")}
+    about = {
+        "format": FORMAT,
+        "ldmfilter_version": __version__,
+        "model_id": model.model_id_,
+        "config": json.dumps(settings(model)),
+        "seed": model.seed,
+        **source,
+        "session_id": str(counts.attrs.get("session_id", "")),
+        "session_start_time": str(counts.attrs.get("session_start_time", "")),
+        "trained_on": model.source_.get("checksum", ""),
+        "bin_size": float(counts.attrs["bin_size"]),
+        "frame": model.frame_,
+        "ci_level": ci,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return make_latents(values, model.unit_ids_, about | ({"lag": lag} if lag else {}))
 
 
 def _trained(model: LDMFilter, counts: xr.DataArray) -> np.ndarray:
@@ -290,25 +305,6 @@ def _other_units(where: str, ids: list, expected: list) -> str:
         f"{where}: its {len(ids)} units are not the {len(expected)} that the model was trained on: {what}; "
         "decode a session with the same units or train on this one"
     )
-
-
-def _attributes(model: LDMFilter, counts: xr.DataArray, ci: float) -> dict[str, str | float | int]:
-    source = {f"source_{k}": str(counts.attrs.get(k, "")) for k in ("path", "identifier", "checksum")}
-    return {
-        "format": FORMAT,
-        "ldmfilter_version": __version__,
-        "model_id": model.model_id_,
-        "config": json.dumps(settings(model)),
-        "seed": model.seed,
-        **source,
-        "session_id": str(counts.attrs.get("session_id", "")),
-        "session_start_time": str(counts.attrs.get("session_start_time", "")),
-        "trained_on": model.source_.get("checksum", ""),
-        "bin_size": float(counts.attrs["bin_size"]),
-        "frame": model.frame_,
-        "ci_level": ci,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 def select_model_units(session: Session, model: LDMFilter, session_unit_ids: list) -> Session:

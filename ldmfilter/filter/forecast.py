@@ -63,13 +63,11 @@ class Forecast:
     """The way from a state to the one at each of several horizons.
 
     Attributes:
-        horizons: (ahead,) s.
         powers: (ahead, state, state) A^s.
         b: (state,) the point that the dynamics returns to.
         X: (state, state) the stationary covariance.
     """
 
-    horizons: tuple[float, ...]
     powers: Floats
     b: Floats
     X: Floats
@@ -84,8 +82,7 @@ class Forecast:
         """
         A, b, X = (value.detach().cpu().double().numpy() for value in (dynamics.A, dynamics.b, dynamics.P0))
         A, b, X = A[:states, :states], b[:states], X[:states, :states]
-        powers = [_power(A, X, horizon, frame) for horizon in horizons]
-        return cls(tuple(horizons), np.stack(powers), b, X)
+        return cls(np.stack([_power(A, X, horizon, frame) for horizon in horizons]), b, X)
 
     def __call__(self, mean: Floats, cov: Floats) -> tuple[Floats, Floats]:
         """Means (ahead, *bins, state) and covariances (ahead, *rows, state, state) of the forecasts from filtered means

@@ -45,11 +45,9 @@ def _groups(
     z: Float[Tensor, "sample dim"], group: Int[Tensor, " sample"] | None
 ) -> tuple[Int[Tensor, " sample"], Int[Tensor, " sample"]]:
     """Each sample's group, its own where none is given, and how many samples lie outside it."""
-    n = len(z)
-    if group is None:
-        return torch.arange(n, device=z.device), torch.full((n,), n - 1, device=z.device)
+    group = torch.arange(len(z), device=z.device) if group is None else group
     _, group, size = torch.unique(group, return_inverse=True, return_counts=True)
-    return group, n - size[group]
+    return group, len(z) - size[group]
 
 
 def _tiles(
