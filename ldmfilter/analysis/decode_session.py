@@ -21,15 +21,9 @@ from ldmfilter.data.session import Session
 from ldmfilter.data.trials import choose_trials
 from ldmfilter.data.windows import reserve
 from ldmfilter.filter.aligned import align, window_steps
-from ldmfilter.filter.decode import (
-    check_level,
-    check_store,
-    decode_blocks,
-    is_made_from,
-    select_model_units,
-    write_latents,
-)
+from ldmfilter.filter.decode import check_level, decode_blocks, select_model_units
 from ldmfilter.filter.forecast import check_horizons
+from ldmfilter.filter.latents import check_store, is_made_from, write_latents
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.rates import Rates
 from ldmfilter.filter.runs import Run

@@ -25,15 +25,7 @@ from ldmfilter.errors import InputError
 from ldmfilter.filter.device import resolve_device
 from ldmfilter.filter.forecast import Forecast, check_horizons, lag_frames
 from ldmfilter.filter.kalman import LinearGaussian, filter, predict, smooth, smooth_lagged
-from ldmfilter.filter.latents import (
-    FORMAT,
-    TIME_CHUNK,
-    check_store,
-    is_made_from,
-    make_latents,
-    store_attributes,
-    write_latents,
-)
+from ldmfilter.filter.latents import FORMAT, TIME_CHUNK, make_latents
 from ldmfilter.filter.linalg import NotPositiveDefiniteError, block_diagonal, one_thread
 from ldmfilter.progress import follow
 from ldmfilter.version import __version__
@@ -42,11 +34,6 @@ if TYPE_CHECKING:
     from ldmfilter.data.session import Session
     from ldmfilter.filter.model import LDMFilter
     from ldmfilter.filter.network import Network
-
-__all__ = [
-    "BLOCK", "check_level", "check_store", "decode_blocks", "is_made_from", "select_model_units", "sound",
-    "store_attributes", "write_latents",
-]  # fmt: skip
 
 BLOCK = 4 * TIME_CHUNK  # bins decoded at a time
 

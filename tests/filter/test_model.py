@@ -15,7 +15,8 @@ from ldmfilter.config import FilterConfig
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
-from ldmfilter.filter.decode import decode_blocks, select_model_units, write_latents
+from ldmfilter.filter.decode import decode_blocks, select_model_units
+from ldmfilter.filter.latents import write_latents
 from ldmfilter.filter.model import LDMFilter, load
 from ldmfilter.tensors import read_tensors, write_tensors
 from tests.filter.conftest import SMALL
