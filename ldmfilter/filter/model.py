@@ -337,8 +337,7 @@ class LDMFilter(FilterConfig):
         model = self.of(counts if session is None else session)
         pieces = decode_blocks(model, counts, ci, smooth, device=device, ahead=ahead, lag=lag)
         blocks = list(follow_blocks(pieces, counts.sizes["time"]) if progress else pieces)
-        several_blocks = len(blocks) > 1
-        latents = xr.concat(blocks, "time", data_vars="minimal", coords="minimal") if several_blocks else blocks[0]
+        latents = blocks[0] if len(blocks) == 1 else xr.concat(blocks, "time", data_vars="minimal", coords="minimal")
         if not rates:
             return latents
         return (Rates.fit(latents, counts) if rates is True else rates).add(latents)

@@ -235,7 +235,7 @@ class Run:
 
     def _train(self, training: Training) -> Iterator[Record]:
         written, ended = 0.0, training.ended
-        self._write_log(training.history)
+        write_bytes(self.folder / _LOG, "".join(map(_line, training.history)).encode())
         if training.step and not any(one.added for one in self.sessions):  # those came when all was done
             self._write(training, checkpoint=False)  # a stop may have come between checkpoint and model
         for record in training.run():
@@ -407,9 +407,6 @@ class Run:
         if checkpoint:
             write_tensors(self.folder / _CHECKPOINT, *training.state())
         LDMFilter(**asdict(self.config.filter)).take(training).save(self.folder)
-
-    def _write_log(self, history: list[Record]) -> None:
-        write_bytes(self.folder / _LOG, "".join(map(_line, history)).encode())
 
 
 def start_run(
