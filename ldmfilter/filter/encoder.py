@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from ldmfilter.filter.linalg import whitening
 from ldmfilter.ranks import ranks
 
+Counts = Float[Tensor, "*batch unit"]
+Latents = Float[Tensor, "*batch latent"]
+
 
 class Dropout(nn.Dropout):
     """Dropout by a mask of the whole batch where processes share it: each drops what one alone would drop.
@@ -97,23 +100,23 @@ class Encoder(nn.Module):
             scale = scale.clamp_min(0.5 * float(variance.mean().sqrt()) + 1e-6)
         self.input_scale.copy_(scale)
 
-    def standardised(self, counts: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch unit"]:
+    def standardised(self, counts: Counts) -> Counts:
         """Inputs of the first layer: standardised over training, 0 where a unit is not observed."""
         return torch.nan_to_num((self._roots(counts) - self.input_mean) / self.input_scale)
 
     def _roots(self, counts: Tensor) -> Tensor:
         return counts if self.signal else counts.sqrt()
 
-    def forward(self, counts: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch latent"]:
+    def forward(self, counts: Counts) -> Latents:
         """Counts (NaN where a unit is not observed) to pseudo-observations, not yet white."""
         return self.raw(self.standardised(counts))
 
-    def raw(self, standardised: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch latent"]:
+    def raw(self, standardised: Counts) -> Latents:
         """Pseudo-observations, not yet white, of `standardised` inputs."""
         x = self.layers[0](standardised)  # units are dropped for both
         return self.linear(x) + self.layers[1:](x)
 
-    def white(self, raw: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
+    def white(self, raw: Latents) -> Latents:
         """Raw pseudo-observations made white: mean 0 and unit covariance over the training part."""
         return (raw - self.z_mean) @ self.z_whiten
 

@@ -31,6 +31,9 @@ from ldmfilter.filter.linalg import (
     symmetrise,
 )
 
+Flags = Bool[Tensor, " time"]
+Rows = Int[Tensor, " time"]
+
 
 class LinearGaussian(NamedTuple):
     """Parameters of the hidden dynamics and its observation; time is counted in bins."""
@@ -74,7 +77,7 @@ class Filtered:
     filtered_mean: Float[Tensor, "time state"]  # t|t
     innovation: Float[Tensor, "time latent"]  # e_t = z_t - C predicted_mean_t
     covariances: Covariances
-    row: Int[Tensor, " time"]  # on the CPU
+    row: Rows  # on the CPU
 
     @property
     def predicted_cov(self) -> Float[Tensor, "time state state"]:
@@ -99,7 +102,7 @@ class Smoothed:
 
     smoothed_mean: Float[Tensor, "time state"]
     covariances: Float[Tensor, "row state state"]  # in float64 on the CPU
-    row: Int[Tensor, " time"]  # on the CPU
+    row: Rows  # on the CPU
 
     @property
     def smoothed_cov(self) -> Float[Tensor, "time state state"]:
@@ -133,8 +136,8 @@ def gain(model: LinearGaussian, predicted_cov: Float[Tensor, "*batch state state
 def filter(  # the field's name for it
     model: LinearGaussian,
     z: Float[Tensor, "time latent"],
-    observed: Bool[Tensor, " time"] | None = None,
-    starts: Bool[Tensor, " time"] | None = None,
+    observed: Flags | None = None,
+    starts: Flags | None = None,
     ahead: tuple[Float[Tensor, " state"], Float[Tensor, "state state"]] | None = None,
 ) -> Filtered:
     """Filter pseudo-observations, causally. Without gradients: training has `filter_windows`.
@@ -173,7 +176,7 @@ def filter(  # the field's name for it
     return Filtered(predicted, b + x, innovation, tables, row)
 
 
-def smooth(model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor, " time"] | None = None) -> Smoothed:
+def smooth(model: LinearGaussian, filtered: Filtered, starts: Flags | None = None) -> Smoothed:
     """Rauch-Tung-Striebel smoother: each bin given its whole segment.
 
         G_t = P_t A' (P-_{t+1})^-1,  m_t|T = m_t + G_t (m_{t+1|T} - m-_{t+1}),
@@ -194,7 +197,7 @@ def smooth(model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor, " tim
     return Smoothed(mean + d, table, kept)
 
 
-def smooth_lagged(model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor, " time"], frames: int) -> Smoothed:
+def smooth_lagged(model: LinearGaussian, filtered: Filtered, starts: Flags, frames: int) -> Smoothed:
     """The fixed-lag smoother: each state given `frames` bins more, or those that its segment still has.
 
     That of `smooth`, begun `frames` bins after each one in place of at the segment's end (Anderson & Moore 1979,
@@ -236,10 +239,10 @@ def _starts(starts: Tensor | None, time: int) -> Tensor:
 
 def _filter_covariances(
     model: LinearGaussian,
-    observed: Bool[Tensor, " time"],
-    starts: Bool[Tensor, " time"],
+    observed: Flags,
+    starts: Flags,
     first: Float[Tensor, "state state"] | None,
-) -> tuple[Covariances, Int[Tensor, " time"]]:
+) -> tuple[Covariances, Rows]:
     """The distinct covariances of a pattern of starts and missing bins, and which bin has which."""
     exact = model.to("cpu", torch.float64)
     A, Q, C, *_ = exact
@@ -266,9 +269,7 @@ def _filter_covariances(
     return Covariances(predicted, torch.where(seen, updated, predicted), S, torch.where(seen, K, 0.0)), row
 
 
-def _smoother_covariances(
-    P: Tensor, ahead: Tensor, G: Tensor, row: Int[Tensor, " time"], last: Bool[Tensor, " time"]
-) -> tuple[Tensor, Int[Tensor, " time"]]:
+def _smoother_covariances(P: Tensor, ahead: Tensor, G: Tensor, row: Rows, last: Flags) -> tuple[Tensor, Rows]:
     """The distinct smoothed covariances, and which bin has which: the recursion runs backwards."""
 
     def step(cov: Tensor, r: Tensor) -> Tensor:
@@ -290,12 +291,12 @@ def _smoother_covariances(
 def _trace(
     step: Callable[[Tensor, Tensor], Tensor],
     known: Float[Tensor, "known state state"],
-    node: Int[Tensor, " time"],
-    symbol: Int[Tensor, " time"],
-    irregular: Bool[Tensor, " time"],
-    anew: Bool[Tensor, " time"],
+    node: Rows,
+    symbol: Rows,
+    irregular: Flags,
+    anew: Flags,
     contraction: Tensor | None,
-) -> tuple[Float[Tensor, "node state state"], Int[Tensor, " time"]]:
+) -> tuple[Float[Tensor, "node state state"], Rows]:
     """Covariances of a recursion cov_t = step(cov_{t-1}, symbol_t), all stretches at once and each distinct one once.
 
     Where a guess of all covariances does not follow from that of the bin before, it is corrected bin by bin until the

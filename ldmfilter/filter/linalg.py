@@ -14,6 +14,8 @@ from scipy.linalg.lapack import dgesv, dpotrf
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+Square = Float[Tensor, "n n"]
+
 
 class NotPositiveDefiniteError(torch.linalg.LinAlgError, ValueError):
     """A matrix that should be a covariance is not one, even after the jitter that rounding explains."""
@@ -74,7 +76,7 @@ def safe_cholesky(P: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]
     raise NotPositiveDefiniteError(f"{int((info != 0).sum())} covariance(s) are not positive definite")
 
 
-def stationary_covariance(A: Float[Tensor, "n n"], Q: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+def stationary_covariance(A: Square, Q: Square) -> Square:
     """X with X = A X A' + Q for a stable A, by doubling: after k rounds it holds the first 2^k terms of
     sum_i A^i Q A'^i (Smith's method, R. A. Smith 1968).
 
@@ -171,8 +173,8 @@ class _Riccati(torch.autograd.Function):
 
 
 def riccati(
-    A: Float[Tensor, "n n"], Q: Float[Tensor, "n n"], C: Float[Tensor, "k n"], R: Float[Tensor, "k k"]
-) -> tuple[Float[Tensor, "n n"], Float[Tensor, "k k"], Float[Tensor, "n k"]]:
+    A: Square, Q: Square, C: Float[Tensor, "k n"], R: Float[Tensor, "k k"]
+) -> tuple[Square, Float[Tensor, "k k"], Float[Tensor, "n k"]]:
     """P, S = C P C' + R and K = P C' S^-1, with P the solution of the discrete algebraic Riccati equation
 
         P = A P A' - A P C' S^-1 C P A' + Q,
