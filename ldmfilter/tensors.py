@@ -14,10 +14,11 @@ from torch import Tensor
 from ldmfilter.errors import InputError
 from ldmfilter.files import write_bytes
 
+Tensors = dict[str, Tensor]  # by name
 _KEY = "ldmfilter"
 
 
-def digest(tensors: dict[str, Tensor], text: str = "") -> str:
+def digest(tensors: Tensors, text: str = "") -> str:
     """SHA-256 of named tensors, whatever their order, and of a text."""
     total = hashlib.sha256(text.encode())
     for name in sorted(tensors):
@@ -27,7 +28,7 @@ def digest(tensors: dict[str, Tensor], text: str = "") -> str:
     return total.hexdigest()
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+def write_tensors(path: Path, tensors: Tensors, description: dict[str, Any]) -> None:
     """Write a file whole or not at all. Raises InputError as `disk_errors`."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     # One entry: safetensors writes several in no fixed order, and equal runs are to be equal files.
@@ -35,7 +36,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str,
     write_bytes(path, save_tensors(tensors, {_KEY: json.dumps(entry)}))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Tensors and description of a file of `write_tensors`. Raises InputError where it is missing or damaged."""
     try:
         content = path.read_bytes()
@@ -53,20 +54,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, description
 
 
-def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def below(prefix: str, tensors: Tensors) -> Tensors:
     """The tensors whose names begin with a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_state(optimizer: torch.optim.Optimizer) -> Tensors:
     """The state of an optimizer as tensors, by names that begin with "optimizer."."""
     states = optimizer.state_dict()["state"].items()
     return {f"optimizer.{i}.{name}": torch.as_tensor(value) for i, state in states for name, value in state.items()}
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
     """Put an optimizer back to what `optimizer_state` gave. Raises: ValueError for that of another one."""
-    states: dict[int, dict[str, Tensor]] = {}
+    states: dict[int, Tensors] = {}
     for name, value in below("optimizer.", tensors).items():
         index, key = name.split(".")
         states.setdefault(int(index), {})[key] = value

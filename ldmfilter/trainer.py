@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldmfilter.errors import TrainingError
-from ldmfilter.tensors import below, optimizer_state, restore_optimizer
+from ldmfilter.tensors import Tensors, below, optimizer_state, restore_optimizer
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no messages at the start
 
@@ -81,12 +81,12 @@ class Trainer:
         self.step += 1
         return value.detach()
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Named tensors of network and optimizer, and the values of the loss scaling; `load` takes both."""
         network = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         return network | optimizer_state(self.optimizer), self.fabric.strategy.precision.state_dict()
 
-    def load(self, tensors: dict[str, Tensor], scaler: dict[str, Any], step: int) -> None:
+    def load(self, tensors: Tensors, scaler: dict[str, Any], step: int) -> None:
         """Go on from the step at which `state` was taken.
 
         Raises KeyError, RuntimeError or ValueError for tensors of another network or optimizer.

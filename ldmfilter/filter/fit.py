@@ -27,7 +27,7 @@ from ldmfilter.filter.spikes_ahead import SpikesAhead, mean_of, spikes_ahead_of_
 from ldmfilter.ldm.entropy import ENTROPIES
 from ldmfilter.ldm.objectives import predictive
 from ldmfilter.ranks import ranks
-from ldmfilter.tensors import below, optimizer_state, restore_optimizer
+from ldmfilter.tensors import Tensors, below, optimizer_state, restore_optimizer
 
 EVALUATE_EVERY = 25  # steps
 WARM_STEPS = 50  # over which the learning rate rises
@@ -113,7 +113,7 @@ class Fit:
             self._check(record)
             yield record
 
-    def finished_state(self, refit: bool, last: bool = False) -> dict[str, Tensor]:
+    def finished_state(self, refit: bool, last: bool = False) -> Tensors:
         """The network of the kept step, or of the last one, as it is used, on the CPU: in canonical coordinates, its
         covariances as large as held-out innovations, and, once training has ended and where asked for, its noise
         refitted. Sessions are rotated into one state space: that of the first, or of the network trained onto."""
@@ -127,7 +127,7 @@ class Fit:
                 set_canonical(network, stretches, self.frame)
         return network.state_dict()
 
-    def judged(self, state: dict[str, Tensor]) -> list[tuple[Floats, Judged]]:
+    def judged(self, state: Tensors) -> list[tuple[Floats, Judged]]:
         """Causal states (time, state) of the finished network `state`, of each session, in bins that training may use;
         with these bins."""
         with self._own_torch(advance=False):
@@ -159,7 +159,7 @@ class Fit:
             network.dynamics.requires_grad_(False)
         return network
 
-    def _network_of(self, state: dict[str, Tensor]) -> Network:
+    def _network_of(self, state: Tensors) -> Network:
         network = self._make_network().eval()
         network.load_state_dict(state)
         return network
@@ -259,10 +259,10 @@ class Fit:
             # Numbers that are not finite any more are first met by a factorisation.
             raise self._diverged() from error
 
-    def _copy_of_network(self) -> dict[str, Tensor]:
+    def _copy_of_network(self) -> Tensors:
         return {name: value.detach().clone().cpu() for name, value in self._network.state_dict().items()}
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Everything that a later `restore` needs to go on to the same result: tensors, and JSON values."""
         tensors = {f"network.{k}": v for k, v in self._copy_of_network().items()}
         tensors |= {f"best.{k}": v for k, v in self._best.items()}
@@ -274,7 +274,7 @@ class Fit:
         values = {"step": self.step, "best_score": self._best_score, "history": history}
         return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, values
 
-    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def restore(self, tensors: Tensors, values: dict[str, Any]) -> None:
         """Go on where `state` was taken.
 
         Raises:

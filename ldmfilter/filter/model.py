@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import nn
 
 from ldmfilter.config import FilterConfig, build_filter_config, current_settings, described, settings
 from ldmfilter.data.counts import is_signal, seen_counts
@@ -33,7 +33,7 @@ from ldmfilter.filter.spikes_ahead import spikes_ahead_of_all
 from ldmfilter.filter.training import Training
 from ldmfilter.html import table
 from ldmfilter.progress import follow
-from ldmfilter.tensors import below, damaged, digest, read_tensors, unit_ids, write_tensors
+from ldmfilter.tensors import Tensors, below, damaged, digest, read_tensors, unit_ids, write_tensors
 from ldmfilter.version import __version__
 
 log = logging.getLogger("ldmfilter")
@@ -684,7 +684,7 @@ class LDMFilter(FilterConfig):
         """The filters whose states it has: of slow and of fast states, or itself alone."""
         return self.parts_ or [self]
 
-    def set_parts(self, parts: Sequence[tuple[Trained, dict[str, Tensor]]]) -> None:
+    def set_parts(self, parts: Sequence[tuple[Trained, Tensors]]) -> None:
         """Take what was kept, of each part, for the sessions that are set; `kept_` is set already."""
         self.parts_ = []
         models = [copy.copy(self) for _ in parts] if len(parts) > 1 else [self]
@@ -706,7 +706,7 @@ class LDMFilter(FilterConfig):
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(FilterConfig)}
         self.sized_ = FilterConfig(**values | {"latent_dim": latents, "state_dim": states})
 
-    def set_network(self, tensors: dict[str, Tensor]) -> None:
+    def set_network(self, tensors: Tensors) -> None:
         """Take a network's parameters, for the sessions that are set."""
         self._set_sizes(len(tensors["encoders.0.z_mean"]), len(tensors["gauge"]))
         with torch.random.fork_rng(devices=[]):  # a caller's random numbers are not ours to draw
@@ -766,7 +766,7 @@ def find_one(tiers: Sequence[Sequence[Item]], what: str, whose: str) -> Item:
     return found[0]
 
 
-def _id(tensors: dict[str, Tensor]) -> str:
+def _id(tensors: Tensors) -> str:
     """The id of a model with these parameters."""
     return digest(names_of_format_2(tensors))[:16]
 
@@ -784,7 +784,7 @@ def _drive(training: Training, progress: Progress) -> None:
             progress(record)
 
 
-def _current(tensors: dict[str, Tensor], format: int, latents: int) -> dict[str, Tensor]:
+def _current(tensors: Tensors, format: int, latents: int) -> Tensors:
     """The tensors of an older model file by the names they have now. Format 1 knew one session and no moments, encoders
     until format 5 no linear map."""
     if format == 1:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-from torch import Tensor
 
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.windows import split_windows, typical_stretch
@@ -37,7 +36,7 @@ from ldmfilter.filter.matching import Match
 from ldmfilter.filter.network import Network
 from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead
 from ldmfilter.ranks import ranks
-from ldmfilter.tensors import below
+from ldmfilter.tensors import Tensors, below
 
 __all__ = ["Record", "Training", "resolve_device"]
 
@@ -55,7 +54,7 @@ class Kept(NamedTuple):
 
     trained: Trained
     found: SpikesAhead
-    network: dict[str, Tensor]
+    network: Tensors
     matches: list[Match]
 
 
@@ -214,7 +213,7 @@ class Training:
         return [one.trained for one in self._kept.values()] or [now]
 
     @property
-    def parts(self) -> list[tuple[Trained, dict[str, Tensor]]]:
+    def parts(self) -> list[tuple[Trained, Tensors]]:
         """The parts that are kept so far, each with its network as it is used (`Fit.finished_state`)."""
         networks = [one.network for one in self._kept.values()] or [self._now.finished_state(bool(self.config.refit))]
         return list(zip(self._standing, networks, strict=True))
@@ -310,7 +309,7 @@ class Training:
         if lead[0] < -lead[1] and not self._onto:
             self._kept = {name: one for name, one in self._kept.items() if one is best}
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Everything that a later `restore` needs to go on to the same result: tensors, and JSON values."""
         tensors, values = self._now.state()
         values |= {
@@ -327,7 +326,7 @@ class Training:
             }
         return tensors, values
 
-    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def restore(self, tensors: Tensors, values: dict[str, Any]) -> None:
         """Go on where `state` was taken.
 
         Raises:
