@@ -138,7 +138,6 @@ class LDMFilter(FilterConfig):
     history_: list[Record]
     network_: Network
     parts_: list["LDMFilter"]
-    model_id_: str
 
     def fit(
         self,
@@ -621,7 +620,6 @@ class LDMFilter(FilterConfig):
             model._join([part.keep(positions) for part in self.parts_])
         else:
             model.network_ = self.network_.keep(positions)
-            model.model_id_ = _id(model.network_.state_dict())  # sessions that come later do not change it
         return model
 
     def of_frames(self) -> "LDMFilter":
@@ -700,11 +698,9 @@ class LDMFilter(FilterConfig):
         networks = nn.ModuleDict({one.kept_.dynamics: one.network_ for one in parts})
         self.network_ = networks  # type: ignore[assignment]  # what computes asks the parts
         self._set_sizes(sum(one.sized_.latents for one in parts), sum(one.sized_.states for one in parts))
-        self.model_id_ = _id(self.network_.state_dict())
 
     def _set_sizes(self, latents: int, states: int) -> None:
-        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(FilterConfig)}
-        self.sized_ = FilterConfig(**values | {"latent_dim": latents, "state_dim": states})
+        self.sized_ = FilterConfig(**self.get_params() | {"latent_dim": latents, "state_dim": states})
 
     def set_network(self, tensors: Tensors) -> None:
         """Take a network's parameters, for the sessions that are set."""
@@ -714,7 +710,11 @@ class LDMFilter(FilterConfig):
             network = Network([len(one.unit_ids) for one in self.sessions_], self.sized_, self.frame_, signals=signals)
         network.load_state_dict(tensors)
         self.network_ = network.eval()
-        self.model_id_ = _id(tensors)
+
+    @property
+    def model_id_(self) -> str:
+        """Hash of the parameters: that of a session's filter stays when others are added."""
+        return digest(names_of_format_2(self.network_.state_dict()))[:16]
 
     @property
     def kept_step_(self) -> int:
@@ -764,11 +764,6 @@ def find_one(tiers: Sequence[Sequence[Item]], what: str, whose: str) -> Item:
     if len(found) != 1:
         raise InputError(f"{what}: is {f'like {len(found)}' if found else 'none'} of {whose}; name one of them")
     return found[0]
-
-
-def _id(tensors: Tensors) -> str:
-    """The id of a model with these parameters."""
-    return digest(names_of_format_2(tensors))[:16]
 
 
 def several(counts: Any) -> list[Any]:
