@@ -153,8 +153,8 @@ def _say_start(run: "Run", training: "Training") -> None:
         shorter = max(one for one in round_sizes if one < stretch * size / FRAMES or one == 1e-4)
         say(f"half of the time lies in stretches of {stretch} bins or fewer; --bin-size {shorter:g} tells more of them")
     step = f", from step {training.step}" if training.step else ""
-    each, once = run.config.filter.max_steps, training.steps == run.config.filter.max_steps
-    of = "" if once else f" ({training.steps // each} trainings of {each})"
+    each = run.config.filter.max_steps
+    of = f" ({training.steps // each} trainings of {each})" if training.steps > each else ""
     bins = sum(int(one["observed"].sum()) for one in counts)
     several = f" in {len(counts)} sessions" if len(counts) > 1 else ""
     say(

@@ -180,12 +180,10 @@ class Fit:
 
     def _batches(self, steps: int) -> Iterator[tuple[Tensor, ...]]:
         """Random training windows (batch, time, unit) of each session, for each step: this process's share of them."""
-        shape = (steps, self.config.batch_size)
+        shape, among = (steps, self.config.batch_size), ranks()
         picks = [torch.randint(len(one.windows.train_starts), shape, generator=self._draws) for one in self._recordings]
-        share, rank = self.config.batch_size // ranks().size, ranks().rank
-        own = slice(rank * share, (rank + 1) * share)
-        batches = (one.batches(each.numpy()[:, own]) for one, each in zip(self._recordings, picks, strict=True))
-        yield from zip(*batches, strict=True)
+        own = (each.numpy().reshape(steps, among.size, -1)[:, among.rank] for each in picks)
+        yield from zip(*(one.batches(each) for one, each in zip(self._recordings, own, strict=True)), strict=True)
 
     def _train_step(self, counts: Sequence[Tensor]) -> Tensor:
         self._module.train()
