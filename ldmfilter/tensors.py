@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +44,13 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); train again or restore the file") from None
-    try:
+    with reading(path):
         tensors = load_tensors(content)
         length = int.from_bytes(content[:8], "little")
         entry = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_KEY])
         description = entry["description"]
         if not isinstance(description, dict) or digest(tensors, json.dumps(description)) != entry["sha256"]:
             raise ValueError("its checksum does not fit")
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise damaged(path, error) from None
     return tensors, description
 
 
@@ -80,6 +80,19 @@ def unit_ids(value: Any) -> list[Any]:
     if not (isinstance(value, list) and all(isinstance(unit, int | float | str) for unit in value)):
         raise TypeError("ids of units must be numbers or text")
     return value
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn errors of a damaged file into its refusal. Raises: InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (
+        OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError
+    ) as error:  # fmt: skip
+        raise damaged(path, error) from None
 
 
 def damaged(path: Path, error: Exception) -> InputError:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from ldmfilter.data.untrusted.damage import damage
 from ldmfilter.errors import InputError
 from ldmfilter.files import AnyPath, check_target, replacing
 from ldmfilter.version import __version__
@@ -204,18 +205,11 @@ def source_of(latents: xr.Dataset) -> str:
     return str(latents.encoding.get("source", "states"))
 
 
-@contextmanager
-def reading(path: object) -> Iterator[None]:
+def reading(path: object) -> AbstractContextManager[None]:
     """Turn errors of a damaged store into one line. Raises: InputError."""
     from ldmfilter.data.untrusted.zarr_store import ZARR_DAMAGE
 
-    try:
-        yield
-    except InputError:
-        raise
-    except ZARR_DAMAGE as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise InputError(f"{path}: is a damaged store of states ({reason}); decode it again") from error
+    return damage(path, "store of states", "decode it again", ZARR_DAMAGE)
 
 
 def _chunks(latents: xr.Dataset) -> dict[str, dict[str, tuple[int, ...]]]:

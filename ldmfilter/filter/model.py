@@ -33,7 +33,7 @@ from ldmfilter.filter.spikes_ahead import spikes_ahead_of_all
 from ldmfilter.filter.training import Training
 from ldmfilter.html import table
 from ldmfilter.progress import follow
-from ldmfilter.tensors import Tensors, below, damaged, digest, read_tensors, unit_ids, write_tensors
+from ldmfilter.tensors import Tensors, below, digest, read_tensors, reading, unit_ids, write_tensors
 from ldmfilter.version import __version__
 
 log = logging.getLogger("ldmfilter")
@@ -834,7 +834,7 @@ def load(folder: AnyPath) -> LDMFilter:
             f"{path}: model format {found}, made by ldmfilter {header.get('package_version')}, is newer than this "
             f"package reads ({MODEL_FORMAT}); update ldmfilter"
         )
-    try:
+    with reading(path):
         bin_size = float(header["bin_size"])
         asked = header["settings"] if found > 3 else current_settings(header["settings"], bin_size)
         config = build_filter_config(asked, f"{path}: settings")
@@ -864,8 +864,4 @@ def load(folder: AnyPath) -> LDMFilter:
             bool(x.isfinite().all()) for part in model.parts for x in part.network_.linear_gaussian()
         ):
             raise ValueError("its parameters are not finite")
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise damaged(path, error) from None
     return model

@@ -16,7 +16,7 @@ from ldmfilter.data import FORMATS
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors, write_bytes
-from ldmfilter.tensors import damaged, unit_ids
+from ldmfilter.tensors import reading, unit_ids
 
 RUN_FORMAT = 3
 RUN_FILE, CONFIG_FILE = "run.json", "config.toml"
@@ -86,7 +86,7 @@ def read_options(path: Path) -> tuple[Config, dict[str, Any]]:
     run, options = path / RUN_FILE, path / CONFIG_FILE
     if not run.is_file():
         raise InputError(f"{path}: is not a run folder (no {RUN_FILE}); name one that `ldmfilter train` made")
-    try:
+    with reading(run):
         about = json.loads(run.read_text(encoding="utf-8"))
         if about["format"] > RUN_FORMAT:
             raise InputError(
@@ -103,10 +103,6 @@ def read_options(path: Path) -> tuple[Config, dict[str, Any]]:
         config = Config.from_dict(asked, str(options))
         if sha256(options.read_bytes()) != about["config_sha256"]:
             raise InputError(f"{options}: is not what the run was made with; restore the file or train again")
-    except InputError:
-        raise
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise damaged(run, error) from None
     return config, about
 
 

@@ -48,7 +48,7 @@ from ldmfilter.filter.run_files import (
 )
 from ldmfilter.filter.training import Training
 from ldmfilter.ranks import ranks
-from ldmfilter.tensors import damaged, read_tensors, write_tensors
+from ldmfilter.tensors import read_tensors, reading, write_tensors
 from ldmfilter.version import __version__
 
 RUNS = Path("runs")
@@ -195,10 +195,8 @@ class Run:
         """
         path = Path(folder)
         config, about = read_options(path)
-        try:
+        with reading(path / RUN_FILE):
             return cls(path, config, about)
-        except (ValueError, LookupError, TypeError) as error:
-            raise damaged(path / RUN_FILE, error) from None
 
     @classmethod
     def latest(cls) -> "Run":
@@ -264,10 +262,8 @@ class Run:
         if not path.exists() and not (self.folder / MODEL_FILE).exists():
             return
         tensors, values = read_tensors(path)
-        try:
+        with reading(path):
             training.restore(tensors, values)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise damaged(path, error) from None
 
     def model(self) -> LDMFilter:
         """The model kept so far, of the chosen session where one was chosen.
