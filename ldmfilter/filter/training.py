@@ -332,25 +332,22 @@ class Training:
         Raises:
             KeyError, TypeError, ValueError, RuntimeError: the state is of another network, or none.
         """
-        trained = [read_trained(one) for one in values.get("trained", [])]  # version 0.1.0 had no candidates
-        done = len({one.name for one in trained} - {BOTH})
-        if done > self._trainings:
-            raise ValueError(f"it has {done} candidates")
-        past, kept = read_history(values.get("past", [])), {}
+        self.trained = [read_trained(one) for one in values.get("trained", [])]  # version 0.1.0 had no candidates
+        if self._done > self._trainings:
+            raise ValueError(f"it has {self._done} candidates")
+        self._past, self._kept = read_history(values.get("past", [])), {}
         for part, raw in values.get("kept", {}).items():
             value, blocks = raw["bits"]
-            kept[part] = Kept(
+            self._kept[part] = Kept(
                 read_trained(raw["trained"]),
                 SpikesAhead(float(value), np.asarray(blocks, float)),
                 below(f"kept.{part}.", tensors),
                 [Match(np.asarray(one[0]), float(one[1]), float(one[2])) for one in raw["matches"]],
             )
-        self._kept = kept  # a restart is of the candidate that is kept
-        now = self._fit(min(done, self._trainings - 1))
-        last = [one for one in trained if one.name != BOTH][-1:]
-        if not (done == self._trainings and last[0].failure):  # nothing goes on from where it failed
-            now.restore({name: value for name, value in tensors.items() if not name.startswith("kept.")}, values)
-        self.trained, self._past, self._now = trained, past, now
+        self._now = self._fit(min(self._done, self._trainings - 1))  # a restart is of the candidate that is kept
+        last = [one for one in self.trained if one.name != BOTH][-1:]
+        if not (self.ended and last[0].failure):  # nothing goes on from where it failed
+            self._now.restore(tensors, values)
 
 
 def _leads(one: Trained, kept: Trained) -> bool:
