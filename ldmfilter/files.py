@@ -12,9 +12,11 @@ from pathlib import Path
 
 from ldmfilter.errors import InputError
 
+AnyPath = str | os.PathLike[str]
+
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
+def replacing(path: AnyPath, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what is written there takes its place when the block ends without error.
 
     After a kill the old output or the new one is there, of a folder perhaps none; after an error the old one.
@@ -41,7 +43,7 @@ def replacing(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
+def check_target(path: AnyPath, overwrite: bool) -> Path:
     """The path of an output, links resolved, before any work is done for it.
 
     Raises InputError where it exists and `overwrite` is False, or its folder does not exist or cannot be written to.
@@ -81,7 +83,7 @@ def plain_name(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in text)[:60]
 
 
-def plain_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+def plain_names(paths: Sequence[AnyPath]) -> list[str]:
     """A different name for each of several files: its own, preceded by those of its folders where two are the same.
 
     >>> plain_names(["x/a.nwb", "y/b.nwb", "z/b.nwb", "b_.nwb", "b .nwb"])

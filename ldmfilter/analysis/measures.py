@@ -372,10 +372,12 @@ def unit_importance(model: LDMFilter, bins: Bins, seed: int) -> Units:
             seen[:, unit] = torch.nan
         return model.network_.encode(seen).double()
 
-    system, z = model.network_.linear_gaussian(), torch.stack([encoded(), *map(encoded, range(n))])
-    filtered = piece.filter(system, z)
-    error = (z[0] - filtered.predicted_mean @ system.C.mT)[:, judged].numpy()
-    scores = statistics.log_likelihood(error, filtered.innovation_cov[0, judged].numpy()).mean(1)
+    system, z = model.network_.linear_gaussian(), torch.cat([encoded(), *map(encoded, range(n))])
+    filtered, bins_of_one = piece.filter(system, z), len(counts)
+    predicted = (filtered.predicted_mean @ system.C.mT).reshape(n + 1, bins_of_one, -1)
+    error = (z[:bins_of_one] - predicted)[:, judged].numpy()
+    S = filtered.covariances.innovation[filtered.row[:bins_of_one][judged]]
+    scores = statistics.log_likelihood(error, S.numpy()).mean(1)
     loss = statistics.information_scale(bins.size) * (scores[0] - scores[1:])
     return Units(
         model.unit_ids_,

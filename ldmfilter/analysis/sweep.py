@@ -235,7 +235,7 @@ class Sweep:
         started, ended, reason = time.monotonic(), False, ""
         try:
             yield
-            for _ in run.train(training, recording[1]):
+            for _ in run.train(training):
                 yield
             ended = True
         except TrainingError as error:

@@ -85,6 +85,15 @@ def _finite(values: Array, time: Floats, unit: Array, where: str) -> tuple[Array
     return np.nan_to_num(values), missing if missing.any() else None
 
 
+def seen_counts(counts: xr.DataArray) -> Array:
+    """Counts (time, unit) of `check_counts` as float32, NaN in missing bins and where a unit was not observed."""
+    values = counts.to_numpy().astype(np.float32)
+    values[~counts["observed"].to_numpy()] = np.nan
+    if "unit_observed" in counts.coords:
+        values[~counts["unit_observed"].to_numpy()] = np.nan
+    return values
+
+
 def where_of(counts: xr.DataArray) -> str:
     """The file that counts came from, for a message."""
     return str(counts.attrs.get("path") or "memory")
