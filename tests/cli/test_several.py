@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ldmfilter.analysis.sweep import Sweep
-from ldmfilter.analysis.sweep_work import run_sweeps
+from ldmfilter.analysis.sweep import Sweep, run_sweeps
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.filter.runs import Run
@@ -387,7 +386,7 @@ def test_an_interrupted_sweep_on_a_cluster(work, cluster):
     def is_free():
         with contextlib.closing(run_sweeps([Sweep.open(folder)])) as moves:
             _, move = next(moves, (None, None))
-        return move is not None and move.run.number == 0
+        return move is not None and move.number == 0
 
     wait_for(is_free)
 
