@@ -9,7 +9,7 @@ from ldmfilter.analysis.baselines import LINEAR_SYSTEM, LOCAL_LEVEL, NO_MEMORY, 
 from ldmfilter.analysis.calibration import BAND
 from ldmfilter.analysis.findings import DRIFT_LEVEL, Check, Limit, Number
 from ldmfilter.analysis.measures import LEVEL, Measures
-from ldmfilter.analysis.statistics import INFORMATION_UNIT, information_scale
+from ldmfilter.analysis.statistics import INFORMATION_UNIT
 
 QUESTIONS = USEFUL, HONEST, FIT = "are the states useful?", "are the intervals honest?", "do the dynamics fit?"
 
@@ -43,15 +43,15 @@ def _coupling(m: Measures) -> Number:
 
 
 def _coverage_ahead(m: Measures) -> Number:
-    worst = next(one for one in m.ahead if one.seconds == m.worst_ahead)
+    worst = m.worst_ahead
     missing = "" if worst.bins else "it could not be judged: no stretch is longer than a frame"
     return Number(worst.coverage, worst.coverage_interval, missing=missing)
 
 
 def _coverage_in_thirds(m: Measures) -> Number:
-    if m.worst_third is None:
+    if not m.thirds:
         return Number(math.nan, missing="it could not be judged: no intervals were calibrated")
-    third = m.worst_third[1]
+    third, _ = m.thirds[0]
     low, high = (third.coverage + sign * 2 * third.coverage_se for sign in (-1, 1))
     return Number(third.coverage, (max(low, 0.0), min(high, 1.0)))
 
@@ -202,7 +202,7 @@ CHECKS = (
     ),
     _drift_check(
         "drift of the predictive information", USEFUL, "predictive_information", INFORMATION_UNIT,
-        lambda m: 0.5 * max(abs(_lead(m, NO_MEMORY).value), 0.1 * information_scale(m.bin_size)),
+        lambda m: 0.5 * max(abs(_lead(m, NO_MEMORY).value), 0.1 / m.bin_size),
         "half of the predictive information: states at the end would be worth much more or less than at the start",
         "predictive information",
     ),
@@ -236,17 +236,18 @@ CHECKS = (
         "forecast coverage", HONEST, _coverage_ahead,
         low=Limit(
             lambda m: 0.9,
-            "95 % intervals of forecasts hold {value:.1%} {m.worst_ahead:g} s ahead: too few",
+            "95 % intervals of forecasts hold {value:.1%} {m.worst_ahead.seconds:g} s ahead: too few",
             "choose {refit}fewer --latent-dim, which can hold less, or a longer --span",
         ),
         high=Limit(
             lambda m: 0.99,
-            "95 % intervals of forecasts hold {value:.1%} {m.worst_ahead:g} s ahead: they are too wide",
+            "95 % intervals of forecasts hold {value:.1%} {m.worst_ahead.seconds:g} s ahead: they are too wide",
             "choose {refit}twice as many --max-steps, which takes twice as long",
         ),
         reason="at 0.9 intervals miss twice as often as they should, at 0.99 a fifth as often; judged on what the "
         "encoder sees later",
-        fine="95 % intervals of forecasts hold {value:.1%} {m.worst_ahead:g} s ahead, where they are furthest off",
+        fine="95 % intervals of forecasts hold {value:.1%} {m.worst_ahead.seconds:g} s ahead, where they are furthest "
+        "off",
     ),
     _drift_check(
         "drift of the innovations", HONEST, "nis", "", lambda m: 0.5,
@@ -285,7 +286,7 @@ CHECKS = (
     ),
     _lead_check(
         "lead over a linear system", LINEAR_SYSTEM,
-        lambda m: -LAG_BEHIND * len(m.spectrum.z) * information_scale(m.bin_size),
+        lambda m: -LAG_BEHIND * len(m.spectrum.z) * (1 / m.bin_size),
         "the filter is one itself and should come near the best; 0.02 nats a frame and dimension are errors 2 % larger",
         "as well as", strict=False,
     ),

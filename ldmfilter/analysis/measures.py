@@ -181,27 +181,24 @@ class Measures:
     behavior: tuple[AnyReport, ...]
 
     @property
-    def worst_third(self) -> tuple[str, Third] | None:
-        """The third of bins in which intervals of behaviour are surest to be off, and the behaviour's name."""
-        every = [(one.name, third) for one in self.behavior for third in getattr(one, "thirds", ())]
-        return max(every, key=lambda pair: abs(pair[1].coverage - LEVEL) - 2 * pair[1].coverage_se, default=None)
+    def thirds(self) -> list[tuple[Third, str]]:
+        """Thirds of bins and the behaviour whose intervals are judged there, those first that are surest to be off."""
+        every = [(third, one.name) for one in self.behavior for third in getattr(one, "thirds", ())]
+        return sorted(every, key=lambda pair: 2 * pair[0].coverage_se - abs(pair[0].coverage - LEVEL))
 
     @property
     def thirds_off(self) -> str:
         """The thirds of bins in which intervals of behaviour hold too few or too many, in words; where chance may
         explain all, that which is furthest off."""
-        every = [(one.name, third) for one in self.behavior for third in getattr(one, "thirds", ())]
-        worst = [self.worst_third] if self.worst_third else []
         return "; ".join(
             f"{third.coverage:.1%} of {name} where {third.by} is {third.low:.3g} to {third.high:.3g}"
-            for name, third in [pair for pair in every if pair[1].outside] or worst
+            for third, name in [pair for pair in self.thirds if pair[0].outside] or self.thirds[:1]
         )
 
     @property
-    def worst_ahead(self) -> float:
-        """The horizon, s, at which the coverage of forecasts is furthest from 95 %."""
-        judged = [one for one in self.ahead if one.bins] or list(self.ahead)
-        return max(judged, key=lambda one: abs(one.coverage - 0.95)).seconds
+    def worst_ahead(self) -> Ahead:
+        """The forecasts whose coverage is furthest from 95 %."""
+        return max([one for one in self.ahead if one.bins] or self.ahead, key=lambda one: abs(one.coverage - 0.95))
 
 
 def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> SpikesPredicted:
@@ -222,21 +219,12 @@ def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> Spike
     judge = Judge(dataclasses.replace(bins, fit=fit, judged=judged), is_signal(counts), ())
     hidden = judge.hidden(partial(means_without, model, counts, latents))
 
-    def interval(value: float, error: float) -> tuple[float, float]:
-        return value - 1.96 * error, value + 1.96 * error
+    def interval(value: float, error: float) -> tuple[float, tuple[float, float]]:
+        return value, (value - 1.96 * error, value + 1.96 * error)
 
-    lead = by_states.lead(by_pca)
     nearest, farthest = horizons[0][0] * bins.size, sum(horizons[-1]) * bins.size
-    return SpikesPredicted(
-        nearest,
-        farthest,
-        by_states.value,
-        by_pca.value,
-        lead[0],
-        interval(*lead),
-        hidden.value,
-        interval(hidden.value, hidden.error),
-    )
+    leads = *interval(*by_states.lead(by_pca)), *interval(hidden.value, hidden.error)
+    return SpikesPredicted(nearest, farthest, by_states.value, by_pca.value, *leads)
 
 
 def measure(
@@ -253,12 +241,12 @@ def measure(
     progress("spikes ahead")
     with one_thread(), torch.no_grad(), sound(model, counts):
         spikes = spikes_predicted(model, counts, seed)
-    found = {}
-    for part in model.parts:
-        name = part.kept_.dynamics if model.parts_ else ""
-        tell = (lambda what, name=name: progress(f"{what} ({name} states)")) if name else progress
-        found[name] = measure_part(part, counts, spikes, tuple(behavior), surrogates, seed, tell)
-    return found
+        found = {}
+        for part in model.parts:
+            name = part.kept_.dynamics if model.parts_ else ""
+            tell = (lambda what, name=name: progress(f"{what} ({name} states)")) if name else progress
+            found[name] = measure_part(part, counts, spikes, tuple(behavior), surrogates, seed, tell)
+        return found
 
 
 def measure_part(
@@ -272,43 +260,40 @@ def measure_part(
 ) -> Measures:
     """Measure a filter of one part."""
     counts, model = apart(counts, model.frame_bins_), model.of_frames()
-    with one_thread(), torch.no_grad(), sound(model, counts):
-        progress("innovations")
-        latents = model.decode(counts)
-        bins = bins_of(counts, np.asarray(latents["trained"]), model.trained_spans_)
-        judged = bins.judged
-        scale = statistics.information_scale(bins.size)
-        z = model.network_.encode(torch.from_numpy(bins.counts)).double().numpy()
-        error, cov = (latents[name].to_numpy().astype(np.float64) for name in ("innovation", "innovation_cov"))
-        x = statistics.normalised(error, cov)
-        scores = scale * statistics.log_likelihood(error, cov)
-        progress("other predictors of the same pseudo-observations")
-        some = thinned(bins.fit, FIT_BINS, bins.size, seed)
-        nats = log_likelihoods(z, bins, some, model.sized_.states)
-        A = model.network_.linear_gaussian().A[: model.sized_.states, : model.sized_.states]
-        progress("units")
-        units = unit_importance(model, bins, seed)
-        progress("spikes shifted in time")
-        shared = sharing(model, bins, surrogates, seed)
-        return Measures(
-            bins.held_out,
-            int(judged.sum()),
-            float(judged.sum() * bins.size),
-            bins.size,
-            float(len(bins.segment) * bins.size),
-            not model.kept_.refit,
-            spikes,
-            statistics.consistency(x, judged, bins.segment, bins.time, bins.size, seed),
-            forecasts(model.network_.linear_gaussian(), z, bins, seed),
-            statistics.spectrum(z[judged], (z - error)[judged]),
-            float(scores[judged].mean()),
-            tuple(baseline(name, scale * own, scores, bins, seed) for name, own in nats.items()),
-            statistics.memory(A.numpy(), bins.size),
-            units,
-            drift(z, x, scores - scale * nats[NO_MEMORY], bins, seed),
-            shared,
-            behavior,
-        )
+    progress("innovations")
+    latents = model.decode(counts)
+    bins = bins_of(counts, np.asarray(latents["trained"]), model.trained_spans_)
+    judged, scale = bins.judged, 1 / bins.size  # from nats a bin to nats a second
+    z = model.network_.encode(torch.from_numpy(bins.counts)).double().numpy()
+    error, cov = (latents[name].to_numpy().astype(np.float64) for name in ("innovation", "innovation_cov"))
+    x = statistics.normalised(error, cov)
+    scores = scale * statistics.log_likelihood(error, cov)
+    progress("other predictors of the same pseudo-observations")
+    system = model.network_.linear_gaussian()
+    some, states = thinned(bins.fit, FIT_BINS, bins.size, seed), model.sized_.states
+    nats = log_likelihoods(z, bins, some, states)
+    progress("units")
+    units = unit_importance(model, bins, seed)
+    progress("spikes shifted in time")
+    return Measures(
+        bins.held_out,
+        int(judged.sum()),
+        float(judged.sum() * bins.size),
+        bins.size,
+        float(len(bins.segment) * bins.size),
+        not model.kept_.refit,
+        spikes,
+        statistics.consistency(x, judged, bins.segment, bins.time, bins.size, seed),
+        forecasts(system, z, bins, seed),
+        statistics.spectrum(z[judged], (z - error)[judged]),
+        float(scores[judged].mean()),
+        tuple(baseline(name, scale * own, scores, bins, seed) for name, own in nats.items()),
+        statistics.memory(system.A[:states, :states].numpy(), bins.size),
+        units,
+        drift(z, x, scores - scale * nats[NO_MEMORY], bins, seed),
+        sharing(model, bins, surrogates, seed),
+        behavior,
+    )
 
 
 def forecasts(system: LinearGaussian, z: Array, bins: Bins, seed: int) -> tuple[Ahead, ...]:
@@ -328,17 +313,17 @@ def forecasts(system: LinearGaussian, z: Array, bins: Bins, seed: int) -> tuple[
         means, covs = forecast(filtered.filtered_mean[later - n].numpy(), filtered.covariances.filtered.numpy())
         S = (C @ covs[0] @ C.T + R)[filtered.row[later - n].numpy()]
         x = statistics.normalised(z[later] - means[0] @ C.T, S)
-        block = np.floor(bins.time[later] / statistics.BLOCK)
-        size = statistics.mean_interval((x**2).mean(1), block, seed)
-        rows.append(Ahead(seconds, later.size, *size, *statistics.mean_interval((abs(x) < 1.96).mean(1), block, seed)))
+        size, coverage = (
+            statistics.mean_interval(each.mean(1), bins.time[later], seed) for each in (x**2, abs(x) < 1.96)
+        )
+        rows.append(Ahead(seconds, later.size, *size, *coverage))
     return tuple(rows)
 
 
 def baseline(name: str, own: Array, scores: Array, bins: Bins, seed: int) -> Baseline:
     """The lead of scores (time,), log-likelihoods of the filter, over those of a baseline in the judged bins."""
-    block = np.floor(bins.time[bins.judged] / statistics.BLOCK)
-    lead, interval = statistics.mean_interval((scores - own)[bins.judged], block, seed)
-    return Baseline(name, float(own[bins.judged].mean()), lead, interval)
+    lead = statistics.mean_interval((scores - own)[bins.judged], bins.time[bins.judged], seed)
+    return Baseline(name, float(own[bins.judged].mean()), *lead)
 
 
 def drift(z: Array, x: Array, information: Array, bins: Bins, seed: int) -> Drift:
@@ -376,7 +361,7 @@ def unit_importance(model: LDMFilter, bins: Bins, seed: int) -> Units:
     filtered = piece.filter(system, z)
     error = (z[0] - filtered.predicted_mean @ system.C.mT)[:, judged].numpy()
     scores = statistics.log_likelihood(error, filtered.innovation_cov[0, judged].numpy()).mean(1)
-    loss = statistics.information_scale(bins.size) * (scores[0] - scores[1:])
+    loss = 1 / bins.size * (scores[0] - scores[1:])
     return Units(
         model.unit_ids_,
         counts.nanmean(0).nan_to_num().double().numpy() / (np.nan if model.signal_ else bins.size),
