@@ -19,6 +19,7 @@ from ldmfilter.data.counts import check_counts
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.filter.runs import Run
+from ldmfilter.text import finite
 
 FOLDS = 5
 SHIFTS = 20  # circular shifts of the shuffled control
@@ -64,8 +65,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON takes them."""
-        plain = {"runs": list(self.runs), "r2": self.r2.tolist(), "control": self.control.tolist()}
-        return vars(self) | plain | {"median": self.median, "chance": self.chance}
+        content: dict[str, Any] = finite(vars(self) | {"median": self.median, "chance": self.chance})
+        return content
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
@@ -85,7 +86,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     bits: list[float | None] = []
     for run in runs:
         model = run.model()
-        bits.append(model.kept_.bits_per_spike if np.isfinite(model.kept_.bits_per_spike) else None)
+        bits.append(finite(model.kept_.bits_per_spike))
         latents = model.decode(check_counts(run.recording()[1]))
         time = latents["time"].to_numpy()
         free = outside(time, model.trained_spans_, GUARD)

@@ -18,12 +18,13 @@ from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.page import environment, write_section
 from ldmfilter.analysis.report.pictures import svg
 from ldmfilter.analysis.report.sections import SECTIONS
-from ldmfilter.analysis.report.words import finite, short
+from ldmfilter.analysis.report.words import short
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 from ldmfilter.filter.candidates import Trained
 from ldmfilter.filter.evaluation import Record
+from ldmfilter.text import finite
 from tests.report_sample import HARM, PLACE, harmful_report
 
 SCORES = ((0, 1.0), (25, 2.0))  # steps and their predictive information, nats a frame

@@ -8,10 +8,10 @@ import ldmfilter.analysis.trials
 from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.page import write_section
 from ldmfilter.analysis.report.sections import SECTIONS
-from ldmfilter.analysis.report.words import finite
 from ldmfilter.analysis.trials import Trials, choose_condition, read_trials
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
+from ldmfilter.text import finite
 
 BIN, BINS, TRIALS = 0.1, 10, 60
 HARM = "<b>up $x$</b>"

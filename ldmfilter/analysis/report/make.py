@@ -18,12 +18,13 @@ from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.page import write_page
 from ldmfilter.analysis.report.pictures import Picture
 from ldmfilter.analysis.report.sections import SECTIONS
-from ldmfilter.analysis.report.words import finite, listed
+from ldmfilter.analysis.report.words import listed
 from ldmfilter.analysis.trials import choose_condition, read_trials
 from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, replacing
 from ldmfilter.filter.runs import Run
+from ldmfilter.text import finite
 
 FORMAT = 1
 STARTS = "trials.start_time"  # of the trials that are shown where no others are asked for

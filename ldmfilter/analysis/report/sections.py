@@ -21,11 +21,11 @@ from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.pictures import Picture, Section, one_plot, pair
 from ldmfilter.analysis.report.states import states
 from ldmfilter.analysis.report.trust import trust, units
-from ldmfilter.analysis.report.words import clean
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.windows import stretches
 from ldmfilter.filter.candidates import labels
+from ldmfilter.text import clean
 from ldmfilter.version import __version__
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import numpy as np
 from ldmfilter.analysis import plots
 from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.pictures import Picture, Section
-from ldmfilter.analysis.report.words import clean, finite, plain_number
+from ldmfilter.analysis.report.words import plain_number
 from ldmfilter.data.counts import is_signal
+from ldmfilter.text import clean, finite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

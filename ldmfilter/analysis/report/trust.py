@@ -10,7 +10,7 @@ import numpy as np
 from ldmfilter.analysis import plots
 from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.pictures import Picture, Section, one_plot, pair
-from ldmfilter.analysis.report.words import clean
+from ldmfilter.text import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,34 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 from markupsafe import Markup, escape
 
 from ldmfilter.analysis.text import REASONS
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-
-
-def clean(text: str) -> str:
-    """The same with a replacement mark for each control character, which no page may hold."""
-    return _CONTROL.sub("\ufffd", text)
-
-
-def finite(value: Any) -> Any:
-    """Plain JSON types of it: NaN and infinities become None, numpy's types plain ones, texts clean."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return clean(value) if isinstance(value, str) else value
 
 
 def short(value: float | None, digits: int = 3) -> str:
