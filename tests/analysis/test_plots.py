@@ -165,17 +165,20 @@ def test_training_marks_the_step_that_is_kept():
 
 
 def test_diagnoses_are_drawn_as_they_are():
-    diagnosis = {
-        "parts": {},
+    measures = {
         "consistency": {
             "probability": [0.1, 0.5, 0.95], "chi2": [1.0, 4.0, 9.0], "nis": [2.0, 4.0, 16.0],
             "lag": [0.1, 0.2], "correlation": [0.3, 0.1], "white": [0.2, 0.2],
         },
         "spectrum": {"z": [3.0, 2.0, 1.0], "prediction": [0.9, 0.5, 0.1]},
-        "memory": {"time_constant": [2.0, None, 1.0]},
+        "memory": {"time_constant": [2.0, np.inf, 1.0]},
         "drift": {"start": [0.5, 1.5], "stop": [1.5, 2.5], "predictive_information": [0.5, 1.5], "nis": [1.0, 1.0]},
         "units": {"unit": ["b", "a $x$"], "loss": [1.0, 2.0], "share": [1 / 3, 2 / 3]},
     }  # fmt: skip
+    groups = {name: {key: np.array(value) for key, value in one.items()} for name, one in measures.items()}
+    diagnosis = SimpleNamespace(
+        parts={}, to_dict=lambda: {"behavior": []}, **{name: SimpleNamespace(**one) for name, one in groups.items()}
+    )
     [axes] = drawn("trust", "nis", diagnosis=diagnosis)
     np.testing.assert_allclose(axes.lines[1].get_xydata(), [[1, 2], [4, 4], [9, 16]])
     middle = axes.transData.transform([[0, 0], [4, 4], [16, 16]])  # square roots: 4 is half of 16's way

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from ldmfilter.analysis.report import Report
 from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.page import environment, write_section
-from ldmfilter.analysis.report.pictures import svg
+from ldmfilter.analysis.report.pictures import Picture
 from ldmfilter.analysis.report.sections import SECTIONS
 from ldmfilter.analysis.report.words import short
 from ldmfilter.data.binning import bin_spikes
@@ -389,17 +389,17 @@ def test_pictures_take_the_page_s_colours_and_leave_no_trace():
 
     before = dict(mpl.rcParams)
 
-    def draw(figure):
+    def draw(figure, narrow):
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color="#0072B2")
         axes.set_title("\u4f4d\u7f6e <b>", parse_math=False)
 
-    one = svg(draw, (3, 2), 'says "<this>"', "one")
+    one = Picture(draw).svg("one", 'says "<this>"')
     assert "var(--c0)" in one
     assert "var(--muted)" in one
     assert not re.search(r"#(0072b2|111213|717273)", one)
     assert "&lt;b&gt;" in one
     assert "&lt;this&gt;" in one
     assert Outline(one).all("svg")[0]["aria-label"] == 'says "<this>"'
-    assert one == svg(draw, (3, 2), 'says "<this>"', "one")
+    assert one == Picture(draw).svg("one", 'says "<this>"')
     assert dict(mpl.rcParams) == before

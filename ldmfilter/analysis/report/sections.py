@@ -5,11 +5,10 @@ The words of a section are in the template of the same name. `SECTIONS` has the 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import platform
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ldmfilter.analysis.trials import Trials
+    from ldmfilter.filter.evaluation import Record
 
 _LIBRARIES = ("torch", "numpy", "scipy", "xarray", "zarr", "pynwb", "scikit-learn", "pynapple", "matplotlib", "plotly")
 
@@ -40,7 +40,8 @@ _LIBRARIES = ("torch", "numpy", "scipy", "xarray", "zarr", "pynwb", "scikit-lear
 def summary(inputs: Inputs) -> Section:
     """The session, the part of it that was used, and the model."""
     source, model, counts = inputs.session.source, inputs.model, inputs.counts
-    observed, trained = (inputs.latents[name].to_numpy() for name in ("observed", "trained"))
+    observed = inputs.latents["observed"].to_numpy()
+    unseen = observed & ~inputs.latents["trained"].to_numpy()
     size, spans = float(counts.attrs["bin_size"]), stretches(counts)
     data = inputs.run.config.data
     parts = [
@@ -55,24 +56,24 @@ def summary(inputs: Inputs) -> Section:
     ]
     chosen = [data.interval, *(f"{start:g}:{stop:g} s" for start, stop in data.spans)]
     session = {
-        **dataclasses.asdict(source),
+        **vars(source),
         "units_in_file": len(inputs.run.session_unit_ids),
         "units": counts.sizes["unit"],
         "signal": getattr(inputs.session, "name", ""),
         "spikes": None if is_signal(counts) else int(counts.sum()),
-        "bins": counts.sizes["time"],
+        "bins": observed.size,
         "bin_size": size,
-        "seconds": round(counts.sizes["time"] * size, 6),
+        "seconds": round(observed.size * size, 6),
         "start": spans[0][0],
         "stop": spans[-1][1],
         "stretches": len(spans),
-        "bins_observed": int(observed.sum()),
-        "bins_trained": int((trained & observed).sum()),
-        "bins_judged": int((~trained & observed).sum()),
-        "share_judged": float((~trained & observed).sum() / max(observed.sum(), 1)),
+        "bins_observed": observed.sum(),
+        "bins_trained": observed.sum() - unseen.sum(),
+        "bins_judged": unseen.sum(),
+        "share_judged": unseen.sum() / max(observed.sum(), 1),
         "chosen": " and ".join(filter(None, chosen)) or "the whole session",
     }
-    about = {
+    about = parts[0] | {
         "run": str(inputs.run.folder),
         "id": model.model_id_,
         "created": inputs.run.created,
@@ -86,7 +87,6 @@ def summary(inputs: Inputs) -> Section:
         "frame": model.frame_,
         "parts": parts,
     }
-    about |= {k: parts[0][k] for k in ("kept_step", "held_out_predictive_information", "effective_rank")}
     title = source.session_id or source.identifier or Path(source.path).stem or "session"
     return Section({"title": title, "session": session, "model": about})
 
@@ -198,30 +198,28 @@ def _legend(figure: Figure, narrow: bool) -> None:
 def training(inputs: Inputs) -> Section:
     """The evaluations of the training, and the steps that were kept."""
     model = inputs.model
-    kept = [part.kept_record_ for part in model.parts]
     frames = {one.name: one.frame for one in model.candidates_}  # s, by which nats per frame are divided
 
     def draw(axes: Axes) -> None:
-        names = list(dict.fromkeys(record.candidate for record in model.history_))
-        colours = dict(zip(names, itertools.cycle(plots.COLOURS)))
-        for name in names:
-            records = [record for record in model.history_ if record.candidate == name]
-            score = [record.score / frames.get(name, model.frame_) for record in records]
-            axes.plot([record.step for record in records], score, color=colours[name], linewidth=1.4, label=name)
-        for one in kept:
-            score = [one.score / frames.get(one.candidate, model.frame_)]
-            label = "kept" if one is kept[0] else ""
-            axes.plot([one.step], score, "o", color=colours[one.candidate], markersize=6, label=label)
+        colours = dict(zip(dict.fromkeys(one.candidate for one in model.history_), itertools.cycle(plots.COLOURS)))
+
+        def line(records: Sequence[Record], style: str, label: str, **more: Any) -> None:
+            name = records[0].candidate
+            score = [one.score / frames.get(name, model.frame_) for one in records]
+            axes.plot([one.step for one in records], score, style, color=colours[name], label=label, **more)
+
+        for name in colours:
+            line([one for one in model.history_ if one.candidate == name], "-", name, linewidth=1.4)
+        for number, part in enumerate(model.parts):
+            line([part.kept_record_], "o", "" if number else "kept", markersize=6)
         axes.axhline(0, **plots.reference())
         plots.legend(axes, frameon=False)
         plots.finish(axes, "training step", "predictive information\non held-out time, nats per second")
 
+    named = zip(model.candidates_, labels(model.candidates_), strict=True)
     data = {
-        "training": [dataclasses.asdict(record) for record in model.history_],
-        "candidates": [
-            dataclasses.asdict(one) | {"label": label}
-            for one, label in zip(model.candidates_, labels(model.candidates_), strict=True)
-        ],
+        "training": list(map(vars, model.history_)),
+        "candidates": [vars(one) | {"label": label} for one, label in named],
     }
     return Section(data, {"training": one_plot(draw, high=2.8)})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ STATES_SHOWN = 60.0  # s
 RASTER_SHOWN = 20.0  # s
 PHONE, SHORT = 0.4, 5.0  # share of a stretch that is shown on a phone; s, of one that is shown whole
 #: Colours of the state space along a scale, that stay visible on white and on black.
-_SCALE = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#e3cf1f")
+_SCALE: tuple[str, ...] = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#e3cf1f")
 
 
 def states(inputs: Inputs) -> Section:
@@ -105,30 +105,30 @@ def _space(inputs: Inputs) -> Picture:
 def _colouring(about: Mapping[str, Any], values: np.ndarray) -> dict[str, Any]:
     """Colours of points (point,) by one variable, for the page's script and for the still picture. A variable of few
     values is shown as classes, by their rank."""
-    known = values[np.isfinite(values)]
-    classes = np.unique(known).tolist()
+    classes = np.unique(values[np.isfinite(values)]).tolist()
     low, high = (classes[0], classes[-1]) if classes else (0.0, 1.0)
-    if about.get("circular") and about.get("period"):  # the colours go round once, whatever part of a turn was seen
-        low = 0.0 if low > -2e-3 * about["period"] else -about["period"] / 2
-        high = low + about["period"]
-    names = about.get("classes")
+    names, stops, named = about.get("classes") if classes else None, _SCALE, None
     unit = f" {about['unit']}" if about["unit"] else ""
-    labels = {"low_label": plain_number(low) + unit, "high_label": plain_number(high) + unit}
-    stops: Sequence[str] = plots.CIRCLE if about.get("circular") else _SCALE
-    named = None
-    if names and classes:
-        labels = {"low_label": names[int(low)], "high_label": names[int(high)]}
+
+    def label(value: float) -> str:
+        return names[int(value)] if names else plain_number(value) + unit
+
+    if about.get("circular"):
+        stops = plots.CIRCLE
+        if period := about["period"]:  # the colours go round once, whatever part of a turn was seen
+            low = 0.0 if low > -2e-3 * period else -period / 2
+            high = low + period
+    ends = {"low_label": label(low), "high_label": label(high)}
     if 2 <= len(classes) <= (len(plots.COLOURS) if names else 4):
         stops = plots.COLOURS[: len(classes)]
+        named = [{"label": label(one), "colour": colour} for one, colour in zip(classes, stops, strict=True)]
         values = np.where(np.isfinite(values), np.searchsorted(classes, values), np.nan)
         low, high = 0.0, float(len(classes) - 1)
-        texts = [names[int(v)] if names else plain_number(v) + unit for v in classes]
-        named = [{"label": v, "colour": c} for v, c in zip(texts, stops, strict=True)]
     return {
         "label": about["name"],
         "low": low,
         "high": high,
-        **labels,
+        **ends,
         "values": [float(f"{value:.5g}") for value in values.tolist()],
         "colorscale": list(zip(np.linspace(0, 1, len(stops)).tolist(), stops, strict=True)),
         "gradient": f"linear-gradient(90deg, {', '.join(stops)})",
@@ -157,7 +157,7 @@ def _raster(inputs: Inputs) -> Picture:
 
     def draw(figure: Figure, narrow: bool) -> None:
         end = _end(start, stop, narrow)
-        part = shown.isel(time=np.flatnonzero(shown["time"].to_numpy() < end))
+        part = shown.sel(time=slice(end))
         heights = [2.6, *[1.0] * len(behaviors)]
         grid = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
         if signal:
