@@ -43,6 +43,12 @@ def shown(text: str, **style: Any) -> Text:
     return Text(one_line(text), **style)
 
 
+def print_lines(console: Console, *lines: str, **style: Any) -> None:
+    """Print texts of unknown origin, each as a line of its own, without those that are empty."""
+    for line in filter(None, lines):
+        console.print(shown(line, **style))
+
+
 def open_console(stderr: bool = False) -> Console:
     """A console of stdout or stderr. Where that is no terminal, a line stays one, however long."""
     from rich.console import Console

@@ -17,6 +17,7 @@ from jinja2.environment import TemplateModule
 
 from ldmfilter.analysis.report import words
 from ldmfilter.analysis.report.pictures import Picture
+from ldmfilter.analysis.text import reason_in_words
 
 
 def environment() -> Environment:
@@ -35,7 +36,7 @@ def environment() -> Environment:
         words.in_words,
         words.listed,
         words.plain,
-        words.reason,
+        reason_in_words,
         words.with_options,
     )
     made.filters |= {one.__name__: one for one in filters}

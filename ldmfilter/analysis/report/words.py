@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-from ldmfilter.analysis.text import REASONS
-
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -53,15 +51,6 @@ def plain_number(value: float) -> str:
 def in_words(count: int) -> str:
     """A small number as a word, others in digits."""
     return _NUMBERS[count] if count < len(_NUMBERS) else short(count)
-
-
-def reason(name: str) -> str:
-    """The exclusion reason of bins, as it is read after their number.
-
-    >>> reason("trained"), reason("used")
-    ('that training saw', 'used')
-    """
-    return REASONS.get(name, name)
 
 
 def listed(names: Sequence[str]) -> str:
