@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ldmfilter.analysis.check_table import CHECKS, HIDDEN_UNITS, LEAD_OVER_PCA, SPIKES_AHEAD
+from ldmfilter.analysis.check_table import CHECKS, HIDDEN_UNITS, LEAD_OVER_PCA, SPIKES_AHEAD, of_signal
 from ldmfilter.analysis.findings import Finding
 from ldmfilter.analysis.judged import GUARD
 from ldmfilter.analysis.measures import SURROGATES, Measures, measure
-from ldmfilter.analysis.signal_words import of_signal
 from ldmfilter.analysis.text import show_checks
 from ldmfilter.html import table
 from ldmfilter.text import finite, plain

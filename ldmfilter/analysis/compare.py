@@ -40,6 +40,8 @@ class Comparison:
             own held-out blocks; of a signal the share of variance; None where it could not be judged.
         bins: number of bins that were judged.
         held_out: whether none of the runs was trained on these bins.
+        median: of R2 over all ordered pairs.
+        chance: the highest control of any pair.
     """
 
     runs: tuple[str, ...]
@@ -48,24 +50,12 @@ class Comparison:
     bits_per_spike: tuple[float | None, ...]
     bins: int
     held_out: bool
-
-    @property
-    def median(self) -> float:
-        """Median R2 over all ordered pairs."""
-        return float(np.median(self.r2[self._pairs]))
-
-    @property
-    def chance(self) -> float:
-        """The highest control of any pair."""
-        return float(self.control[self._pairs].max())
-
-    @property
-    def _pairs(self) -> NDArray[np.bool_]:
-        return ~np.eye(len(self.runs), dtype=bool)
+    median: float
+    chance: float
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON takes them."""
-        content: dict[str, Any] = finite(vars(self) | {"median": self.median, "chance": self.chance})
+        content: dict[str, Any] = finite(vars(self))
         return content
 
 
@@ -106,9 +96,12 @@ def compare(runs: Sequence[Run]) -> Comparison:
     fold = _folds(common[0]["seconds"].to_numpy()[judged], bin_size)
     states = [one["filtered_mean"].to_numpy().astype(np.float64)[judged] for one in common]
     r2, control = np.eye(len(runs)), np.zeros((len(runs), len(runs)))
-    for i, j in itertools.permutations(range(len(runs)), 2):
+    pairs = list(itertools.permutations(range(len(runs)), 2))
+    for i, j in pairs:
         r2[i, j], control[i, j] = agreement(states[i], states[j], fold)
-    return Comparison(tuple(str(run.folder) for run in runs), r2, control, tuple(bits), int(judged.sum()), held_out)
+    median, chance = float(np.median([r2[pair] for pair in pairs])), max(float(control[pair]) for pair in pairs)
+    names = tuple(str(run.folder) for run in runs)
+    return Comparison(names, r2, control, tuple(bits), int(judged.sum()), held_out, median, chance)
 
 
 def check_same_session(runs: Sequence[Run]) -> None:

@@ -207,17 +207,14 @@ def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> Spike
     bins = bins_of(counts, np.asarray(latents["trained"]), model.trained_spans_)
     fit, judged = bins.halves
     judged = thinned(judged, PIECE_BINS, bins.size, seed)
-    seen = np.where(bins.observed[:, None], bins.counts, np.nan).astype(np.float64)
-    by_states, by_pca = (
-        spikes_ahead(states, seen, bins.segment, fit, judged, bins.size, is_signal(counts))
-        for states in (
-            latents["filtered_mean"].to_numpy().astype(np.float64),
-            causal_pca(seen, bins.starts, fit, bins.size, is_signal(counts)),
-        )
-    )
-    horizons = horizons_of(seen, bins.segment, judged, bins.size)
     judge = Judge(dataclasses.replace(bins, fit=fit, judged=judged), is_signal(counts), ())
-    hidden = judge.hidden(partial(means_without, model, counts, latents))
+    states, shown = partial(means_without, model, counts, latents), np.zeros(0, np.int64)  # to which no unit is hidden
+    by_states, by_pca = (
+        spikes_ahead(each, judge.counts, bins.segment, fit, judged, bins.size, judge.signal)
+        for each in (states(shown), judge.made(causal_pca, shown))
+    )
+    horizons = horizons_of(judge.counts, bins.segment, judged, bins.size)
+    hidden = judge.hidden(states)
 
     def interval(value: float, error: float) -> tuple[float, tuple[float, float]]:
         return value, (value - 1.96 * error, value + 1.96 * error)
