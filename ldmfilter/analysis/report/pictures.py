@@ -28,6 +28,8 @@ _STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.linewidth": 0.7,
     "grid.linewidth": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
     "legend.frameon": False,
     "text.color": _INK,
     "grid.color": _LINE,

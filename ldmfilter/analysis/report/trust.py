@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ldmfilter.analysis import plots
 from ldmfilter.analysis.measures import Measures
+from ldmfilter.analysis.plots import COLOURS, finish, ink, reference
 from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.pictures import Picture, Section, one_plot, pair
 from ldmfilter.text import clean
@@ -51,10 +51,10 @@ def _nis(measures: Measures) -> Picture:
         # Axes in square roots, which are distances in standard deviations, show both the bulk and the tail.
         for set_scale in (axes.set_xscale, axes.set_yscale):
             set_scale("function", functions=(lambda values: np.sqrt(np.maximum(values, 0)), np.square))
-        axes.plot([0, top], [0, top], **plots.reference())
-        axes.plot(chi2, nis, color=plots.COLOURS[0], linewidth=1.4, marker="o", markersize=3)
+        axes.plot([0, top], [0, top], **reference())
+        axes.plot(chi2, nis, "o-", color=COLOURS[0])
         axes.set(xlim=(0, top), ylim=(0, top))
-        plots.finish(axes, "quantile of chi-square", "quantile of the innovations")
+        finish(axes, "quantile of chi-square", "quantile of the innovations")
 
     return one_plot(draw, {"median_ratio": median, "quantile_95_ratio": high})
 
@@ -64,13 +64,10 @@ def _correlation(measures: Measures) -> Picture:
     found = measures.consistency
 
     def draw(axes: Axes) -> None:
-        axes.bar(
-            found.lag, found.white, width=found.lag[0], color=plots.ink(), alpha=0.1, linewidth=0, label="white noise"
-        )
-        style: dict[str, Any] = {"linewidth": 1.4, "marker": "o", "markersize": 3.5}
-        axes.plot(found.lag, found.correlation, color=plots.COLOURS[0], label="innovations", **style)
+        axes.bar(found.lag, found.white, width=found.lag[0], color=ink(), alpha=0.1, linewidth=0, label="white noise")
+        axes.plot(found.lag, found.correlation, "o-", color=COLOURS[0], label="innovations")
         axes.set_ylim(0, max(0.5, 1.15 * float(np.nanmax([found.correlation, found.white]))))
-        plots.finish(axes, "lag, s", "largest correlation")
+        finish(axes, "lag, s", "largest correlation")
         axes.legend(loc="upper right")
 
     return one_plot(draw)
@@ -81,11 +78,11 @@ def _spectrum(measures: Measures) -> Picture:
 
     def draw(axes: Axes) -> None:
         lines = {"pseudo-observation z": measures.spectrum.z, "its prediction": measures.spectrum.prediction}
-        for (name, values), colour in zip(lines.items(), plots.COLOURS, strict=False):
-            axes.plot(1 + np.arange(len(values)), values, "o-", color=colour, markersize=4, linewidth=1.2, label=name)
+        for (name, values), colour in zip(lines.items(), COLOURS, strict=False):
+            axes.plot(1 + np.arange(len(values)), values, "o-", color=colour, label=name)
         axes.set_ylim(bottom=0)
         axes.locator_params(axis="x", integer=True)
-        plots.finish(axes, "principal axis", "variance")
+        finish(axes, "principal axis", "variance")
         axes.legend(loc="lower left" if measures.spectrum.prediction[-1] > 0.3 else "upper right")
 
     return one_plot(draw)
@@ -109,11 +106,11 @@ def _drift(measures: Measures) -> Picture:
     def draw(figure: Figure, narrow: bool) -> None:
         both = pair(figure, narrow, sharex=narrow)
         for (label, value), axes in zip(lines.items(), both, strict=True):
-            axes.axhline(float(np.nanmean(value)), **plots.reference())
-            axes.plot((drift.start + drift.stop) / 2, value, "o-", color=plots.COLOURS[0], linewidth=1.2, markersize=4)
+            axes.axhline(float(np.nanmean(value)), **reference())
+            axes.plot((drift.start + drift.stop) / 2, value, "o-", color=COLOURS[0])
             if np.nanmin(value) >= 0:
                 axes.set_ylim(0, 1.25 * float(np.nanmax(value)))
-            plots.finish(axes, "time, s", label)
+            finish(axes, "time, s", label)
         if narrow:
             both[0].set_xlabel("")
 
@@ -139,10 +136,10 @@ def _units(measures: Measures) -> Picture:
 def _bars(axes: Axes, names: list[str], values: np.ndarray, x: str, y: str) -> None:
     """Values as horizontal bars with their names, the first at the top."""
     rows = np.arange(len(names))
-    axes.barh(rows, values, height=0.62, color=plots.COLOURS[0], alpha=0.85, linewidth=0)
+    axes.barh(rows, values, height=0.62, color=COLOURS[0], alpha=0.85, linewidth=0)
     # A name may hold dollar signs, which are no mathematics here.
     axes.set_yticks(rows, names, parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.axvline(0, color=plots.ink(), linewidth=0.8)
+    axes.axvline(0, color=ink(), linewidth=0.8)
     axes.tick_params(axis="y", length=0)
-    plots.finish(axes, x, y, left=False)
+    finish(axes, x, y, left=False)
