@@ -73,10 +73,6 @@ class Inputs:
         judged = ~self.latents["trained"].to_numpy() & observed
         return judged if judged.any() else observed
 
-    def between(self, start: float, stop: float) -> xr.Dataset:
-        """The latents of a stretch, s."""
-        return self.latents.sel(time=slice(start, stop))
-
     def measured(self, name: str) -> np.ndarray:
         """(time,) a behaviour as it was measured, of classes their positions; NaN where it was not."""
         if f"{name}_class" in self.latents:

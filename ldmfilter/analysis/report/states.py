@@ -38,25 +38,25 @@ def _end(start: float, stop: float, narrow: bool) -> float:
 
 def _states(inputs: Inputs) -> Picture:
     start, stop = inputs.around(inputs.busiest(RASTER_SHOWN), STATES_SHOWN)
-    shown = inputs.between(start, stop)
+    shown = inputs.latents.sel(time=slice(start, stop))
     unseen = ~shown["trained"].to_numpy()
+    marked = bool(unseen.any() and not unseen.all())
     numbers = {
         "start": start,
         "stop": stop,
         "shown": plots.leading_states(shown, 4),
         "level": float(inputs.latents["ci"].attrs["level"]),
         "of": inputs.model.sized_.states,
-        "unseen_marked": bool(unseen.any() and not unseen.all()),
+        "unseen_marked": marked,
     }
 
     def draw(figure: Figure, narrow: bool) -> None:
-        part = inputs.between(start, _end(start, stop, narrow))
+        part = shown.sel(time=slice(_end(start, stop, narrow)))
         time, axes = part["time"].to_numpy(), figure.add_subplot()
         plots.plot_states(part, axes, number=4)
-        foot: dict[str, Any] = {"color": plots.COLOURS[1], "linewidth": 0, "step": "mid"}
-        foot |= {"transform": axes.get_xaxis_transform(), "where": ~part["trained"].to_numpy()}
-        if numbers["unseen_marked"]:
-            axes.fill_between(time, 0, 0.012, **foot)
+        if marked:
+            foot: Any = {"where": ~part["trained"].to_numpy(), "transform": axes.get_xaxis_transform(), "step": "mid"}
+            axes.fill_between(time, 0, 0.012, color=plots.COLOURS[1], linewidth=0, **foot)
         axes.set(xlim=(time[0], time[-1]), ylabel="state")
 
     return Picture(draw, numbers, wide=(9.2, 3.9), narrow=(3.3, 3.4))
@@ -65,13 +65,13 @@ def _states(inputs: Inputs) -> Picture:
 def _space(inputs: Inputs) -> Picture:
     """The still picture of the state space, and the points and colours that the page's script turns."""
     observed = np.flatnonzero(inputs.latents["observed"].to_numpy())
-    mean = inputs.latents["filtered_mean"].to_numpy()[observed]
+    drawn = observed[np.unique(np.linspace(0, len(observed) - 1, min(POINTS, len(observed))).astype(np.int64))]
     # The slowest come first. As all states have the same variance, principal components would be no better a choice.
-    slowest = np.pad(mean, ((0, 0), (0, max(3 - mean.shape[1], 0))))[:, :3]  # one or two states lie in a plane
-    drawn = np.unique(np.linspace(0, len(observed) - 1, min(POINTS, len(observed))).astype(np.int64))
-    points = slowest[drawn] / max(float(np.abs(slowest).max()), np.finfo(float).tiny)
-    time = inputs.time[observed][drawn]
-    choices = [_colouring(one, inputs.measured(one["name"])[observed][drawn]) for one in inputs.reports]
+    mean = inputs.latents["filtered_mean"].to_numpy()[:, :3]
+    points = np.zeros((len(drawn), 3))  # one or two states lie in a plane
+    points[:, : mean.shape[1]] = mean[drawn] / max(float(np.abs(mean[observed]).max()), np.finfo(float).tiny)
+    time = inputs.time[drawn]
+    choices = [_colouring(one, inputs.measured(one["name"])[drawn]) for one in inputs.reports]
     choices.append(_colouring({"name": "time", "unit": "s"}, time))
     first = choices[0]
     values = np.array(first["values"], dtype=np.float64)
@@ -82,8 +82,8 @@ def _space(inputs: Inputs) -> Picture:
         colours = LinearSegmentedColormap.from_list("page", [colour for _, colour in first["colorscale"]])
         axes: Any = figure.add_subplot(projection="3d")
         x, y, z, value = np.column_stack([points, values])[::2][np.isfinite(values[::2])].T
-        limits = {"vmin": first["low"], "vmax": first["high"]}
-        axes.scatter(x, y, z, c=value, s=7, cmap=colours, linewidths=0, alpha=0.85, **limits)
+        style = {"s": 7, "linewidths": 0, "alpha": 0.85, "vmin": first["low"], "vmax": first["high"]}
+        axes.scatter(x, y, z, c=value, cmap=colours, **style)
         for number, axis in enumerate((axes.xaxis, axes.yaxis, axes.zaxis)):
             axis.set_ticklabels([])
             axis.set_label_text(f"h{number}")
@@ -92,7 +92,7 @@ def _space(inputs: Inputs) -> Picture:
         axes.view_init(elev=22, azim=45)
 
     numbers = {
-        "shown": min(3, mean.shape[1]),
+        "shown": mean.shape[1],
         "points": len(drawn),
         "bins": len(observed),
         "unmeasured": not np.isfinite(values).all(),
@@ -140,7 +140,7 @@ def _raster(inputs: Inputs) -> Picture:
     start, stop = inputs.busiest(RASTER_SHOWN)
     order, signal = inputs.unit_order(), is_signal(inputs.counts)
     trains = [] if signal else [t[(t >= start) & (t < stop)] for t in map(inputs.spike_times, order)]
-    shown = inputs.between(start, stop)
+    shown = inputs.latents.sel(time=slice(start, stop))
     for name in inputs.names:  # a readout is shown only where it was not fitted
         for key in {f"{name}_mean", f"{name}_ci", f"{name}_probability"} & set(shown):
             shown[key] = shown[key].where(shown[f"{name}_fold"] >= 0)
