@@ -71,30 +71,27 @@ def compare(runs: Sequence[Run]) -> Comparison:
     if len(runs) < 2:
         raise InputError("a comparison needs two runs or more; name another run folder")
     check_same_session(runs)
-    first, bin_size = runs[0], runs[0].config.data.bin_size
+    bin_size = runs[0].config.data.bin_size
     decoded: list[xr.Dataset] = []
     bits: list[float | None] = []
     for run in runs:
         model = run.model()
         bits.append(finite(model.kept_.bits_per_spike))
-        latents = model.decode(check_counts(run.recording()[1]))
-        time = latents["time"].to_numpy()
-        free = outside(time, model.trained_spans_, GUARD)
-        origin = decoded[0]["seconds"].item(0) if decoded else time[0]
-        # Times of the same bin may differ by a rounding error.
-        number = np.round((time - origin) / (0.25 * bin_size))
-        columns = {"seconds": ("time", time), "free": ("time", free)}
-        decoded.append(latents[["filtered_mean", "observed"]].assign(columns).assign_coords(time=number))
-    common = xr.align(*decoded, join="inner", exclude=["state"])
-    if common[0].sizes["time"] < 10 * FOLDS:
-        raise InputError(
-            f"{first.folder}: {common[0].sizes['time']} bins in common with the other runs; compare runs of one span"
-        )
-    seen, free = (np.all([one[name].to_numpy() for one in common], axis=0) for name in ("observed", "free"))
+        latents = model.decode(check_counts(run.recording()[1]))[["filtered_mean", "observed"]]
+        latents["free"] = "time", outside(latents["time"].to_numpy(), model.trained_spans_, GUARD)
+        if decoded:  # at the bins of the first run, whose times may differ by a rounding error
+            absent = {"filtered_mean": np.nan, "observed": False, "free": False}
+            latents = latents.reindex_like(
+                decoded[0]["time"], method="nearest", tolerance=bin_size / 8, fill_value=absent
+            )
+        decoded.append(latents)
+    seen, free = (np.all([one[name].to_numpy() for one in decoded], axis=0) for name in ("observed", "free"))
+    if seen.sum() < 10 * FOLDS:
+        raise InputError(f"{runs[0].folder}: {seen.sum()} bins in common with the other runs; compare runs of one span")
     held_out = bool((seen & free).sum() >= 10 * FOLDS)
     judged = seen & free if held_out else seen
-    fold = _folds(common[0]["seconds"].to_numpy()[judged], bin_size)
-    states = [one["filtered_mean"].to_numpy().astype(np.float64)[judged] for one in common]
+    fold = _folds(decoded[0]["time"].to_numpy()[judged], bin_size)
+    states = [one["filtered_mean"].to_numpy().astype(np.float64)[judged] for one in decoded]
     r2, control = np.eye(len(runs)), np.zeros((len(runs), len(runs)))
     pairs = list(itertools.permutations(range(len(runs)), 2))
     for i, j in pairs:

@@ -67,17 +67,13 @@ def plot_state_space(
 
 def plot_raster(spike_times: Sequence[np.ndarray], axes: Axes, start: float, stop: float) -> None:
     """Spikes as ticks, from `start` to `stop`, s; a row for each unit's spike times, s, the first at the top."""
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path
-
-    # One path for all: a picture of ten thousand separate lines would be ten times as large.
     shown = [times[(times >= start) & (times < stop)] for times in spike_times]
-    x = np.concatenate([*shown, np.empty(0)])
     row = np.repeat(np.arange(len(shown)), [len(times) for times in shown])
-    ends = np.stack([np.stack([x, row - 0.4], -1), np.stack([x, row + 0.4], -1)], 1).reshape(-1, 2)
-    codes = np.tile([Path.MOVETO, Path.LINETO], len(x)).astype(np.uint8)
-    if len(x):
-        axes.add_patch(PathPatch(Path(ends, codes), fill=False, linewidth=0.6, edgecolor=ink()))
+    # One line with gaps for all: a picture of ten thousand separate ones would be ten times as large.
+    ends = np.stack([row - 0.4, row + 0.4, np.full(len(row), np.nan)], 1).ravel()
+    axes.plot(
+        np.repeat(np.concatenate([*shown, np.empty(0)]), 3), ends, color=ink(), linewidth=0.6, solid_capstyle="butt"
+    )
     axes.set(xlim=(start, stop), ylim=(len(shown) - 0.3, -0.7), yticks=[])
     finish(axes, "time, s", f"{len(shown)} units", left=False)
 

@@ -69,12 +69,12 @@ def test_state_space_leaves_out_bins_without_a_colour(latents, axes):
 def test_raster_has_a_tick_for_each_spike_that_is_shown(axes):
     trains = [np.array([0.5, 1.5, 2.5]), np.array([]), np.array([1.0, 1.9999, 2.0])]
     plot_raster(trains, axes, 1.0, 2.0)
-    ticks = axes.patches[0].get_path().vertices.reshape(-1, 2, 2)
+    ticks = axes.lines[0].get_xydata().reshape(-1, 3, 2)[:, :2]
     assert ticks[:, 0, 0].tolist() == [1.5, 1.0, 1.9999]
     assert ticks.mean(1)[:, 1].tolist() == [0, 2, 2]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first unit is at the top
     plot_raster([np.array([])], axes, 5.0, 6.0)
-    assert len(axes.patches) == 1  # silence draws nothing
+    assert len(axes.lines[1].get_xdata()) == 0  # silence draws nothing
 
 
 def test_rates_lie_beneath_the_rows_of_the_raster(axes):
@@ -86,7 +86,7 @@ def test_rates_lie_beneath_the_rows_of_the_raster(axes):
     np.testing.assert_allclose(image.get_array(), [[0.5, 1.0], [0.0, 1.0]])
     assert image.get_extent() == [1.0, 2.0, 1.5, -0.5]
     assert (axes.get_xlim(), axes.get_ylim()) == limits
-    assert image.get_zorder() < axes.patches[0].get_zorder()
+    assert image.get_zorder() < axes.lines[0].get_zorder()
 
 
 def circle(mean, true, low, high):
@@ -203,4 +203,4 @@ def test_ink_follows_the_style(axes):
 
     with mpl.rc_context({"text.color": "#ffffff"}):
         plot_raster([np.array([1.0])], axes, 0.0, 2.0)
-    assert axes.patches[0].get_edgecolor()[:3] == (1, 1, 1)
+    assert axes.lines[0].get_color() == "#ffffff"
