@@ -60,7 +60,7 @@ def check(
         done, wanted = model.history_[-1].step, the_run.config.filter.max_steps
         say(f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; checking what it kept")
     recording, counts = the_run.recording(where_now(the_run, session))
-    chosen = choose_behavior(recording, behavior, circular or ()) if behavior else []
+    chosen = choose_behavior(recording, behavior or (), circular or ())
     if chosen and not quiet:
         say("behaviour ...")
     reports = read_behavior(model.decode(counts), chosen, counts, min_speed=min_speed).reports if chosen else ()

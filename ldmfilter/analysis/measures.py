@@ -141,11 +141,11 @@ class Ahead:
     """
 
     seconds: float
-    bins: int
-    size: float
-    size_interval: tuple[float, float]
-    coverage: float
-    coverage_interval: tuple[float, float]
+    bins: int = 0
+    size: float = math.nan
+    size_interval: tuple[float, float] = (math.nan, math.nan)
+    coverage: float = math.nan
+    coverage_interval: tuple[float, float] = (math.nan, math.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,8 +303,7 @@ def forecasts(system: LinearGaussian, z: Array, bins: Bins, seed: int) -> tuple[
     for seconds, n in asked if any(frames) else [(bins.size, 1)]:
         later = n + np.flatnonzero(bins.judged[n:] & (bins.segment[n:] == bins.segment[: bins.judged.size - n]))
         if n == 0 or later.size == 0:
-            nothing = (math.nan, math.nan)
-            rows.append(Ahead(seconds, 0, math.nan, nothing, math.nan, nothing))
+            rows.append(Ahead(seconds))
             continue
         forecast = Forecast.over(system, len(system.A), (seconds,), bins.size)
         means, covs = forecast(filtered.filtered_mean[later - n].numpy(), filtered.covariances.filtered.numpy())

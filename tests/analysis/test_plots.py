@@ -147,9 +147,9 @@ def test_calibration_bars_are_two_errors_to_each_side(axes):
 
 def drawn(section, name, **inputs):
     """The axes of a picture of the report."""
-    picture = SECTIONS[section](SimpleNamespace(**inputs)).pictures[name]
+    _, pictures = SECTIONS[section](SimpleNamespace(**inputs))
     figure = Figure()
-    picture.draw(figure, False)
+    pictures[name].draw(figure, False)
     return figure.axes
 
 

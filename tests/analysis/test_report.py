@@ -230,11 +230,11 @@ def test_what_its_reader_saw_is_not_shown_as_read():
     model = SimpleNamespace(unit_ids_=session.units["unit"].to_numpy(), sized_=sizes)
 
     def raster(latents):
-        section = SECTIONS["states"](Inputs(None, session, counts, model, latents, {}, [about]))  # type: ignore[arg-type]
-        content = {"behavior": [about], "figures": {"raster": section.data["raster"]}}
+        data, pictures = SECTIONS["states"](Inputs(None, session, counts, model, latents, {}, [about]))  # type: ignore[arg-type]
+        content = {"behavior": [about], "figures": {"raster": data["raster"]}}
         content["diagnosis"] = {"baselines": [], "signal": False}
-        write_section("behavior", content, section.pictures)
-        return section.pictures["raster"], content["figures"]["raster"]["finding"]
+        write_section("behavior", content, pictures)
+        return pictures["raster"], content["figures"]["raster"]["finding"]
 
     picture, finding = raster(latents)
     assert "time that training never saw" in finding
@@ -300,19 +300,20 @@ def test_trainings_are_drawn_per_second_each_in_its_colour():
         candidates_=[Trained("slow", 0.5, kept_step=25), Trained("slow", 0.5, kept_step=50), Trained("fast", 0.1)],
         frame_=0.1,
     )
-    section = SECTIONS["training"](SimpleNamespace(model=model))
-    [axes] = drawn(section.pictures["training"])
+    data, pictures = SECTIONS["training"](SimpleNamespace(model=model))
+    [axes] = drawn(pictures["training"])
     slow, fast, *kept = axes.lines[:4]
     assert slow.get_ydata() == pytest.approx([2.0, 4.0])
     assert fast.get_ydata() == pytest.approx([10.0, 20.0])
     assert slow.get_color() != fast.get_color()
     assert [one.get_color() for one in kept] == [slow.get_color(), fast.get_color()]
-    assert [one["label"] for one in section.data["candidates"]] == ["slow at step 25", "slow at step 50", "fast"]
+    assert [one["label"] for one in data["candidates"]] == ["slow at step 25", "slow at step 50", "fast"]
 
 
 def test_lags_lie_inside_their_picture():
     rows = [{"lag": lag, "median_error": 1.0, "width": width} for lag, width in ((0.0, 1.0), (1.0, 1.4), (None, 1.3))]
-    both = drawn(SECTIONS["behavior"](SimpleNamespace(reports=[], lags={"place": rows})).pictures["lags"])
+    _, pictures = SECTIONS["behavior"](SimpleNamespace(reports=[], lags={"place": rows}))
+    both = drawn(pictures["lags"])
     assert both[1].get_ylim()[1] > 1.4
 
 

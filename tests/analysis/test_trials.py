@@ -87,15 +87,15 @@ def test_the_section_shows_what_was_read(found):
         states = 2
 
     inputs = Inputs(None, None, None, Model(), None, {}, trials=found)  # type: ignore[arg-type]
-    section = SECTIONS["trials"](inputs)
-    content = {**section.data, "figures": {k: p.numbers for k, p in section.pictures.items()}}
+    data, pictures = SECTIONS["trials"](inputs)
+    content = {**data, "figures": {k: p.numbers for k, p in pictures.items()}}
     content = finite(content | {"diagnosis": {"baselines": [], "signal": False}})
-    page = str(write_section("trials", content, section.pictures))
+    page = str(write_section("trials", content, pictures))
     assert "<b>up" not in page
     assert "&lt;b&gt;up $x$" in page
     assert "trials that training never saw" in content["figures"]["conditions"]["finding"]
     figure = Figure()
-    section.pictures["trials"].draw(figure, False)
+    pictures["trials"].draw(figure, False)
     axes = figure.axes[0]
     mean = next(line for line in axes.lines if line.get_label() == "left").get_ydata()
     own = found.aligned["filtered_mean"].to_numpy()[found.number == 2, :, 0]
@@ -103,10 +103,8 @@ def test_the_section_shows_what_was_read(found):
     band = axes.collections[2].get_paths()[0].vertices
     half = 1.96 * own.std(0, ddof=1) / np.sqrt(len(own))
     assert band[:, 1].max() == pytest.approx((own.mean(0) + half).max())
-    nothing = SECTIONS["trials"](Inputs(None, None, None, None, None, {}, trials_note="Trials are not shown: no."))  # type: ignore[arg-type]
-    assert "not shown" in str(
-        write_section("trials", nothing.data | {"diagnosis": {"baselines": [], "signal": False}}, {})
-    )
+    nothing, _ = SECTIONS["trials"](Inputs(None, None, None, None, None, {}, trials_note="Trials are not shown: no."))  # type: ignore[arg-type]
+    assert "not shown" in str(write_section("trials", nothing | {"diagnosis": {"baselines": [], "signal": False}}, {}))
 
 
 @pytest.mark.parametrize(

@@ -206,9 +206,9 @@ def report(
     content: dict[str, Any] = {"format": "ldmfilter-report", "format_version": FORMAT, "created": created}
     pictures: dict[str, Picture] = {}
     for make in SECTIONS.values():
-        section = make(inputs)
-        content |= section.data
-        pictures |= section.pictures
+        numbers, drawn = make(inputs)
+        content |= numbers
+        pictures |= drawn
     content = finite(content | {"figures": {name: picture.numbers for name, picture in pictures.items()}})
     page = write_page(list(SECTIONS), content, pictures)  # which adds the words to the content
     return Report(content, pictures, page)

@@ -91,17 +91,8 @@ class Picture:
         return head.format(Markup(box.group(0) if box else ""), label) + Markup(inside.strip())
 
 
-@dataclass(frozen=True)
-class Section:
-    """The numbers and pictures of a section.
-
-    Attributes:
-        data: keys of report.json and of the template, with their values.
-        pictures: by name.
-    """
-
-    data: dict[str, Any] = field(default_factory=dict)
-    pictures: dict[str, Picture] = field(default_factory=dict)
+#: Of a section: keys of report.json and of the template with their values, and its pictures by name.
+Section = tuple[dict[str, Any], dict[str, Picture]]
 
 
 def one_plot(draw: Callable[[Axes], None], numbers: Mapping[str, Any] | None = None, high: float = 0.0) -> Picture:

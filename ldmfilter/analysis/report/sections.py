@@ -97,7 +97,7 @@ def summary(inputs: Inputs) -> Section:
         "parts": parts,
     }
     title = source.session_id or source.identifier or Path(source.path).stem or "session"
-    return Section({"title": title, "session": session, "model": about})
+    return {"title": title, "session": session, "model": about}, {}
 
 
 def behavior(inputs: Inputs) -> Section:
@@ -142,14 +142,14 @@ def behavior(inputs: Inputs) -> Section:
         pictures["probabilities"] = one_plot(lambda axes: plot_reports(classes, axes))
     if inputs.lags:
         pictures["lags"] = Picture(draw_lags, narrow=(3.3, 4.8))
-    return Section({"behavior": inputs.reports, "lags": inputs.lags}, pictures)
+    return {"behavior": inputs.reports, "lags": inputs.lags}, pictures
 
 
 def trials(inputs: Inputs) -> Section:
     """States along trials by condition, and how well each condition is read from them."""
     found = inputs.trials
     if found is None:
-        return Section({"trials": None, "trials_note": inputs.trials_note})
+        return {"trials": None, "trials_note": inputs.trials_note}, {}
     best = int(np.nanargmax(found.accuracy)) if np.isfinite(found.accuracy).any() else 0
     hidden = ("aligned", "number")  # of which there are pictures
     data = {key: value for key, value in vars(found).items() if key not in hidden}
@@ -180,13 +180,11 @@ def trials(inputs: Inputs) -> Section:
     high = 2.3 * -(-len(shown) // 2) + 0.5
     about = {"shown": shown, "singles": SINGLE_TRIALS, "undrawn": len(names) - len(drawn)}
     numbers = {"best_time": found.time[best], "best": found.accuracy[best], "shuffled": found.shuffled[best]}
-    return Section(
-        {"trials": data | {"best_recall": found.recall[best]}, "trials_note": ""},
-        {
-            "trials": Picture(draw, about, wide=(9.2, high), narrow=(3.3, 1.8 * len(shown) + 0.8)),
-            "conditions": Picture(draw_read, numbers, wide=(9.2, 3.4), narrow=(3.3, 3.6)),
-        },
-    )
+    data["best_recall"] = found.recall[best]
+    return {"trials": data, "trials_note": ""}, {
+        "trials": Picture(draw, about, wide=(9.2, high), narrow=(3.3, 1.8 * len(shown) + 0.8)),
+        "conditions": Picture(draw_read, numbers, wide=(9.2, 3.4), narrow=(3.3, 3.6)),
+    }
 
 
 def _most_apart(found: Trials, number: int) -> list[int]:
@@ -229,7 +227,7 @@ def training(inputs: Inputs) -> Section:
         "training": list(map(vars, model.history_)),
         "candidates": [vars(one) | {"label": label} for one, label in named],
     }
-    return Section(data, {"training": one_plot(draw, high=2.8)})
+    return data, {"training": one_plot(draw, high=2.8)}
 
 
 def made(inputs: Inputs) -> Section:
@@ -244,7 +242,7 @@ def made(inputs: Inputs) -> Section:
         ["ldmfilter", "report", folder, *which, "--out", "report.html", *inputs.options],
     ]
     settings = {"settings": run.config.to_dict(), "versions": versions, "commands": list(map(shlex.join, commands))}
-    return Section({"made": settings})
+    return {"made": settings}, {}
 
 
 def _changed(config: Config) -> list[str]:

@@ -28,7 +28,7 @@ _SCALE: tuple[str, ...] = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d"
 def states(inputs: Inputs) -> Section:
     """The states in time and in space, and the spikes."""
     pictures = {"states": _states(inputs), "space": _space(inputs), "raster": _raster(inputs)}
-    return Section({name: picture.numbers for name, picture in pictures.items()}, pictures)
+    return {name: picture.numbers for name, picture in pictures.items()}, pictures
 
 
 def _end(start: float, stop: float, narrow: bool) -> float:

@@ -26,12 +26,12 @@ def trust(inputs: Inputs) -> Section:
     pictures = {name + suffix: draw(parts[suffix]) for suffix in parts for name, draw in draws.items()}
     diagnosis = inputs.diagnosis.to_dict()
     del diagnosis["behavior"]  # which has a place of its own
-    return Section({"diagnosis": diagnosis}, pictures)
+    return {"diagnosis": diagnosis}, pictures
 
 
 def units(inputs: Inputs) -> Section:
     """The units without which the filter predicts worst."""
-    return Section({}, {f"units{suffix}": _units(measures) for suffix, measures in _parts(inputs).items()})
+    return {}, {f"units{suffix}": _units(measures) for suffix, measures in _parts(inputs).items()}
 
 
 def _parts(inputs: Inputs) -> dict[str, Measures]:
