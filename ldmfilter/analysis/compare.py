@@ -15,7 +15,6 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from ldmfilter.analysis.judged import GUARD
-from ldmfilter.data.counts import check_counts
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.filter.runs import Run
@@ -77,7 +76,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     for run in runs:
         model = run.model()
         bits.append(finite(model.kept_.bits_per_spike))
-        latents = model.decode(check_counts(run.recording()[1]))[["filtered_mean", "observed"]]
+        latents = model.decode(run.recording()[1])[["filtered_mean", "observed"]]
         latents["free"] = "time", outside(latents["time"].to_numpy(), model.trained_spans_, GUARD)
         if decoded:  # at the bins of the first run, whose times may differ by a rounding error
             absent = {"filtered_mean": np.nan, "observed": False, "free": False}

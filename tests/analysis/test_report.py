@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 
 from ldmfilter.analysis.report import Report
 from ldmfilter.analysis.report.inputs import Inputs
-from ldmfilter.analysis.report.page import environment, write_section
+from ldmfilter.analysis.report.page import environment, short, write_section
 from ldmfilter.analysis.report.pictures import Picture
 from ldmfilter.analysis.report.sections import SECTIONS
-from ldmfilter.analysis.report.words import short
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError

@@ -15,10 +15,9 @@ from ldmfilter.analysis.checks import check
 from ldmfilter.analysis.lags import read_at_lags
 from ldmfilter.analysis.readout import AnyReport, read_behavior
 from ldmfilter.analysis.report.inputs import Inputs
-from ldmfilter.analysis.report.page import write_page
+from ldmfilter.analysis.report.page import listed, write_page
 from ldmfilter.analysis.report.pictures import Picture
 from ldmfilter.analysis.report.sections import SECTIONS
-from ldmfilter.analysis.report.words import listed
 from ldmfilter.analysis.trials import choose_condition, read_trials
 from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError

@@ -9,8 +9,8 @@ import numpy as np
 
 from ldmfilter.analysis import plots
 from ldmfilter.analysis.report.inputs import Inputs
+from ldmfilter.analysis.report.page import plain_number
 from ldmfilter.analysis.report.pictures import Picture, Section
-from ldmfilter.analysis.report.words import plain_number
 from ldmfilter.data.counts import is_signal
 from ldmfilter.text import clean, finite
 
