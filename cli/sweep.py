@@ -164,11 +164,7 @@ def _resumed(resume: Path, sessions: list[Path]) -> "list[Callable[[], Sweep]]":
 
 
 def _asked(
-    sessions: list[Path],
-    folder: Path | None,
-    config: Config,
-    options: dict[str, Any],
-    trials: int | None,
+    sessions: list[Path], folder: Path | None, config: Config, options: dict[str, Any], trials: int | None
 ) -> "list[Callable[[], Sweep]]":
     """Make a sweep of each session."""
     from ldmfilter.analysis.sweep import Sweep
@@ -203,8 +199,8 @@ def _introduce(sweep: "Sweep", session: Path | None) -> None:
     seeds = f", {len(sweep.seeds)} seeds each" if len(sweep.seeds) > 1 else ""
     number = sweep.n_runs // len(sweep.seeds)
     what = f"{number} combination{'s' if number > 1 else ''}{seeds}"
-    done = f", {sweep.ended} of {sweep.n_runs} runs are done" if sweep.runs() and sweep.ended else ""
-    say(f"{what}{done}; sweep folder {sweep.folder}")
+    done = sweep.n_runs - sweep.n_left
+    say(f"{what}{f', {done} of {sweep.n_runs} runs are done' if done else ''}; sweep folder {sweep.folder}")
     possible = math.prod(map(len, sweep.grid.values()))
     if possible > len(sweep.combinations):
         say(f"{possible - len(sweep.combinations)} of {possible} left out: fewer states than latent dimensions")

@@ -136,7 +136,7 @@ def plot_classes(latents: xr.Dataset, name: str, axes: Axes) -> None:
     time, labels = latents["time"].to_numpy(), latents[f"{name}_class"].to_numpy().tolist()
     measured = class_positions(latents, name)
     probability = latents[f"{name}_probability"].to_numpy()
-    for row, _ in enumerate(labels):
+    for row in range(len(labels)):
         half = 0.45 * probability[:, row]
         _band(axes, time, row - half, row + half, COLOURS[0], None if row else "probability")
         line = np.where(measured == row, row, np.nan)

@@ -213,8 +213,7 @@ def coupling(x: Array, fit: Array, judged: Array, bin_size: float) -> float:
 
     def past(seconds: float) -> Array:
         keep = math.exp(-bin_size / seconds)
-        average = np.zeros_like(x)
-        average[1:] = lfilter(*np.asarray([[1 - keep, 0], [1, -keep]], dtype=x.dtype), x[:-1], axis=0)
+        average = lfilter(*np.asarray([[0, 1 - keep], [1, -keep]], dtype=x.dtype), x, axis=0)
         scale = average[fit].std(0)
         # A unit that hardly fires is not magnified: its deviation counts as at least half the typical one.
         floor = 0.5 * math.sqrt(float((scale**2).mean())) + 1e-12
