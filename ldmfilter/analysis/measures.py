@@ -236,61 +236,47 @@ def measure(
     model.check_fitted()
     counts = excerpt(as_counts(counts, model.bin_size_), seed)
     progress("spikes ahead")
+    found = {}
     with one_thread(), torch.no_grad(), sound(model, counts):
         spikes = spikes_predicted(model, counts, seed)
-        found = {}
         for part in model.parts:
             name = part.kept_.dynamics if model.parts_ else ""
-            tell = (lambda what, name=name: progress(f"{what} ({name} states)")) if name else progress
-            found[name] = measure_part(part, counts, spikes, tuple(behavior), surrogates, seed, tell)
-        return found
-
-
-def measure_part(
-    model: LDMFilter,
-    counts: xr.DataArray,
-    spikes: SpikesPredicted,
-    behavior: tuple[AnyReport, ...],
-    surrogates: int,
-    seed: int,
-    progress: Callable[[str], None],
-) -> Measures:
-    """Measure a filter of one part."""
-    counts, model = apart(counts, model.frame_bins_), model.of_frames()
-    progress("innovations")
-    latents = model.decode(counts)
-    bins = bins_of(counts, np.asarray(latents["trained"]), model.trained_spans_)
-    judged, scale = bins.judged, 1 / bins.size  # from nats a bin to nats a second
-    z = model.network_.encode(torch.from_numpy(bins.counts)).double().numpy()
-    error, cov = (latents[name].to_numpy().astype(np.float64) for name in ("innovation", "innovation_cov"))
-    x = statistics.normalised(error, cov)
-    scores = scale * statistics.log_likelihood(error, cov)
-    progress("other predictors of the same pseudo-observations")
-    system = model.network_.linear_gaussian()
-    some, states = thinned(bins.fit, FIT_BINS, bins.size, seed), model.sized_.states
-    nats = log_likelihoods(z, bins, some, states)
-    progress("units")
-    units = unit_importance(model, bins, seed)
-    progress("spikes shifted in time")
-    return Measures(
-        bins.held_out,
-        int(judged.sum()),
-        float(judged.sum() * bins.size),
-        bins.size,
-        float(len(bins.segment) * bins.size),
-        not model.kept_.refit,
-        spikes,
-        statistics.consistency(x, judged, bins.segment, bins.time, bins.size, seed),
-        forecasts(system, z, bins, seed),
-        statistics.spectrum(z[judged], (z - error)[judged]),
-        float(scores[judged].mean()),
-        tuple(baseline(name, scale * own, scores, bins, seed) for name, own in nats.items()),
-        statistics.memory(system.A[:states, :states].numpy(), bins.size),
-        units,
-        drift(z, x, scores - scale * nats[NO_MEMORY], bins, seed),
-        sharing(model, bins, surrogates, seed),
-        behavior,
-    )
+            of = f" ({name} states)" if name else ""
+            progress(f"innovations{of}")
+            frames, part = apart(counts, part.frame_bins_), part.of_frames()
+            latents = part.decode(frames)
+            bins = bins_of(frames, np.asarray(latents["trained"]), part.trained_spans_)
+            judged, scale = bins.judged, 1 / bins.size  # from nats a bin to nats a second
+            z = part.network_.encode(torch.from_numpy(bins.counts)).double().numpy()
+            error, cov = (latents[name].to_numpy().astype(np.float64) for name in ("innovation", "innovation_cov"))
+            x = statistics.normalised(error, cov)
+            scores = scale * statistics.log_likelihood(error, cov)
+            progress(f"other predictors of the same pseudo-observations{of}")
+            system, states = part.network_.linear_gaussian(), part.sized_.states
+            nats = log_likelihoods(z, bins, thinned(bins.fit, FIT_BINS, bins.size, seed), states)
+            progress(f"units{of}")
+            units = unit_importance(part, bins, seed)
+            progress(f"spikes shifted in time{of}")
+            found[name] = Measures(
+                bins.held_out,
+                int(judged.sum()),
+                float(judged.sum() * bins.size),
+                bins.size,
+                float(len(bins.segment) * bins.size),
+                not part.kept_.refit,
+                spikes,
+                statistics.consistency(x, judged, bins.segment, bins.time, bins.size, seed),
+                forecasts(system, z, bins, seed),
+                statistics.spectrum(z[judged], (z - error)[judged]),
+                float(scores[judged].mean()),
+                tuple(baseline(name, scale * own, scores, bins, seed) for name, own in nats.items()),
+                statistics.memory(system.A[:states, :states].numpy(), bins.size),
+                units,
+                drift(z, x, scores - scale * nats[NO_MEMORY], bins, seed),
+                sharing(part, bins, surrogates, seed),
+                tuple(behavior),
+            )
+    return found
 
 
 def forecasts(system: LinearGaussian, z: Array, bins: Bins, seed: int) -> tuple[Ahead, ...]:
@@ -347,13 +333,8 @@ def unit_importance(model: LDMFilter, bins: Bins, seed: int) -> Units:
     piece = bins.piece(max(min(2_000, 400_000 // max(n, 1)), 250), seed)
     counts, judged = torch.from_numpy(piece.counts), torch.from_numpy(piece.judged)
 
-    def encoded(unit: int | None = None) -> Tensor:
-        seen = counts.clone()
-        if unit is not None:
-            seen[:, unit] = torch.nan
-        return model.network_.encode(seen).double()
-
-    system, z = model.network_.linear_gaussian(), torch.stack([encoded(), *map(encoded, range(n))])
+    hidden = (counts.masked_fill(torch.arange(n) == unit, torch.nan) for unit in range(-1, n))  # first none is hidden
+    system, z = model.network_.linear_gaussian(), torch.stack([model.network_.encode(one).double() for one in hidden])
     filtered = piece.filter(system, z)
     error = (z[0] - filtered.predicted_mean @ system.C.mT)[:, judged].numpy()
     scores = statistics.log_likelihood(error, filtered.innovation_cov[0, judged].numpy()).mean(1)
