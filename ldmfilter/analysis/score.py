@@ -283,9 +283,9 @@ class Judge:
         known = [(weight, one.blocks) for weight, one in found if not math.isnan(one.value)]
         if not known:
             return NOT_JUDGED
-        weights = np.asarray([weight for weight, _ in known]) / sum(weight for weight, _ in known)
-        blocks = weights @ np.stack([blocks for _, blocks in known])
-        return SpikesAhead(float(blocks.sum()), blocks)
+        weights, blocks = zip(*known, strict=True)
+        pooled = np.average(blocks, 0, weights)
+        return SpikesAhead(float(pooled.sum()), pooled)
 
     def _few(self) -> list[Array]:
         """Draws (time,) of the fitted bins that few-shot readouts learn from."""
@@ -317,18 +317,14 @@ def means_without(
 ) -> Array:
     """Filtered (or smoothed) means (time, state) of a model that is not shown the hidden units; `whole` holds those of
     all units."""
-    latents = model.decode(_hide(counts, hidden), smooth=smooth) if hidden.size else whole
-    return latents["smoothed_mean" if smooth else "filtered_mean"].to_numpy().astype(np.float64)
+    if hidden.size:
+        seen = counts.coords.get("unit_observed", xr.ones_like(counts, bool)).to_numpy()
+        seen = seen & ~np.isin(np.arange(counts.shape[1]), hidden)
+        whole = model.decode(counts.assign_coords(unit_observed=(("time", "unit"), seen)), smooth=smooth)
+    return whole["smoothed_mean" if smooth else "filtered_mean"].to_numpy().astype(np.float64)
 
 
 def _told(tell: Callable[[str], None], name: str, states: States, hidden: Array) -> Array:
     """Tell of states that take long, then make them."""
     tell(f"{name}, {hidden.size} units hidden")
     return states(hidden)
-
-
-def _hide(counts: xr.DataArray, hidden: Array) -> xr.DataArray:
-    """The counts with some units, by their numbers, not observed."""
-    seen = counts.coords.get("unit_observed", xr.ones_like(counts, bool)).to_numpy()
-    seen = seen & ~np.isin(np.arange(counts.shape[1]), hidden)
-    return counts.assign_coords(unit_observed=(("time", "unit"), seen))
