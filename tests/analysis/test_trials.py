@@ -1,5 +1,7 @@
 """Conditions read along trials, and their section of the report."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -105,6 +107,17 @@ def test_the_section_shows_what_was_read(found):
     assert band[:, 1].max() == pytest.approx((own.mean(0) + half).max())
     nothing, _ = SECTIONS["trials"](Inputs(None, None, None, None, None, {}, trials_note="Trials are not shown: no."))  # type: ignore[arg-type]
     assert "not shown" in str(write_section("trials", nothing | {"diagnosis": {"baselines": [], "signal": False}}, {}))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_no_place_in_the_picture_is_empty(found, narrow):
+    from matplotlib.figure import Figure
+
+    one = dataclasses.replace(found, aligned=found.aligned.isel(state=[0]))
+    _, pictures = SECTIONS["trials"](Inputs(None, None, None, None, None, {}, trials=one))  # type: ignore[arg-type]
+    figure = Figure()
+    pictures["trials"].draw(figure, narrow)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["h0"]
 
 
 @pytest.mark.parametrize(

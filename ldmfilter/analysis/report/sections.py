@@ -159,8 +159,11 @@ def trials(inputs: Inputs) -> Section:
 
     def draw(figure: Figure, narrow: bool) -> None:
         grid = figure.subplots(len(shown), 1, sharex=True) if narrow else figure.subplots(-(-len(shown) // 2), 2)
-        for state, axes in zip(shown, np.ravel(grid), strict=False):
-            plot_trials(found.aligned, state, found.number, drawn, axes)
+        for state, axes in itertools.zip_longest(shown, np.ravel(grid)):
+            if state is None:  # the grid has an even number of places
+                axes.remove()
+            else:
+                plot_trials(found.aligned, state, found.number, drawn, axes)
         _legend(figure, narrow)
 
     def draw_read(figure: Figure, narrow: bool) -> None:
