@@ -38,8 +38,9 @@ def _fits(name: str, word: str) -> bool:
     """True where a word is a value of an option, and so continues the list of its values."""
     if choices := OPTIONS[name].metadata.get("choices"):
         return word in choices
+    read: Callable[[str], Any] = float if kind(OPTIONS[name]) in (int, float) else parse_widths
     try:
-        (float if kind(OPTIONS[name]) in (int, float) else parse_widths)(word)
+        read(word)
     except (ValueError, typer.BadParameter):
         return False
     return True

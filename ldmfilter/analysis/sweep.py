@@ -213,7 +213,7 @@ class Sweep:
         """The runs by number; where combinations are drawn, those of the draws so far."""
         runs = [self._read(number, *planned) for number, planned in enumerate(self._plan())]
         self.ended = sum(run.ended for run in runs)
-        self.share = max(self.share, sum(run.trained for run in runs) / self.n_runs)
+        self.share = max(self.share, sum(run.trained for run in runs) / max(self.n_runs, 1))
         return runs
 
     def results(self) -> list[Combination]:
