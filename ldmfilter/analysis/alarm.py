@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t
 
 from ldmfilter.analysis.statistics import normalised
+from ldmfilter.data.counts import where_of
 from ldmfilter.errors import InputError
 from ldmfilter.filter.decode import decode_blocks
 from ldmfilter.filter.model import LDMFilter
@@ -80,9 +81,9 @@ class Alarm:
         )
         n = len(unseen)
         if n < LEAST_WINDOWS:
-            where, length = counts.attrs.get("path", "counts"), (~trained).sum() * model.bin_size_
+            length = (~trained).sum() * model.bin_size_
             raise InputError(
-                f"{where}: {length:g} s that training never saw hold {n} of the "
+                f"{where_of(counts)}: {length:g} s that training never saw hold {n} of the "
                 f"windows of {seconds:g} s; an alarm needs {LEAST_WINDOWS} to know what chance gives; shorten the "
                 "windows or train with a larger --reserve"
             )

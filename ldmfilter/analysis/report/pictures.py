@@ -68,7 +68,6 @@ class Picture:
             narrow: in the size for a phone.
         """
         import matplotlib as mpl
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
 
         name += "-n" if narrow else "-w"
@@ -78,17 +77,14 @@ class Picture:
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
             warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
             figure = Figure(figsize=self.narrow if narrow else self.wide, layout="constrained", dpi=144)
-            FigureCanvasSVG(figure)
             self.draw(figure, narrow)
             buffer = io.StringIO()
             figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-        _, _, text = buffer.getvalue().partition("<svg")
-        opening, _, inside = text.partition(">")
+        _, box, inside = re.split(r'<svg[^>]*(viewBox="[^"]+")[^>]*>', buffer.getvalue())
         inside = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", inside, flags=re.S)
         inside = re.sub(r"<[^>]+>", lambda match: _themed(match.group(0), name), inside)
-        box = re.search(r'viewBox="[^"]+"', opening)
         head = Markup('<svg xmlns="http://www.w3.org/2000/svg" {} role="img" aria-label="{}">')
-        return head.format(Markup(box.group(0) if box else ""), label) + Markup(inside.strip())
+        return head.format(Markup(box), label) + Markup(inside.strip())
 
 
 #: Of a section: keys of report.json and of the template with their values, and its pictures by name.
