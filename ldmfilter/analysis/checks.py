@@ -12,8 +12,7 @@ from ldmfilter.analysis.findings import Finding
 from ldmfilter.analysis.judged import GUARD
 from ldmfilter.analysis.measures import SURROGATES, Measures, measure
 from ldmfilter.analysis.text import show_checks
-from ldmfilter.html import table
-from ldmfilter.text import finite, plain
+from ldmfilter.text import finite, plain, table
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.readout import AnyReport

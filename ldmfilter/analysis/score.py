@@ -34,8 +34,7 @@ from ldmfilter.filter.decode import sound
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.runs import Run
 from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead, spikes_ahead
-from ldmfilter.html import table
-from ldmfilter.text import finite, plain
+from ldmfilter.text import finite, plain, table
 
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
