@@ -253,7 +253,12 @@ def measure(
             scores = scale * statistics.log_likelihood(error, cov)
             progress(f"other predictors of the same pseudo-observations{of}")
             system, states = part.network_.linear_gaussian(), part.sized_.states
-            nats = log_likelihoods(z, bins, thinned(bins.fit, FIT_BINS, bins.size, seed), states)
+            some = thinned(bins.fit, FIT_BINS, bins.size, seed)
+            others = {name: scale * nats for name, nats in log_likelihoods(z, bins, some, states).items()}
+            leads = {
+                name: statistics.mean_interval((scores - own)[judged], bins.time[judged], seed)
+                for name, own in others.items()
+            }
             progress(f"units{of}")
             units = unit_importance(part, bins, seed)
             progress(f"spikes shifted in time{of}")
@@ -269,10 +274,10 @@ def measure(
                 forecasts(system, z, bins, seed),
                 statistics.spectrum(z[judged], (z - error)[judged]),
                 float(scores[judged].mean()),
-                tuple(baseline(name, scale * own, scores, bins, seed) for name, own in nats.items()),
+                tuple(Baseline(name, float(own[judged].mean()), *leads[name]) for name, own in others.items()),
                 statistics.memory(system.A[:states, :states].numpy(), bins.size),
                 units,
-                drift(z, x, scores - scale * nats[NO_MEMORY], bins, seed),
+                drift(z, x, scores - others[NO_MEMORY], bins, seed),
                 sharing(part, bins, surrogates, seed),
                 tuple(behavior),
             )
@@ -300,12 +305,6 @@ def forecasts(system: LinearGaussian, z: Array, bins: Bins, seed: int) -> tuple[
         )
         rows.append(Ahead(seconds, later.size, *size, *coverage))
     return tuple(rows)
-
-
-def baseline(name: str, own: Array, scores: Array, bins: Bins, seed: int) -> Baseline:
-    """The lead of scores (time,), log-likelihoods of the filter, over those of a baseline in the judged bins."""
-    lead = statistics.mean_interval((scores - own)[bins.judged], bins.time[bins.judged], seed)
-    return Baseline(name, float(own[bins.judged].mean()), *lead)
 
 
 def drift(z: Array, x: Array, information: Array, bins: Bins, seed: int) -> Drift:
