@@ -120,7 +120,7 @@ class FilterConfig:
         MODEL, least=1, most=1024, rare=True,
     )  # fmt: skip
     dynamics: str = option(
-        "auto", "States that the filter has; auto: both, or, below 12 dimensions, those that predict spikes better.",
+        "auto", "States that the filter has; auto: slow and fast, or one kind alone where that predicts spikes better.",
         MODEL, choices=DYNAMICS,
     )  # fmt: skip
     frame: float | None = option(

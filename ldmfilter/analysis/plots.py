@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from sklearn.cluster import KMeans
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 #: Around a circle, visible on white and on black.
 CIRCLE = ("#d1495b", "#e08a2c", "#a9a52a", "#3a9d6b", "#2b8fb8", "#5b68c4", "#a557a5", "#d1495b")
 BAND = 0.25  # opacity of an interval
+GROUPS = 24  # of bins with near values of behaviour, which `directions` tells apart
 SINGLE_TRIALS = 12  # of a condition that are drawn, at most
 
 
@@ -63,6 +66,22 @@ def plot_state_space(
     axes.set(xticks=[], yticks=[])
     finish(axes, "h0, the slowest state", "h1, the second slowest")
     return points
+
+
+def flat(values: np.ndarray, period: float | None) -> np.ndarray:
+    """Values (bin,) as columns (bin, column) whose distances tell how far apart they are: of circular values the cosine
+    and sine, of others the value in its deviations."""
+    turn = 2 * np.pi * values / (period or np.inf)
+    return np.column_stack([np.cos(turn), np.sin(turn)] if period else [values / np.nanstd(values)])
+
+
+def directions(mean: np.ndarray, values: np.ndarray, number: int) -> np.ndarray | None:
+    """Axes (state, number) along which filtered means (bin, state) differ most between groups of bins with near values
+    (bin, column): a linear discriminant of `GROUPS` groups found by k-means. None where fewer values differ."""
+    if len(np.unique(values, axis=0)) < GROUPS:
+        return None
+    groups = KMeans(GROUPS, n_init=1, random_state=0).fit_predict(values)
+    return LinearDiscriminantAnalysis(solver="eigen").fit(mean, groups).scalings_[:, :number]
 
 
 def plot_raster(spike_times: Sequence[np.ndarray], axes: Axes, start: float, stop: float) -> None:

@@ -12,12 +12,14 @@ import pytest
 import xarray as xr
 from jinja2 import UndefinedError
 from matplotlib.figure import Figure
+from sklearn.linear_model import LinearRegression
 
 from ldmfilter.analysis.report import Report
 from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.page import environment, short, write_section
 from ldmfilter.analysis.report.pictures import Picture
 from ldmfilter.analysis.report.sections import SECTIONS
+from ldmfilter.analysis.report.states import _apart
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
@@ -171,14 +173,16 @@ def summary_of(report, **changes):
     ],
 )
 def test_the_verdict_names_the_checks_that_fail(report, predictive, wrong, ending):
-    findings = [{"name": name, "ok": False} for name in wrong] + [{"name": "other", "ok": True}] * (17 - len(wrong))
+    fine = [{"name": "other", "ok": True, "doubtful": doubt} for doubt in (True, *[False] * (16 - len(wrong)))]
+    findings = [{"name": name, "ok": False, "doubtful": False} for name in wrong] + fine
     summary = summary_of(
         report,
         diagnosis=report.content["diagnosis"]
         | {"predictive": predictive, "unpredictive": "about a", "findings": findings},
     )
     assert summary["verdict"].endswith(ending)
-    assert {"name": "Checks in order", "shown": f"{17 - len(wrong)} of 17", "note": "verdicts below"} in summary["keys"]
+    shown, note = f"{16 - len(wrong)} of 17", "1 doubtful; verdicts below"
+    assert {"name": "Checks in order", "shown": shown, "note": note} in summary["keys"]
 
 
 def test_behavior_is_shown_only_where_its_reader_never_saw_it(report):
@@ -273,6 +277,22 @@ def test_what_is_read_no_better_by_chance_is_said_so(report, p, by_chance):
     sentence, *_ = summary_of(report, behavior=[about | {"control": control}])["sentences"]
     assert sentence.startswith("phase is read from the states ")
     assert ("no better than when it is shifted in time (p = 0.48)" in sentence) is by_chance
+
+
+def test_the_turning_picture_shows_values_of_behaviour_apart():
+    """A circle in two of eight states, which are not the slowest, lies in the plane of the first two axes."""
+    rng, bins = np.random.default_rng(0), np.arange(3000)
+    angle = rng.uniform(-np.pi, np.pi, bins.size)
+    circle = np.column_stack([np.cos(angle), np.sin(angle)])
+    mean = rng.standard_normal((bins.size, 8))
+    mean[:, 5:7] = circle + 0.2 * mean[:, 5:7]
+    latents = xr.Dataset({"trained": ("time", bins < 2000)})
+    about = {"name": "angle", "path": "tracking/angle", "period": 2 * np.pi}
+    inputs = SimpleNamespace(reports=[about], measured={"angle": angle}.get, latents=latents)
+    shown = mean[2000:] @ _apart(inputs, mean, bins)[:, :2]
+    assert LinearRegression().fit(shown, circle[2000:]).score(shown, circle[2000:]) > 0.9
+    assert _apart(inputs, mean[:, :3], bins) is None
+    assert _apart(SimpleNamespace(reports=[]), mean, bins) is None
 
 
 def test_waiting_makes_the_error_smaller(report):

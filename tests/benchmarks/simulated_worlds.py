@@ -3,11 +3,14 @@
     python tests/benchmarks/simulated_worlds.py [--seeds 3] [--only NAME ...] [--json FILE]
 
 Ten minutes of each. An animal walks in a square of one metre, its velocity an Ornstein-Uhlenbeck process (1 s), or
-turns its head (0.4 s); independent Poisson units have one place, or one direction, that they prefer. A filter is
-trained, with no option, on the first 80 % of the bins. Place or direction is read in the last 20 % from its causal
-states and from a causal PCA of 16 dimensions (0.5 s): by 25 nearest neighbours, by a ridge and by three small networks
-(median error, m or degrees; the ridge's R2). A supervised Bayesian decoder has tuning curves of the first 80 %, and the
-best of four windows.
+turns its head (0.4 s); independent Poisson units have one place, or one direction, that they prefer. In the disturbed
+worlds the animal rests at times, and rates have what recordings have: 20 more units that know nothing of place, each
+with a memory of its own (0.2 to 30 s), arousal that scales all (3 s), bursts (30 ms), a theta rhythm (8 Hz) and drift.
+
+A filter is trained, with no option, on the first 80 % of the bins. Place or direction is read in the last 20 % from its
+causal states and from a causal PCA of 16 dimensions (0.5 s): by 25 nearest neighbours, by a ridge and by three small
+networks (median error, m or degrees; the ridge's R2). A supervised Bayesian decoder has tuning curves of the first
+80 %, and the best of four windows.
 """
 
 import argparse
@@ -60,28 +63,43 @@ class World:
         return float(np.degrees(np.median(np.abs(np.angle(np.exp(1j * apart))))))
 
 
-def world(n_units: int, bin_size: float, ring: bool = False) -> World:
+def world(n_units: int, bin_size: float, ring: bool = False, disturbed: bool = False) -> World:
     """Simulate one: everything about it is the same for each seed of a training."""
     rng = np.random.default_rng(5)
+    moves = _walk(rng, 3.0, 1) > -0.3 if disturbed else 1.0
     if ring:
-        angle = np.cumsum(1.5 * _velocity(rng, 0.4, 1)[:, 0]) * STEP
+        angle = np.cumsum(1.5 * (moves * _walk(rng, 0.4, 1))[:, 0]) * STEP
         place = np.stack([np.cos(angle), np.sin(angle)], 1)
         preferred = rng.uniform(0, 2 * np.pi, n_units)
         sharpness, peak = rng.uniform(2, 6, n_units), rng.gamma(3, 4, n_units)
         rates = 0.3 + peak * np.exp(sharpness * (np.cos(angle[:, None] - preferred) - 1))
     else:
-        path = 0.5 + np.cumsum(0.15 * _velocity(rng, 1.0, 2), 0) * STEP
+        path = 0.5 + np.cumsum(0.15 * moves * _walk(rng, 1.0, 2), 0) * STEP
         place = 1 - np.abs(path % 2 - 1)  # walls reflect
         preferred = rng.uniform(0, 1, (n_units, 2))
         width, peak = rng.uniform(0.1, 0.2, n_units), rng.gamma(2, 4, n_units)
         away = ((place[:, None] - preferred) ** 2).sum(2)
         rates = 0.2 + peak * np.exp(-away / 2 / width**2)
+    if disturbed:
+        rates = _disturbed(rng, rates)
     k = round(bin_size / STEP)
-    counts = rng.poisson(rates * STEP).reshape(-1, k, n_units).sum(1).astype(np.float32)
+    counts = rng.poisson(rates * STEP).reshape(-1, k, rates.shape[1]).sum(1).astype(np.float32)
     return World(counts, place.reshape(-1, k, 2).mean(1), ring, bin_size)
 
 
-def _velocity(rng: np.random.Generator, memory: float, axes: int) -> Floats:
+def _disturbed(rng: np.random.Generator, rates: Floats) -> Floats:
+    """The rates (step, unit) of these units and of 20 without place, with what scales them beside place."""
+    memory = rng.choice([0.2, 1.0, 5.0, 30.0], 20)
+    others = np.concatenate([rng.gamma(2, 2) * np.exp(0.6 * _walk(rng, one, 1)) for one in memory], 1)
+    rates = np.concatenate([rates, others], 1)
+    time, phase = np.arange(len(rates))[:, None] * STEP, rng.uniform(0, 2 * np.pi, rates.shape[1])
+    arousal, bursts, drift = (_walk(rng, one, rates.shape[1] if one != 3.0 else 1) for one in (3.0, 0.03, 200.0))
+    theta = 1 + 0.6 * np.cos(2 * np.pi * 8 * time + phase)
+    return rates * theta * np.exp(0.4 * arousal + 0.8 * bursts + 0.3 * drift - (0.4**2 + 0.8**2 + 0.3**2) / 2)
+
+
+def _walk(rng: np.random.Generator, memory: float, axes: int) -> Floats:
+    """Ornstein-Uhlenbeck processes (step, axis) of variance one, with a memory in s."""
     decay = math.exp(-STEP / memory)
     noise = rng.standard_normal((round(DURATION / STEP), axes))
     return lfilter([math.sqrt(1 - decay**2)], [1, -decay], noise, axis=0)
@@ -130,6 +148,9 @@ WORLDS: dict[str, Callable[[], World]] = {
     "open field, 200 units, 0.05 s": lambda: world(200, 0.05),
     "open field, 200 units, 0.01 s": lambda: world(200, 0.01),
     "ring, 30 units": lambda: world(30, 0.1, ring=True),
+    "open field, disturbed, 80 and 20 units": lambda: world(80, 0.1, disturbed=True),
+    "ring, disturbed, 30 and 20 units": lambda: world(30, 0.1, ring=True, disturbed=True),
+    "ring, disturbed, 30 and 20 units, 0.02 s": lambda: world(30, 0.02, ring=True, disturbed=True),
 }
 
 

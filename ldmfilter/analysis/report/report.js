@@ -23,7 +23,7 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const axis = (number) => ({
-    title: { text: `h${number}`, font: { color: token("--muted"), size: 12 } },
+    title: { text: data.axes[number], font: { color: token("--muted"), size: 12 } },
     showticklabels: false, showspikes: false, zeroline: false, showbackground: false,
     gridcolor: token("--line"), linecolor: token("--line"),
   });
@@ -33,8 +33,8 @@
     font: { family: token("--sans") },
     showlegend: false,
     scene: {
-      xaxis: axis(0), yaxis: axis(1), zaxis: axis(2), dragmode: "turntable", aspectmode: "cube",
-      camera: { eye: { x: 1.35, y: 1.35, z: 0.75 } },
+      xaxis: axis(0), yaxis: axis(1), zaxis: axis(2), dragmode: "turntable", aspectmode: "data",
+      camera: { eye: { x: 0.9, y: 0.9, z: 1.2 } },
     },
     uirevision: "kept",
   });

@@ -65,13 +65,17 @@ def _states(inputs: Inputs) -> Picture:
 def _space(inputs: Inputs) -> Picture:
     """The still picture of the state space, and the points and colours that the page's script turns."""
     observed = np.flatnonzero(inputs.latents["observed"].to_numpy())
-    drawn = observed[np.unique(np.linspace(0, len(observed) - 1, min(POINTS, len(observed))).astype(np.int64))]
+    mean = inputs.latents["filtered_mean"].to_numpy()[observed].astype(np.float64)
+    axes_by, shown = _apart(inputs, mean, observed), mean
+    if axes_by is not None:
+        shown = (mean - mean.mean(0)) @ axes_by
     # The slowest come first. As all states have the same variance, principal components would be no better a choice.
-    mean = inputs.latents["filtered_mean"].to_numpy()[:, :3]
-    points = np.zeros((len(drawn), 3))  # one or two states lie in a plane
-    points[:, : mean.shape[1]] = mean[drawn] / max(float(np.abs(mean[observed]).max()), np.finfo(float).tiny)
-    time = inputs.time[drawn]
-    choices = [_colouring(one, inputs.measured(one["name"])[drawn]) for one in inputs.reports]
+    shown = np.pad(shown, ((0, 0), (0, max(3 - shown.shape[1], 0))))[:, :3]  # one or two states lie in a plane
+    drawn = np.unique(np.linspace(0, len(observed) - 1, min(POINTS, len(observed))).astype(np.int64))
+    points = shown[drawn] / max(float(np.abs(shown).max()), np.finfo(float).tiny)
+    labels = [f"h{number}" if axes_by is None else f"axis {number + 1}" for number in range(3)]
+    time = inputs.time[observed][drawn]
+    choices = [_colouring(one, inputs.measured(one["name"])[observed][drawn]) for one in inputs.reports]
     choices.append(_colouring({"name": "time", "unit": "s"}, time))
     first = choices[0]
     values = np.array(first["values"], dtype=np.float64)
@@ -82,24 +86,45 @@ def _space(inputs: Inputs) -> Picture:
         colours = LinearSegmentedColormap.from_list("page", [colour for _, colour in first["colorscale"]])
         axes: Any = figure.add_subplot(projection="3d")
         x, y, z, value = np.column_stack([points, values])[::2][np.isfinite(values[::2])].T
-        style = {"s": 7, "linewidths": 0, "alpha": 0.85, "vmin": first["low"], "vmax": first["high"]}
-        axes.scatter(x, y, z, c=value, cmap=colours, **style)
-        for number, axis in enumerate((axes.xaxis, axes.yaxis, axes.zaxis)):
+        limits = {"vmin": first["low"], "vmax": first["high"]}
+        axes.scatter(x, y, z, c=value, s=7, cmap=colours, linewidths=0, alpha=0.85, **limits)
+        for label, axis in zip(labels, (axes.xaxis, axes.yaxis, axes.zaxis), strict=True):
             axis.set_ticklabels([])
-            axis.set_label_text(f"h{number}")
+            axis.set_label_text(label)
             axis.labelpad = -10
             axis.set_pane_color((0.5, 0.5, 0.5, 0.06))
-        axes.view_init(elev=22, azim=45)
+        axes.set_box_aspect(np.ptp(points, axis=0) + 0.1)
+        axes.view_init(elev=43, azim=45)
 
     numbers = {
-        "shown": mean.shape[1],
+        "shown": min(3, mean.shape[1]),
+        "apart": None if axes_by is None else _series(inputs.reports[0]).split("/")[-1],
+        "groups": plots.GROUPS,
         "points": len(drawn),
         "bins": len(observed),
         "unmeasured": not np.isfinite(values).all(),
         "colours": [{key: one[key] for key in ("label", "low", "high")} for one in choices],
     }
-    data = {**dict(zip("xyz", points.T.round(4), strict=True)), "time": time.round(2), "choices": choices}
+    data = {**dict(zip("xyz", points.T.round(4), strict=True)), "time": time.round(2)}
+    data |= {"choices": choices, "axes": labels}
     return Picture(draw, numbers, wide=(5.6, 4.6), data=finite(data))
+
+
+def _apart(inputs: Inputs, mean: np.ndarray, observed: np.ndarray) -> np.ndarray | None:
+    """Axes (state, 3) along which the first behaviour, all columns of its series, differs most in filtered means
+    (bin, state), found where training was; None where there are none, or no more than three states."""
+    first = [one for one in inputs.reports if _series(one) == _series(inputs.reports[0])]
+    if not first or mean.shape[1] <= 3:
+        return None
+    columns = [plots.flat(inputs.measured(one["name"])[observed], one.get("period")) for one in first]
+    values = np.concatenate(columns, 1)
+    seen = np.isfinite(values).all(1) & inputs.latents["trained"].to_numpy()[observed]
+    return plots.directions(mean[seen], values[seen], 3) if seen.any() else None
+
+
+def _series(report: Mapping[str, Any]) -> str:
+    """The path of the series that a behaviour is a column of."""
+    return str(report["path"].split("[")[0])
 
 
 def _colouring(about: Mapping[str, Any], values: np.ndarray) -> dict[str, Any]:
