@@ -1,4 +1,4 @@
-"""What commands print and objects show of themselves: tables for terminals and notebooks, and plain JSON types."""
+"""What commands print and objects show of themselves: tables for terminals and consoles, and plain JSON types."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ldmfilter.errors import one_line
@@ -81,19 +80,3 @@ def plain(show: Callable[[Console], None]) -> str:
     text = io.StringIO()
     show(Console(file=text, width=open_console().width, color_system=None))
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
-
-
-def table(title: str, rows: Iterable[Sequence[object]], heads: Sequence[str] = (), note: str = "") -> str:
-    """For a notebook, as HTML without colours of its own: a title, a line below it, and a table; all texts are escaped.
-
-    >>> table("<a>", [("units", 3)])
-    '<div><b>&lt;a&gt;</b><table><tr><td>units</td><td>3</td></tr></table></div>'
-    """
-
-    def row(cells: Sequence[object], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(one_line(str(cell)))}</{tag}>" for cell in cells) + "</tr>"
-
-    head = f"<thead>{row(heads, 'th')}</thead>" if heads else ""
-    said = f"<div>{escape(one_line(note))}</div>" if note else ""
-    body = "".join(row(cells, "td") for cells in rows)
-    return f"<div><b>{escape(one_line(title))}</b>{said}<table>{head}{body}</table></div>"

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module may import from its own row and from those before it.
 ROOMS = [
-    "errors version ranks text progress",
+    "errors version ranks html text progress",
     "config files cluster tensors",
     "data ldm",
     "trainer",

@@ -12,7 +12,8 @@ from ldmfilter.analysis.findings import Finding
 from ldmfilter.analysis.judged import GUARD
 from ldmfilter.analysis.measures import SURROGATES, Measures, measure
 from ldmfilter.analysis.text import show_checks
-from ldmfilter.text import finite, plain, table
+from ldmfilter.html import table
+from ldmfilter.text import finite, plain
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.readout import AnyReport

@@ -34,7 +34,8 @@ from ldmfilter.filter.decode import sound
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.runs import Run
 from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead, spikes_ahead
-from ldmfilter.text import finite, plain, table
+from ldmfilter.html import table
+from ldmfilter.text import finite, plain
 
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter

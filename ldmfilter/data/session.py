@@ -19,7 +19,7 @@ from ldmfilter.data.order import check_spikes
 from ldmfilter.data.spans import intersect, union
 from ldmfilter.data.tables import Array, Floats, Ints, concatenate, make_table, shorten
 from ldmfilter.errors import InputError
-from ldmfilter.text import table
+from ldmfilter.html import table
 
 _INSTANT = 1e-9  # s, less than a tick of any clock; no rate is computed over less
 

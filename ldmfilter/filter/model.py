@@ -29,9 +29,9 @@ from ldmfilter.filter.network import current_names
 from ldmfilter.filter.rates import Rates
 from ldmfilter.filter.spikes_ahead import spikes_ahead_of_all
 from ldmfilter.filter.training import Training
+from ldmfilter.html import table
 from ldmfilter.progress import follow
 from ldmfilter.tensors import damaged, read_tensors, unit_ids, write_tensors
-from ldmfilter.text import table
 from ldmfilter.version import __version__
 
 log = logging.getLogger("ldmfilter")
