@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from sklearn.model_selection import KFold, StratifiedKFold
 
-from ldmfilter.analysis.text import reason_in_words, show_report
+from ldmfilter.analysis.text import REASONS, show_report
 from ldmfilter.analysis.variable import Behavior, align, speed
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside, stretches
@@ -274,7 +274,7 @@ def _usable(
     reason = np.select([excluded != "", missing != "used"], [excluded, missing], "used")
     used = reason == "used"
     if not used.any():
-        left = ", ".join(f"{n} {reason_in_words(why)}" for why, n in count_reasons(reason).items())
+        left = ", ".join(f"{n} {REASONS.get(why, why)}" for why, n in count_reasons(reason).items())
         raise InputError(f"{where}: no bin is left to read it in ({left}); lower --min-speed or reserve time")
     if variable.stop is None:
         short = used & (np.bincount(block[used], minlength=block.max() + 1)[block] < LEAST_BINS)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ldmfilter.analysis.score import Scores
     from ldmfilter.filter.spikes_ahead import SpikesAhead
 
-_REASONS = {
+REASONS = {
     "trained": "that training saw",
     "guard": "at the edges of blocks",
     "short block": "in blocks of too few bins",
@@ -39,7 +39,7 @@ def reason_in_words(name: str) -> str:
     >>> reason_in_words("trained"), reason_in_words("used")
     ('that training saw', 'used')
     """
-    return _REASONS.get(name, name)
+    return REASONS.get(name, name)
 
 
 def score_table(scores: Scores) -> tuple[list[str], list[tuple[str, ...]]]:
