@@ -95,7 +95,7 @@ def decode(
     for one in sessions or ():
         if (one / "run.json").is_file():
             raise typer.BadParameter(f"{one} is a run folder; name it with --run", param_hint="SESSION")
-    from ldmfilter_cli.several import decode_several, reports_in
+    from ldmfilter_cli.several import contents, decode_several, reports_in
 
     from ldmfilter.analysis.decode_session import WINDOW, DecodeOptions, decode_session
     from ldmfilter.analysis.text import show_report
@@ -116,8 +116,7 @@ def decode(
     follow = None if quiet else follow_blocks
     reports = decode_session(the_run, session, out, asked, overwrite=overwrite, say=speak, follow=follow) or ()
     if as_json:
-        content = {"store": str(out), "behavior": [one.to_dict() for one in reports]}
-        print(json.dumps(content | ({"behavior_ahead": reports_in(out, "behavior_ahead")} if ahead else {}), indent=1))
+        print(json.dumps(contents(out, asked), indent=1))
     else:
         if not quiet:
             console = open_console(stderr=True)
@@ -131,10 +130,9 @@ def decode(
 def _show_ahead(reports: list[dict[str, Any]]) -> None:
     """Print accuracy and calibration of behaviour by horizon, on stderr."""
     forms = {"ahead": "g", "r2": ".3f", "median_error": ".3g", "coverage": ".1%", "width": ".3g"}
-    rows = [
-        (one["name"], *("?" if one[key] is None else format(one[key], form) for key, form in forms.items()))
-        for one in reports
-    ]
+    heads = ["read ahead", ">s", ">R2", ">median error", ">95 % covers", ">width"]
+    rows = []
+    for one in reports:
+        rows.append((one["name"], *("?" if one[key] is None else f"{one[key]:{form}}" for key, form in forms.items())))
     if rows:
-        heads = ["read ahead", ">s", ">R2", ">median error", ">95 % covers", ">width"]
         print_table(open_console(stderr=True), heads, rows)

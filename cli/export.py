@@ -66,7 +66,9 @@ def export(
     The whole session of a run is decoded. For some of its time, smoothed states or behaviour, **decode** first and
     export what it made.
     """
-    from ldmfilter.export import FORMATS, check_export
+    from ldmfilter.export import FORMATS, WRITERS, check_export, to_nwb
+    from ldmfilter.export.latents import BLOCK
+    from ldmfilter.export.nwb import check_session
 
     if to not in FORMATS:
         raise typer.BadParameter(f"{to!r} is not one of {', '.join(FORMATS)}", param_hint="--to")
@@ -80,34 +82,23 @@ def export(
     stem = plain_name(Path(where).stem).strip("_") or "session"
     target = Path(where) if in_place else out or Path(f"{stem}-latents{FORMATS[to]}")
     if to == "nwb":
-        from ldmfilter.export.nwb import check_session
-
         check_session(Path(where), overwrite, in_place)
     if not in_place:
         check_export(to, target, overwrite, [one for one in (where, store) if one])
     with _latents(source, where, target, quiet) as latents:
-        _write(latents, to, where, target, overwrite, in_place, quiet)
-    print(target)
+        bins = latents.sizes["time"]
+        hidden = quiet or bins <= BLOCK
 
+        def shown(blocks: "Iterator[Block]") -> "Iterator[Block]":
+            return follow(blocks, bins, lambda one: one[0].stop, lambda _: f"to {target}", "bin", hidden)
 
-def _write(
-    latents: "xr.Dataset", to: str, where: str, target: Path, overwrite: bool, in_place: bool, quiet: bool
-) -> None:
-    """Write states in a format, and show how far it is."""
-    from ldmfilter.export import WRITERS, to_nwb
-    from ldmfilter.export.latents import BLOCK
-
-    bins = latents.sizes["time"]
-
-    def shown(blocks: "Iterator[Block]") -> "Iterator[Block]":
-        return follow(blocks, bins, lambda one: one[0].stop, lambda _: f"to {target}", "bin", quiet or bins <= BLOCK)
-
-    if to != "nwb":
-        WRITERS[to](latents, target, overwrite, shown)
-        return
-    to_nwb(latents, where, None if in_place else target, overwrite, in_place, shown)
+        if to == "nwb":
+            to_nwb(latents, where, None if in_place else target, overwrite, in_place, shown)
+        else:
+            WRITERS[to](latents, target, overwrite, shown)
     if in_place and not quiet:
         say(f"{target}: has another checksum now; commands that read a run's own session want the file as it was")
+    print(target)
 
 
 def _source(states: Path | None, session: Path | None) -> "tuple[Run | xr.Dataset, str, Path | None]":

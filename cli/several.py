@@ -9,8 +9,8 @@ from typing import Any
 
 from ldmfilter_cli.console import give_up, say
 
-from ldmfilter.analysis.decode_session import DecodeOptions, decode_session
-from ldmfilter.cluster import Done, work, workers
+from ldmfilter.analysis.decode_session import DecodeOptions, decode_session, stopped_early
+from ldmfilter.cluster import work, workers
 from ldmfilter.data.untrusted.remote import absolute
 from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, disk_errors, plain_names
@@ -37,13 +37,9 @@ def decode_several(
     stores = [out / f"{name}.zarr" for name in plain_names(paths)] if len(paths) > 1 else [out]
     folder = _folder(out) if len(paths) > 1 else check_target(out, overwrite=True).absolute().parent
     run = os.path.abspath(the_run.folder)
-    tasks = [
-        (run, path, os.path.abspath(store), vars(options), overwrite) for path, store in zip(paths, stores, strict=True)
-    ]
-    model = the_run.model()
-    if not model.ended_ and not quiet:
-        done, wanted = model.history_[-1].step, the_run.config.filter.max_steps
-        say(f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; decoding with what it kept")
+    tasks = [(run, path, os.path.abspath(store), options, overwrite) for path, store in zip(paths, stores, strict=True)]
+    if (stopped := stopped_early(the_run)) and not quiet:
+        say(stopped)
     ended: dict[int, Any] = {}
     reads = [run, *filter(os.path.exists, paths)]
     with workers(dask, 1, reads, folder, len(tasks)) as executor, closing(work(executor, _decode, tasks)) as ends:
@@ -52,12 +48,15 @@ def decode_several(
         ):
             ended[end.task] = end.result
             if not quiet:
-                _say_how(end, paths[end.task], stores[end.task])
-    well = [stores[task] for task, result in sorted(ended.items()) if not isinstance(result, Exception)]
+                for line in end.warned:
+                    say(f"warning: {_named(line, paths[end.task])}")
+                if end.result is True:
+                    kept = "is there already, from the same model, session and options; not done again"
+                    say(f"{stores[end.task]}: {kept}")
+    failed = {task: end for task, end in sorted(ended.items()) if isinstance(end, Exception)}
+    well = [stores[task] for task in sorted(ended.keys() - failed)]
     if as_json:
-        made: list[Any] = [{"store": str(store), "behavior": reports_in(store)} for store in well]
-        for one in made if options.ahead else ():
-            one["behavior_ahead"] = reports_in(one["store"], "behavior_ahead")
+        made: list[Any] = [contents(store, options) for store in well]
         for one in [made] if len(paths) > 1 else made:
             print(json.dumps(one, indent=1))
     else:
@@ -65,22 +64,12 @@ def decode_several(
             for report in () if quiet else reports_in(store):
                 _say_score(store, report)
             print(store)
-    failed = {task: result for task, result in sorted(ended.items()) if isinstance(result, Exception)}
     give_up([type(error)(_named(str(error), paths[task])) for task, error in failed.items()])
 
 
-def _decode(run: str, session: str, store: str, options: dict[str, Any], overwrite: bool) -> str:
-    """One session, here or on a worker. What is done already is not done again, whoever asks twice."""
-    the_run = Run.open(run)
-    made = decode_session(the_run, session, store, DecodeOptions(**options), overwrite=overwrite, keep=True)
-    return "kept" if made is None else "done"
-
-
-def _say_how(end: Done, session: str, store: Path) -> None:
-    for line in end.warned:
-        say(f"warning: {_named(line, session)}")
-    if end.result == "kept":
-        say(f"{store}: is there already, from the same model, session and options; not done again")
+def _decode(run: str, session: str, store: str, options: DecodeOptions, overwrite: bool) -> bool:
+    """One session, here or on a worker; True where it was done already, whoever asks twice."""
+    return decode_session(Run.open(run), session, store, options, overwrite=overwrite, keep=True) is None
 
 
 def _say_score(store: Path, report: dict[str, Any]) -> None:
@@ -102,7 +91,13 @@ def _folder(out: Path) -> Path:
     return path.absolute()
 
 
-def reports_in(store: Path | str, of: str = "behavior") -> list[dict[str, Any]]:
+def contents(store: Path, options: DecodeOptions) -> dict[str, Any]:
+    """A store and its reports, as --json prints them."""
+    ahead = {"behavior_ahead": reports_in(store, "behavior_ahead")} if options.ahead else {}
+    return {"store": str(store), "behavior": reports_in(store), **ahead}
+
+
+def reports_in(store: Path, of: str = "behavior") -> list[dict[str, Any]]:
     """The reports on behaviour, or on "behavior_ahead", that a store of states holds."""
     return json.loads(store_attributes(store).get(of, "[]"))
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections import deque
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from ldmfilter.errors import InputError
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.online_readout import OnlineReadout
-    from ldmfilter.filter.lines import CountLines, StateLines
+    from ldmfilter.filter.lines import CountLines
     from ldmfilter.filter.online import Array, OnlineFilter
     from ldmfilter.filter.runs import Run
 
@@ -125,6 +126,7 @@ def stream(
     for asked, name in ((behavior, "--behavior"), (alarm, "--alarm")):
         if asked and lag is not None:
             raise typer.BadParameter("is of states without a lag; leave one out", param_hint=name)
+    from ldmfilter.analysis.alarm import Alarm
     from ldmfilter.filter.decode import check_level
     from ldmfilter.filter.lines import CountLines, StateLines
     from ldmfilter.filter.online import OnlineFilter
@@ -136,7 +138,7 @@ def stream(
     online = OnlineFilter(model, lag)
     readouts = _readouts(the_run, behavior, circular or [], ci or LEVEL) if behavior else {}
     names = list(readouts)
-    watch = _Watch(the_run, alarm) if alarm is not None else None
+    watch = None if alarm is None else Alarm(model, the_run.recording()[1], alarm)
     lines = CountLines(model.unit_ids_.tolist(), the_run.session_unit_ids, format, header, model.signal_, names)
     about = {"model": model.model_id_, "run": str(the_run.folder), "bin_size": model.bin_size_, "ci": ci}
     about |= {"units": model.unit_ids_.tolist(), "states": model.sized_.states}
@@ -147,7 +149,16 @@ def stream(
         behind = f", {online.lag_bins} bins behind" if online.lag_bins else ""
         size = model.bin_size_
         say(f"{len(model.unit_ids_)} units, a line for each bin of {size:g} s{behind}, model of {the_run.folder}")
-    _stream(online, lines, states, list(readouts.values()), watch, strict, quiet)
+    on = False
+    for n, seen, state in _stream(online, lines, list(readouts.values()), strict, quiet):
+        before, on = on, watch is not None and watch.step(online.innovation)
+        if watch is not None and on != before:
+            size = f"{watch.size:.2f} times what is expected, limit {watch.limit:.2f}"
+            what = f"the mean innovation of the last {alarm:g} s is {size}"
+            meaning = "the spikes are not those that the filter was trained on (drift, lost units, another behaviour)"
+            told = f"alarm: {what}: {meaning}" if on else f"the alarm ends: {what}"
+            say(f"bin {n} ({(n + 0.5) * model.bin_size_:g} s): {told}")
+        print(states.state(n, seen, *state, [one.read(*state) for one in readouts.values()], on), flush=True)
 
 
 def _readouts(run: "Run", behavior: list[str], circular: list[str], level: float) -> "dict[str, OnlineReadout]":
@@ -165,37 +176,11 @@ def _readouts(run: "Run", behavior: list[str], circular: list[str], level: float
     return {name: OnlineReadout(reader, level) for name, reader in reading.readers.items()}
 
 
-class _Watch:
-    """An alarm that says on stderr where it begins and ends."""
-
-    def __init__(self, run: "Run", seconds: float):
-        from ldmfilter.analysis.alarm import Alarm
-
-        self._model = run.model()
-        self._alarm, self._seconds, self._on = Alarm(self._model, run.recording()[1], seconds), seconds, False
-
-    def step(self, n: int, innovation: "Array") -> bool:
-        """Take bin n's innovation and tell whether there is an alarm."""
-        before, self._on = self._on, self._alarm.step(innovation)
-        if self._on != before:
-            where = f"bin {n} ({(n + 0.5) * self._model.bin_size_:g} s)"
-            size = f"{self._alarm.size:.2f} times what is expected, limit {self._alarm.limit:.2f}"
-            what = f"the mean innovation of the last {self._seconds:g} s is {size}"
-            meaning = "the spikes are not those that the filter was trained on (drift, lost units, another behaviour)"
-            say(f"{where}: alarm: {what}: {meaning}" if self._on else f"{where}: the alarm ends: {what}")
-        return self._on
-
-
 def _stream(
-    online: "OnlineFilter",
-    lines: "CountLines",
-    states: "StateLines",
-    readouts: "list[OnlineReadout]",
-    watch: _Watch | None,
-    strict: bool,
-    quiet: bool,
-) -> None:
-    """Filter the lines of stdin to its end."""
+    online: "OnlineFilter", lines: "CountLines", readouts: "list[OnlineReadout]", strict: bool, quiet: bool
+) -> "Iterator[tuple[int, bool, tuple[Array, Array]]]":
+    """Filter the lines of stdin to its end: of each bin its number, whether it was observed, and its state. The
+    readouts have read it when the next one is asked for."""
     import numpy as np
 
     from ldmfilter.filter.lines import RESET, HeaderError
@@ -203,37 +188,30 @@ def _stream(
     bins: deque[tuple[int, bool]] = deque()  # whose states have not gone out yet, and whether they were observed
     n, units = 0, len(online.unit_ids)
 
-    def write_all(found: "list[tuple[Array, Array]]") -> None:
-        for state in found:
-            number, seen = bins.popleft()
-            alarm = watch is not None and watch.step(number, online.innovation)
-            print(states.state(number, seen, *state, [one.read(*state) for one in readouts], alarm), flush=True)
+    def out(found: "list[tuple[Array, Array]]") -> "Iterator[tuple[int, bool, tuple[Array, Array]]]":
+        return ((*bins.popleft(), state) for state in found)
 
-    none_measured = np.empty(0)
     for number, line in enumerate(sys.stdin.buffer, 1):
+        measured: Sequence[float] = ()
         try:
-            values = lines.read(line)
-            if isinstance(values, str):
-                if values == RESET:
-                    write_all(online.flush())
+            counts = lines.read(line)
+            if isinstance(counts, str):
+                if counts == RESET:
+                    yield from out(online.flush())
                 elif not quiet:
                     say(f"line {number}: unit ids, read as a header; --no-header if these are counts")
                 continue
-            counts, measured = values, none_measured
-            if values is not None and len(values) == units + len(readouts):
-                counts, measured = values[:units], values[units:]
+            if counts is not None and len(counts) == units + len(readouts):
+                counts, measured = counts[:units], counts[units:].tolist()
             new = online.step(counts)
-        except HeaderError as error:
-            raise InputError(f"line {number}: {error}") from None
         except InputError as error:
-            if strict:
+            if strict or isinstance(error, HeaderError):
                 raise InputError(f"line {number}: {error}") from None
             say(f"line {number}: {error}; taken as a missing bin")
-            counts, measured = None, none_measured
-            new = online.step(None)
+            counts, measured, new = None, (), online.step(None)
         bins.append((n, counts is not None and not bool(np.isnan(counts).all())))
         n += 1
-        write_all([] if new is None else [new])
+        yield from out([] if new is None else [new])
         for readout, value in zip(readouts, measured, strict=False):
             readout.observe(value)
-    write_all(online.flush())
+    yield from out(online.flush())

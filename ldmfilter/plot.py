@@ -17,8 +17,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from ldmfilter.analysis import plots
-from ldmfilter.analysis.behavior import choose_behavior, classes_of
-from ldmfilter.analysis.variable import align
+from ldmfilter.analysis.behavior import as_labels, choose_behavior, classes_of
+from ldmfilter.analysis.variable import align, positions
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 
@@ -101,9 +101,11 @@ def state_space(
     from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 
     ax = _axes(ax, (5.5, 4.5))
-    classes, label, values = None, "" if by is not None else "time, s", by
+    classes, label, values = None, "", by
+    cmap: Any
+    limits: tuple[float | None, float | None]
     if by is None:
-        values = latents["time"]
+        label, values = "time, s", latents["time"]
     elif isinstance(by, str):
         if session is None:
             raise InputError(f"{by!r} is behaviour of a session; give the session too, or a value for each bin")
@@ -114,17 +116,15 @@ def state_space(
     colour = np.asarray(values, dtype=np.float64)
     if colour.shape != (latents.sizes["time"],):
         raise InputError(f"{colour.shape} values for {latents.sizes['time']} bins; give one for each bin")
-    cmap: Any = "viridis"
-    if period:
-        cmap = LinearSegmentedColormap.from_list("circle", plots.CIRCLE)
-    elif classes is not None:
-        cmap = ListedColormap([plots.COLOURS[one % len(plots.COLOURS)] for one in range(len(classes))])
-    points = plots.plot_state_space(latents.isel(state=list(dims)), ax, colour, cmap)
+    cmap, limits = "viridis", (None, None)
     if period:
         low = 0.0 if np.nanmin(colour) > -1e-3 * period else -period / 2
-        points.set_clim(low, low + period)
-    if classes is not None:
-        points.set_clim(-0.5, len(classes) - 0.5)
+        cmap, limits = LinearSegmentedColormap.from_list("circle", plots.CIRCLE), (low, low + period)
+    elif classes is not None:
+        several = [plots.COLOURS[one % len(plots.COLOURS)] for one in range(len(classes))]
+        cmap, limits = ListedColormap(several), (-0.5, len(classes) - 0.5)
+    points = plots.plot_state_space(latents.isel(state=list(dims)), ax, colour, cmap)
+    points.set_clim(*limits)
     bar = ax.figure.colorbar(points, ax=ax, shrink=0.7, label=label)
     if classes is not None:
         bar.set_ticks(range(len(classes)), labels=[str(one) for one in classes])
@@ -166,11 +166,10 @@ def trials(aligned: xr.Dataset, by: str, state: int = 0, ax: Axes | None = None)
     """
     if by not in aligned.coords or aligned[by].dims != ("trial",):
         raise InputError(f"the trials have no column {by!r}")
-    values = aligned[by].to_numpy()
+    values = as_labels(aligned[by].to_numpy())
     names = classes_of(values, few=False)
     ax = _axes(ax, (6.5, 3.6))
-    condition = np.where(np.isin(values.astype(names.dtype), names), np.searchsorted(names, values), -1)
-    plots.plot_trials(aligned, state, condition, [str(name) for name in names], ax)
+    plots.plot_trials(aligned, state, positions(values, names), [str(name) for name in names], ax)
     ax.legend(title=by, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # beside the curves
     return ax
 

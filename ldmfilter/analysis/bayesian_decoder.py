@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 from scipy.ndimage import gaussian_filter1d
-from sklearn.model_selection import LeaveOneGroupOut
 
-from ldmfilter.analysis.variable import Behavior, thin
+from ldmfilter.analysis.blocks import Bins
+from ldmfilter.analysis.statistics import Array
+from ldmfilter.analysis.variable import Behavior, cross, thin
 
 WINDOWS = (1, 3, 5, 9, 15)  # bins of counts, of which the decoded bin is the last
 CURVE_BINS = 40  # of a tuning curve
@@ -29,42 +30,31 @@ class Decoder:
     window: float
 
 
-def decode_counts(
-    variable: Behavior, counts: xr.DataArray, rows: np.ndarray, y: np.ndarray, fold: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """Decode the values (bin,) of a variable from counts (time, unit), each fold by tuning curves of the others.
-
-    Args:
-        rows: (bin,) positions in time of the bins to decode.
-        y: (bin,) values of the behaviour in them.
-        fold: (bin,) folds, two or more.
-
-    Returns:
-        (bin,) decoded values, and the window, s.
-    """
-    size = float(counts.attrs["bin_size"])
+def decode_counts(bins: Bins, counts: xr.DataArray) -> tuple[Array, float]:
+    """Decode the values (row,) of a variable in the tested bins from counts (time, unit), each fold by tuning curves of
+    the others. Returns them and the window, s."""
+    variable, rows = bins.variable, np.flatnonzero(bins.tested)
+    y, fold = bins.truth[rows], bins.fold[rows]
     windows = _trailing_means(counts, rows)
     edges = _edges(variable, y)
 
-    def decode(window: int, train: np.ndarray, new: np.ndarray) -> np.ndarray:
+    def decode(window: int, train: Array, new: Array) -> Array:
         return _most_probable(windows[window][train], y[train], windows[window][new], edges, variable)
 
     decoded, chosen = np.full(rows.size, np.nan), []
-    splitter = LeaveOneGroupOut()
-    for train, test in splitter.split(rows, groups=fold):
+    for train, test in cross(np.arange(rows.size), fold):
         some = thin(train, MOST_COMPARED)
         errors = dict.fromkeys(WINDOWS, 0.0)
-        if np.unique(fold[some]).size > 1:
-            for inner, held in splitter.split(some, groups=fold[some]):
-                for window in WINDOWS:
-                    away = variable.difference(decode(window, some[inner], some[held]), y[some[held]])
-                    errors[window] += float((away != 0).sum() if variable.categories else np.abs(away).sum())
+        for inner, held in cross(some, fold[some]) if np.unique(fold[some]).size > 1 else ():
+            for window in WINDOWS:
+                away = variable.difference(decode(window, inner, held), y[held])
+                errors[window] += float((away != 0).sum() if variable.categories else np.abs(away).sum())
         chosen.append(min(errors, key=errors.__getitem__))
         decoded[test] = decode(chosen[-1], train, test)
-    return decoded, float(np.median(chosen)) * size
+    return decoded, float(np.median(chosen)) * bins.size
 
 
-def _trailing_means(counts: xr.DataArray, rows: np.ndarray) -> dict[int, np.ndarray]:
+def _trailing_means(counts: xr.DataArray, rows: Array) -> dict[int, Array]:
     """For each window mean counts (bin, unit) of the bins up to this one in its segment; NaN for an unseen unit."""
     values = counts.to_numpy().astype(np.float64)
     if "unit_observed" in counts.coords:
@@ -82,22 +72,17 @@ def _trailing_means(counts: xr.DataArray, rows: np.ndarray) -> dict[int, np.ndar
     return result
 
 
-def _edges(variable: Behavior, y: np.ndarray) -> np.ndarray:
+def _edges(variable: Behavior, y: Array) -> Array:
     """Edges of the tuning curves' bins: one bin a category, or `CURVE_BINS` over the range or the period."""
     if variable.categories:
-        values = np.unique(y)
-        middle = (values[1:] + values[:-1]) / 2
-        return np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
+        return np.arange(variable.kinds + 1) - 0.5
     low, high = float(y.min()), float(y.max())
     if variable.period is not None:
-        low = variable.start
-        high = low + variable.period
+        low, high = variable.start, variable.start + variable.period
     return np.linspace(low, high, CURVE_BINS + 1)
 
 
-def _most_probable(
-    counted: np.ndarray, y: np.ndarray, new: np.ndarray, edges: np.ndarray, variable: Behavior
-) -> np.ndarray:
+def _most_probable(counted: Array, y: Array, new: Array, edges: Array, variable: Behavior) -> Array:
     """Most probable value (bin,) of counts `new` (bin, unit) under independent Poisson units and a flat prior (Zhang et
     al. 1998), by tuning curves of other counts and their values y (bin,). A unit is left out where it was not seen.
 

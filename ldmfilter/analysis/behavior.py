@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ldmfilter.analysis.variable import Behavior
+from ldmfilter.analysis.statistics import Array
+from ldmfilter.analysis.variable import Behavior, positions
 from ldmfilter.data.selection import flat_columns
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
@@ -21,6 +22,7 @@ from ldmfilter.errors import InputError
 MOST_COLUMNS = 3
 #: A series of at most so many distinct values is one of classes, which are not interpolated.
 MOST_CATEGORIES = 8
+TIMES = ("start_time", "stop_time")
 #: Distinct texts of a column that are read as classes at most: more are names, not conditions.
 MOST_CLASSES = 50
 
@@ -65,23 +67,7 @@ def choose_behavior(session: Session, wanted: Sequence[str], circular: Sequence[
     """
     found: dict[str, xr.DataArray | None] = {}
     for text in wanted:
-        if _is_column(session, text):
-            found[text] = None
-            continue
-        path, column = _find(session, text)
-        series = session.behavior[path]
-        where = f"{session.source.path}: {path}"
-        columns = 1 if series.ndim == 1 else series.shape[1]
-        if column is None and columns > MOST_COLUMNS:
-            raise InputError(
-                f"{where} has {columns} columns, more than {MOST_COLUMNS}; choose some, as {path.split('/')[-1]}[0]"
-            )
-        if column is not None and column >= columns:
-            raise InputError(f"{where} has {columns} columns, [0] to [{columns - 1}], and no [{column}]")
-        if series.ndim == 1:
-            found[path] = series
-        else:
-            found |= {f"{path}[{i}]": series[:, i] for i in ([column] if column is not None else range(columns))}
+        found |= _find(session, text)
     names = _names(list(found))
     forced = {key for text in circular for key in _forced(text, names, session.source.path)}
     return [
@@ -108,78 +94,81 @@ def as_behavior(series: Mapping[str, xr.DataArray]) -> list[Behavior]:
     return [_make(f"memory: {name}", names[name], name, one, False) for name, one in series.items()]
 
 
-def _is_column(session: Session, text: str) -> bool:
-    """True for a text that names a column of an interval table and no series."""
-    named = any(path == text or path.endswith(f"/{text}") for path in session.behavior)
-    return not named and any(text.startswith(f"{table}.") for table in session.intervals)
+def _find(session: Session, text: str) -> dict[str, xr.DataArray | None]:
+    """The series that a text names, by path and column; None for a column of an interval table."""
+    path, column, where = text.strip().strip("/"), None, session.source.path
+    hits = _hits(session, path)
+    if not hits and any(text.startswith(f"{table}.") for table in session.intervals):
+        return {text: None}
+    if not hits and (match := _INDEX.fullmatch(path)):
+        hits, column = _hits(session, match[1]), int(match[2])
+    if len(hits) > 1:
+        raise InputError(f"{where}: behaviour {text!r} may be {shorten(hits)}; give the whole path")
+    if not hits:
+        has = f"it has {', '.join(session.behavior)}" if session.behavior else "the session has none"
+        tables = session.intervals.items()
+        columns = ((name, key) for name, table in tables for key in flat_columns(table) if key not in TIMES)
+        hint = next((f"; or a column of {name}, as {name}.{key}" for name, key in columns), "")
+        raise InputError(f"{where}: no behaviour {text!r}; {has}{hint}")
+    path, series = hits[0], session.behavior[hits[0]]
+    width = 1 if series.ndim == 1 else series.shape[1]
+    if column is None and width > MOST_COLUMNS:
+        last = path.split("/")[-1]
+        raise InputError(f"{where}: {path} has {width} columns, more than {MOST_COLUMNS}; choose some, as {last}[0]")
+    if column is not None and column >= width:
+        raise InputError(f"{where}: {path} has {width} columns, [0] to [{width - 1}], and no [{column}]")
+    if series.ndim == 1:
+        return {path: series}
+    return {f"{path}[{i}]": series[:, i] for i in (range(width) if column is None else [column])}
+
+
+def _hits(session: Session, name: str) -> list[str]:
+    """Paths of the series that are a name or, where none is, end in it."""
+    return [name] if name in session.behavior else [path for path in session.behavior if path.endswith(f"/{name}")]
 
 
 def _of_table(session: Session, name: str, path: str, forced: bool) -> Behavior:
     """A column of an interval table: classes where it holds texts, bools or a few numbers."""
     table_name, column = find_column(session, path)
     table, where = session.intervals[table_name], f"{session.source.path}: {path}"
-    start, stop = (table[key].values for key in ("start_time", "stop_time"))
+    start, stop = (table[key].values for key in TIMES)
     rows = np.flatnonzero(np.isfinite(start) & np.isfinite(stop) & (stop > start))
     rows = rows[np.argsort(start[rows], kind="stable")]
-    held = table[column].values[rows]
-    held = held.astype(np.str_) if held.dtype.kind in "bU" else held.astype(np.float64)
-    distinct = classes_of(held, few=False)
+    held = as_labels(table[column].values[rows])
+    distinct, text = classes_of(held, few=False), held.dtype.kind == "U"
     if not distinct.size:
         raise InputError(f"{where}: no row with a length holds a value; choose another column")
-    if held.dtype.kind == "U" and distinct.size > MOST_CLASSES:
+    if text and distinct.size > MOST_CLASSES:
         raise InputError(f"{where}: {distinct.size} distinct texts are more than {MOST_CLASSES}; choose another")
     if distinct.size == 1:
         raise InputError(f"{where} is constant ({distinct[0]}); choose another behaviour")
-    period = None if held.dtype.kind == "U" else _period(path, "", distinct[0], distinct[-1], forced)
+    period = None if text else _period(path, "", distinct[0], distinct[-1], forced)
     classes = classes_of(held) if period is None else None
-    known = np.isin(held, distinct)
-    values = held if classes is None else np.where(known, np.searchsorted(distinct, held), np.nan)
-    lost = np.zeros(rows.size, dtype=bool)
-    note = _circular_note(period) if period else ""
-    return Behavior(name, path, "", start[rows], values.astype(np.float64), lost, period, classes, stop[rows], note)
+    if classes is not None:
+        held = positions(held, classes)
+    lost, note = np.zeros(rows.size, dtype=bool), _circular_note(period)
+    return Behavior(name, path, "", start[rows], held.astype(np.float64), lost, period, classes, stop[rows], note)
 
 
-def classes_of(values: np.ndarray, few: bool = True) -> Any:
+def as_labels(values: Array) -> Array:
+    """The values of a column as texts, or else as numbers."""
+    return values.astype(np.str_ if values.dtype.kind in "bU" else np.float64)
+
+
+def classes_of(values: Array, few: bool = True) -> Any:
     """The distinct values (class,) of a column that are known; None where they are no texts, and not few.
 
     few: ask whether numbers are few and recur
     """
-    values = values.astype(np.str_) if values.dtype.kind in "bU" else values.astype(np.float64)
+    values = as_labels(values)
     text = values.dtype.kind == "U"
     distinct = np.unique(values[values != "" if text else np.isfinite(values)])
     many = distinct.size > (MOST_CLASSES if text else MOST_CATEGORIES) or (not text and values.size < 2 * distinct.size)
     return None if few and many else distinct
 
 
-def _circular_note(period: float) -> str:
-    return f"taken as circular, one turn {'2 pi' if period < 7 else '360'}"
-
-
-def _find(session: Session, text: str) -> tuple[str, int | None]:
-    """Path and column of the series that a text names."""
-    paths = list(session.behavior)
-    match = _INDEX.fullmatch(text.strip().strip("/"))
-    for name, column in ((text.strip().strip("/"), None), (match[1], int(match[2])) if match else ("", None)):
-        if not name:
-            continue
-        parts = name.split("/")
-        hits = [name] if name in paths else [path for path in paths if path.split("/")[-len(parts) :] == parts]
-        if len(hits) > 1:
-            raise InputError(f"{session.source.path}: behaviour {text!r} may be {shorten(hits)}; give the whole path")
-        if hits:
-            return hits[0], column
-    raise InputError(
-        f"{session.source.path}: no behaviour {text!r}; "
-        + (f"it has {', '.join(paths)}" if paths else "the session has none")
-        + "".join(f"; or a column of {name}, as {name}.{column}" for name, column in _columns(session)[:1])
-    )
-
-
-def _columns(session: Session) -> list[tuple[str, str]]:
-    """Tables and their columns that are no times: what may be a condition."""
-    times = ("start_time", "stop_time")
-    tables = session.intervals.items()
-    return [(name, key) for name, table in tables for key in flat_columns(table) if key not in times]
+def _circular_note(period: float | None) -> str:
+    return f"taken as circular, one turn {'2 pi' if period < 7 else '360'}" if period else ""
 
 
 def _names(paths: list[str]) -> dict[str, str]:
@@ -197,12 +186,10 @@ def _names(paths: list[str]) -> dict[str, str]:
 
 
 def _forced(text: str, names: dict[str, str], where: str) -> list[str]:
+    """Paths of the chosen behaviours that a text names, by the whole path or its last part, with the column or not."""
     text = text.strip().strip("/")
-    hits = [
-        path
-        for path, name in names.items()
-        if text in (path, name, path.split("[")[0], path.split("/")[-1], path.split("/")[-1].split("[")[0])
-    ]
+    ways = {path: (name, path, path.split("/")[-1]) for path, name in names.items()}
+    hits = [path for path, known in ways.items() if text in {*known, *(one.split("[")[0] for one in known)}]
     if not hits:
         raise InputError(f"{where}: circular {text!r} is none of the chosen behaviours {', '.join(names.values())}")
     return hits
@@ -214,24 +201,20 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
     unit = "" if _NO_UNIT.fullmatch(unit) else unit
     values[~np.isfinite(values)] = np.nan
     # Clocks that step back or stand still are in real files: samples in order, the first of those at one time.
-    order = np.argsort(time, kind="stable")
-    order = order[np.isfinite(time[order])]
-    time, values = time[order], values[order]
-    first = np.diff(time, prepend=-np.inf) > 0
-    time, values = time[first], values[first]
+    time, order = np.unique(time, return_index=True)
+    time, values = time[np.isfinite(time)], values[order[np.isfinite(time)]]
     if not np.isfinite(values).any():
         raise InputError(f"{where} holds no value that is not NaN; choose another behaviour")
     distinct = np.unique(values[np.isfinite(values)])
     categories = distinct.size <= MOST_CATEGORIES and values.size >= 10 * distinct.size
     sentinel = None if categories else _sentinel(values, distinct)
-    lost = np.zeros(values.size, dtype=bool) if sentinel is None else values == sentinel
+    lost = values == (np.nan if sentinel is None else sentinel)
     values[lost] = np.nan
     notes = [] if sentinel is None else [f"{sentinel:g} taken as tracking lost, {int(lost.sum())} samples"]
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if low == high:
-        raise InputError(
-            f"{where} is constant ({low:g}){notes and ' where tracking was not lost'}; choose another behaviour"
-        )
+        held = " where tracking was not lost" if notes else ""
+        raise InputError(f"{where} is constant ({low:g}){held}; choose another behaviour")
     typed = bool(series.attrs.get("circular"))  # as NWB's CompassDirection says, whatever the unit
     period = _period(path, unit, low, high, forced or typed) if forced or typed or not categories else None
     if typed and period is None:
@@ -243,15 +226,14 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
             f"{where}: values from {low:g} to {high:g} without an angle's unit fit no turn of 2 pi or 360; "
             "it cannot be taken as circular"
         )
-    if period is not None:
-        notes.append(_circular_note(period))
     classes = distinct if categories and period is None else None
     if classes is not None:
-        values = np.where(np.isfinite(values), np.searchsorted(classes, values), np.nan)
-    return Behavior(name, path, unit, time, values, lost, period, classes, note="; ".join(notes))
+        values = positions(values, classes)
+    note = "; ".join(filter(None, [*notes, _circular_note(period)]))
+    return Behavior(name, path, unit, time, values, lost, period, classes, note=note)
 
 
-def _sentinel(values: np.ndarray, distinct: np.ndarray) -> float | None:
+def _sentinel(values: Array, distinct: Array) -> float | None:
     """Value that stands for "tracking lost", -1 as a rule (times the file's conversion), or None.
 
     It is the only negative value, recurs exactly, and the series jumps to it much farther than it moves otherwise.
@@ -271,12 +253,12 @@ def _sentinel(values: np.ndarray, distinct: np.ndarray) -> float | None:
 
 def _period(path: str, unit: str, low: float, high: float, forced: bool) -> float | None:
     """Period of a circular variable, or None for one on a line."""
-
-    def fits(turn: float) -> bool:
-        some = 0.01 * turn
-        return (low >= -some and high <= turn + some) or (low >= -turn / 2 - some and high <= turn / 2 + some)
-
-    turns = [turn for turn in (2 * math.pi, 360.0) if fits(turn)]
+    starts = {2 * math.pi: (0, -math.pi), 360.0: (0, -180.0)}
+    turns = [
+        turn
+        for turn, first in starts.items()
+        if any(low >= start - 0.01 * turn and high <= start + turn + 0.01 * turn for start in first)
+    ]
     if _ANGLE.fullmatch(unit):
         own = _turn(unit)
         # Values that fill a turn of radians, in "degrees", are radians; those far beyond one, in "radians", degrees.

@@ -79,7 +79,7 @@ def read_behavior_ahead(
     >>> later["linear_position_ahead_mean"].sizes["ahead"], accuracy[0].ahead
     (1, 0.4)
     """
-    read: dict[str, list[xr.DataArray]] = {}
+    pieces: dict[str, list[xr.DataArray]] = {}
     found = []
     for i, horizon in enumerate(latents["ahead"].to_numpy().tolist()):
         later = [
@@ -91,16 +91,16 @@ def read_behavior_ahead(
         for report in reading.reports:
             if not isinstance(report, BehaviorReport):
                 continue
-            at_level = [one for one in report.intervals if one.level == LEVEL]
-            coverage, width = (at_level[0].coverage, at_level[0].width) if at_level else (None, None)
-            r2, error = (report.read.r2, report.read.median_error) if report.read else (None, None)
-            found.append(BehaviorAhead(report.name, horizon, r2, error, coverage, width))
+            at = next((one for one in report.intervals if one.level == LEVEL), None)
+            score = [getattr(report.read, key, None) for key in ("r2", "median_error")]
+            score += [getattr(at, key, None) for key in ("coverage", "width")]
+            found.append(BehaviorAhead(report.name, horizon, *score))
             for end in ("mean", "ci"):
                 if f"{report.name}_{end}" in reading.latents:
                     values = reading.latents[f"{report.name}_{end}"].drop_vars("ahead", errors="ignore")
-                    read.setdefault(f"{report.name}_ahead_{end}", []).append(values)
+                    pieces.setdefault(f"{report.name}_ahead_{end}", []).append(values)
     result = latents.copy()
-    for name, parts in read.items():
+    for name, parts in pieces.items():
         if len(parts) == latents.sizes["ahead"]:
             result[name] = xr.concat(parts, latents["ahead"]).transpose("ahead", "time", ...)
             result[name].attrs = parts[0].attrs | ({"of": name.replace("_ci", "_mean")} if name.endswith("_ci") else {})

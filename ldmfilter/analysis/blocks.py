@@ -12,8 +12,9 @@ import numpy as np
 import xarray as xr
 from sklearn.model_selection import KFold, StratifiedKFold
 
+from ldmfilter.analysis.statistics import Array
 from ldmfilter.analysis.text import REASONS, show_report
-from ldmfilter.analysis.variable import Behavior, align, speed
+from ldmfilter.analysis.variable import Behavior, align, speed, thin
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside, stretches
 from ldmfilter.errors import InputError
@@ -27,21 +28,23 @@ LEAST_BINS = 10  # a block of fewer usable bins is left out
 MOST_CONTROL = 5_000  # bins of the control
 
 
-def time_blocks(latents: xr.Dataset, guard: float) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Cut the time that may judge into blocks.
+#: The block (time,) of each bin, -1 for none; the exclusion reason (time,), "" inside a block; True if training never
+#: saw the blocks; and a note.
+Blocks = tuple[Array, Array, bool, str]
 
-    Returns:
-        the block (time,) of each bin, -1 for none; the exclusion reason (time,), "" inside a block; and True if
-        training never saw the blocks.
-    """
-    size = float(latents.attrs["bin_size"])
+
+def _known(latents: xr.Dataset) -> tuple[Array, Array, Array]:
+    """The time (time,), s, of each bin, and True (time,) where it was observed, and where training saw it."""
     time, observed = np.asarray(latents["time"], dtype=np.float64), np.asarray(latents["observed"])
-    trained = np.asarray(latents["trained"]) if "trained" in latents else np.zeros(time.size, dtype=bool)
-    seen = trained & observed
-    held_out = not seen[observed].all()
-    spans = []
-    if held_out:
-        spans = stretches(latents["filtered_mean"].isel(time=np.flatnonzero(trained)).assign_attrs(bin_size=size))
+    return time, observed, np.asarray(latents["trained"]) if "trained" in latents else np.zeros(time.size, dtype=bool)
+
+
+def time_blocks(latents: xr.Dataset, guard: float) -> Blocks:
+    """Cut the time that may judge into blocks."""
+    size = float(latents.attrs["bin_size"])
+    time, observed, trained = _known(latents)
+    held_out = not trained[observed].all()
+    spans = stretches(latents[["segment"]].isel(time=np.flatnonzero(trained))) if held_out else []
     free = (~trained | (not held_out)) & outside(time, spans, guard)
     why = np.where(free, "", np.where(trained, "trained", "guard")).astype("<U12")
     total = max(float(free.sum()) * size, size)
@@ -60,32 +63,28 @@ def time_blocks(latents: xr.Dataset, guard: float) -> tuple[np.ndarray, np.ndarr
             why[stretch[(at > stop - gap - 0.25) & (at < stop - 0.25)]] = "guard"
             number += 1
     why[(why == "") & ~observed] = "unobserved"
-    return block, why, held_out
+    return block, why, held_out, ""
 
 
-def count_trials(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def count_trials(values: Array) -> tuple[Array, Array, int]:
     """The distinct values (kind,) of trials, the number of trials of each, and the least that is read: a trial a fold,
     or as many as the second most frequent value has."""
     kinds, count = np.unique(values, return_counts=True)
     return kinds, count, min(FOLDS, int(np.sort(count)[-2]) if count.size > 1 else 0)
 
 
-def trial_blocks(
-    latents: xr.Dataset, variable: Behavior, truth: np.ndarray, where: str
-) -> tuple[np.ndarray, np.ndarray, bool, str]:
-    """Whole trials as blocks, as `time_blocks` gives them, and a note.
+def trial_blocks(latents: xr.Dataset, variable: Behavior, truth: Array, where: str) -> Blocks:
+    """Whole trials as blocks.
 
     Trials that training never saw are judged, where each value has enough of them; else all are. Of classes, those in
     fewer trials than there are folds are left out.
     """
-    time, observed = np.asarray(latents["time"], dtype=np.float64), np.asarray(latents["observed"])
-    trained = np.asarray(latents["trained"]) if "trained" in latents else np.zeros(time.size, dtype=bool)
+    time, observed, trained = _known(latents)
     row = np.where(observed & np.isfinite(truth), variable.rows(time), -1)
     trials, first = np.unique(row, return_index=True)
-    first = first[trials >= 0]
-    trials, values = trials[trials >= 0], truth[first]
-    unseen = np.isin(trials, row[trained], invert=True)
-    kinds = values if variable.categories else np.zeros(values.size)
+    trials, first = trials[trials >= 0], first[trials >= 0]
+    unseen = ~np.isin(trials, row[trained])
+    kinds = truth[first] if variable.categories else np.zeros(first.size)
     found, count, least = count_trials(kinds)
     if variable.categories and least < 2:
         raise InputError(
@@ -100,14 +99,13 @@ def trial_blocks(
     chosen = in_kept & (unseen | (not enough))
     if not enough and not unseen.all():
         notes.append("training, which sees no behaviour, saw some of the trials; all are judged, as too few are unseen")
-    why = np.full(time.size, "", dtype="<U12")
-    why[(row >= 0) & ~np.isin(row, trials[chosen])] = "trained"
-    why[np.isin(row, trials[~in_kept])] = "rare"
-    why[~observed] = "unobserved"
-    return np.where(np.isin(row, trials[chosen]), row, -1), why, enough or bool(unseen.all()), "; ".join(notes)
+    judged = np.isin(row, trials[chosen])
+    reasons = {"unobserved": ~observed, "rare": np.isin(row, trials[~in_kept]), "trained": (row >= 0) & ~judged}
+    why = np.select(list(reasons.values()), list(reasons), "")
+    return np.where(judged, row, -1), why, enough or bool(unseen.all()), "; ".join(notes)
 
 
-def count_reasons(reason: np.ndarray) -> dict[str, int]:
+def count_reasons(reason: Array) -> dict[str, int]:
     """Number of bins by exclusion reason."""
     names, counts = np.unique(reason, return_counts=True)
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
@@ -121,10 +119,12 @@ class Judged:
     blocks, folds: their number; guard: s between blocks of different use
     min_speed: bins in which the first variable changes more slowly, its unit per s, are left out
     held_out: whether training never saw the judged bins
+    note: assumptions about the behaviour, or why something is missing
     """
 
     name: str
     path: str
+    note: str
     bins: dict[str, int]
     blocks: int
     folds: int
@@ -151,13 +151,13 @@ class Bins:
     """
 
     variable: Behavior
-    states: np.ndarray
-    covs: np.ndarray
-    metric: np.ndarray
-    truth: np.ndarray
-    reason: np.ndarray
-    block: np.ndarray
-    fold: np.ndarray
+    states: Array
+    covs: Array
+    metric: Array
+    truth: Array
+    reason: Array
+    block: Array
+    fold: Array
     folds: int
     size: float
     guard: float
@@ -166,12 +166,12 @@ class Bins:
     note: str = ""
 
     @cached_property
-    def judged(self) -> np.ndarray:
+    def judged(self) -> Array:
         """The bins (bin,) that are used."""
         return self.reason == "used"
 
     @property
-    def tested(self) -> np.ndarray:
+    def tested(self) -> Array:
         """The bins (bin,) that are read by readouts of other blocks: none where there is a single block."""
         return self.judged & (self.folds > 1)
 
@@ -185,26 +185,24 @@ class Bins:
         """Number of the judged blocks."""
         return np.unique(self.block[self.judged]).size
 
-    def surrogates(self, rows: np.ndarray, number: int) -> np.ndarray:
-        """Values (row, 1 + number) of the bins `rows`: as they are, then shifted in a circle, or of a column of a table
-        shuffled among trials."""
+    def surrogates(self, number: int) -> tuple[Array, Array]:
+        """At most `MOST_CONTROL` judged bins (row,), and values (row, 1 + number) in them: as they are, then shifted in
+        a circle, or of a column of a table shuffled among trials."""
+        rows = thin(np.flatnonzero(self.judged), MOST_CONTROL)
         y = self.truth[rows]
         if self.variable.stop is None:
             steps = np.linspace(0.05 * rows.size, 0.95 * rows.size, number).round().astype(int)
-            return np.column_stack([y, *(np.roll(y, step) for step in steps.tolist())])
+            return rows, np.column_stack([y, *(np.roll(y, step) for step in steps.tolist())])
         _, first, trial = np.unique(self.block[rows], return_index=True, return_inverse=True)
         rng = np.random.default_rng(0)
-        return np.column_stack([y, *(rng.permutation(y[first])[trial] for _ in range(number))])
+        return rows, np.column_stack([y, *(rng.permutation(y[first])[trial] for _ in range(number))])
 
-    def span(self, rows: np.ndarray) -> float:
-        """The period, or the range of the values in these bins."""
-        return self.variable.period or max(float(np.ptp(self.truth[rows])), 1e-12)
-
-    def about(self) -> dict[str, Any]:
-        """The fields of `Judged`."""
+    def about(self, note: str = "") -> dict[str, Any]:
+        """The fields of `Judged`, with one more note."""
         name, path = self.variable.name, self.variable.path
         same = {key: getattr(self, key) for key in ("blocks", "folds", "guard", "min_speed", "held_out")}
-        return {"name": name, "path": path, "bins": count_reasons(self.reason), **same}
+        notes = "; ".join(filter(None, (self.variable.note, self.note, note)))
+        return {"name": name, "path": path, "bins": count_reasons(self.reason), "note": notes, **same}
 
     def fold_variable(self) -> dict[str, Any]:
         """The variable `<name>_fold` of the states."""
@@ -213,7 +211,7 @@ class Bins:
         return {f"{self.variable.name}_fold": ("time", fold, about)}
 
 
-def against_surrogates(scores: np.ndarray) -> dict[str, Any]:
+def against_surrogates(scores: Array) -> dict[str, Any]:
     """A comparison of the first score with the others, which are of surrogates: their number, mean and 95th percentile,
     and the share of all scores that are as high."""
     others = scores[1:]
@@ -249,8 +247,11 @@ def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float,
     if min_speed > 0:
         slow = ~(speed(behavior[0], aligned[0][0], segment, size) >= min_speed)
     for one, (truth, missing) in zip(behavior, aligned, strict=True):
+        where = f"{path}: {one.path}"
+        cut = time_blocks(latents, guard) if one.stop is None else trial_blocks(latents, one, truth, where)
+        block, excluded, held_out, note = cut
         missing = np.where(slow & (missing == "used"), "slow", missing)
-        block, reason, held_out, note = _usable(latents, one, truth, missing, guard, f"{path}: {one.path}")
+        reason = _usable(one, truth, block, np.where(excluded == "", missing, excluded), where)
         used = reason == "used"
         fold, folds = _deal(one, block, used, truth)
         covs = latents["filtered_cov"].to_numpy()
@@ -261,17 +262,9 @@ def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float,
         yield Bins(one, states, covs, metric, truth, reason, block, fold, folds, *about)
 
 
-def _usable(
-    latents: xr.Dataset, variable: Behavior, truth: np.ndarray, missing: np.ndarray, guard: float, where: str
-) -> tuple[np.ndarray, np.ndarray, bool, str]:
-    """The block (time,) of each bin, "used" or the exclusion reason (time,), True if training never saw the blocks, and
-    a note. `missing` (time,) is "used", or the reason why a bin has no value."""
-    note = ""
-    if variable.stop is None:
-        block, excluded, held_out = time_blocks(latents, guard)
-    else:
-        block, excluded, held_out, note = trial_blocks(latents, variable, truth, where)
-    reason = np.select([excluded != "", missing != "used"], [excluded, missing], "used")
+def _usable(variable: Behavior, truth: Array, block: Array, reason: Array, where: str) -> Array:
+    """The exclusion reasons (time,), "used" for none, with those of blocks of time that are too short. Raises:
+    InputError, where too few bins are left."""
     used = reason == "used"
     if not used.any():
         left = ", ".join(f"{n} {REASONS.get(why, why)}" for why, n in count_reasons(reason).items())
@@ -286,10 +279,10 @@ def _usable(
     if np.ptp(y) == 0:
         only = variable.label(y[0])
         raise InputError(f"{where} is constant ({only}) in the {y.size} bins that can be used; choose another")
-    return block, reason, held_out, note
+    return reason
 
 
-def _deal(variable: Behavior, block: np.ndarray, used: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, int]:
+def _deal(variable: Behavior, block: Array, used: Array, truth: Array) -> tuple[Array, int]:
     """The fold (time,) of each bin, -1 for none, and the number of folds. Blocks of time are dealt in turn, trials at
     random, and of classes as many of each to every fold."""
     numbers, first = np.unique(block[used], return_index=True)
@@ -297,16 +290,16 @@ def _deal(variable: Behavior, block: np.ndarray, used: np.ndarray, truth: np.nda
     if variable.stop is None:
         fold[numbers] = np.arange(numbers.size) % folds
         return fold[block], folds
-    values = truth[used][first] if variable.categories else None
-    if values is not None:
-        folds = min(folds, int(np.unique(values, return_counts=True)[1].min()))
-    splitter = (KFold if values is None else StratifiedKFold)(folds, shuffle=True, random_state=0)
+    values, kind = truth[used][first], KFold
+    if variable.categories:
+        folds, kind = min(folds, int(np.unique(values, return_counts=True)[1].min())), StratifiedKFold
+    splitter = kind(folds, shuffle=True, random_state=0)
     for number, (_, held) in enumerate(splitter.split(numbers, values)):
         fold[numbers[held]] = number
     return fold[block], folds
 
 
-def split_halves(group: np.ndarray, judged: np.ndarray) -> np.ndarray:
+def split_halves(group: Array, judged: Array) -> Array:
     """Twice as many groups (bin,): each cut where half of its judged bins have passed."""
     result = 2 * group
     for number in range(group.max() + 1):

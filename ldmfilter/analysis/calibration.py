@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from ldmfilter.analysis.statistics import block_bootstrap
+from ldmfilter.analysis.statistics import Array, block_bootstrap
 
 BAND = 0.03  # coverage of each third may differ from its level by as much
 TAIL = 4.0  # widths beyond the outermost error, where a distribution is taken to end
 QUANTILES = (np.arange(100) + 0.5) / 100  # that the CRPS is summed over
 TENTHS = 10  # of a histogram of probabilities
 
-Bounds = tuple[np.ndarray, np.ndarray]  # lower and upper (bin,)
+Bounds = Array | tuple[Array, Array]  # lower and upper (bin,)
 
 
 @dataclass(frozen=True)
@@ -88,23 +88,23 @@ class ErrorDistribution:
     width: (bin,) or (1,) their standard deviation, above 0
     """
 
-    errors: np.ndarray
-    width: np.ndarray
+    errors: Array
+    width: Array
 
-    def _ends(self) -> tuple[np.ndarray, np.ndarray]:
+    def _ends(self) -> tuple[Array, Array]:
         return self.errors.min(1) - TAIL * self.width, self.errors.max(1) + TAIL * self.width
 
-    def _probability(self, error: np.ndarray) -> np.ndarray:
+    def _probability(self, error: Array) -> Array:
         return ndtr((error[:, None] - self.errors) / self.width[:, None]).mean(1)
 
-    def score(self, error: np.ndarray) -> np.ndarray:
+    def score(self, error: Array) -> Array:
         """Nonconformity (bin,) of errors (bin,): the distance of their probability from one half; beyond the ends of
         the distribution one half plus the distance from the end."""
         low, high = self._ends()
-        beyond = np.maximum(low - error, 0) + np.maximum(error - high, 0)
+        beyond = np.abs(error - np.clip(error, low, high))
         return np.where(beyond > 0, 0.5 + beyond, np.abs(self._probability(error) - 0.5))
 
-    def pit(self, error: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    def pit(self, error: Array, scores: Array) -> Array:
         """Recalibrated probability (bin,) of less than these errors (bin,).
 
         The interval of level L, as the calibration's `scores` give it, has (1 - L) / 2 below and above; the L of the
@@ -113,14 +113,14 @@ class ErrorDistribution:
         level = (np.searchsorted(np.sort(scores), self.score(error)) + 0.5) / (scores.size + 1)
         return np.asarray(0.5 + 0.5 * level * np.sign(self._probability(error) - 0.5))
 
-    def bounds(self, score: float) -> tuple[np.ndarray, np.ndarray]:
+    def bounds(self, score: float) -> tuple[Array, Array]:
         """Lowest and highest error (bin,) whose nonconformity is at most `score`."""
         low, high = self._ends()
         if score >= 0.5:
             return low - (score - 0.5), high + (score - 0.5)
         return self._bisect(0.5 - score)[0], self._bisect(0.5 + score)[1]
 
-    def _bisect(self, p: float) -> tuple[np.ndarray, np.ndarray]:
+    def _bisect(self, p: float) -> tuple[Array, Array]:
         """Errors (bin,) just below and just above the quantile p."""
         low, high = self._ends()
         for _ in range(20):
@@ -130,25 +130,26 @@ class ErrorDistribution:
         return low, high
 
 
-def covered(truth: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+def covered(truth: Array, bounds: Bounds) -> Array:
     """Mark the values (bin,) that lie within their intervals, bounds included."""
+    lower, upper = bounds
     return (truth >= lower) & (truth <= upper)
 
 
-def interval_score(truth: np.ndarray, lower: np.ndarray, upper: np.ndarray, level: float) -> np.ndarray:
+def interval_score(truth: Array, bounds: Bounds, level: float) -> Array:
     """Interval score (bin,) of central intervals, in the unit of the truth; smaller is better.
 
     Width, and for a value outside 2 / (1 - level) times its distance from the interval
     (Winkler 1972; Gneiting & Raftery 2007, J. Am. Stat. Assoc. 102, eq. 43).
 
-    >>> interval_score(np.array([0.0, 3.0]), np.array([-1.0, -1.0]), np.array([1.0, 1.0]), 0.5).tolist()
+    >>> interval_score(np.array([0.0, 3.0]), np.array([[-1.0, -1.0], [1.0, 1.0]]), 0.5).tolist()
     [2.0, 10.0]
     """
-    outside = np.maximum(lower - truth, 0) + np.maximum(truth - upper, 0)
-    return upper - lower + 2 / (1 - level) * outside
+    lower, upper = bounds
+    return upper - lower + 2 / (1 - level) * np.abs(truth - np.clip(truth, lower, upper))
 
 
-def crps(truth: np.ndarray, lower: np.ndarray, upper: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+def crps(truth: Array, bounds: Bounds, levels: Sequence[float]) -> Array:
     """Continuous ranked probability score (bin,) of distributions that are given by central intervals.
 
     The score (Gneiting & Raftery 2007, J. Am. Stat. Assoc. 102, eq. 20) is twice the integral of the quantile loss over
@@ -157,28 +158,27 @@ def crps(truth: np.ndarray, lower: np.ndarray, upper: np.ndarray, levels: Sequen
 
     Args:
         truth: (bin,) true values.
-        lower: (bin, level) bounds of the intervals.
-        upper: (bin, level).
+        bounds: (bound, bin, level) lower and upper bounds of the intervals.
         levels: nominal coverage, rising.
     """
     below = (1 - np.asarray(levels)) / 2
     known = np.concatenate([below[::-1], 1 - below])
-    bounds = np.concatenate([lower[:, ::-1], upper], axis=1)
+    ends = np.concatenate([bounds[0][:, ::-1], bounds[1]], axis=1)
     weights = np.array([np.interp(QUANTILES, known, row) for row in np.eye(known.size)])
     total = np.zeros(truth.size)
     for p, weight in zip(QUANTILES, weights.T, strict=True):
-        away = truth - bounds @ weight
+        away = truth - ends @ weight
         total += np.maximum(p * away, (p - 1) * away)
     return 2 * total / QUANTILES.size
 
 
-def score_distribution(loss: np.ndarray, pit: np.ndarray, block: np.ndarray) -> DistributionScore:
+def score_distribution(loss: Array, pit: Array, block: Array) -> DistributionScore:
     """Score of distributions, from the CRPS (bin,), the PIT (bin,) and the block of time (bin,) of each bin."""
     tenth = np.minimum((pit * TENTHS).astype(int), TENTHS - 1)
     return DistributionScore(**block_means(block, crps=loss, pit=np.eye(TENTHS)[tenth]))
 
 
-def conformal_quantile(scores: np.ndarray, level: float) -> float:
+def conformal_quantile(scores: Array, level: float) -> float:
     """Score that a new one does not exceed with a probability of at least `level`; inf where there are too few.
 
     The ceil((n + 1) level)-th smallest of n (Vovk et al. 2005; Lei et al. 2018, J. Am. Stat. Assoc. 113).
@@ -190,7 +190,7 @@ def conformal_quantile(scores: np.ndarray, level: float) -> float:
     return float(np.partition(scores, rank - 1)[rank - 1]) if rank <= scores.size else np.inf
 
 
-def block_means(block: np.ndarray, **values: np.ndarray) -> dict[str, Any]:
+def block_means(block: Array, **values: Array) -> dict[str, Any]:
     """Means of values (bin, ...) by their names, and as `<name>_se` their standard errors by bootstrap of the blocks
     (bin,)."""
     found = {}
@@ -200,9 +200,7 @@ def block_means(block: np.ndarray, **values: np.ndarray) -> dict[str, Any]:
     return found
 
 
-def thirds(
-    of: Mapping[str, np.ndarray], hit: np.ndarray, width: np.ndarray, level: float, block: np.ndarray
-) -> tuple[Third, ...]:
+def thirds(of: Mapping[str, Array], hit: Array, width: Array, level: float, block: Array) -> tuple[Third, ...]:
     """Coverage and width in the lower, middle and upper third of bins by each quantity, (bin,) by name. What is NaN is
     left out, and a quantity with no three different thirds.
 
@@ -224,28 +222,28 @@ def thirds(
 
 
 def score_intervals(
-    truth: np.ndarray,
+    truth: Array,
     bounds: Bounds,
     constant: Bounds,
     same: Callable[[float], Bounds],
     level: float,
-    block: np.ndarray,
+    block: Array,
 ) -> IntervalScore:
-    """Score intervals of a nominal level beside intervals of one width, by the true values (bin,) and the block of time
-    (bin,) of each bin.
+    """Score intervals of a nominal level, with bounds (bound, bin), beside intervals of one width, by the true values
+    (bin,) and the block of time (bin,) of each bin.
 
     Args:
         constant: bounds of the intervals of constant width from the same calibration.
         same: maps a coverage to the bounds of intervals of one width that cover that share of these bins.
     """
-    hit = covered(truth, *bounds)
-    ours = interval_score(truth, *bounds, level)
-    theirs = interval_score(truth, *same(float(hit.mean())), level)
+    hit = covered(truth, bounds)
+    ours = interval_score(truth, bounds, level)
+    theirs = interval_score(truth, same(float(hit.mean())), level)
     return IntervalScore(
         level=level,
         **block_means(block, coverage=hit, width=bounds[1] - bounds[0], score=ours, advantage=theirs - ours),
-        constant_coverage=float(covered(truth, *constant).mean()),
+        constant_coverage=float(covered(truth, constant).mean()),
         constant_width=float((constant[1] - constant[0]).mean()),
-        constant_score=float(interval_score(truth, *constant, level).mean()),
+        constant_score=float(interval_score(truth, constant, level).mean()),
         same_coverage_score=float(theirs.mean()),
     )

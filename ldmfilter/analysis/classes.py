@@ -7,7 +7,8 @@ chosen by log loss on inner folds of the others.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,20 +16,19 @@ import xarray as xr
 from scipy.optimize import minimize_scalar
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import balanced_accuracy_score, recall_score
-from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.neighbors import KNeighborsClassifier
 
 from ldmfilter.analysis.bayesian_decoder import decode_counts
-from ldmfilter.analysis.blocks import MOST_CONTROL, Bins, Judged, against_surrogates
+from ldmfilter.analysis.blocks import Bins, Judged, against_surrogates
 from ldmfilter.analysis.calibration import block_means
-from ldmfilter.analysis.variable import thin
+from ldmfilter.analysis.nested import MOST_FITTED, NEIGHBOURS
+from ldmfilter.analysis.statistics import Array
+from ldmfilter.analysis.variable import cross, thin
 
-NEIGHBOURS = (10, 25, 50)  # candidates
 SHRINKAGES = (0.1, 0.01)  # of the covariance within classes: candidates, the first is the control's
 STEPS = 10  # of probability, in which calibration is judged
 _LEAST = 1e-3  # probability at least, before the temperature: neighbours give 0
 _MOST_CHOSEN = 5_000  # bins on which a classifier is chosen
-_MOST_FITTED = 20_000
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,14 @@ class ClassReport(Judged):
     classes: list[str]
     readouts: dict[str, ClassScore]
     chosen: str
-    read: ClassScore | None
-    accuracy_se: float
     chance: float
-    recall: dict[str, float]
-    control: ClassControl | None
-    decoder: ClassDecoder | None
-    calibration: tuple[Calibration, ...]
-    calibration_error: float
-    note: str
+    read: ClassScore | None = None
+    accuracy_se: float = math.nan
+    recall: dict[str, float] = field(default_factory=dict)
+    control: ClassControl | None = None
+    decoder: ClassDecoder | None = None
+    calibration: tuple[Calibration, ...] = ()
+    calibration_error: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON holds them; keys as of `BehaviorReport` where both have them."""
@@ -109,36 +108,56 @@ def read_classes(bins: Bins, counts: xr.DataArray | None, shifts: int) -> tuple[
 
     Without counts (time, unit) the supervised decoder is left out. The control has `shifts` surrogates.
     """
-    assert bins.variable.classes is not None
-    number, n = bins.variable.classes.size, bins.truth.size
-    rows = np.flatnonzero(bins.judged)
-    new = np.flatnonzero(~bins.tested)
-    probability = np.full((n, number), np.nan)
-    by_kind: dict[str, np.ndarray] = {}
+    variable, rows, new = bins.variable, np.flatnonzero(bins.judged), np.flatnonzero(~bins.tested)
+    probability = np.full((bins.truth.size, variable.kinds), np.nan)
+    by_kind: dict[str, Array] = {}
     # Bins of no fold are read by what is fitted to all.
-    rest, chosen = _read(bins, rows, new, number)
+    rest, chosen = _read(bins, rows, new)
     probability[new] = rest[chosen]
-    if bins.folds > 1:
-        for train, test in LeaveOneGroupOut().split(rows, groups=bins.fold[rows]):
-            read, best = _read(bins, rows[train], rows[test], number)
-            probability[rows[test]] = read[best]
-            for kind, values in read.items():
-                by_kind.setdefault(kind, np.full((n, number), np.nan))[rows[test]] = values
-    return _report(bins, probability, by_kind, chosen, counts, shifts), _variables(bins, probability)
+    for train, test in cross(rows, bins.fold[rows]) if bins.folds > 1 else ():
+        read, best = _read(bins, train, test)
+        probability[test] = read[best]
+        for kind, values in read.items():
+            by_kind.setdefault(kind, np.full(probability.shape, np.nan))[test] = values
+    tested, present = bins.tested, np.unique(bins.truth[rows]).astype(int)
+    truth, told, block = bins.truth[tested].astype(int), probability[tested], bins.block[tested]
+    seen = "" if bins.held_out or bins.note else "training saw all of the time: the readout is not judged on new time"
+    report = ClassReport(
+        **bins.about(seen),
+        classes=[variable.label(value) for value in range(variable.kinds)],
+        readouts={kind: _score(truth, values[tested]) for kind, values in by_kind.items()},
+        chosen=chosen,
+        chance=1 / present.size,
+    )
+    if tested.any():
+        right = told.argmax(1) == truth
+        recall = recall_score(truth, told.argmax(1), labels=present, average=None)
+        calibration = _calibration(truth, told, block)
+        off = [abs(one.share - one.probability) for one in calibration]
+        report = replace(
+            report,
+            read=_score(truth, told),
+            control=_control(bins, shifts),
+            decoder=None if counts is None else _decoder(bins, counts),
+            recall={variable.label(value): float(one) for value, one in zip(present, recall, strict=True)},
+            accuracy_se=block_means(block, right=right)["right_se"],
+            calibration=calibration,
+            calibration_error=float(np.average(off, weights=[one.pairs for one in calibration])),
+        )
+    return report, _variables(bins, probability)
 
 
-def candidates(bins: int) -> dict[tuple[str, int], Any]:
-    """Classifiers by kind and number, for so many fitted bins."""
-    made: dict[tuple[str, int], Any] = {
-        ("linear", i): LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s) for i, s in enumerate(SHRINKAGES)
+def candidates(bins: int) -> dict[str, list[Any]]:
+    """Classifiers by kind, for so many fitted bins."""
+    return {
+        "linear": [LinearDiscriminantAnalysis(solver="lsqr", shrinkage=share) for share in SHRINKAGES],
+        "neighbours": [KNeighborsClassifier(min(k, max(bins // 4, 1))) for k in NEIGHBOURS],
     }
-    made |= {("neighbours", k): KNeighborsClassifier(min(k, max(bins // 4, 1))) for k in NEIGHBOURS}
-    return made
 
 
-def _predict(bins: Bins, classifier: Any, y: np.ndarray, train: np.ndarray, new: np.ndarray, number: int) -> np.ndarray:
+def _predict(bins: Bins, classifier: Any, y: Array, train: Array, new: Array) -> Array:
     """Probabilities (bin, class) of the bins `new`, from y (train,) in the bins `train`."""
-    result = np.zeros((new.size, number))
+    result = np.zeros((new.size, bins.variable.kinds))
     seen = np.unique(y).astype(int)
     if seen.size == 1:
         result[:, seen] = 1.0
@@ -147,93 +166,52 @@ def _predict(bins: Bins, classifier: Any, y: np.ndarray, train: np.ndarray, new:
     return result
 
 
-def _tempered(probability: np.ndarray, temperature: float) -> np.ndarray:
+def _tempered(probability: Array, temperature: float) -> Array:
     raised = np.clip(probability, _LEAST, None) ** (1 / temperature)
     return raised / raised.sum(1, keepdims=True)
 
 
-def _loss(probability: np.ndarray, y: np.ndarray) -> float:
+def _loss(probability: Array, y: Array) -> float:
     return float(-np.log(probability[np.arange(y.size), y.astype(int)]).mean())
 
 
-def _read(bins: Bins, rows: np.ndarray, new: np.ndarray, number: int) -> tuple[dict[str, np.ndarray], str]:
+def _read(bins: Bins, rows: Array, new: Array) -> tuple[dict[str, Array], str]:
     """Probabilities (bin, class) of the bins `new` by the best candidate of each kind, fitted to `rows`, and the best
     kind."""
-    some = thin(rows, _MOST_CHOSEN)
-    inner = bins.fold[some]
+    some, rows = thin(rows, _MOST_CHOSEN), thin(rows, MOST_FITTED)
+    inner, y = bins.fold[some], bins.truth[some]
     if np.unique(inner).size < 2:
         inner = 2 * np.arange(some.size) // some.size
-    y = bins.truth[some]
-    best: dict[str, tuple[float, tuple[str, int], float]] = {}
-    for key, classifier in candidates(some.size // 2).items():
-        held = np.zeros((some.size, number))
-        for train, test in LeaveOneGroupOut().split(some, groups=inner):
-            held[test] = _predict(bins, classifier, y[train], some[train], some[test], number)
+    best: dict[str, tuple[float, int, float]] = {}
+    for kind, classifiers in candidates(some.size // 2).items():
+        found = []
+        for i, classifier in enumerate(classifiers):
+            held = np.zeros((some.size, bins.variable.kinds))
+            for train, test in cross(np.arange(some.size), inner):
+                held[test] = _predict(bins, classifier, y[train], some[train], some[test])
 
-        def loss(power: float, held: np.ndarray = held) -> float:
-            return _loss(_tempered(held, float(np.exp(power))), y)
+            def loss(power: float, held: Array = held) -> float:
+                return _loss(_tempered(held, float(np.exp(power))), y)
 
-        found = minimize_scalar(loss, bounds=(-1, 3), method="bounded")
-        if key[0] not in best or found.fun < best[key[0]][0]:
-            best[key[0]] = (found.fun, key, float(np.exp(found.x)))
-    all_rows = thin(rows, _MOST_FITTED)
-    fitted = candidates(all_rows.size)
+            least = minimize_scalar(loss, bounds=(-1, 3), method="bounded")
+            found.append((least.fun, i, float(np.exp(least.x))))
+        best[kind] = min(found)
+    fitted = candidates(rows.size)
     read = {
-        kind: _tempered(_predict(bins, fitted[key], bins.truth[all_rows], all_rows, new, number), temperature)
-        for kind, (_, key, temperature) in best.items()
+        kind: _tempered(_predict(bins, fitted[kind][i], bins.truth[rows], rows, new), temperature)
+        for kind, (_, i, temperature) in best.items()
     }
     return read, min(best, key=lambda kind: best[kind][0])
 
 
-def _score(truth: np.ndarray, probability: np.ndarray) -> ClassScore:
+def _score(truth: Array, probability: Array) -> ClassScore:
     read = probability.argmax(1)
     return ClassScore(
         float((read == truth).mean()), float(balanced_accuracy_score(truth, read)), _loss(probability, truth)
     )
 
 
-def _report(
-    bins: Bins,
-    probability: np.ndarray,
-    by_kind: dict[str, np.ndarray],
-    chosen: str,
-    counts: xr.DataArray | None,
-    shifts: int,
-) -> ClassReport:
-    variable, rows = bins.variable, np.flatnonzero(bins.tested)
-    truth = bins.truth[rows].astype(int)
-    present = np.unique(bins.truth[bins.judged]).astype(int)
-    notes = [note for note in (variable.note, bins.note) if note]
-    if not bins.held_out and not bins.note:
-        notes.append("training saw all of the time: the readout is not judged on new time")
-    about: dict[str, Any] = {
-        **bins.about(),
-        "classes": [variable.label(value) for value in range(probability.shape[1])],
-        "chosen": chosen,
-        "chance": 1 / present.size,
-        "note": "; ".join(notes),
-    }
-    if not rows.size:
-        about |= {"read": None, "control": None, "decoder": None, "readouts": {}, "recall": {}, "calibration": ()}
-        return ClassReport(**about, accuracy_se=float("nan"), calibration_error=0.0)
-    read = probability[rows].argmax(1)
-    recall = recall_score(truth, read, labels=present, average=None)
-    calibration = _calibration(truth, probability[rows], bins.block[rows])
-    off = np.average([abs(one.share - one.probability) for one in calibration], weights=[x.pairs for x in calibration])
-    return ClassReport(
-        **about,
-        read=_score(truth, probability[rows]),
-        control=_control(bins, shifts),
-        decoder=None if counts is None else _decoder(bins, counts, rows),
-        readouts={kind: _score(truth, values[rows]) for kind, values in by_kind.items()},
-        recall={variable.label(value): float(one) for value, one in zip(present, recall, strict=True)},
-        accuracy_se=block_means(bins.block[rows], right=read == truth)["right_se"],
-        calibration=calibration,
-        calibration_error=float(off),
-    )
-
-
-def _calibration(truth: np.ndarray, probability: np.ndarray, block: np.ndarray) -> tuple[Calibration, ...]:
+def _calibration(truth: Array, probability: Array, block: Array) -> tuple[Calibration, ...]:
     """Probabilities (bin, class), by steps, and how often the class was there."""
     right = truth[:, None] == np.arange(probability.shape[1])
     blocks = np.broadcast_to(block[:, None], right.shape)
@@ -250,38 +228,36 @@ def _calibration(truth: np.ndarray, probability: np.ndarray, block: np.ndarray) 
 
 def _control(bins: Bins, shifts: int) -> ClassControl:
     """Compare the linear classifier of the classes with that of their surrogates."""
-    rows = thin(np.flatnonzero(bins.judged), MOST_CONTROL)
-    values = bins.surrogates(rows, shifts)
+    rows, values = bins.surrogates(shifts)
     read = np.full(values.shape, np.nan)
-    number = int(values.max()) + 1
-    linear = candidates(rows.size)["linear", 0]
-    for train, test in LeaveOneGroupOut().split(rows, groups=bins.fold[rows]):
+    linear = candidates(rows.size)["linear"][0]
+    for train, test in cross(np.arange(rows.size), bins.fold[rows]):
         for i in range(values.shape[1]):
-            read[test, i] = _predict(bins, linear, values[train, i], rows[train], rows[test], number).argmax(1)
-    scores = np.array([balanced_accuracy_score(values[:, i], read[:, i]) for i in range(values.shape[1])])
+            read[test, i] = _predict(bins, linear, values[train, i], rows[train], rows[test]).argmax(1)
+    scores = np.array([balanced_accuracy_score(one, got) for one, got in zip(values.T, read.T, strict=True)])
     return ClassControl(accuracy=float(scores[0]), **against_surrogates(scores))
 
 
-def _decoder(bins: Bins, counts: xr.DataArray, rows: np.ndarray) -> ClassDecoder:
-    decoded, window = decode_counts(bins.variable, counts, rows, bins.truth[rows], bins.fold[rows])
-    return ClassDecoder(float(balanced_accuracy_score(bins.truth[rows], decoded.round())), window)
+def _decoder(bins: Bins, counts: xr.DataArray) -> ClassDecoder:
+    decoded, window = decode_counts(bins, counts)
+    return ClassDecoder(float(balanced_accuracy_score(bins.truth[bins.tested], decoded.round())), window)
 
 
-def _variables(bins: Bins, probability: np.ndarray) -> dict[str, Any]:
+def _variables(bins: Bins, probability: Array) -> dict[str, Any]:
     """The variables that are added to the states."""
     variable, name = bins.variable, bins.variable.name
-    assert variable.classes is not None
-    text = variable.classes.dtype.kind == "U"
-    kind = "U" if text else np.float32
-    labels = np.append(variable.classes, "" if text else np.nan)  # the last one stands for none
-    true = labels[np.where(np.isfinite(bins.truth), np.nan_to_num(bins.truth), -1).astype(int)]
-    read = labels[probability.argmax(1)]
+    classes = np.asarray(variable.classes)
+    kind, none = ("U", "") if classes.dtype.kind == "U" else (np.float32, np.nan)
+    labels = np.append(classes, none).astype(kind)  # the last one stands for none
     about = {"path": variable.path} | ({"unit": variable.unit} if variable.unit else {})
-    filtered = {**about, "time_index": "t|t"}
     return {
-        f"{name}_class": (f"{name}_class", variable.classes, about),
-        f"{name}_probability": (("time", f"{name}_class"), probability.astype(np.float32), filtered),
-        f"{name}_read": ("time", read.astype(kind), {**about, "long_name": "the most probable class"}),
-        f"{name}_true": ("time", true.astype(kind), about),
+        f"{name}_class": (f"{name}_class", classes, about),
+        f"{name}_probability": (
+            ("time", f"{name}_class"),
+            probability.astype(np.float32),
+            {**about, "time_index": "t|t"},
+        ),
+        f"{name}_read": ("time", labels[probability.argmax(1)], {**about, "long_name": "the most probable class"}),
+        f"{name}_true": ("time", labels[np.nan_to_num(bins.truth, nan=-1).astype(int)], about),
         **bins.fold_variable(),
     }

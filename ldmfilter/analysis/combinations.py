@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldmfilter.analysis.sweep_scores import Options
 from ldmfilter.config import Config
+from ldmfilter.data.untrusted.damage import DAMAGE, damage
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors
 
@@ -67,7 +68,7 @@ class Draws:
 
     def drawn(self) -> list[Options]:
         """All so far, in order. Raises: InputError, where the journal is damaged or the disk refuses."""
-        with _journal_errors(self._path):
+        with self._journal():
             keys = dict.fromkeys(self._key(trial.params) for trial in self._study.get_trials(deepcopy=False))
             return [self._possible[key] for key in keys]
 
@@ -92,8 +93,14 @@ class Draws:
         proposals = (self._key(memory.ask(space).params) for _ in range(_TRIES))
         key = next((key for key in proposals if key in left), None) or random.Random(len(drawn)).choice(left)
         params = dict(zip(self._texts, key, strict=True))
-        with _journal_errors(self._path):
+        with self._journal():
             self._study.add_trial(create_trial(state=TrialState.WAITING, params=params, distributions=space))
+
+    @contextmanager
+    def _journal(self) -> Iterator[None]:
+        """Raises: InputError, for what is no journal of these combinations, and as `disk_errors`."""
+        with damage(self._path, "journal", "sweep anew", (*DAMAGE, AssertionError)), disk_errors(self._path):
+            yield
 
     def _key(self, options: Options) -> tuple[str, ...]:
         return tuple(str(options[name]) for name in self._texts)
@@ -108,15 +115,3 @@ class Draws:
         path = str(self._path.absolute())
         storage = JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
         return optuna.create_study(study_name="sweep", storage=storage, direction="maximize", load_if_exists=True)
-
-
-@contextmanager
-def _journal_errors(path: Path) -> Iterator[None]:
-    """Raises: InputError, for what is no journal of these combinations, and as `disk_errors`."""
-    try:
-        with disk_errors(path):
-            yield
-    except InputError:
-        raise
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
-        raise InputError(f"{path}: damaged ({type(error).__name__}); sweep anew") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from ldmfilter.analysis.behavior import choose_behavior
 from ldmfilter.analysis.behavior_ahead import read_behavior_ahead
 from ldmfilter.analysis.judged import excerpt
 from ldmfilter.analysis.readout import AnyReport, read_behavior
-from ldmfilter.analysis.variable import Behavior
 from ldmfilter.config import DataConfig
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.prepare import prepare
@@ -123,9 +122,8 @@ def decode_session(
     check_store(out, overwrite)
     if session is None and recording.source.checksum != run.checksum:
         say(f"warning: {recording.source.path}: has changed since {run.folder} was trained on it")
-    if not model.ended_:
-        step, wanted = model.history_[-1].step, run.config.filter.max_steps
-        say(f"warning: {run.folder}: training stopped at step {step} of {wanted}; decoding with what it kept")
+    if stopped := stopped_early(run):
+        say(stopped)
     if options.align:
         choose_trials(recording, options.align, options.filter)
         window_steps(options.window, model.bin_size_)
@@ -146,27 +144,13 @@ def decode_session(
     if options.rates:
         blocks = map(fit_rates(run, model, recording).add, blocks)
     marked = (block.assign_attrs(decode_options=options.to_json()) for block in blocks)
+    reports: tuple[AnyReport, ...] = ()
     if not variables and not options.align:
         write_latents(marked, out, overwrite)
-        return ()
+        return reports
     if bins > HUGE:
         say(f"warning: this takes all {bins:,} bins into memory; --span takes fewer")
     latents = xr.concat(list(marked), "time", data_vars="minimal", coords="minimal")
-    latents, reports = _read_and_align(latents, recording, counts, variables, options, say)
-    write_latents(latents, out, overwrite)
-    return reports
-
-
-def _read_and_align(
-    latents: xr.Dataset,
-    recording: Session,
-    counts: xr.DataArray,
-    variables: Sequence[Behavior],
-    options: DecodeOptions,
-    say: Say,
-) -> tuple[xr.Dataset, tuple[AnyReport, ...]]:
-    """The states with the behaviour that is read from them, in trials where these are asked for, and the reports."""
-    reports: tuple[AnyReport, ...] = ()
     if variables:
         for one in variables:
             if one.note:
@@ -182,7 +166,17 @@ def _read_and_align(
         reached = int((latents["segment"] >= 0).sum())
         n = latents.sizes["trial"]
         say(f"{n} trial{'s' if n != 1 else ''} around {options.align}, {reached} in the decoded time")
-    return latents, reports
+    write_latents(latents, out, overwrite)
+    return reports
+
+
+def stopped_early(run: Run) -> str:
+    """A warning about a run whose training was stopped; else ""."""
+    model = run.model()
+    if model.ended_:
+        return ""
+    step, wanted = model.history_[-1].step, run.config.filter.max_steps
+    return f"warning: {run.folder}: training stopped at step {step} of {wanted}; decoding with what it kept"
 
 
 def fit_rates(run: Run, model: LDMFilter, recording: Session) -> Rates:
@@ -191,9 +185,7 @@ def fit_rates(run: Run, model: LDMFilter, recording: Session) -> Rates:
     Raises:
         InputError: the run's session cannot be read or has changed, or as `Rates.fit`.
     """
-    if recording.source.checksum == run.checksum:
-        counts = prepare(recording, run.config.data, run.unit_ids)
-    else:
-        counts = run.recording()[1]
+    own = recording.source.checksum == run.checksum
+    counts = prepare(recording, run.config.data, run.unit_ids) if own else run.recording()[1]
     counts = excerpt(reserve(counts, run.config.data.reserve), 0)
     return Rates.fit(model.decode(counts), counts)

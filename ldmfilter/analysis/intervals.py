@@ -11,8 +11,9 @@ states.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from sklearn.neighbors import NearestNeighbors
 
 from ldmfilter.analysis.blocks import Bins, split_halves
 from ldmfilter.analysis.calibration import (
-    Bounds,
     ErrorDistribution,
     conformal_quantile,
     covered,
@@ -30,8 +30,9 @@ from ldmfilter.analysis.calibration import (
     score_intervals,
     thirds,
 )
-from ldmfilter.analysis.nested import MOST_FITTED, Key, Readout, choose, fit_bins, predict, read_nested
-from ldmfilter.analysis.variable import Behavior, thin
+from ldmfilter.analysis.nested import MOST_FITTED, Readout, choose, fit_bins, keys_of, read_nested
+from ldmfilter.analysis.statistics import Array
+from ldmfilter.analysis.variable import Behavior, cross, thin
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 ERRORS = 80  # nearest states whose errors make a distribution: fewer say nothing of its tails
@@ -43,7 +44,7 @@ _MOST_COMPARED = 600  # bins, to that end
 _CHUNK = 8_192  # bins handled at a time
 
 #: Makes distributions of the error from states (bin, state), as `Bins` holds them, and their covariances.
-Near = Callable[[np.ndarray, np.ndarray], ErrorDistribution]
+Near = Callable[[Array, Array], ErrorDistribution]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,34 +57,39 @@ class Reader:
     """
 
     variable: Behavior
-    scores: np.ndarray
+    scores: Array
     bin_size: float
-    _metric: np.ndarray
+    _metric: Array
     _fitted: Any
     _near: Near
 
-    def read(self, mean: np.ndarray, cov: np.ndarray) -> tuple[np.ndarray, ErrorDistribution]:
+    def read(self, mean: Array, cov: Array) -> tuple[Array, ErrorDistribution]:
         """Values (bin,), and the distributions of their errors, from filtered means (bin, state) and covariances (bin,
         state, state)."""
         states = mean @ self._metric
-        return predict(self.variable, self._fitted, states)[:, 0], self._near(states, cov)
+        return self._fitted.predict(states), self._near(states, cov)
 
 
 @dataclass(frozen=True, eq=False)
 class _Errors:
-    """Errors (time,) of a chosen readout, and its readings `value` (time,), in bins that it was not fitted on.
+    """Errors of a chosen readout whose readings are `value` (time,), in bins that it was not fitted on.
 
     local: make distributions of the errors at the nearest states, not of all errors
     """
 
     bins: Bins
-    error: np.ndarray
-    value: np.ndarray
+    value: Array
     local: bool
 
-    def among(self, rows: np.ndarray) -> Near:
+    @cached_property
+    def error(self) -> Array:
+        """The errors (time,)."""
+        return self.bins.variable.difference(self.bins.truth, self.value)
+
+    def among(self, rows: Array) -> Near:
         """A maker of distributions of the error at states, from the errors in the bins `rows`."""
-        bins, span = self.bins, self.bins.span(rows)
+        bins = self.bins
+        span = bins.variable.period or max(float(np.ptp(bins.truth[rows])), 1e-12)
         least = _LEAST_WIDTH * span
         if not self.local:
             every = np.quantile(self.error[rows], (np.arange(ERRORS) + 0.5) / ERRORS)
@@ -91,7 +97,7 @@ class _Errors:
         rows = thin(rows, MOST_FITTED)
         search = NearestNeighbors(n_neighbors=min(ERRORS, rows.size)).fit(bins.states[rows])
 
-        def near(states: np.ndarray, covs: np.ndarray) -> ErrorDistribution:
+        def near(states: Array, covs: Array) -> ErrorDistribution:
             nearest = rows[search.kneighbors(states, return_distance=False)]
             around = nearest[:, :SLOPE_NEIGHBOURS]
             values = self.value[around]
@@ -102,34 +108,34 @@ class _Errors:
 
         return near
 
-    def cross(self, rows: np.ndarray, among: np.ndarray) -> Iterator[tuple[np.ndarray, ErrorDistribution]]:
+    def cross(self, rows: Array, among: Array) -> Iterator[tuple[Array, ErrorDistribution]]:
         """Bins of `rows` by fold, with distributions from the errors in `among` at other folds."""
         fold = self.bins.fold
-        for number in np.unique(fold[rows]):
-            near = self.among(among[fold[among] != number])
-            for new in _chunks(rows[fold[rows] == number]):
+        for _, held in cross(rows, fold[rows]):
+            near = self.among(among[fold[among] != fold[held[0]]])
+            for new in _chunks(held):
                 yield new, near(self.bins.states[new], self.bins.covs[new])
 
-    def scores(self, rows: np.ndarray) -> np.ndarray:
-        """Nonconformity (row,) of the errors in the bins `rows`, by fold."""
-        return np.concatenate([near.score(self.error[new]) for new, near in self.cross(rows, rows)])
+    def scores(self, pairs: Iterable[tuple[Array, ErrorDistribution]]) -> Array:
+        """Nonconformity (row,) of the errors in the bins that `cross` gave."""
+        return np.concatenate([near.score(self.error[new]) for new, near in pairs])
 
-    def cost(self, rows: np.ndarray) -> float:
+    def cost(self, rows: Array) -> float:
         """Summed interval score in at most `_MOST_COMPARED` of the bins `rows`."""
         pairs = list(self.cross(thin(rows, _MOST_COMPARED), rows))
-        scores = np.concatenate([near.score(self.error[new]) for new, near in pairs])
+        scores = self.scores(pairs)
         total = 0.0
         for level, (new, near) in itertools.product(_COMPARED, pairs):
-            lower, upper = near.bounds(conformal_quantile(scores, level))
-            total += float(interval_score(self.error[new], lower, upper, level).sum())
+            bounds = near.bounds(conformal_quantile(scores, level))
+            total += float(interval_score(self.error[new], bounds, level).sum())
         return total
 
 
-def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+def _chunks(rows: Array) -> Iterator[Array]:
     return (rows[first : first + _CHUNK] for first in range(0, rows.size, _CHUNK))
 
 
-def _local_slopes(states: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _local_slopes(states: Array, values: Array) -> Array:
     """(bin, state) ridge regression of each bin's neighbours' values (bin, neighbour) on their states."""
     states = states - states.mean(1, keepdims=True)
     gram = np.einsum("tks,tkr->tsr", states, states)
@@ -142,7 +148,7 @@ class VariableReading:
     """Readings of one variable in every bin, with intervals where they are calibrated.
 
     mean (time,): the value; by_readout: the same by each readout, in bins of a fold
-    lower, upper (time, level): bounds of the intervals of `levels`; NaN where not made
+    levels: of intervals, with their positions; bounds (bound, time, level): of these intervals; NaN where not made
     constant (time, level): half width of intervals of one width from the same calibration
     pit (time,): probability of less than what happened, by the calibrated distribution
     chosen: the readout with the least error in all judged bins
@@ -152,108 +158,102 @@ class VariableReading:
 
     def __init__(self, bins: Bins, readouts: Sequence[Readout], ci: float):
         n = bins.truth.size
-        self.bins, self.ci, self.levels = bins, ci, sorted({*LEVELS, ci})
-        self.readouts = [readout for readout in readouts if readout.least_bins <= bins.judged.sum()]
+        self.bins, self.ci = bins, ci
+        self.levels = {level: i for i, level in enumerate(sorted({*LEVELS, ci}))}
+        self.readouts = {one.name: one for one in readouts if one.least_bins <= bins.judged.sum()}
         self.mean, self.pit = np.full((2, n), np.nan)
-        self.lower, self.upper, self.constant = np.full((3, n, len(self.levels)), np.nan)
-        self.by_readout = {readout.name: np.full(n, np.nan) for readout in self.readouts}
+        self.bounds, self.constant = np.full((2, n, len(self.levels)), np.nan), np.full((n, len(self.levels)), np.nan)
+        self.by_readout = {name: np.full(n, np.nan) for name in self.readouts}
         self.chosen_of: list[str] = []
         self.local_of: list[bool] = []
         self.reader: Reader | None = None
         group = bins.fold if bins.folds > 1 else split_halves(bins.fold, bins.judged)
-        readings = read_nested(bins, self.readouts, group)
+        self._keys, readings = keys_of(self.readouts.values()), read_nested(bins, self.readouts.values(), group)
         scores = [self._read_fold(g, group, readings) for g in range(group.max() + 1)]
-        honest = {key: table[group, np.arange(n)] for key, table in readings.items()}
-        self.chosen = self._read_rest(honest, np.concatenate(scores))
+        self.chosen = self._read_rest(readings[:, group, np.arange(n)], np.concatenate(scores))
 
-    def _read_fold(self, g: int, group: np.ndarray, readings: Mapping[Key, np.ndarray]) -> np.ndarray:
+    def _read_fold(self, g: int, group: Array, readings: Array) -> Array:
         """Read one group without anything seen of it. Returns the nonconformity scores that calibrated it."""
         bins, out = self.bins, np.flatnonzero(group == g)
         others = np.flatnonzero(bins.judged & (group != g))
-        best = choose(bins, {key: table[g] for key, table in readings.items()}, others)
-        for name, key in best.items():
-            self.by_readout[name][out] = readings[key][g, out]
+        best = choose(bins, self._keys, readings[:, g], others)
+        for name, place in best.items():
+            self.by_readout[name][out] = readings[place, g, out]
         chosen = next(iter(best))
-        value = readings[best[chosen]][g]
+        value = readings[best[chosen], g]
         self.mean[out] = value[out]
         self.chosen_of.append(chosen)
         if not bins.calibrated:
             return np.zeros(0)
         # Distributions follow the state, or do not, whichever gives the better intervals in the other folds.
-        error = bins.variable.difference(bins.truth, value)
-        either = [_Errors(bins, error, value, local) for local in (True, False)]
-        errors = min(either, key=lambda errors: errors.cost(others))
+        errors = min((_Errors(bins, value, local) for local in (True, False)), key=lambda one: one.cost(others))
         self.local_of.append(errors.local)
-        scores = errors.scores(others)
+        scores = errors.scores(errors.cross(others, others))
         self._set_bounds(errors, out, others, scores, self.levels)
-        self.constant[out] = [conformal_quantile(np.abs(error[others]), level) for level in self.levels]
+        self.constant[out] = [conformal_quantile(np.abs(errors.error[others]), level) for level in self.levels]
         return scores
 
-    def _read_rest(self, values: Mapping[Key, np.ndarray], scores: np.ndarray) -> str:
+    def _read_rest(self, values: Array, scores: Array) -> str:
         """Read the bins of no fold by the readout that is best in all judged bins, fitted on all; return its name."""
         bins, rows = self.bins, np.flatnonzero(self.bins.judged)
         new = np.flatnonzero((bins.fold < 0) | (bins.folds < 2))
-        chosen, key = next(iter(choose(bins, values, rows).items()))
-        readout = next(readout for readout in self.readouts if readout.name == chosen)
-        train = thin(rows, readout.most_bins)
-        fitted = fit_bins(bins, readout.candidates(train.size)[key[1]], bins.truth[train, None], train)
+        chosen, place = next(iter(choose(bins, self._keys, values, rows).items()))
+        train = thin(rows, self.readouts[chosen].most_bins)
+        estimator = self.readouts[chosen].candidates(train.size)[self._keys[place][1]]
+        fitted = fit_bins(bins, estimator, bins.truth[train], train)
         if new.size:
-            self.mean[new] = predict(bins.variable, fitted, bins.states[new])[:, 0]
+            self.mean[new] = fitted.predict(bins.states[new])
         if bins.calibrated:
-            error = bins.variable.difference(bins.truth, values[key])
-            errors = _Errors(bins, error, values[key], local=float(np.mean(self.local_of)) >= 0.5)
+            errors = _Errors(bins, values[place], local=float(np.mean(self.local_of)) >= 0.5)
             self._set_bounds(errors, new, rows, scores, [self.ci])
             # Each judged bin has a score in the calibration of every fold but its own.
             few = thin(scores, rows.size)
             self.reader = Reader(bins.variable, few, bins.size, bins.metric, fitted, errors.among(rows))
         return chosen
 
-    def _set_bounds(
-        self, errors: _Errors, new: np.ndarray, among: np.ndarray, scores: np.ndarray, levels: list[float]
-    ) -> None:
+    def _set_bounds(self, errors: _Errors, new: Array, among: Array, scores: Array, levels: Iterable[float]) -> None:
         """Set the bounds of the bins `new`, calibrated by `scores`."""
         bins, distributions = self.bins, errors.among(among)
         for rows in _chunks(new):
             near = distributions(bins.states[rows], bins.covs[rows])
             self.pit[rows] = near.pit(errors.error[rows], scores)
             for level in levels:
-                i = self.levels.index(level)
-                low, high = near.bounds(conformal_quantile(scores, level))
-                self.lower[rows, i], self.upper[rows, i] = self._clip(self.mean[rows], low, high, bins.truth[among])
+                ends = near.bounds(conformal_quantile(scores, level))
+                self.bounds[:, rows, self.levels[level]] = self._clip(self.mean[rows], *ends, bins.truth[among])
 
-    def _clip(self, mean: np.ndarray, low: Any, high: Any, seen: np.ndarray) -> Bounds:
-        """Bounds (bin,) from deviations: within the range of the values `seen`, on a circle within one turn."""
-        if self.bins.variable.period is not None:
-            half = self.bins.variable.period / 2
-            return mean + np.clip(low, -half, half), mean + np.clip(high, -half, half)
-        return np.clip(mean + low, seen.min(), seen.max()), np.clip(mean + high, seen.min(), seen.max())
+    def _clip(self, mean: Array, low: Any, high: Any, seen: Array) -> Array:
+        """Bounds (bound, bin) from deviations: within the range of the values `seen`, on a circle within one turn."""
+        ends, period = np.stack([mean + low, mean + high]), self.bins.variable.period
+        if period is not None:
+            return np.clip(ends, mean - period / 2, mean + period / 2)
+        return np.clip(ends, seen.min(), seen.max())
 
-    def scores(self, ordered: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def scores(self, ordered: Mapping[str, Array]) -> dict[str, Any]:
         """Scores of the intervals and of their distribution in the judged bins: `intervals`, `distribution` and
         `thirds` of a `BehaviorReport`, the last by quantities (time,), width and value."""
         if not self.bins.calibrated:
             return {"intervals": (), "distribution": None, "thirds": ()}
         rows = self.bins.tested
         seen, mean, block = self.bins.truth[rows], self.mean[rows], self.bins.block[rows]
-        lower, upper, half = self.lower[rows], self.upper[rows], self.constant[rows]
+        bounds, half = self.bounds[:, rows], self.constant[rows]
         # On a circle the truth is counted from the mean, as the bounds are.
         away = self.bins.variable.difference(seen, mean)
         truth = mean + away
 
-        def of_width(half: Any) -> Bounds:
+        def of_width(half: Any) -> Array:
             return self._clip(mean, -half, half, seen)
 
-        def same(coverage: float) -> Bounds:
+        def same(coverage: float) -> Array:
             return of_width(np.quantile(np.abs(away), coverage, method="higher"))
 
-        of_level = {self.levels.index(level): level for level in LEVELS}
         intervals = tuple(
-            score_intervals(truth, (lower[:, i], upper[:, i]), of_width(half[:, i]), same, level, block)
-            for i, level in of_level.items()
+            score_intervals(truth, bounds[:, :, i], of_width(half[:, i]), same, level, block)
+            for level, i in self.levels.items()
+            if level in LEVELS
         )
-        distribution = score_distribution(crps(truth, lower, upper, self.levels), self.pit[rows], block)
-        i = self.levels.index(self.ci)
-        width, hit = upper[:, i] - lower[:, i], covered(truth, lower[:, i], upper[:, i])
+        distribution = score_distribution(crps(truth, bounds, list(self.levels)), self.pit[rows], block)
+        at_ci = bounds[:, :, self.levels[self.ci]]
+        width, hit = at_ci[1] - at_ci[0], covered(truth, at_ci)
         of = {name: values[rows] for name, values in ordered.items()} | {"predicted width": width, "value": seen}
         return {"intervals": intervals, "distribution": distribution, "thirds": thirds(of, hit, width, self.ci, block)}
 
@@ -269,8 +269,7 @@ class VariableReading:
             **self.bins.fold_variable(),
         }
         if self.bins.calibrated:
-            i = self.levels.index(self.ci)
-            bounds = np.stack([self.lower[:, i], self.upper[:, i]], -1).astype(np.float32)
+            bounds = self.bounds[:, :, self.levels[self.ci]].T.astype(np.float32)
             about |= {"level": self.ci, "of": f"{name}_mean"}
             if one.period is not None:
                 about["long_name"] = "bounds are not wrapped: lower <= mean <= upper"

@@ -57,7 +57,7 @@ class Bins:
     @property
     def fresh(self) -> Array:
         """(time,) bool, the bins whose past is not known: those after a missing bin, and the first of stretches."""
-        return self.starts | ~np.concatenate([[False], self.observed[:-1]])
+        return _fresh(self.starts, self.observed)
 
     @property
     def halves(self) -> tuple[Array, Array]:
@@ -76,15 +76,9 @@ class Bins:
         judged = thinned(self.judged, most, self.size, seed)
         ahead = round(GUARD / self.size)
         rows = np.flatnonzero(np.convolve(judged, np.ones(ahead + 1))[ahead:] > 0.5)
-        return dataclasses.replace(
-            self,
-            counts=self.counts[rows],
-            time=self.time[rows],
-            starts=(np.diff(rows, prepend=rows[0] - 2) != 1) | self.starts[rows],
-            observed=self.observed[rows],
-            fit=self.fit[rows],
-            judged=judged[rows],
-        )
+        starts = (np.diff(rows, prepend=rows[0] - 2) != 1) | self.starts[rows]
+        same = {name: getattr(self, name)[rows] for name in ("counts", "time", "observed", "fit")}
+        return dataclasses.replace(self, starts=starts, judged=judged[rows], **same)
 
 
 def bins_of(counts: xr.DataArray, trained: Array, trained_spans: list[tuple[float, float]]) -> Bins:
@@ -102,9 +96,7 @@ def bins_of(counts: xr.DataArray, trained: Array, trained_spans: list[tuple[floa
     if "unit_observed" in counts.coords:
         values[~counts["unit_observed"].to_numpy()] = np.nan
     starts = np.diff(segment, prepend=segment[0] - 1) != 0
-    none = np.zeros_like(observed)
-    bins = Bins(values, time, float(counts.attrs["bin_size"]), starts, observed, none, none, True)
-    usable = observed & ~bins.fresh
+    usable = observed & ~_fresh(starts, observed)
     fit, judged, held_out = usable & trained, usable & outside(time, trained_spans, GUARD), True
     if not trained.any():
         odd = _alternating(time)
@@ -116,7 +108,11 @@ def bins_of(counts: xr.DataArray, trained: Array, trained_spans: list[tuple[floa
             f"{counts.attrs.get('path') or 'counts'}: {int(judged.sum())} observed bins are too few to judge a filter "
             f"on; give a span of {LEAST_BINS} bins or more"
         )
-    return dataclasses.replace(bins, fit=fit, judged=judged, held_out=held_out)
+    return Bins(values, time, float(counts.attrs["bin_size"]), starts, observed, fit, judged, held_out)
+
+
+def _fresh(starts: Array, observed: Array) -> Array:
+    return starts | ~np.append(False, observed[:-1])
 
 
 def excerpt(counts: xr.DataArray, seed: int) -> xr.DataArray:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.neighbors import KNeighborsRegressor
 
 from ldmfilter.analysis.blocks import GUARD, Bins, bins_of
 from ldmfilter.analysis.calibration import conformal_quantile
-from ldmfilter.analysis.nested import predict_bins
-from ldmfilter.analysis.variable import Behavior
+from ldmfilter.analysis.nested import fit_bins
+from ldmfilter.analysis.variable import Behavior, cross
 
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
@@ -53,8 +52,7 @@ def read_at_lags(
 
     Returns:
         By name of the variable a row for filtered states, for each lag, and for smoothed states; without those whose
-            judged
-        time is a single block.
+        judged time is a single block.
 
     Raises:
         InputError: as `read_behavior`.
@@ -68,18 +66,17 @@ def read_at_lags(
         latents = latents.assign({f"filtered_{part}": latents[f"{kind}_{part}"] for part in ("mean", "cov")})
         for bins in bins_of(latents, behavior, min_speed, GUARD):
             if bins.variable.name in found and bins.folds > 1:
-                found[bins.variable.name].append(AtLag(lag, *_read(bins)))
+                found[bins.variable.name].append(_read(lag, bins))
     return {name: tuple(rows) for name, rows in found.items() if rows}
 
 
-def _read(bins: Bins) -> tuple[float, float, float]:
-    """Median error, width of the intervals and their coverage."""
+def _read(lag: float | None, bins: Bins) -> AtLag:
     rows = np.flatnonzero(bins.judged)
-    truth, fold = bins.truth[rows], bins.fold[rows]
-    error = np.empty(rows.size)
-    for train, test in LeaveOneGroupOut().split(rows, groups=fold):
+    error, fold = np.full(bins.truth.size, np.nan), bins.fold[rows]
+    for train, test in cross(rows, fold):
         neighbours = KNeighborsRegressor(n_neighbors=min(NEIGHBOURS, train.size))
-        read = predict_bins(bins, neighbours, truth[train][:, None], rows[train], rows[test])[:, 0]
-        error[test] = np.abs(bins.variable.difference(truth[test], read))
+        read = fit_bins(bins, neighbours, bins.truth[train], train).predict(bins.states[test])
+        error[test] = np.abs(bins.variable.difference(bins.truth[test], read))
+    error = error[rows]
     half = np.array([conformal_quantile(error[fold != number], LEVEL) for number in fold])
-    return float(np.median(error)), float(2 * half.mean()), float((error <= half).mean())
+    return AtLag(lag, float(np.median(error)), float(2 * half.mean()), float((error <= half).mean()))

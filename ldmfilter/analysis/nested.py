@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import BaggingRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ldmfilter.analysis.blocks import Bins, split_halves
-from ldmfilter.analysis.variable import Behavior, thin
+from ldmfilter.analysis.statistics import Array
+from ldmfilter.analysis.variable import cross, thin
 
 NEIGHBOURS = (10, 25, 50)  # candidates
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of the ridge, in variances of a state: candidates
 MOST_FITTED = 20_000  # bins that a readout is fitted on
 _MOST_NETWORK = 3_000  # bins that networks are fitted on: with more they take most of the time
-
-Key = tuple[str, int]  # name of a readout, number of the candidate
 
 
 @dataclass(frozen=True)
@@ -66,81 +64,64 @@ READOUTS = (
 FAST = tuple(readout for readout in READOUTS if readout.fast)
 
 
-def predict_bins(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Values (bin, series) of `new` bins by an estimator fitted to y (bin, series) in the bins `train`."""
-    return predict(bins.variable, fit_bins(bins, estimator, y, train), bins.states[new])
+def fit_bins(bins: Bins, estimator: Any, y: Array, train: Array) -> Any:
+    """The estimator, fitted to values y (bin,) or (bin, series) in the bins `train`; on a line it reads none beyond."""
 
+    def decode(targets: Array) -> Array:
+        values = bins.variable.decode(targets)
+        return values if bins.variable.period is not None else np.clip(values, y.min(0), y.max(0))
 
-class Fitted(NamedTuple):
-    """A fitted estimator, and the range (series,) of the values that it was fitted to, beyond which it does not read;
-    None on a circle."""
-
-    estimator: Any
-    range: tuple[np.ndarray, np.ndarray] | None
-
-
-def fit_bins(bins: Bins, estimator: Any, y: np.ndarray, train: np.ndarray) -> Fitted:
-    """The estimator, fitted to values y (bin, series) in the bins `train`."""
+    both = {"func": bins.variable.encode, "inverse_func": decode, "check_inverse": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        targets = bins.variable.encode(y)
-        estimator.fit(bins.states[train], targets.ravel() if targets.shape[1:] == (1,) else targets)
-    return Fitted(estimator, None if bins.variable.period is not None else (y.min(0), y.max(0)))
+        return TransformedTargetRegressor(estimator, **both).fit(bins.states[train], y)
 
 
-def predict(variable: Behavior, fitted: Fitted, states: np.ndarray) -> np.ndarray:
-    """Values (bin, series) at states (bin, state), by an estimator that `fit_bins` has fitted."""
-    values = variable.decode(fitted.estimator.predict(states).reshape(len(states), -1))
-    return values if fitted.range is None else np.clip(values, *fitted.range)
+def keys_of(readouts: Iterable[Readout]) -> list[tuple[str, int]]:
+    """The name of its readout, and its number there, of every candidate."""
+    return [(readout.name, i) for readout in readouts for i in range(len(readout.candidates(1)))]
 
 
-def predict_all(
-    bins: Bins, readouts: Sequence[Readout], y: np.ndarray, rows: np.ndarray, new: np.ndarray
-) -> dict[Key, np.ndarray]:
-    """Values of `new` bins by every candidate, fitted to y (time, series) in the bins `rows`."""
-    result = {}
+def predict_all(bins: Bins, readouts: Iterable[Readout], y: Array, rows: Array, new: Array) -> Array:
+    """Values (candidate, bin) or (candidate, bin, series) of `new` bins by every candidate, fitted to y (bin,) or (bin,
+    series) in the bins `rows`."""
+    found = []
     for readout in readouts:
-        train = thin(rows, readout.most_bins)
-        for i, estimator in enumerate(readout.candidates(train.size)):
-            result[readout.name, i] = predict_bins(bins, estimator, y[train], train, new)
-    return result
+        some = thin(np.arange(rows.size), readout.most_bins)
+        for estimator in readout.candidates(some.size):
+            found.append(fit_bins(bins, estimator, y[some], rows[some]).predict(bins.states[new]))
+    return np.stack(found)
 
 
-def read_nested(bins: Bins, readouts: Sequence[Readout], group: np.ndarray) -> dict[Key, np.ndarray]:
-    """Readings (group, bin) of every candidate that are honest for one group each.
+def read_nested(bins: Bins, readouts: Collection[Readout], group: Array) -> Array:
+    """Readings (candidate, group, bin) that are honest for one group each.
 
-    Row g holds, for a bin of another group, the reading of the candidate fitted without g and without the bin's
+    Those of g hold, for a bin of another group, the reading of the candidate fitted without g and without the bin's
     group; for a bin of g, the mean of all these fits. So with five folds ten pairs are fitted.
     """
     inner = group if group.max() > 1 else split_halves(group, bins.judged)
-    fits: dict[bytes, dict[Key, np.ndarray]] = {}
-    result: dict[Key, np.ndarray] = {}
+    fits: dict[bytes, Array] = {}
+    result = np.full((len(keys_of(readouts)), group.max() + 1, group.size), np.nan)
     for g in range(group.max() + 1):
         rows = np.flatnonzero(bins.judged & (group != g))
-        outer, together = np.flatnonzero(group == g), []
-        for fitted, held in LeaveOneGroupOut().split(rows, groups=inner[rows]):
-            train, part = rows[fitted], inner[rows[held[0]]]
+        outer, together = group == g, []
+        for train, held in cross(rows, inner[rows]):
             if (key := train.tobytes()) not in fits:
                 new = np.flatnonzero((group >= 0) & ~np.isin(inner, inner[train]))
-                fits[key] = {}
-                for name, values in predict_all(bins, readouts, bins.truth[:, None], train, new).items():
-                    fits[key][name] = np.full(group.size, np.nan)
-                    fits[key][name][new] = values[:, 0]
-            together.append(fits[key])
-            for name, values in fits[key].items():
-                table = result.setdefault(name, np.full((group.max() + 1, group.size), np.nan))
-                table[g, inner == part] = values[inner == part]
-        for name, table in result.items():
-            table[g, outer] = bins.variable.mean(np.stack([fit[name][outer] for fit in together]), 0)
+                fits[key] = np.full((len(result), group.size), np.nan)
+                fits[key][:, new] = predict_all(bins, readouts, bins.truth[train], train, new)
+            together.append(fits[key][:, outer])
+            part = inner == inner[held[0]]
+            result[:, g, part] = fits[key][:, part]
+        result[:, g, outer] = bins.variable.mean(np.stack(together), 0)
     return result
 
 
-def choose(bins: Bins, values: Mapping[Key, np.ndarray], rows: np.ndarray) -> dict[str, Key]:
-    """The best candidate of each readout by squared error in the bins `rows`, the best readout first."""
-    squared = {
-        key: float((bins.variable.difference(bins.truth[rows], read[rows]) ** 2).mean()) for key, read in values.items()
-    }
-    best: dict[str, Key] = {}
-    for key in sorted(squared, key=squared.__getitem__):
-        best.setdefault(key[0], key)
+def choose(bins: Bins, keys: Sequence[tuple[str, int]], values: Array, rows: Array) -> dict[str, int]:
+    """Where the best candidate of each readout stands, by squared error of values (candidate, bin) in the bins `rows`;
+    the best readout first."""
+    squared = (bins.variable.difference(bins.truth[rows], values[:, rows]) ** 2).mean(1)
+    best: dict[str, int] = {}
+    for place in np.argsort(squared, kind="stable").tolist():
+        best.setdefault(keys[place][0], place)
     return best

@@ -15,6 +15,8 @@ import xarray as xr
 from sklearn.cluster import KMeans
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from ldmfilter.analysis.variable import positions
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PathCollection
@@ -146,7 +148,7 @@ def class_positions(latents: xr.Dataset, name: str) -> np.ndarray:
     """Position (time,) among the labels of the class that was measured, NaN for none."""
     true = latents[f"{name}_true"].to_numpy()
     labels = latents[f"{name}_class"].to_numpy().astype(true.dtype)
-    return np.where(np.isin(true, labels), np.searchsorted(labels, true), np.nan)
+    return positions(true, labels)
 
 
 def plot_classes(latents: xr.Dataset, name: str, axes: Axes) -> None:

@@ -15,26 +15,18 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from sklearn.model_selection import LeaveOneGroupOut
 
 from ldmfilter.analysis.bayesian_decoder import Decoder, decode_counts
 from ldmfilter.analysis.behavior import as_behavior
-from ldmfilter.analysis.blocks import (
-    GUARD,
-    LEAST_FOLDS,
-    MOST_CONTROL,
-    Bins,
-    Judged,
-    against_surrogates,
-    bins_of,
-)
+from ldmfilter.analysis.blocks import GUARD, LEAST_FOLDS, Bins, Judged, against_surrogates, bins_of
 from ldmfilter.analysis.calibration import DistributionScore, IntervalScore, Third
 from ldmfilter.analysis.classes import ClassReport, read_classes
 from ldmfilter.analysis.intervals import LEVELS as LEVELS
 from ldmfilter.analysis.intervals import Reader, VariableReading
 from ldmfilter.analysis.nested import FAST as FAST
-from ldmfilter.analysis.nested import READOUTS, Key, Readout, predict_all
-from ldmfilter.analysis.variable import Behavior, r2, score, speed, thin
+from ldmfilter.analysis.nested import READOUTS, Readout, keys_of, predict_all
+from ldmfilter.analysis.statistics import Array
+from ldmfilter.analysis.variable import Behavior, cross, r2, score, speed
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import frame_bins, sum_frames
 from ldmfilter.errors import InputError
@@ -83,7 +75,6 @@ class BehaviorReport(Judged):
     distribution: score of the distribution whose quantiles are the bounds of all intervals; None where not calibrated
     thirds: coverage and width of intervals of level `ci` in thirds of the judged bins by spikes in the last second,
         speed, predicted width, and the value itself; empty where not calibrated
-    note: assumptions about the behaviour, or why something is missing
     """
 
     unit: str
@@ -99,7 +90,6 @@ class BehaviorReport(Judged):
     intervals: tuple[IntervalScore, ...]
     distribution: DistributionScore | None
     thirds: tuple[Third, ...]
-    note: str
 
     @property
     def circular(self) -> bool:
@@ -225,7 +215,7 @@ def read_behavior(
     return Reading(result, tuple(reports), readers)
 
 
-def _spikes(latents: xr.Dataset, counts: xr.DataArray | None) -> np.ndarray:
+def _spikes(latents: xr.Dataset, counts: xr.DataArray | None) -> Array:
     """Spikes (time,) of all units in the second that ends with each bin; NaN without counts."""
     if counts is None:
         return np.full(latents.sizes["time"], np.nan)
@@ -235,28 +225,26 @@ def _spikes(latents: xr.Dataset, counts: xr.DataArray | None) -> np.ndarray:
 
 
 def _report(
-    reading: VariableReading, counts: xr.DataArray | None, shifts: int, ordered: Mapping[str, np.ndarray]
+    reading: VariableReading, counts: xr.DataArray | None, shifts: int, ordered: Mapping[str, Array]
 ) -> BehaviorReport:
     bins, variable, rows = reading.bins, reading.bins.variable, np.flatnonzero(reading.bins.tested)
-    notes = [note for note in (variable.note, bins.note) if note]
+    note = ""
     if not bins.held_out:
-        notes.append("training saw all of the time: the readout is not judged on new time, and has no intervals")
+        note = "training saw all of the time: the readout is not judged on new time, and has no intervals"
     elif not bins.calibrated:
-        notes.append(
-            f"too few blocks of time that training never saw to calibrate ({bins.blocks}, where {LEAST_FOLDS} are "
-            "needed): no intervals"
-        )
+        few = f"({bins.blocks}, where {LEAST_FOLDS} are needed)"
+        note = f"too few blocks of time that training never saw to calibrate {few}: no intervals"
 
-    def scored(values: np.ndarray) -> ReadoutScore:
+    def scored(values: Array) -> ReadoutScore:
         return ReadoutScore(*score(variable, bins.truth[rows], values[rows]))
 
     decoder = None
     if counts is not None and rows.size:
-        decoded, window = decode_counts(variable, counts, rows, bins.truth[rows], bins.fold[rows])
+        decoded, window = decode_counts(bins, counts)
         decoder = Decoder(*score(variable, bins.truth[rows], decoded), window=window)
-    fast = [readout for readout in reading.readouts if readout.fast]
+    fast = [readout for readout in reading.readouts.values() if readout.fast]
     return BehaviorReport(
-        **bins.about(),
+        **bins.about(note),
         unit=variable.unit,
         period=variable.period,
         calibrated=bins.calibrated,
@@ -268,18 +256,14 @@ def _report(
         control=_control(bins, fast, shifts) if rows.size else None,
         decoder=decoder,
         **reading.scores(ordered),
-        note="; ".join(notes),
     )
 
 
 def _control(bins: Bins, readouts: Sequence[Readout], shifts: int) -> Control:
     """Compare the best fast readout of the behaviour with that of each of its surrogates."""
-    rows = thin(np.flatnonzero(bins.judged), MOST_CONTROL)
-    shifted = np.full((bins.truth.size, 1 + shifts), np.nan)
-    shifted[rows] = bins.surrogates(rows, shifts)
-    read: dict[Key, np.ndarray] = {}
-    for train, test in LeaveOneGroupOut().split(rows, groups=bins.fold[rows]):
-        for key, values in predict_all(bins, readouts, shifted, rows[train], rows[test]).items():
-            read.setdefault(key, np.full((rows.size, 1 + shifts), np.nan))[test] = values
-    best = np.max([r2(bins.variable, shifted[rows], values) for values in read.values()], axis=0)
+    rows, shifted = bins.surrogates(shifts)
+    read = np.full((len(keys_of(readouts)), *shifted.shape), np.nan)
+    for train, test in cross(np.arange(rows.size), bins.fold[rows]):
+        read[:, test] = predict_all(bins, readouts, shifted[train], rows[train], rows[test])
+    best = np.max([r2(bins.variable, shifted, values) for values in read], axis=0)
     return Control(r2=float(best[0]), **against_surrogates(best))

@@ -8,10 +8,13 @@ import numpy as np
 import xarray as xr
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import recall_score
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from ldmfilter.analysis.behavior import classes_of
+from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of
 from ldmfilter.analysis.blocks import count_trials
+from ldmfilter.analysis.statistics import Array
+from ldmfilter.analysis.variable import positions
+from ldmfilter.data.selection import flat_columns
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.trials import choose_trials, find_column
@@ -42,13 +45,13 @@ class Trials:
     query: str
     condition: str
     names: list[str]
-    number: np.ndarray
+    number: Array
     trials: dict[str, int]
     unseen: bool
-    time: np.ndarray
-    recall: np.ndarray
-    accuracy: np.ndarray
-    shuffled: np.ndarray
+    time: Array
+    recall: Array
+    accuracy: Array
+    shuffled: Array
     note: str
 
 
@@ -61,11 +64,11 @@ def choose_condition(session: Session, event: str, query: str | None, condition:
     table, _ = choose_trials(session, event, query)
     name, _ = find_column(session, event)
     where = f"{session.source.path}: {name}"
-    columns = [str(key) for key, values in table.items() if values.ndim == 1 and key not in ("start_time", "stop_time")]
+    columns = [key for key in flat_columns(table) if key not in TIMES]
     if condition is not None:
         _, column = find_column(session, f"{name}.{condition.removeprefix(f'{name}.')}")
-        classes = classes_of(table[column].values, few=False)
-        counts = sorted((int((table[column].values == one).sum()) for one in classes), reverse=True)
+        values = as_labels(table[column].values)
+        counts = sorted((int((values == one).sum()) for one in classes_of(values, few=False)), reverse=True)
         if len(counts) < 2 or counts[1] < 2:
             raise InputError(
                 f"{where}: {column} does not have two values of two trials or more ({shorten(counts) or 'none'} trials "
@@ -109,8 +112,7 @@ def read_trials(
         window = (0.0, _length(table, at, float(latents.attrs["bin_size"])))
     aligned = align(latents, session, event, window, query)
     observed = aligned["observed"].to_numpy()
-    values = table[column].values
-    values = values.astype(np.str_) if values.dtype.kind in "bU" else values.astype(np.float64)
+    values = as_labels(table[column].values)
     known = observed.any(1) & np.isin(values, classes_of(values, few=False))
     found, count, folds = count_trials(values[known])
     if folds < 2:
@@ -120,10 +122,14 @@ def read_trials(
         )
     labels = np.array([str(one) if found.dtype.kind == "U" else f"{one:g}" for one in found])
     kept, names, rare = found[count >= folds], labels[count >= folds].tolist(), labels[count < folds].tolist()
-    number = np.where(known & np.isin(values, kept), np.searchsorted(kept, values), -1)
+    number = np.where(known, positions(values, kept, -1), -1)
     seen = (aligned["trained"].to_numpy() & observed).any(1)
     unseen = all(((number == place) & ~seen).sum() >= folds for place in range(kept.size))
     read = np.where(seen & unseen, -1, number)
+    states, bins = aligned["filtered_mean"].to_numpy(), observed.shape[1]
+    times = np.unique(np.linspace(0, bins - 1, min(MOST_TIMES, bins)).round().astype(int))
+    along = [_read(states[:, t], np.where(observed[:, t], read, -1), kept.size, folds) for t in times]
+    recall, shuffled = map(np.array, zip(*along, strict=True))
     return Trials(
         aligned=aligned,
         event=event,
@@ -133,21 +139,12 @@ def read_trials(
         number=number,
         trials={name: int((read == place).sum()) for place, name in enumerate(names)},
         unseen=unseen,
-        **_read_along(aligned, read, kept.size, folds),
+        time=aligned["time"].to_numpy()[times],
+        recall=recall,
+        accuracy=recall.mean(1),
+        shuffled=shuffled,
         note=f"{shorten(rare)} left out, of fewer than {folds} trials" if rare else "",
     )
-
-
-def _read_along(aligned: xr.Dataset, number: np.ndarray, conditions: int, folds: int) -> dict[str, np.ndarray]:
-    """The fields of `Trials` that are along time, of the trials with a condition's `number` (trial,)."""
-    mean, observed = aligned["filtered_mean"].to_numpy(), aligned["observed"].to_numpy()
-    bins = observed.shape[1]
-    times = np.unique(np.linspace(0, bins - 1, min(MOST_TIMES, bins)).round().astype(int))
-    found = [_read(mean[:, t], np.where(observed[:, t], number, -1), conditions, folds) for t in times]
-    recall = np.stack([recall for recall, _ in found])
-    shuffled = np.array([shuffled for _, shuffled in found])
-    time = aligned["time"].to_numpy()[times]
-    return {"time": time, "recall": recall, "accuracy": recall.mean(1), "shuffled": shuffled}
 
 
 def _length(table: xr.Dataset, at: str, size: float) -> float:
@@ -157,7 +154,7 @@ def _length(table: xr.Dataset, at: str, size: float) -> float:
     return float(np.clip(np.median(length), size, LONGEST)) if length.size else LONGEST
 
 
-def _read(states: np.ndarray, number: np.ndarray, conditions: int, folds: int) -> tuple[np.ndarray, float]:
+def _read(states: Array, number: Array, conditions: int, folds: int) -> tuple[Array, float]:
     """Share of each condition's trials that are read right from states (trial, state), and the 95th percentile of its
     mean when conditions are shuffled; NaN where a condition has fewer trials than there are folds."""
     rows = np.flatnonzero(number >= 0)
@@ -168,10 +165,8 @@ def _read(states: np.ndarray, number: np.ndarray, conditions: int, folds: int) -
     splits = list(StratifiedKFold(folds, shuffle=True, random_state=0).split(x, y))
     linear = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE)
 
-    def recall(y: np.ndarray) -> np.ndarray:
-        read = np.full(y.size, -1)
-        for train, test in splits:
-            read[test] = linear.fit(x[train], y[train]).predict(x[test])
+    def recall(y: Array) -> Array:
+        read = cross_val_predict(linear, x, y, cv=splits)
         return np.asarray(recall_score(y, read, labels=np.arange(conditions), average=None))
 
     rng = np.random.default_rng(0)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from ldmfilter.analysis.statistics import Array
 
 #: Behaviour is interpolated over gaps of at most so many bins, or of its own usual step where that is longer.
 WIDEST_GAP = 3.0
@@ -27,18 +31,23 @@ class Behavior:
     name: str
     path: str
     unit: str
-    time: np.ndarray
-    values: np.ndarray
-    lost: np.ndarray
+    time: Array
+    values: Array
+    lost: Array
     period: float | None = None
-    classes: np.ndarray | None = None
-    stop: np.ndarray | None = None
+    classes: Array | None = None
+    stop: Array | None = None
     note: str = ""
 
     @property
     def categories(self) -> bool:
         """True for a variable that is read as classes."""
         return self.classes is not None
+
+    @property
+    def kinds(self) -> int:
+        """The number of classes."""
+        return 0 if self.classes is None else self.classes.size
 
     def label(self, value: float) -> str:
         """A value as text: the name of a class, or a number."""
@@ -47,13 +56,13 @@ class Behavior:
         name = self.classes[int(value)]
         return str(name) if self.classes.dtype.kind == "U" else f"{name:g}"
 
-    def rows(self, time: np.ndarray) -> np.ndarray:
+    def rows(self, time: Array) -> Array:
         """The sample (time,) in whose trial each time, s, lies, -1 for none; of a column of a table."""
         assert self.stop is not None
         row = np.searchsorted(self.time, time, side="right") - 1
         return np.where((row >= 0) & (time < self.stop[row]), row, -1)
 
-    def difference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def difference(self, a: Array, b: Array) -> Array:
         """a - b in the variable's unit, the short way round where it is circular.
 
         >>> Behavior("x", "x", "deg", *[np.zeros(0)] * 3, period=360.0).difference(np.array([350.0]), np.array([10.0]))
@@ -63,7 +72,7 @@ class Behavior:
             return a - b
         return (a - b + self.period / 2) % self.period - self.period / 2
 
-    def mean(self, values: np.ndarray, axis: int) -> np.ndarray:
+    def mean(self, values: Array, axis: int) -> Array:
         """Mean along an axis; of a circular variable the direction of the mean vector."""
         if self.period is None:
             return values.mean(axis)
@@ -76,20 +85,20 @@ class Behavior:
         half = (self.period or 0.0) / 2
         return -half if np.nanmin(self.values, initial=0.0) < -2e-3 * half else 0.0
 
-    def wrap(self, values: np.ndarray) -> np.ndarray:
+    def wrap(self, values: Array) -> Array:
         """Bring circular values into the period that the series uses."""
         if self.period is None:
             return values
         return (values - self.start) % self.period + self.start
 
-    def encode(self, values: np.ndarray) -> np.ndarray:
+    def encode(self, values: Array) -> Array:
         """Targets for a regression of values (bin, series): themselves, or cosines, then sines, where circular."""
         if self.period is None:
             return values
         angle = 2 * np.pi / self.period * values
         return np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
 
-    def decode(self, targets: np.ndarray) -> np.ndarray:
+    def decode(self, targets: Array) -> Array:
         """Values (bin, series) from predicted targets."""
         if self.period is None:
             return targets
@@ -97,24 +106,35 @@ class Behavior:
         return self.wrap(np.arctan2(sine, cosine) * self.period / (2 * np.pi))
 
 
-def score(variable: Behavior, truth: np.ndarray, read: np.ndarray) -> tuple[float, float]:
+def score(variable: Behavior, truth: Array, read: Array) -> tuple[float, float]:
     """R2 and median absolute error of values (bin,), along the shorter arc where circular."""
     away = variable.difference(read, truth)
     return float(r2(variable, truth, read)), float(np.median(np.abs(away)))
 
 
-def r2(variable: Behavior, truth: np.ndarray, read: np.ndarray) -> np.ndarray:
+def r2(variable: Behavior, truth: Array, read: Array) -> Array:
     """R2 over the bins of values (bin, ...), along the shorter arc where circular."""
     spread = variable.difference(truth, variable.mean(truth, 0))
     return np.asarray(1 - (variable.difference(read, truth) ** 2).mean(0) / (spread**2).mean(0))
 
 
-def thin(rows: np.ndarray, most: int) -> np.ndarray:
+def thin(rows: Array, most: int) -> Array:
     """At most so many of the rows, evenly spread."""
     return rows if rows.size <= most else rows[np.linspace(0, rows.size - 1, most).round().astype(int)]
 
 
-def align(behavior: Behavior, time: np.ndarray, bin_size: float) -> tuple[np.ndarray, np.ndarray]:
+def positions(values: Array, classes: Any, none: float = np.nan) -> Array:
+    """Positions of values among the classes, which rise; `none` of those that are no class."""
+    return np.where(np.isin(values, classes), np.searchsorted(classes, values), none)
+
+
+def cross(rows: Array, fold: Array) -> Iterator[tuple[Array, Array]]:
+    """For each fold the positions `rows` (row,) that lie in others, and those in it, by the fold (row,) of each."""
+    for number in np.unique(fold):
+        yield rows[fold != number], rows[fold == number]
+
+
+def align(behavior: Behavior, time: Array, bin_size: float) -> tuple[Array, Array]:
     """Values (time,) of the variable in bins with rising centres `time` (time,), s, and "used" (time,), or the
     exclusion reason: "nan", "lost", "gap" or "outside".
 
@@ -142,16 +162,15 @@ def align(behavior: Behavior, time: np.ndarray, bin_size: float) -> tuple[np.nda
         values = behavior.wrap(np.where(inside, between, v[near]))
     # The exclusion reason follows from the samples on both sides, missing ones included.
     after = np.searchsorted(behavior.time, time).clip(0, behavior.time.size - 1)
-    before = (after - 1).clip(0)
+    both = np.stack([(after - 1).clip(0), after])
     beyond = (time < behavior.time[0]) | (time > behavior.time[-1])
-    far = np.minimum(np.abs(behavior.time[before] - time), np.abs(behavior.time[after] - time)) > widest
-    lost = behavior.lost[before] | behavior.lost[after]
-    missing = np.isnan(behavior.values[before]) | np.isnan(behavior.values[after])
+    far = np.abs(behavior.time[both] - time).min(0) > widest
+    lost, missing = behavior.lost[both].any(0), np.isnan(behavior.values[both]).any(0)
     reason = np.select([usable, beyond, far, lost, missing], ["used", "outside", "gap", "lost", "nan"], "gap")
     return np.where(usable, values, np.nan), reason
 
 
-def speed(behavior: Behavior, values: np.ndarray, segment: np.ndarray, bin_size: float) -> np.ndarray:
+def speed(behavior: Behavior, values: Array, segment: Array, bin_size: float) -> Array:
     """Speed (time,), unit per s, of aligned values (time,): over the bins on both sides, over one side at an edge.
 
     NaN for a bin without a value or without a neighbour.
@@ -159,7 +178,5 @@ def speed(behavior: Behavior, values: np.ndarray, segment: np.ndarray, bin_size:
     step = behavior.difference(values[1:], values[:-1]) / bin_size
     step[segment[1:] != segment[:-1]] = np.nan
     both = np.stack([np.append(np.nan, step), np.append(step, np.nan)])
-    known = np.isfinite(both)
-    total = np.where(known, both, 0.0).sum(0)
     with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(values) & known.any(0), np.abs(total) / known.sum(0), np.nan)
+        return np.where(np.isfinite(values), np.abs(np.nansum(both, 0)) / np.isfinite(both).sum(0), np.nan)

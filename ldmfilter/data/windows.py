@@ -126,7 +126,7 @@ def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:
     return counts.assign_coords(segment=("time", numbers)).isel(time=np.flatnonzero(kept))
 
 
-def stretches(counts: xr.DataArray) -> list[tuple[float, float]]:
+def stretches(counts: xr.DataArray | xr.Dataset) -> list[tuple[float, float]]:
     """Start and stop, s, of each stretch of bins that follow one another in a segment."""
     time, segment = np.asarray(counts["time"], dtype=np.float64), np.asarray(counts["segment"])
     size = float(counts.attrs["bin_size"])

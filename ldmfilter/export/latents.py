@@ -1,24 +1,124 @@
-"""States on their way out: blocks of time, columns with units, segments."""
+"""States on their way out: where they may go, blocks of time, columns with units, segments."""
 
+from __future__ import annotations
+
+import json
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ldmfilter.data.windows import stretches
 from ldmfilter.errors import InputError, one_line
-from ldmfilter.filter.latents import reading, source_of
+from ldmfilter.files import check_target
+from ldmfilter.filter.latents import check_latents, open_latents, reading, source_of
 
+#: Formats by name, and how their files end; a folder of pynapple's files has no ending.
+FORMATS = {"nwb": ".nwb", "netcdf": ".nc", "csv": ".csv", "pynapple": "", "parquet": ".parquet"}
 BLOCK = 2**16  # bins that are in memory at a time
+PYNAPPLE, ABOUT = "ldmfilter-pynapple", "about.json"  # the format that a folder's file says, and that file
 
 Block = tuple[slice, xr.Dataset]  # some bins, and their place among all
 Follow = Callable[[Iterator[Block]], Iterator[Block]]  # passes blocks on, and shows how far they are
 
 
-def blocks(latents: xr.Dataset, names: Sequence[str] | None = None) -> Iterator[Block]:
-    """Pieces along time, in memory, of some variables or of all, with the place of each."""
-    chosen = latents if names is None else latents[list(names)]
+def read_latents(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Open a store of states that ``ldmfilter decode`` made; values are read when they are used.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        Of the store, in zarr.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `LDMFilter.decode` gives it.
+
+    Raises
+    ------
+    InputError
+        There is no such store, it is of another kind or damaged, or reading it would run code.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = latents.to_zarr(f"{folder}/latents.zarr")
+    ...     again = ldmfilter.export.read_latents(f"{folder}/latents.zarr").load()
+    >>> again["filtered_mean"].equals(latents["filtered_mean"])
+    True
+    """
+    return open_latents(Path(path))
+
+
+def check_export(
+    to: str, out: str | os.PathLike[str], overwrite: bool, kept: Sequence[str | os.PathLike[str]] = ()
+) -> None:
+    """Refuse a target where states cannot be written, before they are computed.
+
+    Parameters
+    ----------
+    to : str
+        One of `FORMATS`.
+    out : str or os.PathLike
+        The target.
+    overwrite : bool
+        Whether an existing one is replaced.
+    kept : sequence of str or os.PathLike
+        What the target must not be, hold or lie in: the session, the store of states.
+
+    Raises
+    ------
+    InputError
+        An unknown format, or another ending than its own; the target exists, is of another kind, or is one of `kept`.
+
+    Examples
+    --------
+    >>> ldmfilter.export.check_export("csv", "latents.csv", overwrite=False)
+    """
+    if to not in FORMATS:
+        raise InputError(f"{to}: is no format to export to; choose one of {', '.join(FORMATS)}")
+    if not str(out).lower().endswith(FORMATS[to]):
+        raise InputError(f"{out}: must end in {FORMATS[to]}, by which other programs know {to}; choose another name")
+    path = check_target(out, overwrite)
+    target = path.resolve()
+    for one in map(Path, kept):
+        # A hard link is the same file under another name.
+        same = path.exists() and one.exists() and path.samefile(one)
+        if same or target in (one.resolve(), *one.resolve().parents) or one.resolve() in target.parents:
+            raise InputError(f"{out}: is {one} or would replace a part of it; choose another name")
+    if path.exists() and to == "pynapple":
+        if not _is_ours(path):
+            raise InputError(f"{path}: is no folder of states for pynapple and is not replaced; choose another name")
+    elif path.is_dir():
+        raise InputError(f"{out}: is a folder, and {to} is one file; choose another name")
+
+
+def _is_ours(path: Path) -> bool:
+    """True for a folder of states for pynapple."""
+    try:
+        about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(about, dict) and about.get("format") == PYNAPPLE
+
+
+def checked(to: str, latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool) -> Path:
+    """The target, once states and target are known to be fit for each other."""
+    check_latents(latents)
+    store = latents.encoding.get("source")
+    check_export(to, out, overwrite, [] if store is None else [store])
+    return Path(out)
+
+
+def blocks(latents: xr.Dataset, held: Sequence[Column] | None = None) -> Iterator[Block]:
+    """Pieces along time, in memory, of the variables of some columns or of all, with the place of each."""
+    chosen = latents if held is None else latents[sorted({one.variable for one in held})]
     bins = latents.sizes["time"]
     for first in range(0, bins, BLOCK):
         where = slice(first, min(first + BLOCK, bins))
@@ -26,8 +126,7 @@ def blocks(latents: xr.Dataset, names: Sequence[str] | None = None) -> Iterator[
             part = chosen.isel(time=where).load().drop_encoding()
             for name, variable in part.variables.items():
                 if variable.dtype.kind in "UT" and variable.ndim == 1:
-                    texts = [clean(text) for text in variable.to_numpy().tolist()]
-                    part = part.assign({name: part[name].copy(data=np.asarray(texts, dtype=np.str_))})
+                    part = part.assign({name: part[name].copy(data=_cleaned(variable))})
         yield where, part
 
 
@@ -40,37 +139,18 @@ def clean(text: object) -> str:
     return one_line(str(text))
 
 
+_cleaned = np.vectorize(clean, otypes="U")
+
+
 def segments(latents: xr.Dataset) -> pd.DataFrame:
     """The gap-free stretches of states: number `segment`, `start` and `stop`, edges of bins in s, and `label`."""
     with reading(source_of(latents)):
-        segment, time = latents["segment"].to_numpy(), latents["time"].to_numpy()
-        size = float(latents.attrs["bin_size"])
-        # Bins outside of all segments share one number, whatever lies between them.
-        begins = (np.diff(segment) != 0) | (np.diff(time) > 1.5 * size)
-        first = np.append(0, np.flatnonzero(begins) + 1)
-        last = np.append(first[1:], segment.size) - 1
-        named = "interval" in latents.variables
-        labels = [clean(text) for text in latents["interval"].to_numpy()[first].tolist()] if named else ""
-    start, stop = time[first] - size / 2, time[last] + size / 2
+        start, stop = np.array(stretches(latents)).T
+        first = np.searchsorted(latents["time"], start)
+        segment = latents["segment"].to_numpy()[first]
+        labels = _cleaned(latents["interval"][first]) if "interval" in latents else ""
     stop[:-1] = np.minimum(stop[:-1], start[1:])  # those that touch do not overlap by a rounding error
-    return pd.DataFrame({"segment": segment[first], "start": start, "stop": stop, "label": labels})
-
-
-def joined(stretches: pd.DataFrame, tolerance: float = 1e-6) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and stops, s, where stretches that touch within `tolerance` s are one."""
-    start, stop = stretches["start"].to_numpy(), stretches["stop"].to_numpy()
-    apart = start[1:] > stop[:-1] + tolerance
-    return start[np.append(True, apart)], stop[np.append(apart, True)]
-
-
-def read_names(latents: xr.Dataset, end: str, ndim: int) -> list[str]:
-    """Names of the behaviour that was read from the states: those with a variable `<name><end>` of so many dims."""
-    return [str(name).removesuffix(end) for name, x in latents.items() if str(name).endswith(end) and x.ndim == ndim]
-
-
-def unit_of(latents: xr.Dataset, name: str) -> str:
-    """The unit of a behaviour's values, "" where it has none."""
-    return clean(latents[name].attrs.get("unit", "")).strip()
+    return pd.DataFrame({"segment": segment, "start": start, "stop": stop, "label": labels})
 
 
 @dataclass(frozen=True)
@@ -82,69 +162,65 @@ class Column:
     at: dict[str, int]
     unit: str = ""
 
-    def of(self, part: xr.Dataset) -> np.ndarray:
+    def of(self, part: xr.Dataset) -> xr.DataArray:
         """The values (time, ...) of some bins."""
-        return part[self.variable].isel(self.at).to_numpy()
+        return part[self.variable].isel(self.at).transpose("time", ...)
 
 
-def bounds(stem: str, variable: str, at: dict[str, int], unit: str = "") -> list[Column]:
-    """The lower and the upper bound that a variable holds along its dim `bound`."""
-    return [Column(f"{stem}_{end}", variable, at | {"bound": b}, unit) for b, end in enumerate(("lower", "upper"))]
+def split(latents: xr.Dataset, key: str, stem: str, at: dict[str, int], unit: str = "") -> list[Column]:
+    """The columns of a variable, none where it is missing: one for each horizon, as ahead_0.5s, and for each bound."""
+    if key not in latents:
+        return []
+    dims, found = latents[key].dims, [Column(stem, key, at, unit)]
+    if "ahead" in dims:
+        head, ahead, tail = stem.rpartition("ahead")
+        names = [f"{head}{ahead}_{seconds:g}s{tail}" for seconds in latents[ahead].to_numpy()]
+        found = [Column(name, key, at | {ahead: i}, unit) for i, name in enumerate(names)]
+    if "bound" in dims:
+        ends = list(enumerate(("lower", "upper")))
+        found = [replace(one, name=f"{one.name}_{end}", at=one.at | {"bound": b}) for one in found for b, end in ends]
+    return found
 
 
 def columns(latents: xr.Dataset) -> list[Column]:
     """The columns of a table of states, one row a bin."""
     table = [Column("time", "time", {}, "s")]
-    table += [Column(n, n, {}) for n in ("segment", "interval", "observed", "trained") if n in latents.variables]
+    table += [Column(name, name, {}) for name in ("segment", "interval", "observed", "trained") if name in latents]
     for i in range(latents.sizes["state"]):
-        table.append(Column(f"state_{i}", "filtered_mean", {"state": i}))
-        table += bounds(f"state_{i}", "ci", {"state": i})
-        for kind in ("smoothed", "lagged"):
-            if f"{kind}_mean" in latents.variables:
-                table.append(Column(f"state_{i}_{kind}", f"{kind}_mean", {"state": i}))
-        if "ahead_mean" in latents.variables:
-            for name, at in horizons(latents, "ahead_mean"):
-                table.append(Column(f"state_{i}_{name.removesuffix('_mean')}", "ahead_mean", {"state": i, **at}))
+        ends = {"filtered_mean": "", "ci": "", "smoothed_mean": "_smoothed", "lagged_mean": "_lagged"}
+        for key, end in (ends | {"ahead_mean": "_ahead"}).items():
+            table += split(latents, key, f"state_{i}{end}", {"state": i})
     for i, unit in enumerate(latents["unit"].to_numpy().tolist() if "rate" in latents else ()):
-        name = f"rate_{clean(unit)}"
-        table.append(Column(name, "rate", {"unit": i}, "Hz"))
-        table += bounds(name, "rate_ci", {"unit": i}, "Hz")
-        for ahead, at in horizons(latents, "rate_ahead") if "rate_ahead" in latents else ():
-            table.append(Column(f"{name}_{ahead.removeprefix('rate_')}", "rate_ahead", {"unit": i, **at}, "Hz"))
-    for name in read_names(latents, "_mean", 1):
-        unit = unit_of(latents, f"{name}_mean")
-        table.append(Column(f"{name}_mean", f"{name}_mean", {}, unit))
-        if f"{name}_ci" in latents:
-            table += bounds(f"{name}_ci", f"{name}_ci", {}, unit)
-        if f"{name}_true" in latents:
-            table.append(Column(f"{name}_true", f"{name}_true", {}, unit))
-    for name in read_names(latents, "_probability", 2):
-        table += [Column(end, end, {}) for end in (f"{name}_read", f"{name}_true") if end in latents]
+        for key, end in {"rate": "", "rate_ci": "", "rate_ahead": "_ahead"}.items():
+            table += split(latents, key, f"rate_{clean(unit)}{end}", {"unit": i}, "Hz")
+    for name in _read(latents, "_mean", 1):
+        for key in (f"{name}_mean", f"{name}_ci", f"{name}_true"):
+            table += split(latents, key, key, {}, _unit(latents, f"{name}_mean"))
+    for name in _read(latents, "_probability", 2):
+        for key in (f"{name}_read", f"{name}_true"):
+            table += split(latents, key, key, {})
         for i, label in enumerate(latents[f"{name}_class"].to_numpy().tolist()):
-            table.append(Column(f"{name}_probability_{clean(label)}", f"{name}_probability", {f"{name}_class": i}))
+            key = f"{name}_probability"
+            table += split(latents, key, f"{key}_{clean(label)}", {f"{name}_class": i})
     return table
 
 
-def horizons(latents: xr.Dataset, name: str) -> list[tuple[str, dict[str, int]]]:
-    """The name of a variable, or for each horizon of a forecast one, as ahead_0.5s_mean; and where the horizon lies."""
-    if "ahead" not in latents[name].dims:
-        return [(name, {})]
-    head, ahead, tail = name.rpartition("ahead")
-    return [(f"{head}{ahead}_{seconds:g}s{tail}", {ahead: i}) for i, seconds in enumerate(latents[ahead].to_numpy())]
+def _read(latents: xr.Dataset, end: str, ndim: int) -> list[str]:
+    """Names of the behaviour that was read from the states: those with a variable `<name><end>` of so many dims."""
+    return [str(name).removesuffix(end) for name, x in latents.items() if str(name).endswith(end) and x.ndim == ndim]
+
+
+def _unit(latents: xr.Dataset, name: str) -> str:
+    return clean(latents[name].attrs.get("unit", "")).strip()
 
 
 def series(latents: xr.Dataset) -> list[Column]:
     """The arrays of a file: every variable along time that is no text, bounds as two of them, each horizon apart."""
     result = [Column("segment", "segment", {})]
-    for key, variable in latents.data_vars.items():
-        if "time" not in variable.dims or variable.dtype.kind in "UT":
-            continue
-        unit = unit_of(latents, str(key))
-        for name, at in horizons(latents, str(key)):
-            if "bound" in variable.dims:
-                result += bounds("filtered" if name == "ci" else name.removesuffix("_ci"), str(key), at, unit)
-            else:
-                result.append(Column(name, str(key), at, unit))
+    for key, variable in ((str(key), variable) for key, variable in latents.items()):
+        if "time" in variable.dims and variable.dtype.kind not in "UT":
+            bounds = "filtered" if key == "ci" else key.removesuffix("_ci")
+            result += split(latents, key, bounds if "bound" in variable.dims else key, {}, _unit(latents, key))
     names = [one.name for one in result]
     if len(set(names)) < len(names):
         raise InputError(f"{source_of(latents)}: two variables have one name without their bounds; decode it again")

@@ -5,7 +5,8 @@ whatever else the file holds is copied as it is and need not be understood, exte
 objects that break the schema included.
 """
 
-import hashlib
+from __future__ import annotations
+
 import json
 import os
 import shutil
@@ -20,14 +21,16 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.formats.nwb_open import hdf5_source
+from ldmfilter.data.untrusted.checksums import file_checksum
+from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, remote_address
 from ldmfilter.errors import InputError
 from ldmfilter.export.hdf5 import full_disks, reserve
-from ldmfilter.export.latents import BLOCK, Column, Follow, attributes, blocks, segments, series
+from ldmfilter.export.latents import BLOCK, Column, Follow, attributes, blocks, check_export, segments, series
 from ldmfilter.files import replacing
+from ldmfilter.filter.latents import check_latents
 
 MODULE = "processing/ldmfilter"
-_PIECE = 2**24  # bytes copied at a time
 
 _NEVER = "states are written into NWB in HDF5 only; choose another format to export to"
 _STATES = {
@@ -55,16 +58,68 @@ _PARTS = {
 }
 
 
-def write_nwb(
-    latents: xr.Dataset, session: Path, out: Path | None, overwrite: bool, in_place: bool, follow: Follow = iter
+def to_nwb(
+    latents: xr.Dataset,
+    session: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    in_place: bool = False,
+    follow: Follow = iter,
 ) -> Path:
-    """As `ldmfilter.export.to_nwb`."""
+    """Write states into a copy of their NWB file, as the module `processing/ldmfilter`.
+
+    All that the file holds stays as it is, identifier, links and external data included: relative paths to other
+    files are written anew where the copy lies in another folder. The module holds a TimeSeries for each variable,
+    with bin centres as timestamps (s): filtered_mean (time, state), filtered_cov (time, state, state_2), the bounds
+    filtered_lower and filtered_upper (time, state), the means and covariances of predicted and, where there are any,
+    smoothed and lagged states and forecasts (as ahead_0.5s_mean), the innovations, observed, trained and segment
+    (time,), and each decoded behaviour in its unit with its bounds; and `segments`, a table of the gap-free stretches.
+    The attributes are JSON in the comments of filtered_mean.
+
+    Parameters
+    ----------
+    latents : xarray.Dataset
+        As `LDMFilter.decode` or `read_latents` gives them.
+    session : str or os.PathLike
+        The NWB file (HDF5) that they were decoded from.
+    out : str or os.PathLike, optional
+        The copy.
+    overwrite : bool
+        Replace a copy, and a module `processing/ldmfilter`, that exist already.
+    in_place : bool
+        Write into `session` itself, by way of a copy that takes its place once it is whole. Its checksum is then
+        another one, so that runs that were trained on it refuse it where they need their own session.
+    follow : callable, optional
+        Gets an iterator over the blocks that are written and passes them on: it shows how far the writing is.
+
+    Returns
+    -------
+    Path
+        The file that now holds the states.
+
+    Raises
+    ------
+    InputError
+        `session` is no NWB file in HDF5, is not what the states were decoded from, or holds such a module already; both
+        or none of `out` and `in_place` are given; `out` exists or is the session itself; the disk refuses.
+
+    Examples
+    --------
+    >>> ldmfilter.export.to_nwb(latents, "session.nwb", "session-latents.nwb")  # doctest: +SKIP
+    """
+    check_latents(latents)
+    session = Path(session)
+    if (out is None) != in_place:
+        raise InputError(f"{session}: name a copy, or ask for in_place, one of the two")
+    if out is not None:
+        check_export("nwb", out, overwrite, [session])
     check_session(session, overwrite, in_place)
-    target = session if out is None else out
+    target = session if out is None else Path(out)
     with replacing(target, overwrite or in_place) as scratch:
         before = session.stat()
         changed = f"{session}: is not the file that the states were decoded from, or has changed since; decode it again"
-        if _copy(session, scratch) != latents.attrs.get("source_checksum"):
+        shutil.copyfile(session, scratch)
+        if file_checksum(scratch) != latents.attrs.get("source_checksum"):
             raise InputError(changed)
         reserve(scratch.parent, latents)
         with _damage(session), h5py.File(scratch, "r+") as file:
@@ -80,7 +135,7 @@ def write_nwb(
     return target
 
 
-def check_session(session: Path, overwrite: bool, in_place: bool = False) -> None:
+def check_session(session: Path, overwrite: bool, in_place: bool) -> None:
     """Refuse a session that states cannot be written into.
 
     Raises InputError for what is no NWB file in HDF5 on this machine, holds the module already, or is read-only where
@@ -96,32 +151,26 @@ def check_session(session: Path, overwrite: bool, in_place: bool = False) -> Non
     if in_place and not os.access(session, os.W_OK):
         raise InputError(f"{session}: is read-only; leave out --in-place and take a copy")
     try:
-        if session.is_dir() or not _is_hdf5(session):
+        if session.is_file():
+            session.open("rb").close()  # raises OSError with the reason where it cannot be read
+        if not h5py.is_hdf5(session):
             raise InputError(f"{session}: is no NWB file; {_NEVER}")
         with _damage(session):
             hdf5_source(str(session), session)
             with h5py.File(session, "r") as file:
-                _check_module(session, file, overwrite)
+                modules = file.get("processing", getlink=True)
+                is_group = isinstance(modules, h5py.HardLink) and isinstance(file["processing"], h5py.Group)
+                if modules is not None and not is_group:
+                    raise InputError(
+                        f"{session}: its processing modules are a link or no group; choose another format to export to"
+                    )
+                if modules is not None and "ldmfilter" in file["processing"] and not overwrite:
+                    raise InputError(f"{session}: holds {MODULE} already; give --overwrite to replace it")
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise InputError(
             f"{session}: cannot be read ({reason}); close programs that write to it and check the permissions"
         ) from error
-
-
-def _is_hdf5(session: Path) -> bool:
-    with session.open("rb"):  # raises OSError with the reason where it cannot be read
-        return bool(h5py.is_hdf5(session))
-
-
-def _check_module(session: Path, file: h5py.File, overwrite: bool) -> None:
-    modules = file.get("processing", getlink=True)
-    if modules is not None and not (isinstance(modules, h5py.HardLink) and isinstance(file["processing"], h5py.Group)):
-        raise InputError(
-            f"{session}: its processing modules are a link or no group; choose another format to export to"
-        )
-    if modules is not None and "ldmfilter" in file["processing"] and not overwrite:
-        raise InputError(f"{session}: holds {MODULE} already; give --overwrite to replace it")
 
 
 @contextmanager
@@ -135,18 +184,7 @@ def _damage(session: Path) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{session}: is perhaps damaged ({reason}); copy or download it again") from error
-
-
-def _copy(session: Path, to: Path) -> str:
-    """Copy a file and give the checksum of just what was copied."""
-    digest = hashlib.sha256()
-    with session.open("rb") as source, to.open("wb") as file:
-        while piece := source.read(_PIECE):
-            digest.update(piece)
-            file.write(piece)
-    return f"sha256:{digest.hexdigest()}"
+        raise InputError(f"{session}: is perhaps damaged ({reason_of(error)}); copy or download it again") from error
 
 
 def _relocate(file: h5py.File, session: Path, folder: Path) -> None:
@@ -208,38 +246,37 @@ def _add_module(file: h5py.File, latents: xr.Dataset, follow: Follow) -> None:
     modules = file.require_group("processing")
     if "ldmfilter" in modules:
         del modules["ldmfilter"]
-    module = _typed(modules.create_group("ldmfilter"), "ProcessingModule")
     about = attributes(latents)
-    module.attrs["description"] = (
+    description = (
         f"Latent states of the population, a Gaussian a bin, by model {about.get('model_id', '')} of ldmfilter "
         f"{about.get('ldmfilter_version', '')}; settings are JSON in the comments of filtered_mean"
     )
+    module = _typed(modules.create_group("ldmfilter"), "ProcessingModule", description=description)
     held = series(latents)
-    bins = latents.sizes["time"]
-    arrays = []
-    first = None
+    arrays: list[h5py.Dataset] = []
     for one in held:
-        values = latents[one.variable].isel(one.at)
-        group = _typed(module.create_group(one.name), "TimeSeries")
-        group.attrs["description"] = _description(one, latents)
-        group.attrs["comments"] = json.dumps(about) if one.name == "filtered_mean" else "no comments"
-        chunks = (min(bins, BLOCK // 4), *values.shape[1:])
+        values, name = one.of(latents), one.name
+        comments = json.dumps(about) if name == "filtered_mean" else "no comments"
+        description = _description(one, latents)
+        group = _typed(module.create_group(name), "TimeSeries", description=description, comments=comments)
+        chunks = (min(len(values), BLOCK // 4), *values.shape[1:])
         data = group.create_dataset(
             "data", values.shape, values.dtype, chunks=chunks, compression="gzip", compression_opts=1, shuffle=True
         )
-        data.attrs.update(unit=_unit(one), conversion=1.0, offset=0.0, resolution=-1.0)
-        if first is None:
-            first = group.create_dataset(
-                "timestamps", data=latents["time"].to_numpy(), compression="gzip", shuffle=True
-            )
-            first.attrs.update(interval=np.int32(1), unit="seconds")
+        state = name.startswith(("filtered", "predicted", "smoothed", "lagged", "ahead", "innovation"))
+        unit = one.unit or ("a.u." if state else "n.a.")
+        data.attrs.update(unit=unit, conversion=1.0, offset=0.0, resolution=-1.0)
+        if arrays:
+            group["timestamps"] = h5py.SoftLink(f"{arrays[0].parent.name}/timestamps")
         else:
-            group["timestamps"] = h5py.SoftLink(first.name)
+            time = latents["time"].to_numpy()
+            stamps = group.create_dataset("timestamps", data=time, compression="gzip", shuffle=True)
+            stamps.attrs.update(interval=np.int32(1), unit="seconds")
         arrays.append(data)
     _add_segments(module, latents)
-    for where, part in follow(blocks(latents, sorted({one.variable for one in held}))):
+    for where, part in follow(blocks(latents, held)):
         for one, data in zip(held, arrays, strict=True):
-            data[where] = one.of(part)
+            data[where] = one.of(part).to_numpy()
 
 
 def _add_segments(module: h5py.Group, latents: xr.Dataset) -> None:
@@ -250,19 +287,19 @@ def _add_segments(module: h5py.Group, latents: xr.Dataset) -> None:
         "segment": (stretches["segment"], _STATES["segment"]),
         "label": (stretches["label"].astype(object), "label of the interval that was decoded"),
     }
-    table = _typed(module.create_group("segments"), "TimeIntervals")
-    table.attrs["description"] = "Stretches of time without gaps, each filtered from its own start"
-    table.attrs["colnames"] = np.asarray(list(columns), dtype=h5py.string_dtype())
+    names = np.asarray(list(columns), dtype=h5py.string_dtype())
+    description = "Stretches of time without gaps, each filtered from its own start"
+    table = _typed(module.create_group("segments"), "TimeIntervals", description=description, colnames=names)
     for name, (values, description) in columns.items():
         dtype = h5py.string_dtype() if values.dtype == object else values.dtype
-        column = _typed(table.create_dataset(name, data=values.to_numpy(), dtype=dtype), "VectorData", "hdmf-common")
-        column.attrs["description"] = description
+        column = table.create_dataset(name, data=values.to_numpy(), dtype=dtype)
+        _typed(column, "VectorData", "hdmf-common", description=description)
     _typed(table.create_dataset("id", data=np.arange(len(stretches))), "ElementIdentifiers", "hdmf-common")
 
 
-def _typed(item: Any, name: str, namespace: str = "core") -> Any:
+def _typed(item: Any, name: str, namespace: str = "core", **about: Any) -> Any:
     """Make a group or dataset an object of the schema."""
-    item.attrs.update(namespace=namespace, neurodata_type=name, object_id=str(uuid.uuid4()))
+    item.attrs.update(namespace=namespace, neurodata_type=name, object_id=str(uuid.uuid4()), **about)
     return item
 
 
@@ -281,10 +318,3 @@ def _description(one: Column, latents: xr.Dataset) -> str:
         return f"{what.capitalize()}: {_STATES[stem]}"
     path = latents[one.variable].attrs.get("path", stem)
     return f"{what.capitalize()}: behaviour {path}" + ("" if part in ("true", "fold") else ", read from the states")
-
-
-def _unit(one: Column) -> str:
-    if one.unit:
-        return one.unit
-    states = one.name.startswith(("filtered", "predicted", "smoothed", "lagged", "ahead", "innovation"))
-    return "a.u." if states else "n.a."

@@ -59,7 +59,7 @@ def test_what_cannot_be_chosen_is_refused():
     refused("may be .*x.*give the whole path", choose_behavior, recording, ["x"])
     refused("eight has 8 columns, more than 3; choose some, as eight", choose_behavior, recording, ["eight"])
     refused(r"has 8 columns, \[0\] to \[7\], and no \[8\]", choose_behavior, recording, ["eight[8]"])
-    refused("flat is constant", choose_behavior, recording, ["flat"])
+    refused(r"flat is constant \(1\); choose another behaviour", choose_behavior, recording, ["flat"])
     refused("none of the chosen", choose_behavior, recording, ["behavior/x", "eight[0]"][1:], ["z"])
     refused("no value that is not NaN", one, x=np.full(TIME.size, np.nan))
     refused("fit no turn", one, "x", ["x"], x=5 * WALK)

@@ -26,14 +26,14 @@ def test_interval_score_is_the_sum_of_its_quantile_losses(level):
         return [p * (y - q) if y >= q else (1 - p) * (q - y) for y, q in zip(truth, quantile, strict=True)]
 
     losses = np.asarray(pinball(lower, alpha / 2)) + np.asarray(pinball(upper, 1 - alpha / 2))
-    np.testing.assert_allclose(interval_score(truth, lower, upper, level), 2 / alpha * losses)
+    np.testing.assert_allclose(interval_score(truth, (lower, upper), level), 2 / alpha * losses)
 
 
 def test_the_best_interval_is_that_of_the_quantiles():
     truth = np.random.default_rng(1).normal(size=100_000)
-    right = interval_score(truth, np.full_like(truth, -1.645), np.full_like(truth, 1.645), 0.9).mean()
+    right = interval_score(truth, (np.full_like(truth, -1.645), np.full_like(truth, 1.645)), 0.9).mean()
     for half in (1.2, 2.2):
-        assert interval_score(truth, np.full_like(truth, -half), np.full_like(truth, half), 0.9).mean() > right + 0.1
+        assert interval_score(truth, (np.full_like(truth, -half), np.full_like(truth, half)), 0.9).mean() > right + 0.1
 
 
 def test_a_new_score_lies_below_the_conformal_quantile_as_often_as_promised():
@@ -60,11 +60,10 @@ def test_intervals_that_follow_the_spread_beat_constant_ones():
 
     def same(coverage):
         width = np.full(6000, np.quantile(np.abs(truth), coverage))
-        return -width, width
+        return np.stack([-width, width])
 
-    score = score_intervals(
-        truth, (-1.645 * spread, 1.645 * spread), (-half, half), same, 0.9, np.repeat(np.arange(30), 200)
-    )
+    bounds = np.stack([-1.645 * spread, 1.645 * spread])
+    score = score_intervals(truth, bounds, np.stack([-half, half]), same, 0.9, np.repeat(np.arange(30), 200))
     assert score.coverage == pytest.approx(0.9, abs=0.015)
     assert score.constant_coverage == pytest.approx(0.9, abs=0.001)
     assert score.coverage_se == pytest.approx(np.sqrt(0.9 * 0.1 / 6000), rel=0.4)
@@ -74,7 +73,7 @@ def test_intervals_that_follow_the_spread_beat_constant_ones():
 
 
 def test_bounds_belong_to_the_interval():
-    assert covered(np.array([0.0, 1.0, 1.1]), np.zeros(3), np.ones(3)).tolist() == [True, True, False]
+    assert covered(np.array([0.0, 1.0, 1.1]), (np.zeros(3), np.ones(3))).tolist() == [True, True, False]
 
 
 def gaussian_intervals(bins, levels, scale):
@@ -89,11 +88,11 @@ def test_crps_is_that_of_a_gaussian():
     z = truth / scale
     density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
     exact = scale * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi))
-    found = crps(truth, *gaussian_intervals(truth.size, levels, scale), levels)
+    found = crps(truth, gaussian_intervals(truth.size, levels, scale), levels)
     assert found.mean() == pytest.approx(exact.mean(), rel=0.01)
     np.testing.assert_allclose(found, exact, atol=0.03 * scale)
     for wrong in (0.5, 2.0):
-        assert crps(truth, *gaussian_intervals(truth.size, levels, wrong * scale), levels).mean() > 1.05 * found.mean()
+        assert crps(truth, gaussian_intervals(truth.size, levels, wrong * scale), levels).mean() > 1.05 * found.mean()
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])

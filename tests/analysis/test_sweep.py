@@ -298,7 +298,7 @@ def test_damaged_files_of_a_sweep(finished, tmp_path):
     (sweep / "sweep.json").write_text(json.dumps(about | {"trials": 1}))
     for content in (b"not a journal at all\n" * 9, b'{"op_code": 99}\n', b"[1]\n", b"\xff\n\xff\n"):
         (sweep / "draws.jsonl").write_bytes(content)
-        with pytest.raises(InputError, match=r"draws.jsonl: damaged"):
+        with pytest.raises(InputError, match=r"draws.jsonl: is a damaged journal"):
             Sweep.open(sweep).runs()
 
 

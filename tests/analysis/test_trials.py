@@ -139,3 +139,8 @@ def test_what_cannot_be_shown_is_told_in_a_line(conditions, asked, window, line)
 
 def test_a_table_s_name_before_the_condition_is_taken():
     assert choose_condition(recording(["a", "b"] * 5)[1], "trials.start_time", None, "trials.side") == "side"
+
+
+def test_a_condition_of_bools_can_be_asked_for():
+    latents, session = recording([True, False] * 5)
+    assert read_trials(latents, session, "trials.start_time", condition="side").trials == {"False": 5, "True": 5}
