@@ -170,7 +170,7 @@ def stopped_early(run: Run) -> str:
     if model.ended_:
         return ""
     step, wanted = model.history_[-1].step, run.config.filter.max_steps
-    return f"warning: {run.folder}: training stopped at step {step} of {wanted}; decoding with what it kept"
+    return f"warning: {run.folder}: training stopped at step {step} of {wanted}; what it kept is used"
 
 
 def fit_rates(run: Run, model: LDMFilter, recording: Session) -> Rates:
