@@ -51,16 +51,16 @@ def check(
         raise typer.BadParameter("means something only with --behavior", param_hint="--circular, --min-speed")
     from ldmfilter.analysis import checks
     from ldmfilter.analysis.behavior import choose_behavior
+    from ldmfilter.analysis.decode_session import stopped_early
     from ldmfilter.analysis.readout import read_behavior
     from ldmfilter.analysis.text import show_checks
 
     the_run = open_run(one_folder(run, run_option)).choose(session)
     model = the_run.model()
-    if not model.ended_ and not quiet:
-        done, wanted = model.history_[-1].step, the_run.config.filter.max_steps
-        say(f"warning: {the_run.folder}: training stopped at step {done} of {wanted}; checking what it kept")
+    if (warning := stopped_early(the_run)) and not quiet:
+        say(warning)
     recording, counts = the_run.recording(where_now(the_run, session))
-    chosen = choose_behavior(recording, behavior, circular or ()) if behavior else []
+    chosen = choose_behavior(recording, behavior or (), circular or ())
     if chosen and not quiet:
         say("behaviour ...")
     reports = read_behavior(model.decode(counts), chosen, counts, min_speed=min_speed).reports if chosen else ()

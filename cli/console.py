@@ -45,16 +45,6 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     other failure, 130 for Ctrl-C. Warnings become lines too. Adds --debug, which shows the traceback. Of processes that
     torchrun started, only the first prints."""
 
-    def failed(error: Exception, debug: bool) -> None:
-        if debug:
-            traceback.print_exc()
-        if isinstance(error, MemoryError):
-            reason = " ".join(str(error).split()) or "out of memory"
-            error = InputError(f"more memory is needed than there is ({reason}); give a shorter span or fewer units")
-        elif not ranks().first:
-            time.sleep(PATIENCE)  # the first reports what all fail for, and torchrun ends the others
-        give_up([error])
-
     def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
         say(f"warning: {' '.join(str(message).split())}")
 
@@ -79,11 +69,25 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(FAILED) from None
             except Exception as error:
-                failed(error, debug)
+                if debug:
+                    traceback.print_exc()
+                failure = error
+                if isinstance(error, MemoryError):
+                    reason = " ".join(str(error).split()) or "out of memory"
+                    failure = InputError(
+                        f"more memory is needed than there is ({reason}); give less time or fewer units"
+                    )
+                elif not ranks().first:
+                    time.sleep(PATIENCE)  # the first reports what all fail for, and torchrun ends the others
+                give_up([failure])
 
-    signature = inspect.signature(function)
     debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
-    run.__signature__ = signature.replace(parameters=[*parameters, debug])  # type: ignore[attr-defined]
-    run.__annotations__ = function.__annotations__ | {"debug": Debug}
+    return with_parameters(run, [*inspect.signature(function).parameters.values(), debug])
+
+
+def with_parameters(run: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> Callable[..., None]:
+    """A function that is called by keywords, with the parameters that typer shall see."""
+    named = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
+    run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in named}
     return run

@@ -99,7 +99,8 @@ def decode(
 
     from ldmfilter.analysis.decode_session import WINDOW, DecodeOptions, decode_session
     from ldmfilter.analysis.text import show_report
-    from ldmfilter.filter.decode import check_store, follow_blocks
+    from ldmfilter.filter.decode import follow_blocks
+    from ldmfilter.filter.latents import check_store
 
     several = len(set(sessions or ())) > 1 or dask is not None
     if not several:

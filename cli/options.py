@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from ldmfilter_cli.console import with_parameters
 
 from ldmfilter.config import DEVICES, OPTIONS, kind
 from ldmfilter.data import FORMATS
@@ -225,17 +226,9 @@ def with_options(*names: str, several: Sequence[str] = ()) -> Callable[[Callable
             }
             function(**values, options=given)
 
-        signature = inspect.signature(function)
-        parameters: list[inspect.Parameter] = []
-        for one in signature.parameters.values():
-            made = [one]
-            if one.name == "options":
-                made = [_parameter(name, name in several, fold) for name in (*several, *names)]
-            parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in made]
-        if fold:
-            parameters.append(_HELP_ALL)
-        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {one.name: one.annotation for one in parameters}
-        return run
+        made = [_parameter(name, name in several, fold) for name in (*several, *names)]
+        parameters = inspect.signature(function).parameters.values()
+        each = [one for known in parameters for one in (made if known.name == "options" else [known])]
+        return with_parameters(run, [*each, *[_HELP_ALL] * fold])
 
     return decorate

@@ -14,7 +14,7 @@ from ldmfilter.cluster import work, workers
 from ldmfilter.data.untrusted.remote import absolute
 from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, disk_errors, plain_names
-from ldmfilter.filter.decode import store_attributes
+from ldmfilter.filter.latents import store_attributes
 from ldmfilter.filter.runs import Run
 from ldmfilter.progress import follow
 

@@ -1,5 +1,6 @@
 """`ldmfilter sweep`."""
 
+import itertools
 import json
 import math
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from ldmfilter_cli.console import INTERRUPTED, Quiet, command, give_up, say
-from ldmfilter_cli.options import ConfigFile, Dask, with_options
+from ldmfilter_cli.options import ConfigFile, Dask, parse_widths, with_options
 from typer.core import TyperCommand
 
 from ldmfilter.analysis.combinations import SWEPT
@@ -25,67 +26,57 @@ from ldmfilter.text import open_console, print_table, shown
 if TYPE_CHECKING:
     from ldmfilter.analysis.sweep import Sweep
     from ldmfilter.analysis.sweep_scores import Combination, SweepRun
-    from ldmfilter.analysis.sweep_work import Progress
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_widths(word: str) -> bool:
-    return all(part.isdigit() for part in word.split(","))
-
-
-def _fits(name: str) -> Callable[[str], bool]:
-    """True where a word is a value of an option."""
-    if choices := OPTIONS[name].metadata.get("choices"):
-        return lambda word: word in choices
-    return _is_number if kind(OPTIONS[name]) in (int, float) else _is_widths
 
 
 MANY = (*SWEPT, "seed")
 # Several values of these would be judged on different bins or frames.
 BINS = ("bin_size", "min_rate", "reserve", "dynamics", "frame", "window", "warmup", "held_out")
-# Which words continue the list of an option's values. The first value may be any word: the parser checks it.
-SEVERAL, ONE = ({f"--{name.replace('_', '-')}": _fits(name) for name in names} for names in (MANY, BINS))
+_FLAGS = {f"--{name.replace('_', '-')}": name for name in (*MANY, *BINS)}
+
+
+def _fits(name: str, word: str) -> bool:
+    """True where a word is a value of an option, and so continues the list of its values."""
+    if choices := OPTIONS[name].metadata.get("choices"):
+        return word in choices
+    read: Callable[[str], Any] = float if kind(OPTIONS[name]) in (int, float) else parse_widths
+    try:
+        read(word)
+    except (ValueError, typer.BadParameter):
+        return False
+    return True
 
 
 def expand(words: Sequence[str]) -> list[str]:
     """`--latent-dim 2 4 8` as `--latent-dim 2 --latent-dim 4 --latent-dim 8`, for the parser, which knows no lists.
 
-    A word that is no value of the option ends its list. Raises typer.BadParameter for several values of an option that
-    takes one.
+    A word that is no value of the option ends its list; the first value may be any word, which the parser checks.
+    Raises typer.BadParameter for several values of an option that takes one.
     """
     out: list[str] = []
     flag, seen = "", set()
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        name = word.partition("=")[0]
+    rest = iter(words)
+    for word in rest:
         if word == "--":
             return [*out, word, *rest]
-        if name in SEVERAL or name in ONE:
-            out.append(word)
-            if name == word and rest:
-                out.append(rest.pop(0))
-            if name in ONE and (name in seen or (rest and ONE[name](rest[0]))):
-                raise typer.BadParameter(
-                    "takes one value in a sweep: bits per spike of other bins or frames cannot be compared; train with "
-                    "each, and compare what `ldmfilter decode --behavior` reads, or leads over a causal PCA in "
-                    "`ldmfilter check`",
-                    param_hint=name,
-                )
-            seen.add(name)
+        name, equals, _ = word.partition("=")
+        again = name in seen
+        if name in _FLAGS:
             flag = name
-        elif flag in SEVERAL and SEVERAL[flag](word):
+            seen.add(flag)
+            out += [word, *itertools.islice(rest, 0 if equals else 1)]
+        elif flag and _fits(_FLAGS[flag], word):
+            again = True
             out += [flag, word]
         else:
-            out.append(word)
             flag = ""
+            out.append(word)
+        if again and _FLAGS[flag] in BINS:
+            raise typer.BadParameter(
+                "takes one value in a sweep: bits per spike of other bins or frames cannot be compared; train with "
+                "each, and compare what `ldmfilter decode --behavior` reads, or leads over a causal PCA in "
+                "`ldmfilter check`",
+                param_hint=flag,
+            )
     return out
 
 
@@ -96,7 +87,7 @@ class SeveralValues(TyperCommand):
         return super().parse_args(ctx, expand(args))
 
 
-_SWEEP = "Sweep"
+_option = partial(typer.Option, rich_help_panel="Sweep")
 
 
 @command
@@ -112,27 +103,18 @@ def sweep(
     options: dict[str, Any],
     folder: Annotated[
         Path | None,
-        typer.Option(
+        _option(
             "--sweep",
             metavar="FOLDER",
             help="Sweep folder, of several sessions one of sweep folders; without it below runs/, the same for the "
             "same command.",
-            rich_help_panel=_SWEEP,
         ),
     ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Go on with a sweep, or join in.", rich_help_panel=_SWEEP),
-    ] = None,
+    resume: Annotated[Path | None, _option(metavar="FOLDER", help="Go on with a sweep, or join in.")] = None,
     trials: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Try N combinations, drawn by Optuna; without it all.", rich_help_panel=_SWEEP
-        ),
+        int | None, _option(min=1, metavar="N", help="Try N combinations, drawn by Optuna; without it all.")
     ] = None,
-    jobs: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Processes, of one thread each.", rich_help_panel=_SWEEP)
-    ] = 1,
+    jobs: Annotated[int, _option(min=1, metavar="N", help="Processes, of one thread each.")] = 1,
     dask: Dask = None,
     config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="The table as JSON.", rich_help_panel="Messages")] = False,
@@ -149,11 +131,13 @@ def sweep(
         raise typer.BadParameter("a resumed sweep keeps its own options; leave the others out", param_hint="--resume")
     if dask is not None and jobs > 1:
         raise typer.BadParameter("the workers of the cluster are the processes", param_hint="--jobs")
-    session = sessions[0] if sessions and resume is not None else None
+    sessions = sessions or []
+    session = None
     if resume is not None:
-        make = _resumed(resume, sessions or [])
+        session = next(iter(sessions), None)
+        make = _resumed(resume, sessions)
     else:
-        make = _asked(sessions or [], folder, Config.read(config) if config else Config(), options, trials)
+        make = _asked(sessions, folder, Config.read(config) if config else Config(), options, trials)
     sweeps: list[Sweep] = []
     failures: list[Exception] = []
     for made in make:
@@ -181,11 +165,7 @@ def _resumed(resume: Path, sessions: list[Path]) -> "list[Callable[[], Sweep]]":
 
 
 def _asked(
-    sessions: list[Path],
-    folder: Path | None,
-    config: Config,
-    options: dict[str, Any],
-    trials: int | None,
+    sessions: list[Path], folder: Path | None, config: Config, options: dict[str, Any], trials: int | None
 ) -> "list[Callable[[], Sweep]]":
     """Make a sweep of each session."""
     from ldmfilter.analysis.sweep import Sweep
@@ -221,8 +201,7 @@ def _introduce(sweep: "Sweep", session: Path | None) -> None:
     number = sweep.n_runs // len(sweep.seeds)
     what = f"{number} combination{'s' if number > 1 else ''}{seeds}"
     done = sweep.n_runs - sweep.n_left
-    left = f", {done} of {sweep.n_runs} runs are done" if done else ""
-    say(f"{what}{left}; sweep folder {sweep.folder}")
+    say(f"{what}{f', {done} of {sweep.n_runs} runs are done' if done else ''}; sweep folder {sweep.folder}")
     possible = math.prod(map(len, sweep.grid.values()))
     if possible > len(sweep.combinations):
         say(f"{possible - len(sweep.combinations)} of {possible} left out: fewer states than latent dimensions")
@@ -230,32 +209,25 @@ def _introduce(sweep: "Sweep", session: Path | None) -> None:
 
 def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, session: Path | None, quiet: bool) -> list[Exception]:
     """Do what is missing and show the progress. Returns why a sweep could not go on."""
+    from ldmfilter.analysis.sweep import run_sweeps
     from ldmfilter.analysis.sweep_scores import describe
-    from ldmfilter.analysis.sweep_work import run_sweeps
     from ldmfilter.cluster import workers
 
-    # A bar counts steps, so that it moves within a run; a log gets a line when a run has ended.
-    steps = {one: one.n_runs * one.steps for one in sweeps}
-    ended = {one: one.n_runs - one.n_left for one in sweeps}
-    share = {one: ended[one] / one.n_runs for one in sweeps}
-    runs = sum(one.n_runs for one in sweeps)
-    if sum(ended.values()) == runs:
-        jobs, dask = 1, None
+    runs, left = sum(one.n_runs for one in sweeps), sum(one.n_left for one in sweeps)
+    steps = sum(one.n_runs * one.steps for one in sweeps)
     terminal = sys.stderr.isatty()
 
-    def count(move: "tuple[Sweep, Progress | InputError | TrainingError]") -> int:
-        if not isinstance(move[1], Exception):
-            ended[move[0]], share[move[0]] = move[1].ended, move[1].share
-        return round(sum(share[one] * steps[one] for one in sweeps))
+    # A bar counts steps, so that it moves within a run; a log gets a line when a run has ended.
+    def done(_: Any = None) -> int:
+        return round(sum(one.share * one.n_runs * one.steps for one in sweeps))
 
-    def text(move: "tuple[Sweep, Progress | InputError | TrainingError]") -> str:
-        sweep, progress = move
-        if isinstance(progress, Exception):
+    def text(move: "tuple[Sweep, SweepRun | InputError | TrainingError]") -> str:
+        sweep, run = move
+        if isinstance(run, Exception):
             return ""
-        run = progress.run
         where = f"{Path(sweep.session_path).stem}, " if len(sweeps) > 1 else ""
         seed = f", seed {run.seed}" if len(sweep.seeds) > 1 else ""
-        name = f"{sum(ended.values())}/{runs}  {where}{describe(run.options)}{seed}"
+        name = f"{sum(one.ended for one in sweeps)}/{runs}  {where}{describe(run.options)}{seed}"
         if run.state == "failed":
             return f"{name}: failed, {run.reason}"
         if run.score is None:
@@ -268,15 +240,13 @@ def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, session: Path | 
     reads = [absolute(session or one.session_path) for one in sweeps]
     try:
         with (
-            workers(dask, jobs, reads, sweeps[0].folder, runs - sum(ended.values())) as executor,
+            workers(dask if left else None, jobs, reads, sweeps[0].folder, left) as executor,
             closing(run_sweeps(sweeps, session, executor)) as moves,
         ):
-            start = round(sum(share[one] * steps[one] for one in sweeps))
-            for move in follow(moves, sum(steps.values()), count, text, "step", quiet or not terminal, start):
-                count(move)
+            for move in follow(moves, steps, done, text, "step", quiet or not terminal, done()):
                 if isinstance(move[1], Exception):
                     failures.append(move[1])
-                elif move[1].run.ended and not quiet:
+                elif move[1].ended and not quiet:
                     say(text(move))
     except KeyboardInterrupt:
         again = f"`ldmfilter sweep --resume {sweeps[0].folder}`" if len(sweeps) == 1 else "the same command"
@@ -286,40 +256,37 @@ def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, session: Path | 
 
 
 def _print(sweeps: "list[Sweep]", several: bool, as_json: bool, quiet: bool) -> list[Exception]:
-    """Print the tables of sweeps. Returns a failure for each that has no best run."""
+    """Print the tables of sweeps, and draw them. Returns a failure for each that has no best run."""
+    from ldmfilter.analysis.sweep_scores import best_run, draw_scores
+
     tables = [(one, one.results()) for one in sweeps]
     if as_json:
         summaries = [summarise(*table) for table in tables]
         print(json.dumps(summaries if several else summaries[0], indent=1, allow_nan=False))
-    failures = []
+    failures: list[Exception] = []
     for one, results in tables:
         if not as_json:
             if several:
                 print(one.session_path)
             _show(one, results)
-        failures += _conclude(one, results, quiet)
+        best, left = best_run(results), one.n_runs - one.ended
+        if left and not quiet:
+            say(
+                f"{left} run(s) are still being done by another process; "
+                f"`ldmfilter sweep --resume {one.folder}` shows the table again"
+            )
+        if best:
+            picture = one.folder / "sweep.png"
+            draw_scores(results, one.session_path, picture)
+            if not quiet:
+                if (results[0].score or 0.0) <= 0:
+                    say(
+                        "warning: nothing was found that predicts held-out time; try other bins, units or a longer span"
+                    )
+                say(f"best run {best.folder}, picture {picture}")
+        elif not left:
+            failures.append(TrainingError(f"{one.folder}: no run has ended well; the table tells why"))
     return failures
-
-
-def _conclude(sweep: "Sweep", results: "list[Combination]", quiet: bool) -> list[Exception]:
-    """Draw a sweep's scores and say where its best run lies. Returns why there is none."""
-    from ldmfilter.analysis.sweep_scores import best_run, draw_scores
-
-    best, picture = best_run(results), sweep.folder / "sweep.png"
-    if any(one.score is not None for one in results):
-        draw_scores(results, sweep.session_path, picture)
-    if sweep.n_left and not quiet:
-        say(
-            f"{sweep.n_left} run(s) are still being done by another process; "
-            f"`ldmfilter sweep --resume {sweep.folder}` shows the table again"
-        )
-    if best is None:
-        return [] if sweep.n_left else [TrainingError(f"{sweep.folder}: no run has ended well; the table tells why")]
-    if not quiet:
-        if results[0].score is not None and results[0].score <= 0:
-            say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
-        say(f"best run {best.folder}, picture {picture}")
-    return []
 
 
 def summarise(sweep: "Sweep", results: "list[Combination]") -> dict[str, Any]:
@@ -351,36 +318,28 @@ def _show(sweep: "Sweep", results: "list[Combination]") -> None:
     from ldmfilter.analysis.sweep_scores import show
 
     # In a pipe a line is a row, however long; on a terminal the reasons of failures stand below the table.
-    terminal = sys.stdout.isatty()
+    terminal, several = sys.stdout.isatty(), len(sweep.seeds) > 1
     console = open_console()
-    several = len(sweep.seeds) > 1
     named = (">" + name.replace("_", " " if terminal else "-") for name in sweep.grid)
     heads = ["run folder", *named, ">bits per spike", *[">seeds from to"] * several, ">step", ">rank", ">s", ""]
-    rows = []
+    rows, failed = [], []
     for one in results:
-        first = one.runs[0]
+        first, wrong = one.runs[0], [run for run in one.runs if run.state == "failed"]
         row = [first.folder.name, *(show(one.options[name]) for name in sweep.grid), _number(one.score, 3)]
         if several:
             row.append(f"{_number(one.lowest, 3)} {_number(one.highest, 3)}".strip())
-        ended_well = first.score is not None
-        row += [str(first.step) if ended_well else "", _number(first.effective_rank if ended_well else None, 1)]
-        row += [f"{sum(run.seconds for run in one.runs):.0f}", _remark(one, reason=not terminal)]
-        rows.append(row)
+        row += ["", ""] if first.score is None else [str(first.step), _number(first.effective_rank, 1)]
+        remarks = []
+        if wrong:
+            many = f"{len(wrong)} of {len(one.runs)} failed" if len(one.runs) > 1 else "failed"
+            remarks.append(many if terminal else f"{many}: {wrong[0].reason}")
+        if begun := sum(not run.ended for run in one.runs):
+            remarks.append(f"{begun} of {len(one.runs)} to do")
+        rows.append([*row, f"{sum(run.seconds for run in one.runs):.0f}", "; ".join(remarks)])
+        failed += wrong
     print_table(console, heads, rows)
-    for run in (run for one in results for run in one.runs if run.state == "failed" and terminal):
+    for run in failed if terminal else ():
         console.print(shown(f"{run.folder.name}  {run.reason}", style="dim"))
-
-
-def _remark(one: "Combination", reason: bool) -> str:
-    failed = [run for run in one.runs if run.state == "failed"]
-    begun = sum(not run.ended for run in one.runs)
-    remarks = []
-    if failed:
-        many = f"{len(failed)} of {len(one.runs)} failed" if len(one.runs) > 1 else "failed"
-        remarks.append(f"{many}: {failed[0].reason}" if reason else many)
-    if begun:
-        remarks.append(f"{begun} of {len(one.runs)} to do")
-    return "; ".join(remarks)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -16,8 +16,6 @@ from ldmfilter.progress import follow
 from ldmfilter.ranks import ranks
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from ldmfilter.filter.runs import Run
     from ldmfilter.filter.training import Record, Training
 
@@ -71,34 +69,35 @@ def train(
                 param_hint="--max-steps",
             )
         raise typer.BadParameter("a run keeps its own options; leave the others out", param_hint=hint)
-    if add is not None:
-        if resume or session:
-            raise typer.BadParameter("name the session to add, and no other", param_hint="--add")
-        the_run = open_run(run)
-        adding = the_run.add(the_run.read(add, format))
-        _follow(the_run, adding.training, [adding.counts], adding.train(), add, quiet)
-        _print(the_run, adding.training, as_json)
-        return
-    if not resume and not session:
+    if add is not None and (resume or session):
+        raise typer.BadParameter("name the session to add, and no other", param_hint="--add")
+    if add is None and not resume and not session:
         raise typer.BadParameter("name a session to train on", param_hint="SESSION")
-    from ldmfilter.filter.start import resume_run, start_run
+    from ldmfilter.filter.runs import start_run
+    from ldmfilter.filter.training import Training
 
-    if resume:
-        the_run, training, counts = resume_run(open_run(run), session or ())
+    if add is not None:
+        the_run = open_run(run)
+        training, records = the_run.add(the_run.read(add, format))
+    elif resume:
+        the_run = open_run(run)
+        training = Training(the_run.config.filter, the_run.training_counts(session or ()))
+        the_run.resume(training)
+        records = the_run.train(training)
     else:
         asked = (Config.read(config) if config else Config()).replace(**options)
         asked.validate()
         named = {*options, *(read_toml(config).get("data", {}) if config else ())}
         bin_size_given = not named.isdisjoint(("bin_size", "bin-size"))
-        the_run, training, counts = start_run(run, session or (), format, asked, bin_size_given)
-    _follow(the_run, training, counts, the_run.train(training, counts), None, quiet)
+        the_run, training = start_run(run, session or (), format, asked, bin_size_given)
+        records = the_run.train(training)
+    _follow(the_run, training, records, add, quiet)
     _print(the_run, training, as_json)
 
 
 def _follow(
     run: "Run",
     training: "Training",
-    counts: "list[xr.DataArray]",
     records: "Iterable[Record]",
     added: Path | None,
     quiet: bool,
@@ -108,7 +107,7 @@ def _follow(
     `added`: the session whose encoder is trained; None where all of the run is.
     """
     if not quiet:
-        _say_start(run, training, counts)
+        _say_start(run, training)
     try:
         for _ in follow(
             records, training.steps, lambda _: training.step, lambda record: record.text, "step", quiet, training.step
@@ -120,9 +119,7 @@ def _follow(
             say(f"ldmfilter: interrupted; go on with `ldmfilter train {again} --run {run.folder}`")
         raise typer.Exit(INTERRUPTED) from None
     if not quiet:
-        from ldmfilter.data.counts import is_signal
-
-        _say_end(run, training, added, is_signal(counts[0]))
+        _say_end(run, training, added)
 
 
 def _print(run: "Run", training: "Training", as_json: bool) -> None:
@@ -137,16 +134,17 @@ def _print(run: "Run", training: "Training", as_json: bool) -> None:
     print(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=1))
 
 
-def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -> None:
+def _say_start(run: "Run", training: "Training") -> None:
     from ldmfilter.data.counts import is_signal
     from ldmfilter.data.selection import WHOLE
     from ldmfilter.data.windows import typical_stretch
     from ldmfilter.filter.candidates import FRAMES
 
+    counts = training.counts
     for one in counts:
         if one.attrs["units_left_out"]:
             say(one.attrs["units_left_out"])
-        pieces = str(one["interval"].values[0]) if one.sizes["time"] else WHOLE
+        pieces = str(one["interval"].values[0])
         if run.config.data.interval is None and not run.config.data.spans and pieces != WHOLE:
             say(f"observed in {pieces} alone: each is a stretch by itself, and no state goes on to the next")
     size, stretch = float(counts[0].attrs["bin_size"]), min(map(typical_stretch, counts))
@@ -155,8 +153,8 @@ def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -
         shorter = max(one for one in round_sizes if one < stretch * size / FRAMES or one == 1e-4)
         say(f"half of the time lies in stretches of {stretch} bins or fewer; --bin-size {shorter:g} tells more of them")
     step = f", from step {training.step}" if training.step else ""
-    each, once = run.config.filter.max_steps, training.steps == run.config.filter.max_steps
-    of = "" if once else f" ({training.steps // each} trainings of {each})"
+    each = run.config.filter.max_steps
+    of = f" ({training.steps // each} trainings of {each})" if training.steps > each else ""
     bins = sum(int(one["observed"].sum()) for one in counts)
     several = f" in {len(counts)} sessions" if len(counts) > 1 else ""
     say(
@@ -170,17 +168,20 @@ def _say_start(run: "Run", training: "Training", counts: "list[xr.DataArray]") -
         say(f"{run.config.data.reserve:.0%} of the time is kept apart, to judge the filter on (--reserve 0 uses all)")
 
 
-def _say_end(run: "Run", training: "Training", added: Path | None, signal: bool) -> None:
+def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
     """The step that was kept, and a warning of sessions that fit together in more than one way."""
+    from ldmfilter.data.counts import is_signal
     from ldmfilter.filter.candidates import listed
 
-    best = training.kept_records
-    bits, kept = training.kept.bits_per_spike, training.kept
+    best, kept = training.kept_records, training.kept
+    bits = kept.bits_per_spike
     # Predicted spikes decide where they were judged; the information of z in many dimensions is easily overfitted.
     if not (bits > 0 if math.isfinite(bits) else any(one.score > 0 for one in best)):
         say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
     if len(training.trained) > 1 or training.left_out:
-        what, unit = ("the signal", "shares of its variance") if signal else ("spikes", "bits per spike")
+        what, unit = (
+            ("the signal", "shares of its variance") if is_signal(training.counts[0]) else ("spikes", "bits per spike")
+        )
         without = "".join(f"; {one} left out: no stretch is long enough for its windows" for one in training.left_out)
         ahead = any(one.bits_per_spike > bits for one in training.trained)
         by_chance = ", where a lead of less than two standard errors is none" if ahead else ""

@@ -65,67 +65,24 @@ def workers(dask: str | None, jobs: int, reads: Iterable[str], folder: Path, mos
     """An executor for `work`; None where this process does everything itself.
 
     Args:
-        dask: address of a cluster, or None for `jobs` processes of this machine.
-        reads, folder, most: as `connect`, whose InputError is raised.
-    """
-    if dask is not None:
-        with connect(dask, reads, folder, most) as client:
-            yield client.get_executor(pure=False)
-    elif min(jobs, most) > 1:
-        with _processes(min(jobs, most)) as pool:
-            yield pool
-    else:
-        yield None
-
-
-@contextmanager
-def connect(address: str, reads: Iterable[str], folder: Path, most: int) -> Iterator[Client]:
-    """A Dask cluster: one that runs already, or one of processes on this machine that ends with the block.
-
-    Args:
-        address: of the scheduler, as tcp://HOST:8786; "local" for one process a core, of one thread each.
-        reads: absolute paths that the workers must see, and addresses, which are not looked at.
+        dask: address of a cluster's scheduler, as tcp://HOST:8786, or "local" for one process a core, of one thread
+            each; None for `jobs` processes of this machine.
+        reads: absolute paths that the workers of a cluster must see, and addresses, which are not looked at.
         folder: where they write.
         most: number of tasks; no more processes are started.
 
     Raises InputError where the package `distributed` is missing, no scheduler answers in time, or a worker has other
     versions or does not see the files.
     """
-    try:
-        import distributed
-        from dask.system import CPU_COUNT
-    except ImportError:
-        raise InputError("--dask: the package distributed is missing; pip install 'ldmfilter[dask]'") from None
-    with ExitStack() as stack:
-        for logger in map(logging.getLogger, ("distributed", "distributed.client")):
-            stack.callback(logger.setLevel, logger.level)
-            logger.setLevel(logging.CRITICAL)  # what matters is an error of ours
-        where: Any = address
-        if address == LOCAL:
-            # No limit of memory, as for processes without Dask: it would be a core's share, whatever others need.
-            where = stack.enter_context(
-                distributed.LocalCluster(
-                    n_workers=max(1, min(CPU_COUNT, most)),
-                    threads_per_worker=1,
-                    memory_limit=0,
-                    dashboard_address="127.0.0.1:0",
-                    silence_logs=logging.CRITICAL,
-                    preload=_IGNORE_INTERRUPT,
-                )
-            )
-        else:
-            # A client waits for ever where something else listens, so the scheduler is asked first.
-            try:
-                asyncio.run(asyncio.wait_for(_identity(address), _ANSWER))
-            except Exception as error:  # what is no scheduler may answer anything
-                reason = "it is silent" if isinstance(error, TimeoutError) else " ".join(str(error).split())[:100]
-                raise InputError(
-                    f"--dask {address}: no Dask scheduler answers there ({reason or type(error).__name__}); give its "
-                    "address, as tcp://HOST:8786"
-                ) from None
-        client = stack.enter_context(distributed.Client(where, set_as_default=False))
-        _check_workers(client, address, [path for path in reads if "://" not in path], folder.absolute())
-        yield client
+    if dask is not None:
+        with _connect(dask, most) as client:
+            _check_workers(client, dask, [path for path in reads if "://" not in path], folder.absolute())
+            yield client.get_executor(pure=False)
+    elif min(jobs, most) > 1:
+        with _processes(min(jobs, most)) as pool:
+            yield pool
+    else:
+        yield None
 
 
 def work(
@@ -177,7 +134,7 @@ def _end(task: int, future: Future) -> Done:
         return Done(task, *future.result())
     except (Exception, CancelledError) as error:  # of the executor itself: a task's own errors are results
         name = type(error).__name__
-        return Done(task, RuntimeError(_LOST.get(name) or f"{name}: {' '.join(str(error).split())[:200]}"))
+        return Done(task, RuntimeError(_LOST.get(name) or f"{name}: {_short(error, 200)}"))
 
 
 def _perform(function: Callable[..., Any], values: tuple, versions: dict[str, str]) -> tuple[Any, tuple[str, ...]]:
@@ -188,7 +145,7 @@ def _perform(function: Callable[..., Any], values: tuple, versions: dict[str, st
         for noise in _NOISE:
             warnings.simplefilter("ignore", noise)
         try:
-            _check_versions(versions, _versions(), platform.node())
+            _check_versions(versions)
             result = function(*values)
         except (InputError, TrainingError) as error:
             result = type(error)(str(error))
@@ -211,13 +168,12 @@ def _processes(jobs: int) -> Iterator[Executor]:
 
 
 def _begin(caller: Connection) -> None:
+    def end_with_it() -> None:
+        wait_for_end([caller])  # nothing is ever sent: the other end was closed
+        os._exit(1)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, which ends this process
-    threading.Thread(target=_end_with, args=(caller,), daemon=True).start()
-
-
-def _end_with(caller: Connection) -> None:
-    wait_for_end([caller])  # nothing is ever sent: the other end was closed
-    os._exit(1)
+    threading.Thread(target=end_with_it, daemon=True).start()
 
 
 @contextmanager
@@ -235,53 +191,71 @@ def _ignored_interrupt() -> Iterator[None]:
 # Workers of a Dask cluster.
 
 
-def _versions() -> dict[str, str]:
-    """Versions that must be the same everywhere for results to be the same; Dask compares its own version itself."""
-    python = "{}.{}".format(*sys.version_info)
-    return {"ldmfilter": __version__, "Python": python, "torch": version("torch").partition("+")[0]}
+@contextmanager
+def _connect(address: str, most: int) -> Iterator[Client]:
+    """A Dask cluster: one that runs already, or one of processes on this machine that ends with the block.
 
-
-def _check_versions(ours: dict[str, str], theirs: dict[str, str], where: str) -> None:
-    for name, mine in ours.items():
-        if theirs[name] != mine:
-            raise InputError(f"{where}: has {name} {theirs[name]}, not {mine} as here; install the same")
-
-
-def _look(paths: list[str]) -> dict[str, Any]:
-    """A description of a worker, and the paths that it does not see."""
-    missing = [path for path in paths if not os.path.exists(path)]
-    return {"versions": _versions(), "host": platform.node(), "missing": missing}
+    Raises InputError, as `workers`.
+    """
+    try:
+        import distributed
+        from dask.system import CPU_COUNT
+    except ImportError:
+        raise InputError("--dask: the package distributed is missing; pip install 'ldmfilter[dask]'") from None
+    with ExitStack() as stack:
+        for logger in map(logging.getLogger, ("distributed", "distributed.client")):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)  # what matters is an error of ours
+        where: Any = address
+        if address == LOCAL:
+            # No limit of memory, as for processes without Dask: it would be a core's share, whatever others need.
+            where = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=max(1, min(CPU_COUNT, most)),
+                    threads_per_worker=1,
+                    memory_limit=0,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL,
+                    preload=_IGNORE_INTERRUPT,
+                )
+            )
+        else:
+            # A client waits for ever where something else listens, so the scheduler is asked first.
+            try:
+                asyncio.run(asyncio.wait_for(_identity(address), _ANSWER))
+            except Exception as error:  # what is no scheduler may answer anything
+                reason = "it is silent" if isinstance(error, TimeoutError) else _short(error, 100)
+                raise InputError(
+                    f"--dask {address}: no Dask scheduler answers there ({reason or type(error).__name__}); give its "
+                    "address, as tcp://HOST:8786"
+                ) from None
+        yield stack.enter_context(distributed.Client(where, set_as_default=False))
 
 
 async def _identity(address: str) -> Any:
     """A scheduler's description of itself."""
     import distributed
 
-    async with distributed.rpc(
-        address, timeout=_ANSWER, connection_args=distributed.Security().get_connection_args("client")
-    ) as scheduler:
+    secure = distributed.Security().get_connection_args("client")
+    async with distributed.rpc(address, timeout=_ANSWER, connection_args=secure) as scheduler:
         return await scheduler.identity()
 
 
 def _check_workers(client: Client, address: str, reads: list[str], folder: Path) -> None:
-    """Raises: InputError, as `connect`."""
+    """Raises: InputError, as `workers`."""
     # A folder of the same name may lie on each machine's own disk; a new file in it tells.
     with disk_errors(folder), tempfile.NamedTemporaryFile(dir=folder, prefix=".ldmfilter-", suffix=".tmp") as marker:
-        seen = client.run(_look, [*reads, marker.name], on_error="return")
-    if not seen:
+        paths = [(path, path) for path in reads] + [(marker.name, str(folder))]
+        answers = client.run(_look, _versions(), paths, on_error="return")
+    if not answers:
         warnings.warn(f"--dask {address}: no worker has joined yet; waiting for one", stacklevel=2)
-    for worker, found in seen.items():
-        if isinstance(found, Exception):
+    for worker, error in answers.items():
+        if isinstance(error, InputError):
+            raise InputError(f"--dask {address}: worker {worker}: {error}")
+        if error is not None:
+            why = f"{type(error).__name__}: {_short(error, 100)}"
             raise InputError(
-                f"--dask {address}: worker {worker} cannot start ({type(found).__name__}: "
-                f"{' '.join(str(found).split())[:100]}); install ldmfilter {__version__} there"
-            )
-        _check_versions(_versions(), found["versions"], f"--dask {address}: worker {worker}")
-        for path in found["missing"]:
-            what = folder if path == marker.name else path
-            raise InputError(
-                f"{what}: is not seen by the Dask worker {worker} on {found['host']}; "
-                "let all see the same files under the same paths"
+                f"--dask {address}: worker {worker} cannot start ({why}); install ldmfilter {__version__} there"
             )
     if any(threads > 1 for threads in client.nthreads().values()):
         warnings.warn(
@@ -289,3 +263,31 @@ def _check_workers(client: Client, address: str, reads: list[str], folder: Path)
             "with --nthreads 1",
             stacklevel=2,
         )
+
+
+def _look(versions: dict[str, str], paths: list[tuple[str, str]]) -> None:
+    """Raises: InputError on a worker that has other versions, or does not see a path, which is told by its name."""
+    _check_versions(versions)
+    for path, name in paths:
+        if not os.path.exists(path):
+            raise InputError(
+                f"{name}: is not seen on {platform.node()}; let all see the same files under the same paths"
+            )
+
+
+def _versions() -> dict[str, str]:
+    """Versions that must be the same everywhere for results to be the same; Dask compares its own version itself."""
+    python = "{}.{}".format(*sys.version_info)
+    return {"ldmfilter": __version__, "Python": python, "torch": version("torch").partition("+")[0]}
+
+
+def _check_versions(wanted: dict[str, str]) -> None:
+    for name, ours in _versions().items():
+        if ours != wanted[name]:
+            raise InputError(
+                f"{platform.node()}: has {name} {ours}, not {wanted[name]} as the caller; install the same"
+            )
+
+
+def _short(error: BaseException, most: int) -> str:
+    return " ".join(str(error).split())[:most]

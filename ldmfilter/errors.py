@@ -1,6 +1,8 @@
-"""Errors whose message is one line, and the cleaning of text of unknown origin."""
+"""Errors and warnings whose message is one line, and the cleaning of text of unknown origin."""
 
 import re
+import sys
+import warnings
 
 LONGEST = 1200  # letters of a message
 # Control characters, which a terminal would obey, line ends of any kind, and halves of letters, which none can show.
@@ -20,6 +22,14 @@ def short(line: str) -> str:
     """A line that a person reads: where a file has a name of a thousand letters, its middle is left out."""
     line = one_line(line)
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 300]} ... {line[-300:]}"
+
+
+def warn(line: str) -> None:
+    """Warn with a line; the place that is shown with it is not in this package, but in the code that called it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_globals.get("__name__", "").startswith("ldmfilter") and frame.f_back is not None:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(line, stacklevel=level)
 
 
 class InputError(ValueError):

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from ldmfilter.errors import InputError
 
+AnyPath = str | os.PathLike[str]
+
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
+def replacing(path: AnyPath, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what is written there takes its place when the block ends without error.
 
     After a kill the old output or the new one is there, of a folder perhaps none; after an error the old one.
@@ -41,7 +43,7 @@ def replacing(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
+def check_target(path: AnyPath, overwrite: bool) -> Path:
     """The path of an output, links resolved, before any work is done for it.
 
     Raises InputError where it exists and `overwrite` is False, or its folder does not exist or cannot be written to.
@@ -81,32 +83,26 @@ def plain_name(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in text)[:60]
 
 
-def plain_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+def plain_names(paths: Sequence[AnyPath]) -> list[str]:
     """A different name for each of several files: its own, preceded by those of its folders where two are the same.
 
     >>> plain_names(["x/a.nwb", "y/b.nwb", "z/b.nwb", "b_.nwb", "b .nwb"])
     ['a', 'y_b', 'z_b', 'b_', 'b_-2']
     """
     parts = [(*path.parts[:-1], path.stem) for path in map(Path, paths)]
-    deep = [1] * len(parts)
-
-    def names() -> list[str]:
-        return [plain_name("_".join(part[-n:])) for part, n in zip(parts, deep, strict=True)]
-
-    while True:
-        seen = Counter(name.casefold() for name in names())  # some disks do not tell A from a
-        longer = [i for i, name in enumerate(names()) if seen[name.casefold()] > 1 and deep[i] < len(parts[i])]
-        if not longer:
-            break
+    deep, longer = [0] * len(parts), list(range(len(parts)))
+    while longer:
         for i in longer:
             deep[i] += 1
-    used: set[str] = set()
-    unique = []
-    for name in names():
+        names = [plain_name("_".join(part[-n:])) for part, n in zip(parts, deep, strict=True)]
+        seen = Counter(map(str.casefold, names))  # some disks do not tell A from a
+        longer = [i for i, name in enumerate(names) if seen[name.casefold()] > 1 and deep[i] < len(parts[i])]
+    unique: dict[str, str] = {}  # by their letters in lower case
+    for name in names:
         tried = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
-        unique.append(next(one for one in tried if one.casefold() not in used))
-        used.add(unique[-1].casefold())
-    return unique
+        free = next(one for one in tried if one.casefold() not in unique)
+        unique[free.casefold()] = free
+    return list(unique.values())
 
 
 @contextmanager

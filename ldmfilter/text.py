@@ -1,10 +1,12 @@
-"""Tables for terminals, pipes and the Python console: what commands print and objects show of themselves, as text."""
+"""What commands print and objects show of themselves: tables for terminals and consoles, and plain JSON types."""
 
 from __future__ import annotations
 
 import io
+import math
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ldmfilter.errors import one_line
@@ -13,12 +15,38 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def clean(text: str) -> str:
+    """The same with a replacement mark for each control character, which no page may hold."""
+    return _CONTROL.sub("\ufffd", text)
+
+
+def finite(value: Any) -> Any:
+    """Plain JSON types of it: NaN and infinities become None, numpy's types plain ones, texts clean."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return clean(value) if isinstance(value, str) else value
+
 
 def shown(text: str, **style: Any) -> Text:
     """A text of unknown origin for a console: no markup in it is obeyed, by Rich or by the terminal."""
     from rich.text import Text
 
     return Text(one_line(text), **style)
+
+
+def print_lines(console: Console, *lines: str, **style: Any) -> None:
+    """Print texts of unknown origin, each as a line of its own, without those that are empty."""
+    for line in filter(None, lines):
+        console.print(shown(line, **style))
 
 
 def open_console(stderr: bool = False) -> Console:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldmfilter.errors import TrainingError
+from ldmfilter.tensors import Tensors, below, optimizer_state, restore_optimizer
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no messages at the start
 
@@ -80,27 +81,18 @@ class Trainer:
         self.step += 1
         return value.detach()
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Named tensors of network and optimizer, and the values of the loss scaling; `load` takes both."""
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-        return tensors, self.fabric.strategy.precision.state_dict()
+        network = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        return network | optimizer_state(self.optimizer), self.fabric.strategy.precision.state_dict()
 
-    def load(self, tensors: dict[str, Tensor], scaler: dict[str, Any], step: int) -> None:
+    def load(self, tensors: Tensors, scaler: dict[str, Any], step: int) -> None:
         """Go on from the step at which `state` was taken.
 
         Raises KeyError, RuntimeError or ValueError for tensors of another network or optimizer.
         """
-        states: dict[int, dict[str, Tensor]] = {}
-        for name in tensors:
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                states.setdefault(int(index), {})[key] = tensors[name]
-        prefix = "network."
-        self.network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+        self.network.load_state_dict(below("network.", tensors))
+        restore_optimizer(self.optimizer, tensors)
         self.fabric.strategy.precision.load_state_dict(scaler)
         self.step = step
 

@@ -80,6 +80,6 @@ def harmful_run(folder: Path) -> Run:
     config = Config(DataConfig(spans=((0.0, 260.0),)), options).replace(state_dim=3)
     counts = reserve(bin_spikes(session, config.data.bin_size, config.data.spans), config.data.reserve)
     run = Run.create(folder / "run", config, session, counts)
-    for _ in run.train(Training(config.filter, counts), counts):
+    for _ in run.train(Training(config.filter, counts)):
         pass
     return run

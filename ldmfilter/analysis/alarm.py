@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t
 
 from ldmfilter.analysis.statistics import normalised
+from ldmfilter.data.counts import where_of
 from ldmfilter.errors import InputError
 from ldmfilter.filter.decode import decode_blocks
 from ldmfilter.filter.model import LDMFilter
@@ -74,12 +75,15 @@ class Alarm:
             raise InputError(f"alarm: windows of {seconds:g} s; give more than 0")
         bins = max(round(seconds / model.bin_size_), 1)
         x, trained = _innovations(model, counts)
-        unseen, seen = (_log_sizes(some, bins) for some in (x[~trained], x[trained]))
+        unseen, seen = (
+            np.log(_size(some[: len(some) // bins * bins].reshape(-1, bins, x.shape[1]).mean(1), bins))
+            for some in (x[~trained], x[trained])
+        )
         n = len(unseen)
         if n < LEAST_WINDOWS:
-            where, length = counts.attrs.get("path", "counts"), (~trained).sum() * model.bin_size_
+            length = (~trained).sum() * model.bin_size_
             raise InputError(
-                f"{where}: {length:g} s that training never saw hold {n} of the "
+                f"{where_of(counts)}: {length:g} s that training never saw hold {n} of the "
                 f"windows of {seconds:g} s; an alarm needs {LEAST_WINDOWS} to know what chance gives; shorten the "
                 "windows or train with a larger --reserve"
             )
@@ -120,20 +124,14 @@ class Alarm:
             if self._taken % bins == 0:
                 self._sum = self._recent.sum(0)  # rounding does not add up
             if self._taken >= bins:
-                self.size = _size(self._sum / bins, bins) / self._expected
+                self.size = float(_size(self._sum / bins, bins)) / self._expected
                 self._calm = 0 if self.size > self.limit else self._calm + 1
         return self._calm < bins
 
 
-def _size(mean: NDArray[np.float64], bins: int) -> float:
-    """Size of a mean (latent,) of normalised innovations, 1 where these are white."""
-    return math.sqrt(bins * float(mean @ mean) / mean.size)
-
-
-def _log_sizes(x: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
-    """Logarithms of the sizes of windows' means, (window,), of innovations (time, latent)."""
-    windows = x[: len(x) // bins * bins].reshape(-1, bins, x.shape[1])
-    return np.array([math.log(_size(mean, bins)) for mean in windows.mean(1)])
+def _size(mean: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
+    """Sizes (...) of means (..., latent) of so many normalised innovations, 1 where these are white."""
+    return np.sqrt(bins * (mean**2).mean(-1))
 
 
 def _innovations(model: LDMFilter, counts: xr.DataArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -151,7 +151,7 @@ def smoothed_roots(counts: Array, starts: Array, fit: Array, bin_size: float, si
     """
     centred = centred_roots(counts, fit, signal)
     forget = math.exp(-bin_size / SMOOTHING)
-    parts = np.split(centred, np.flatnonzero(starts)[1:]) if starts.any() else [centred]
+    parts = np.split(centred, np.flatnonzero(starts)[1:])
     return np.concatenate([lfilter([1 - forget], [1, -forget], part, axis=0) for part in parts])
 
 

@@ -12,10 +12,9 @@ import xarray as xr
 
 from ldmfilter.analysis.statistics import Array
 from ldmfilter.analysis.variable import Behavior, positions
-from ldmfilter.data.selection import flat_columns
+from ldmfilter.data.selection import find_column, flat_columns
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
-from ldmfilter.data.trials import find_column
 from ldmfilter.errors import InputError
 
 #: Columns of one series that are read at once: a place has up to three.

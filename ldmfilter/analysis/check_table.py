@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from ldmfilter.analysis.baselines import LINEAR_SYSTEM, LOCAL_LEVEL, NO_MEMORY, RANDOM_WALK
 from ldmfilter.analysis.calibration import BAND
-from ldmfilter.analysis.findings import DRIFT_LEVEL, Check, Limit, Number
+from ldmfilter.analysis.findings import DRIFT_LEVEL, Bound, Check, Limit, Number
 from ldmfilter.analysis.measures import LEVEL, Measures
-from ldmfilter.analysis.statistics import INFORMATION_UNIT, information_scale
+from ldmfilter.analysis.statistics import INFORMATION_UNIT
 
 QUESTIONS = USEFUL, HONEST, FIT = "are the states useful?", "are the intervals honest?", "do the dynamics fit?"
 
@@ -43,15 +42,15 @@ def _coupling(m: Measures) -> Number:
 
 
 def _coverage_ahead(m: Measures) -> Number:
-    worst = next(one for one in m.ahead if one.seconds == m.worst_ahead)
+    worst = m.worst_ahead
     missing = "" if worst.bins else "it could not be judged: no stretch is longer than a frame"
     return Number(worst.coverage, worst.coverage_interval, missing=missing)
 
 
 def _coverage_in_thirds(m: Measures) -> Number:
-    if m.worst_third is None:
+    if not m.thirds:
         return Number(math.nan, missing="it could not be judged: no intervals were calibrated")
-    third = m.worst_third[1]
+    third, _ = m.thirds[0]
     low, high = (third.coverage + sign * 2 * third.coverage_se for sign in (-1, 1))
     return Number(third.coverage, (max(low, 0.0), min(high, 1.0)))
 
@@ -62,9 +61,7 @@ _IN_A_THIRD = (
 )
 
 
-def _lead_check(
-    name: str, baseline: str, at: Callable[[Measures], float], reason: str, fine: str, strict: bool
-) -> Check:
+def _lead_check(name: str, baseline: str, at: Bound, reason: str, fine: str, strict: bool) -> Check:
     return Check(
         name,
         FIT,
@@ -81,20 +78,19 @@ def _lead_check(
     )
 
 
-def _drift_check(
-    name: str, question: str, key: str, unit: str, at: Callable[[Measures], float], reason: str, what: str
-) -> Check:
+def _drift_check(name: str, question: str, key: str, unit: str, at: Bound, reason: str, what: str) -> Check:
     wrong = (
         f"{what} drifts over the session (p = {{p:.2g}})",
         "choose a shorter --span, which leaves less to train on, or stable --units; conditions in blocks drift too",
     )
+    high = Limit(at, *wrong)
     return Check(
         name,
         question,
         lambda m: Number(m.drift.changes[key][0], p=m.drift.changes[key][1]),
         unit=unit,
-        low=Limit(lambda m: -at(m), *wrong),
-        high=Limit(at, *wrong),
+        low=Limit(lambda m: -high.of(m), *wrong),
+        high=high,
         reason=f"{reason}; and not by chance, p <= {DRIFT_LEVEL:g}",
         fine=f"{what} does not drift over the session (p = {{p:.2g}})",
     )
@@ -105,7 +101,7 @@ CHECKS = (
         SPIKES_AHEAD, USEFUL, lambda m: Number(m.spikes.states, missing=_unjudged(m.spikes.states)),
         unit="bits per spike",
         low=Limit(
-            lambda m: 0.0,
+            0.0,
             "the states do not tell what the population will do next",
             "choose other --units or a longer --span, and train anew",
         ),
@@ -117,7 +113,7 @@ CHECKS = (
         LEAD_OVER_PCA, USEFUL, lambda m: Number(m.spikes.lead, m.spikes.interval, missing=_unjudged(m.spikes.states)),
         unit="bits per spike",
         low=Limit(
-            lambda m: 0.0,
+            0.0,
             "a causal PCA of smoothed counts predicts spikes better ({m.spikes.pca:.3f} bits, {m.spikes.states:.3f} by "
             "the states)",
             "choose the other --dynamics, or --max-steps twice as high, which takes twice as long",
@@ -131,7 +127,7 @@ CHECKS = (
         PREDICTIVE_INFORMATION, USEFUL, lambda m: _lead(m, NO_MEMORY),
         unit=INFORMATION_UNIT,
         low=Limit(
-            lambda m: 0.0,
+            0.0,
             f"the past does not help: the filter predicts no better than {NO_MEMORY}",
             "choose another --bin-size, other --units, or a longer --span, and train anew",
         ),
@@ -158,7 +154,7 @@ CHECKS = (
         lambda m: Number(m.spikes.hidden, m.spikes.hidden_interval, missing=_unjudged(m.spikes.hidden)),
         unit="bits per spike",
         low=Limit(
-            lambda m: 0.0,
+            0.0,
             "states that are not shown a unit do not tell its spikes: the filter follows each unit's own rhythm",
             "choose twice as many --max-steps, which takes twice as long, other --units, or a longer --span",
         ),
@@ -202,19 +198,19 @@ CHECKS = (
     ),
     _drift_check(
         "drift of the predictive information", USEFUL, "predictive_information", INFORMATION_UNIT,
-        lambda m: 0.5 * max(abs(_lead(m, NO_MEMORY).value), 0.1 * information_scale(m.bin_size)),
+        lambda m: 0.5 * max(abs(_lead(m, NO_MEMORY).value), 0.1 / m.bin_size),
         "half of the predictive information: states at the end would be worth much more or less than at the start",
         "predictive information",
     ),
     Check(
         "innovation size", HONEST, lambda m: Number(m.consistency.size, m.consistency.size_interval),
         low=Limit(
-            lambda m: 0.8,
+            0.8,
             "the filter is underconfident: squared innovations are {value:.2f} times what it expects",
             "choose {refit}twice as many --max-steps, which takes twice as long",
         ),
         high=Limit(
-            lambda m: 1.25,
+            1.25,
             "the filter is overconfident: squared innovations are {value:.2f} times what it expects",
             "choose fewer --latent-dim, which can hold less, or a longer --span",
         ),
@@ -224,7 +220,7 @@ CHECKS = (
     Check(
         "innovation outliers", HONEST, lambda m: Number(m.consistency.tail, m.consistency.tail_interval),
         high=Limit(
-            lambda m: 0.1,
+            0.1,
             "{value:.1%} of bins lie outside the region that should hold 95 %: more than under a Gaussian",
             "choose a larger --bin-size, whose counts are more Gaussian and whose states come less often, or a higher "
             "--min-rate, which leaves units out",
@@ -235,28 +231,29 @@ CHECKS = (
     Check(
         "forecast coverage", HONEST, _coverage_ahead,
         low=Limit(
-            lambda m: 0.9,
-            "95 % intervals of forecasts hold {value:.1%} {m.worst_ahead:g} s ahead: too few",
+            0.9,
+            "95 % intervals of forecasts hold {value:.1%} {m.worst_ahead.seconds:g} s ahead: too few",
             "choose {refit}fewer --latent-dim, which can hold less, or a longer --span",
         ),
         high=Limit(
-            lambda m: 0.99,
-            "95 % intervals of forecasts hold {value:.1%} {m.worst_ahead:g} s ahead: they are too wide",
+            0.99,
+            "95 % intervals of forecasts hold {value:.1%} {m.worst_ahead.seconds:g} s ahead: they are too wide",
             "choose {refit}twice as many --max-steps, which takes twice as long",
         ),
         reason="at 0.9 intervals miss twice as often as they should, at 0.99 a fifth as often; judged on what the "
         "encoder sees later",
-        fine="95 % intervals of forecasts hold {value:.1%} {m.worst_ahead:g} s ahead, where they are furthest off",
+        fine="95 % intervals of forecasts hold {value:.1%} {m.worst_ahead.seconds:g} s ahead, where they are furthest "
+        "off",
     ),
     _drift_check(
-        "drift of the innovations", HONEST, "nis", "", lambda m: 0.5,
+        "drift of the innovations", HONEST, "nis", "", 0.5,
         "at 0.5 intervals are a quarter too wide or too narrow at one end",
         "the size of innovations against what the filter expects",
     ),
     Check(
         "coverage of behaviour in thirds", HONEST, _coverage_in_thirds,
-        low=Limit(lambda m: LEVEL - BAND, *_IN_A_THIRD),
-        high=Limit(lambda m: LEVEL + BAND, *_IN_A_THIRD),
+        low=Limit(LEVEL - BAND, *_IN_A_THIRD),
+        high=Limit(LEVEL + BAND, *_IN_A_THIRD),
         reason="intervals that are right on average may be wrong where it matters: each third of the bins, by spikes "
         "of the last second, speed, predicted width and value, should be within 3 % and 2 standard errors",
         fine="95 % intervals of behaviour hold {value:.1%} in the third where they are furthest off",
@@ -277,7 +274,7 @@ CHECKS = (
     ),
     *(
         _lead_check(
-            name, baseline, lambda m: 0.0, "below 0 the simpler predictor is the better one", "better than", strict
+            name, baseline, 0.0, "below 0 the simpler predictor is the better one", "better than", strict
         )
         for name, baseline, strict in (
             ("lead over a random walk", RANDOM_WALK, True), ("lead over a walk in noise", LOCAL_LEVEL, False)
@@ -285,7 +282,7 @@ CHECKS = (
     ),
     _lead_check(
         "lead over a linear system", LINEAR_SYSTEM,
-        lambda m: -LAG_BEHIND * len(m.spectrum.z) * information_scale(m.bin_size),
+        lambda m: -LAG_BEHIND * len(m.spectrum.z) * (1 / m.bin_size),
         "the filter is one itself and should come near the best; 0.02 nats a frame and dimension are errors 2 % larger",
         "as well as", strict=False,
     ),
@@ -312,8 +309,37 @@ CHECKS = (
         fine="the time constant of the slowest state is shorter than the session",
     ),
     _drift_check(
-        "drift of z", FIT, "mean_z", "deviations", lambda m: 0.5,
+        "drift of z", FIT, "mean_z", "deviations", 0.5,
         "half a standard deviation of z, along the direction in which it moves",
         "the mean of the pseudo-observations",
     ),
 )  # fmt: skip
+
+# Words for a signal, in place of those for spikes.
+_OF_SIGNAL = (
+    ("bits per spike", "of the variance"),
+    (" bits, ", " of the variance, "),
+    ("mean rate", "mean"),
+    ("; counted ", "; "),
+    ("smoothed counts", "the smoothed signal"),
+    ("whose counts are", "whose means are"),
+    (", or a higher --min-rate, which leaves units out", ""),
+    ("sets of spikes", "signals"),
+    ("recorded spikes", "recorded signal"),
+    ("spikes ahead", "signal ahead"),
+    ("spikes shifted", "the signal shifted"),
+    ("spikes of hidden", "signal of hidden"),
+    ("its spikes", "its signal"),
+    (" spikes", " the signal"),
+)
+
+
+def of_signal(text: str) -> str:
+    """A sentence of the checks on spikes, as it reads where the model is one of a signal.
+
+    >>> of_signal("the states predict spikes to come better than mean rates")
+    'the states predict the signal to come better than means'
+    """
+    for spikes, signal in _OF_SIGNAL:
+        text = text.replace(spikes, signal)
+    return text

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ldmfilter.analysis.check_table import CHECKS, HIDDEN_UNITS, LEAD_OVER_PCA, SPIKES_AHEAD
+from ldmfilter.analysis.check_table import CHECKS, HIDDEN_UNITS, LEAD_OVER_PCA, SPIKES_AHEAD, of_signal
 from ldmfilter.analysis.findings import Finding
 from ldmfilter.analysis.judged import GUARD
 from ldmfilter.analysis.measures import SURROGATES, Measures, measure
-from ldmfilter.analysis.signal_words import of_signal
 from ldmfilter.analysis.text import show_checks
 from ldmfilter.html import table
-from ldmfilter.text import plain
+from ldmfilter.text import finite, plain
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.readout import AnyReport
@@ -96,9 +94,7 @@ class Diagnosis(Measures):
         """
         shown = ("ok", "summary", "predictive", "unpredictive")
         content = {name: getattr(self, name) for name in shown} | dataclasses.asdict(self)
-        content["behavior"] = [one.to_dict() for one in self.behavior]
-        text = json.dumps(content, default=lambda value: value.tolist())
-        plain: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
+        plain: dict[str, Any] = finite(content | {"behavior": [one.to_dict() for one in self.behavior]})
         return plain
 
 

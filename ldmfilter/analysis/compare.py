@@ -15,10 +15,10 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from ldmfilter.analysis.judged import GUARD
-from ldmfilter.data.counts import check_counts
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.filter.runs import Run
+from ldmfilter.text import finite
 
 FOLDS = 5
 SHIFTS = 20  # circular shifts of the shuffled control
@@ -39,6 +39,8 @@ class Comparison:
             own held-out blocks; of a signal the share of variance; None where it could not be judged.
         bins: number of bins that were judged.
         held_out: whether none of the runs was trained on these bins.
+        median: of R2 over all ordered pairs.
+        chance: the highest control of any pair.
     """
 
     runs: tuple[str, ...]
@@ -47,25 +49,13 @@ class Comparison:
     bits_per_spike: tuple[float | None, ...]
     bins: int
     held_out: bool
-
-    @property
-    def median(self) -> float:
-        """Median R2 over all ordered pairs."""
-        return float(np.median(self.r2[self._pairs]))
-
-    @property
-    def chance(self) -> float:
-        """The highest control of any pair."""
-        return float(self.control[self._pairs].max())
-
-    @property
-    def _pairs(self) -> NDArray[np.bool_]:
-        return ~np.eye(len(self.runs), dtype=bool)
+    median: float
+    chance: float
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON takes them."""
-        plain = {"runs": list(self.runs), "r2": self.r2.tolist(), "control": self.control.tolist()}
-        return vars(self) | plain | {"median": self.median, "chance": self.chance}
+        content: dict[str, Any] = finite(vars(self))
+        return content
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
@@ -80,34 +70,34 @@ def compare(runs: Sequence[Run]) -> Comparison:
     if len(runs) < 2:
         raise InputError("a comparison needs two runs or more; name another run folder")
     check_same_session(runs)
-    first, bin_size = runs[0], runs[0].config.data.bin_size
+    bin_size = runs[0].config.data.bin_size
     decoded: list[xr.Dataset] = []
     bits: list[float | None] = []
     for run in runs:
         model = run.model()
-        bits.append(model.kept_.bits_per_spike if np.isfinite(model.kept_.bits_per_spike) else None)
-        latents = model.decode(check_counts(run.recording()[1]))
-        time = latents["time"].to_numpy()
-        free = outside(time, model.trained_spans_, GUARD)
-        origin = decoded[0]["seconds"].item(0) if decoded else time[0]
-        # Times of the same bin may differ by a rounding error.
-        number = np.round((time - origin) / (0.25 * bin_size))
-        columns = {"seconds": ("time", time), "free": ("time", free)}
-        decoded.append(latents[["filtered_mean", "observed"]].assign(columns).assign_coords(time=number))
-    common = xr.align(*decoded, join="inner", exclude=["state"])
-    if common[0].sizes["time"] < 10 * FOLDS:
-        raise InputError(
-            f"{first.folder}: {common[0].sizes['time']} bins in common with the other runs; compare runs of one span"
-        )
-    seen, free = (np.all([one[name].to_numpy() for one in common], axis=0) for name in ("observed", "free"))
+        bits.append(finite(model.kept_.bits_per_spike))
+        latents = model.decode(run.recording()[1])[["filtered_mean", "observed"]]
+        latents["free"] = "time", outside(latents["time"].to_numpy(), model.trained_spans_, GUARD)
+        if decoded:  # at the bins of the first run, whose times may differ by a rounding error
+            absent = {"filtered_mean": np.nan, "observed": False, "free": False}
+            latents = latents.reindex_like(
+                decoded[0]["time"], method="nearest", tolerance=bin_size / 8, fill_value=absent
+            )
+        decoded.append(latents)
+    seen, free = (np.all([one[name].to_numpy() for one in decoded], axis=0) for name in ("observed", "free"))
+    if seen.sum() < 10 * FOLDS:
+        raise InputError(f"{runs[0].folder}: {seen.sum()} bins in common with the other runs; compare runs of one span")
     held_out = bool((seen & free).sum() >= 10 * FOLDS)
     judged = seen & free if held_out else seen
-    fold = _folds(common[0]["seconds"].to_numpy()[judged], bin_size)
-    states = [one["filtered_mean"].to_numpy().astype(np.float64)[judged] for one in common]
+    fold = _folds(decoded[0]["time"].to_numpy()[judged], bin_size)
+    states = [one["filtered_mean"].to_numpy().astype(np.float64)[judged] for one in decoded]
     r2, control = np.eye(len(runs)), np.zeros((len(runs), len(runs)))
-    for i, j in itertools.permutations(range(len(runs)), 2):
+    pairs = list(itertools.permutations(range(len(runs)), 2))
+    for i, j in pairs:
         r2[i, j], control[i, j] = agreement(states[i], states[j], fold)
-    return Comparison(tuple(str(run.folder) for run in runs), r2, control, tuple(bits), int(judged.sum()), held_out)
+    median, chance = float(np.median([r2[pair] for pair in pairs])), max(float(control[pair]) for pair in pairs)
+    names = tuple(str(run.folder) for run in runs)
+    return Comparison(names, r2, control, tuple(bits), int(judged.sum()), held_out, median, chance)
 
 
 def check_same_session(runs: Sequence[Run]) -> None:

@@ -16,19 +16,13 @@ from ldmfilter.analysis.readout import AnyReport, read_behavior
 from ldmfilter.config import DataConfig
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.prepare import prepare
+from ldmfilter.data.selection import choose_trials
 from ldmfilter.data.session import Session
-from ldmfilter.data.trials import choose_trials
 from ldmfilter.data.windows import reserve
 from ldmfilter.filter.aligned import align, window_steps
-from ldmfilter.filter.decode import (
-    check_level,
-    check_store,
-    decode_blocks,
-    is_made_from,
-    select_model_units,
-    write_latents,
-)
+from ldmfilter.filter.decode import check_level, decode_blocks, select_model_units
 from ldmfilter.filter.forecast import check_horizons
+from ldmfilter.filter.latents import check_store, is_made_from, write_latents
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.rates import Rates
 from ldmfilter.filter.runs import Run
@@ -117,7 +111,7 @@ def decode_session(
     run = run.choose(recording)
     recording = recording or run.read(None, options.format)
     model = run.model()
-    if keep and is_made_from(out, model, recording.source.checksum, options.to_json()):
+    if keep and is_made_from(out, model.model_id_, recording.source.checksum, options.to_json()):
         return None
     check_store(out, overwrite)
     if session is None and recording.source.checksum != run.checksum:
@@ -176,7 +170,7 @@ def stopped_early(run: Run) -> str:
     if model.ended_:
         return ""
     step, wanted = model.history_[-1].step, run.config.filter.max_steps
-    return f"warning: {run.folder}: training stopped at step {step} of {wanted}; decoding with what it kept"
+    return f"warning: {run.folder}: training stopped at step {step} of {wanted}; what it kept is used"
 
 
 def fit_rates(run: Run, model: LDMFilter, recording: Session) -> Rates:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ldmfilter.analysis.measures import Measures
 
 DRIFT_LEVEL = 0.01
+Bound = float | Callable[[Measures], float]
 REFIT = "--refit, which takes seconds and may tell less of slow behaviour, or "
 
 
@@ -88,9 +89,13 @@ class Number(NamedTuple):
 class Limit(NamedTuple):
     """A bound of a check's number, with the verdict and the remedy where the number lies beyond it."""
 
-    at: Callable[[Measures], float]
+    at: Bound
     verdict: str
     remedy: str
+
+    def of(self, measures: Measures) -> float:
+        """The bound on these measures."""
+        return self.at(measures) if callable(self.at) else self.at
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ class Check:
     def judge(self, measures: Measures) -> Finding:
         """The check's finding."""
         value, interval, p, missing = self.number(measures)
-        low, high = (limit.at(measures) if limit else None for limit in (self.low, self.high))
+        low, high = (limit and limit.of(measures) for limit in (self.low, self.high))
         least, most = -math.inf if low is None else low, math.inf if high is None else high
         first, last = (value, value) if interval is None or self.strict else interval
         # Written so that NaN lies beyond every bound.

@@ -68,8 +68,9 @@ class Bins:
         return self.fit & odd, self.judged & ~odd
 
     def filter(self, model: LinearGaussian, z: Tensor) -> Filtered:
-        """`kalman.filter` of z (*batch, time, latent) over these bins."""
-        return filter(model, z, torch.from_numpy(self.observed), torch.from_numpy(self.starts))
+        """`kalman.filter` of z (time, latent) over these bins, or of several such z, one after the other."""
+        observed, starts = (torch.from_numpy(x).repeat(len(z) // len(x)) for x in (self.observed, self.starts))
+        return filter(model, z, observed, starts)
 
     def piece(self, most: int, seed: int) -> Bins:
         """About `most` of the judged bins, with bins of `GUARD` s before each, in which a filter forgets its prior."""

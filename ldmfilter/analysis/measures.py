@@ -141,11 +141,11 @@ class Ahead:
     """
 
     seconds: float
-    bins: int
-    size: float
-    size_interval: tuple[float, float]
-    coverage: float
-    coverage_interval: tuple[float, float]
+    bins: int = 0
+    size: float = math.nan
+    size_interval: tuple[float, float] = (math.nan, math.nan)
+    coverage: float = math.nan
+    coverage_interval: tuple[float, float] = (math.nan, math.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,27 +181,24 @@ class Measures:
     behavior: tuple[AnyReport, ...]
 
     @property
-    def worst_third(self) -> tuple[str, Third] | None:
-        """The third of bins in which intervals of behaviour are surest to be off, and the behaviour's name."""
-        every = [(one.name, third) for one in self.behavior for third in getattr(one, "thirds", ())]
-        return max(every, key=lambda pair: abs(pair[1].coverage - LEVEL) - 2 * pair[1].coverage_se, default=None)
+    def thirds(self) -> list[tuple[Third, str]]:
+        """Thirds of bins and the behaviour whose intervals are judged there, those first that are surest to be off."""
+        every = [(third, one.name) for one in self.behavior for third in getattr(one, "thirds", ())]
+        return sorted(every, key=lambda pair: 2 * pair[0].coverage_se - abs(pair[0].coverage - LEVEL))
 
     @property
     def thirds_off(self) -> str:
         """The thirds of bins in which intervals of behaviour hold too few or too many, in words; where chance may
         explain all, that which is furthest off."""
-        every = [(one.name, third) for one in self.behavior for third in getattr(one, "thirds", ())]
-        worst = [self.worst_third] if self.worst_third else []
         return "; ".join(
             f"{third.coverage:.1%} of {name} where {third.by} is {third.low:.3g} to {third.high:.3g}"
-            for name, third in [pair for pair in every if pair[1].outside] or worst
+            for third, name in [pair for pair in self.thirds if pair[0].outside] or self.thirds[:1]
         )
 
     @property
-    def worst_ahead(self) -> float:
-        """The horizon, s, at which the coverage of forecasts is furthest from 95 %."""
-        judged = [one for one in self.ahead if one.bins] or list(self.ahead)
-        return max(judged, key=lambda one: abs(one.coverage - 0.95)).seconds
+    def worst_ahead(self) -> Ahead:
+        """The forecasts whose coverage is furthest from 95 %."""
+        return max([one for one in self.ahead if one.bins] or self.ahead, key=lambda one: abs(one.coverage - 0.95))
 
 
 def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> SpikesPredicted:
@@ -210,33 +207,21 @@ def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> Spike
     bins = bins_of(counts, np.asarray(latents["trained"]), model.trained_spans_)
     fit, judged = bins.halves
     judged = thinned(judged, PIECE_BINS, bins.size, seed)
-    seen = np.where(bins.observed[:, None], bins.counts, np.nan).astype(np.float64)
-    by_states, by_pca = (
-        spikes_ahead(states, seen, bins.segment, fit, judged, bins.size, is_signal(counts))
-        for states in (
-            latents["filtered_mean"].to_numpy().astype(np.float64),
-            causal_pca(seen, bins.starts, fit, bins.size, is_signal(counts)),
-        )
-    )
-    horizons = horizons_of(seen, bins.segment, judged, bins.size)
     judge = Judge(dataclasses.replace(bins, fit=fit, judged=judged), is_signal(counts), ())
-    hidden = judge.hidden(partial(means_without, model, counts, latents))
-
-    def interval(value: float, error: float) -> tuple[float, float]:
-        return value - 1.96 * error, value + 1.96 * error
-
-    lead = by_states.lead(by_pca)
-    nearest, farthest = horizons[0][0] * bins.size, sum(horizons[-1]) * bins.size
-    return SpikesPredicted(
-        nearest,
-        farthest,
-        by_states.value,
-        by_pca.value,
-        lead[0],
-        interval(*lead),
-        hidden.value,
-        interval(hidden.value, hidden.error),
+    states, shown = partial(means_without, model, counts, latents), np.zeros(0, np.int64)  # to which no unit is hidden
+    by_states, by_pca = (
+        spikes_ahead(each, judge.counts, bins.segment, fit, judged, bins.size, judge.signal)
+        for each in (states(shown), judge.made(causal_pca, shown))
     )
+    horizons = horizons_of(judge.counts, bins.segment, judged, bins.size)
+    hidden = judge.hidden(states)
+
+    def interval(value: float, error: float) -> tuple[float, tuple[float, float]]:
+        return value, (value - 1.96 * error, value + 1.96 * error)
+
+    nearest, farthest = horizons[0][0] * bins.size, sum(horizons[-1]) * bins.size
+    leads = *interval(*by_states.lead(by_pca)), *interval(hidden.value, hidden.error)
+    return SpikesPredicted(nearest, farthest, by_states.value, by_pca.value, *leads)
 
 
 def measure(
@@ -251,64 +236,52 @@ def measure(
     model.check_fitted()
     counts = excerpt(as_counts(counts, model.bin_size_), seed)
     progress("spikes ahead")
+    found = {}
     with one_thread(), torch.no_grad(), sound(model, counts):
         spikes = spikes_predicted(model, counts, seed)
-    found = {}
-    for part in model.parts:
-        name = part.kept_.dynamics if model.parts_ else ""
-        tell = (lambda what, name=name: progress(f"{what} ({name} states)")) if name else progress
-        found[name] = measure_part(part, counts, spikes, tuple(behavior), surrogates, seed, tell)
+        for part in model.parts:
+            name = part.kept_.dynamics if model.parts_ else ""
+            of = f" ({name} states)" if name else ""
+            progress(f"innovations{of}")
+            frames, part = apart(counts, part.frame_bins_), part.of_frames()
+            latents = part.decode(frames)
+            bins = bins_of(frames, np.asarray(latents["trained"]), part.trained_spans_)
+            judged, scale = bins.judged, 1 / bins.size  # from nats a bin to nats a second
+            z = part.network_.encode(torch.from_numpy(bins.counts)).double().numpy()
+            error, cov = (latents[name].to_numpy().astype(np.float64) for name in ("innovation", "innovation_cov"))
+            x = statistics.normalised(error, cov)
+            scores = scale * statistics.log_likelihood(error, cov)
+            progress(f"other predictors of the same pseudo-observations{of}")
+            system, states = part.network_.linear_gaussian(), part.sized_.states
+            some = thinned(bins.fit, FIT_BINS, bins.size, seed)
+            others = {name: scale * nats for name, nats in log_likelihoods(z, bins, some, states).items()}
+            leads = {
+                name: statistics.mean_interval((scores - own)[judged], bins.time[judged], seed)
+                for name, own in others.items()
+            }
+            progress(f"units{of}")
+            units = unit_importance(part, bins, seed)
+            progress(f"spikes shifted in time{of}")
+            found[name] = Measures(
+                bins.held_out,
+                int(judged.sum()),
+                float(judged.sum() * bins.size),
+                bins.size,
+                float(len(bins.segment) * bins.size),
+                not part.kept_.refit,
+                spikes,
+                statistics.consistency(x, judged, bins.segment, bins.time, bins.size, seed),
+                forecasts(system, z, bins, seed),
+                statistics.spectrum(z[judged], (z - error)[judged]),
+                float(scores[judged].mean()),
+                tuple(Baseline(name, float(own[judged].mean()), *leads[name]) for name, own in others.items()),
+                statistics.memory(system.A[:states, :states].numpy(), bins.size),
+                units,
+                drift(z, x, scores - others[NO_MEMORY], bins, seed),
+                sharing(part, bins, surrogates, seed),
+                tuple(behavior),
+            )
     return found
-
-
-def measure_part(
-    model: LDMFilter,
-    counts: xr.DataArray,
-    spikes: SpikesPredicted,
-    behavior: tuple[AnyReport, ...],
-    surrogates: int,
-    seed: int,
-    progress: Callable[[str], None],
-) -> Measures:
-    """Measure a filter of one part."""
-    counts, model = apart(counts, model.frame_bins_), model.of_frames()
-    with one_thread(), torch.no_grad(), sound(model, counts):
-        progress("innovations")
-        latents = model.decode(counts)
-        bins = bins_of(counts, np.asarray(latents["trained"]), model.trained_spans_)
-        judged = bins.judged
-        scale = statistics.information_scale(bins.size)
-        z = model.network_.encode(torch.from_numpy(bins.counts)).double().numpy()
-        error, cov = (latents[name].to_numpy().astype(np.float64) for name in ("innovation", "innovation_cov"))
-        x = statistics.normalised(error, cov)
-        scores = scale * statistics.log_likelihood(error, cov)
-        progress("other predictors of the same pseudo-observations")
-        some = thinned(bins.fit, FIT_BINS, bins.size, seed)
-        nats = log_likelihoods(z, bins, some, model.sized_.states)
-        A = model.network_.linear_gaussian().A[: model.sized_.states, : model.sized_.states]
-        progress("units")
-        units = unit_importance(model, bins, seed)
-        progress("spikes shifted in time")
-        shared = sharing(model, bins, surrogates, seed)
-        return Measures(
-            bins.held_out,
-            int(judged.sum()),
-            float(judged.sum() * bins.size),
-            bins.size,
-            float(len(bins.segment) * bins.size),
-            not model.kept_.refit,
-            spikes,
-            statistics.consistency(x, judged, bins.segment, bins.time, bins.size, seed),
-            forecasts(model.network_.linear_gaussian(), z, bins, seed),
-            statistics.spectrum(z[judged], (z - error)[judged]),
-            float(scores[judged].mean()),
-            tuple(baseline(name, scale * own, scores, bins, seed) for name, own in nats.items()),
-            statistics.memory(A.numpy(), bins.size),
-            units,
-            drift(z, x, scores - scale * nats[NO_MEMORY], bins, seed),
-            shared,
-            behavior,
-        )
 
 
 def forecasts(system: LinearGaussian, z: Array, bins: Bins, seed: int) -> tuple[Ahead, ...]:
@@ -321,24 +294,17 @@ def forecasts(system: LinearGaussian, z: Array, bins: Bins, seed: int) -> tuple[
     for seconds, n in asked if any(frames) else [(bins.size, 1)]:
         later = n + np.flatnonzero(bins.judged[n:] & (bins.segment[n:] == bins.segment[: bins.judged.size - n]))
         if n == 0 or later.size == 0:
-            nothing = (math.nan, math.nan)
-            rows.append(Ahead(seconds, 0, math.nan, nothing, math.nan, nothing))
+            rows.append(Ahead(seconds))
             continue
         forecast = Forecast.over(system, len(system.A), (seconds,), bins.size)
         means, covs = forecast(filtered.filtered_mean[later - n].numpy(), filtered.covariances.filtered.numpy())
         S = (C @ covs[0] @ C.T + R)[filtered.row[later - n].numpy()]
         x = statistics.normalised(z[later] - means[0] @ C.T, S)
-        block = np.floor(bins.time[later] / statistics.BLOCK)
-        size = statistics.mean_interval((x**2).mean(1), block, seed)
-        rows.append(Ahead(seconds, later.size, *size, *statistics.mean_interval((abs(x) < 1.96).mean(1), block, seed)))
+        size, coverage = (
+            statistics.mean_interval(each.mean(1), bins.time[later], seed) for each in (x**2, abs(x) < 1.96)
+        )
+        rows.append(Ahead(seconds, later.size, *size, *coverage))
     return tuple(rows)
-
-
-def baseline(name: str, own: Array, scores: Array, bins: Bins, seed: int) -> Baseline:
-    """The lead of scores (time,), log-likelihoods of the filter, over those of a baseline in the judged bins."""
-    block = np.floor(bins.time[bins.judged] / statistics.BLOCK)
-    lead, interval = statistics.mean_interval((scores - own)[bins.judged], block, seed)
-    return Baseline(name, float(own[bins.judged].mean()), lead, interval)
 
 
 def drift(z: Array, x: Array, information: Array, bins: Bins, seed: int) -> Drift:
@@ -366,17 +332,14 @@ def unit_importance(model: LDMFilter, bins: Bins, seed: int) -> Units:
     piece = bins.piece(max(min(2_000, 400_000 // max(n, 1)), 250), seed)
     counts, judged = torch.from_numpy(piece.counts), torch.from_numpy(piece.judged)
 
-    def encoded(unit: int | None = None) -> Tensor:
-        seen = counts.clone()
-        if unit is not None:
-            seen[:, unit] = torch.nan
-        return model.network_.encode(seen).double()
-
-    system, z = model.network_.linear_gaussian(), torch.stack([encoded(), *map(encoded, range(n))])
-    filtered = piece.filter(system, z)
-    error = (z[0] - filtered.predicted_mean @ system.C.mT)[:, judged].numpy()
-    scores = statistics.log_likelihood(error, filtered.innovation_cov[0, judged].numpy()).mean(1)
-    loss = statistics.information_scale(bins.size) * (scores[0] - scores[1:])
+    hidden = (counts.masked_fill(torch.arange(n) == unit, torch.nan) for unit in range(-1, n))  # first none is hidden
+    system, z = model.network_.linear_gaussian(), torch.cat([model.network_.encode(one).double() for one in hidden])
+    filtered, bins_of_one = piece.filter(system, z), len(counts)
+    predicted = (filtered.predicted_mean @ system.C.mT).reshape(n + 1, bins_of_one, -1)
+    error = (z[:bins_of_one] - predicted)[:, judged].numpy()
+    S = filtered.covariances.innovation[filtered.row[:bins_of_one][judged]]
+    scores = statistics.log_likelihood(error, S.numpy()).mean(1)
+    loss = (scores[0] - scores[1:]) / bins.size
     return Units(
         model.unit_ids_,
         counts.nanmean(0).nan_to_num().double().numpy() / (np.nan if model.signal_ else bins.size),

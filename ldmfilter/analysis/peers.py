@@ -104,10 +104,10 @@ def chosen(names: Sequence[str]) -> dict[str, Callable[..., Array]]:
         InputError: no such peer, or its package is not installed.
     """
     made = {}
-    for name in names:
-        if name.upper() not in PEERS:
+    for name in map(str.upper, names):
+        if name not in PEERS:
             raise InputError(f"peer {name}: not known; choose from {', '.join(PEERS)}")
-        package, made[name.upper()] = PEERS[name.upper()]
+        package, made[name] = PEERS[name]
         try:
             import_module(package)
         except ImportError:

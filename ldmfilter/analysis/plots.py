@@ -88,17 +88,13 @@ def directions(mean: np.ndarray, values: np.ndarray, number: int) -> np.ndarray 
 
 def plot_raster(spike_times: Sequence[np.ndarray], axes: Axes, start: float, stop: float) -> None:
     """Spikes as ticks, from `start` to `stop`, s; a row for each unit's spike times, s, the first at the top."""
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path
-
-    # One path for all: a picture of ten thousand separate lines would be ten times as large.
     shown = [times[(times >= start) & (times < stop)] for times in spike_times]
-    x = np.concatenate([*shown, np.empty(0)])
     row = np.repeat(np.arange(len(shown)), [len(times) for times in shown])
-    ends = np.stack([np.stack([x, row - 0.4], -1), np.stack([x, row + 0.4], -1)], 1).reshape(-1, 2)
-    codes = np.tile([Path.MOVETO, Path.LINETO], len(x)).astype(np.uint8)
-    if len(x):
-        axes.add_patch(PathPatch(Path(ends, codes), fill=False, linewidth=0.6, edgecolor=ink()))
+    # One line with gaps for all: a picture of ten thousand separate ones would be ten times as large.
+    ends = np.stack([row - 0.4, row + 0.4, np.full(len(row), np.nan)], 1).ravel()
+    axes.plot(
+        np.repeat(np.concatenate([*shown, np.empty(0)]), 3), ends, color=ink(), linewidth=0.6, solid_capstyle="butt"
+    )
     axes.set(xlim=(start, stop), ylim=(len(shown) - 0.3, -0.7), yticks=[])
     finish(axes, "time, s", f"{len(shown)} units", left=False)
 
@@ -161,7 +157,7 @@ def plot_classes(latents: xr.Dataset, name: str, axes: Axes) -> None:
     time, labels = latents["time"].to_numpy(), latents[f"{name}_class"].to_numpy().tolist()
     measured = class_positions(latents, name)
     probability = latents[f"{name}_probability"].to_numpy()
-    for row, _ in enumerate(labels):
+    for row in range(len(labels)):
         half = 0.45 * probability[:, row]
         _band(axes, time, row - half, row + half, COLOURS[0], None if row else "probability")
         line = np.where(measured == row, row, np.nan)

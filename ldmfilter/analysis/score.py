@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.runs import Run
 from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead, spikes_ahead
 from ldmfilter.html import table
-from ldmfilter.text import plain
+from ldmfilter.text import finite, plain
 
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
@@ -102,15 +102,16 @@ class Scores:
         --------
         >>> ldmfilter.score(model, counts).to_dict()["rows"]["hidden units"]  # doctest: +SKIP
         """
-        plain = dataclasses.asdict(self) | {"rows": {}}
+        rows = {}
         for name, row in self.rows.items():
             first = next(iter(row.values()))
-            plain["rows"][name] = {
-                source: {"score": _plain(one.value), "error": _plain(one.error)}
-                | ({} if one is first else {"first_leads_by": [_plain(value) for value in first.lead(one)]})
+            rows[name] = {
+                source: {"score": one.value, "error": one.error}
+                | ({} if one is first else {"first_leads_by": first.lead(one)})
                 for source, one in row.items()
             }
-        return plain
+        content: dict[str, Any] = finite(vars(self) | {"rows": rows})
+        return content
 
 
 def score_runs(
@@ -188,23 +189,24 @@ def score(
         one.check_fitted()
     if not all(0 < seconds < math.inf for seconds in ahead):
         raise InputError(f"horizons {', '.join(f'{one:g}' for one in ahead)} s: give seconds above 0")
-    counts = excerpt(as_counts(counts, next(iter(models.values())).bin_size_), 0)
-    with one_thread(), torch.no_grad(), sound(next(iter(models.values())), counts):
+    first, leading = next(iter(models.items()))
+    counts = excerpt(as_counts(counts, leading.bin_size_), 0)
+    with one_thread(), torch.no_grad(), sound(leading, counts):
         whole = {name: one.decode(counts, smooth=bool(made)) for name, one in models.items()}
         judge = Judge(_common(models, whole, counts), is_signal(counts), ahead)
         causal = {name: partial(means_without, one, counts, whole[name]) for name, one in models.items()}
         causal |= {name: partial(judge.made, make) for name, make in STATES.items()}
-        first, one = next(iter(models.items()))
-        others = {f"{first}, smoothed": partial(means_without, one, counts, whole[first], smooth=True)} if made else {}
-        others |= {name: partial(judge.made, make) for name, make in made.items()}
+        others = {name: partial(judge.made, make) for name, make in made.items()}
+        if made:
+            others = {f"{first}, smoothed": partial(causal[first], smooth=True)} | others
         found = {}
         for name, states in causal.items():
             tell(name)
             found[name] = judge.scores(states)
         for name, states in others.items():
             found[name] = judge.scores(partial(_told, tell, name, states), causal=False)
-    rows = {row: {name: one[row] for name, one in found.items()} for row in next(iter(found.values()))}
-    missing = {row: judge.reason(row) for row, each in rows.items() if math.isnan(next(iter(each.values())).value)}
+    rows = {row: {name: one[row] for name, one in found.items()} for row in found[first]}
+    missing = {row: judge.reason(row) for row, each in rows.items() if math.isnan(each[first].value)}
     unit = "share of variance" if judge.signal else "bits per spike"
     units = len(judge.units)
     return Scores(rows, missing, int(judge.bins.judged.sum()), units, counts.sizes["unit"] - units, unit, list(others))
@@ -219,9 +221,9 @@ class Judge:
         ahead: horizons, s.
     """
 
-    def __init__(self, bins: Bins, signal: bool, ahead: Sequence[float] = AHEAD):
+    def __init__(self, bins: Bins, signal: bool, ahead: Sequence[float]):
         self.bins, self.signal = bins, signal
-        self.ahead = {f"{seconds:g} s ahead": seconds for seconds in ahead}
+        self.ahead = {f"{seconds:g} s ahead": round(seconds / bins.size) for seconds in ahead}
         self.counts = np.where(bins.observed[:, None], bins.counts, np.nan).astype(np.float64)
         self.judged = thinned(bins.judged, MOST_JUDGED, bins.size, 0)
         fired = [np.nan_to_num(self.counts[rows]).any(0) for rows in (bins.fit, self.judged)]
@@ -229,19 +231,18 @@ class Judge:
 
     def scores(self, states: States, causal: bool = True) -> dict[str, SpikesAhead]:
         """The score of every row; ahead only of causal states, as others have seen what they would predict."""
-        whole, size = states(np.zeros(0, np.int64)), self.bins.size
-        steps = {name: round(at / size) if causal else 0 for name, at in self.ahead.items()}
-        rows = {name: self._predicted(whole, self.units, each) for name, each in steps.items()}
-        groups = list(self._groups(states))
-        rows[HIDDEN] = _pooled([(weight, self._predicted(seen, units)) for seen, units, weight in groups])
-        rows[FEW_SHOT] = _pooled(
-            [(weight, self._predicted(seen, units, few=few)) for seen, units, weight in groups for few in self._few()]
-        )
+        whole, groups = states(np.zeros(0, np.int64)), list(self._groups(states))
+        rows = {
+            # A horizon shorter than a bin is none.
+            name: self._predicted(whole, self.units, steps) if causal and steps else NOT_JUDGED
+            for name, steps in self.ahead.items()
+        }
+        rows[HIDDEN], rows[FEW_SHOT] = self._pooled(groups), self._pooled(groups, self._few())
         return rows | {THIS_BIN: self._predicted(whole, self.units)}
 
     def hidden(self, states: States) -> SpikesAhead:
         """The score of the bin's spikes of units that are hidden, a quarter of them at a time."""
-        return _pooled([(weight, self._predicted(seen, units)) for seen, units, weight in self._groups(states)])
+        return self._pooled(self._groups(states))
 
     def _groups(self, states: States) -> Iterator[tuple[Array, Array, int]]:
         """For each quarter of the units: states without them, those of them that fire, and the number of spikes."""
@@ -263,19 +264,28 @@ class Judge:
             return "no unit fires on training time and on held-out time"
         if row not in self.ahead:
             return "too few bins or units"
-        if round(self.ahead[row] / self.bins.size) < 1:
+        if not self.ahead[row]:
             return f"a bin has {self.bins.size:g} s"
         return "no stretch of training or of held-out time is long enough"
 
-    def _predicted(self, states: Array, units: Array, steps: int = -1, few: Array | None = None) -> SpikesAhead:
-        """The score of the units' counts so many bins ahead; -1 stands for those of the bin itself."""
-        bins = self.bins
-        if steps == 0:  # a horizon shorter than a bin, or one that the states have seen
-            return NOT_JUDGED
-        horizon = (max(steps, 0) - 1, 1)
+    def _predicted(self, states: Array, units: Array, steps: int = 0, few: Array | None = None) -> SpikesAhead:
+        """The score of the units' counts so many bins ahead, 0 for those of the bin itself."""
+        bins, counts = self.bins, self.counts[:, units]
         return spikes_ahead(
-            states, self.counts[:, units], bins.segment, bins.fit, self.judged, bins.size, self.signal, [horizon], few
+            states, counts, bins.segment, bins.fit, self.judged, bins.size, self.signal, [(steps - 1, 1)], few
         )
+
+    def _pooled(
+        self, groups: Iterable[tuple[Array, Array, int]], draws: Sequence[Array | None] = (None,)
+    ) -> SpikesAhead:
+        """The score of all groups' spikes together, where readouts learn from each of the draws (time,) of bins."""
+        found = [(weight, self._predicted(seen, units, few=few)) for seen, units, weight in groups for few in draws]
+        known = [(weight, one.blocks) for weight, one in found if not math.isnan(one.value)]
+        if not known:
+            return NOT_JUDGED
+        weights, blocks = zip(*known, strict=True)
+        pooled = np.average(blocks, 0, weights)
+        return SpikesAhead(float(pooled.sum()), pooled)
 
     def _few(self) -> list[Array]:
         """Draws (time,) of the fitted bins that few-shot readouts learn from."""
@@ -307,32 +317,14 @@ def means_without(
 ) -> Array:
     """Filtered (or smoothed) means (time, state) of a model that is not shown the hidden units; `whole` holds those of
     all units."""
-    latents = model.decode(_hide(counts, hidden), smooth=smooth) if hidden.size else whole
-    return latents["smoothed_mean" if smooth else "filtered_mean"].to_numpy().astype(np.float64)
+    if hidden.size:
+        seen = counts.coords.get("unit_observed", xr.ones_like(counts, bool)).to_numpy()
+        seen = seen & ~np.isin(np.arange(counts.shape[1]), hidden)
+        whole = model.decode(counts.assign_coords(unit_observed=(("time", "unit"), seen)), smooth=smooth)
+    return whole["smoothed_mean" if smooth else "filtered_mean"].to_numpy().astype(np.float64)
 
 
 def _told(tell: Callable[[str], None], name: str, states: States, hidden: Array) -> Array:
     """Tell of states that take long, then make them."""
     tell(f"{name}, {hidden.size} units hidden")
     return states(hidden)
-
-
-def _hide(counts: xr.DataArray, hidden: Array) -> xr.DataArray:
-    """The counts with some units, by their numbers, not observed."""
-    seen = counts.coords.get("unit_observed", xr.ones_like(counts, bool)).to_numpy()
-    seen = seen & ~np.isin(np.arange(counts.shape[1]), hidden)
-    return counts.assign_coords(unit_observed=(("time", "unit"), seen))
-
-
-def _pooled(parts: Sequence[tuple[int, SpikesAhead]]) -> SpikesAhead:
-    """The score of all spikes together, from those of groups and their numbers of spikes."""
-    known = [(weight, one) for weight, one in parts if not math.isnan(one.value)]
-    if not known:
-        return NOT_JUDGED
-    weights = np.asarray([weight for weight, _ in known]) / sum(weight for weight, _ in known)
-    blocks = weights @ np.stack([one.blocks for _, one in known])
-    return SpikesAhead(float(blocks.sum()), blocks)
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -16,7 +16,7 @@ from sklearn.linear_model import Ridge
 
 Array = np.ndarray
 
-INFORMATION_UNIT = "nats per second"  # of log-likelihoods and predictive information; with `information_scale`
+INFORMATION_UNIT = "nats per second"  # of log-likelihoods and predictive information
 BLOCK = 5.0  # s, a block of the bootstrap: longer than what neighbouring bins remember of each other
 RESAMPLES = 2_000  # of a bootstrap or a permutation test: a standard error is then right to 2 %
 LAGS = 10
@@ -84,11 +84,6 @@ class Memory:
     period: Array
 
 
-def information_scale(bin_size: float) -> float:
-    """Factor from nats per bin to `INFORMATION_UNIT`, with bins of `bin_size` s."""
-    return 1.0 / bin_size
-
-
 def covariance(x: Array) -> Array:
     """Covariance (dim, dim) of samples (time, dim), with a small ridge so that it can always be factorised."""
     cov = np.cov(x.T, bias=True).reshape(x.shape[1], -1)
@@ -123,9 +118,9 @@ def block_bootstrap(values: Array, block: Array, seed: int = 0) -> Array:
     return np.tensordot(draws, sums, 1) / size
 
 
-def mean_interval(values: Array, block: Array, seed: int = 0) -> tuple[float, tuple[float, float]]:
-    """Mean of values (time,) and its 95 % interval by `block_bootstrap`."""
-    low, high = np.quantile(block_bootstrap(values, block, seed), [0.025, 0.975]).tolist()
+def mean_interval(values: Array, time: Array, seed: int = 0) -> tuple[float, tuple[float, float]]:
+    """Mean of values (time,) and its 95 % interval by `block_bootstrap`, in blocks of `BLOCK` s."""
+    low, high = np.quantile(block_bootstrap(values, np.floor(time / BLOCK), seed), [0.025, 0.975]).tolist()
     return float(values.mean()), (low, high)
 
 
@@ -165,14 +160,14 @@ def consistency(x: Array, judged: Array, segment: Array, time: Array, bin_size: 
     `bin_size` are in s, `seed` is of the bootstrap.
     """
     latent, nis = x.shape[1], (x[judged] ** 2).sum(1)
-    block, levels = np.floor(time[judged] / BLOCK), np.arange(1, 200) / 200
+    time, levels = time[judged], np.arange(1, 200) / 200
     matrices, pairs = lagged_correlations(x, judged, segment, LAGS)
     white = white_band(latent, pairs)
     told = white < 1  # beyond a correlation of 1 there is nothing: too few pairs, as in short trials
     told[0] = True
     return Consistency(
-        *mean_interval(nis / latent, block, seed),
-        *mean_interval((nis > chi2.ppf(0.95, latent)).astype(np.float64), block, seed),
+        *mean_interval(nis / latent, time, seed),
+        *mean_interval((nis > chi2.ppf(0.95, latent)).astype(np.float64), time, seed),
         levels,
         np.quantile(nis, levels),
         chi2.ppf(levels, latent),
@@ -218,8 +213,7 @@ def coupling(x: Array, fit: Array, judged: Array, bin_size: float) -> float:
 
     def past(seconds: float) -> Array:
         keep = math.exp(-bin_size / seconds)
-        average = np.zeros_like(x)
-        average[1:] = lfilter(*np.asarray([[1 - keep, 0], [1, -keep]], dtype=x.dtype), x[:-1], axis=0)
+        average = lfilter(*np.asarray([[0, 1 - keep], [1, -keep]], dtype=x.dtype), x, axis=0)
         scale = average[fit].std(0)
         # A unit that hardly fires is not magnified: its deviation counts as at least half the typical one.
         floor = 0.5 * math.sqrt(float((scale**2).mean())) + 1e-12

@@ -28,31 +28,38 @@ import os
 import shutil
 import time
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
 from ldmfilter.analysis.combinations import Draws, combinations
-from ldmfilter.analysis.sweep_scores import Combination, Options, SweepRun, group
+from ldmfilter.analysis.sweep_scores import Combination, Options, SweepRun, best_run, group
+from ldmfilter.cluster import cancelled, work
 from ldmfilter.config import Config, DataConfig
 from ldmfilter.data import read_session
 from ldmfilter.data.prepare import prepare
 from ldmfilter.data.session import Session
+from ldmfilter.data.untrusted.remote import absolute
 from ldmfilter.data.windows import reserve
 from ldmfilter.errors import BusyError, InputError, TrainingError
 from ldmfilter.files import disk_errors, plain_name, write_bytes
 from ldmfilter.filter.candidates import candidates
+from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.model import MODEL_FILE
 from ldmfilter.filter.runs import RUNS, Run
 from ldmfilter.filter.training import Training, read_history
 from ldmfilter.tensors import damaged, read_tensors
 from ldmfilter.version import __version__
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
 SWEEP_FORMAT = 2  # 1 kept its runs in a database
 MOST_RUNS = 2_000  # that are trained
-_SWEEP, _DRAWS, _OUTCOME, _BEST = "sweep.json", "draws.jsonl", "outcome.json", "best"
+_SWEEP, _DRAWS, _OUTCOME = "sweep.json", "draws.jsonl", "outcome.json"
 _LOOK = 1.0  # s between looks at the runs that other processes train
 
 
@@ -70,6 +77,8 @@ class Sweep:
         session_path: the session.
         checksum: of that session.
         combinations: all that the grid allows; those with fewer states than latent dimensions are left out.
+        ended, share: number of runs that are done or have failed, and of all training the share that is done, when
+            `runs` was last called.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any]):
@@ -85,8 +94,8 @@ class Sweep:
         self.identity = str(about["identity"])
         self.combinations = combinations(self.config, self.grid)
         self._draws = None if self.trials is None else Draws(folder / _DRAWS, self.grid, self.combinations)
-        self.share = 0.0  # of all training that is done, as last seen
-        self._ended: dict[int, SweepRun] = {}  # as read before: they do not change
+        self.ended, self.share = 0, 0.0
+        self._known: dict[int, SweepRun] = {}  # that have ended, as read before: they do not change
 
     @classmethod
     def create(
@@ -117,8 +126,7 @@ class Sweep:
             config.replace(seed=seed).filter.validate()
         config = config.replace(seed=min(seeds))
         possible = combinations(config, grid)
-        runs = len(seeds) * (len(possible) if trials is None else min(trials, len(possible)))
-        if runs > MOST_RUNS:
+        if len(seeds) * len(possible[:trials]) > MOST_RUNS:
             raise InputError(
                 f"{len(possible)} combinations with {len(seeds)} seed(s) are too many; draw some with --trials N, "
                 f"{MOST_RUNS} runs in all at most"
@@ -138,8 +146,13 @@ class Sweep:
         default = RUNS / f"sweep-{plain_name(Path(source.path).stem)}-{identity[:8]}"
         path = default if folder is None else Path(folder)
         if not (path / _SWEEP).is_file():
-            order = {"grid": {name: list(values) for name, values in grid.items()}, "seeds": list(seeds)}
-            _write_new(path, asked | order | {"session": source.path, "identity": identity})
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise InputError(f"{path}: exists already and is no sweep; choose another --sweep")
+            with disk_errors(path):
+                path.mkdir(parents=True, exist_ok=True)
+            about = asked | {"grid": grid, "seeds": seeds, "session": source.path, "identity": identity}
+            about |= {"format": SWEEP_FORMAT, "package_version": __version__}
+            write_bytes(path / _SWEEP, json.dumps(about, indent=1).encode())
         found = cls.open(path)
         if found.identity != identity:
             raise InputError(
@@ -160,16 +173,10 @@ class Sweep:
             raise InputError(f"{folder}: is not a sweep folder (no {_SWEEP}); name one that `ldmfilter sweep` made")
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
-            if about["format"] > SWEEP_FORMAT:
-                raise InputError(
-                    f"{path}: sweep format {about['format']}, made by ldmfilter {about.get('package_version')}, is "
-                    f"newer than this package reads ({SWEEP_FORMAT}); update ldmfilter"
-                )
-            if about["format"] < SWEEP_FORMAT:
-                raise InputError(
-                    f"{path}: sweep format {about['format']} is not read any more; sweep anew. Its runs are run "
-                    "folders like any other"
-                )
+            if (made := about["format"]) != SWEEP_FORMAT:
+                newer = f"is newer than this package reads ({SWEEP_FORMAT}); update ldmfilter"
+                older = "is not read any more; sweep anew. Its runs are run folders like any other"
+                raise InputError(f"{path}: sweep format {made} {newer if made > SWEEP_FORMAT else older}")
             return cls(path.parent, about)
         except InputError:
             raise
@@ -179,13 +186,13 @@ class Sweep:
     @property
     def n_runs(self) -> int:
         """Runs in all: combinations times seeds."""
-        number = len(self.combinations)
-        return len(self.seeds) * (number if self.trials is None else min(self.trials, number))
+        return len(self.seeds) * len(self.combinations[: self.trials])
 
     @property
     def n_left(self) -> int:
         """Runs that are not done and have not failed."""
-        return self.n_runs - sum(run.ended for run in self.runs())
+        self.runs()
+        return self.n_runs - self.ended
 
     def recording(self, path: str | os.PathLike[str] | None = None) -> tuple[Session, xr.DataArray]:
         """The session, and its counts (time, unit) that every run trains on, without the reserved time.
@@ -204,7 +211,10 @@ class Sweep:
 
     def runs(self) -> list[SweepRun]:
         """The runs by number; where combinations are drawn, those of the draws so far."""
-        return [self._read(number, *planned) for number, planned in enumerate(self._plan())]
+        runs = [self._read(number, *planned) for number, planned in enumerate(self._plan())]
+        self.ended = sum(run.ended for run in runs)
+        self.share = max(self.share, sum(run.trained for run in runs) / max(self.n_runs, 1))
+        return runs
 
     def results(self) -> list[Combination]:
         """The combinations so far, the best first, those without a score last."""
@@ -235,7 +245,7 @@ class Sweep:
         started, ended, reason = time.monotonic(), False, ""
         try:
             yield
-            for _ in run.train(training, recording[1]):
+            for _ in run.train(training):
                 yield
             ended = True
         except TrainingError as error:
@@ -259,13 +269,13 @@ class Sweep:
         return [(options, seed) for options in self._draws.drawn() for seed in self.seeds][: self.n_runs]
 
     def _read(self, number: int, options: Options, seed: int) -> SweepRun:
-        if number not in self._ended:
-            run = SweepRun(number, options, seed, "waiting", None, None, None, 0.0, "", self.folder / f"{number:03d}")
-            run = _read_run(run, _steps(self.config.replace(**options, seed=seed)))
-            if not run.ended:
-                return run
-            self._ended[number] = run
-        return self._ended[number]
+        if number in self._known:
+            return self._known[number]
+        run = SweepRun(number, options, seed, "waiting", None, None, None, 0.0, "", self.folder / f"{number:03d}")
+        run = _read_run(run, _steps(self.config.replace(**options)))
+        if run.ended:
+            self._known[number] = run
+        return run
 
 
 def _open_run(folder: Path, config: Config, recording: tuple[Session, xr.DataArray]) -> Run:
@@ -286,15 +296,16 @@ def _read_run(run: SweepRun, steps: int) -> SweepRun:
     """A waiting run, as its folder tells of it. Raises: InputError, where a file in it is damaged."""
     if not run.folder.exists():
         return run
-    run, ended = replace(run, state="started"), False
+    outcome: dict[str, Any] = {"seconds": 0.0, "ended": False, "reason": ""}
+    header: dict[str, Any] = {}
     path = run.folder / _OUTCOME
     try:
         if path.exists():
             outcome = json.loads(path.read_text(encoding="utf-8"))
-            ended = outcome["ended"]
-            run = replace(run, seconds=float(outcome["seconds"]), reason=str(outcome["reason"]))
+        ended, seconds, reason = outcome["ended"], float(outcome["seconds"]), str(outcome["reason"])
         path = run.folder / MODEL_FILE
-        header = read_tensors(path)[1] if path.exists() else {}
+        if path.exists():
+            header = read_tensors(path)[1]
         history, kept = read_history(header.get("history", [])), header.get("kept", {})
     except InputError:
         raise
@@ -302,30 +313,15 @@ def _read_run(run: SweepRun, steps: int) -> SweepRun:
         raise damaged(path, error) from None
     if history:
         score, step = kept.get("bits_per_spike"), kept.get("kept_step", history[-1].kept_step)
-        own = [one for one in history if one.candidate == kept.get("name", "")]
-        record = next((one for one in own if one.step == step), history[-1])
+        score = None if score is None or not math.isfinite(score) else score
+        own = (one for one in history if (one.candidate, one.step) == (kept.get("name", ""), step))
         done = sum({one.candidate: one.step for one in history}.values()) / steps
-        run = replace(
-            run,
-            score=None if score is None or not math.isfinite(score) else score,
-            step=step,
-            effective_rank=record.effective_rank,
-            trained=1.0 if ended else min(0.99, done),
-        )
-        if ended and kept and run.score is None:
-            run = replace(run, reason=run.reason or "no spikes could be predicted on held-out time; try a longer span")
-    if run.reason:
-        return replace(run, state="failed", score=None, trained=1.0)
-    return replace(run, state="done") if ended and history else run
-
-
-def _write_new(path: Path, about: dict[str, Any]) -> None:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path}: exists already and is no sweep; choose another --sweep")
-    with disk_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-    about = about | {"format": SWEEP_FORMAT, "package_version": __version__}
-    write_bytes(path / _SWEEP, json.dumps(about, indent=1).encode())
+        rank = next(own, history[-1]).effective_rank
+        run = replace(run, score=score, step=step, effective_rank=rank, trained=1.0 if ended else min(0.99, done))
+        if ended and kept and score is None:
+            reason = reason or "no spikes could be predicted on held-out time; try a longer span"
+    run = replace(run, state="done" if ended and history else "started", seconds=seconds, reason=reason)
+    return replace(run, state="failed", score=None, trained=1.0) if reason else run
 
 
 @functools.lru_cache(maxsize=1)
@@ -342,3 +338,122 @@ def _steps(config: Config) -> int:
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+Moves = Generator[tuple[Sweep, SweepRun | InputError | TrainingError], None, None]
+
+
+def run_sweeps(
+    sweeps: Sequence[Sweep], session: str | os.PathLike[str] | None = None, executor: Executor | None = None
+) -> Moves:
+    """Do what is missing in sweeps: every run that has not ended, in order, from its last checkpoint. It may be stopped
+    at any moment. An error ends its sweep, not the others.
+
+    Args:
+        sweeps: one of each session.
+        session: where the session of a single sweep lies now; None for where it lay.
+        executor: from `ldmfilter.cluster.workers`, its workers do runs of all sweeps, and another goes on with the run
+            of a Dask worker that dies; None does them here.
+
+    Yields:
+        a sweep and the run that something has happened to, when it begins, while it goes on, and when it has ended; at
+        the end the sweeps that could not go on, and why.
+    """
+    runs = [(sweep, number) for sweep in sweeps if sweep.n_left for number in range(sweep.n_runs)]
+    failed: dict[Sweep, InputError | TrainingError] = {}
+    moves = _run_here(runs, session) if executor is None else _run_on(executor, runs, session)
+    with closing(moves):
+        for sweep, move in moves:
+            if isinstance(move, Exception):
+                failed.setdefault(sweep, move)
+            else:
+                yield sweep, move
+    for sweep in sweeps:
+        _point_to_best(sweep)
+    for sweep, error in failed.items():
+        if sweep.n_left or isinstance(error, InputError):
+            yield sweep, error
+
+
+def _run_here(runs: list[tuple[Sweep, int]], session: str | os.PathLike[str] | None) -> Moves:
+    failed = []
+    for sweep, number in runs:
+        if sweep in failed:
+            continue
+        try:
+            with closing(sweep.train(number, session)) as steps:
+                for _ in steps:
+                    yield sweep, _progress(sweep, number)
+        except (InputError, TrainingError) as error:
+            failed.append(sweep)
+            yield sweep, error
+
+
+def _run_on(executor: Executor, runs: list[tuple[Sweep, int]], session: str | os.PathLike[str] | None) -> Moves:
+    tasks = [
+        (os.path.abspath(sweep.folder), sweep.identity, number, absolute(session or sweep.session_path))
+        for sweep, number in runs
+    ]
+    with closing(work(executor, _train_one, tasks, _LOOK)) as ends:
+        for end in ends:
+            if end is None:
+                for sweep in dict(runs):
+                    yield from ((sweep, run) for run in sweep.runs() if run.state == "started")  # its end comes below
+                continue
+            sweep, number = runs[end.task]
+            if isinstance(end.result, InputError | TrainingError):
+                yield sweep, end.result
+            elif isinstance(end.result, Exception):
+                again = f"go on with `ldmfilter sweep --resume {sweep.folder}`"
+                yield sweep, TrainingError(f"{sweep.folder}: {end.result}; {again}")
+            elif end.result:
+                yield sweep, _progress(sweep, number)
+
+
+def _train_one(folder: str, identity: str, number: int, session: str) -> bool:
+    """Train a run of a sweep, on a worker. Returns True where it has ended here."""
+    sweep = Sweep.open(folder)
+    if sweep.identity != identity:
+        raise InputError(f"{folder}: is another sweep on the worker; let all see the same files under the same paths")
+    trained = False
+    with one_thread(), closing(sweep.train(number, session)) as steps:
+        for _ in steps:
+            trained = True
+            if cancelled():
+                return False
+    return trained
+
+
+def _progress(sweep: Sweep, number: int) -> SweepRun:
+    """A run that something has happened to; when it has ended, `best` leads to the best run."""
+    run = sweep.runs()[number]
+    if run.ended:
+        _point_to_best(sweep)
+    return run
+
+
+def _point_to_best(sweep: Sweep) -> None:
+    """Let `best` lead to the best run; beside the sweep too, where it lies below `runs/`: there it is found as the
+    run that was made last, which is what `Run.latest` looks for."""
+    best = best_run(sweep.results())
+    if best is None:
+        return
+    _link(sweep.folder / "best", Path(best.folder.name))
+    if sweep.folder.parent == RUNS:
+        _link(RUNS / f"{sweep.folder.name}-best", Path(sweep.folder.name) / best.folder.name)
+
+
+def _link(path: Path, target: Path) -> None:
+    """Let a path lead to a folder beside it, or be a copy of it where the disk knows no links."""
+    if path.is_symlink() and path.readlink() == target:
+        return
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        scratch.unlink(missing_ok=True)
+        try:
+            scratch.symlink_to(target, target_is_directory=True)
+        except (OSError, NotImplementedError):
+            shutil.copytree(path.parent / target, scratch)
+        if path.is_dir() and not path.is_symlink():  # a copy, as this or another disk has made it
+            shutil.rmtree(path)
+        os.replace(scratch, path)

@@ -101,11 +101,10 @@ def _or_worst(score: float | None) -> float:
 
 def plot_scores(results: Sequence[Combination], axes: Axes) -> None:
     """Scores of combinations, the best on top: a dot for each seed, a bar at their median, a cross for failures."""
-    from ldmfilter.analysis.plots import COLOURS
+    from ldmfilter.analysis.plots import COLOURS, finish
 
     shown = [one for one in results if one.score is not None or any(run.state == "failed" for run in one.runs)]
     shown = shown[:MOST_SHOWN]
-    lowest = min((one.lowest for one in shown if one.lowest is not None), default=0.0)
     for row, one in enumerate(shown):
         scores = [run.score for run in one.runs if run.score is not None]
         colour = COLOURS[0] if row == 0 and one.score is not None else "0.45"
@@ -120,12 +119,11 @@ def plot_scores(results: Sequence[Combination], axes: Axes) -> None:
     axes.set_yticks(range(len(shown)), [describe(one.options) for one in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.margins(x=0.15)
-    if lowest <= 0:
+    if axes.dataLim.x0 <= 0:
         axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     axes.grid(axis="x", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.set_xlabel("spikes predicted ahead on held-out time, bits per spike")
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    finish(axes, "spikes predicted ahead on held-out time, bits per spike", left=False)
     axes.tick_params(axis="y", length=0)
 
 

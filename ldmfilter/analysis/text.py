@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
 from ldmfilter.analysis.baselines import STATES
-from ldmfilter.text import print_table, shown
+from ldmfilter.text import print_lines, print_table, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from ldmfilter.analysis.score import Scores
     from ldmfilter.filter.spikes_ahead import SpikesAhead
 
-
-#: Exclusion reasons of bins, as they are read after a number of bins.
 REASONS = {
     "trained": "that training saw",
     "guard": "at the edges of blocks",
@@ -32,6 +31,15 @@ REASONS = {
     "slow": "slower than --min-speed",
     "rare": "of classes in too few trials",
 }
+
+
+def reason_in_words(name: str) -> str:
+    """The exclusion reason of bins, as it is read after their number.
+
+    >>> reason_in_words("trained"), reason_in_words("used")
+    ('that training saw', 'used')
+    """
+    return REASONS.get(name, name)
 
 
 def score_table(scores: Scores) -> tuple[list[str], list[tuple[str, ...]]]:
@@ -53,8 +61,7 @@ def score_notes(scores: Scores) -> list[str]:
 def show_scores(console: Console, scores: Scores) -> None:
     """A table of scores, and notes."""
     print_table(console, *score_table(scores))
-    for line in score_notes(scores):
-        console.print(shown(line))
+    print_lines(console, *score_notes(scores))
 
 
 def _number(one: SpikesAhead) -> str:
@@ -72,33 +79,28 @@ def show_checks(console: Console, diagnosis: Diagnosis) -> None:
     """A summary, a table of findings under their questions, and what to do about those that are not well."""
     from rich.table import Table
 
-    console.print(shown(diagnosis.summary))
+    print_lines(console, diagnosis.summary)
     grid = Table(box=None, pad_edge=False, header_style="dim")
     grid.add_column("", no_wrap=True)
     grid.add_column("finding", overflow="fold", ratio=1)
-    grid.add_column("value", justify="right", no_wrap=True)
-    grid.add_column("wanted", justify="right", no_wrap=True)
-    question = ""
-    for finding in diagnosis.findings:
-        if finding.question != question:
-            question = finding.question
-            wrong = sum(not one.ok for one in diagnosis.findings if one.question == question)
-            answer = f"{wrong} to look at" if wrong else "yes"
-            grid.add_row("", shown(f"{question} {answer}", style="bold"), "", "")
-        style = "" if finding.ok else "bold yellow"
-        grid.add_row(
-            *(shown(text, style=style) for text in (finding.sign, finding.name, finding.number, finding.wanted))
-        )
+    for head in ("value", "wanted"):
+        grid.add_column(head, justify="right", no_wrap=True)
+    for question, group in itertools.groupby(diagnosis.findings, lambda one: one.question):
+        findings = list(group)
+        wrong = sum(not one.ok for one in findings)
+        grid.add_row("", shown(f"{question} {f'{wrong} to look at' if wrong else 'yes'}", style="bold"))
+        for one in findings:
+            style = "" if one.ok else "bold yellow"
+            grid.add_row(*(shown(text, style=style) for text in (one.sign, one.name, one.number, one.wanted)))
     console.print()
     console.print(grid)
-    if any(finding.doubtful for finding in diagnosis.findings):
-        console.print(shown("ok~: not as wanted, but chance may explain it, or it cannot be judged", style="dim"))
-    for finding in diagnosis.findings:
-        if not finding.ok:
+    if any(one.doubtful for one in diagnosis.findings):
+        print_lines(console, "ok~: not as wanted, but chance may explain it, or it cannot be judged", style="dim")
+    for one in diagnosis.findings:
+        if not one.ok:
             console.print()
-            console.print(shown(finding.name, style="bold yellow"))
-            for line in words(finding):
-                console.print(shown(line))
+            print_lines(console, one.name, style="bold yellow")
+            print_lines(console, *words(one))
 
 
 def words(finding: Finding) -> list[str]:
@@ -115,29 +117,22 @@ def show_report(console: Console, one: AnyReport) -> None:
     """Print the readouts of a variable, their bins and their scores."""
     about = one.to_dict()
     kind = ", circular" * about["circular"] + f", {len(about.get('classes', ()))} classes" * about["categories"]
-    console.print(shown(f"{one.path}{kind}, {one.name} in the store", style="bold"))
-    left = ", ".join(f"{n} {REASONS.get(why, why)}" for why, n in one.bins.items() if why != "used")
+    print_lines(console, f"{one.path}{kind}, {one.name} in the store", style="bold")
+    left = ", ".join(f"{n} {reason_in_words(why)}" for why, n in one.bins.items() if why != "used")
     blocks = f"{one.blocks} block{'s' if one.blocks != 1 else ''}"
     bins = f"{one.bins['used']} bins in {blocks}" + (f"; left out {left}" if left else "")
-    for line in filter(None, (bins, one.note)):
-        console.print(shown(line))
-    if about["categories"]:
-        _show_classes(console, one)  # type: ignore[arg-type]
-    else:
-        _show_scores(console, one)  # type: ignore[arg-type]
+    print_lines(console, bins, one.note)
+    # Scores of what is read, each fold by the readout that is best on the others, and of each readout alone.
+    read = {} if one.read is None else {"as read: by the best on other blocks": one.read}
+    show: Any = _show_classes if about["categories"] else _show_scores
+    show(console, one, read | one.readouts)
 
 
-def _scored(one: AnyReport) -> list[tuple[str, Any]]:
-    """Scores of what is read, each fold by the readout that is best on the others, and of each readout alone."""
-    read = [] if one.read is None else [("as read: by the best on other blocks", one.read)]
-    return [*read, *one.readouts.items()]
-
-
-def _show_classes(console: Console, one: ClassReport) -> None:
+def _show_classes(console: Console, one: ClassReport, scores: dict[str, Any]) -> None:
     """Scores of each classifier, beside the supervised decoder and chance, and the calibration of probabilities."""
     rows = [
         (name, f"{score.balanced_accuracy:.1%}", f"{score.accuracy:.1%}", f"{score.log_loss:.3g}")
-        for name, score in _scored(one)
+        for name, score in scores.items()
     ]
     if one.decoder:
         rows.append((f"Bayesian decoder, {one.decoder.window:g} s", f"{one.decoder.balanced_accuracy:.1%}", "", ""))
@@ -146,9 +141,9 @@ def _show_classes(console: Console, one: ClassReport) -> None:
         rows.append(("shifted or shuffled, 95th percentile", f"{one.control.shifted_95:.1%}", "", ""))
     print_table(console, ["readout", ">balanced accuracy", ">accuracy", ">nats a bin"], rows)
     if one.control:
-        console.print(shown(f"p {one.control.p:.2g} against {one.control.shifts} surrogates"))
+        print_lines(console, f"p {one.control.p:.2g} against {one.control.shifts} surrogates")
     if one.recall:
-        console.print(shown("read right: " + ", ".join(f"{name} {share:.0%}" for name, share in one.recall.items())))
+        print_lines(console, "read right: " + ", ".join(f"{name} {share:.0%}" for name, share in one.recall.items()))
     if one.calibration:
         steps = [
             (f"{i.probability:.1%}", f"{i.share:.1%} +- {i.share_se:.1%}", f"{i.pairs:,}") for i in one.calibration
@@ -156,20 +151,20 @@ def _show_classes(console: Console, one: ClassReport) -> None:
         print_table(console, ["probability", ">share", ">bins and classes"], steps)
 
 
-def _show_scores(console: Console, one: BehaviorReport) -> None:
+def _show_scores(console: Console, one: BehaviorReport, scores: dict[str, Any]) -> None:
     """Scores of each readout, beside the supervised decoder and chance."""
-    rows = [(name, f"{score.r2:.3f}", f"{score.median_error:.3g}") for name, score in _scored(one)]
-    read, decoder = one.read, one.decoder
+    rows = [(name, f"{score.r2:.3f}", f"{score.median_error:.3g}") for name, score in scores.items()]
+    read, decoder, unit = one.read, one.decoder, one.unit or "its unit"
     if decoder:
         rows.append((f"Bayesian decoder, {decoder.window:g} s", f"{decoder.r2:.3f}", f"{decoder.median_error:.3g}"))
     if one.control:
         rows.append(("shifted behaviour, 95th percentile", f"{one.control.shifted_95:.3f}", ""))
     if rows:
-        print_table(console, ["readout", ">R2", f">median error, {one.unit or 'its unit'}"], rows)
+        print_table(console, ["readout", ">R2", f">median error, {unit}"], rows)
     if one.control:
-        console.print(shown(f"p {one.control.p:.2g} against {one.control.shifts} shifts"))
+        print_lines(console, f"p {one.control.p:.2g} against {one.control.shifts} shifts")
     if read and decoder and (decoder.r2 < read.r2) != (decoder.median_error > read.median_error):
-        console.print(shown("R2 and median error disagree: R2 counts few large errors most, the median not at all"))
+        print_lines(console, "R2 and median error disagree: R2 counts few large errors most, the median not at all")
     if one.intervals:
         levels = [
             (
@@ -181,26 +176,25 @@ def _show_scores(console: Console, one: BehaviorReport) -> None:
             )
             for i in one.intervals
         ]
-        heads = (
-            "interval",
-            ">covers",
-            f">width, {one.unit or 'its unit'}",
-            ">Winkler score",
-            ">best at one width",
-        )
+        heads = ["interval", ">covers", f">width, {unit}", ">Winkler score", ">best at one width"]
         print_table(console, heads, levels)
-        console.print(shown("Winkler score: the width, and more for values outside; the lower the better"))
+        print_lines(console, "Winkler score: the width, and more for values outside; the lower the better")
     values = [value for third in one.thirds if third.by == "value" for value in (third.low, third.high)]
     if values:
-        console.print(shown(f"{one.name} goes from {min(values):.3g} to {max(values):.3g} {one.unit}".rstrip()))
+        print_lines(console, f"{one.name} goes from {min(values):.3g} to {max(values):.3g} {one.unit}".rstrip())
     if one.distribution:
         score = one.distribution
-        console.print(shown(f"CRPS {score.crps:.4g} +- {score.crps_se:.2g} {one.unit}".rstrip()))
         rank = f"{score.width_rank:.2f} +- {score.width_rank_se:.2f}"
-        console.print(shown(f"rank correlation of width and error {rank} (0: widths tell nothing of the error)"))
-    for third in one.thirds:
-        if third.outside:
-            bins = f"bins with {third.by} of {third.low:.3g} to {third.high:.3g}"
-            console.print(shown(f"intervals hold {third.coverage:.1%} +- {third.coverage_se:.1%} in {bins}"))
-    if any(third.outside for third in one.thirds):
-        console.print(shown("where they hold more than their level they are wider than needed, where less too narrow"))
+        print_lines(
+            console,
+            f"CRPS {score.crps:.4g} +- {score.crps_se:.2g} {one.unit}".rstrip(),
+            f"rank correlation of width and error {rank} (0: widths tell nothing of the error)",
+        )
+    off = [
+        f"intervals hold {third.coverage:.1%} +- {third.coverage_se:.1%} in bins with {third.by} of {third.low:.3g} "
+        f"to {third.high:.3g}"
+        for third in one.thirds
+        if third.outside
+    ]
+    end = "where they hold more than their level they are wider than needed, where less too narrow"
+    print_lines(console, *off, end if off else "")

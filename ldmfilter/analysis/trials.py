@@ -14,10 +14,9 @@ from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of
 from ldmfilter.analysis.blocks import count_trials
 from ldmfilter.analysis.statistics import Array
 from ldmfilter.analysis.variable import positions
-from ldmfilter.data.selection import flat_columns
+from ldmfilter.data.selection import choose_trials, find_column, flat_columns
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
-from ldmfilter.data.trials import choose_trials, find_column
 from ldmfilter.errors import InputError
 from ldmfilter.filter.aligned import align
 

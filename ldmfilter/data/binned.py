@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, iso, relative, settle
+from ldmfilter.data.clocks import PLAIN, Clock, Reading, relative, settle
 from ldmfilter.data.counts import whole_counts
 from ldmfilter.data.session import MEMORY, Observed, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect
-from ldmfilter.data.tables import Array, Floats, Ints, make_intervals, make_table, plain_array, plain_ids
+from ldmfilter.data.tables import Array, Floats, Ints, make_intervals, make_table, places, plain_array, plain_ids
 from ldmfilter.errors import InputError
 
 # A wanted bin size may differ from whole bins by this share of itself, lost in writing it down.
@@ -107,86 +107,66 @@ def from_counts(
     where = source.path
     table, ids = _labelled(counts, where)
     clock, size, centres = _time(table, bin_size, reading, source.session_start_time, where)
-    source = replace(source, session_start_time=source.session_start_time or iso(clock.zero))
     segment = _mark(table, "segment", where)
-    grid = _Grid.of(size, centres, segment)
+    # A new stretch begins where the time jumps or another segment begins.
+    first = np.diff(centres, prepend=-np.inf) > (1 + _WAVER) * size
+    if segment is not None:
+        first |= np.diff(segment, prepend=segment[:1] - 1) != 0
+    heads = np.flatnonzero(first)
+    length = np.diff(heads, append=len(centres))
+    left = np.repeat(centres[heads] - size / 2, length) + places(length) * size
     values, missing = whole_counts(table.values, centres, ids, where)
     spikes = values.sum(0, dtype=np.float64)
     if spikes.sum() > _MOST:
         raise InputError(
             f"{where}: counts: {spikes.sum():,.0f} spikes in all are more than fit into memory; are they counts?"
         )
-    seen = np.ones(len(centres), dtype=bool) if segment is None else segment >= 0
-    observed, unit_observed = _mark(table, "observed", where), _mark(table, "unit_observed", where)
-    if observed is not None:
-        seen &= observed.astype(bool)
-    masks = None if missing is None else ~missing
-    if unit_observed is not None:
-        masks = unit_observed.astype(bool) if masks is None else masks & unit_observed.astype(bool)
-    parts = Parts.of(intervals, behavior, clock, reading, where)
-    if "interval" in table.coords and "interval" not in parts.intervals:
-        parts.intervals["interval"] = grid.labels(table["interval"].values, where)
-    trains = [np.repeat(grid.left + size / 2, column.astype(np.int64)) for column in values.T]
-    times, index = np.concatenate(trains), np.cumsum(spikes).astype(np.int64)
-    settle(times, index, parts, reading, where, binned=True)
-    return BinnedSession(
+    seen = (np.ones(len(centres), dtype=bool) if segment is None else segment >= 0)[:, None]
+    if (observed := _mark(table, "observed", where)) is not None:
+        seen &= observed[:, None].astype(bool)
+    if missing is not None:
+        seen = seen & ~missing
+    if (unit_observed := _mark(table, "unit_observed", where)) is not None:
+        seen = seen & unit_observed.astype(bool)
+    each = [_runs(column, first, left, size) for column in seen.T]
+    always = len(each) == first.sum() == 1 and seen.all()
+    parts = clock.parts(intervals, behavior, reading, where)
+    if "interval" in table.coords and "interval" not in parts["intervals"]:
+        parts["intervals"]["interval"] = _labels(table["interval"].values, first, left, size, f"{where}: interval")
+    times = np.concatenate([np.repeat(left + size / 2, column.astype(np.int64)) for column in values.T])
+    session = BinnedSession(
         spike_times=times,
-        spike_times_index=index,
-        units=make_table(units if units is not None else {}, "unit", ids, where=f"{where}: units"),
-        intervals=parts.intervals,
-        behavior=parts.behavior,
-        observed=grid.observed(seen, masks, len(ids)),
-        source=source,
-        extent=(float(grid.left[0]), float(grid.left[-1] + size)),
+        spike_times_index=np.cumsum(spikes).astype(np.int64),
+        units=make_table(units, "unit", ids, where=f"{where}: units"),
+        observed=None if always else Observed.from_units(each * (len(ids) // len(each))),
+        source=clock.dated(source),
+        extent=(float(left[0]), float(left[-1] + size)),
         bin_size=size,
-        stretches=grid.runs(np.ones(len(centres), dtype=bool)),
+        stretches=_runs(np.ones(len(centres), dtype=bool), first, left, size),
+        **parts,
     )
+    return settle(session, reading, times)
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """The bins of counts. first (time,): True for a bin that begins a stretch; left (time,): left edges, s."""
+def _runs(mask: Array, first: Array, left: Floats, size: float) -> Floats:
+    """Start and stop, s, of the runs (run, 2) of bins in a mask (time,); none goes on into another stretch.
 
-    size: float
-    first: Array
-    left: Floats
+    first (time,): True for a bin that begins a stretch; left (time,): left edges, s
+    """
+    begin = mask & (first | ~np.concatenate([[False], mask[:-1]]))
+    end = mask & np.concatenate([first[1:] | ~mask[1:], [True]])
+    return np.stack([left[begin], left[end] + size], axis=1)
 
-    @classmethod
-    def of(cls, size: float, centres: Floats, segment: Array | None) -> _Grid:
-        """A new stretch begins where the time jumps or another segment begins."""
-        first = np.diff(centres, prepend=-np.inf) > (1 + _WAVER) * size
-        if segment is not None:
-            first |= np.diff(segment, prepend=segment[:1] - 1) != 0
-        heads = np.flatnonzero(first)
-        length = np.diff(heads, append=len(centres))
-        step = np.arange(len(centres)) - np.repeat(heads, length)
-        return cls(size, first, np.repeat(centres[heads] - size / 2, length) + step * size)
 
-    def runs(self, mask: Array) -> Floats:
-        """Start and stop, s, of the runs (run, 2) of bins in a mask (time,); none goes on into another stretch."""
-        begin = mask & (self.first | ~np.concatenate([[False], mask[:-1]]))
-        end = mask & np.concatenate([self.first[1:] | ~mask[1:], [True]])
-        return np.stack([self.left[begin], self.left[end] + self.size], axis=1)
-
-    def observed(self, seen: Array, masks: Array | None, units: int) -> Observed | None:
-        """The time each unit was observed, from seen (time,) and masks (time, unit); None where all was."""
-        if masks is None:
-            if seen.all() and self.first.sum() == 1:
-                return None
-            return Observed.from_units([self.runs(seen)] * units)
-        return Observed.from_units([self.runs(seen & mask) for mask in masks.T])
-
-    def labels(self, labels: Array, where: str) -> xr.Dataset:
-        """The runs of bins that carry one label, as an interval table with `tags`; "" is no label."""
-        text = plain_array(labels)
-        if text is None:
-            raise InputError(f"{where}: interval: labels are no text; write them anew")
-        text = text.astype(np.str_)
-        heads = np.flatnonzero(self.first | np.concatenate([[True], text[1:] != text[:-1]]))
-        tails = np.append(heads[1:], len(text)) - 1
-        kept = text[heads] != ""
-        start, stop = self.left[heads][kept], self.left[tails][kept] + self.size
-        return make_intervals({"start_time": start, "stop_time": stop, "tags": text[heads][kept]}, f"{where}: interval")
+def _labels(labels: Array, first: Array, left: Floats, size: float, where: str) -> xr.Dataset:
+    """The runs of bins that carry one label, as an interval table with `tags`; "" is no label."""
+    text = plain_array(labels)
+    if text is None:
+        raise InputError(f"{where}: labels are no text; write them anew")
+    text = text.astype(np.str_)
+    first = first | np.concatenate([[True], text[1:] != text[:-1]])
+    start, stop = _runs(text != "", first, left, size).T
+    return make_intervals({"start_time": start, "stop_time": stop, "tags": text[first & (text != "")]}, where)
 
 
 def _labelled(counts: xr.DataArray | npt.ArrayLike, where: str) -> tuple[xr.DataArray, Array]:
@@ -227,9 +207,10 @@ def _time(
         if size is None:
             raise InputError(f"{where}: does not say how long a bin is; give --bin-size, in Python bin_size")
         return Clock.of([], started, where), size, (np.arange(counts.sizes["time"], dtype=np.float64) + 0.5) * size
-    time, hz = counts["time"], reading.hz.get("spikes")
-    own = time.values.dtype.kind in "uif" and not time.attrs.get("units")
-    centres = relative(time, f"{where}: time")[0] if hz is None else time.values / hz
+    hz, axis = reading.hz.get("spikes"), counts["time"]
+    own = hz is None and axis.dtype.kind in "uif" and not axis.attrs.get("units")
+    time = axis if hz is None else axis.values / hz
+    centres = relative(time, f"{where}: time")[0]
     steps = np.diff(centres)
     if not (np.isfinite(centres).all() and (steps > 0).all()):
         raise InputError(f"{where}: time does not rise from bin to bin; give the centres of bins in their order")
@@ -239,14 +220,14 @@ def _time(
         size = float(np.median(steps))
         regular = steps[np.abs(steps - size) < _WAVER * size]
         # A mean over many steps, cut to the precision of the axis, gives 0.1 and not 0.0999999.
-        digits = 6 if counts["time"].dtype == np.float32 else 12
+        digits = 6 if axis.dtype == np.float32 else 12
         size = float(f"{regular.mean():.{digits}g}")
     if steps.size and steps.min() < (1 - _WAVER) * size:
         raise InputError(
             f"{where}: time steps by {steps.min():g} s where a bin has {size:g} s; "
             "give bins that do not overlap, or the attribute bin_size"
         )
-    if steps.size >= _FEW and hz is None and own:
+    if steps.size >= _FEW and own:
         # Without a unit, whole numbers may be those of the bins, and steps that are no bins may be ms.
         step, told = float(np.median(steps)), given is not None or "bin_size" in counts.attrs
         whole = bool((centres == np.floor(centres)).all())
@@ -255,5 +236,5 @@ def _time(
                 f"{where}: time steps by {step:g} without saying in which unit; give the attribute `units` or "
                 "bin_size, or --ticks spikes=1 where it is in s, spikes=1000 in ms"
             )
-    clock = Clock() if hz is not None else Clock.of(time, started, f"{where}: time", size / 2)
-    return clock, size, centres if hz is not None else clock.seconds(time, f"{where}: time")
+    clock = Clock.of(time, started, f"{where}: time", size / 2)
+    return clock, size, clock.seconds(time, f"{where}: time")

@@ -2,9 +2,7 @@
 
 import itertools
 import math
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,8 @@ from ldmfilter.data.selection import choose_spans, choose_units
 from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.spans import Span, bounds_of, join_overlaps, union
-from ldmfilter.data.tables import Array, Floats, Ints
-from ldmfilter.errors import InputError
+from ldmfilter.data.tables import Array, Floats, Ints, places
+from ldmfilter.errors import InputError, warn
 
 __all__ = ["Span", "bin_spikes", "choose_spans", "choose_units"]
 
@@ -76,17 +74,16 @@ def bin_spikes(session: Any, bin_size: float, intervals: Intervals = None) -> xr
     spans, n_bins = _with_bins(session, spans, bin_size, "the session" if intervals is None else "every span")
     starts = bounds_of(spans)[:, 0]
     segment = np.repeat(np.arange(len(spans), dtype=np.int32), n_bins)
-    step = np.arange(n_bins.sum()) - np.repeat(np.cumsum(n_bins) - n_bins, n_bins)
+    step = places(n_bins)
     left, right = starts[segment] + step * bin_size, starts[segment] + (step + 1) * bin_size
-    observed, unit_observed = _observed(session, left, right, 1e-6 * bin_size)
-    kind = {}
+    unit_observed, kind = _observed(session, left, right, 1e-6 * bin_size), {}
     if isinstance(session, SignalSession):
         values, kind = session.means(left, right), {"kind": "signal"}
-        unit_observed = (observed[:, None] if unit_observed is None else unit_observed) & ~np.isnan(values)
-        observed, values = unit_observed.mean(axis=1) >= 0.5, np.nan_to_num(values)
-        unit_observed = None if (unit_observed == observed[:, None]).all() else unit_observed
+        unit_observed = unit_observed & ~np.isnan(values)
+        values = np.nan_to_num(values)
     else:
         values = _count(session, starts, n_bins, bin_size)
+    observed = unit_observed.mean(axis=1) >= 0.5
     coords = {
         "time": ("time", starts[segment] + (step + 0.5) * bin_size, {"units": "s"}),
         "unit": session.units["unit"].values,
@@ -94,18 +91,14 @@ def bin_spikes(session: Any, bin_size: float, intervals: Intervals = None) -> xr
         "interval": ("time", np.asarray([span.label for span in spans], dtype=np.str_)[segment]),
         "observed": ("time", observed),
     }
-    if unit_observed is not None:
+    if (unit_observed != observed[:, None]).any():
         coords["unit_observed"] = (("time", "unit"), unit_observed)
     return xr.DataArray(
         values,
         dims=("time", "unit"),
         coords=coords,
         name=kind.get("kind", "counts"),
-        attrs={
-            "bin_size": float(bin_size),
-            **kind,
-            **{k: v for k, v in asdict(session.source).items() if k != "format"},
-        },
+        attrs={"bin_size": float(bin_size), **kind, **session.source.attrs()},
     )
 
 
@@ -134,7 +127,7 @@ def _with_bins(session: Session, spans: list[Span], bin_size: float, what: str) 
         )
     if not kept.all():
         lost = f"{(~kept).sum()} of {kept.size} spans"
-        warnings.warn(f"{where}: left out {lost}, shorter than a bin of {bin_size:g} s", stacklevel=3)
+        warn(f"{where}: left out {lost}, shorter than a bin of {bin_size:g} s")
     if n_bins.sum() * session.n_units > _MOST:
         raise InputError(
             f"{where}: bins of {bin_size:g} s would make {n_bins.sum():,} bins of {session.n_units} units, more than"
@@ -183,13 +176,13 @@ def _chunks(session: Session) -> Iterator[tuple[Floats, Ints]]:
         yield np.concatenate(parts), np.repeat(units, high - low)
 
 
-def _observed(session: Session, left: Floats, right: Floats, tolerance: float) -> tuple[Array, Array | None]:
-    """Bins with enough observed units (time,) and, where units differ, the observed units (time, unit), as bools.
+def _observed(session: Session, left: Floats, right: Floats, tolerance: float) -> Array:
+    """The units that are observed in each bin, (time, unit), or (time, 1) where all have the same intervals, as bools.
 
     A unit is observed in a bin that lies wholly within the union of its intervals, up to `tolerance` s.
     """
     if session.observed is None:
-        return np.ones(left.size, dtype=bool), None
+        return np.ones((left.size, 1), dtype=bool)
 
     def covered(bounds: Floats) -> Array:
         low = np.searchsorted(left, bounds[:, 0] - tolerance, side="left")
@@ -199,10 +192,8 @@ def _observed(session: Session, left: Floats, right: Floats, tolerance: float) -
         return np.cumsum(change[:-1]) > 0
 
     if (common := session.observed.of_all) is not None:
-        return covered(common), None
+        return covered(common)[:, None]
     observed = np.empty((left.size, session.n_units), dtype=bool)
     for unit in range(session.n_units):
         observed[:, unit] = covered(union(session.observed.of(unit)))
-    if (observed == observed[:, :1]).all():
-        return observed[:, 0].copy(), None
-    return observed.mean(axis=1) >= 0.5, observed
+    return observed

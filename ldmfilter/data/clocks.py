@@ -6,31 +6,36 @@ time is changed to fit.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from ldmfilter.config import parse_ticks
-from ldmfilter.data.order import in_order
-from ldmfilter.data.tables import Floats, Ints, make_intervals, shorten
-from ldmfilter.errors import InputError
+from ldmfilter.data.order import in_order, rate_of
+from ldmfilter.data.tables import Floats, Ints, bounds_in, make_intervals, shorten
+from ldmfilter.errors import InputError, warn
+
+if TYPE_CHECKING:
+    from ldmfilter.data.session import Session, Source
+
+S = TypeVar("S", bound="Session")
 
 # Seconds in a unit of time; "since" a date may follow.
-_SECONDS = {
-    **dict.fromkeys(("", "s", "sec", "secs", "second", "seconds"), 1.0),
-    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
-    **dict.fromkeys(("us", "microsecond", "microseconds"), 1e-6),
-    **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), 1e-9),
-    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
-    **dict.fromkeys(("h", "hr", "hour", "hours"), 3600.0),
-    **dict.fromkeys(("d", "day", "days"), 86400.0),
+_NAMES = {
+    "s sec secs second seconds": 1.0,
+    "ms msec millisecond milliseconds": 1e-3,
+    "us microsecond microseconds": 1e-6,
+    "ns nanosecond nanoseconds": 1e-9,
+    "min minute minutes": 60.0,
+    "h hr hour hours": 3600.0,
+    "d day days": 86400.0,
 }
+_SECONDS = {"": 1.0} | {name: seconds for names, seconds in _NAMES.items() for name in names.split()}
 _SECOND, _DAY = np.timedelta64(1, "s"), np.timedelta64(1, "D")
 # Spans that differ by more are in different units of time: a thousandfold, less the time that one leaves out.
 _APART = 300
@@ -108,46 +113,63 @@ class Clock:
             seconds = seconds + (date - self.zero) / _SECOND
         return seconds
 
-    def columns(self, columns: Mapping[str, Any] | pd.DataFrame, where: str) -> dict[str, Any]:
-        """The columns of an interval table, with times in s: start_time, stop_time, and any in a unit of time, in dates
-        or in durations."""
+    def dated(self, source: Source) -> Source:
+        """The source of a session; where it does not say when that started, it did so at 0 s."""
+        started = "" if self.zero is None else f"{np.datetime_as_string(self.zero, unit='us')}+00:00"
+        return replace(source, session_start_time=source.session_start_time or started)
+
+    def table(self, columns: Mapping[str, Any] | pd.DataFrame, where: str) -> xr.Dataset:
+        """An interval table, of a session or made of columns, with times in s: start_time, stop_time, and any in a unit
+        of time, in dates or in durations.
+
+        Raises InputError as `seconds` and `make_intervals`.
+        """
+        if (
+            isinstance(columns, xr.Dataset)
+            and "interval" in columns.dims
+            and {"start_time", "stop_time"} <= set(columns)
+        ):
+            times = {name: column for name, column in columns.items() if is_time(column)}
+            return columns.assign(
+                {name: (one.dims, self.seconds(one, f"{where}: {name}")) for name, one in times.items()}
+            )
         found: dict[str, Any] = {}
         for name, column in columns.items():
-            plain = column if isinstance(column, list) else np.asarray(column)
             if is_time(column) or name in ("start_time", "stop_time"):
                 found[str(name)] = self.seconds(column, f"{where}: {name}")
+            elif isinstance(column, xr.Variable | xr.DataArray) and column.ndim == 2:
+                found[str(name)] = column.values.tolist()
             else:
-                several = isinstance(column, xr.Variable | xr.DataArray) and column.ndim == 2
-                found[str(name)] = [list(row) for row in plain] if several else plain
-        return found
+                found[str(name)] = column if isinstance(column, list) else np.asarray(column)
+        return make_intervals(found, where)
+
+    def parts(
+        self,
+        intervals: Mapping[str, Any] | None,
+        behavior: Mapping[str, xr.DataArray] | None,
+        reading: Reading,
+        where: str,
+    ) -> dict[str, Any]:
+        """The fields of a session that hold interval tables and behaviour, with times in s on this clock.
+
+        Raises InputError as `table` and `series`.
+        """
+        series = {name: self.series(one, f"{where}: {name}", reading) for name, one in (behavior or {}).items()}
+        return {
+            "intervals": {name: self.table(one, f"{where}: {name}") for name, one in (intervals or {}).items()},
+            "behavior": {name: one for name, one in series.items() if one is not None},
+        }
 
     def series(self, series: xr.DataArray, where: str, reading: Reading) -> xr.DataArray | None:
-        """Behaviour (time,) or (time, component), `time` in s, samples in order of time; None, with a warning, where
-        their order is in doubt."""
+        """Behaviour (time,) or (time, component), times in s, as `in_order` gives it, with a warning of each change."""
         time = self.seconds(series["time"], where)
         if len(time) != series.sizes["time"]:
             raise InputError(f"{where}: {len(time)} times for {len(series)} values; write the series anew")
         notes: list[str] = []
-        known = np.isfinite(time)
-        ordered = in_order(time[known], series.values[known], notes, reading.sort_times)
-        if ordered is None:
-            warnings.warn(f"{where}: {notes[-1]}", stacklevel=4)
-            return None
-        time, values = ordered
-        attrs = {
-            **series.attrs,
-            "unit": str(series.attrs.get("unit", series.attrs.get("units", ""))),
-            "description": str(series.attrs.get("description", series.attrs.get("long_name", ""))),
-        }
-        attrs.setdefault("rate", rate_of(time))
-        dims = ("time", "component")[: values.ndim]
-        return xr.DataArray(values, dims=dims, coords={"time": time}, name=series.name, attrs=attrs)
-
-
-def rate_of(time: Floats) -> float:
-    """Rate of samples, Hz, by the median of their steps; NaN where there is none."""
-    step = float(np.nanmedian(np.diff(time))) if len(time) > 1 else 0.0
-    return 1 / step if step > 0 else float("nan")
+        ordered = in_order(series, time, notes, reading.sort_times)
+        for note in notes:
+            warn(f"{where}: {note}")
+        return ordered
 
 
 def is_time(column: Any) -> bool:
@@ -197,114 +219,61 @@ def _date(text: str) -> np.datetime64 | None:
         return None
 
 
-def iso(zero: np.datetime64 | None) -> str:
-    """A date as session_start_time, "" for None."""
-    return "" if zero is None else f"{np.datetime_as_string(zero, unit='us')}+00:00"
-
-
-@dataclass
-class Parts:
-    """The parts of a session beside its spikes, times in s.
-
-    intervals, behavior, observed (interval, 2): as in `Session`
-    """
-
-    intervals: dict[str, xr.Dataset]
-    behavior: dict[str, xr.DataArray]
-    observed: Floats | None = None
-
-    @classmethod
-    def of(
-        cls,
-        intervals: Mapping[str, Any] | None,
-        behavior: Mapping[str, xr.DataArray] | None,
-        clock: Clock,
-        reading: Reading,
-        where: str,
-    ) -> Parts:
-        """Interval tables, of a session or made of columns, and behaviour, with times in s on a clock.
-
-        Raises InputError as `Clock.seconds`, `Clock.series` and `make_intervals`.
-        """
-        tables = {
-            name: table
-            if _is_ready(table)
-            else make_intervals(clock.columns(table, f"{where}: {name}"), f"{where}: {name}")
-            for name, table in (intervals or {}).items()
-        }
-        series = {name: clock.series(one, f"{where}: {name}", reading) for name, one in (behavior or {}).items()}
-        return cls(tables, {name: one for name, one in series.items() if one is not None})
-
-    def times(self) -> dict[str, Floats]:
-        """The finite times of each object."""
-        found = {} if self.observed is None else {"obs_intervals": self.observed.ravel()}
-        for name, table in self.intervals.items():
-            found[name] = np.concatenate([table["start_time"].values, table["stop_time"].values])
-        found |= {name: series["time"].values for name, series in self.behavior.items()}
-        return {name: times[np.isfinite(times)] for name, times in found.items()}
-
-
-def _is_ready(table: Any) -> bool:
-    """True for an interval table of a session, whose times are in s already."""
-    if not isinstance(table, xr.Dataset) or "interval" not in table.dims:
-        return False
-    return {"start_time", "stop_time"} <= set(table) and not any(map(is_time, table.values()))
-
-
-def settle(times: Floats, index: Ints, parts: Parts, reading: Reading, where: str, binned: bool = False) -> Floats:
-    """Spike times (spike,) in s; `parts` in s too, without what lies on another clock.
+def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
+    """The session with all times in s, without what lies on another clock.
 
     A table or series is left out, with a warning, where its times cannot be seconds beside these spikes; there is a
-    warning of single times far from the spikes. binned: the spikes stand for counts, whose unit of time is known
+    warning of single times far from the spikes.
+
+    times: of counts or a signal, s, whose unit is known, in place of those of the spikes
 
     Raises InputError where the spikes' own unit of time is in doubt, and for ticks of an object that does not exist.
     """
-    known = ["spikes", *parts.times()]
-    unknown = [name for name in reading.hz if name not in known]
+    where, hz = session.source.path, reading.hz
+    observed = session.observed if times is None else None  # of counts it follows from their bins
+    intervals, behavior = dict(session.intervals), dict(session.behavior)
+    known = ["spikes", *["obs_intervals"] * (observed is not None), *intervals, *behavior]
+    unknown = [name for name in hz if name not in known]
     if unknown:
         raise InputError(f"{where}: no {shorten(unknown)} to give ticks of; it has {shorten(known)}")
-    hz = reading.hz.get("spikes")
-    if hz is not None and not binned:
-        times = times / hz
-    _scale(parts, reading)
-    if times.size < _FEW_SPIKES:
-        return times
-    span = float(times.min()), float(times.max())
-    others = {name: t for name, t in parts.times().items() if name not in reading.hz and t.size}
-    if hz is None and not binned:
-        _check_spikes_unit(times, index, span, others, where)
-    for name, t in others.items():
-        doubt = _doubt(t, span)
-        if doubt and name == "obs_intervals":
-            raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
-        if doubt:
-            warnings.warn(f"{where}: {name}: left out, {doubt}; {_way_out(name)}", stacklevel=5)
-            parts.intervals.pop(name, None)
-            parts.behavior.pop(name, None)
-            continue
-        told = _apart(t, span)
-        if told:
-            warnings.warn(f"{where}: {name}: {told}", stacklevel=5)
-    return times
+    spikes, in_doubt = session.spike_times, times is None and "spikes" not in hz
+    if times is None:
+        spikes = times = spikes / hz.get("spikes", 1.0)
+    if observed is not None and "obs_intervals" in hz:
+        observed = replace(observed, intervals=observed.intervals / hz["obs_intervals"])
+    for name in intervals.keys() & hz:
+        table = intervals[name]
+        columns = [key for key in table if str(key).endswith("_time") and table[key].dtype.kind in "iuf"]
+        intervals[name] = table.assign({key: table[key] / hz[name] for key in columns})
+    for name in behavior.keys() & hz:
+        time = behavior[name]["time"].values / hz[name]
+        behavior[name] = behavior[name].assign_coords(time=time).assign_attrs(rate=rate_of(time))
+    if times.size >= _FEW_SPIKES:
+        others = {} if observed is None else {"obs_intervals": observed.intervals.ravel()}
+        others |= {name: bounds_in(table).T.ravel() for name, table in intervals.items()}
+        others |= {name: series["time"].values for name, series in behavior.items()}
+        others = {name: t[np.isfinite(t)] for name, t in others.items() if name not in hz}
+        others = {name: t for name, t in others.items() if t.size}
+        span = float(times.min()), float(times.max())
+        if in_doubt:
+            _check_spikes_unit(times, session.spike_times_index, span, others, where)
+        for name, t in others.items():
+            doubt = _doubt(t, span)
+            if doubt and name == "obs_intervals":
+                raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
+            told = f"left out, {doubt}; {_way_out(name)}" if doubt else _apart(t, span)
+            if told:
+                warn(f"{where}: {name}: {told}")
+            if doubt:
+                intervals.pop(name, None)
+                behavior.pop(name, None)
+    return replace(
+        session, spike_times=spikes, intervals=intervals, behavior=behavior, observed=observed or session.observed
+    )
 
 
 def _way_out(name: str) -> str:
     return f"give --ticks {name}=1000 where they are ms, or as many as there are in a second, 1 where they are s"
-
-
-def _scale(parts: Parts, reading: Reading) -> None:
-    """Bring the objects whose ticks were given to seconds."""
-    for name, hz in reading.hz.items():
-        if name == "obs_intervals" and parts.observed is not None:
-            parts.observed = parts.observed / hz
-        if name in parts.intervals:
-            table = parts.intervals[name]
-            columns = [key for key in table if str(key).endswith("_time") and table[key].dtype.kind in "iuf"]
-            parts.intervals[name] = table.assign({key: table[key] / hz for key in columns})
-        if name in parts.behavior:
-            series = parts.behavior[name]
-            time = series["time"].values / hz
-            parts.behavior[name] = series.assign_coords(time=time).assign_attrs(rate=rate_of(time))
 
 
 def _check_spikes_unit(
@@ -329,10 +298,9 @@ def _check_spikes_unit(
             f"median rate of {rate:.2g} Hz; are they ms? {_way_out('spikes')}"
         )
     if rate < _LOWEST_RATE:
-        warnings.warn(
+        warn(
             f"{where}: units: a median rate of {rate:.3g} Hz over {width:,.6g} s; if spike_times are not "
-            "s, give --ticks spikes=1000 for ms",
-            stacklevel=6,
+            "s, give --ticks spikes=1000 for ms"
         )
 
 

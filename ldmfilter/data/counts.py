@@ -30,8 +30,8 @@ def check_counts(counts: xr.DataArray) -> xr.DataArray:
     if not isinstance(bin_size, int | float | np.number) or not bin_size > 0:
         raise InputError("counts: no attribute bin_size (s); bin with ldmfilter.bin_spikes or set it")
     n, time = counts.sizes["time"], counts["time"].to_numpy()
-    segment = np.asarray(counts["segment"]) if "segment" in counts.coords else np.zeros(n, np.int32)
-    observed = np.asarray(counts["observed"]) if "observed" in counts.coords else np.ones(n, bool)
+    segment = np.asarray(counts.coords.get("segment", np.zeros(n, np.int32)))
+    observed = np.asarray(counts.coords.get("observed", np.ones(n, bool)))
     if counts.dtype.kind != "u":
         check = _finite if is_signal(counts) else whole_counts
         whole, missing = check(counts.to_numpy(), time, counts["unit"].to_numpy(), where_of(counts))
@@ -83,6 +83,15 @@ def _finite(values: Array, time: Floats, unit: Array, where: str) -> tuple[Array
         raise InputError(f"{where}: the signal is infinite at {time[row]:g} s in unit {unit[column]}; give NaN there")
     missing = np.isnan(values)
     return np.nan_to_num(values), missing if missing.any() else None
+
+
+def seen_counts(counts: xr.DataArray) -> Array:
+    """Counts (time, unit) of `check_counts` as float32, NaN in missing bins and where a unit was not observed."""
+    values = counts.to_numpy().astype(np.float32)
+    values[~counts["observed"].to_numpy()] = np.nan
+    if "unit_observed" in counts.coords:
+        values[~counts["unit_observed"].to_numpy()] = np.nan
+    return values
 
 
 def where_of(counts: xr.DataArray) -> str:

@@ -1,11 +1,10 @@
 """Order of times, and times that are not valid: marks of invalid spikes, lone outliers, clocks that restart."""
 
-import warnings
-
 import numpy as np
+import xarray as xr
 
 from ldmfilter.data.tables import Array, Floats, Ints, plain_ids, shorten
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 # Among fewer times no outlier can be told; of more, so many are looked at.
 _FEW, _MANY = 100, 2**20
@@ -44,17 +43,14 @@ def check_spikes(
         what = f"{bad.sum()} of {times.size} spikes, NaN or infinite spike_times in unit {of}"
         if not drop:
             raise InputError(f"{where}: units: {what}; give --drop-nan to leave these spikes out, or mend the file")
-        warnings.warn(f"{where}: units: left out {what}", stacklevel=4)
+        warn(f"{where}: units: left out {what}")
         times, index = _without(times, index, bad)
-    invalid, why = _invalid(times, index)
-    while invalid is not None:
+    while (found := _invalid(times, index)) is not None:
+        invalid, why = found
         number = len(np.unique(_units_of(np.flatnonzero(invalid), index)))
         values = shorten((f"{value:g}" for value in np.unique(times[invalid])), most=3)
-        warnings.warn(
-            f"{where}: units: left out {invalid.sum()} spikes of {number} units at {values} s, {why}", stacklevel=4
-        )
+        warn(f"{where}: units: left out {invalid.sum()} spikes of {number} units at {values} s, {why}")
         times, index = _without(times, index, invalid)
-        invalid, why = _invalid(times, index)
     back = np.flatnonzero(np.diff(times) < 0) + 1
     back = back[~np.isin(back, index)]
     if back.size:
@@ -64,7 +60,7 @@ def check_spikes(
         times = times.copy()
         for unit in unsorted:
             times[index[unit - 1] if unit else 0 : index[unit]].sort()
-        warnings.warn(f"{where}: units: sorted the spike_times of {unsorted.size} unsorted units", stacklevel=4)
+        warn(f"{where}: units: sorted the spike_times of {unsorted.size} unsorted units")
     return times, index
 
 
@@ -77,10 +73,10 @@ def _units_of(spikes: Ints, index: Ints) -> Ints:
     return np.searchsorted(index, spikes, side="right")
 
 
-def _invalid(times: Floats, index: Ints) -> tuple[Array | None, str]:
-    """The spikes (spike,) that are not valid, and the reason."""
+def _invalid(times: Floats, index: Ints) -> tuple[Array, str] | None:
+    """Spikes (spike,) that are not valid, and the reason; None where there are none."""
     if times.size < _FEW:
-        return None, ""
+        return None
     low, high = times.min(), times.max()
     negative = times < 0
     if low == -1 and (times[negative] == -1).all() and not negative.all():
@@ -96,7 +92,7 @@ def _invalid(times: Floats, index: Ints) -> tuple[Array | None, str]:
             if rest.size >= _FEW and (np.diff(rest) == 0).mean() < _COINCIDENT:
                 return at, "which units repeat: marks of invalid spikes"
     stray = strays(times)
-    return (stray, "far from all others") if stray is not None else (None, "")
+    return None if stray is None else (stray, "far from all others")
 
 
 def strays(times: Floats) -> Array | None:
@@ -138,12 +134,19 @@ def _check_order(times: Floats, index: Ints, back: Ints, ids: Array, where: str)
     )
 
 
-def in_order(time: Floats, values: Array, notes: list[str], sort: bool) -> tuple[Floats, Array] | None:
-    """Samples in order of their times, those without a time left out; None where their clock may have restarted.
+def rate_of(time: Floats) -> float:
+    """Rate of samples, Hz, by the median of their steps; NaN where there is none."""
+    step = float(np.nanmedian(np.diff(time))) if len(time) > 1 else 0.0
+    return 1 / step if step > 0 else float("nan")
+
+
+def in_order(series: xr.DataArray, time: Floats, notes: list[str], sort: bool) -> xr.DataArray | None:
+    """Behaviour (time,) or (time, component) in order of its times (time,), s, samples without a time left out; None
+    where their clock may have restarted.
 
     notes: gets a line for each change. sort: as for `check_spikes`
     """
-    known = np.isfinite(time)
+    values, known = series.values, np.isfinite(time)
     if not known.all():
         notes.append(f"left out {(~known).sum()} of {len(time)} samples, their timestamps are NaN or infinite")
         time, values = time[known], values[known]
@@ -165,7 +168,14 @@ def in_order(time: Floats, values: Array, notes: list[str], sort: bool) -> tuple
         notes.append(f"timestamps step back {back.size} times, samples put in order")
         order = np.argsort(time, kind="stable")
         time, values = time[order], values[order]
-    return time, values
+    attrs = {
+        **series.attrs,
+        "unit": str(series.attrs.get("unit", series.attrs.get("units", ""))),
+        "description": str(series.attrs.get("description", series.attrs.get("long_name", ""))),
+    }
+    attrs.setdefault("rate", rate_of(time))
+    dims = ("time", "component")[: values.ndim]
+    return xr.DataArray(values, dims=dims, coords={"time": time}, name=series.name, attrs=attrs)
 
 
 def from_the_start(frames: Ints, where: str) -> Array:
@@ -177,5 +187,5 @@ def from_the_start(frames: Ints, where: str) -> Array:
             "frames without overflow"
         )
     if negative.any():
-        warnings.warn(f"{where}: left out {negative.sum()} spikes before the recording's start", stacklevel=4)
+        warn(f"{where}: left out {negative.sum()} spikes before the recording's start")
     return ~negative

@@ -1,8 +1,7 @@
-"""The part of a session that is used: spans of time and units."""
+"""The part of a session that is used: spans of time, units and trials."""
 
 import ast
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.spans import Span, bounds_of, intersect, join_overlaps, union
 from ldmfilter.data.tables import Array, bounds_in, shorten, tagged, tags_in
 from ldmfilter.data.untrusted.damage import reason_of
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 WHOLE = "session"  # label of the whole session
 _SAME = 1e-3  # s, between the ends of a trial and those of its observation
@@ -117,7 +116,7 @@ def _interval_spans(session: Session, interval: str) -> list[Span]:
         raise InputError(f"{where}: interval {interval!r} has no row with a length; choose another or use spans")
     if not usable.all():
         lost = f"{(~usable).sum()} of {len(bounds)} rows of interval {interval!r}"
-        warnings.warn(f"{where}: left out {lost}: no start, no stop or no length", stacklevel=4)
+        warn(f"{where}: left out {lost}: no start, no stop or no length")
     return [Span(start, stop, tag or name) for start, stop in bounds[usable].tolist()]
 
 
@@ -170,8 +169,8 @@ def choose_units(
     if query is not None:
         columns = {"unit": session.units["unit"].values, "rate": rates, **flat_columns(session.units)}
         fits = rows_that_fit(columns, query, f"{where}: units")
-    if query is not None and not fits.any():
-        raise InputError(f"{where}: units: none of {session.n_units} fits the query {query!r}; widen it")
+        if not fits.any():
+            raise InputError(f"{where}: units: none of {session.n_units} fits the query {query!r}; widen it")
     silent, slow = fits & (rates == 0), fits & (rates > 0) & (rates < min_rate)
     keep = fits & ~silent & ~slow
     if not keep.any():
@@ -239,3 +238,54 @@ def rows_that_fit(columns: Mapping[str, Array], query: str, where: str) -> Array
     if not isinstance(kept, pd.Series) or kept.dtype != bool:
         raise InputError(f"{where} is no condition; compare a column with a value")
     return kept.to_numpy(copy=True)
+
+
+def find_column(session: Session, text: str, kinds: str = "biufU") -> tuple[str, str]:
+    """The interval table and the column that "TABLE.COLUMN" names; both may hold dots.
+
+    kinds: of the column's values, as numpy's `dtype.kind`
+
+    Raises InputError, with a list of those that exist, where there is no such table or column, and for a column of
+    other values or of several a row.
+    """
+    where, tables = session.source.path, session.intervals
+    fits = [name for name in tables if text.startswith(f"{name}.")]
+    if not fits:
+        have = f"it has {shorten(tables)}" if tables else "it has none"
+        if text in tables:
+            raise InputError(f"{where}: {text!r} is an interval table; name a column of it, as {text}.start_time")
+        name = text.rpartition(".")[0] or text
+        raise InputError(f"{where}: no interval table {name!r}; {have}; name a column as TABLE.COLUMN")
+    table = max(fits, key=len)
+    column = text[len(table) + 1 :]
+    columns = [name for name, values in flat_columns(tables[table]).items() if values.dtype.kind in kinds]
+    if column not in columns:
+        what = "column" if "U" in kinds else "column of times"
+        raise InputError(f"{where}: no {what} {column!r} in interval table {table!r}; it has {shorten(columns)}")
+    return table, column
+
+
+def choose_trials(session: Session, event: str, query: str | None = None) -> tuple[xr.Dataset, str]:
+    """Rows of an interval table, and the name of its column that holds the event's times, s.
+
+    event: "TABLE.COLUMN", any column of times, as "trials.go_cue"
+    query: an expression on the table's columns, as "condition == 3 and rewarded"; without it all rows
+
+    Raises InputError as `find_column` and `rows_that_fit`, where no row fits the query, and where none has a time.
+    """
+    name, column = find_column(session, event, kinds="iuf")
+    table, where = session.intervals[name], f"{session.source.path}: {name}"
+    rows = table.sizes["interval"]
+    if query is not None:
+        lists = {str(key): column for key, column in table.items() if column.ndim == 2 and column.shape[1] == 1}
+        single = {key: column.values[:, 0] for key, column in lists.items()}  # as tags, where no row has two
+        kept = rows_that_fit({"id": table["interval"].values, **flat_columns(table), **single}, query, where)
+        if not kept.any():
+            raise InputError(f"{where}: none of {rows} rows fits the query {query!r}; widen it")
+        table = table.isel(interval=np.flatnonzero(kept))
+    if not np.isfinite(table[column].values.astype(np.float64)).any():
+        which = "" if query is None else f" that fit the query {query!r}"
+        raise InputError(
+            f"{where}: {column} is NaN in all {table.sizes['interval']} rows{which}; align to another column of times"
+        )
+    return table, column

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, iso, settle
+from ldmfilter.data.clocks import PLAIN, Clock, Reading, settle
 from ldmfilter.data.order import check_spikes
 from ldmfilter.data.spans import intersect, union
 from ldmfilter.data.tables import Array, Floats, Ints, concatenate, make_table, shorten
@@ -39,6 +39,16 @@ class Source:
     session_start_time: str = ""
     checksum: str = ""
     format: str = ""
+
+    @classmethod
+    def noted(cls, path: Path, checksum: str, attrs: Mapping[str, Any]) -> Source:
+        """A file with what its attributes say of the session."""
+        about = {key: str(attrs.get(key, "")) for key in ("identifier", "session_id", "session_start_time")}
+        return cls(str(path), checksum=checksum, **about)
+
+    def attrs(self) -> dict[str, str]:
+        """The fields that go with data, all but the format."""
+        return {key: value for key, value in asdict(self).items() if key != "format"}
 
 
 #: Of a session that was read from no file.
@@ -186,16 +196,9 @@ class Session:
         raw = [np.asarray(times).ravel() for times in mapping.values()]
         clock = Clock.of(np.concatenate([times for times in raw if times.size] or [np.empty(0)]), "", "memory: spikes")
         trains = [clock.seconds(times, "memory: spikes") for times in raw]
-        parts = Parts.of(intervals, behavior, clock, reading, "memory")
-        return cls.checked(
-            *concatenate(trains),
-            np.asarray(list(mapping)),
-            units,
-            Source(session_start_time=iso(clock.zero)),
-            reading,
-            intervals=parts.intervals,
-            behavior=parts.behavior,
-        )
+        parts = clock.parts(intervals, behavior, reading, "memory")
+        ids = np.asarray(list(mapping))
+        return cls.checked(*concatenate(trains), ids, units, clock.dated(MEMORY), reading, **parts)
 
     @classmethod
     def checked(
@@ -206,26 +209,18 @@ class Session:
         columns: Mapping[str, Any] | pd.DataFrame | None = None,
         source: Source = MEMORY,
         reading: Reading = PLAIN,
-        *,
-        intervals: Mapping[str, xr.Dataset] | None = None,
-        behavior: Mapping[str, xr.DataArray] | None = None,
-        observed: Observed | None = None,
-        extent: tuple[float, float] | None = None,
-        series: Mapping[str, str] | None = None,
+        **parts: Any,
     ) -> Session:
         """A session from spike times (spike,), s, their cumulative ends (unit,), ids (unit,) and unit columns.
 
-        reading: what a person says of the times; the others are fields of the session
+        reading: what a person says of the times
+        **parts: other fields of the session
 
         Raises InputError as `check_spikes`, `make_table` and `settle`.
         """
         spikes, index = check_spikes(times, index, ids, source.path, reading.sort_times, reading.drop_nan)
-        units = make_table({} if columns is None else columns, "unit", ids, where=f"{source.path}: units")
-        parts = Parts(dict(intervals or {}), dict(behavior or {}), None if observed is None else observed.intervals)
-        spikes = settle(spikes, index, parts, reading, source.path)
-        if observed is not None and parts.observed is not None:
-            observed = replace(observed, intervals=parts.observed)
-        return cls(spikes, index, units, parts.intervals, parts.behavior, observed, source, extent, dict(series or {}))
+        units = make_table(columns, "unit", ids, where=f"{source.path}: units")
+        return settle(cls(spikes, index, units, source=source, **parts), reading)
 
     @property
     def n_units(self) -> int:

@@ -2,7 +2,6 @@
 
 import math
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,12 +13,12 @@ import pandas as pd
 import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession
-from ldmfilter.data.clocks import PLAIN, Clock, Parts, Reading, iso, relative, settle
+from ldmfilter.data.clocks import PLAIN, Clock, Reading, relative, settle
 from ldmfilter.data.frames import sums
 from ldmfilter.data.session import MEMORY, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect, union
-from ldmfilter.data.tables import Array, Floats, make_table, plain_ids, shorten
-from ldmfilter.errors import InputError
+from ldmfilter.data.tables import Array, Floats, make_table, places, plain_ids, shorten
+from ldmfilter.errors import InputError, warn
 
 _GAP = 1.0  # s without a frame, which end a stretch; in a shorter gap frames are missing
 # A bin size that differs from a frame by less than this share is meant to be a frame.
@@ -143,13 +142,12 @@ def from_signal(
     """
     where = source.path
     values, ids, time, clock = _labelled(signal, bin_size, reading, source.session_start_time, where)
-    source = replace(source, session_start_time=source.session_start_time or iso(clock.zero))
     name = name or str(getattr(signal, "name", "") or "signal")
     where = f"{where}: {name}"
     known = np.isfinite(time)
     if not known.all():
         lost = f"{(~known).sum()} of {known.size} frames"
-        warnings.warn(f"{where}: left out {lost}, their times are NaN or infinite", stacklevel=2)
+        warn(f"{where}: left out {lost}, their times are NaN or infinite")
         values, time = values[known], time[known]
     steps = np.diff(time)
     if len(time) < 2 or not (steps > 0).all():
@@ -167,21 +165,19 @@ def from_signal(
     full[rows] = values[kept]
     attrs = dict(getattr(signal, "attrs", {}))
     coords = {"time": ("time", centres, {"units": "s"}), "unit": ids}
-    held = Parts.of(intervals, behavior, clock, reading, source.path)
-    settle(centres, np.empty(0, dtype=np.int64), held, reading, source.path, binned=True)
-    return SignalSession(
+    session = SignalSession(
         spike_times=np.empty(0),
         spike_times_index=np.zeros(len(ids), dtype=np.int64),
-        units=make_table({} if units is None else units, "unit", ids, where=f"{where}: channels"),
-        intervals=held.intervals,
-        behavior=held.behavior,
-        source=source,
+        units=make_table(units, "unit", ids, where=f"{where}: channels"),
+        source=clock.dated(source),
         extent=(float(stretches[0, 0]), float(stretches[-1, 1])),
         bin_size=size,
         stretches=stretches,
         signal=xr.DataArray(full, dims=("time", "unit"), coords=coords, name=name, attrs=attrs),
+        **clock.parts(intervals, behavior, reading, source.path),
         **parts,
     )
+    return settle(session, reading, centres)
 
 
 def choose_series(found: Mapping[str, str], wanted: str | None, where: str, likely: Sequence[str]) -> str:
@@ -223,19 +219,17 @@ def _labelled(
             signal = signal.where(signal[mark])
     signal = signal.transpose("time", ...)
     ids = plain_ids(signal[others[0]].values, f"{where}: channels")
-    clock, hz = Clock.of([], started, where), reading.hz.get("spikes")
-    if "time" in signal.coords and hz is not None:
-        time = signal["time"].values / hz
-    elif "time" in signal.coords:
-        steps = np.diff(relative(signal["time"], f"{where}: time")[0])
-        before = float(np.nanmedian(steps)) / 2 if steps.size else 0.0
-        clock = Clock.of(signal["time"], started, f"{where}: time", before)
-        time = clock.seconds(signal["time"], f"{where}: time")
+    if "time" in signal.coords:
+        hz = reading.hz.get("spikes")
+        time: Any = signal["time"] if hz is None else signal["time"].values / hz
     elif bin_size is not None and math.isfinite(bin_size) and bin_size > 0:
-        time = np.asarray((np.arange(len(signal)) + 0.5) * bin_size, dtype=np.float64)
+        time = (np.arange(len(signal)) + 0.5) * bin_size
     else:
         raise InputError(f"{where}: does not say how long a frame is; give --bin-size, in Python bin_size")
-    return signal.values.astype(np.float32), ids, time, clock
+    steps = np.diff(relative(time, f"{where}: time")[0])
+    before = float(np.nanmedian(steps)) / 2 if steps.size else 0.0
+    clock = Clock.of(time, started, f"{where}: time", before)
+    return signal.values.astype(np.float32), ids, clock.seconds(time, f"{where}: time"), clock
 
 
 def _regular(time: Floats, size: float) -> tuple[Array, Floats, Floats, Array]:
@@ -245,8 +239,6 @@ def _regular(time: Floats, size: float) -> tuple[Array, Floats, Floats, Array]:
     each = np.diff(heads, append=len(time))
     place = np.rint((time - np.repeat(time[heads], each)) / size).astype(np.int64)
     lengths = place[np.append(heads[1:], len(time)) - 1] + 1
-    before = np.cumsum(lengths) - lengths
-    rows, kept = np.unique(place + np.repeat(before, each), return_index=True)
-    step = np.arange(lengths.sum()) - np.repeat(before, lengths)
+    rows, kept = np.unique(place + np.repeat(np.cumsum(lengths) - lengths, each), return_index=True)
     stretches = np.stack([time[heads] - size / 2, time[heads] + (lengths - 0.5) * size], axis=1)
-    return rows, np.repeat(time[heads], lengths) + step * size, stretches, kept
+    return rows, np.repeat(time[heads], lengths) + places(lengths) * size, stretches, kept

@@ -1,6 +1,6 @@
 """Seeded sessions whose latents are known: a rat on a linear track, and its calcium."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -80,12 +80,12 @@ def linear_track_session(
             f"simulation: {n_units} units in {duration:g} s, {rest:g} s of them rest, cannot be; give more"
         )
     rng = np.random.default_rng(seed)
-    run = _run(rng, duration, rest, track_length, asymmetry)
+    run, trials = _run(rng, duration, rest, track_length, asymmetry)
     n_inter = n_units // 6 if n_interneurons is None else n_interneurons
     cells, phases = _draw_cells(rng, n_units, n_inter, track_length)
     epochs = slice(0, 2 if rest > 0 else 1)
     session = Session.from_spikes(
-        _draw_spikes(rng, run, cells, phases),
+        _draw_spikes(rng, run, trials["start_time"], cells, phases),
         units=cells,
         intervals={
             "epochs": {
@@ -93,9 +93,18 @@ def linear_track_session(
                 "stop_time": [duration - rest, duration][epochs],
                 "tags": [["run"], ["rest"]][epochs],
             },
-            "trials": run.trials,
+            "trials": trials,
         },
-        behavior={f"processing/behavior/{series.name}": series for series in run.behavior()},
+        behavior={
+            f"processing/behavior/{name}": xr.DataArray(
+                run[name],
+                dims="time",
+                coords={"time": run["time"]},
+                name=name,
+                attrs={"unit": unit, "rate": 1 / _FRAME, "description": description},
+            )
+            for name, (unit, description) in _BEHAVIOR.items()
+        },
     )
     return replace(session, extent=(0.0, float(duration)))
 
@@ -158,38 +167,21 @@ def calcium_session(
     return from_signal(signal, name="dff", units=columns, intervals=session.intervals, behavior=session.behavior)
 
 
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """The rat's behaviour and its population's state, (time,) each; position in cm, theta in rad."""
-
-    time: Floats
-    position: Floats
-    facing: Floats
-    speed: Floats
-    direction: Floats
-    theta: Floats
-    gain: Floats
-    burst: Floats
-    trials: dict[str, list]
-
-    def behavior(self) -> list[xr.DataArray]:
-        """The series (time,) that a session holds."""
-        table = {
-            "linear_position": (self.position, "cm", "position along the track, NaN at rest away from it"),
-            "direction": (self.direction, "a.u.", "1 running outbound, -1 running inbound, 0 standing or at rest"),
-            "speed": (self.speed, "cm/s", "running speed"),
-            "facing": (self.facing, "a.u.", "true state: the direction whose place fields are in force"),
-            "theta_phase": (np.mod(self.theta, 2 * np.pi), "radians", "true state: phase of the theta rhythm"),
-            "gain": (self.gain, "a.u.", "true state: slow gain shared by all units"),
-        }
-        series = []
-        for name, (values, unit, description) in table.items():
-            attrs = {"unit": unit, "rate": 1 / _FRAME, "description": description}
-            series.append(xr.DataArray(values, dims="time", coords={"time": self.time}, name=name, attrs=attrs))
-        return series
+#: The series of behaviour at each frame, their units and descriptions.
+_BEHAVIOR = {
+    "linear_position": ("cm", "position along the track, NaN at rest away from it"),
+    "direction": ("a.u.", "1 running outbound, -1 running inbound, 0 standing or at rest"),
+    "speed": ("cm/s", "running speed"),
+    "facing": ("a.u.", "true state: the direction whose place fields are in force"),
+    "theta_phase": ("radians", "true state: phase of the theta rhythm"),
+    "gain": ("a.u.", "true state: slow gain shared by all units"),
+}
 
 
-def _run(rng: np.random.Generator, duration: float, rest: float, length: float, asymmetry: float) -> _Run:
+def _run(
+    rng: np.random.Generator, duration: float, rest: float, length: float, asymmetry: float
+) -> tuple[dict[str, Floats], dict[str, list]]:
+    """The series (time,) of `_BEHAVIOR`, with `time` (s), `theta` (rad, unwrapped) and `burst`, and the traversals."""
     time = _FRAME * np.arange(round(duration / _FRAME), dtype=np.float64)
     running = time < duration - rest
     position, facing, trials = _traverse(rng, time[running], length, asymmetry)
@@ -204,8 +196,9 @@ def _run(rng: np.random.Generator, duration: float, rest: float, length: float, 
     starts = np.flatnonzero(~running & (rng.random(time.size) < 0.5 * _FRAME))
     burst = np.zeros(time.size)
     burst[np.minimum(starts[:, None] + np.arange(round(0.1 / _FRAME)), time.size - 1)] = 1.0
-    direction = np.where(speed > _MOVING, facing, 0.0)
-    return _Run(time, position, facing, speed, direction, theta, gain, burst, trials)
+    run = {"time": time, "linear_position": position, "facing": facing, "speed": speed, "theta": theta, "gain": gain}
+    run |= {"burst": burst, "direction": np.where(speed > _MOVING, facing, 0.0), "theta_phase": theta % (2 * np.pi)}
+    return run, trials
 
 
 def _draw_cells(
@@ -225,21 +218,23 @@ def _draw_cells(
     return cells | {"background_rate": np.append(background, rng.uniform(6.0, 14.0, n_inter))}, phases
 
 
-def _draw_spikes(rng: np.random.Generator, run: _Run, cells: dict[str, np.ndarray], phases: Floats) -> list[Floats]:
-    """Spike times (spike,), s, of each unit."""
-    moving = run.speed > _MOVING
-    traversal = np.searchsorted(run.trials["start_time"], run.time, side="right")
+def _draw_spikes(
+    rng: np.random.Generator, run: dict[str, Floats], starts: list[float], cells: dict[str, np.ndarray], phases: Floats
+) -> list[Floats]:
+    """Spike times (spike,), s, of each unit; `starts` of the traversals, s."""
+    moving = run["speed"] > _MOVING
+    traversal = np.searchsorted(starts, run["time"], side="right")
     depth = np.where(moving, 0.6, 0.0)
     trains = []
     for kind, outbound, inbound, width, peak, background, phase in zip(*cells.values(), phases, strict=True):
-        rate = background * (0.8 + 0.01 * run.speed + run.burst)
+        rate = background * (0.8 + 0.01 * run["speed"] + run["burst"])
         if kind == "place":
-            centre = np.where(run.facing > 0, outbound, inbound)
-            field = np.nan_to_num(np.exp(-0.5 * ((run.position - centre) / width) ** 2))
+            centre = np.where(run["facing"] > 0, outbound, inbound)
+            field = np.nan_to_num(np.exp(-0.5 * ((run["linear_position"] - centre) / width) ** 2))
             # Standing still at the goal, place cells fire less.
             field = field * np.where(moving, 1.0, 0.5) * rng.lognormal(0.0, 0.25, traversal.max() + 1)[traversal]
-            rate = background + peak * field + 6.0 * run.burst
-        trains.append(_spikes(rng, run.time, rate * run.gain, run.theta, depth, phase))
+            rate = background + peak * field + 6.0 * run["burst"]
+        trains.append(_spikes(rng, run["time"], rate * run["gain"], run["theta"], depth, phase))
     return trains
 
 

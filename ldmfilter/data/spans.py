@@ -1,12 +1,12 @@
 """Spans of time: labelled ones, and their union and intersection as arrays (span, 2) of start and stop, s."""
 
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ldmfilter.data.tables import Floats, Ints
+from ldmfilter.data.tables import Floats, Ints, places
+from ldmfilter.errors import warn
 
 
 class Span(NamedTuple):
@@ -39,7 +39,7 @@ def join_overlaps(spans: Sequence[Span], where: str) -> list[Span]:
             labels = dict.fromkeys([*last.label.split("+"), span.label])
             joined[-1] = Span(last.start, max(last.stop, span.stop), "+".join(labels))
     if len(joined) < len(ordered):
-        warnings.warn(f"{where}: joined {len(ordered)} overlapping spans into {len(joined)}", stacklevel=3)
+        warn(f"{where}: joined {len(ordered)} overlapping spans into {len(joined)}")
     return joined
 
 
@@ -67,7 +67,7 @@ def intersect(a: Floats, b: Floats) -> tuple[Floats, Ints, Ints]:
     high = np.maximum(np.searchsorted(b[:, 0], a[:, 1], side="left"), low)
     many = high - low
     rows = np.repeat(np.arange(len(a)), many)
-    others = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many) + np.repeat(low, many)
+    others = places(many) + np.repeat(low, many)
     both = np.stack([np.maximum(a[rows, 0], b[others, 0]), np.minimum(a[rows, 1], b[others, 1])], axis=1)
     return both, rows, others
 

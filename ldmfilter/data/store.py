@@ -69,15 +69,12 @@ def write_session(session: Session, path: str | os.PathLike[str], overwrite: boo
         intervals, behavior = root.create_group("intervals"), root.create_group("behavior")
         for name, table in session.intervals.items():
             _put_dataset(intervals.create_group(_key(name)), table)
-        signal: xr.DataArray | None = getattr(session, "signal", None)
-        if signal is not None:
-            group = root.create_group("signal")
-            group.attrs["name"] = signal.name
-            _put_dataset(group, signal.drop_vars("unit").to_dataset(name="data"))
-        for name, series in session.behavior.items():
-            group = behavior.create_group(_key(name))
-            group.attrs["name"] = series.name
-            _put_dataset(group, series.to_dataset(name="data"))
+        series = [(behavior.create_group(_key(name)), one) for name, one in session.behavior.items()]
+        if (signal := getattr(session, "signal", None)) is not None:
+            series.append((root.create_group("signal"), signal.drop_vars("unit")))
+        for group, one in series:
+            group.attrs["name"] = one.name
+            _put_dataset(group, one.to_dataset(name="data"))
         if not ZARR_3:
             zarr.consolidate_metadata(str(store))
     return path

@@ -4,7 +4,6 @@ import math
 import numbers
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -31,10 +30,10 @@ def summarise(session: Session, odd: Sequence[str] = (), given: str = "") -> dic
     `next` are commands to go on with. Times in s, rates in Hz. None stands for a rate that is not known, and for the
     bin size of a session that has spike times.
     """
-    source, rates = session.source, session.rates
+    rates = session.rates
     quantiles = [_number(rate) for rate in np.quantile(rates, [0, 0.5, 1])] if session.n_units else [None] * 3
     return {
-        **{key: value for key, value in asdict(source).items() if key != "format"},
+        **session.source.attrs(),
         **{name: getattr(session, name) for name in ("start", "stop", "duration")},
         "odd": [*odd, *_odd_angles(session)],
         "bin_size": session.bin_size if isinstance(session, BinnedSession) else None,
@@ -99,9 +98,12 @@ def _next(session: Session, given: str) -> list[str]:
         commands += [
             f"ldmfilter train {path}{forced} --interval {shlex.quote(one)}  # or only this part" for one in parts
         ]
-    measured = [path for path, one in session.behavior.items() if _meets(session, one["time"].values)]
-    behavior = f" --behavior {shlex.quote(measured[0])}" if measured else ""
-    commands.append(f"ldmfilter decode --out latents.zarr{behavior}")
+    within = (
+        f" --behavior {shlex.quote(path)}"
+        for path, one in session.behavior.items()
+        if ((one["time"] >= session.start) & (one["time"] <= session.stop)).any()
+    )
+    commands.append(f"ldmfilter decode --out latents.zarr{next(within, '')}")
     if "trials" in tables:
         event = next(iter(_events(tables["trials"])), "start_time")
         length = float(np.nanmedian(np.diff(bounds_in(tables["trials"])))) if tables["trials"].sizes else math.nan
@@ -109,11 +111,6 @@ def _next(session: Session, given: str) -> list[str]:
             aligned = f"--align {shlex.quote(f'trials.{event}')} --window 0:{length:.3g}"
             commands.append(f"ldmfilter decode {aligned} --out trials.zarr")
     return commands
-
-
-def _meets(session: Session, time: Floats) -> bool:
-    """True where any of the times, s, lies within the session."""
-    return bool(((time >= session.start) & (time <= session.stop)).any())
 
 
 def _odd_angles(session: Session) -> list[str]:
@@ -153,17 +150,13 @@ def _events(table: xr.Dataset) -> dict[str, dict[str, Any]]:
         text = str(name)
         if text in ("start_time", "stop_time"):
             continue
-        if column.ndim == 1 and column.dtype.kind == "f" and (text.endswith("_time") or _within(column.values, table)):
-            known = column.values[np.isfinite(column.values)]
+        if column.ndim != 1 or column.dtype.kind != "f":
+            continue
+        some = np.isfinite(column.values)
+        known, (starts, stops) = column.values[some], bounds_in(table)[some].T
+        if text.endswith("_time") or (known.size and ((known >= starts) & (known <= stops)).all()):
             found[text] = {**_span(known, known), "rows": int(known.size)}
     return found
-
-
-def _within(values: np.ndarray, table: xr.Dataset) -> bool:
-    """True for values that lie between the start and the stop of their row."""
-    known = np.isfinite(values)
-    inside = (values >= table["start_time"].values) & (values <= table["stop_time"].values)
-    return bool(known.any() and inside[known].all())
 
 
 def _span(starts: Floats, stops: Floats) -> dict[str, float | None]:

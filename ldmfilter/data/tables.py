@@ -22,13 +22,13 @@ def concatenate(parts: Sequence[Array]) -> tuple[Floats, Ints]:
     return np.concatenate([empty, *parts]), ends
 
 
-def group_spikes(times: Floats, units: Ints, n_units: int) -> tuple[Floats, Ints]:
-    """Spike times (spike,), those of one unit after the other, and their cumulative ends (unit,).
+def places(lengths: Ints) -> Ints:
+    """The place (item,) of each item in its own group, of groups of these lengths (group,) one after the other.
 
-    units (spike,): the position of each spike's unit, from 0
+    >>> places(np.array([2, 3])).tolist()
+    [0, 1, 0, 1, 2]
     """
-    order = np.argsort(units, kind="stable")  # times rise within a unit where they rise at all
-    return times[order], np.cumsum(np.bincount(units, minlength=n_units), dtype=np.int64)
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def plain_ids(values: Array, where: str) -> Array:
@@ -45,13 +45,13 @@ def plain_ids(values: Array, where: str) -> Array:
     return ids
 
 
-def make_table(columns: Mapping[str, Any] | pd.DataFrame, dim: str, ids: Array, where: str) -> xr.Dataset:
-    """A Dataset with one dim and one variable a column, in dtypes that every store can hold.
+def make_table(columns: Mapping[str, Any] | pd.DataFrame | None, dim: str, ids: Array, where: str) -> xr.Dataset:
+    """A Dataset with one dim and one variable a column, in dtypes that every store can hold; None has no columns.
 
     Raises InputError for a column of another length or of values that are no numbers, bools or strings.
     """
     variables: dict[str, xr.Variable] = {}
-    for name, values in columns.items():
+    for name, values in ({} if columns is None else columns).items():
         column = plain_array(values)
         if column is None:
             raise InputError(f"{where}: column {name!r} holds no numbers, bools or strings; leave it out")

@@ -52,10 +52,15 @@ def split_windows(
 
     Raises InputError for fewer, or too few bins in a row for a training window and a held-out one.
     """
-    segment = np.asarray(counts["segment"])
-    usable = np.asarray(counts["observed"]) & (segment >= 0)
+    segment, usable = _usable(counts)
     time = np.flatnonzero(usable)
-    held = _held(time, usable, segment, held_out, block or window) if time.size else usable
+    held, row = usable, block or window
+    # The most blocks that each have a row of usable bins and leave one to training.
+    for blocks in range(HELD_OUT_BLOCKS if time.size else 0, 0, -1):
+        held = _blocks(time, segment, blocks, max(int(held_out * time.size / blocks), row))
+        of = np.searchsorted(time, _starts(usable & held, segment, row)) * blocks // time.size
+        if np.unique(of).size == blocks and _starts(usable & ~held, segment, row).size:
+            break
     train_starts = _starts(usable & ~held, segment, window)
     held_starts = _starts(usable & held, segment, window)
     if not train_starts.size or not held_starts.size or time.size < least * window:
@@ -73,17 +78,10 @@ def split_windows(
     return Windows(window, train_starts, held_starts[keep], time[~held[time]], time[held[time]])
 
 
-def _held(time: np.ndarray, usable: np.ndarray, segment: np.ndarray, share: float, row: int) -> np.ndarray:
-    """Bins (time,) held out: the most blocks, up to `HELD_OUT_BLOCKS`, that each have `row` usable bins in a row and
-    leave as many to training."""
-    for blocks in range(HELD_OUT_BLOCKS, 0, -1):
-        length = max(int(share * time.size / blocks), row)
-        held = _blocks(time, segment, blocks, length)
-        starts = _starts(usable & held, segment, row)
-        edges = np.searchsorted(time, starts) * blocks // max(time.size, 1)
-        if np.unique(edges).size == blocks and _starts(usable & ~held, segment, row).size:
-            return held
-    return held
+def _usable(counts: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """The segment (time,) of each bin, and the bins (time,) that are observed."""
+    segment = np.asarray(counts["segment"])
+    return segment, np.asarray(counts["observed"]) & (segment >= 0)
 
 
 def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:
@@ -113,8 +111,8 @@ def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:
     (600, 360)
     """
     counts = check_counts(counts)
-    segment = np.asarray(counts["segment"])
-    time = np.flatnonzero(np.asarray(counts["observed"]) & (segment >= 0))
+    segment, usable = _usable(counts)
+    time = np.flatnonzero(usable)
     bins = share * time.size
     blocks = min(RESERVED_BLOCKS, int(bins * float(counts.attrs["bin_size"]) / RESERVED_BLOCK + 1e-9))
     if not blocks:
@@ -138,8 +136,8 @@ def stretches(counts: xr.DataArray | xr.Dataset) -> list[tuple[float, float]]:
 
 def typical_stretch(counts: xr.DataArray) -> int:
     """Bins of a stretch without a gap: the median over observed bins, half of which lie in stretches that long."""
-    segment = np.asarray(counts["segment"])
-    time = np.flatnonzero(np.asarray(counts["observed"]) & (segment >= 0))
+    segment, usable = _usable(counts)
+    time = np.flatnonzero(usable)
     lengths = np.diff(_edges(time, segment))
     return int(np.median(np.repeat(lengths, lengths))) if time.size else 0
 
@@ -179,12 +177,11 @@ def _nearest(edges: np.ndarray, edge: int, most: int) -> int:
 
 def _run_lengths(usable: np.ndarray, segment: np.ndarray) -> np.ndarray:
     """(bin,) int: the usable bins of a bin's own segment that follow in a row, itself included."""
-    n = len(usable)
-    breaks = np.ones(n + 1, dtype=bool)
-    breaks[1:n] = ~usable[1:] | ~usable[:-1] | (segment[1:] != segment[:-1])
-    stops = np.flatnonzero(breaks)
-    following = stops[np.searchsorted(stops, np.arange(n), side="right")] - np.arange(n)
-    return np.where(usable, following, 0)
+    time = np.flatnonzero(usable)
+    edges = _edges(time, segment)
+    following = np.zeros(len(usable), dtype=np.int64)
+    following[time] = np.repeat(edges[1:], np.diff(edges)) - np.arange(time.size)
+    return following
 
 
 def _starts(usable: np.ndarray, segment: np.ndarray, window: int) -> np.ndarray:

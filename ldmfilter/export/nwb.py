@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from ldmfilter.data.formats.nwb_open import hdf5_source
+from ldmfilter.data.formats.nwb_open import check_nwb
 from ldmfilter.data.untrusted.checksums import file_checksum
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, remote_address
@@ -156,7 +156,7 @@ def check_session(session: Path, overwrite: bool, in_place: bool) -> None:
         if not h5py.is_hdf5(session):
             raise InputError(f"{session}: is no NWB file; {_NEVER}")
         with _damage(session):
-            hdf5_source(str(session), session)
+            check_nwb(str(session), session)
             with h5py.File(session, "r") as file:
                 modules = file.get("processing", getlink=True)
                 is_group = isinstance(modules, h5py.HardLink) and isinstance(file["processing"], h5py.Group)

@@ -7,9 +7,9 @@ import re
 import numpy as np
 import xarray as xr
 
+from ldmfilter.data.selection import choose_trials
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import Floats, Ints
-from ldmfilter.data.trials import choose_trials
 from ldmfilter.errors import InputError
 from ldmfilter.filter.latents import ALIGNED, check_latents
 
@@ -71,16 +71,13 @@ def align(
     size = float(latents.attrs["bin_size"])
     steps = window_steps(window, size)
     bins, segment = _bins(latents, table, table[column].values.astype(np.float64), size, steps)
-    reached = bins >= 0
+    reached = xr.DataArray(bins >= 0, dims=("trial", "time"))
     if not reached.any():
         raise InputError(_unreached(latents, session, event, table[column].values, window))
-    kept = [name for name, variable in latents.variables.items() if "time" in variable.dims]
-    kept = [name for name in kept if name not in ("segment", "interval", "time")]
-    rest = [name for name, variable in latents.variables.items() if "time" not in variable.dims]
-    part = latents[[*kept, *rest]].drop_vars("interval", errors="ignore").rename(time="bin_time").drop_vars("segment")
+    part = latents.drop_vars(["segment", "interval"], errors="ignore").rename(time="bin_time")
     at = xr.DataArray(bins.clip(0), dims=("trial", "time"))
     part = part.reset_index("bin_time").reset_coords("bin_time").isel(bin_time=at)
-    part = part.map(lambda one: _masked(one, xr.DataArray(reached, dims=("trial", "time"))), keep_attrs=True)
+    part = part.map(lambda one: _masked(one, reached), keep_attrs=True)
     coords: dict[str, object] = {"trial": table["interval"].values, "segment": ("trial", segment)}
     about = {"units": "s", "long_name": f"bin centre from {event}"}
     coords["time"] = ("time", np.round((steps - 0.5) * size, 9), about)
@@ -114,8 +111,9 @@ def _bins(latents: xr.Dataset, table: xr.Dataset, event: Floats, size: float, st
     run = np.cumsum(new) - 1
     first = np.append(np.flatnonzero(new), n)
     index = np.arange(n)
-    missing_before = np.maximum.accumulate(np.where(observed, -1, index))
-    missing_after = np.minimum.accumulate(np.where(observed, n, index)[::-1])[::-1]
+    # The last bin before each and the first one after each that was not observed, or -1 and n.
+    missing_before = np.append(-1, np.maximum.accumulate(np.where(observed, -1, index))[:-1])
+    missing_after = np.append(np.minimum.accumulate(np.where(observed, n, index)[::-1])[-2::-1], n)
     bins, chosen = np.full((event.size, steps.size), -1), np.full(event.size, -1)
     starts, stops = (table[name].values for name in ("start_time", "stop_time"))
     for trial, (at, start, stop) in enumerate(zip(event, starts, stops, strict=True)):
@@ -128,8 +126,7 @@ def _bins(latents: xr.Dataset, table: xr.Dataset, event: Floats, size: float, st
             continue
         mine = np.bincount(run[own]).argmax()
         own = own[run[own] == mine]
-        low = first[mine] if own[0] == 0 else max(first[mine], missing_before[own[0] - 1] + 1)
-        high = first[mine + 1] if own[-1] + 1 == n else min(first[mine + 1], missing_after[own[-1] + 1])
+        low, high = max(first[mine], missing_before[own[0]] + 1), min(first[mine + 1], missing_after[own[-1]])
         # The first bin that ends after the event is step 1.
         anchor = min(max(np.searchsorted(time, at - (0.5 - _ROUNDING) * size, side="right"), low), high - 1)
         away = (time[anchor] - at) / size + 0.5  # bins from the event to the anchor's end

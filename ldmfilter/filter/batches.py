@@ -9,10 +9,11 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from ldmfilter.data.counts import is_signal
+from ldmfilter.data.counts import is_signal, seen_counts
 from ldmfilter.data.frames import observed_frames, phases, sum_frames
 from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import InputError
+from ldmfilter.filter.spikes_ahead import thin
 
 EVALUATION_WINDOWS = 256  # held-out windows at most, spread evenly
 SCALING_BINS = 20_000  # bins at most that the mean and covariance of z are learnt from, spread evenly
@@ -61,9 +62,9 @@ class Recording:
 
     Args:
         counts: (time, unit), as `bin_spikes` makes them.
-        held_out: share of the time that is held out.
         frame: bins in a frame.
         window: frames in a window.
+        held_out: share of the time that is held out.
         block: bins that a held-out block has at least.
         fabric: moves them to the device.
 
@@ -76,49 +77,74 @@ class Recording:
         held: (window, time, unit) counts of held-out windows.
     """
 
-    def __init__(self, counts: xr.DataArray, held_out: float, frame: int, window: int, block: int, fabric: Any):
+    def __init__(self, counts: xr.DataArray, frame: int, window: int, held_out: float, block: int, fabric: Any):
         self.windows = split_windows(counts, window * frame, held_out, block, frame)
         self.n_units, self.signal = counts.sizes["unit"], is_signal(counts)
-        self.frame = frame
+        self.frame, self._fabric = frame, fabric
         self._ends = frame - 1 + frame * np.arange(window)  # last bins of a window's frames
-        self._segment = np.asarray(counts["segment"])
+        self._counts, self._segment = counts, np.asarray(counts["segment"])
         self._observed = observed_frames(np.asarray(counts["observed"]), self._segment, frame)
-        self._counts = _Frames(counts, frame, fabric)
-        self.scaling = self._counts.read(_spread(self.windows.train_bins, SCALING_BINS))
-        self.held = self._read(_spread(self.windows.held_starts, EVALUATION_WINDOWS))
+        # Few frames are held in the device's memory; many are read from where they lie.
+        self._resident: Tensor | None = None
+        if counts.size <= RESIDENT:
+            self._resident = self._moved(self._gather(np.arange(counts.sizes["time"]), frame))
+        self.scaling = self._frames(thin(self.windows.train_bins, SCALING_BINS))
+        self.held = self._windows(thin(self.windows.held_starts, EVALUATION_WINDOWS))
 
-    def _read(self, starts: np.ndarray) -> Float[Tensor, "*batch time unit"]:
-        return self._counts.read(starts[..., None] + self._ends)
+    def _windows(self, starts: np.ndarray) -> Float[Tensor, "*batch time unit"]:
+        return self._frames(starts[..., None] + self._ends)
+
+    def _frames(self, bins: np.ndarray) -> Float[Tensor, "*batch unit"]:
+        """The frames that end with these bins, NaN where a unit was not observed."""
+        if self._resident is not None:
+            return self._resident[self._moved(bins)]
+        return self._moved(self._gather(bins, self.frame))
+
+    def _gather(self, bins: np.ndarray, frame: int) -> np.ndarray:
+        """Frames, float32, that end with these bins; each stretch of the recording that holds some is read once."""
+        out = np.empty((*bins.shape, self.n_units), np.float32)
+        stretch = bins // STRETCH
+        for number in np.unique(stretch).tolist():
+            inside = stretch == number
+            first = max(number * STRETCH - frame + 1, 0)
+            rows = slice(first, (number + 1) * STRETCH)
+            values = seen_counts(self._counts[rows])
+            out[inside] = sum_frames(values, self._segment[rows], frame)[bins[inside] - first]
+        return out
+
+    def _moved(self, values: np.ndarray) -> Tensor:
+        moved: Tensor = self._fabric.to_device(torch.from_numpy(np.ascontiguousarray(values)))
+        return moved
 
     def train(self, most: int) -> Float[Tensor, "window time unit"]:
         """At most so many training windows that do not overlap, spread evenly."""
         starts = self.windows.train_starts
         apart = starts[np.diff(starts // self.windows.window, prepend=-1) != 0]
-        return self._read(_spread(apart, most))
+        return self._windows(thin(apart, most))
 
     def batches(self, picks: np.ndarray) -> Iterator[Float[Tensor, "batch time unit"]]:
         """Training windows by their number (step, batch), a batch for each step."""
         starts = self.windows.train_starts[picks]
-        if self._counts.resident:
-            yield from map(self._read, starts)
+        if self._resident is not None:
+            yield from map(self._windows, starts)
         else:  # one pass over the recording serves all steps
-            yield from self._read(starts)
+            yield from self._windows(starts)
 
     def stretches(self, most: int) -> Stretches:
         """Frames of one phase, which follow one another: all, or, of more than about so many, stretches around held-out
         ones."""
         rows, runs = self._rows(most * self.frame)
-        ends = rows[phases(runs, self.frame) == self.frame - 1]
-        runs = runs[phases(runs, self.frame) == self.frame - 1]
+        last = phases(runs, self.frame) == self.frame - 1
+        ends, runs = rows[last], runs[last]
         held = np.isin(ends, self.windows.held_bins, assume_unique=True)
-        return Stretches(self._counts.read(ends).cpu(), self._observed[ends], np.diff(runs, prepend=-1) != 0, held)
+        return Stretches(self._frames(ends).cpu(), self._observed[ends], np.diff(runs, prepend=-1) != 0, held)
 
     def _rows(self, most: int) -> tuple[np.ndarray, np.ndarray]:
         """All bins, or, of more than about so many, stretches around held-out ones; and the stretch of each."""
         bins, held = np.arange(self._segment.size), self.windows.held_bins
         if bins.size > most:
             half = most // 16
-            around = np.unique(_spread(held, 8)[:, None] + np.arange(-half, half))
+            around = np.unique(thin(held, 8)[:, None] + np.arange(-half, half))
             bins = around[(around >= 0) & (around < bins.size)]
         new = (np.diff(bins, prepend=-2) != 1) | (np.diff(self._segment[bins], prepend=-1) != 0)
         return bins, np.cumsum(new) - 1
@@ -126,61 +152,5 @@ class Recording:
     def judged(self, most: int) -> Judged:
         """Bins that predicted spikes are judged on: all, or, of more than about so many, stretches."""
         bins, runs = self._rows(most)
-        return Judged(
-            bins,
-            self._counts.read(bins).cpu(),
-            self._counts.bins(bins).astype(np.float64),
-            self._observed[bins],
-            runs,
-        )
-
-
-class _Frames:
-    """Frames of counts as float32, NaN where a unit was not observed. Few are held in the device's memory; many are
-    read from where they lie."""
-
-    def __init__(self, counts: xr.DataArray, frame: int, fabric: Any):
-        self._fabric, self._frame = fabric, frame
-        self._values = counts.variable
-        self._seen = counts["unit_observed"].variable if "unit_observed" in counts.coords else None
-        self._segment, self._observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
-        self.resident = counts.size <= RESIDENT
-        if self.resident:
-            self._tensor = self._moved(self._gather(np.arange(counts.sizes["time"]), frame))
-
-    def read(self, bins: np.ndarray) -> Float[Tensor, "... unit"]:
-        """The frames that end with these bins."""
-        if self.resident:
-            return self._tensor[self._moved(bins)]
-        return self._moved(self._gather(bins, self._frame))
-
-    def bins(self, bins: np.ndarray) -> np.ndarray:
-        """The counts of these bins alone."""
-        return self._gather(bins, 1)
-
-    def _float(self, rows: slice) -> np.ndarray:
-        values: np.ndarray = self._values[rows].to_numpy().astype(np.float32)
-        values[~self._observed[rows]] = np.nan
-        if self._seen is not None:
-            values[~self._seen[rows].to_numpy()] = np.nan
-        return values
-
-    def _gather(self, bins: np.ndarray, frame: int) -> np.ndarray:
-        """Frames that end with these bins; each stretch of the recording that holds some of them is read once."""
-        out = np.empty((*bins.shape, self._values.shape[1]), np.float32)
-        stretch = bins // STRETCH
-        for number in np.unique(stretch).tolist():
-            inside = stretch == number
-            first = max(number * STRETCH - frame + 1, 0)
-            rows = slice(first, (number + 1) * STRETCH)
-            out[inside] = sum_frames(self._float(rows), self._segment[rows], frame)[bins[inside] - first]
-        return out
-
-    def _moved(self, values: np.ndarray) -> Tensor:
-        moved: Tensor = self._fabric.to_device(torch.from_numpy(np.ascontiguousarray(values)))
-        return moved
-
-
-def _spread(items: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` of the items, spread evenly."""
-    return items if len(items) <= most else items[np.linspace(0, len(items) - 1, most).astype(np.int64)]
+        counts = self._gather(bins, 1).astype(np.float64)
+        return Judged(bins, self._frames(bins).cpu(), counts, self._observed[bins], runs)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ldmfilter.config import LEAST_SHARED, FilterConfig
 from ldmfilter.data.frames import frame_bins
+from ldmfilter.data.tables import Floats
 
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
@@ -57,9 +57,9 @@ class Candidate:
         """The same from other first weights."""
         return replace(self, name=f"{self.name} {restart + 1}", restart=restart)
 
-    def decay(self, states: int, frame: float) -> NDArray[np.float64]:
+    def decay(self, states: int, frame: float) -> Floats:
         """Eigenvalues (state,) of A before training, per frame of this length."""
-        decay: NDArray[np.float64] = np.exp(-frame / np.geomspace(*self.time_constants, states))
+        decay: Floats = np.exp(-frame / np.geomspace(*self.time_constants, states))
         return decay
 
 
@@ -88,8 +88,7 @@ def are_shared(config: FilterConfig, number: int) -> bool:
 def share(config: FilterConfig, part: int) -> FilterConfig:
     """The configuration of a part of a filter of both, by its place in `CANDIDATES`: a half of the dimensions."""
     latents, states = ((size + 1 - part) // 2 for size in (config.latents, config.states))
-    values = {one.name: getattr(config, one.name) for one in fields(FilterConfig)}
-    return FilterConfig(**(values | {"latent_dim": latents, "state_dim": states}))
+    return replace(config, latent_dim=latents, state_dim=states)
 
 
 def window_frames(config: FilterConfig, frame: float) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,76 +17,25 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from ldmfilter.config import settings
-from ldmfilter.data.counts import is_signal
+from ldmfilter.data.counts import is_signal, seen_counts
 from ldmfilter.data.frames import observed_frames, phases, sum_frames
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.filter.device import resolve_device
-from ldmfilter.filter.fixed_lag import lag_frames, smooth_lagged
-from ldmfilter.filter.forecast import Forecast, check_horizons
-from ldmfilter.filter.kalman import (
-    Filtered,
-    LinearGaussian,
-    Smoothed,
-    filter,
-    filtered_in_time,
-    predict,
-    smooth,
-    smoothed_in_time,
-)
-from ldmfilter.filter.latents import (
-    FORMAT,
-    TIME_CHUNK,
-    check_store,
-    is_made_from,
-    make_latents,
-    store_attributes,
-    write_latents,
-)
+from ldmfilter.filter.forecast import Forecast, check_horizons, lag_frames
+from ldmfilter.filter.kalman import LinearGaussian, filter, predict, smooth, smooth_lagged
+from ldmfilter.filter.latents import FORMAT, TIME_CHUNK, make_latents
 from ldmfilter.filter.linalg import NotPositiveDefiniteError, block_diagonal, one_thread
 from ldmfilter.progress import follow
 from ldmfilter.version import __version__
 
 if TYPE_CHECKING:
     from ldmfilter.data.session import Session
-    from ldmfilter.filter.fitted import Fitted
+    from ldmfilter.filter.model import LDMFilter
     from ldmfilter.filter.network import Network
 
-__all__ = [
-    "BLOCK", "check_level", "check_store", "decode", "decode_blocks", "is_made_from", "select_model_units", "sound",
-    "store_attributes", "write_latents",
-]  # fmt: skip
-
 BLOCK = 4 * TIME_CHUNK  # bins decoded at a time
-
-
-def decode(
-    model: Fitted,
-    counts: xr.DataArray,
-    ci: float = 0.95,
-    smoothing: bool = False,
-    device: str = "cpu",
-    ahead: Sequence[float] = (),
-    lag: float | None = None,
-    progress: bool = False,
-) -> xr.Dataset:
-    """Filter counts into states, causally, and smooth them where asked; see `LDMFilter.decode`.
-
-    Args:
-        model: a fitted filter of one session. counts: (time, unit) from a session with the model's units, in bins of
-        the model's size. ci, smoothing, device, ahead, lag, progress: as `LDMFilter.decode` takes them, whose `smooth`
-        is `smoothing` here.
-
-    Returns:
-        The states, without rates.
-
-    Raises:
-        InputError, TrainingError: as `LDMFilter.decode`.
-    """
-    pieces = decode_blocks(model, counts, ci, smoothing, device=device, ahead=ahead, lag=lag)
-    blocks = list(follow_blocks(pieces, counts.sizes["time"]) if progress else pieces)
-    return blocks[0] if len(blocks) == 1 else xr.concat(blocks, "time", data_vars="minimal", coords="minimal")
 
 
 def follow_blocks(blocks: Iterator[xr.Dataset], bins: int) -> Iterator[xr.Dataset]:
@@ -96,7 +45,7 @@ def follow_blocks(blocks: Iterator[xr.Dataset], bins: int) -> Iterator[xr.Datase
 
 
 def decode_blocks(
-    model: Fitted,
+    model: LDMFilter,
     counts: xr.DataArray,
     ci: float = 0.95,
     smoothing: bool = False,
@@ -105,62 +54,53 @@ def decode_blocks(
     ahead: Sequence[float] = (),
     lag: float | None = None,
 ) -> Iterator[xr.Dataset]:
-    """The states of `decode` in pieces of `block` bins along time, so that memory does not grow with the recording.
+    """Filter counts into states, causally, in pieces of `block` bins along time, so that memory does not grow with the
+    recording; `LDMFilter.decode` says what each argument means (`smooth` is `smoothing` here) and what is in a piece.
 
     `counts` may be lazy, as xarray opens them from a zarr store: only the bins of one piece are read at a time.
     With smoothing the whole recording is one piece, because every bin needs its whole segment.
 
     Raises:
-        InputError, TrainingError: as `decode`.
+        InputError, TrainingError: as `LDMFilter.decode`.
     """
     _check(model, counts, ci)
-    if lag is not None and model.parts_:  # in whole frames of all parts
-        lag = model.frame_ * lag_frames(lag, model.frame_, counts.sizes["time"] * model.bin_size_)
-    each = [_decode_part(part, counts, ci, smoothing, block, device, ahead, lag) for part in model.parts]
-    for parts in zip(*each, strict=True):
-        yield parts[0] if len(parts) == 1 else _beside(model, parts)
-
-
-def _decode_part(
-    model: Fitted,
-    counts: xr.DataArray,
-    ci: float,
-    smoothing: bool,
-    block: int,
-    device: str,
-    ahead: Sequence[float],
-    lag: float | None,
-) -> Iterator[xr.Dataset]:
+    if model.parts_:
+        if lag is not None:  # in whole frames of all parts
+            lag = model.frame_ * lag_frames(lag, model.frame_, counts.sizes["time"] * model.bin_size_)
+        each = [decode_blocks(part, counts, ci, smoothing, block, device, ahead, lag) for part in model.parts_]
+        yield from (_beside(model, parts) for parts in zip(*each, strict=True))
+        return
     k = model.frame_bins_
     seconds, frame = counts.sizes["time"] * model.bin_size_, k * model.bin_size_
     frames = 0 if lag is None else lag_frames(lag, frame, seconds)
     there = resolve_device(device)
     network = model.network_ if there == "cpu" else copy.deepcopy(model.network_).to(there)
-    dynamics = network.linear_gaussian()
-    horizons = check_horizons(ahead, seconds)
+    dynamics, horizons = network.linear_gaussian(), check_horizons(ahead, seconds)
     forecast = Forecast.over(dynamics, model.sized_.states, horizons, frame) if horizons else None
     block = counts.sizes["time"] if smoothing else block
     segment = np.asarray(counts["segment"])
     phase = phases(segment, k)
-    series = [_Phase(dynamics, smoothing, frames) for _ in range(k)]
+    series = [_Phase(dynamics, model.sized_.states, smoothing, frames, forecast) for _ in range(k)]
     for first in range(0, counts.sizes["time"], block):
         margin = min(first, k - 1)  # bins before the piece that its first frames reach back to
         last = min(first + block, counts.sizes["time"])
         part = counts.isel(time=slice(first - margin, last + frames * k)).load()  # and bins after it, of the lag
+        values: dict[str, np.ndarray] = {}
         with torch.no_grad(), one_thread(), sound(model, part):
             z, seen = _encode(network, part, k, there)
-            rows, done = [], []
             for p, one in enumerate(series):
                 those = np.flatnonzero(phase[first : last + frames * k] == p)
                 kept = int((those < last - first).sum())
                 if kept:
-                    rows.append(those[:kept])
-                    done.append(one.states(z[margin + those], seen[margin + those], segment[first + those], kept))
+                    found = one.states(z[margin + those], seen[margin + those], segment[first + those], kept)
+                    for name, some in found.items():
+                        whole = values.setdefault(name, np.empty((last - first, *some.shape[1:]), np.float32))
+                        whole[those[:kept]] = some
         part = part.assign_coords(observed=("time", seen.numpy())).isel(time=slice(margin, margin + last - first))
-        yield _dataset(model, part, ci, _in_time(done, rows), forecast, frames * frame)
+        yield _dataset(model, part, ci, values, horizons, frames * frame)
 
 
-def _beside(model: Fitted, parts: Sequence[xr.Dataset]) -> xr.Dataset:
+def _beside(model: LDMFilter, parts: Sequence[xr.Dataset]) -> xr.Dataset:
     """States of several parts as those of one filter: side by side, and independent of each other given the spikes."""
     first = parts[0]
     values: dict[str, np.ndarray] = {}
@@ -181,51 +121,70 @@ def _beside(model: Fitted, parts: Sequence[xr.Dataset]) -> xr.Dataset:
     return make_latents(values, model.unit_ids_, first.attrs | {"model_id": model.model_id_, "frame": model.frame_})
 
 
-class _States(NamedTuple):
-    """States of some bins of a recording."""
-
-    filtered: Filtered
-    smoothed: Smoothed | None
-    lagged: Smoothed | None
-
-
-def _in_time(parts: Sequence[_States], rows: Sequence[np.ndarray]) -> _States:
-    """States of several phases, which cover these rows, in order of time."""
-    filtered, *others = zip(*parts, strict=True)
-    return _States(filtered_in_time(filtered, rows), *(smoothed_in_time(x, rows) if x[0] else None for x in others))
-
-
 class _Phase:
-    """The filter of one phase of a recording, which goes on from piece to piece."""
+    """The filter of one phase of a recording, which goes on from piece to piece.
 
-    def __init__(self, dynamics: LinearGaussian, smoothing: bool, frames: int):
-        self._dynamics, self._smoothing, self._frames = dynamics, smoothing, frames
+    Args:
+        dynamics: of the filter.
+        states: that are given out: those of noise with a memory stand behind them.
+        smoothing, frames, forecast: what is asked for besides; `frames` are those of the lag.
+    """
+
+    def __init__(self, dynamics: LinearGaussian, states: int, smoothing: bool, frames: int, forecast: Forecast | None):
+        self._dynamics, self._n = dynamics, states
+        self._smoothing, self._frames, self._forecast = smoothing, frames, forecast
         self._segment: int | None = None  # of the last bin of the piece before
         self._ahead: tuple[Tensor, Tensor] | None = None  # the state predicted from it
 
-    def states(self, z: Tensor, observed: Tensor, segment: np.ndarray, bins: int) -> _States:
-        """The states of the next bins, where those after them are known too, for the lag.
+    def states(self, z: Tensor, observed: Tensor, segment: np.ndarray, bins: int) -> dict[str, np.ndarray]:
+        """The states of the next bins, by the names of `latents.VARIABLES`, time first, where those after them are
+        known too, for the lag.
 
         Raises: NotPositiveDefiniteError where they are not finite."""
         before = segment[0] - 1 if self._segment is None else self._segment
         starts = torch.from_numpy(np.diff(segment, prepend=before) != 0)
-        whole = filter(self._dynamics, z, observed, starts, self._ahead)
-        result = whole.first(bins)
+        found, n = filter(self._dynamics, z, observed, starts, self._ahead), self._n
+        mean, tables, row = found.filtered_mean[:bins], found.covariances, found.row[:bins]
         self._segment = int(segment[bins - 1])
-        self._ahead = predict(self._dynamics, result.filtered_mean[-1], result.filtered_cov[-1])
-        if not all(bool(x.isfinite().all()) for x in (*self._ahead, result.filtered_mean, result.filtered_cov)):
+        self._ahead = predict(self._dynamics, mean[-1], tables.filtered[row[-1]].to(mean))
+        if not all(bool(x.isfinite().all()) for x in (*self._ahead, mean, tables.filtered)):
             raise NotPositiveDefiniteError("not finite")
-        smoothed = smooth(self._dynamics, result, starts[:bins]) if self._smoothing else None
-        lagged = smooth_lagged(self._dynamics, whole, starts, self._frames).first(bins) if self._frames else None
-        return _States(result, smoothed, lagged)
+
+        def means(values: Tensor) -> np.ndarray:
+            return values[:bins, :n].cpu().numpy()
+
+        def covs(table: Tensor, row: Tensor) -> np.ndarray:
+            return table[:, :n, :n].float()[row[:bins]].numpy()
+
+        values = {
+            "filtered_mean": means(mean),
+            "filtered_cov": covs(tables.filtered, row),
+            "predicted_mean": means(found.predicted_mean),
+            "predicted_cov": covs(tables.predicted, row),
+            "innovation": found.innovation[:bins].cpu().numpy(),
+            "innovation_cov": tables.innovation.float()[row].numpy(),
+        }
+        if self._smoothing:
+            smoothed = smooth(self._dynamics, found, starts)
+            values["smoothed_mean"] = means(smoothed.smoothed_mean)
+            values["smoothed_cov"] = covs(smoothed.covariances, smoothed.row)
+        if self._frames:
+            lagged = smooth_lagged(self._dynamics, found, starts, self._frames)
+            values["lagged_mean"] = means(lagged.smoothed_mean)
+            values["lagged_cov"] = covs(lagged.covariances, lagged.row)
+        if self._forecast is not None:
+            ahead, cov = self._forecast(means(mean), tables.filtered[:, :n, :n].numpy())
+            values["ahead_mean"] = ahead.swapaxes(0, 1)
+            values["ahead_cov"] = cov.astype(np.float32).swapaxes(0, 1)[row.numpy()]
+        return values
 
 
 @contextmanager
-def sound(model: Fitted, counts: xr.DataArray) -> Iterator[None]:
+def sound(model: LDMFilter, counts: xr.DataArray) -> Iterator[None]:
     """Turn the errors of states that are not finite into one line. Raises: InputError."""
     try:
         yield
-    except (NotPositiveDefiniteError, torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
+    except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
         where = counts.attrs.get("path", "counts")
         raise InputError(
             f"{where}: its states under model {model.model_id_} are not finite, or do not vary; are the counts those "
@@ -237,76 +196,60 @@ def _encode(network: Network, counts: xr.DataArray, k: int, device: str) -> tupl
     """White pseudo-observations (time, latent), float64, of the frames of k bins that end with each bin, and whether a
     frame is observed (time,); the hidden layers never hold more than some bins."""
     segment, observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
-    values = counts.to_numpy().astype(np.float32)
-    if "unit_observed" in counts.coords:
-        values[~counts["unit_observed"].to_numpy()] = np.nan
-    if k > 1:
-        values[~observed] = np.nan
-        values = sum_frames(values, segment, k)
+    values = sum_frames(seen_counts(counts), segment, k)
     frames = torch.from_numpy(values)
     z = torch.cat([network.encode(some.to(device)).double() for some in frames.split(TIME_CHUNK)])
     seen = observed_frames(observed, segment, k)
-    if k > 1:  # of a frame seen by halves, no unit may have been observed in half of it
-        seen &= ~np.isnan(values).all(1)
-    return z, torch.from_numpy(seen)
+    # Of a frame seen by halves, no unit may have been observed in half of it.
+    return z, torch.from_numpy(seen & ~np.isnan(values).all(1))
 
 
 def _dataset(
-    model: Fitted, counts: xr.DataArray, ci: float, states: _States, forecast: Forecast | None, lag: float
+    model: LDMFilter,
+    counts: xr.DataArray,
+    ci: float,
+    values: dict[str, np.ndarray],
+    horizons: tuple[float, ...],
+    lag: float,
 ) -> xr.Dataset:
-    result, smoothed, lagged = states
-    n = model.sized_.states  # the states of noise with a memory are left out
-
-    def array(value: Tensor) -> np.ndarray:
-        return value.cpu().numpy().astype(np.float32)
-
-    def means(value: Tensor) -> np.ndarray:
-        return array(value[:, :n])
-
-    def covs(value: Tensor) -> np.ndarray:
-        return array(value[:, :n, :n])
-
-    def interval(mean: np.ndarray, cov: np.ndarray) -> np.ndarray:
-        half = float(ndtri(0.5 + 0.5 * ci)) * np.sqrt(np.diagonal(cov, axis1=-2, axis2=-1))
-        return np.stack([mean - half, mean + half], -1).astype(np.float32)
-
-    mean, cov = means(result.filtered_mean), covs(result.filtered_cov)
-    values: dict[str, np.ndarray] = {
+    """The states `values` of counts with intervals, and with what tells of the bins and of the model."""
+    for name in ("ahead_mean", "ahead_cov") if horizons else ():
+        values[name] = values[name].swapaxes(0, 1)
+    for of, name in (("filtered", "ci"), ("lagged", "lagged_ci"), ("ahead", "ahead_ci")):
+        if f"{of}_mean" in values:
+            mean, cov = values[f"{of}_mean"], values[f"{of}_cov"]
+            half = float(ndtri(0.5 + 0.5 * ci)) * np.sqrt(np.diagonal(cov, axis1=-2, axis2=-1))
+            values[name] = np.stack([mean - half, mean + half], -1).astype(np.float32)
+    values |= {
         "time": np.asarray(counts["time"], dtype=np.float64),
         "segment": np.asarray(counts["segment"]).astype(np.int32),
-        "filtered_mean": mean,
-        "filtered_cov": cov,
-        "predicted_mean": means(result.predicted_mean),
-        "predicted_cov": covs(result.predicted_cov),
-        "ci": interval(mean, cov),
-        "innovation": array(result.innovation),
-        "innovation_cov": array(result.innovation_cov),
         "observed": np.asarray(counts["observed"]),
         "trained": _trained(model, counts),
     }
     if "interval" in counts.coords:
         values["interval"] = np.asarray(counts["interval"]).astype(np.str_)
-    if smoothed is not None:
-        values |= {"smoothed_mean": means(smoothed.smoothed_mean), "smoothed_cov": covs(smoothed.smoothed_cov)}
-    about = _attributes(model, counts, ci)
-    if lagged is not None:
-        mean, cov = means(lagged.smoothed_mean), covs(lagged.smoothed_cov)
-        values |= {"lagged_mean": mean, "lagged_cov": cov, "lagged_ci": interval(mean, cov)}
-        about["lag"] = lag
-    if forecast is not None:
-        mean, cov = (
-            x.astype(np.float32)
-            for x in forecast(
-                result.filtered_mean[:, :n].cpu().double().numpy(), result.covariances.filtered[:, :n, :n].numpy()
-            )
-        )
-        cov = cov[:, result.row.numpy()]
-        values |= {"ahead_mean": mean, "ahead_cov": cov, "ahead_ci": interval(mean, cov)}
-        values["ahead"] = np.asarray(forecast.horizons)
-    return make_latents(values, model.unit_ids_, about)
+    if horizons:
+        values["ahead"] = np.asarray(horizons)
+    source = {f"source_{k}": str(counts.attrs.get(k, "")) for k in ("path", "identifier", "checksum")}
+    about = {
+        "format": FORMAT,
+        "ldmfilter_version": __version__,
+        "model_id": model.model_id_,
+        "config": json.dumps(settings(model)),
+        "seed": model.seed,
+        **source,
+        "session_id": str(counts.attrs.get("session_id", "")),
+        "session_start_time": str(counts.attrs.get("session_start_time", "")),
+        "trained_on": model.source_.get("checksum", ""),
+        "bin_size": float(counts.attrs["bin_size"]),
+        "frame": model.frame_,
+        "ci_level": ci,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return make_latents(values, model.unit_ids_, about | ({"lag": lag} if lag else {}))
 
 
-def _trained(model: Fitted, counts: xr.DataArray) -> np.ndarray:
+def _trained(model: LDMFilter, counts: xr.DataArray) -> np.ndarray:
     """Mark the bins (time,) that the model was trained on: those of the same recording, by its bytes or its identifier,
     as a copy to which behaviour or states were added has other bytes."""
     checksum, identifier = (str(counts.attrs.get(key, "")) for key in ("checksum", "identifier"))
@@ -317,7 +260,7 @@ def _trained(model: Fitted, counts: xr.DataArray) -> np.ndarray:
     return ~outside(time, model.trained_spans_, 0.49 * model.bin_size_)
 
 
-def _check(model: Fitted, counts: xr.DataArray, ci: float) -> None:
+def _check(model: LDMFilter, counts: xr.DataArray, ci: float) -> None:
     where = counts.attrs.get("path", "counts")
     check_level(ci)
     if is_signal(counts) != model.signal_:
@@ -326,11 +269,7 @@ def _check(model: Fitted, counts: xr.DataArray, ci: float) -> None:
     ids, expected = counts["unit"].to_numpy().tolist(), model.unit_ids_.tolist()
     if ids != expected:
         raise InputError(_other_units(where, ids, expected))
-    bin_size = float(counts.attrs["bin_size"])
-    if not np.isclose(bin_size, model.bin_size_, rtol=1e-9):
-        raise InputError(
-            f"{where}: bins of {bin_size:g} s, but the model was trained on {model.bin_size_:g} s; use those"
-        )
+    model.check_bins(counts)
     if counts.sizes["time"] == 0:
         raise InputError(f"{where}: no bins to decode; choose a longer span")
 
@@ -355,26 +294,7 @@ def _other_units(where: str, ids: list, expected: list) -> str:
     )
 
 
-def _attributes(model: Fitted, counts: xr.DataArray, ci: float) -> dict[str, str | float | int]:
-    source = {f"source_{k}": str(counts.attrs.get(k, "")) for k in ("path", "identifier", "checksum")}
-    return {
-        "format": FORMAT,
-        "ldmfilter_version": __version__,
-        "model_id": model.model_id_,
-        "config": json.dumps(settings(model)),
-        "seed": model.seed,
-        **source,
-        "session_id": str(counts.attrs.get("session_id", "")),
-        "session_start_time": str(counts.attrs.get("session_start_time", "")),
-        "trained_on": model.source_.get("checksum", ""),
-        "bin_size": float(counts.attrs["bin_size"]),
-        "frame": model.frame_,
-        "ci_level": ci,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def select_model_units(session: Session, model: Fitted, session_unit_ids: list) -> Session:
+def select_model_units(session: Session, model: LDMFilter, session_unit_ids: list) -> Session:
     """The session with the model's units, in the model's order.
 
     A model of some of a session's units decodes sessions that have just these, or all those of the session

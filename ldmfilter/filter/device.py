@@ -11,7 +11,7 @@ from torch import Tensor
 from ldmfilter.config import DEVICES
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter.linalg import one_thread
-from ldmfilter.ranks import Ranks
+from ldmfilter.ranks import ranks
 
 
 def resolve_device(device: str) -> str:
@@ -29,8 +29,9 @@ def resolve_device(device: str) -> str:
     return "cuda" if device != "cpu" and available else "cpu"
 
 
-def fabric_on(device: str, precision: Any, among: Ranks) -> Any:
+def fabric_on(device: str, precision: Any) -> Any:
     """Fabric on the device, launched with the other processes where there are some."""
+    among = ranks()
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 

@@ -7,7 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldmfilter.filter.linalg import whitening
-from ldmfilter.ranks import Ranks
+from ldmfilter.ranks import ranks
+
+Counts = Float[Tensor, "*batch unit"]
+Latents = Float[Tensor, "*batch latent"]
 
 
 class Dropout(nn.Dropout):
@@ -16,17 +19,16 @@ class Dropout(nn.Dropout):
     The share is one of 256: eight values take the bits of one random number, which makes a step a quarter faster.
     """
 
-    ranks = Ranks()
-
     def forward(self, x: Tensor) -> Tensor:
         """x with some values set to 0 in training, and the others enlarged."""
         dropped = min(round(256 * self.p), 255)
         if not (self.training and dropped):
             return x
-        shape = len(x) * self.ranks.size, *x.shape[1:]
+        among = ranks()
+        shape = len(x) * among.size, *x.shape[1:]
         drawn = torch.empty(math.prod(shape) // 8 + 1, dtype=torch.int64, device=x.device).random_(-(2**63), None)
         kept = drawn.view(torch.uint8)[: math.prod(shape)].view(shape) >= dropped
-        return x * (kept.chunk(self.ranks.size)[self.ranks.rank].to(x.dtype) * (256 / (256 - dropped)))
+        return x * (kept.chunk(among.size)[among.rank].to(x.dtype) * (256 / (256 - dropped)))
 
 
 FIRST_SHARE = 0.1  # of the last layer's first weights: z begins nearly as a linear map
@@ -98,23 +100,23 @@ class Encoder(nn.Module):
             scale = scale.clamp_min(0.5 * float(variance.mean().sqrt()) + 1e-6)
         self.input_scale.copy_(scale)
 
-    def standardised(self, counts: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch unit"]:
+    def standardised(self, counts: Counts) -> Counts:
         """Inputs of the first layer: standardised over training, 0 where a unit is not observed."""
         return torch.nan_to_num((self._roots(counts) - self.input_mean) / self.input_scale)
 
     def _roots(self, counts: Tensor) -> Tensor:
         return counts if self.signal else counts.sqrt()
 
-    def forward(self, counts: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch latent"]:
+    def forward(self, counts: Counts) -> Latents:
         """Counts (NaN where a unit is not observed) to pseudo-observations, not yet white."""
         return self.raw(self.standardised(counts))
 
-    def raw(self, standardised: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch latent"]:
+    def raw(self, standardised: Counts) -> Latents:
         """Pseudo-observations, not yet white, of `standardised` inputs."""
         x = self.layers[0](standardised)  # units are dropped for both
         return self.linear(x) + self.layers[1:](x)
 
-    def white(self, raw: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
+    def white(self, raw: Latents) -> Latents:
         """Raw pseudo-observations made white: mean 0 and unit covariance over the training part."""
         return (raw - self.z_mean) @ self.z_whiten
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,19 +66,12 @@ def read_history(raw: Any) -> list[Record]:
     return records
 
 
-class Evaluation(NamedTuple):
-    """See the attributes of `Record` of the same names."""
-
-    held_out_log_likelihood: float
-    score: float
-    effective_rank: float
-
-
 @torch.no_grad()
 def evaluate(
     network: Network, scaling: Sequence[Tensor], held: Sequence[Tensor], model: LinearGaussian, warmup: int
-) -> Evaluation:
-    """Measure z anew in training bins, which makes it white, and judge held-out windows.
+) -> tuple[float, float, float]:
+    """Measure z anew in training bins, which makes it white, and judge held-out windows: the log-likelihood, the score
+    and the effective rank of `Record`.
 
     Args:
         network: whose encoders' means and whitening are set.
@@ -103,7 +96,7 @@ def evaluate(
     S = S * innovation_scale(torch.cat([(z - zhat).flatten(0, 1) for z, zhat in judged]), S)
     log_likelihood = float(np.mean([float(predictive_gaussian(z, zhat, S).mean()) for z, zhat in judged]))
     # A Gaussian without memory, with the mean and covariance of these very bins, scores minus its entropy.
-    return Evaluation(log_likelihood, log_likelihood + float(np.mean(entropies)), min(ranks))
+    return log_likelihood, log_likelihood + float(np.mean(entropies)), min(ranks)
 
 
 def covariance_bias(n: int, d: int) -> float:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ldmfilter.data.frames import phases
-from ldmfilter.filter.batches import Recording, Stretches
+from ldmfilter.data.tables import Array, Floats
+from ldmfilter.filter.batches import Judged, Recording, Stretches
 from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter, filter_windows
 from ldmfilter.filter.linalg import safe_cholesky
 from ldmfilter.filter.matching import Match, match, mean_moments, moments_of, rotated
@@ -77,17 +77,10 @@ def set_canonical(network: Network, sessions: Sequence[Stretches], bin_size: flo
 
 
 @torch.no_grad()
-def filtered_means(
-    network: Network,
-    session: int,
-    frames: Float[Tensor, "time unit"],
-    observed: NDArray[np.bool_],
-    runs: NDArray[np.integer],
-    k: int,
-) -> NDArray[np.float64]:
-    """Causal states (time, state) of a session's bins, from the frames of k bins that end with them, each phase by
-    itself; `runs` (time,) numbers the gap-free stretches."""
-    z, model = network.encode(frames, session).double(), network.linear_gaussian()
+def filtered_means(network: Network, session: int, judged: Judged, k: int) -> Floats:
+    """Causal states (time, state) of a session's bins, whose frames have k bins, each phase by itself."""
+    runs, observed = judged.runs, judged.observed
+    z, model = network.encode(judged.frames, session).double(), network.linear_gaussian()
     states, phase = np.empty((len(runs), len(network.gauge))), phases(runs, k)
     for p in range(min(k, len(runs))):
         rows = np.flatnonzero(phase == p)
@@ -97,7 +90,7 @@ def filtered_means(
     return states
 
 
-def covariance_scale(filtered: Filtered, held: NDArray[np.bool_]) -> float:
+def covariance_scale(filtered: Filtered, held: Array) -> float:
     """The factor on all covariances that makes S the covariance of held-out innovations: the mean of e' S^-1 e over
     held-out bins and latent dimensions.
 
@@ -153,12 +146,8 @@ def refit(
     """
     noise.start(model)
     z = torch.cat([train, held])
-    weight = torch.cat(
-        [
-            torch.full((len(train),), (1 - HELD_OUT_WEIGHT) / len(train), dtype=z.dtype),
-            torch.full((len(held),), HELD_OUT_WEIGHT / len(held), dtype=z.dtype),
-        ]
-    ).to(z.device)
+    of_train = z.new_full((len(train),), (1 - HELD_OUT_WEIGHT) / len(train))
+    weight = torch.cat([of_train, z.new_full((len(held),), HELD_OUT_WEIGHT / len(held))])
     optimizer = torch.optim.LBFGS(
         [p for p in noise.parameters() if p.requires_grad],
         max_iter=ITERATIONS,
@@ -178,12 +167,12 @@ def refit(
 
 
 def canonical_gauge(
-    mean: NDArray[np.float64],
-    cov: NDArray[np.float64],
-    segment: NDArray[np.integer],
-    activity: NDArray[np.float64],
+    mean: Floats,
+    cov: Floats,
+    segment: Array,
+    activity: Floats,
     lag: int,
-) -> NDArray[np.float64]:
+) -> Floats:
     """T of the coordinates h' = T h in which two fits of the same recording can be laid over each other.
 
     Unit marginal covariance: Cov of the filtered means plus the mean of their covariances is the identity. The slowest
@@ -212,9 +201,9 @@ def canonical_gauge(
     return np.linalg.solve(L.T, rotation).T * np.where(with_units < 0, -1.0, 1.0)[:, None]
 
 
-def population_activity(roots: Float[Tensor, "time unit"]) -> NDArray[np.float64]:
+def population_activity(roots: Float[Tensor, "time unit"]) -> Floats:
     """The sum (time,) of the units' standardised root counts: what is positively correlated with it is, on average,
     with the units. Roots are 0 where a unit was not observed."""
     x = roots.double().numpy()
-    activity: NDArray[np.float64] = ((x - x.mean(0)) / np.maximum(x.std(0), 1e-12)).sum(1)
+    activity: Floats = ((x - x.mean(0)) / np.maximum(x.std(0), 1e-12)).sum(1)
     return activity

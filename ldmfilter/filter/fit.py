@@ -9,25 +9,25 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ldmfilter.config import FilterConfig
+from ldmfilter.data.tables import Floats
 from ldmfilter.errors import TrainingError
 from ldmfilter.filter.batches import Judged, Recording
 from ldmfilter.filter.candidates import Candidate
 from ldmfilter.filter.device import OwnRandomState
-from ldmfilter.filter.encoder import Dropout
 from ldmfilter.filter.evaluation import Record, evaluate, read_history
 from ldmfilter.filter.finish import FINISH_BINS, filtered_means, match_sessions, refit_noise, set_canonical
 from ldmfilter.filter.kalman import LinearGaussian, filter_windows
-from ldmfilter.filter.linalg import NotPositiveDefiniteError, whitening
+from ldmfilter.filter.linalg import whitening
 from ldmfilter.filter.matching import Match
 from ldmfilter.filter.network import Network, current_names
-from ldmfilter.filter.spikes_ahead import SpikesAhead, spikes_ahead_of_all
+from ldmfilter.filter.spikes_ahead import SpikesAhead, mean_of, spikes_ahead_of_all
 from ldmfilter.ldm.entropy import ENTROPIES
-from ldmfilter.ldm.objectives import Objective, predictive
-from ldmfilter.ranks import Ranks
+from ldmfilter.ldm.objectives import predictive
+from ldmfilter.ranks import ranks
+from ldmfilter.tensors import Tensors, below, optimizer_state, restore_optimizer
 
 EVALUATE_EVERY = 25  # steps
 WARM_STEPS = 50  # over which the learning rate rises
@@ -52,7 +52,6 @@ class Fit:
         frame: length of a frame, s, in whole bins.
         warmup: first frames of a window, which carry no loss.
         fabric: moves tensors and gradients.
-        ranks: the processes that share the training.
         onto: a finished network; all but the encoders of these sessions stays as it is there.
 
     Attributes:
@@ -69,10 +68,9 @@ class Fit:
         frame: float,
         warmup: int,
         fabric: Any,
-        ranks: Ranks,
         onto: Network | None = None,
     ):
-        self.config, self.candidate, self.frame, self.ranks = config, candidate, frame, ranks
+        self.config, self.candidate, self.frame = config, candidate, frame
         self._warmup, self._fabric, self._recordings, self._onto = warmup, fabric, recordings, onto
         self.matches: list[Match] = []
         self.step = 0
@@ -115,13 +113,12 @@ class Fit:
             self._check(record)
             yield record
 
-    def finished_state(self, refit: bool, last: bool = False) -> dict[str, Tensor]:
+    def finished_state(self, refit: bool, last: bool = False) -> Tensors:
         """The network of the kept step, or of the last one, as it is used, on the CPU: in canonical coordinates, its
         covariances as large as held-out innovations, and, once training has ended and where asked for, its noise
         refitted. Sessions are rotated into one state space: that of the first, or of the network trained onto."""
         with self._own_torch(advance=False):
-            network = self._make_network().eval()
-            network.load_state_dict(self._copy_of_network() if last else self._best)
+            network = self._network_of(self._copy_of_network() if last else self._best)
             stretches = [one.stretches(FINISH_BINS // len(self._recordings)) for one in self._recordings]
             self.matches = match_sessions(network, stretches, self.frame, self._onto is not None)
             if self._onto is None:
@@ -130,20 +127,18 @@ class Fit:
                 set_canonical(network, stretches, self.frame)
         return network.state_dict()
 
-    def judged(self, state: dict[str, Tensor]) -> list[tuple[NDArray[np.float64], Judged]]:
+    def judged(self, state: Tensors) -> list[tuple[Floats, Judged]]:
         """Causal states (time, state) of the finished network `state`, of each session, in bins that training may use;
         with these bins."""
         with self._own_torch(advance=False):
-            network = self._make_network().eval()
-        network.load_state_dict(state)
+            network = self._network_of(state)
         each = []
         for i, recording in enumerate(self._recordings):
             judged = recording.judged(JUDGED_BINS // len(self._recordings))
-            states = filtered_means(network, i, judged.frames, judged.observed, judged.runs, recording.frame)
-            each.append((states, judged))
+            each.append((filtered_means(network, i, judged, recording.frame), judged))
         return each
 
-    def spikes_ahead(self, each: Sequence[tuple[NDArray[np.float64], Judged]]) -> SpikesAhead:
+    def spikes_ahead(self, each: Sequence[tuple[Floats, Judged]]) -> SpikesAhead:
         """Prediction of spikes by what `judged` gave, in blocks that the readout did not see; the mean over sessions.
 
         Training's own bins are judged too: they are seven times as many as those held out, and what overfitted is no
@@ -153,9 +148,7 @@ class Fit:
         for recording, (states, judged) in zip(self._recordings, each, strict=True):
             seen, size = ~np.isnan(judged.counts).all(1), self.frame / recording.frame
             found.append(spikes_ahead_of_all(states, judged.counts, judged.runs, seen, size, recording.signal))
-        found = [one for one in found if np.isfinite(one.value)] or found  # a short one does not decide for the others
-        value = float(np.mean([one.value for one in found]))
-        return SpikesAhead(value, np.concatenate([one.blocks / len(found) for one in found]))
+        return mean_of(found)  # a short one, which cannot be judged, does not decide for the others
 
     def _make_network(self) -> Network:
         signals = [one.signal for one in self._recordings]
@@ -164,9 +157,11 @@ class Fit:
             shared = {k: v for k, v in self._onto.state_dict().items() if not k.startswith("encoders.")}
             network.load_state_dict(shared, strict=False)
             network.dynamics.requires_grad_(False)
-        for module in network.modules():
-            if isinstance(module, Dropout):
-                module.ranks = self.ranks
+        return network
+
+    def _network_of(self, state: Tensors) -> Network:
+        network = self._make_network().eval()
+        network.load_state_dict(state)
         return network
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
@@ -185,12 +180,10 @@ class Fit:
 
     def _batches(self, steps: int) -> Iterator[tuple[Tensor, ...]]:
         """Random training windows (batch, time, unit) of each session, for each step: this process's share of them."""
-        shape = (steps, self.config.batch_size)
+        shape, among = (steps, self.config.batch_size), ranks()
         picks = [torch.randint(len(one.windows.train_starts), shape, generator=self._draws) for one in self._recordings]
-        share = self.config.batch_size // self.ranks.size
-        own = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
-        batches = (one.batches(each.numpy()[:, own]) for one, each in zip(self._recordings, picks, strict=True))
-        yield from zip(*batches, strict=True)
+        own = (each.numpy().reshape(steps, among.size, -1)[:, among.rank] for each in picks)
+        yield from zip(*(one.batches(each) for one, each in zip(self._recordings, own, strict=True)), strict=True)
 
     def _train_step(self, counts: Sequence[Tensor]) -> Tensor:
         self._module.train()
@@ -200,41 +193,40 @@ class Fit:
             group["lr"] = self.config.learning_rate * rate * group["rate"]
         self._optimizer.zero_grad()
         raw, model = self._module(counts)
-        if self.ranks.size > 1:  # whitening, filter and entropy see the whole batch, as in one process
+        if ranks().size > 1:  # whitening, filter and entropy see the whole batch, as in one process
             raw = [self._fabric.all_gather(one, sync_grads=True).flatten(0, 1) for one in raw]
-        loss = -torch.stack([self._objective(one, model).value for one in raw]).mean()
+        loss = -torch.stack([self._objective(one, model) for one in raw]).mean()
         self._fabric.backward(loss)
         self._fabric.clip_gradients(self._module, self._optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
         self._optimizer.step()
         return loss.detach()
 
-    def _objective(self, raw: Float[Tensor, "batch time latent"], model: LinearGaussian) -> Objective:
+    def _objective(self, raw: Float[Tensor, "batch time latent"], model: LinearGaussian) -> Float[Tensor, ""]:
         mean, W = whitening(raw.flatten(0, 1))
         z = (raw - mean) @ W
         zhat, S, _ = filter_windows(model, z)
         z, zhat = z[:, self._warmup :], zhat[:, self._warmup :]
-        entropy = ENTROPIES[self.config.entropy]
-        if entropy.samples is None:
-            return predictive(z, zhat, S, self.config.entropy, options=entropy.options)
-        batch, time, _ = z.shape
-        k = min(entropy.samples, time)
-        chosen = self._fabric.to_device(torch.rand(batch, time, generator=self._draws).argsort(1)[:, :k])
-        window = torch.arange(batch, device=z.device)[:, None]
-        samples, group = z[window, chosen].flatten(0, 1), window.expand(batch, k).flatten()
-        return predictive(z, zhat, S, self.config.entropy, samples, group, entropy.options)
+        entropy, samples, group = ENTROPIES[self.config.entropy], None, None
+        if entropy.samples is not None:
+            batch, time, _ = z.shape
+            k = min(entropy.samples, time)
+            chosen = self._fabric.to_device(torch.rand(batch, time, generator=self._draws).argsort(1)[:, :k])
+            window = torch.arange(batch, device=z.device)[:, None]
+            samples, group = z[window, chosen].flatten(0, 1), window.expand(batch, k).flatten()
+        return predictive(z, zhat, S, self.config.entropy, samples, group, entropy.options).value
 
     @torch.no_grad()
     def _evaluate(self) -> Record:
         self._module.eval()
         scaling, model = self._module([recording.scaling for recording in self._recordings])
         held, _ = self._module([recording.held for recording in self._recordings])
-        found = evaluate(self._network, scaling, held, model, self._warmup)
+        log_likelihood, score, rank = evaluate(self._network, scaling, held, model, self._warmup)
         loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
         self._losses = []
         kept = self.kept_step
-        if found.score > self._best_score:
-            self._best_score, kept, self._best = found.score, self.step, self._copy_of_network()
-        self.history.append(Record(self.step, loss, *found, kept, self.candidate.name))
+        if score > self._best_score:
+            self._best_score, kept, self._best = score, self.step, self._copy_of_network()
+        self.history.append(Record(self.step, loss, log_likelihood, score, rank, kept, self.candidate.name))
         return self.history[-1]
 
     def _check(self, record: Record) -> None:
@@ -261,19 +253,18 @@ class Fit:
         try:
             with self._random.active(advance):
                 yield
-        except (torch.linalg.LinAlgError, NotPositiveDefiniteError) as error:
+        except torch.linalg.LinAlgError as error:
             # Numbers that are not finite any more are first met by a factorisation.
             raise self._diverged() from error
 
-    def _copy_of_network(self) -> dict[str, Tensor]:
+    def _copy_of_network(self) -> Tensors:
         return {name: value.detach().clone().cpu() for name, value in self._network.state_dict().items()}
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Everything that a later `restore` needs to go on to the same result: tensors, and JSON values."""
         tensors = {f"network.{k}": v for k, v in self._copy_of_network().items()}
         tensors |= {f"best.{k}": v for k, v in self._best.items()}
-        for i, state in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        tensors |= optimizer_state(self._optimizer)
         tensors |= {"random.cpu": self._random.cpu, "random.draws": self._draws.get_state()}
         if self._random.cuda is not None:
             tensors["random.cuda"] = self._random.cuda
@@ -281,7 +272,7 @@ class Fit:
         values = {"step": self.step, "best_score": self._best_score, "history": history}
         return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, values
 
-    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def restore(self, tensors: Tensors, values: dict[str, Any]) -> None:
         """Go on where `state` was taken.
 
         Raises:
@@ -290,20 +281,11 @@ class Fit:
         step, best_score, history = values["step"], float(values["best_score"]), read_history(values["history"])
         if type(step) is not int or not 0 <= step <= self.config.max_steps or (history and history[-1].step != step):
             raise ValueError(f"its step is {step}")
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return current_names({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-
-        self._network.load_state_dict(part("network."))
-        best, own = part("best."), self._network.state_dict()
+        self._network.load_state_dict(current_names(below("network.", tensors)))
+        best, own = current_names(below("best.", tensors)), self._network.state_dict()
         if {k: v.shape for k, v in best.items()} != {k: v.shape for k, v in own.items()}:
             raise ValueError("its kept parameters are those of another network")
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in part("optimizer.").items():
-            index, key = name.split(".")
-            moments.setdefault(int(index), {})[key] = value
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        restore_optimizer(self._optimizer, tensors)
         self._draws.set_state(tensors["random.draws"])
         self._random.restore(tensors["random.cpu"], tensors.get("random.cuda"))
         self._best, self.step, self._best_score, self.history = best, step, best_score, history

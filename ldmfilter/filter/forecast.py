@@ -1,4 +1,4 @@
-"""Forecasts: the state some time after a bin, given that bin and those before it.
+"""Times after a bin, and forecasts: the state some time after a bin, given that bin and those before it.
 
 With X the stationary covariance and s = horizon / frame, from the state's mean m and covariance P,
 
@@ -15,13 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import fractional_matrix_power
 
+from ldmfilter.data.tables import Floats
 from ldmfilter.errors import InputError
 from ldmfilter.filter.kalman import LinearGaussian
-
-Array = NDArray[np.float64]
 
 _WHOLE = 1e-6  # frames: horizons so near to whole ones are whole
 _NEGATIVE = 1e-9  # of the variance: less than that below 0 is rounding
@@ -41,21 +39,38 @@ def check_horizons(horizons: Sequence[float], seconds: float = math.inf) -> tupl
     return tuple(sorted({float(one) for one in horizons}))
 
 
+def lag_frames(lag: float, frame: float, seconds: float = math.inf) -> int:
+    """The whole frames of `frame` s in a lag, s.
+
+    Raises:
+        InputError: there is none, or the lag is longer than the session's `seconds`.
+    """
+    if not 0 < lag < math.inf:
+        raise InputError(f"lag is {lag:g} s; give a number of seconds above 0, as 0.5")
+    if lag > seconds:
+        raise InputError(f"lag is {lag:g} s, but the session has {seconds:g} s; give a shorter one, or --smooth")
+    frames = int(lag / frame + 1e-6)
+    if not frames:
+        raise InputError(
+            f"lag is {lag:g} s, but this filter looks at frames of {frame:g} s and learns nothing new of a bin before "
+            f"the next one ends; give {frame:g} s or more"
+        )
+    return frames
+
+
 @dataclass(frozen=True, eq=False)
 class Forecast:
     """The way from a state to the one at each of several horizons.
 
     Attributes:
-        horizons: (ahead,) s.
         powers: (ahead, state, state) A^s.
         b: (state,) the point that the dynamics returns to.
         X: (state, state) the stationary covariance.
     """
 
-    horizons: tuple[float, ...]
-    powers: Array
-    b: Array
-    X: Array
+    powers: Floats
+    b: Floats
+    X: Floats
 
     @classmethod
     def over(cls, dynamics: LinearGaussian, states: int, horizons: Sequence[float], frame: float) -> Forecast:
@@ -67,10 +82,9 @@ class Forecast:
         """
         A, b, X = (value.detach().cpu().double().numpy() for value in (dynamics.A, dynamics.b, dynamics.P0))
         A, b, X = A[:states, :states], b[:states], X[:states, :states]
-        powers = [_power(A, X, horizon, frame) for horizon in horizons]
-        return cls(tuple(horizons), np.stack(powers), b, X)
+        return cls(np.stack([_power(A, X, horizon, frame) for horizon in horizons]), b, X)
 
-    def __call__(self, mean: Array, cov: Array) -> tuple[Array, Array]:
+    def __call__(self, mean: Floats, cov: Floats) -> tuple[Floats, Floats]:
         """Means (ahead, *bins, state) and covariances (ahead, *rows, state, state) of the forecasts from filtered means
         (*bins, state) and covariances (*rows, state, state)."""
         means = [self.b + (mean - self.b) @ power.T for power in self.powers]
@@ -78,7 +92,7 @@ class Forecast:
         return np.stack(means), 0.5 * (np.stack(covs) + np.stack(covs).swapaxes(-1, -2))
 
 
-def _power(A: Array, X: Array, horizon: float, frame: float) -> Array:
+def _power(A: Floats, X: Floats, horizon: float, frame: float) -> Floats:
     """A^(horizon / frame). Raises: InputError, as `Forecast.over`."""
     steps = horizon / frame
     if abs(steps - round(steps)) < _WHOLE:

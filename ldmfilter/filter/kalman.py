@@ -9,17 +9,17 @@ once, and in steady state it is solved for. Given these, the means are a linear 
 associative scan (`linalg.linear_recurrence`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ldmfilter.data.tables import Array
 from ldmfilter.filter.linalg import (
     NotPositiveDefiniteError,
     distinct,
@@ -30,6 +30,9 @@ from ldmfilter.filter.linalg import (
     stationary_covariance,
     symmetrise,
 )
+
+Flags = Bool[Tensor, " time"]
+Rows = Int[Tensor, " time"]
 
 
 class LinearGaussian(NamedTuple):
@@ -50,7 +53,7 @@ class LinearGaussian(NamedTuple):
 # Covariances that differ by less, relative to their largest entry, are taken for the same. The equations' map is a
 # contraction (near the steady state by the closed loop F = (I - K C) A, on both sides), so that what is taken for the
 # same here differs by no more than sup_k |F^k|^2 times as much in any later bin.
-SAME = {torch.float64: 1e-12, torch.float32: 1e-8}
+SAME = 1e-12
 
 
 class Covariances(NamedTuple):
@@ -70,88 +73,46 @@ class Filtered:
     `predicted_cov` and the other two spread them over all bins.
     """
 
-    predicted_mean: Float[Tensor, "*batch time state"]  # t|t-1
-    filtered_mean: Float[Tensor, "*batch time state"]  # t|t
-    innovation: Float[Tensor, "*batch time latent"]  # e_t = z_t - C predicted_mean_t
+    predicted_mean: Float[Tensor, "time state"]  # t|t-1
+    filtered_mean: Float[Tensor, "time state"]  # t|t
+    innovation: Float[Tensor, "time latent"]  # e_t = z_t - C predicted_mean_t
     covariances: Covariances
-    row: Int[Tensor, "*batch time"]  # on the CPU
+    row: Rows  # on the CPU
 
     @property
-    def predicted_cov(self) -> Float[Tensor, "*batch time state state"]:
+    def predicted_cov(self) -> Float[Tensor, "time state state"]:
         """t|t-1"""
-        return self._spread(self.covariances.predicted)
+        return _spread(self.covariances.predicted, self.row, self.filtered_mean)
 
     @property
-    def filtered_cov(self) -> Float[Tensor, "*batch time state state"]:
+    def filtered_cov(self) -> Float[Tensor, "time state state"]:
         """t|t"""
-        return self._spread(self.covariances.filtered)
+        return _spread(self.covariances.filtered, self.row, self.filtered_mean)
 
     @property
-    def innovation_cov(self) -> Float[Tensor, "*batch time latent latent"]:
+    def innovation_cov(self) -> Float[Tensor, "time latent latent"]:
         """S_t"""
-        return self._spread(self.covariances.innovation)
-
-    def first(self, bins: int) -> "Filtered":
-        """The result of the first bins of (time, ...) alone."""
-        predicted, filtered, innovation = (x[:bins] for x in (self.predicted_mean, self.filtered_mean, self.innovation))
-        return Filtered(predicted, filtered, innovation, self.covariances, self.row[:bins])
-
-    def _spread(self, table: Tensor) -> Tensor:
-        return _spread(table, self.row, self.filtered_mean)
+        return _spread(self.covariances.innovation, self.row, self.filtered_mean)
 
 
 @dataclass(frozen=True)
 class Smoothed:
-    """Result of `smooth`, t|T with T the last bin of the segment, or of `fixed_lag.smooth_lagged`; bin t has the
-    covariance of row[t]."""
+    """Result of `smooth`, t|T with T the last bin of the segment, or of `smooth_lagged`; bin t has the covariance of
+    row[t]."""
 
-    smoothed_mean: Float[Tensor, "*batch time state"]
+    smoothed_mean: Float[Tensor, "time state"]
     covariances: Float[Tensor, "row state state"]  # in float64 on the CPU
-    row: Int[Tensor, "*batch time"]  # on the CPU
+    row: Rows  # on the CPU
 
     @property
-    def smoothed_cov(self) -> Float[Tensor, "*batch time state state"]:
+    def smoothed_cov(self) -> Float[Tensor, "time state state"]:
         """t|T"""
         return _spread(self.covariances, self.row, self.smoothed_mean)
 
-    def first(self, bins: int) -> "Smoothed":
-        """The result of the first bins of (time, ...) alone."""
-        return Smoothed(self.smoothed_mean[:bins], self.covariances, self.row[:bins])
 
-
-def filtered_in_time(parts: Sequence[Filtered], rows: Sequence[NDArray[np.integer]]) -> Filtered:
-    """One result of several that each cover some bins of a recording, `rows`: all of its bins, in order of time."""
-    if len(parts) == 1:
-        return parts[0]
-    order, joined = _order(rows), [torch.cat(one) for one in zip(*(part.covariances for part in parts), strict=True)]
-    return Filtered(
-        torch.cat([one.predicted_mean for one in parts])[order],
-        torch.cat([one.filtered_mean for one in parts])[order],
-        torch.cat([one.innovation for one in parts])[order],
-        Covariances(*joined),
-        _joined_rows([one.row for one in parts], [len(one.covariances.gain) for one in parts])[order],
-    )
-
-
-def smoothed_in_time(parts: Sequence[Smoothed], rows: Sequence[NDArray[np.integer]]) -> Smoothed:
-    """The same of smoothed states."""
-    if len(parts) == 1:
-        return parts[0]
-    order = _order(rows)
-    return Smoothed(
-        torch.cat([one.smoothed_mean for one in parts])[order],
-        torch.cat([one.covariances for one in parts]),
-        _joined_rows([one.row for one in parts], [len(one.covariances) for one in parts])[order],
-    )
-
-
-def _order(rows: Sequence[NDArray[np.integer]]) -> Int[Tensor, " time"]:
-    return torch.from_numpy(np.argsort(np.concatenate(rows), kind="stable"))
-
-
-def _joined_rows(rows: Sequence[Tensor], sizes: Sequence[int]) -> Int[Tensor, " time"]:
-    """Rows of tables of these sizes as rows of all tables together."""
-    return torch.cat([row + offset for row, offset in zip(rows, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True)])
+def _spread(table: Tensor, row: Tensor, like: Tensor) -> Tensor:
+    """table[row], on the device and in the dtype of `like`."""
+    return table.to(like)[row.to(like.device)]
 
 
 def predict(
@@ -174,63 +135,48 @@ def gain(model: LinearGaussian, predicted_cov: Float[Tensor, "*batch state state
 
 def filter(  # the field's name for it
     model: LinearGaussian,
-    z: Float[Tensor, "*batch time latent"],
-    observed: Bool[Tensor, "*pattern time"] | None = None,
-    starts: Bool[Tensor, " time"] | None = None,
+    z: Float[Tensor, "time latent"],
+    observed: Flags | None = None,
+    starts: Flags | None = None,
     ahead: tuple[Float[Tensor, " state"], Float[Tensor, "state state"]] | None = None,
 ) -> Filtered:
-    """Filter pseudo-observations, causally.
+    """Filter pseudo-observations, causally. Without gradients: training has `filter_windows`.
 
     Args:
         model: the linear-Gaussian parameters.
         z: pseudo-observations; entries of bins that are not observed are ignored.
-        observed: False for a missing bin, which is a predict step only; (time,) for one pattern that the batch
-            shares. Default: all observed.
+        observed: False for a missing bin, which is a predict step only. Default: all observed.
         starts: True at the first bin of each segment, where the filter starts anew from the prior
             (mean b, covariance P0). Default: the first bin only.
-        ahead: mean and covariance predicted for the first bin, in place of the prior, where z (time, latent) goes on
-            from a piece that was filtered before and does not start a segment.
+        ahead: mean and covariance predicted for the first bin, in place of the prior, where z goes on from a piece that
+            was filtered before and does not start a segment.
 
-    Results agree with the loop over bins to 1e-9 in float64 and 1e-4 in float32. Differentiable once.
+    Results agree with the loop over bins to 1e-9 in float64 and 1e-4 in float32.
 
     Raises:
         NotPositiveDefiniteError: an innovation covariance is not positive definite.
     """
-    *batch, time, latent = z.shape
-    goes_on = ahead is not None and (starts is None or not bool(starts[0]))
-    starts = _starts(starts, time)
-    observed = torch.ones(time, dtype=torch.bool) if observed is None else observed.cpu()
-    # Sequences of several patterns are segments of one long one.
-    first_cov = ahead[1] if ahead is not None and goes_on else None
-    tables, row = _filter_covariances(model, observed.flatten(), _tiled(starts, observed), z.dtype, first_cov)
-    row = row.reshape(observed.shape).expand(*batch, time)
+    if starts is not None and bool(starts[0]):
+        ahead = None
+    starts = _starts(starts, len(z))
+    observed = torch.ones(len(z), dtype=torch.bool) if observed is None else observed.cpu()
+    tables, row = _filter_covariances(model, observed, starts, None if ahead is None else ahead[1])
 
     # Around b: x_t = F_t x_{t-1} + K_t (z_t - C b), F_t = (I - K_t C) A, and F_t = A in a missing bin.
     A, C, b = model.A, model.C, model.b
-    K = tables.gain.to(z)
-    seen = None if bool(observed.all()) else observed.to(z.device).expand(*batch, time)[..., None]
-    error = z - b @ C.mT
-    if seen is not None:
-        error = error.masked_fill(~seen, 0)
-    index = row.flatten()
-    u = pick(K, index, error.reshape(-1, latent))
-    if ahead is not None and goes_on:
-        first = ahead[0] - b
-        u = torch.cat([u[:1] + first - K[index[0]] @ (C @ first), u[1:]])
-    x = linear_recurrence(A - K @ (C @ A), index.masked_fill(_tiled(starts, row), -1), u).reshape(*batch, time, -1)
-    from_b = torch.nn.functional.pad(x[..., :-1, :] @ A.mT, (0, 0, 1, 0))
-    if bool(starts[1:].any()):
-        from_b = from_b.masked_fill(starts.to(z.device)[:, None], 0)
-    if ahead is not None and goes_on:
-        from_b = torch.cat([first[None], from_b[1:]])
+    K, missing = tables.gain.to(z), ~observed.to(z.device)[:, None]
+    u = pick(K, row, (z - b @ C.mT).masked_fill_(missing, 0))
+    first = torch.zeros_like(b) if ahead is None else ahead[0] - b
+    u[0] = u[0] + first - K[row[0]] @ (C @ first)
+    x = linear_recurrence(A - K @ (C @ A), row.masked_fill(starts, -1), u)
+    from_b = torch.nn.functional.pad(x[:-1] @ A.mT, (0, 0, 1, 0)).masked_fill_(starts.to(z.device)[:, None], 0)
+    from_b[0] = first
     predicted = b + from_b
-    innovation = z - predicted @ C.mT
-    if seen is not None:
-        innovation = innovation.masked_fill(~seen, torch.nan)
+    innovation = (z - predicted @ C.mT).masked_fill_(missing, torch.nan)
     return Filtered(predicted, b + x, innovation, tables, row)
 
 
-def smooth(model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor, " time"] | None = None) -> Smoothed:
+def smooth(model: LinearGaussian, filtered: Filtered, starts: Flags | None = None) -> Smoothed:
     """Rauch-Tung-Striebel smoother: each bin given its whole segment.
 
         G_t = P_t A' (P-_{t+1})^-1,  m_t|T = m_t + G_t (m_{t+1|T} - m-_{t+1}),
@@ -241,28 +187,47 @@ def smooth(model: LinearGaussian, filtered: Filtered, starts: Bool[Tensor, " tim
         filtered: result of `filter`.
         starts: as given to `filter`; nothing flows back over the start of a segment.
     """
-    mean, row = filtered.filtered_mean, filtered.row
-    *batch, time, state = mean.shape
-    last = _starts(starts, time).roll(-1)
-    P = filtered.covariances.filtered
-    ahead, G = smoother_gains(model, P)
-    # One pattern of the batch is enough where all have the same.
-    shared = row[(0,) * len(batch)] if all(s == 0 for s in row.stride()[:-1]) else row
-    table, kept = _smoother_covariances(P, ahead, G, shared.flatten(), _tiled(last, shared), mean.dtype)
+    mean, row, P = filtered.filtered_mean, filtered.row, filtered.covariances.filtered
+    last, ahead, G = _backwards(model, P, starts, len(row))
+    table, kept = _smoother_covariances(P, ahead, G, row, last)
     # d_t = m_t|T - m_t, backwards: d_t = G_t (d_{t+1} + m_{t+1} - m-_{t+1}).
-    update = (mean - filtered.predicted_mean).roll(-1, -2).reshape(-1, state)
-    stop, index = _tiled(last, row), row.flatten()
     G = G.to(mean)
-    u = pick(G, index, update).masked_fill(stop.to(mean.device)[:, None], 0)
-    d = linear_recurrence(G, index.masked_fill(stop, -1).flip(0), u.flip(0)).flip(0)
-    return Smoothed(mean + d.reshape(mean.shape), table, kept.reshape(shared.shape).expand_as(row))
+    u = pick(G, row, (mean - filtered.predicted_mean).roll(-1, 0)).masked_fill_(last.to(mean.device)[:, None], 0)
+    d = linear_recurrence(G, row.masked_fill(last, -1).flip(0), u.flip(0)).flip(0)
+    return Smoothed(mean + d, table, kept)
 
 
-def smoother_gains(model: LinearGaussian, P: Float[Tensor, "row state state"]) -> tuple[Tensor, Tensor]:
-    """From filtered covariances those predicted for the next bin, and the smoother's gains G_t, float64 on the CPU."""
+def smooth_lagged(model: LinearGaussian, filtered: Filtered, starts: Flags, frames: int) -> Smoothed:
+    """The fixed-lag smoother: each state given `frames` bins more, or those that its segment still has.
+
+    That of `smooth`, begun `frames` bins after each one in place of at the segment's end (Anderson & Moore 1979,
+    *Optimal Filtering*, chapter 7). The other arguments are those of `smooth`.
+    """
+    mean, row, P = filtered.filtered_mean, filtered.row, filtered.covariances.filtered
+    last, predicted, G = _backwards(model, P, starts, len(row))
+    there, gains = last.to(mean.device)[:, None], G.to(mean)
+    update = (mean - filtered.predicted_mean).roll(-1, 0)
+    # d_t = m_t|t+n - m_t; each round takes one bin more: d_t = G_t (d_{t+1} + m_{t+1} - m-_{t+1}).
+    d, table, node = torch.zeros_like(mean), P, row
+    for _ in range(frames):
+        d = pick(gains, row, d.roll(-1, 0) + update).masked_fill_(there, 0)
+        size = len(table)
+        pairs, node = (row * (size + 1) + node.roll(-1).masked_fill(last, size)).unique(return_inverse=True)
+        own, later = pairs // (size + 1), pairs % (size + 1)
+        change = torch.cat([table, torch.zeros_like(table[:1])])[later] - predicted[own]
+        change = (G[own] @ change @ G[own].mT).masked_fill((later == size)[:, None, None], 0)
+        table = symmetrise(P[own] + change)
+    return Smoothed(mean + d, table, node)
+
+
+def _backwards(
+    model: LinearGaussian, P: Float[Tensor, "row state state"], starts: Tensor | None, time: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Flags of the last bins of segments; and of filtered covariances those predicted for the next bin, with the
+    smoother's gains G_t, in float64 on the CPU."""
     A, Q = model.A.double().cpu(), model.Q.double().cpu()
     ahead = symmetrise(A @ P @ A.mT + Q)
-    return ahead, torch.cholesky_solve(A @ P, safe_cholesky(ahead)).mT
+    return _starts(starts, time).roll(-1), ahead, torch.cholesky_solve(A @ P, safe_cholesky(ahead)).mT
 
 
 def _starts(starts: Tensor | None, time: int) -> Tensor:
@@ -272,27 +237,14 @@ def _starts(starts: Tensor | None, time: int) -> Tensor:
     return starts
 
 
-def _tiled(flags: Bool[Tensor, " time"], like: Tensor) -> Bool[Tensor, " all_bins"]:
-    """Flags of a sequence for all sequences of a batch, one after the other."""
-    return flags.expand(like.shape).flatten()
-
-
-def _spread(table: Tensor, row: Tensor, like: Tensor) -> Tensor:
-    """table[row], on the device and in the dtype of `like`; batches that share a pattern share memory."""
-    shared = row[tuple(slice(0, 1) if s == 0 else slice(None) for s in row.stride())] if len(row) else row
-    values = table.to(like)[shared.to(like.device)]
-    return values.expand(*row.shape, *table.shape[1:])
-
-
 def _filter_covariances(
     model: LinearGaussian,
-    observed: Bool[Tensor, " time"],
-    starts: Bool[Tensor, " time"],
-    dtype: torch.dtype,
-    first: Float[Tensor, "state state"] | None = None,
-) -> tuple[Covariances, Int[Tensor, " time"]]:
+    observed: Flags,
+    starts: Flags,
+    first: Float[Tensor, "state state"] | None,
+) -> tuple[Covariances, Rows]:
     """The distinct covariances of a pattern of starts and missing bins, and which bin has which."""
-    exact = LinearGaussian._make(value.double().cpu() for value in model)
+    exact = model.to("cpu", torch.float64)
     A, Q, C, *_ = exact
 
     def step(cov: Tensor, seen: Tensor) -> Tensor:
@@ -307,20 +259,17 @@ def _filter_covariances(
     node = starts.long()  # the steady state, or at starts the prior
     came_from = observed.long().roll(1)
     irregular = ~observed.roll(1) | starts.roll(1) | torch.tensor(F is None)
-    known = torch.stack([steady, exact.P0])
+    known = torch.stack([steady, exact.P0, exact.P0 if first is None else first.double().cpu()])
     if first is not None:
-        known = torch.cat([known, first.double().cpu()[None]])
         node[0] = 2
-    covs, node = _trace(step, known, node, came_from, irregular & ~starts, starts, F, SAME[dtype])
+    covs, node = _trace(step, known, node, came_from, irregular & ~starts, starts, F)
     pairs, row = distinct(2 * node + observed)
     predicted, seen = covs[pairs // 2], (pairs % 2 == 1)[:, None, None]
     S, K, updated = gain(exact, predicted)
     return Covariances(predicted, torch.where(seen, updated, predicted), S, torch.where(seen, K, 0.0)), row
 
 
-def _smoother_covariances(
-    P: Tensor, ahead: Tensor, G: Tensor, row: Int[Tensor, " time"], last: Bool[Tensor, " time"], dtype: torch.dtype
-) -> tuple[Tensor, Int[Tensor, " time"]]:
+def _smoother_covariances(P: Tensor, ahead: Tensor, G: Tensor, row: Rows, last: Flags) -> tuple[Tensor, Rows]:
     """The distinct smoothed covariances, and which bin has which: the recursion runs backwards."""
 
     def step(cov: Tensor, r: Tensor) -> Tensor:
@@ -335,25 +284,24 @@ def _smoother_covariances(
     row, last = row.flip(0), last.flip(0)
     irregular = (row != common) | last.roll(1) | torch.tensor(F is None)
     node = torch.where(last, 1 + row, 0)
-    covs, node = _trace(step, torch.cat([steady[None], P]), node, row, irregular & ~last, last, F, SAME[dtype])
+    covs, node = _trace(step, torch.cat([steady[None], P]), node, row, irregular & ~last, last, F)
     return covs, node.flip(0)
 
 
 def _trace(
     step: Callable[[Tensor, Tensor], Tensor],
     known: Float[Tensor, "known state state"],
-    node: Int[Tensor, " time"],
-    symbol: Int[Tensor, " time"],
-    irregular: Bool[Tensor, " time"],
-    anew: Bool[Tensor, " time"],
+    node: Rows,
+    symbol: Rows,
+    irregular: Flags,
+    anew: Flags,
     contraction: Tensor | None,
-    same: float,
-) -> tuple[Float[Tensor, "node state state"], Int[Tensor, " time"]]:
+) -> tuple[Float[Tensor, "node state state"], Rows]:
     """Covariances of a recursion cov_t = step(cov_{t-1}, symbol_t), all stretches at once and each distinct one once.
 
     Where a guess of all covariances does not follow from that of the bin before, it is corrected bin by bin until the
     correction agrees with the guess: soon, as the recursion forgets. All corrections advance together, a bin a round;
-    equal ones share their computation. The result follows from bin to bin within `same`, whatever the guess was.
+    equal ones share their computation. The result follows from bin to bin within `SAME`, whatever the guess was.
 
     Args:
         step: (covariances, symbols) -> covariances of the next bin.
@@ -363,67 +311,51 @@ def _trace(
         irregular: the guess does not follow from that of the bin before.
         anew: bins that do not depend on the bin before.
         contraction: how errors die out in the guess, e_t = F e_{t-1} F'; None where they do not.
-        same: relative difference of two covariances that are taken for one.
 
     Returns:
         The distinct covariances and each bin's row among them.
     """
-    time, needs_grad = len(node), torch.is_grad_enabled() and known.requires_grad
-    memory = _memory(contraction, time, same)
-    bins, broken = _corrections(irregular.numpy(), anew.numpy(), memory, forgets=contraction is not None)
-    # Values can agree by chance where gradients do not: these are forgotten after agreement over the memory.
-    least, regular = memory if needs_grad else 0, ~irregular.numpy()
-
+    bins, broken = _corrections(irregular.numpy(), anew.numpy(), contraction)
     rows, symbols = node.numpy().copy(), symbol.numpy()
     n_symbols = int(symbols.max()) + 1
     ends = np.append(anew.numpy(), True)
-    layers, store, size = [known], known.detach(), len(known)
-    current, parent, agreed = known, rows[bins - 1], np.zeros_like(bins)
+    store, size = known, len(known)
+    current, parent = known, rows[bins - 1]
     while len(bins):
         pasts, past = np.unique(parent * n_symbols + symbols[bins], return_inverse=True)
         new = step(current[torch.from_numpy(pasts // n_symbols)], torch.from_numpy(pasts % n_symbols))
         pairs, pair = np.unique(past * size + rows[bins], return_inverse=True)
-        before, after = store[torch.from_numpy(pairs % size)], new.detach()[torch.from_numpy(pairs // size)]
-        agrees = ((after - before).abs().amax((-2, -1)) <= same * before.abs().amax((-2, -1))).numpy()[pair]
-        agreed = np.where(agrees, agreed + regular[bins], 0)
+        before, after = store[torch.from_numpy(pairs % size)], new[torch.from_numpy(pairs // size)]
+        agrees = ((after - before).abs().amax((-2, -1)) <= SAME * before.abs().amax((-2, -1))).numpy()[pair]
         broken[bins] = False
-        on = ~agrees | (agreed < least) | broken[bins + 1]
+        on = ~agrees | broken[bins + 1]
         rows[bins[on]] = size + past[on]
         if size + len(new) > len(store):
             store = torch.cat([store, store.new_empty(max(len(store), len(new)), *store.shape[1:])])
-        store[size : size + len(new)] = new.detach()
-        if needs_grad:
-            layers.append(new)
+        store[size : size + len(new)] = new
         size += len(new)
         on &= ~ends[bins + 1]
-        bins, parent, agreed, current = bins[on] + 1, past[on], agreed[on], new
+        bins, parent, current = bins[on] + 1, past[on], new
     used, node = distinct(torch.from_numpy(rows))
-    return (torch.cat(layers) if needs_grad else store)[used], node
+    return store[used], node
 
 
-def _memory(contraction: Tensor | None, time: int, same: float) -> int:
-    """Bins, a power of 2, after which errors that die out as F^t are below `same`, or `time` are reached."""
-    memory, M = 1, contraction
-    while M is not None and memory < time and float(M.detach().square().sum()) > same:
-        memory, M = 2 * memory, M @ M
-    return memory
-
-
-def _corrections(
-    irregular: NDArray[np.bool_], anew: NDArray[np.bool_], memory: int, forgets: bool
-) -> tuple[NDArray[np.integer], NDArray[np.bool_]]:
+def _corrections(irregular: Array, anew: Array, contraction: Tensor | None) -> tuple[Array, Array]:
     """Bins where corrections start, and the bins (time + 1,) that have to be corrected."""
     time = len(irregular)
-    broken = np.append(irregular, False)
-    if forgets:
+    broken, stride = np.append(irregular, False), time
+    if contraction is not None:
+        # Bins, a power of 2, after which errors that die out as F^t are below `SAME`.
+        memory, M = 1, contraction
+        while memory < time and float(M.square().sum()) > SAME:
+            memory, M = 2 * memory, M @ M
         # Irregular stretches that are hardly apart are one, which is corrected from several bins at once.
-        broken = _joined(broken, memory // 8) & ~np.append(anew, True)
-    at, stride = np.arange(time), 2 * memory if forgets else time
-    first = np.maximum.accumulate(np.where(broken[:-1] & ~np.roll(broken[:-1], 1), at, -1))
-    return np.flatnonzero(broken[:-1] & ((at - first) % stride == 0)), broken
+        broken, stride = _joined(broken, memory // 8) & ~np.append(anew, True), 2 * memory
+    first = np.maximum.accumulate(np.where(broken[:-1] & ~np.roll(broken[:-1], 1), np.arange(time), -1))
+    return np.flatnonzero(broken[:-1] & ((np.arange(time) - first) % stride == 0)), broken
 
 
-def _joined(flags: NDArray[np.bool_], most: int) -> NDArray[np.bool_]:
+def _joined(flags: Array, most: int) -> Array:
     """The flags, set also between two that are set and at most so many apart."""
     at, never = np.arange(len(flags)), 2 * len(flags) + most
     before = np.maximum.accumulate(np.where(flags, at, -never))

@@ -3,65 +3,58 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from ldmfilter.data.untrusted.damage import damage
 from ldmfilter.errors import InputError
-from ldmfilter.files import check_target, replacing
+from ldmfilter.files import AnyPath, check_target, replacing
 from ldmfilter.version import __version__
 
 FORMAT = "ldmfilter-latents"
 ALIGNED = "ldmfilter-aligned-latents"  # of states in trials, as `filter.aligned` makes them
 TIME_CHUNK = 16_384  # bins in a chunk of a store
 
-_COV = ("time", "state", "state_2")
-#: Variables: their dims, and attributes. Time indices: t|t-1 predicted, t|t filtered, t|T smoothed.
-VARIABLES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
-    "time": (("time",), {"units": "s", "long_name": "bin centre"}),
-    "segment": (("time",), {}),
-    "interval": (("time",), {}),
-    "filtered_mean": (("time", "state"), {"time_index": "t|t"}),
-    "filtered_cov": (_COV, {"time_index": "t|t"}),
-    "predicted_mean": (("time", "state"), {"time_index": "t|t-1"}),
-    "predicted_cov": (_COV, {"time_index": "t|t-1"}),
-    "ci": (("time", "state", "bound"), {"of": "filtered_mean"}),
-    "innovation": (("time", "latent"), {"time_index": "t, given t-1"}),
-    "innovation_cov": (("time", "latent", "latent_2"), {"time_index": "t, given t-1"}),
-    "observed": (("time",), {}),
-    "trained": (("time",), {"long_name": "whether the model was trained on the bin"}),
-    "smoothed_mean": (("time", "state"), {"time_index": "t|T"}),
-    "smoothed_cov": (_COV, {"time_index": "t|T"}),
-    "lagged_mean": (("time", "state"), {"time_index": "t|t+lag"}),
-    "lagged_cov": (_COV, {"time_index": "t|t+lag"}),
-    "lagged_ci": (("time", "state", "bound"), {"of": "lagged_mean"}),
-    "dynamics": (("state",), {"long_name": "slow or fast, of a filter of both"}),
-    "ahead": (("ahead",), {"units": "s", "long_name": "from `time`, when the forecast is made, to when it is for"}),
-    "ahead_mean": (("ahead", "time", "state"), {"time_index": "t+ahead|t"}),
-    "ahead_cov": (("ahead", *_COV), {"time_index": "t+ahead|t"}),
-    "ahead_ci": (("ahead", "time", "state", "bound"), {"of": "ahead_mean"}),
-    "rate": (("time", "unit"), {"unit": "Hz", "time_index": "t|t"}),
-    "rate_ci": (("time", "unit", "bound"), {"unit": "Hz", "of": "rate"}),
-    "rate_ahead": (("ahead", "time", "unit"), {"unit": "Hz", "time_index": "t+ahead|t"}),
-    "rate_ahead_ci": (("ahead", "time", "unit", "bound"), {"unit": "Hz", "of": "rate_ahead"}),
+_TABLE: dict[str, tuple[str, dict[str, str]]] = {
+    "time": ("time", {"units": "s", "long_name": "bin centre"}),
+    "segment": ("time", {}),
+    "interval": ("time", {}),
+    "filtered_mean": ("time state", {"time_index": "t|t"}),
+    "filtered_cov": ("time state state_2", {"time_index": "t|t"}),
+    "predicted_mean": ("time state", {"time_index": "t|t-1"}),
+    "predicted_cov": ("time state state_2", {"time_index": "t|t-1"}),
+    "ci": ("time state bound", {"of": "filtered_mean"}),
+    "innovation": ("time latent", {"time_index": "t, given t-1"}),
+    "innovation_cov": ("time latent latent_2", {"time_index": "t, given t-1"}),
+    "observed": ("time", {}),
+    "trained": ("time", {"long_name": "whether the model was trained on the bin"}),
+    "smoothed_mean": ("time state", {"time_index": "t|T"}),
+    "smoothed_cov": ("time state state_2", {"time_index": "t|T"}),
+    "lagged_mean": ("time state", {"time_index": "t|t+lag"}),
+    "lagged_cov": ("time state state_2", {"time_index": "t|t+lag"}),
+    "lagged_ci": ("time state bound", {"of": "lagged_mean"}),
+    "dynamics": ("state", {"long_name": "slow or fast, of a filter of both"}),
+    "ahead": ("ahead", {"units": "s", "long_name": "from `time`, when the forecast is made, to when it is for"}),
+    "ahead_mean": ("ahead time state", {"time_index": "t+ahead|t"}),
+    "ahead_cov": ("ahead time state state_2", {"time_index": "t+ahead|t"}),
+    "ahead_ci": ("ahead time state bound", {"of": "ahead_mean"}),
+    "rate": ("time unit", {"unit": "Hz", "time_index": "t|t"}),
+    "rate_ci": ("time unit bound", {"unit": "Hz", "of": "rate"}),
+    "rate_ahead": ("ahead time unit", {"unit": "Hz", "time_index": "t+ahead|t"}),
+    "rate_ahead_ci": ("ahead time unit bound", {"unit": "Hz", "of": "rate_ahead"}),
 }
+#: Variables: their dims, and attributes. Time indices: t|t-1 predicted, t|t filtered, t|T smoothed.
+VARIABLES = {name: (tuple(dims.split()), about) for name, (dims, about) in _TABLE.items()}
 #: Every store has these.
 REQUIRED = ("time", "segment", "observed", "filtered_mean", "filtered_cov", "ci")
 # Names of variables become names of files, columns and objects.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
-
-
-@runtime_checkable
-class HasId(Protocol):
-    """A fitted filter, as far as a store names it."""
-
-    model_id_: str
 
 
 def make_latents(values: Mapping[str, np.ndarray], unit_ids: np.ndarray, attributes: Mapping[str, Any]) -> xr.Dataset:
@@ -75,7 +68,7 @@ def make_latents(values: Mapping[str, np.ndarray], unit_ids: np.ndarray, attribu
     state, latent = (np.arange(values[name].shape[1]) for name in ("filtered_mean", "innovation"))
     coords: dict[str, Any] = {"state": state, "state_2": state, "latent": latent, "latent_2": latent}
     coords |= {"unit": unit_ids, "bound": np.asarray(["lower", "upper"])}
-    variables = {name: (VARIABLES[name][0], value, VARIABLES[name][1]) for name, value in values.items()}
+    variables = {name: (dims, values[name], about) for name, (dims, about) in VARIABLES.items() if name in values}
     own = ("time", "segment", "interval", "ahead", "dynamics")
     coords |= {name: variables.pop(name) for name in own if name in variables}
     latents = xr.Dataset(variables, coords, attributes)
@@ -87,9 +80,7 @@ def make_latents(values: Mapping[str, np.ndarray], unit_ids: np.ndarray, attribu
     return latents
 
 
-def write_latents(
-    latents: xr.Dataset | Iterable[xr.Dataset], path: str | os.PathLike[str], overwrite: bool = False
-) -> None:
+def write_latents(latents: xr.Dataset | Iterable[xr.Dataset], path: AnyPath, overwrite: bool = False) -> None:
     """Write a decoded dataset, or its pieces one after the other, as a zarr store chunked along time, or along trials
     where it has some: whole or not at all.
 
@@ -106,7 +97,7 @@ def write_latents(
                 piece.to_zarr(scratch, mode="w", encoding=_chunks(piece), consolidated=True, zarr_format=2)
 
 
-def check_store(path: str | os.PathLike[str], overwrite: bool) -> None:
+def check_store(path: AnyPath, overwrite: bool) -> None:
     """Refuse a place where states cannot be written, before they are computed.
 
     Raises:
@@ -117,12 +108,12 @@ def check_store(path: str | os.PathLike[str], overwrite: bool) -> None:
         raise InputError(f"{path}: is no store of latent states and is not replaced; choose another name")
 
 
-def is_made_from(path: str | os.PathLike[str], model: HasId, checksum: str, options: str) -> bool:
+def is_made_from(path: AnyPath, model_id: str, checksum: str, options: str) -> bool:
     """True if a store holds the states that a model gives for the session of a checksum, by options as the attribute
     `decode_options` has them. A store that is there is whole."""
     made = {
         "ldmfilter_version": __version__,
-        "model_id": model.model_id_,
+        "model_id": model_id,
         "source_checksum": checksum,
         "decode_options": options,
     }
@@ -130,7 +121,7 @@ def is_made_from(path: str | os.PathLike[str], model: HasId, checksum: str, opti
     return found.get("format") in (FORMAT, ALIGNED) and made.items() <= found.items()
 
 
-def store_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
+def store_attributes(path: AnyPath) -> dict[str, Any]:
     """The attributes of a store, {} where there is none."""
     for name in (".zattrs", "zarr.json"):
         try:
@@ -163,7 +154,6 @@ def open_latents(path: Path) -> xr.Dataset:
         attributes = json.loads((path / ".zattrs").read_text(encoding="utf-8"))
         if not isinstance(attributes, dict) or attributes.get("format") not in (FORMAT, ALIGNED):
             raise InputError(f"{path}: is no store of latent states; give one that `ldmfilter decode` made")
-        _refuse_aligned(attributes, path)
         check_arrays(path)
         # Consolidated metadata are a copy of what was just checked, or not.
         version: dict[str, Any] = {"zarr_format": 2} if ZARR_3 else {}
@@ -185,7 +175,11 @@ def open_latents(path: Path) -> xr.Dataset:
 def check_latents(latents: xr.Dataset) -> None:
     """Raises InputError for a dataset that is not one of states: variables missing, of other dims or odd names."""
     where = source_of(latents)
-    _refuse_aligned(latents.attrs, where)
+    if latents.attrs.get("format") == ALIGNED:
+        raise InputError(
+            f"{where}: holds states in trials (around {latents.attrs.get('align')}), where states in time are needed; "
+            "decode without --align"
+        )
     for name, (dims, _) in VARIABLES.items():
         if name not in latents.variables:
             if name in REQUIRED:
@@ -206,31 +200,16 @@ def check_latents(latents: xr.Dataset) -> None:
         raise InputError(f"{where}: its time does not rise; decode it again")
 
 
-def _refuse_aligned(attributes: Mapping[str, Any], where: object) -> None:
-    if attributes.get("format") == ALIGNED:
-        raise InputError(
-            f"{where}: holds states in trials (around {attributes.get('align')}), where states in time are needed; "
-            "decode without --align"
-        )
-
-
 def source_of(latents: xr.Dataset) -> str:
     """The name of states in a message: their store, if they have one."""
     return str(latents.encoding.get("source", "states"))
 
 
-@contextmanager
-def reading(path: object) -> Iterator[None]:
+def reading(path: object) -> AbstractContextManager[None]:
     """Turn errors of a damaged store into one line. Raises: InputError."""
     from ldmfilter.data.untrusted.zarr_store import ZARR_DAMAGE
 
-    try:
-        yield
-    except InputError:
-        raise
-    except ZARR_DAMAGE as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise InputError(f"{path}: is a damaged store of states ({reason}); decode it again") from error
+    return damage(path, "store of states", "decode it again", ZARR_DAMAGE)
 
 
 def _chunks(latents: xr.Dataset) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -14,6 +14,8 @@ from scipy.linalg.lapack import dgesv, dpotrf
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+Square = Float[Tensor, "n n"]
+
 
 class NotPositiveDefiniteError(torch.linalg.LinAlgError, ValueError):
     """A matrix that should be a covariance is not one, even after the jitter that rounding explains."""
@@ -74,9 +76,7 @@ def safe_cholesky(P: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]
     raise NotPositiveDefiniteError(f"{int((info != 0).sum())} covariance(s) are not positive definite")
 
 
-def stationary_covariance(
-    A: Float[Tensor, "n n"], Q: Float[Tensor, "n n"], max_doublings: int = 60
-) -> Float[Tensor, "n n"]:
+def stationary_covariance(A: Square, Q: Square) -> Square:
     """X with X = A X A' + Q for a stable A, by doubling: after k rounds it holds the first 2^k terms of
     sum_i A^i Q A'^i (Smith's method, R. A. Smith 1968).
 
@@ -84,7 +84,7 @@ def stationary_covariance(
         NotPositiveDefiniteError: the sum does not converge, so A is not stable.
     """
     X, M = Q, A
-    for _ in range(max_doublings):
+    for _ in range(60):
         term = M @ X @ M.mT
         X = symmetrise(X + term)
         M = M @ M
@@ -173,8 +173,8 @@ class _Riccati(torch.autograd.Function):
 
 
 def riccati(
-    A: Float[Tensor, "n n"], Q: Float[Tensor, "n n"], C: Float[Tensor, "k n"], R: Float[Tensor, "k k"]
-) -> tuple[Float[Tensor, "n n"], Float[Tensor, "k k"], Float[Tensor, "n k"]]:
+    A: Square, Q: Square, C: Float[Tensor, "k n"], R: Float[Tensor, "k k"]
+) -> tuple[Square, Float[Tensor, "k k"], Float[Tensor, "n k"]]:
     """P, S = C P C' + R and K = P C' S^-1, with P the solution of the discrete algebraic Riccati equation
 
         P = A P A' - A P C' S^-1 C P A' + Q,
@@ -194,8 +194,6 @@ def pick(
     common = int(index.bincount().argmax())
     rest = (index != common).nonzero()[:, 0]
     y = x @ table[common].mT
-    if not len(rest):
-        return y
     at = rest.to(x.device)
     y[at] = (table[index[rest].to(x.device)] @ x[at, :, None])[..., 0]
     return y
@@ -208,59 +206,23 @@ def distinct(codes: Int[Tensor, " time"]) -> tuple[Int[Tensor, " distinct"], Int
     return used.nonzero()[:, 0], (used.cumsum(0) - 1)[codes]
 
 
-class _LinearRecurrence(torch.autograd.Function):
-    """Backwards it is the same recurrence, reversed, with F transposed."""
-
-    @staticmethod
-    def forward(ctx: Any, F: Tensor, index: Tensor, u: Tensor) -> Tensor:
-        x = _scan(F, index, u)
-        ctx.save_for_backward(F, index, x)
-        return x
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:  # type: ignore[override]
-        F, index, x = ctx.saved_tensors
-        back = index.flip(0).roll(1)
-        back[:1] = -1
-        v = _scan(F.mT, back, grad.flip(0)).flip(0)
-        gF = torch.zeros_like(F)
-        index, later, before = index[1:], v[1:], x[:-1]
-        common = _most_frequent(index)
-        rest = ((index != common) & (index >= 0)).nonzero()[:, 0]
-        same = (index == common).to(x.device)[:, None]
-        if common >= 0:
-            gF[common] = later.masked_fill(~same, 0).mT @ before.masked_fill(~same, 0)
-        at = rest.to(x.device)
-        gF.index_add_(0, index[rest].to(x.device), later[at, :, None] * before[at, None, :])
-        return gF, None, v
-
-
 def linear_recurrence(
     F: Float[Tensor, "row n n"], index: Int[Tensor, " time"], u: Float[Tensor, "time n"]
 ) -> Float[Tensor, "time n"]:
-    """x_t = F[index_t] x_{t-1} + u_t as an associative scan; differentiable once in F and u.
+    """x_t = F[index_t] x_{t-1} + u_t as an associative scan.
 
     Where the index is -1 nothing comes over from the bin before, not even NaN: x_t = u_t. The first bin is one.
     Bins with the most frequent index share one product, so that few others cost little. `index` is on the CPU.
+
+    Blocks of about sqrt(time) bins, all blocks at once: where each ends if it starts from 0; then, by the same
+    scan over blocks, where each truly starts; then the blocks again from there.
     """
-    return _LinearRecurrence.apply(F, index, u)
-
-
-def _most_frequent(index: Tensor) -> int:
-    """The most frequent value of -1, 0, 1, ..., -1 only where there is no other."""
-    counts = (index + 1).bincount()
-    return int(counts[1:].argmax()) if len(counts) > 1 else -1
-
-
-def _scan(F: Tensor, index: Tensor, u: Tensor) -> Tensor:
-    """Blocks of about sqrt(time) bins, all blocks at once: where each ends if it starts from 0; then, by the same
-    scan over blocks, where each truly starts; then the blocks again from there."""
     time, n = u.shape
     length = max(16, int((time / 2) ** 0.5))
     number = -(-time // length)
     whole, pad = time // length, number * length - time
-    common = max(_most_frequent(index), 0)  # bins that start anew (-1) are exceptions, never the rule
+    counts = (index + 1).bincount(minlength=2)
+    common = int(counts[1:].argmax())  # bins that start anew (-1) are exceptions, never the rule
     blocks = u.new_zeros(length, number, n)
     blocks[:, :whole] = u[: whole * length].view(whole, length, n).transpose(0, 1)
     blocks[: length - pad, number - 1] = u[(number - 1) * length :]
@@ -289,24 +251,18 @@ def _scan(F: Tensor, index: Tensor, u: Tensor) -> Tensor:
         # What a block does to its start: nothing where it starts anew, else the product of its F.
         anew = (index < 0).any(1)
         mixed = ((index != common).any(1) & ~anew).nonzero()[:, 0]
-        products = _products(F, index[mixed])
+        columns = index[mixed].mT.to(F.device)
+        products = F[columns[0]]
+        for column in columns[1:]:
+            products = F[column] @ products
         over = torch.cat([torch.linalg.matrix_power(F[common], length)[None], products])
         kind = torch.zeros(number, dtype=torch.long)
         kind[mixed] = torch.arange(1, 1 + len(mixed))
-        carried = _scan(over, kind.masked_fill(anew, -1), ends)
+        carried = linear_recurrence(over, kind.masked_fill(anew, -1), ends)
         start[1:] = carried[:-1]
     out = torch.empty_like(blocks)
     sweep(start, out)
     return out.transpose(0, 1).reshape(number * length, n)[:time]
-
-
-def _products(F: Tensor, index: Int[Tensor, "block time"]) -> Tensor:
-    """F[index_last] ... F[index_first] of each block, pairwise."""
-    index = index.to(F.device)
-    product = F[index[:, 0]]
-    for column in index.mT[1:]:
-        product = F[column] @ product
-    return product
 
 
 class _InverseSqrt(torch.autograd.Function):

@@ -40,19 +40,15 @@ class CountLines:
         signal: bool = False,
         behavior: Sequence[str] = (),
     ):
-        self._signal = signal
+        self._noun = "number" if signal else "count"
+        self._left_out = None if signal else 0
         self._units, self._behavior = list(map(str, unit_ids)), list(behavior)
         self._names = self._units + self._behavior
         self._known = {*self._names, *map(str, session_ids)}
-        self._format = format
-        self._header = header
+        self._format, self._header = format, header
         self._columns: list[int] | None = None  # below a header: where each of the model's units stands in a line
         self._width = 0
         self._first = True
-
-    @property
-    def _noun(self) -> str:
-        return "number" if self._signal else "count"
 
     def read(self, line: bytes) -> np.ndarray | str | None:
         """Counts (unit,) of a line in the model's order, NaN for a unit that was not observed, and after them the
@@ -92,8 +88,7 @@ class CountLines:
             for unit in value:
                 if unit not in self._known:
                     raise InputError(f"the session that the model was trained on has no unit {unit[:40]!r}")
-            left_out = None if self._signal else 0
-            value = [*(value.get(unit, left_out) for unit in self._units), *map(value.get, self._behavior)]
+            value = [*(value.get(unit, self._left_out) for unit in self._units), *map(value.get, self._behavior)]
         if not isinstance(value, list):
             raise InputError("neither an array of counts, an object of unit ids and counts, null nor reset")
         for one in value:

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+
+from ldmfilter.data.tables import Array, Floats
 
 SMOOTHING = 0.5  # s, time constant of the average that takes the noise out of z; turning z turns it alike
 SECOND_LAGS = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0)  # s
@@ -27,8 +28,6 @@ ROUNDS = 100  # of a refinement at most
 MOST_SIGNS = 10  # dimensions up to which all signs are tried
 CLEAR = 2.0  # a runner-up so many times as far from a perfect match as the match is no doubt
 APART = 0.5  # mean square distance of slow z under two rotations, over its variance, from which they are different
-
-Floats = NDArray[np.float64]
 
 
 class Moments(NamedTuple):
@@ -57,7 +56,7 @@ class Match(NamedTuple):
         return 1 - self.runner_up < CLEAR * (1 - self.likeness)
 
 
-def moments_of(z: Floats, run: NDArray[np.integer], bin_size: float) -> Moments:
+def moments_of(z: Floats, run: Array, bin_size: float) -> Moments:
     """The moments of white z (time, latent); `run` (time,) has another number where something is missing between."""
     decay = math.exp(-bin_size / SMOOTHING)
     ends = np.flatnonzero(np.diff(run, append=run[-1] + 1)) + 1
@@ -65,7 +64,8 @@ def moments_of(z: Floats, run: NDArray[np.integer], bin_size: float) -> Moments:
     x = np.concatenate([pd.DataFrame(part).ewm(alpha=1 - decay, adjust=False).mean()[1:] for part in from_zero])
     x = x - x.mean(0)
     length = np.sqrt((x**2).mean(1))
-    x /= np.sqrt((length**2).mean()) * np.sqrt(1 + (length / (RADIUS * np.sqrt((length**2).mean()))) ** 2)[:, None]
+    typical, n = np.sqrt((length**2).mean()), z.shape[1]
+    x /= typical * np.sqrt(1 + (length / (RADIUS * typical)) ** 2)[:, None]
 
     def pairs(lag: float) -> tuple[Floats, Floats]:
         bins = min(max(round(lag / bin_size), 1), len(run)) if lag else 0
@@ -73,8 +73,7 @@ def moments_of(z: Floats, run: NDArray[np.integer], bin_size: float) -> Moments:
         return x[: len(x) - bins][same], x[bins:][same]
 
     def third(one: Floats, other: Floats) -> Floats:
-        products = (one[:, :, None] * one[:, None, :]).reshape(len(one), one.shape[1] ** 2)
-        n = one.shape[1]
+        products = (one[:, :, None] * one[:, None, :]).reshape(len(one), n**2)
         return (products.T @ other).reshape(n, n, n) / max(len(one), 1)
 
     second = [now.T @ later / max(len(now), 1) for now, later in map(pairs, SECOND_LAGS)]

@@ -1,49 +1,86 @@
 """LDMFilter: the estimator. Settings in, `fit`, `decode`, `save` and `load`."""
 
+import copy
 import dataclasses
 import logging
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import indent
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import nn
 
 from ldmfilter.config import FilterConfig, build_filter_config, current_settings, described, settings
-from ldmfilter.data.counts import is_signal
+from ldmfilter.data.counts import is_signal, seen_counts
+from ldmfilter.data.frames import frame_bins
 from ldmfilter.data.prepare import as_counts
+from ldmfilter.data.tables import shorten
+from ldmfilter.data.windows import stretches
 from ldmfilter.errors import InputError
-from ldmfilter.files import disk_errors
+from ldmfilter.files import AnyPath, disk_errors
 from ldmfilter.filter.candidates import Trained, listed, read_trained
-from ldmfilter.filter.decode import decode
+from ldmfilter.filter.decode import decode_blocks, follow_blocks
 from ldmfilter.filter.evaluation import Record, read_history
-from ldmfilter.filter.fitted import SOURCE_KEYS, Fitted, FittedSession
 from ldmfilter.filter.matching import no_moments
-from ldmfilter.filter.network import current_names
+from ldmfilter.filter.network import Network, current_names, names_of_format_2
 from ldmfilter.filter.rates import Rates
 from ldmfilter.filter.spikes_ahead import spikes_ahead_of_all
 from ldmfilter.filter.training import Training
 from ldmfilter.html import table
 from ldmfilter.progress import follow
-from ldmfilter.tensors import damaged, read_tensors, unit_ids, write_tensors
+from ldmfilter.tensors import Tensors, below, digest, read_tensors, reading, unit_ids, write_tensors
 from ldmfilter.version import __version__
 
 log = logging.getLogger("ldmfilter")
 
 Progress = bool | Callable[[Record], None] | None
+Item = TypeVar("Item")
+SOURCE_KEYS = ("path", "identifier", "session_id", "session_start_time", "checksum")
 MODEL_FILE = "model.safetensors"
 #: Version of the model file. It rises when an older package could not read a newer file.
 MODEL_FORMAT = 6
 
 
-@dataclass(eq=False, repr=False)
-class LDMFilter(Fitted):
+@dataclass(frozen=True, eq=False)
+class FittedSession:
+    """A session that a filter has an encoder for.
+
+    Attributes:
+        unit_ids: (unit,) ids of the units, in the order of the counts.
+        source: where the training counts came from.
+        trained_spans: (start, stop), s: the time that training saw, its held-out blocks included.
+        signal: whether these are channels of a signal, not counts of spikes.
+    """
+
+    unit_ids: np.ndarray
+    source: dict[str, str]
+    trained_spans: list[tuple[float, float]]
+    signal: bool = False
+
+    @classmethod
+    def of(cls, counts: xr.DataArray) -> "FittedSession":
+        """From the counts that training saw."""
+        source = {k: str(v) for k, v in counts.attrs.items() if k in SOURCE_KEYS}
+        return cls(counts["unit"].to_numpy(), source, stretches(counts), is_signal(counts))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the session: its path, the path's last part, and the ids that its file gives."""
+        path = self.source.get("path", "")
+        return [name for name in (path, Path(path).name, *map(self.source.get, SOURCE_KEYS[1:])) if name]
+
+    @property
+    def name(self) -> str:
+        """The first of its names, for a message."""
+        return next(iter(self.names), "memory")
+
+
+class LDMFilter(FilterConfig):
     """Nonlinear Bayesian filter for spike counts, or a signal such as dF/F, trained without labels by predictive latent
     distribution matching (Mikulasch & Zenke 2026).
 
@@ -91,6 +128,17 @@ class LDMFilter(Fitted):
     (600, 2, 2)
     """
 
+    sessions_: list[FittedSession]
+    sized_: FilterConfig
+    bin_size_: float
+    frame_: float
+    candidates_: list[Trained]
+    kept_: Trained
+    ended_: bool
+    history_: list[Record]
+    network_: Network
+    parts_: list["LDMFilter"]
+
     def fit(
         self,
         counts: Any,
@@ -136,16 +184,14 @@ class LDMFilter(Fitted):
         >>> quick.fit(counts).history_[-1].step
         2
         """
-        recordings = [as_counts(one, bin_size) for one in _several(counts)]
-        training = Training(self, recordings)
+        training = Training(self, [as_counts(one, bin_size) for one in several(counts)])
         _drive(training, progress)
-        return self.take(training, recordings)
+        return self.take(training)
 
-    def take(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> "LDMFilter":
-        """Take over what a training on these counts has reached: the parameters at its kept step."""
-        recordings = _several(counts)
-        self.sessions_ = list(map(FittedSession.of, recordings))
-        self.bin_size_ = float(recordings[0].attrs["bin_size"])
+    def take(self, training: Training) -> "LDMFilter":
+        """Take over what a training has reached: the parameters at its kept step."""
+        self.sessions_ = list(map(FittedSession.of, training.counts))
+        self.bin_size_ = float(training.counts[0].attrs["bin_size"])
         self.candidates_, self.kept_ = list(training.trained), training.kept
         self.ended_ = training.ended
         self.history_ = list(training.history)
@@ -183,19 +229,15 @@ class LDMFilter(Fitted):
         [6, 5]
         """
         self.check_fitted()
-        counts = as_counts(counts, self.bin_size_)
-        training = self.adding(counts)
+        training = self.adding(as_counts(counts, self.bin_size_))
         _drive(training, progress)
-        return self.take_added(training, counts)
+        return self.take_added(training)
 
     def adding(self, counts: xr.DataArray) -> Training:
         """The training of `add`, for who wants to follow it; `take_added` takes over what it has reached."""
         self.check_fitted()
-        where, size = counts.attrs.get("path", "counts"), float(counts.attrs["bin_size"])
-        if not np.isclose(size, self.bin_size_, rtol=1e-9):
-            raise InputError(
-                f"{where}: bins of {size:g} s, but the model was trained on {self.bin_size_:g} s; use those"
-            )
+        self.check_bins(counts)
+        where = counts.attrs.get("path", "counts")
         checksum = str(counts.attrs.get("checksum", ""))
         if checksum and checksum in [one.source.get("checksum") for one in self.sessions_]:
             raise InputError(f"{where}: is one of {self.listed()} already; decode it")
@@ -206,14 +248,14 @@ class LDMFilter(Fitted):
             config = dataclasses.replace(config, dynamics=self.kept_.dynamics)
         return Training(config, counts, [(part.network_, part.frame_) for part in self.parts])
 
-    def take_added(self, training: Training, counts: xr.DataArray) -> "LDMFilter":
+    def take_added(self, training: Training) -> "LDMFilter":
         """Take over the encoder of a further session from a training that `adding` gave."""
         first = f"encoders.{len(self.sessions_)}."
         parts = []
         for part, (_, tensors) in zip(self.parts, training.parts, strict=True):
-            mine = {first + k.removeprefix("encoders.0."): v for k, v in tensors.items() if k.startswith("encoders.")}
+            mine = {first + name: value for name, value in below("encoders.0.", tensors).items()}
             parts.append((part.kept_, part.network_.state_dict() | mine))
-        self.sessions_ = [*self.sessions_, FittedSession.of(counts)]
+        self.sessions_ = [*self.sessions_, *map(FittedSession.of, training.counts)]
         self.set_parts(parts)
         return self
 
@@ -292,7 +334,9 @@ class LDMFilter(Fitted):
         self.check_fitted()
         counts = as_counts(counts, self.bin_size_)
         model = self.of(counts if session is None else session)
-        latents = decode(model, counts, ci, smooth, device, ahead, lag, progress)
+        pieces = decode_blocks(model, counts, ci, smooth, device=device, ahead=ahead, lag=lag)
+        blocks = list(follow_blocks(pieces, counts.sizes["time"]) if progress else pieces)
+        latents = blocks[0] if len(blocks) == 1 else xr.concat(blocks, "time", data_vars="minimal", coords="minimal")
         if not rates:
             return latents
         return (Rates.fit(latents, counts) if rates is True else rates).add(latents)
@@ -380,10 +424,7 @@ class LDMFilter(Fitted):
         self.check_fitted()
         counts = as_counts(counts, self.bin_size_)
         states = self.decode(counts)["filtered_mean"].to_numpy().astype(np.float64)
-        seen = counts["observed"].to_numpy()[:, None]
-        if "unit_observed" in counts.coords:
-            seen = seen & counts["unit_observed"].to_numpy()
-        values = np.where(seen, counts.to_numpy(), np.nan).astype(np.float64)
+        values = seen_counts(counts).astype(np.float64)
         segment, every = counts["segment"].to_numpy(), np.ones(len(states), dtype=bool)
         return spikes_ahead_of_all(states, values, segment, every, self.bin_size_, is_signal(counts)).value
 
@@ -488,7 +529,7 @@ class LDMFilter(Fitted):
         if not hasattr(self, "network_"):
             return table(repr(self), [], note="not fitted; help(LDMFilter) explains the settings")
         rows = [
-            ("sessions", ", ".join(one.names[0] if one.names else "memory" for one in self.sessions_)),
+            ("sessions", ", ".join(one.name for one in self.sessions_)),
             ("units", ", ".join(str(len(one.unit_ids)) for one in self.sessions_)),
             ("states", f"{self.sized_.states}, of {self.sized_.latents} pseudo-observations"),
             ("bins", f"{self.bin_size_:g} s, in frames of {' and '.join(f'{x.frame_:g}' for x in self.parts)} s"),
@@ -498,7 +539,7 @@ class LDMFilter(Fitted):
         ]
         return table(repr(self), rows, note="fitted" if self.ended_ else "training has not ended")
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(self, folder: AnyPath) -> Path:
         """Write the model into a folder, which is made where it is missing; one file, replaced at once.
 
         Parameters
@@ -536,25 +577,197 @@ class LDMFilter(Fitted):
             "parts": [dataclasses.asdict(part.kept_) for part in self.parts_],
             "candidates": [dataclasses.asdict(one) for one in self.candidates_],
             "ended": self.ended_,
-            "sessions": [
-                {
-                    "unit_ids": one.unit_ids.tolist(),
-                    "source": one.source,
-                    "trained_spans": one.trained_spans,
-                    "signal": one.signal,
-                }
-                for one in self.sessions_
-            ],
+            "sessions": [vars(one) | {"unit_ids": one.unit_ids.tolist()} for one in self.sessions_],
             "history": [dataclasses.asdict(record) for record in self.history_],
         }
         write_tensors(path, self.network_.state_dict(), description)
         return path
 
+    def of(self, session: int | str | xr.DataArray) -> "LDMFilter":
+        """The filter of one of the sessions, with the same parameters, not copies; of a filter of one, itself.
+
+        Parameters
+        ----------
+        session : int, str or xarray.DataArray
+            Its position, one of its names (`FittedSession.names`), or counts: those of the session with the same
+            checksum, else with the same identifier, else with the same units.
+
+        Returns
+        -------
+        LDMFilter
+
+        Raises
+        ------
+        InputError
+            None or several fit; names the sessions.
+
+        Examples
+        --------
+        >>> model.of(counts).unit_ids_.tolist()
+        [0, 1, 2, 3, 4, 5]
+        """
+        self.check_fitted()
+        if len(self.sessions_) == 1:
+            return self
+        return self.keep([self._find(session)])
+
+    def keep(self, positions: Sequence[int]) -> "LDMFilter":
+        """The filter of some of the sessions, with the same parameters, not copies."""
+        self.check_fitted()
+        model = copy.copy(self)
+        model.sessions_ = [self.sessions_[i] for i in positions]
+        if self.parts_:
+            model._join([part.keep(positions) for part in self.parts_])
+        else:
+            model.network_ = self.network_.keep(positions)
+        return model
+
+    def of_frames(self) -> "LDMFilter":
+        """The same filter for counts in bins as long as its frames (`data.frames.apart`)."""
+        model = copy.copy(self)
+        model.bin_size_ = model.frame_ = self.frame_bins_ * self.bin_size_
+        return model
+
+    def _find(self, session: int | str | xr.DataArray) -> int:
+        every = range(len(self.sessions_))
+        if isinstance(session, int):
+            tiers, what = [[i for i in every if i == session]], f"session {session}"
+        elif isinstance(session, str):
+            tiers, what = [[i for i in every if session in self.sessions_[i].names]], session
+        else:
+            what = str(session.attrs.get("path") or "counts")
+            ids = session["unit"].to_numpy().tolist()
+            units = [i for i in every if self.sessions_[i].unit_ids.tolist() == ids]
+
+            def same(key: str, among: Sequence[int]) -> list[int]:
+                value = str(session.attrs.get(key, ""))
+                return [i for i in among if value and self.sessions_[i].source.get(key) == value]
+
+            tiers = [same("checksum", every), same("identifier", units), units]
+        return find_one(tiers, what, self.listed())
+
+    def listed(self) -> str:
+        """The number of sessions and their names, for a message."""
+        names = [one.name for one in self.sessions_]
+        return f"the model's {len(names)} sessions ({shorten(names)})"
+
+    def _only(self) -> FittedSession:
+        self.check_fitted()
+        if len(self.sessions_) > 1:
+            raise InputError(f"choose one of {self.listed()} first, with of(session)")
+        return self.sessions_[0]
+
+    @property
+    def unit_ids_(self) -> np.ndarray:
+        """Ids of the units (unit,), in the order of the counts. Raises: InputError for several sessions."""
+        return self._only().unit_ids
+
+    @property
+    def source_(self) -> dict[str, str]:
+        """The source of the training counts: path, identifiers, checksum. Raises: InputError for several sessions."""
+        return self._only().source
+
+    @property
+    def trained_spans_(self) -> list[tuple[float, float]]:
+        """The time (start, stop), s, that training saw. Raises: InputError for several sessions."""
+        return self._only().trained_spans
+
+    @property
+    def signal_(self) -> bool:
+        """True for a filter of a signal, False for one of counts. Raises: InputError for several sessions."""
+        return self._only().signal
+
+    @property
+    def parts(self) -> list["LDMFilter"]:
+        """The filters whose states it has: of slow and of fast states, or itself alone."""
+        return self.parts_ or [self]
+
+    def set_parts(self, parts: Sequence[tuple[Trained, Tensors]]) -> None:
+        """Take what was kept, of each part, for the sessions that are set; `kept_` is set already."""
+        self.parts_ = []
+        models = [copy.copy(self) for _ in parts] if len(parts) > 1 else [self]
+        for model, (kept, tensors) in zip(models, parts, strict=True):
+            model.kept_, model.frame_ = kept, kept.frame
+            model.set_network(tensors)
+        if len(models) > 1:
+            self._join(models)
+
+    def _join(self, parts: Sequence["LDMFilter"]) -> None:
+        """Become the filter of these parts."""
+        self.parts_, self.frame_ = list(parts), max(one.frame_ for one in parts)
+        networks = nn.ModuleDict({one.kept_.dynamics: one.network_ for one in parts})
+        self.network_ = networks  # type: ignore[assignment]  # what computes asks the parts
+        self._set_sizes(sum(one.sized_.latents for one in parts), sum(one.sized_.states for one in parts))
+
+    def _set_sizes(self, latents: int, states: int) -> None:
+        self.sized_ = FilterConfig(**self.get_params() | {"latent_dim": latents, "state_dim": states})
+
+    def set_network(self, tensors: Tensors) -> None:
+        """Take a network's parameters, for the sessions that are set."""
+        self._set_sizes(len(tensors["encoders.0.z_mean"]), len(tensors["gauge"]))
+        with torch.random.fork_rng(devices=[]):  # a caller's random numbers are not ours to draw
+            signals = [one.signal for one in self.sessions_]
+            network = Network([len(one.unit_ids) for one in self.sessions_], self.sized_, self.frame_, signals=signals)
+        network.load_state_dict(tensors)
+        self.network_ = network.eval()
+
+    @property
+    def model_id_(self) -> str:
+        """Hash of the parameters: that of a session's filter stays when others are added."""
+        return digest(names_of_format_2(self.network_.state_dict()))[:16]
+
+    @property
+    def kept_step_(self) -> int:
+        """The step whose parameters are used; of several parts the last."""
+        return self.kept_.kept_step
+
+    @property
+    def kept_record_(self) -> Record:
+        """The evaluation of the step that was kept, of a filter of one part."""
+        return {one.step: one for one in self.history_ if one.candidate == self.kept_.name}[self.kept_step_]
+
+    @property
+    def frame_bins_(self) -> int:
+        """Bins in a frame (`data.frames`)."""
+        return frame_bins(self.frame_, self.bin_size_)
+
+    def check_fitted(self) -> None:
+        """Raises: InputError where it is not fitted."""
+        if not hasattr(self, "network_"):
+            raise InputError("this LDMFilter has not been fitted; call fit(counts) or load a model first")
+
+    def check_bins(self, counts: xr.DataArray) -> None:
+        """Raises: InputError for counts in bins of another size."""
+        size = float(counts.attrs["bin_size"])
+        if not np.isclose(size, self.bin_size_, rtol=1e-9):
+            raise InputError(
+                f"{counts.attrs.get('path', 'counts')}: bins of {size:g} s, but the model was trained on "
+                f"{self.bin_size_:g} s; use those"
+            )
+
 
 LDMFilter.__doc__ = (LDMFilter.__doc__ or "").replace("{settings}", indent(described(FilterConfig), "    ").strip())
 
 
-def _several(counts: Any) -> list[Any]:
+def find_one(tiers: Sequence[Sequence[Item]], what: str, whose: str) -> Item:
+    """The session that is meant, of a model or of a run.
+
+    Args:
+        tiers: the sessions that fit, by one test each, the surest first; the first that is not empty decides.
+        what: the name of what was asked for.
+        whose: the sessions to choose from, in words.
+
+    Raises:
+        InputError: no session fits, or several.
+    """
+    found = next((tier for tier in tiers if tier), [])
+    if len(found) != 1:
+        raise InputError(f"{what}: is {f'like {len(found)}' if found else 'none'} of {whose}; name one of them")
+    return found[0]
+
+
+def several(counts: Any) -> list[Any]:
+    """One or several, as a list."""
     return list(counts) if isinstance(counts, list | tuple) else [counts]
 
 
@@ -566,7 +779,7 @@ def _drive(training: Training, progress: Progress) -> None:
             progress(record)
 
 
-def _current(tensors: dict[str, Tensor], format: int, latents: int) -> dict[str, Tensor]:
+def _current(tensors: Tensors, format: int, latents: int) -> Tensors:
     """The tensors of an older model file by the names they have now. Format 1 knew one session and no moments, encoders
     until format 5 no linear map."""
     if format == 1:
@@ -585,13 +798,7 @@ def _current(tensors: dict[str, Tensor], format: int, latents: int) -> dict[str,
     return current_names(tensors)
 
 
-def _of_part(tensors: dict[str, Tensor], part: Trained) -> dict[str, Tensor]:
-    """The tensors of a part of a filter."""
-    prefix = f"{part.dynamics}."
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def load(folder: str | os.PathLike[str]) -> LDMFilter:
+def load(folder: AnyPath) -> LDMFilter:
     """Read a model that `LDMFilter.save` or a training run wrote. Nothing in it is executed.
 
     Parameters
@@ -627,11 +834,11 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
             f"{path}: model format {found}, made by ldmfilter {header.get('package_version')}, is newer than this "
             f"package reads ({MODEL_FORMAT}); update ldmfilter"
         )
-    try:
+    with reading(path):
         bin_size = float(header["bin_size"])
         asked = header["settings"] if found > 3 else current_settings(header["settings"], bin_size)
         config = build_filter_config(asked, f"{path}: settings")
-        model = LDMFilter(**{f.name: getattr(config, f.name) for f in dataclasses.fields(FilterConfig)})
+        model = LDMFilter(**vars(config))
         until_3 = {"name": "", "frame": bin_size, "kept_step": header.get("kept_step"), "lead": [0, 0]}
         model.kept_ = read_trained(header.get("kept", until_3))
         model.bin_size_ = bin_size
@@ -651,14 +858,10 @@ def load(folder: str | os.PathLike[str]) -> LDMFilter:
             raise ValueError("it was trained on bins of no length, or not at all")
         kept = [read_trained(one) for one in header.get("parts", [])]
         current = _current(tensors, found, config.latents)
-        model.set_parts([(one, _of_part(current, one)) for one in kept] or [(model.kept_, current)])
+        model.set_parts([(one, below(f"{one.dynamics}.", current)) for one in kept] or [(model.kept_, current)])
         [part.kept_record_ for part in model.parts]
         if not all(bool(x.isfinite().all()) for x in tensors.values()) or not all(
             bool(x.isfinite().all()) for part in model.parts for x in part.network_.linear_gaussian()
         ):
             raise ValueError("its parameters are not finite")
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise damaged(path, error) from None
     return model

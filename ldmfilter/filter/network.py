@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from ldmfilter.filter.kalman import LinearGaussian
 from ldmfilter.filter.linalg import symmetrise
 from ldmfilter.filter.matching import Moments, no_moments
 from ldmfilter.filter.parameters import Dynamics, NoiseWithMemory
+from ldmfilter.tensors import Tensors
 
 NOISE_MEMORY = 0.1  # s, time constant of the noise before it is refitted
 
@@ -126,14 +127,14 @@ class Network(nn.Module):
 _NAMES = {"second_moments": "law_second", "third_moments": "law_third"}
 
 
-def names_of_format_2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def names_of_format_2(tensors: Tensors) -> Tensors:
     """A network's tensors by the names of model format 2, which a model's id is made of. Encoders of that time had no
     linear map: one that is 0 is left out."""
     linear = {name for name, value in tensors.items() if name.endswith(".linear.weight") and not value.any()}
     return {_NAMES.get(name, name): value for name, value in tensors.items() if name not in linear}
 
 
-def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def current_names(tensors: Tensors) -> Tensors:
     """A network's tensors by the names that they have now, from those of model format 2 or now."""
     now = {old: new for new, old in _NAMES.items()}
     return {now.get(name, name): value for name, value in tensors.items()}

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ldmfilter.errors import InputError
-from ldmfilter.filter.fixed_lag import lag_frames
+from ldmfilter.filter.forecast import lag_frames
 from ldmfilter.filter.linalg import block_diagonal
 from ldmfilter.filter.online_part import MOST, Array, OnlinePart
 
 if TYPE_CHECKING:
-    from ldmfilter.filter.fitted import Fitted
+    from ldmfilter.filter.model import LDMFilter
 
 __all__ = ["OnlineFilter"]
 
@@ -67,7 +67,7 @@ class OnlineFilter:
     True
     """
 
-    def __init__(self, model: Fitted, lag: float | None = None):
+    def __init__(self, model: LDMFilter, lag: float | None = None):
         model.check_fitted()
         self.unit_ids, self.model_id, self._signal = model.unit_ids_, model.model_id_, model.signal_
         frames = 0 if lag is None else lag_frames(lag, model.frame_)

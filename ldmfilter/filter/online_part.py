@@ -23,7 +23,7 @@ from ldmfilter.filter.kalman import gain, steady_state
 from ldmfilter.filter.linalg import NotPositiveDefiniteError
 
 if TYPE_CHECKING:
-    from ldmfilter.filter.fitted import Fitted
+    from ldmfilter.filter.model import LDMFilter
     from ldmfilter.filter.network import Network
 
 Array = NDArray[np.float64]
@@ -50,7 +50,7 @@ class OnlinePart:
         bins: number of bins taken since the start or the last `reset`.
     """
 
-    def __init__(self, model: Fitted, lag_bins: int):
+    def __init__(self, model: LDMFilter, lag_bins: int):
         self._units = len(model.unit_ids_)
         self._none = MOST if model.signal_ else -1.0  # stands for NaN in a saved state
         self._encode = _Encoder(model.network_)

@@ -6,18 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from ldmfilter.data.counts import check_counts, is_signal, where_of
+from ldmfilter.data.counts import check_counts, is_signal, seen_counts, where_of
+from ldmfilter.data.tables import Floats
 from ldmfilter.errors import InputError
 from ldmfilter.filter.latents import VARIABLES
-from ldmfilter.filter.spikes_ahead import MOST_FITTED
+from ldmfilter.filter.spikes_ahead import MOST_FITTED, thin
 
 PENALTY = 0.01  # of squared weights, in the units' mean counts and the states' standard deviations
 LEAST_BINS = 50  # that a regression is fitted to
-
-Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +86,10 @@ class Rates:
                 f"{where_of(counts)}: {rows.size} bins of training time are too few to fit rates to; give counts that "
                 "the filter was trained on"
             )
-        rows = rows[np.linspace(0, rows.size - 1, min(rows.size, MOST_FITTED)).astype(np.int64)]
+        rows = thin(rows, MOST_FITTED)
         some = latents.isel(time=rows)
         m, P = (some[name].to_numpy().astype(np.float64) for name in ("filtered_mean", "filtered_cov"))
-        y = counts.isel(time=rows).to_numpy().astype(np.float64)
-        if "unit_observed" in counts.coords:
-            y[~counts["unit_observed"].to_numpy()[rows]] = np.nan
+        y = seen_counts(counts.isel(time=rows)).astype(np.float64)
         fitted = np.stack([_regression(m, column) for column in y.T])
         w, a = fitted[:, :-1], fitted[:, -1] - np.log(float(counts.attrs["bin_size"]))
         c = a - 0.5 * _variances(w, P).mean(0)
@@ -151,17 +147,13 @@ class Rates:
         ('time', 'unit', 'bound')
         """
         level = float(latents.attrs["ci_level"])
-        mean, cov = latents["filtered_mean"].to_numpy(), latents["filtered_cov"].to_numpy()
-        found = dict(zip(("rate", "rate_ci"), self.expected(mean, cov, level), strict=True))
-        if "ahead_mean" in latents:
-            means, covs = latents["ahead_mean"].to_numpy(), latents["ahead_cov"].to_numpy()
-            each = [self.expected(mean, cov, level) for mean, cov in zip(means, covs, strict=True)]
-            found |= dict(zip(("rate_ahead", "rate_ahead_ci"), map(np.stack, zip(*each, strict=True)), strict=True))
-        for name, values in found.items():
-            dims, about = VARIABLES[name]
-            latents = latents.assign({name: (dims, values.astype(np.float32), about)})
-            if "bound" in dims:
-                latents[name].attrs["level"] = level
+        for of, name in (("filtered", "rate"), ("ahead", "rate_ahead")):
+            if f"{of}_mean" in latents:
+                found = self.expected(latents[f"{of}_mean"].to_numpy(), latents[f"{of}_cov"].to_numpy(), level)
+                for variable, values in zip((name, f"{name}_ci"), found, strict=True):
+                    dims, about = VARIABLES[variable]
+                    latents = latents.assign({variable: (dims, values.astype(np.float32), about)})
+                latents[f"{name}_ci"].attrs["level"] = level
         return latents
 
 
@@ -179,6 +171,6 @@ def _regression(states: Floats, counts: Floats) -> Floats:
 
 
 def _variances(weights: Floats, cov: Floats) -> Floats:
-    """w'P w (time, unit)."""
+    """w'P w (*bins, unit)."""
     squares = (weights[:, :, None] * weights[:, None]).reshape(len(weights), -1)
-    return np.maximum(cov.reshape(len(cov), -1) @ squares.T, 0)
+    return np.maximum(cov.reshape(*cov.shape[:-2], -1) @ squares.T, 0)

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ldmfilter.data import FORMATS
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors, write_bytes
-from ldmfilter.tensors import damaged, unit_ids
+from ldmfilter.tensors import reading, unit_ids
 
 RUN_FORMAT = 3
 RUN_FILE, CONFIG_FILE = "run.json", "config.toml"
@@ -87,7 +86,7 @@ def read_options(path: Path) -> tuple[Config, dict[str, Any]]:
     run, options = path / RUN_FILE, path / CONFIG_FILE
     if not run.is_file():
         raise InputError(f"{path}: is not a run folder (no {RUN_FILE}); name one that `ldmfilter train` made")
-    try:
+    with reading(run):
         about = json.loads(run.read_text(encoding="utf-8"))
         if about["format"] > RUN_FORMAT:
             raise InputError(
@@ -104,22 +103,7 @@ def read_options(path: Path) -> tuple[Config, dict[str, Any]]:
         config = Config.from_dict(asked, str(options))
         if sha256(options.read_bytes()) != about["config_sha256"]:
             raise InputError(f"{options}: is not what the run was made with; restore the file or train again")
-    except InputError:
-        raise
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise damaged(run, error) from None
     return config, about
-
-
-def created(root: Path) -> dict[Path, str]:
-    """When each run below a folder was made, ISO 8601. Warns of a damaged one."""
-    made: dict[Path, str] = {}
-    for path in root.glob(f"*/{RUN_FILE}") if root.is_dir() else []:
-        try:
-            made[path.parent] = str(json.loads(path.read_text(encoding="utf-8"))["created"])
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            warnings.warn(f"{path}: damaged file; this run is passed over", stacklevel=3)
-    return made
 
 
 def exists_already(path: Path) -> InputError:

@@ -13,9 +13,9 @@ All of it is data, written whole or not at all; opening a stranger's folder runs
 import errno
 import json
 import math
-import os
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -27,21 +27,20 @@ from filelock import FileLock, Timeout
 
 from ldmfilter.config import Config
 from ldmfilter.data import read_session
+from ldmfilter.data.binned import BinnedSession
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.prepare import prepare
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import reserve
 from ldmfilter.errors import BusyError, InputError
-from ldmfilter.files import disk_errors, plain_name, write_bytes
+from ldmfilter.files import AnyPath, disk_errors, plain_name, write_bytes
 from ldmfilter.filter.evaluation import Record
-from ldmfilter.filter.finding import find_one
-from ldmfilter.filter.model import MODEL_FILE, LDMFilter, load
+from ldmfilter.filter.model import MODEL_FILE, LDMFilter, find_one, load, several
 from ldmfilter.filter.run_files import (
     RUN_FILE,
     RUN_FORMAT,
     RunSession,
-    created,
     exists_already,
     read_options,
     sha256,
@@ -49,7 +48,7 @@ from ldmfilter.filter.run_files import (
 )
 from ldmfilter.filter.training import Training
 from ldmfilter.ranks import ranks
-from ldmfilter.tensors import damaged, read_tensors, write_tensors
+from ldmfilter.tensors import read_tensors, reading, write_tensors
 from ldmfilter.version import __version__
 
 RUNS = Path("runs")
@@ -116,7 +115,7 @@ class Run:
         """All units of the session."""
         return self.session.session_unit_ids
 
-    def choose(self, session: str | os.PathLike[str] | Session | None) -> "Run":
+    def choose(self, session: AnyPath | Session | None) -> "Run":
         """The run as one of its sessions sees it; a run of one session is that already.
 
         Args:
@@ -132,22 +131,19 @@ class Run:
             raise InputError(f"{self.folder}: has {self.listed}; name one of them, by --session")
         if isinstance(session, Session):
             where, ids = session.source.path, session.units["unit"].to_numpy().tolist()
-            tests = [
-                [one.checksum == session.source.checksum for one in self.sessions],
-                [ids in (one.unit_ids, one.session_unit_ids) for one in self.sessions],
+            tiers = [
+                [one for one in self.sessions if one.checksum == session.source.checksum],
+                [one for one in self.sessions if ids in (one.unit_ids, one.session_unit_ids)],
             ]
         else:
             where = str(session)
-            tests = [
-                [where == one.session for one in self.sessions],
-                [Path(where).name == Path(one.session).name for one in self.sessions],
+            tiers = [
+                [one for one in self.sessions if where == one.session],
+                [one for one in self.sessions if Path(where).name == Path(one.session).name],
             ]
-            if not any(map(any, tests)) and Path(where).exists():
+            if not any(tiers) and Path(where).exists():
                 return self.choose(self.read(where))
-        tiers = [[i for i, fits in enumerate(test) if fits] for test in tests]
-        return self._of(
-            self.sessions[find_one(tiers, where, f"the sessions of {self.folder}, which has {self.listed}")]
-        )
+        return self._of(find_one(tiers, where, f"the sessions of {self.folder}, which has {self.listed}"))
 
     def _of(self, session: RunSession) -> "Run":
         run = Run(self.folder, self.config, self._about)
@@ -157,10 +153,10 @@ class Run:
     @classmethod
     def create(
         cls,
-        folder: str | os.PathLike[str] | None,
+        folder: AnyPath | None,
         config: Config,
-        session: Session | Sequence[Session],
-        counts: xr.DataArray | Sequence[xr.DataArray],
+        session: Session | list[Session],
+        counts: xr.DataArray | list[xr.DataArray],
     ) -> "Run":
         """Make a run folder; without a name, a new one below `runs/`. Of processes that train together, the first does.
 
@@ -174,8 +170,7 @@ class Run:
             InputError: the folder holds something already or cannot be written to.
         """
         now = datetime.now(UTC)
-        sessions = [session] if isinstance(session, Session) else list(session)
-        used = [counts] if isinstance(counts, xr.DataArray) else list(counts)
+        sessions, used = several(session), several(counts)
         path = new_folder(sessions, now) if folder is None else Path(folder)
         if ranks().first and path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise exists_already(path)
@@ -187,13 +182,12 @@ class Run:
             "sessions": [asdict(RunSession.of(*pair)) for pair in zip(sessions, used, strict=True)],
             "config_sha256": sha256(toml.encode()),
         }
-        if not ranks().first:
-            return cls(path, config, about)
-        write_new(path, toml, about)
+        if ranks().first:
+            write_new(path, toml, about)
         return cls(path, config, about)
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> "Run":
+    def open(cls, folder: AnyPath) -> "Run":
         """Open a run folder.
 
         Raises:
@@ -201,24 +195,27 @@ class Run:
         """
         path = Path(folder)
         config, about = read_options(path)
-        try:
+        with reading(path / RUN_FILE):
             return cls(path, config, about)
-        except (ValueError, LookupError, TypeError) as error:
-            raise damaged(path / RUN_FILE, error) from None
 
     @classmethod
-    def latest(cls, root: Path = RUNS) -> "Run":
-        """The run below `root` that was made last.
+    def latest(cls) -> "Run":
+        """The run below `runs/` that was made last. Warns of a damaged one.
 
         Raises:
             InputError: there is none.
         """
-        made = created(root)
+        made: dict[Path, str] = {}
+        for path in RUNS.glob(f"*/{RUN_FILE}"):
+            try:
+                made[path.parent] = str(json.loads(path.read_text(encoding="utf-8"))["created"])
+            except (OSError, ValueError, LookupError, TypeError, RecursionError):
+                warnings.warn(f"{path}: damaged file; this run is passed over", stacklevel=2)
         if not made:
-            raise InputError(f"{root}: no run here; run `ldmfilter train SESSION` first, or give --run FOLDER")
+            raise InputError(f"{RUNS}: no run here; run `ldmfilter train SESSION` first, or give --run FOLDER")
         return cls.open(max(made, key=made.__getitem__))
 
-    def train(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> Iterator[Record]:
+    def train(self, training: Training) -> Iterator[Record]:
         """Run a training and keep log, checkpoints and model up to date; one record an evaluation.
 
         Raises:
@@ -230,21 +227,21 @@ class Run:
             return
         self._hold()
         try:
-            yield from self._train(training, counts)
+            yield from self._train(training)
         finally:
             self._lock.release()
 
-    def _train(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> Iterator[Record]:
+    def _train(self, training: Training) -> Iterator[Record]:
         written, ended = 0.0, training.ended
-        self._write_log(training.history)
+        write_bytes(self.folder / _LOG, "".join(map(_line, training.history)).encode())
         if training.step and not any(one.added for one in self.sessions):  # those came when all was done
-            self._write_model(training, counts)  # a stop may have come between checkpoint and model
+            self._write(training, checkpoint=False)  # a stop may have come between checkpoint and model
         for record in training.run():
             with disk_errors(self.folder / _LOG), (self.folder / _LOG).open("a", encoding="utf-8") as log:
                 log.write(_line(record))
             if time.monotonic() - written >= CHECKPOINT_EVERY or record.step == self.config.filter.max_steps:
                 try:
-                    self._write_state(training, counts)
+                    self._write(training)
                 except InputError:
                     if not written and not training.step:  # nothing is worth keeping yet
                         shutil.rmtree(self.folder, ignore_errors=True)
@@ -252,7 +249,7 @@ class Run:
                 written, ended = time.monotonic(), training.ended
             yield record
         if training.ended and not ended:  # a candidate failed at the end, maybe without a record
-            self._write_state(training, counts)
+            self._write(training)
 
     def resume(self, training: Training) -> None:
         """Put a training back to the last checkpoint; one that was stopped before its first begins anew.
@@ -265,10 +262,8 @@ class Run:
         if not path.exists() and not (self.folder / MODEL_FILE).exists():
             return
         tensors, values = read_tensors(path)
-        try:
+        with reading(path):
             training.restore(tensors, values)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise damaged(path, error) from None
 
     def model(self) -> LDMFilter:
         """The model kept so far, of the chosen session where one was chosen.
@@ -276,18 +271,15 @@ class Run:
         Raises:
             InputError: it is missing or damaged.
         """
-        model = self._model()
-        return model.of(self.checksum) if len(self._chosen) == 1 else model
-
-    def _model(self) -> LDMFilter:
         if not (self.folder / MODEL_FILE).exists() and not (self.folder / _CHECKPOINT).exists():
             raise InputError(
                 f"{self.folder}: its training has kept no model yet; "
                 f"`ldmfilter train --resume --run {self.folder}` goes on"
             )
-        return load(self.folder / MODEL_FILE)
+        model = load(self.folder / MODEL_FILE)
+        return model.of(self.checksum) if len(self._chosen) == 1 else model
 
-    def read(self, path: str | os.PathLike[str] | None = None, format: str | None = None) -> Session:
+    def read(self, path: AnyPath | None = None, format: str | None = None) -> Session:
         """Read a session for this run: counts that do not say how long a bin is have bins of the run's length.
 
         Args:
@@ -301,7 +293,7 @@ class Run:
             path, format = self.session_path, format or self.session.format
         return read_session(path, format or None, self.config.data.bin_size, **self.config.data.reading)
 
-    def recording(self, path: str | os.PathLike[str] | None = None) -> tuple[Session, xr.DataArray]:
+    def recording(self, path: AnyPath | None = None) -> tuple[Session, xr.DataArray]:
         """The run's own or chosen session, and its counts in the stretches that were asked for, reserved time included.
 
         Args:
@@ -343,7 +335,7 @@ class Run:
         if everything:
             self._chosen = self.sessions
 
-    def training_counts(self, paths: Sequence[str | os.PathLike[str]] = ()) -> list[xr.DataArray]:
+    def training_counts(self, paths: Sequence[AnyPath] = ()) -> list[xr.DataArray]:
         """Counts of each session that training saw, in order, reserved time left out.
 
         Args:
@@ -357,84 +349,88 @@ class Run:
             raise InputError(
                 f"{paths[-1]}: {self.folder} was trained on {len(trained)} sessions; name no more than those"
             )
-        moved: dict[str, str | os.PathLike[str]] = {}
-        for path in paths:
-            moved[trained[0].checksum if len(trained) == 1 else self.choose(self.read(path)).checksum] = path
-        counts = []
-        for one in trained:
-            _, recorded = self._of(one).recording(moved.get(one.checksum))
-            counts.append(reserve(recorded, self.config.data.reserve))
-        return counts
+        alone = trained[0].checksum if len(trained) == 1 else ""
+        moved = {alone or self.choose(self.read(path)).checksum: path for path in paths}
+        recorded = [self._of(one).recording(moved.get(one.checksum))[1] for one in trained]
+        return [reserve(one, self.config.data.reserve) for one in recorded]
 
-    def add(self, session: Session) -> "Adding":
+    def add(self, session: Session) -> tuple[Training, Iterator[Record]]:
         """Begin to fit an encoder for a further session, with the options of the run.
 
+        Returns:
+            The training of its encoder, and records, one an evaluation, which train it and write it into the run at the
+            end: a stop before leaves the run as it was.
+
         Raises:
-            InputError: training has not ended, the run has the session already, or its bins or units are too few.
+            InputError: training has not ended, the run has the session already, its bins or units are too few, or
+                another process trains this run; later, the folder cannot be written to.
+            TrainingError: later, as `Training.run`.
         """
         self._hold()  # before anything is read: another that adds a session would write between
         try:
-            return Adding(self, session)
+            if session.source.checksum in [one.checksum for one in self.sessions]:
+                raise InputError(f"{session.source.path}: is one of the sessions of {self.folder} already; decode it")
+            model, data = self.model(), self.config.data
+            if not model.ended_:
+                raise InputError(
+                    f"{self.folder}: its training has not ended; go on with it first, by `ldmfilter train --resume "
+                    f"--run {self.folder}`"
+                )
+            counts = check_counts(reserve(prepare(session, data), data.reserve))
+            added = RunSession.of(session, counts, True)
+            # A stop may have left the encoder of a session that the run does not know.
+            known = [i for i, one in enumerate(model.sessions_) if one.source.get("checksum") != added.checksum]
+            model = model.keep(known)
+            training = model.adding(counts)
         except BaseException:
             self._lock.release()
             raise
+        return training, self._add(model, training, added)
 
-    def _append(self, session: RunSession) -> None:
-        self.sessions.append(session)
-        self._about = self._about | {"format": RUN_FORMAT, "sessions": [asdict(one) for one in self.sessions]}
-        write_bytes(self.folder / RUN_FILE, json.dumps(self._about, indent=1).encode())
-
-    def _write_state(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> None:
-        write_tensors(self.folder / _CHECKPOINT, *training.state())
-        self._write_model(training, counts)
-
-    def _write_model(self, training: Training, counts: xr.DataArray | Sequence[xr.DataArray]) -> None:
-        LDMFilter(**asdict(self.config.filter)).take(training, counts).save(self.folder)
-
-    def _write_log(self, history: list[Record]) -> None:
-        write_bytes(self.folder / _LOG, "".join(map(_line, history)).encode())
-
-
-class Adding:
-    """The training of an encoder for a further session of a run.
-
-    Attributes:
-        counts: (time, unit) that its encoder is trained on.
-        training: of its encoder.
-    """
-
-    def __init__(self, run: Run, session: Session):
-        if session.source.checksum in [one.checksum for one in run.sessions]:
-            raise InputError(f"{session.source.path}: is one of the sessions of {run.folder} already; decode it")
-        model, data = run._model(), run.config.data
-        if not model.ended_:
-            raise InputError(
-                f"{run.folder}: its training has not ended; go on with it first, by `ldmfilter train --resume --run "
-                f"{run.folder}`"
-            )
-        self.counts = check_counts(reserve(prepare(session, data), data.reserve))
-        self._run, self._session = run, RunSession.of(session, self.counts, True)
-        # A stop may have left the encoder of a session that the run does not know.
-        known = [i for i, one in enumerate(model.sessions_) if one.source.get("checksum") != self._session.checksum]
-        self._model = model.keep(known)
-        self.training = self._model.adding(self.counts)
-
-    def train(self) -> Iterator[Record]:
-        """Train, and write the encoder into the run at the end: a stop before leaves the run as it was.
-
-        Raises:
-            InputError: the folder cannot be written to, or another process trains this run.
-            TrainingError: as `Training.run`.
-        """
-        self._run._hold()
+    def _add(self, model: LDMFilter, training: Training, session: RunSession) -> Iterator[Record]:
         try:
-            yield from self.training.run()
+            yield from training.run()
             if ranks().first:
                 # First the encoder, then its name: a stop between the two leaves an encoder that is never used.
-                self._model.take_added(self.training, self.counts).save(self._run.folder)
-                self._run._append(self._session)
+                model.take_added(training).save(self.folder)
+                self.sessions.append(session)
+                about = self._about | {"format": RUN_FORMAT, "sessions": [asdict(one) for one in self.sessions]}
+                write_bytes(self.folder / RUN_FILE, json.dumps(about, indent=1).encode())
         finally:
-            self._run._lock.release()
+            self._lock.release()
+
+    def _write(self, training: Training, checkpoint: bool = True) -> None:
+        if checkpoint:
+            write_tensors(self.folder / _CHECKPOINT, *training.state())
+        LDMFilter(**asdict(self.config.filter)).take(training).save(self.folder)
+
+
+def start_run(
+    folder: Path | None, paths: Sequence[Path], format: str | None, config: Config, bin_size_given: bool
+) -> tuple[Run, Training]:
+    """Make a run of sessions.
+
+    Args:
+        folder: of the run, or None for a new one below runs/.
+        paths: of the sessions.
+        format: as `read_session` takes it, of all of them.
+        config: what is asked for, validated.
+        bin_size_given: whether a person chose the bin size; counts that come binned have their own otherwise.
+
+    Returns:
+        the run, and its training on the counts of each session, reserved time left out.
+
+    Raises:
+        InputError: a session cannot be used, or the folder holds something already.
+    """
+    size = config.data.bin_size if bin_size_given else None
+    sessions = [read_session(path, format, size, **config.data.reading) for path in paths]
+    if isinstance(sessions[0], BinnedSession) and not bin_size_given:
+        config = config.replace(bin_size=sessions[0].bin_size)
+    counts = [reserve(prepare(session, config.data), config.data.reserve) for session in sessions]
+    training = Training(config.filter, counts)
+    config = Config(config.data, training.config)
+    return Run.create(folder, config, sessions, counts), training
 
 
 def new_folder(sessions: Sequence[Session], now: datetime) -> Path:

@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ldmfilter.data.frames import first_bins
+from ldmfilter.data.frames import first_bins, sums
+from ldmfilter.data.tables import Array, Floats
 
 #: (start, length), s after the bin: what is nearer is told by fast states alone, what is farther by none.
 HORIZONS = ((0.5, 0.5), (1.0, 1.0), (2.0, 1.0))
@@ -40,9 +40,6 @@ MOST_FITTED = 10_000  # bins that a readout is fitted on
 MOST_JUDGED = 2_000  # bins that it is judged on: neighbours differ little in what lies ahead
 FOLDS = 5  # of the readout, where all bins are judged in turn
 FOLD_BLOCKS, FOLD_BLOCK = 20, 10.0  # blocks of time that are dealt to folds at most, and their least length, s
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +60,9 @@ class SpikesAhead:
         return _spread(self.blocks)
 
     def lead(self, other: SpikesAhead) -> tuple[float, float]:
-        """Lead over another on the same bins and its standard error, in the value's unit."""
+        """Lead over another and its standard error, in the value's unit; NaN where they were judged on other bins."""
+        if len(self.blocks) != len(other.blocks):
+            return np.nan, np.nan
         difference = self.blocks - other.blocks
         return float(difference.sum()), _spread(difference)
 
@@ -79,13 +78,13 @@ def _spread(blocks: Floats) -> float:
 def spikes_ahead(
     states: Floats,
     counts: Floats,
-    segment: NDArray[np.integer],
-    fit: Bools,
-    judge: Bools,
+    segment: Array,
+    fit: Array,
+    judge: Array,
     bin_size: float,
     signal: bool = False,
     horizons: Sequence[tuple[int, int]] | None = None,
-    learn: Bools | None = None,
+    learn: Array | None = None,
 ) -> SpikesAhead:
     """Bits per spike of counts ahead of the states, against each unit's mean rate; of a signal the explained variance.
 
@@ -113,7 +112,7 @@ def spikes_ahead(
     for start, length in horizons_of(counts, segment, judge, bin_size) if horizons is None else horizons:
         ahead, there = _counts_ahead(counts, segment, judge, start, length)
         train, test = np.flatnonzero(fit & known & there), np.flatnonzero(judge & known & there)
-        train, test = _thin(train, MOST_FITTED), _thin(test, MOST_JUDGED if horizons is None else len(test))
+        train, test = thin(train, MOST_FITTED), thin(test, MOST_JUDGED if horizons is None else len(test))
         learnt = train if learn is None else train[learn[train]]
         if len(learnt) <= NEIGHBOURS or not ahead[test].any():
             continue
@@ -127,7 +126,7 @@ def spikes_ahead(
     return SpikesAhead(float(blocks.sum()), blocks)
 
 
-def standardised(values: Floats, fit: Bools) -> Floats:
+def standardised(values: Floats, fit: Array) -> Floats:
     """Values (time, channel) less their mean, over their deviation, in the bins `fit` (time,); 0 where a channel does
     not vary or was not seen in them, NaN where it is missing."""
     seen = fit[:, None] & ~np.isnan(values)
@@ -141,8 +140,8 @@ def standardised(values: Floats, fit: Bools) -> Floats:
 def spikes_ahead_of_all(
     states: Floats,
     counts: Floats,
-    segment: NDArray[np.integer],
-    judge: Bools,
+    segment: Array,
+    judge: Array,
     bin_size: float,
     signal: bool = False,
 ) -> SpikesAhead:
@@ -151,10 +150,16 @@ def spikes_ahead_of_all(
     share = np.cumsum(judge) / max(judge.sum(), 1)
     blocks = max(2, min(FOLD_BLOCKS, int(judge.sum() * bin_size / FOLD_BLOCK)))
     fold = np.minimum((share * blocks).astype(np.int64), blocks - 1) % FOLDS
-    found = [
-        spikes_ahead(states, counts, segment, judge & (fold != number), judge & (fold == number), bin_size, signal)
-        for number in np.unique(fold)
-    ]
+    return mean_of(
+        [
+            spikes_ahead(states, counts, segment, judge & (fold != number), judge & (fold == number), bin_size, signal)
+            for number in np.unique(fold)
+        ]
+    )
+
+
+def mean_of(found: Sequence[SpikesAhead]) -> SpikesAhead:
+    """The mean of those that could be judged, on different bins."""
     found = [one for one in found if np.isfinite(one.value)]
     if not found:
         return NOT_JUDGED
@@ -162,12 +167,12 @@ def spikes_ahead_of_all(
     return SpikesAhead(value, np.concatenate([one.blocks for one in found]) / len(found))
 
 
-def _thin(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """At most so many of the rows, evenly spread."""
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]
+def thin(items: Array, most: int) -> Array:
+    """At most so many of the items, evenly spread."""
+    return items if len(items) <= most else items[np.linspace(0, len(items) - 1, most).astype(np.int64)]
 
 
-def horizons_of(counts: Floats, segment: NDArray[np.integer], judge: Bools, bin_size: float) -> list[tuple[int, int]]:
+def horizons_of(counts: Floats, segment: Array, judge: Array, bin_size: float) -> list[tuple[int, int]]:
     """`HORIZONS` in bins, halved until enough judged bins have counts at the farthest."""
     nearer, judged = 1.0, judge & ~np.isnan(counts).all(1)
     while True:
@@ -180,20 +185,17 @@ def horizons_of(counts: Floats, segment: NDArray[np.integer], judge: Bools, bin_
         nearer /= 2
 
 
-def _counts_ahead(
-    counts: Floats, segment: NDArray[np.integer], judge: Bools, start: int, length: int
-) -> tuple[Floats, Bools]:
+def _counts_ahead(counts: Floats, segment: Array, judge: Array, start: int, length: int) -> tuple[Floats, Array]:
     """Counts (time, unit) in the `length` bins that begin `start` bins after each bin, and whether all of these (time,)
     are observed, in the bin's segment, and on the bin's side of the judged blocks' edges."""
     n = len(counts)
     lost = np.isnan(counts).all(1)
-    total = np.concatenate([np.zeros((1, counts.shape[1])), np.nan_to_num(counts).cumsum(0, dtype=np.float64)])
     low, high = np.minimum(np.arange(n) + start + 1, n), np.arange(n) + start + 1 + length
     inside, high = high <= n, np.minimum(high, n)
     side = np.cumsum(np.diff(judge, prepend=judge[:1])) + 2 * n * first_bins(segment)
     missing = np.concatenate([[0], np.cumsum(lost)])
     there = inside & (side[high - 1] == side) & (missing[high] == missing[low])
-    return total[high] - total[low], there
+    return sums(np.nan_to_num(counts), low, high), there
 
 
 def _bits(counts: Floats, rate: Floats, mean: Floats) -> tuple[Floats, float]:

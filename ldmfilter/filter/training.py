@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-from torch import Tensor
 
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.windows import split_windows, typical_stretch
@@ -35,8 +34,9 @@ from ldmfilter.filter.evaluation import Record, read_history
 from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.matching import Match
 from ldmfilter.filter.network import Network
-from ldmfilter.filter.spikes_ahead import SpikesAhead
+from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead
 from ldmfilter.ranks import ranks
+from ldmfilter.tensors import Tensors, below
 
 __all__ = ["Record", "Training", "resolve_device"]
 
@@ -54,7 +54,7 @@ class Kept(NamedTuple):
 
     trained: Trained
     found: SpikesAhead
-    network: dict[str, Tensor]
+    network: Tensors
     matches: list[Match]
 
 
@@ -77,6 +77,7 @@ class Training:
             stays as it is there.
 
     Attributes:
+        counts: of each session.
         device: that it computes on.
         history: one record an evaluation, of all candidates in turn.
         config: the settings, with numbers for all sizes.
@@ -95,20 +96,20 @@ class Training:
         onto: Sequence[tuple[Network, float]] = (),
     ):
         config.validate()
-        self._counts = [counts] if isinstance(counts, xr.DataArray) else list(counts)
-        check_sessions(self._counts)
+        self.counts = [counts] if isinstance(counts, xr.DataArray) else list(counts)
+        check_sessions(self.counts)
         self.config = config
-        self._ranks, self._onto = ranks(), onto
-        if config.batch_size % self._ranks.size:
+        self._onto = onto
+        if config.batch_size % ranks().size:
             raise InputError(
-                f"batch-size is {config.batch_size}; it must be a multiple of the {self._ranks.size} processes"
+                f"batch-size is {config.batch_size}; it must be a multiple of the {ranks().size} processes"
             )
         self.device = resolve_device(config.device)
         if config.precision == "16-mixed" and self.device == "cpu":
             raise InputError("precision is 16-mixed, which needs CUDA; use bf16-mixed or 32-true on the CPU")
-        self._bin_size = float(self._counts[0].attrs["bin_size"])
-        self._fabric = fabric_on(self.device, config.precision, self._ranks)
-        self._stretch = min(typical_stretch(one) for one in self._counts)
+        self._bin_size = float(self.counts[0].attrs["bin_size"])
+        self._fabric = fabric_on(self.device, config.precision)
+        self._stretch = min(typical_stretch(one) for one in self.counts)
         open_ones = candidates(config, self._stretch * self._bin_size)
         if onto:  # the dynamics are there already
             begin = CANDIDATES if len(onto) > 1 else open_ones
@@ -122,8 +123,12 @@ class Training:
                 stacklevel=2,
             )
         block = max(one.bins(self._bin_size) * windows[one][0] for one in windows)
-        self._fits = [(one, windows[one][1], self._recordings(one, windows[one][0], block)) for one in windows]
-        units = min(one.sizes["unit"] for one in self._counts)
+        shared = config.held_out, block, self._fabric
+        self._fits = [
+            (one, warmup, [Recording(counts, one.bins(self._bin_size), window, *shared) for counts in self.counts])
+            for one, (window, warmup) in windows.items()
+        ]
+        units = min(one.sizes["unit"] for one in self.counts)
         self.config = config = config.sized(units, shared=len(self._fits) == len(CANDIDATES))
         self._both = are_shared(config, len(self._fits))
         self._again = 0 if onto else config.restarts * (len(self._fits) if self._both else 1)
@@ -146,7 +151,7 @@ class Training:
                 shortest = self.config.window is None and window[0] == WINDOWS[-1]
                 least = SHORT_TRIALS if shortest else 0  # a recording of seconds has no short trials
                 try:
-                    for counts in self._counts:
+                    for counts in self.counts:
                         split_windows(counts, window[0] * frame, self.config.held_out, frame=frame, least=least)
                 except InputError as error:
                     if window == windows[-1]:  # a shorter one may be tried before a longer one
@@ -158,24 +163,20 @@ class Training:
             raise InputError(f"{problem}, or --dynamics fast") if self.config.dynamics == "slow" else problem
         return fitting
 
-    def _recordings(self, candidate: Candidate, window: int, block: int) -> list[Recording]:
-        frame = candidate.bins(self._bin_size)
-        return [Recording(one, self.config.held_out, frame, window, block, self._fabric) for one in self._counts]
-
     def _fit(self, number: int) -> Fit:
         """The training of this number, of all in turn."""
-        restart = max(0, number // len(self._fits) if self._both else number + 1 - len(self._fits))
-        if self._both:
-            number %= len(self._fits)
-        elif restart:
-            kept = self.kept.dynamics
+        n = len(self._fits)
+        if self._both or number < n:
+            restart, number = divmod(number, n)
+        else:  # the candidate that is kept, again
+            restart, kept = number + 1 - n, self.kept.dynamics
             number = next(i for i, one in enumerate(self._fits) if one[0].name == kept)
         candidate, warmup, recordings = self._fits[number]
         candidate = candidate.again(restart) if restart else candidate
         frame = candidate.bins(self._bin_size) * self._bin_size
         config = share(self.config, number) if self._both else self.config
         onto = self._onto[number][0] if self._onto else None
-        return Fit(config, candidate, recordings, frame, warmup, self._fabric, self._ranks, onto)
+        return Fit(config, candidate, recordings, frame, warmup, self._fabric, onto)
 
     @property
     def steps(self) -> int:
@@ -206,28 +207,28 @@ class Training:
         return self._past + ([] if self.ended else self._now.history)
 
     @property
-    def parts(self) -> list[tuple[Trained, dict[str, Tensor]]]:
-        """The parts that are kept so far, each with its network as it is used (`Fit.finished_state`)."""
-        if self._kept:
-            return [(one.trained, one.network) for one in self._kept.values()]
+    def _standing(self) -> list[Trained]:
+        """What is kept so far of each part; before anything is, that which is trained now."""
         now = Trained(self._now.candidate.name, self._now.frame, kept_step=self._now.kept_step)
-        return [(now, self._now.finished_state(bool(self.config.refit)))]
+        return [one.trained for one in self._kept.values()] or [now]
+
+    @property
+    def parts(self) -> list[tuple[Trained, Tensors]]:
+        """The parts that are kept so far, each with its network as it is used (`Fit.finished_state`)."""
+        networks = [one.network for one in self._kept.values()] or [self._now.finished_state(bool(self.config.refit))]
+        return list(zip(self._standing, networks, strict=True))
 
     @property
     def kept(self) -> Trained:
         """The candidate that is kept so far, or what both parts are together."""
-        if len(self._kept) > 1 and self.trained[-1].name == BOTH:
-            return self.trained[-1]
-        if self._kept:
-            return next(iter(self._kept.values())).trained
-        return Trained(self._now.candidate.name, self._now.frame, kept_step=self._now.kept_step)
+        both = len(self._kept) > 1 and self.trained[-1].name == BOTH
+        return self.trained[-1] if both else self._standing[0]
 
     @property
     def kept_records(self) -> list[Record]:
         """The evaluation of the step that is kept, of each part."""
         records = {(one.candidate, one.step): one for one in self.history}
-        kept = [one.trained for one in self._kept.values()] or [self.kept]
-        return [records[one.name, one.kept_step] for one in kept]
+        return [records[one.name, one.kept_step] for one in self._standing]
 
     @property
     def matches(self) -> list[Match]:
@@ -243,13 +244,19 @@ class Training:
             TrainingError: every candidate has diverged or collapsed.
         """
         told = len(self.history)
+
+        def untold() -> Iterator[Record]:
+            nonlocal told
+            while told < len(self.history):
+                told += 1
+                yield self.history[told - 1]
+
         while not self.ended:
             failure = None
             try:
                 for record in self._now.run():
-                    while record.step < self.config.max_steps and told < len(self.history):
-                        told += 1
-                        yield self.history[told - 1]
+                    if record.step < self.config.max_steps:
+                        yield from untold()
             except TrainingError as error:
                 failure = error
             self._judge(failure)
@@ -259,33 +266,31 @@ class Training:
                 self._now = self._fit(self._done)
             elif len(self._kept) > 1:
                 self._judge_both()
-            while self._kept and told < len(self.history):  # before, there is nothing to be kept
-                told += 1
-                yield self.history[told - 1]
+            if self._kept:  # before, there is nothing to be kept
+                yield from untold()
 
     def _judge(self, failure: TrainingError | None) -> None:
         """Take the candidate that has just ended among those trained, and keep it where it predicts spikes better."""
         fit = self._now
         part = fit.candidate.name.split()[0] if self._both else ""
-        self._past = self._past + fit.history
+        self._past += fit.history
         asked = self.config.refit
         refits = (False, True) if asked is None and fit.candidate.refit and not self._onto else (bool(asked),)
         steps = [fit.kept_step] if fit.kept_step > EARLY * fit.step else [fit.step, fit.kept_step]
         for step, refit in itertools.product(steps, refits):
-            one = Trained(fit.candidate.name, fit.frame, refit, kept_step=step)
+            name = fit.candidate.name
             try:
                 if failure is not None:
                     raise failure
                 state = fit.finished_state(refit, last=step > fit.kept_step)
                 found = fit.spikes_ahead(fit.judged(state))
             except TrainingError as error:
-                self.trained = [*self.trained, dataclasses.replace(one, failure=str(error))]
+                self.trained.append(Trained(name, fit.frame, refit, kept_step=step, failure=str(error)))
                 continue
-            one = dataclasses.replace(one, bits_per_spike=found.value)
             kept = self._kept.get(part)
-            if kept is not None and len(kept.found.blocks) == len(found.blocks):
-                one = dataclasses.replace(one, lead=found.lead(kept.found))
-            self.trained = [*self.trained, one]
+            lead = found.lead(NOT_JUDGED if kept is None else kept.found)
+            one = Trained(name, fit.frame, refit, found.value, lead, step)
+            self.trained.append(one)
             if kept is None or _leads(one, kept.trained):
                 self._kept[part] = Kept(one, found, state, fit.matches)
                 order = [one[0].name for one in self._fits] if self._both else [""]
@@ -298,15 +303,13 @@ class Training:
         found = fits[0].spikes_ahead([side_by_side(one) for one in zip(*each, strict=True)])
         parts = [one.trained for one in self._kept.values()]
         best = max(self._kept.values(), key=lambda one: one.trained.bits_per_spike)
-        lead = found.lead(best.found) if len(best.found.blocks) == len(found.blocks) else (np.nan, np.nan)
+        lead = found.lead(best.found)
         frame, step = max(one.frame for one in parts), max(one.kept_step for one in parts)
-        self.trained = [
-            *self.trained, Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, step)
-        ]  # fmt: skip
+        self.trained.append(Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, step))
         if lead[0] < -lead[1] and not self._onto:
             self._kept = {name: one for name, one in self._kept.items() if one is best}
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Everything that a later `restore` needs to go on to the same result: tensors, and JSON values."""
         tensors, values = self._now.state()
         values |= {
@@ -323,32 +326,28 @@ class Training:
             }
         return tensors, values
 
-    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def restore(self, tensors: Tensors, values: dict[str, Any]) -> None:
         """Go on where `state` was taken.
 
         Raises:
             KeyError, TypeError, ValueError, RuntimeError: the state is of another network, or none.
         """
-        trained = [read_trained(one) for one in values.get("trained", [])]  # version 0.1.0 had no candidates
-        done = len({one.name for one in trained} - {BOTH})
-        if done > self._trainings:
-            raise ValueError(f"it has {done} candidates")
-        past, kept = read_history(values.get("past", [])), {}
+        self.trained = [read_trained(one) for one in values.get("trained", [])]  # version 0.1.0 had no candidates
+        if self._done > self._trainings:
+            raise ValueError(f"it has {self._done} candidates")
+        self._past, self._kept = read_history(values.get("past", [])), {}
         for part, raw in values.get("kept", {}).items():
             value, blocks = raw["bits"]
-            prefix = f"kept.{part}."
-            kept[part] = Kept(
+            self._kept[part] = Kept(
                 read_trained(raw["trained"]),
                 SpikesAhead(float(value), np.asarray(blocks, float)),
-                {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)},
+                below(f"kept.{part}.", tensors),
                 [Match(np.asarray(one[0]), float(one[1]), float(one[2])) for one in raw["matches"]],
             )
-        self._kept = kept  # a restart is of the candidate that is kept
-        now = self._fit(min(done, self._trainings - 1))
-        last = [one for one in trained if one.name != BOTH][-1:]
-        if not (done == self._trainings and last[0].failure):  # nothing goes on from where it failed
-            now.restore({name: value for name, value in tensors.items() if not name.startswith("kept.")}, values)
-        self.trained, self._past, self._now = trained, past, now
+        self._now = self._fit(min(self._done, self._trainings - 1))  # a restart is of the candidate that is kept
+        last = [one for one in self.trained if one.name != BOTH][-1:]
+        if not (self.ended and last[0].failure):  # nothing goes on from where it failed
+            self._now.restore(tensors, values)
 
 
 def _leads(one: Trained, kept: Trained) -> bool:

@@ -28,7 +28,7 @@ from ldmfilter.images.probes import knn_probe, linear_probe
 from ldmfilter.images.sources import Images
 from ldmfilter.ldm.objectives import Objective
 from ldmfilter.ldm.spectrum import effective_rank
-from ldmfilter.tensors import damaged, digest, read_tensors, write_tensors
+from ldmfilter.tensors import below, damaged, digest, read_tensors, write_tensors
 from ldmfilter.trainer import Trainer
 
 #: Objectives of two views, and those that need a predictor.
@@ -301,7 +301,7 @@ class PairTraining:
         ):
             if values.get(name) != own:
                 raise InputError(f"{path}: is of a training with other {what}; remove it or write elsewhere")
-        found = {k.removeprefix("network."): v.shape for k, v in tensors.items() if k.startswith("network.")}
+        found = {k: v.shape for k, v in below("network.", tensors).items()}
         if found != {k: v.shape for k, v in self.network.state_dict().items()}:
             raise InputError(f"{path}: is of another encoder; give the one that it was trained with")
         try:
@@ -321,7 +321,7 @@ def load_encoder(path: str | os.PathLike[str], encoder: nn.Module) -> nn.Module:
     tensors, _ = read_tensors(Path(path))
     prefix = "network.encoder."
     try:
-        encoder.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        encoder.load_state_dict(below(prefix, tensors))
     except RuntimeError as error:
         raise InputError(f"{path}: holds another encoder ({str(error).splitlines()[0]})") from None
     return encoder

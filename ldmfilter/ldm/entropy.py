@@ -22,6 +22,10 @@ from torch.autograd.function import once_differentiable
 
 from ldmfilter.ldm.alignment import log_vmf_norm
 
+Samples = Float[Tensor, "sample dim"]
+Groups = Int[Tensor, " sample"]
+Scalar = Float[Tensor, ""]
+
 #: Pairs of samples in a tile. On the CPU the tile stays near the processor's caches; a GPU wants more at once.
 TILE_CPU, TILE_CUDA = 2**18, 2**26
 #: Where a k-d tree beats tiles, measured on one core with normal samples: in more dimensions it looks at nearly every
@@ -41,19 +45,15 @@ def scott(n: int, d: int) -> float:
     return n ** (-1.0 / (d + 4))
 
 
-def _groups(
-    z: Float[Tensor, "sample dim"], group: Int[Tensor, " sample"] | None
-) -> tuple[Int[Tensor, " sample"], Int[Tensor, " sample"]]:
+def _groups(z: Samples, group: Groups | None) -> tuple[Groups, Groups]:
     """Each sample's group, its own where none is given, and how many samples lie outside it."""
-    n = len(z)
-    if group is None:
-        return torch.arange(n, device=z.device), torch.full((n,), n - 1, device=z.device)
+    group = torch.arange(len(z), device=z.device) if group is None else group
     _, group, size = torch.unique(group, return_inverse=True, return_counts=True)
-    return group, n - size[group]
+    return group, len(z) - size[group]
 
 
 def _tiles(
-    z: Float[Tensor, "sample dim"], group: Int[Tensor, " sample"], of: Int[Tensor, " row"] | None = None
+    z: Samples, group: Groups, of: Int[Tensor, " row"] | None = None
 ) -> Iterator[tuple[Int[Tensor, " tile_row"], Float[Tensor, "tile_row sample"]]]:
     """The matrix of distances some rows at a time, infinite within a group; the caller may overwrite a tile.
 
@@ -92,9 +92,7 @@ def _nearest_in_tree(x: np.ndarray, group: np.ndarray, k: int, ask: int, workers
 
 
 @torch.no_grad()
-def _nearest(
-    z: Float[Tensor, "sample dim"], group: Int[Tensor, " sample"], k: int, largest: int
-) -> Int[Tensor, " sample"]:
+def _nearest(z: Samples, group: Groups, k: int, largest: int) -> Groups:
     """Index of each sample's k-th nearest neighbour outside its own group, of at most `largest` samples."""
     n, d = z.shape
     nearest = torch.full((n,), -1, device=z.device)
@@ -111,12 +109,12 @@ def _nearest(
 
 
 def knn(
-    z: Float[Tensor, "sample dim"],
-    group: Int[Tensor, " sample"] | None = None,
+    z: Samples,
+    group: Groups | None = None,
     k: int = 3,
     clip: float = 0.0,
     manifold: int | None = None,
-) -> Float[Tensor, ""]:
+) -> Scalar:
     """Kozachenko-Leonenko estimate from the distance eps to the k-th nearest neighbour,
 
         H = psi(N) - psi(k) + log V_d + d <log eps>
@@ -147,9 +145,7 @@ def knn(
     return psi_n - float(digamma(k)) + log_unit_ball(d) + d * log_eps.mean()
 
 
-def logdet(
-    z: Float[Tensor, "sample dim"], group: Int[Tensor, " sample"] | None = None, ridge: float = 1e-6
-) -> Float[Tensor, ""]:
+def logdet(z: Samples, group: Groups | None = None, ridge: float = 1e-6) -> Scalar:
     """Entropy of the Gaussian with the samples' covariance, 1/2 log det(2 pi e Cov z): an upper bound.
 
     `ridge` is added to the diagonal, so that a collapsed z gives a finite, large gradient back. `group` is not
@@ -163,7 +159,7 @@ def logdet(
     return half_logdet + 0.5 * d * math.log(2 * math.pi * math.e)
 
 
-def linear(W: Float[Tensor, "latent feature"]) -> Float[Tensor, ""]:
+def linear(W: Float[Tensor, "latent feature"]) -> Scalar:
     """The entropy that a linear encoder z = W x adds to that of x, log|det W|: exact, without samples.
 
     With fewer latents than features 1/2 log det(W W'): against the entropy of x on the axes that W keeps.
@@ -203,10 +199,10 @@ class _MeanLogKernel(torch.autograd.Function):
 
 
 def kde(
-    z: Float[Tensor, "sample dim"],
-    group: Int[Tensor, " sample"] | None = None,
+    z: Samples,
+    group: Groups | None = None,
     bandwidth: float | None = None,
-) -> Float[Tensor, ""]:
+) -> Scalar:
     """Leave-one-out kernel density estimate with a Gaussian kernel, H = -<log p_-i(z_i)>, by log-sum-exp.
 
     `bandwidth` is the kernel's standard deviation, in the units of z; None takes Scott's rule for unit variance,
@@ -225,9 +221,7 @@ def kde(
     return -log_p
 
 
-def vmf_kde(
-    z: Float[Tensor, "sample dim"], concentration: float, spheres: int = 1, group: Int[Tensor, " sample"] | None = None
-) -> Float[Tensor, ""]:
+def vmf_kde(z: Samples, concentration: float, spheres: int = 1) -> Scalar:
     """Leave-one-out kernel density estimate on the unit sphere, by a von Mises-Fisher kernel.
 
     `spheres`: of how many points on spheres of their own, side by side, a sample is made; the kernel is the product of
@@ -237,10 +231,10 @@ def vmf_kde(
     d = z.shape[1]
     log_gaussian = 0.5 * d * (math.log(concentration) - math.log(2 * math.pi))
     log_vmf = log_vmf_norm(d // spheres, concentration) + concentration
-    return kde(z, group, concentration**-0.5) + log_gaussian - spheres * log_vmf
+    return kde(z, bandwidth=concentration**-0.5) + log_gaussian - spheres * log_vmf
 
 
-def logdet_second_order(z: Float[Tensor, "sample dim"]) -> Float[Tensor, ""]:
+def logdet_second_order(z: Samples) -> Scalar:
     """`logdet` to second order in the correlations r between dimensions, without its ridge:
 
         H = 1/2 sum_i log(2 pi e Var z_i) - 1/4 sum_(i != j) r_ij^2
@@ -256,9 +250,7 @@ def logdet_second_order(z: Float[Tensor, "sample dim"]) -> Float[Tensor, ""]:
     return std.log().sum() - 0.25 * off + 0.5 * z.shape[1] * math.log(2 * math.pi * math.e)
 
 
-def variance_covariance(
-    z: Float[Tensor, "sample dim"], variance: float = 25.0, covariance: float = 1.0
-) -> Float[Tensor, ""]:
+def variance_covariance(z: Samples, variance: float = 25.0, covariance: float = 1.0) -> Scalar:
     """VICReg's stand-in for the log det (Bardes, Ponce & LeCun 2022, equations 1 to 4): minus `variance` times the mean
     shortfall of the dimensions' standard deviations below 1, minus `covariance` / d times the sum of squared
     covariances between different dimensions."""
@@ -270,7 +262,7 @@ def variance_covariance(
     return -variance * shortfall - covariance * off
 
 
-def discrete(p: Float[Tensor, "*category"]) -> Float[Tensor, ""]:
+def discrete(p: Float[Tensor, "*category"]) -> Scalar:
     """Exact entropy of a table of probabilities."""
     return torch.special.entr(p.clamp_min(torch.finfo(p.dtype).tiny)).sum()
 

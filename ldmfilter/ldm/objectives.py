@@ -42,10 +42,9 @@ def predictive(
         KeyError: an unknown entropy.
     """
     estimate = ENTROPIES[entropy].estimate
+    alignment = predictive_gaussian(z.detach() if estimate is None else z, zhat, S).mean()
     if estimate is None:
-        alignment = predictive_gaussian(z.detach(), zhat, S).mean()
         return Objective(alignment, alignment, None)
-    alignment = predictive_gaussian(z, zhat, S).mean()
     H = estimate(z.flatten(0, 1) if samples is None else samples, group, **(options or {}))
     return Objective(alignment + H, alignment, H)
 

@@ -45,7 +45,7 @@ def make_run(folder, session, steps=SMALL["max_steps"], **options) -> Run:
     counts = prepare(session, config.data)
     run = Run.create(folder, config, session, counts)
     kept = reserve(counts, run.config.data.reserve)
-    for _ in run.train(Training(config.filter, kept), kept):
+    for _ in run.train(Training(config.filter, kept)):
         pass
     return run
 

@@ -69,12 +69,12 @@ def test_state_space_leaves_out_bins_without_a_colour(latents, axes):
 def test_raster_has_a_tick_for_each_spike_that_is_shown(axes):
     trains = [np.array([0.5, 1.5, 2.5]), np.array([]), np.array([1.0, 1.9999, 2.0])]
     plot_raster(trains, axes, 1.0, 2.0)
-    ticks = axes.patches[0].get_path().vertices.reshape(-1, 2, 2)
+    ticks = axes.lines[0].get_xydata().reshape(-1, 3, 2)[:, :2]
     assert ticks[:, 0, 0].tolist() == [1.5, 1.0, 1.9999]
     assert ticks.mean(1)[:, 1].tolist() == [0, 2, 2]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first unit is at the top
     plot_raster([np.array([])], axes, 5.0, 6.0)
-    assert len(axes.patches) == 1  # silence draws nothing
+    assert len(axes.lines[1].get_xdata()) == 0  # silence draws nothing
 
 
 def test_rates_lie_beneath_the_rows_of_the_raster(axes):
@@ -86,7 +86,7 @@ def test_rates_lie_beneath_the_rows_of_the_raster(axes):
     np.testing.assert_allclose(image.get_array(), [[0.5, 1.0], [0.0, 1.0]])
     assert image.get_extent() == [1.0, 2.0, 1.5, -0.5]
     assert (axes.get_xlim(), axes.get_ylim()) == limits
-    assert image.get_zorder() < axes.patches[0].get_zorder()
+    assert image.get_zorder() < axes.lines[0].get_zorder()
 
 
 def circle(mean, true, low, high):
@@ -147,9 +147,9 @@ def test_calibration_bars_are_two_errors_to_each_side(axes):
 
 def drawn(section, name, **inputs):
     """The axes of a picture of the report."""
-    picture = SECTIONS[section](SimpleNamespace(**inputs)).pictures[name]
+    _, pictures = SECTIONS[section](SimpleNamespace(**inputs))
     figure = Figure()
-    picture.draw(figure, False)
+    pictures[name].draw(figure, False)
     return figure.axes
 
 
@@ -165,17 +165,20 @@ def test_training_marks_the_step_that_is_kept():
 
 
 def test_diagnoses_are_drawn_as_they_are():
-    diagnosis = {
-        "parts": {},
+    measures = {
         "consistency": {
             "probability": [0.1, 0.5, 0.95], "chi2": [1.0, 4.0, 9.0], "nis": [2.0, 4.0, 16.0],
             "lag": [0.1, 0.2], "correlation": [0.3, 0.1], "white": [0.2, 0.2],
         },
         "spectrum": {"z": [3.0, 2.0, 1.0], "prediction": [0.9, 0.5, 0.1]},
-        "memory": {"time_constant": [2.0, None, 1.0]},
+        "memory": {"time_constant": [2.0, np.inf, 1.0]},
         "drift": {"start": [0.5, 1.5], "stop": [1.5, 2.5], "predictive_information": [0.5, 1.5], "nis": [1.0, 1.0]},
         "units": {"unit": ["b", "a $x$"], "loss": [1.0, 2.0], "share": [1 / 3, 2 / 3]},
     }  # fmt: skip
+    groups = {name: {key: np.array(value) for key, value in one.items()} for name, one in measures.items()}
+    diagnosis = SimpleNamespace(
+        parts={}, to_dict=lambda: {"behavior": []}, **{name: SimpleNamespace(**one) for name, one in groups.items()}
+    )
     [axes] = drawn("trust", "nis", diagnosis=diagnosis)
     np.testing.assert_allclose(axes.lines[1].get_xydata(), [[1, 2], [4, 4], [9, 16]])
     middle = axes.transData.transform([[0, 0], [4, 4], [16, 16]])  # square roots: 4 is half of 16's way
@@ -200,4 +203,4 @@ def test_ink_follows_the_style(axes):
 
     with mpl.rc_context({"text.color": "#ffffff"}):
         plot_raster([np.array([1.0])], axes, 0.0, 2.0)
-    assert axes.patches[0].get_edgecolor()[:3] == (1, 1, 1)
+    assert axes.lines[0].get_color() == "#ffffff"

@@ -16,16 +16,16 @@ from sklearn.linear_model import LinearRegression
 
 from ldmfilter.analysis.report import Report
 from ldmfilter.analysis.report.inputs import Inputs
-from ldmfilter.analysis.report.page import environment, write_section
-from ldmfilter.analysis.report.pictures import svg
+from ldmfilter.analysis.report.page import environment, short, write_section
+from ldmfilter.analysis.report.pictures import Picture
 from ldmfilter.analysis.report.sections import SECTIONS
 from ldmfilter.analysis.report.states import _apart
-from ldmfilter.analysis.report.words import finite, short
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 from ldmfilter.filter.candidates import Trained
 from ldmfilter.filter.evaluation import Record
+from ldmfilter.text import finite
 from tests.report_sample import HARM, PLACE, harmful_report
 
 SCORES = ((0, 1.0), (25, 2.0))  # steps and their predictive information, nats a frame
@@ -233,11 +233,11 @@ def test_what_its_reader_saw_is_not_shown_as_read():
     model = SimpleNamespace(unit_ids_=session.units["unit"].to_numpy(), sized_=sizes)
 
     def raster(latents):
-        section = SECTIONS["states"](Inputs(None, session, counts, model, latents, {}, [about]))  # type: ignore[arg-type]
-        content = {"behavior": [about], "figures": {"raster": section.data["raster"]}}
+        data, pictures = SECTIONS["states"](Inputs(None, session, counts, model, latents, {}, [about]))  # type: ignore[arg-type]
+        content = {"behavior": [about], "figures": {"raster": data["raster"]}}
         content["diagnosis"] = {"baselines": [], "signal": False}
-        write_section("behavior", content, section.pictures)
-        return section.pictures["raster"], content["figures"]["raster"]["finding"]
+        write_section("behavior", content, pictures)
+        return pictures["raster"], content["figures"]["raster"]["finding"]
 
     picture, finding = raster(latents)
     assert "time that training never saw" in finding
@@ -319,19 +319,20 @@ def test_trainings_are_drawn_per_second_each_in_its_colour():
         candidates_=[Trained("slow", 0.5, kept_step=25), Trained("slow", 0.5, kept_step=50), Trained("fast", 0.1)],
         frame_=0.1,
     )
-    section = SECTIONS["training"](SimpleNamespace(model=model))
-    [axes] = drawn(section.pictures["training"])
+    data, pictures = SECTIONS["training"](SimpleNamespace(model=model))
+    [axes] = drawn(pictures["training"])
     slow, fast, *kept = axes.lines[:4]
     assert slow.get_ydata() == pytest.approx([2.0, 4.0])
     assert fast.get_ydata() == pytest.approx([10.0, 20.0])
     assert slow.get_color() != fast.get_color()
     assert [one.get_color() for one in kept] == [slow.get_color(), fast.get_color()]
-    assert [one["label"] for one in section.data["candidates"]] == ["slow at step 25", "slow at step 50", "fast"]
+    assert [one["label"] for one in data["candidates"]] == ["slow at step 25", "slow at step 50", "fast"]
 
 
 def test_lags_lie_inside_their_picture():
     rows = [{"lag": lag, "median_error": 1.0, "width": width} for lag, width in ((0.0, 1.0), (1.0, 1.4), (None, 1.3))]
-    both = drawn(SECTIONS["behavior"](SimpleNamespace(reports=[], lags={"place": rows})).pictures["lags"])
+    _, pictures = SECTIONS["behavior"](SimpleNamespace(reports=[], lags={"place": rows}))
+    both = drawn(pictures["lags"])
     assert both[1].get_ylim()[1] > 1.4
 
 
@@ -408,17 +409,17 @@ def test_pictures_take_the_page_s_colours_and_leave_no_trace():
 
     before = dict(mpl.rcParams)
 
-    def draw(figure):
+    def draw(figure, narrow):
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color="#0072B2")
         axes.set_title("\u4f4d\u7f6e <b>", parse_math=False)
 
-    one = svg(draw, (3, 2), 'says "<this>"', "one")
+    one = Picture(draw).svg("one", 'says "<this>"')
     assert "var(--c0)" in one
     assert "var(--muted)" in one
     assert not re.search(r"#(0072b2|111213|717273)", one)
     assert "&lt;b&gt;" in one
     assert "&lt;this&gt;" in one
     assert Outline(one).all("svg")[0]["aria-label"] == 'says "<this>"'
-    assert one == svg(draw, (3, 2), 'says "<this>"', "one")
+    assert one == Picture(draw).svg("one", 'says "<this>"')
     assert dict(mpl.rcParams) == before

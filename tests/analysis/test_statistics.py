@@ -68,7 +68,7 @@ def test_the_block_bootstrap_knows_that_neighbours_resemble_each_other():
     noise = rng.standard_normal(n)
     for t in range(1, n):
         x[t] = rho * x[t - 1] + noise[t]
-    mean, (low, high) = s.mean_interval(x, np.arange(n) // 200)
+    mean, (low, high) = s.mean_interval(x, np.arange(n) * s.BLOCK / 200)
     # The mean of a first-order autoregression has variance 1 / (n (1 - rho)^2).
     assert (high - low) / (2 * 1.96) == pytest.approx(1 / (np.sqrt(n) * (1 - rho)), rel=0.25)
     assert low < mean < high

@@ -10,9 +10,8 @@ import xarray as xr
 
 from ldmfilter import LDMFilter, bin_spikes, reserve
 from ldmfilter.analysis.combinations import Draws, combinations
-from ldmfilter.analysis.sweep import Sweep
+from ldmfilter.analysis.sweep import Sweep, run_sweeps
 from ldmfilter.analysis.sweep_scores import SweepRun, best_run, draw_scores, group, plot_scores
-from ldmfilter.analysis.sweep_work import run_sweeps
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data import read_session
 from ldmfilter.data.simulate import linear_track_session
@@ -46,7 +45,7 @@ def finished(session, tmp_path_factory):
     """A folder with odd characters, in which a sweep has run to its end."""
     folder = tmp_path_factory.mktemp("a {b} %20 #?& é") / "sweep"
     sweep = Sweep.create(folder, session, CONFIG, GRID, SEEDS)
-    moves = list(work(sweep))
+    moves = [(move, sweep.share) for move in work(sweep)]
     return sweep, moves
 
 
@@ -56,8 +55,9 @@ def test_every_run_is_done_once_and_as_a_training_by_itself(finished, session):
     runs = sweep.runs()
     # The first seed of all comes first, so that each combination has a score early.
     assert [(run.options["latent_dim"], run.seed) for run in runs] == [(3, 0), (2, 0), (3, 5), (2, 5)]
-    assert [move.run.number for move in moves if move.run.ended] == [0, 1, 2, 3]
-    shares = [move.share for move in moves]
+    assert [move.number for move, _ in moves if move.ended] == [0, 1, 2, 3]
+    assert sweep.ended == 4
+    shares = [share for _, share in moves]
     assert shares == sorted(shares)
     assert shares[-1] == 1
     counts = reserve(bin_spikes(read_session(session), 0.1), 0.4)
@@ -136,17 +136,17 @@ def test_a_run_left_behind_is_gone_on_with(finished, session, tmp_path, moves, m
     first = work(Sweep.open(tmp_path / "sweep"))
     for _ in range(moves):
         move = next(first)
-    assert move.run.state == "started"
+    assert move.state == "started"
     first.close()
     assert [run.state for run in Sweep.open(tmp_path / "sweep").runs()] == ["started", "waiting"]
     rest = []
     for move in work(Sweep.open(tmp_path / "sweep")):
         rest.append(move)
-        if move.run.ended:
+        if move.ended:
             break
-    steps = [round(one.run.trained * 50) for one in rest if one.run.number == 0]
+    steps = [round(one.trained * 50) for one in rest if one.number == 0]
     assert steps[0] == {1: 0, 3: 25}[moves]  # at its first move a run has no record yet
-    assert {one.run.number for one in rest} == {0}
+    assert {one.number for one in rest} == {0}
     undisturbed = finished[0].runs()[2]
     model = Run.open(tmp_path / "sweep" / "000").model()
     assert model.model_id_ == Run.open(undisturbed.folder).model().model_id_
@@ -164,8 +164,8 @@ def test_two_at_once_share_the_runs(session, tmp_path):
             move = next(pair[mine], None)
             if move is None:
                 active.remove(mine)
-            elif move.run.ended:
-                done[mine].append(move.run.number)
+            elif move.ended:
+                done[mine].append(move.number)
     assert sorted(done[0] + done[1]) == [0, 1]
     assert min(map(len, done)) == 1
 
@@ -174,7 +174,7 @@ def test_a_run_that_fails_does_not_end_the_sweep(session, tmp_path):
     """A weight decay that makes numbers infinite in a few steps; a failed run is not tried again."""
     config = CONFIG.replace(max_steps=25)
     sweep = Sweep.create(tmp_path / "sweep", session, config, {"weight_decay": [1e30, 0.01]}, [0])
-    ended = [move.run for move in work(sweep) if move.run.ended]
+    ended = [run for run in work(sweep) if run.ended]
     assert [(run.number, run.state) for run in ended] == [(0, "failed"), (1, "done")]
     failed = sweep.results()[-1]
     assert (failed.options, failed.score) == ({"weight_decay": 1e30}, None)
@@ -185,7 +185,7 @@ def test_a_run_that_fails_does_not_end_the_sweep(session, tmp_path):
 
 def test_no_best_where_all_failed(session, tmp_path):
     sweep = Sweep.create(tmp_path / "sweep", session, CONFIG.replace(max_steps=25), {"weight_decay": [1e30, 2e30]}, [0])
-    assert [move.run.state for move in work(sweep) if move.run.ended] == ["failed", "failed"]
+    assert [move.state for move in work(sweep) if move.ended] == ["failed", "failed"]
     assert best_run(sweep.results()) is None
     assert not (sweep.folder / "best").exists()
 
@@ -198,7 +198,7 @@ def test_drawn_combinations(session, tmp_path):
     assert sweep.n_runs == 4
     moves = work(sweep)
     for move in moves:
-        if move.run.ended:
+        if move.ended:
             break
     moves.close()
     assert len(list(work(Sweep.open(sweep.folder)))) > 0

@@ -1,5 +1,7 @@
 """Conditions read along trials, and their section of the report."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -8,10 +10,10 @@ import ldmfilter.analysis.trials
 from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.page import write_section
 from ldmfilter.analysis.report.sections import SECTIONS
-from ldmfilter.analysis.report.words import finite
 from ldmfilter.analysis.trials import Trials, choose_condition, read_trials
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
+from ldmfilter.text import finite
 
 BIN, BINS, TRIALS = 0.1, 10, 60
 HARM = "<b>up $x$</b>"
@@ -87,15 +89,15 @@ def test_the_section_shows_what_was_read(found):
         states = 2
 
     inputs = Inputs(None, None, None, Model(), None, {}, trials=found)  # type: ignore[arg-type]
-    section = SECTIONS["trials"](inputs)
-    content = {**section.data, "figures": {k: p.numbers for k, p in section.pictures.items()}}
+    data, pictures = SECTIONS["trials"](inputs)
+    content = {**data, "figures": {k: p.numbers for k, p in pictures.items()}}
     content = finite(content | {"diagnosis": {"baselines": [], "signal": False}})
-    page = str(write_section("trials", content, section.pictures))
+    page = str(write_section("trials", content, pictures))
     assert "<b>up" not in page
     assert "&lt;b&gt;up $x$" in page
     assert "trials that training never saw" in content["figures"]["conditions"]["finding"]
     figure = Figure()
-    section.pictures["trials"].draw(figure, False)
+    pictures["trials"].draw(figure, False)
     axes = figure.axes[0]
     mean = next(line for line in axes.lines if line.get_label() == "left").get_ydata()
     own = found.aligned["filtered_mean"].to_numpy()[found.number == 2, :, 0]
@@ -103,10 +105,19 @@ def test_the_section_shows_what_was_read(found):
     band = axes.collections[2].get_paths()[0].vertices
     half = 1.96 * own.std(0, ddof=1) / np.sqrt(len(own))
     assert band[:, 1].max() == pytest.approx((own.mean(0) + half).max())
-    nothing = SECTIONS["trials"](Inputs(None, None, None, None, None, {}, trials_note="Trials are not shown: no."))  # type: ignore[arg-type]
-    assert "not shown" in str(
-        write_section("trials", nothing.data | {"diagnosis": {"baselines": [], "signal": False}}, {})
-    )
+    nothing, _ = SECTIONS["trials"](Inputs(None, None, None, None, None, {}, trials_note="Trials are not shown: no."))  # type: ignore[arg-type]
+    assert "not shown" in str(write_section("trials", nothing | {"diagnosis": {"baselines": [], "signal": False}}, {}))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_no_place_in_the_picture_is_empty(found, narrow):
+    from matplotlib.figure import Figure
+
+    one = dataclasses.replace(found, aligned=found.aligned.isel(state=[0]))
+    _, pictures = SECTIONS["trials"](Inputs(None, None, None, None, None, {}, trials=one))  # type: ignore[arg-type]
+    figure = Figure()
+    pictures["trials"].draw(figure, narrow)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["h0"]
 
 
 @pytest.mark.parametrize(

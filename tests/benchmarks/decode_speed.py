@@ -51,7 +51,8 @@ def write_counts(path: Path, hours: float) -> None:
 def work(name: str, source: str, model: str, out: str) -> None:
     """What a row's process does."""
     from ldmfilter.data.counts import check_counts
-    from ldmfilter.filter.decode import decode_blocks, write_latents
+    from ldmfilter.filter.decode import decode_blocks
+    from ldmfilter.filter.latents import write_latents
 
     if name == "decode session":
         counts = ldmfilter.bin_spikes(ldmfilter.read_session(source), BIN)

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ldmfilter.analysis.sweep import Sweep
-from ldmfilter.analysis.sweep_work import run_sweeps
+from ldmfilter.analysis.sweep import Sweep, run_sweeps
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.filter.runs import Run
@@ -296,7 +295,7 @@ def test_no_package(work, monkeypatch):
 def test_another_version(work, cluster, monkeypatch):
     monkeypatch.setattr("ldmfilter.cluster.__version__", "9.9")
     ended = here(*command_of(work, "--dask", cluster.scheduler_address), cwd=work)
-    assert ended.err.endswith(": has ldmfilter 0.1.0, not 9.9 as here; install the same\n")
+    assert ended.err.endswith(": has ldmfilter 0.1.0, not 9.9 as the caller; install the same\n")
     where, worker, *_ = ended.err.split(": ")[1:]
     assert (where, worker.split()[0]) == (f"--dask {cluster.scheduler_address}", "worker")
     assert (ended.code, ended.out, ended.err.count("\n")) == (3, "", 1)
@@ -308,7 +307,8 @@ def test_a_worker_that_sees_other_files(work, cluster):
     ended = here(
         "decode", hidden, "b.npz", "--run", "run", "--out", "out", "--dask", cluster.scheduler_address, cwd=work
     )
-    assert ended.err.startswith(f"ldmfilter: {hidden}: is not seen by the Dask worker tcp://")
+    assert ended.err.startswith(f"ldmfilter: --dask {cluster.scheduler_address}: worker tcp://")
+    assert f": {hidden}: is not seen on " in ended.err
     assert ended.err.endswith("; let all see the same files under the same paths\n")
     assert (ended.code, ended.out, ended.err.count("\n")) == (3, "", 1)
     assert list((work / "out").iterdir()) == []
@@ -387,7 +387,7 @@ def test_an_interrupted_sweep_on_a_cluster(work, cluster):
     def is_free():
         with contextlib.closing(run_sweeps([Sweep.open(folder)])) as moves:
             _, move = next(moves, (None, None))
-        return move is not None and move.run.number == 0
+        return move is not None and move.number == 0
 
     wait_for(is_free)
 

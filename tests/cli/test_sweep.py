@@ -12,8 +12,7 @@ import typer
 import xarray as xr
 from ldmfilter_cli.sweep import expand
 
-from ldmfilter.analysis.sweep import Sweep
-from ldmfilter.analysis.sweep_work import run_sweeps
+from ldmfilter.analysis.sweep import Sweep, run_sweeps
 from ldmfilter.filter.model import load
 from tests.cli.conftest import here
 from tests.cli.forked import Forked
@@ -172,5 +171,5 @@ def test_interrupted_with_its_jobs_and_resumed(session_file, tmp_path):
     sweep = Sweep.open(tmp_path / "sweep")
     assert sweep.runs()[0].state == "started"
     again = run_sweeps([sweep])
-    assert next(again)[1].run.number == 0  # nobody holds it any more
+    assert next(again)[1].number == 0  # nobody holds it any more
     again.close()

@@ -70,6 +70,15 @@ def test_counts_come_back(seed):
     np.testing.assert_array_equal(np.flatnonzero(np.diff(again["segment"])), edges)
 
 
+def test_the_unit_of_the_times_of_counts_is_not_in_doubt():
+    values = np.zeros((9, 2), dtype=int)
+    values[3] = 200  # all spikes at one time, a whole number: spike times like these are refused
+    assert set(from_counts(values, bin_size=2.0).spike_times.tolist()) == {7.0}
+    table = xr.DataArray(values, dims=("time", "unit"), coords={"time": np.r_[1.0, 5:13]}, attrs={"bin_size": 1.0})
+    session = from_counts(table)  # observed from 0.5 s on, though the first spike is far from there
+    assert (session.spike_times[0], session.observed.intervals.min()) == (7.0, 0.5)
+
+
 def test_whole_multiples():
     session = from_counts(VALUES, bin_size=0.1)
     again = bin_spikes(session, 0.2)
@@ -225,6 +234,16 @@ def test_everything_in_one_npz(tmp_path):
     assert session.units["depth"].values.tolist() == [1, 2, 3]
 
 
+def test_coordinates_along_time_are_behavior(tmp_path):
+    time = 0.05 + 0.1 * np.arange(6)
+    coords = {"time": time, "unit": list("abc"), "lap": ("time", np.arange(6)), "depth": ("unit", [1, 2, 3])}
+    counts = xr.DataArray(VALUES, dims=("time", "unit"), coords=coords, name="counts", attrs={"bin_size": 0.1})
+    counts.to_netcdf(tmp_path / "counts.nc", engine="h5netcdf")
+    session = read_session(tmp_path / "counts.nc")
+    assert session.behavior["lap"].values.tolist() == [0, 1, 2, 3, 4, 5]
+    assert session.units["depth"].values.tolist() == [1, 2, 3]
+
+
 def test_a_binned_session_is_not_written_as_spikes(tmp_path):
     line = line_of(from_counts(VALUES, 0.1).to_zarr, tmp_path / "s.zarr")
     assert line == "memory: counts that came binned have no spike times to write; keep that file"
@@ -288,7 +307,12 @@ def damaged_series(path):
         ),
         ("a.npz", lambda p: np.savez(p, a=VALUES, b=VALUES), "holds no array counts (time, unit); it has a, b"),
         ("a.npz", lambda p: np.savez(p, counts=[1]), "holds no array counts (time, unit); it has counts"),
-        ("a.npz", lambda p: np.savez(p, counts=VALUES, time=[1]), "time has shape (1,), counts (6, 3); save them anew"),
+        (
+            "a.npz",
+            lambda p: np.savez(p, counts=VALUES, time=[1]),
+            "arrays do not fit each other (conflicting sizes for dimension 'time': length 6 on the data but length 1 "
+            "on coordinate 'time'); save them anew",
+        ),
         ("a.npz", lambda p: np.savez(p, counts=VALUES, bin_size=[1, 2]), "does not say how long a bin is"),
         ("a.npz", damaged_series, "behavior/speed: needs `time` and one more array; write the series anew"),
         ("a.npz", lambda p: p.write_bytes(b"PK\x03\x04 no archive"), "is a damaged .npz file ("),

@@ -27,14 +27,21 @@ def test_layout():
 
 def test_extent_is_that_of_the_spikes():
     position = xr.DataArray([0.0, 1.0], dims="time", coords={"time": [-1.0, np.nan]})
-    session = Session.from_spikes(
-        [[3.0]],
-        intervals={"epochs": {"start_time": [1.0], "stop_time": [np.inf]}},
-        behavior={"position": position},
-    )
+    with pytest.warns(UserWarning, match="memory: position: left out 1 of 2 samples, their timestamps are NaN"):
+        session = Session.from_spikes(
+            [[3.0]],
+            intervals={"epochs": {"start_time": [1.0], "stop_time": [np.inf]}},
+            behavior={"position": position},
+        )
     assert (session.start, session.stop, session.duration) == (3.0, 3.0, 0.0)
     empty = Session.from_spikes([])
     assert (empty.start, empty.stop, empty.n_units) == (0.0, 0.0, 0)
+
+
+def test_a_warning_shows_the_line_that_asked_for_it():
+    with pytest.warns(UserWarning, match="sorted the spike_times of 1 unsorted units") as told:
+        Session.from_spikes([[0.4, 0.1]], sort_times=True)
+    assert told[0].filename == __file__
 
 
 def test_rates_of_a_whole_session():

@@ -15,7 +15,7 @@ import zarr
 
 from ldmfilter.errors import InputError
 from ldmfilter.export import FORMATS, WRITERS, check_export, read_latents, to_csv, to_netcdf, to_parquet, to_pynapple
-from ldmfilter.filter.decode import write_latents
+from ldmfilter.filter.latents import write_latents
 from tests.export.conftest import BIN, FORMULA, make_states, series_of
 
 LABELS = [FORMULA, "../../run fast", "@rest"]  # without the line break

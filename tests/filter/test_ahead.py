@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from ldmfilter.errors import InputError
-from ldmfilter.filter.fixed_lag import smooth_lagged
 from ldmfilter.filter.forecast import Forecast
-from ldmfilter.filter.kalman import LinearGaussian, filter
+from ldmfilter.filter.kalman import LinearGaussian, filter, smooth_lagged
 from tests.filter.reference import dense
 
 

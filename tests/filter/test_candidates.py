@@ -70,10 +70,15 @@ def test_both_are_trained_and_the_one_that_predicts_better_is_kept(few, undistur
     assert training.kept_records[0].step == kept.kept_step
 
 
+def with_score(found: tuple[float, float, float], score: float) -> tuple[float, float, float]:
+    """An evaluation with another score."""
+    return found[0], score, found[2]
+
+
 def test_where_the_first_weights_are_kept_the_last_step_is_judged_too(few, monkeypatch):
     """As in a short session, whose few held-out blocks show what training has not."""
     measured = fit.evaluate
-    monkeypatch.setattr(fit, "evaluate", lambda *given: measured(*given)._replace(score=-training._now.step))
+    monkeypatch.setattr(fit, "evaluate", lambda *given: with_score(measured(*given), -training._now.step))
     training = Training(FilterConfig(**TINY | {"dynamics": "slow", "max_steps": 8}), few)
     list(training.run())
     last, first = training.trained
@@ -86,7 +91,7 @@ def test_where_the_first_weights_are_kept_the_last_step_is_judged_too(few, monke
 
 def test_where_no_spikes_are_judged_held_out_z_chooses_the_step(few, monkeypatch):
     measured = fit.evaluate
-    monkeypatch.setattr(fit, "evaluate", lambda *given: measured(*given)._replace(score=-training._now.step))
+    monkeypatch.setattr(fit, "evaluate", lambda *given: with_score(measured(*given), -training._now.step))
     monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: NOT_JUDGED)
     training = Training(FilterConfig(**TINY | {"dynamics": "fast", "max_steps": 8}), few)
     list(training.run())
@@ -101,7 +106,7 @@ def test_where_no_spikes_are_judged_the_first_candidate_is_kept(few, monkeypatch
     monkeypatch.setattr(
         fit,
         "evaluate",
-        lambda *given: measured(*given)._replace(score=sign[training._now.candidate.name] * training._now.step),
+        lambda *given: with_score(measured(*given), sign[training._now.candidate.name] * training._now.step),
     )
     monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: NOT_JUDGED)
     training = Training(FilterConfig(**TINY | {"max_steps": 8}), few)
@@ -209,7 +214,7 @@ def test_a_candidate_that_fails_is_left_out(few, monkeypatch, tmp_path, fails, k
     assert again.ended
     assert list(again.run()) == []
     assert same(again.parts[0][1], training.parts[0][1])
-    LDMFilter(**TINY).take(again, few).save(tmp_path)
+    LDMFilter(**TINY).take(again).save(tmp_path)
     model = load(tmp_path)
     assert (model.kept_.name, model.ended_) == (kept, True)
     assert np.isfinite(model.decode(few)["filtered_mean"]).all()
@@ -220,7 +225,7 @@ def test_after_each_record_there_is_a_model_to_keep(few, monkeypatch, tmp_path):
     failing(monkeypatch, {"slow"})
     training = Training(FilterConfig(**TINY | {"max_steps": 5}), few)
     for _ in training.run():
-        LDMFilter(**TINY | {"max_steps": 5}).take(training, few).save(tmp_path)
+        LDMFilter(**TINY | {"max_steps": 5}).take(training).save(tmp_path)
         model = load(tmp_path)
         assert model.kept_record_.candidate == model.kept_.name
     assert model.kept_.name == "fast"

@@ -49,19 +49,15 @@ def same(found):
 
 
 @pytest.mark.parametrize("kind", PATTERNS)
-def test_values_and_gradients_of_every_route(device, kind):
-    model = make_model(50, 4, 2)
-    z = torch.from_numpy(np.stack([observations(s, 70, 2)[0] for s in range(2)]))
-    observed, starts = pattern(kind, 70, 2)
+def test_values_of_every_route(device, kind):
+    model, z = make_model(50, 4, 2), torch.from_numpy(observations(0, 70, 2)[0])
+    observed, starts = pattern(kind, 70)
     found = []
     for place in ("cpu", device):
-        ours, x = leaves(model, z, place)
         there = [None if flags is None else flags.to(place) for flags in (observed, starts)]
-        values = results(ours, x, *there)
+        values = results(model.to(place), z.to(place), *there)
         assert all(value.device == torch.device(place) for value in values)
-        total = torch.stack([value.square().mean() for value in values]).sum()
-        gradients = torch.autograd.grad(total, [*ours, x], allow_unused=True)
-        found.append([value.detach().cpu() for value in (*values, *gradients) if value is not None])
+        found.append([value.cpu() for value in values])
     same(found)
 
 

@@ -15,7 +15,8 @@ from ldmfilter.config import FilterConfig
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
-from ldmfilter.filter.decode import decode_blocks, select_model_units, write_latents
+from ldmfilter.filter.decode import decode_blocks, select_model_units
+from ldmfilter.filter.latents import write_latents
 from ldmfilter.filter.model import LDMFilter, load
 from ldmfilter.tensors import read_tensors, write_tensors
 from tests.filter.conftest import SMALL
@@ -194,6 +195,14 @@ def test_damaged_models_are_refused_in_one_line(fitted, tmp_path):
         assert "\n" not in str(error.value), name
     path.unlink()
     with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path)
+
+
+def test_a_model_without_the_record_of_its_kept_step_is_damaged(fitted, tmp_path):
+    path = fitted.save(tmp_path)
+    history = read_tensors(path)[1]["history"]
+    rewrite(path, history=[one for one in history if one["step"] != fitted.kept_step_])
+    with pytest.raises(InputError, match=r"model\.safetensors: damaged"):
         load(tmp_path)
 
 

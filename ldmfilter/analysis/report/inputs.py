@@ -17,6 +17,7 @@ from ldmfilter.data.counts import is_signal
 from ldmfilter.data.windows import stretches
 
 if TYPE_CHECKING:
+    from ldmfilter.analysis.checks import Diagnosis
     from ldmfilter.analysis.trials import Trials
     from ldmfilter.data.session import Session
     from ldmfilter.filter.model import LDMFilter
@@ -36,7 +37,7 @@ class Inputs:
         model: the run's model.
         latents: of these counts, from `model.decode`; with `<name>_mean`, `<name>_ci`, `<name>_true` where behaviour
             was read, as `read_behavior` adds them.
-        diagnosis: `check(model, counts).to_dict()`.
+        diagnosis: as `check` gives it.
         reports: `to_dict()` of the reports of `read_behavior`, one for each behaviour.
         options: of the command that makes this report, as words.
         trials, trials_note: states in trials and how well their conditions are read, or why there are none.
@@ -48,7 +49,7 @@ class Inputs:
     counts: xr.DataArray
     model: LDMFilter
     latents: xr.Dataset
-    diagnosis: Mapping[str, Any]
+    diagnosis: Diagnosis
     reports: Sequence[Mapping[str, Any]] = ()
     options: Sequence[str] = ()
     trials: Trials | None = None
@@ -71,10 +72,6 @@ class Inputs:
         observed = self.latents["observed"].to_numpy()
         judged = ~self.latents["trained"].to_numpy() & observed
         return judged if judged.any() else observed
-
-    def between(self, start: float, stop: float) -> xr.Dataset:
-        """The latents of a stretch, s."""
-        return self.latents.isel(time=np.flatnonzero((self.time >= start) & (self.time < stop)))
 
     def measured(self, name: str) -> np.ndarray:
         """(time,) a behaviour as it was measured, of classes their positions; NaN where it was not."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,15 @@ from ldmfilter.analysis.checks import check
 from ldmfilter.analysis.lags import read_at_lags
 from ldmfilter.analysis.readout import AnyReport, read_behavior
 from ldmfilter.analysis.report.inputs import Inputs
-from ldmfilter.analysis.report.page import write_page
+from ldmfilter.analysis.report.page import listed, write_page
 from ldmfilter.analysis.report.pictures import Picture
 from ldmfilter.analysis.report.sections import SECTIONS
-from ldmfilter.analysis.report.words import finite, listed
 from ldmfilter.analysis.trials import choose_condition, read_trials
 from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, replacing
 from ldmfilter.filter.runs import Run
+from ldmfilter.text import finite
 
 FORMAT = 1
 STARTS = "trials.start_time"  # of the trials that are shown where no others are asked for
@@ -171,14 +171,14 @@ def report(
     counts = check_counts(counts)
     latents = model.decode(counts, rates=not model.signal_)
     read: tuple[AnyReport, ...] = ()
-    lags: dict[str, list[dict[str, Any]]] = {}
+    lags = {}
     if chosen:
         say(f"behaviour: {listed([one.name for one in chosen])}")
         reading = read_behavior(latents, chosen, counts, min_speed=min_speed)
         latents, read = reading.latents, reading.reports
         say("behaviour: lags")
         found = read_at_lags(model, counts, chosen, min_speed)
-        lags = {name: list(map(asdict, rows)) for name, rows in found.items()}
+        lags = {name: [vars(row) for row in rows] for name, rows in found.items()}
     trials, note = None, ""
     if event := align or (STARTS if "trials" in session.intervals else None):
         say(f"trials: {event}")
@@ -188,26 +188,26 @@ def report(
             if align:
                 raise
             note = f"Trials are not shown: {str(error).removeprefix(f'{session.source.path}: ')}."
-    diagnosis = check(model, counts, progress=lambda what: say(f"diagnoses: {what}"), behavior=read).to_dict()
-    reports = diagnosis.pop("behavior")  # which has a place of its own
-    given = [*(("behavior", path) for path in behavior), *(("circular", name) for name in circular)]
-    given += [("min-speed", f"{min_speed:g}" if min_speed else ""), ("align", align or "")]
-    given += [("window", "{:g}:{:g}".format(*window) if window else ""), ("filter", query or "")]
-    given += [("condition", condition or "")]
-    options = [word for name, value in given if value for word in (f"--{name}", value)]
-    return make_report(Inputs(run, session, counts, model, latents, diagnosis, reports, options, trials, note, lags))
-
-
-def make_report(inputs: Inputs) -> Report:
-    """Gather numbers, pictures and words."""
+    diagnosis = check(model, counts, progress=lambda what: say(f"diagnoses: {what}"), behavior=read)
+    reports = finite([one.to_dict() for one in read])
+    given = {
+        "behavior": behavior,
+        "circular": circular,
+        "min-speed": [f"{min_speed:g}"] if min_speed else [],
+        "align": [align],
+        "window": ["{:g}:{:g}".format(*window)] if window else [],
+        "filter": [query],
+        "condition": [condition],
+    }
+    options = [word for name, values in given.items() for one in values if one for word in (f"--{name}", one)]
+    inputs = Inputs(run, session, counts, model, latents, diagnosis, reports, options, trials, note, lags)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     content: dict[str, Any] = {"format": "ldmfilter-report", "format_version": FORMAT, "created": created}
     pictures: dict[str, Picture] = {}
     for make in SECTIONS.values():
-        section = make(inputs)
-        content |= section.data
-        pictures |= section.pictures
-    content["figures"] = {name: picture.numbers for name, picture in pictures.items()}
-    content = finite(content)
+        numbers, drawn = make(inputs)
+        content |= numbers
+        pictures |= drawn
+    content = finite(content | {"figures": {name: picture.numbers for name, picture in pictures.items()}})
     page = write_page(list(SECTIONS), content, pictures)  # which adds the words to the content
     return Report(content, pictures, page)

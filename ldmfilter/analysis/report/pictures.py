@@ -28,6 +28,8 @@ _STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.linewidth": 0.7,
     "grid.linewidth": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
     "legend.frameon": False,
     "text.color": _INK,
     "grid.color": _LINE,
@@ -46,7 +48,7 @@ class Picture:
     Attributes:
         draw: (figure, narrow) draws it.
         numbers: that its caption names; report.json holds them beside the caption.
-        wide, narrow: size in hundreds of pixels.
+        wide, narrow: size in inches.
         data: for the page's script, plain types.
     """
 
@@ -57,22 +59,36 @@ class Picture:
     data: Any = None
 
     def svg(self, name: str, label: str, narrow: bool = False) -> Markup:
-        """The picture in one of its sizes, as by `svg`."""
-        size, suffix = (self.narrow, "n") if narrow else (self.wide, "w")
-        return svg(lambda figure: self.draw(figure, narrow), size, label, f"{name}-{suffix}")
+        """The picture as an SVG element in the page's colours, in one of its sizes. 100 pixels of the page are one
+        inch, and a font of 9 points is 12.5 pixels high.
+
+        Args:
+            name: the ids inside begin with it, so that no two pictures of a page share one.
+            label: description of the picture, for screen readers.
+            narrow: in the size for a phone.
+        """
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+
+        name += "-n" if narrow else "-w"
+        style: dict[Any, Any] = mpl.rcParamsDefault | _STYLE | {"svg.hashsalt": name}
+        with mpl.rc_context(style), warnings.catch_warnings():
+            # The browser has letters that matplotlib's own font lacks.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+            figure = Figure(figsize=self.narrow if narrow else self.wide, layout="constrained", dpi=144)
+            self.draw(figure, narrow)
+            buffer = io.StringIO()
+            figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        _, box, inside = re.split(r'<svg[^>]*(viewBox="[^"]+")[^>]*>', buffer.getvalue())
+        inside = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", inside, flags=re.S)
+        inside = re.sub(r"<[^>]+>", lambda match: _themed(match.group(0), name), inside)
+        head = Markup('<svg xmlns="http://www.w3.org/2000/svg" {} role="img" aria-label="{}">')
+        return head.format(Markup(box), label) + Markup(inside.strip())
 
 
-@dataclass(frozen=True)
-class Section:
-    """The numbers and pictures of a section.
-
-    Attributes:
-        data: keys of report.json and of the template, with their values.
-        pictures: by name.
-    """
-
-    data: dict[str, Any] = field(default_factory=dict)
-    pictures: dict[str, Picture] = field(default_factory=dict)
+#: Of a section: keys of report.json and of the template with their values, and its pictures by name.
+Section = tuple[dict[str, Any], dict[str, Picture]]
 
 
 def one_plot(draw: Callable[[Axes], None], numbers: Mapping[str, Any] | None = None, high: float = 0.0) -> Picture:
@@ -84,38 +100,6 @@ def one_plot(draw: Callable[[Axes], None], numbers: Mapping[str, Any] | None = N
 def pair(figure: Figure, narrow: bool, **options: Any) -> Sequence[Axes]:
     """Axes of two plots: one above the other on a phone, else side by side."""
     return figure.subplots(2, 1, **options) if narrow else figure.subplots(1, 2, **options)
-
-
-def svg(draw: Callable[[Figure], None], size: tuple[float, float], label: str, name: str) -> Markup:
-    """A picture as an SVG element in the page's colours.
-
-    Args:
-        draw: draws onto a figure of matplotlib.
-        size: inches; 100 pixels of the page are one inch, and a font of 9 points is 12.5 pixels high.
-        label: description of the picture, for screen readers.
-        name: of the picture; the ids inside begin with it, so that no two pictures of a page share one.
-    """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    style: dict[Any, Any] = mpl.rcParamsDefault | _STYLE | {"svg.hashsalt": name}
-    with mpl.rc_context(style), warnings.catch_warnings():
-        # The browser has letters that matplotlib's own font lacks.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
-        figure = Figure(figsize=size, layout="constrained", dpi=144)
-        FigureCanvasSVG(figure)
-        draw(figure)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    _, _, text = buffer.getvalue().partition("<svg")
-    opening, _, inside = text.partition(">")
-    inside = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", inside, flags=re.S)
-    inside = re.sub(r"<[^>]+>", lambda match: _themed(match.group(0), name), inside)
-    box = re.search(r'viewBox="[^"]+"', opening)
-    head = Markup('<svg xmlns="http://www.w3.org/2000/svg" {} role="img" aria-label="{}">')
-    return head.format(Markup(box.group(0) if box else ""), label) + Markup(inside.strip())
 
 
 def _themed(element: str, name: str) -> str:

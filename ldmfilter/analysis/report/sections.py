@@ -5,27 +5,35 @@ The words of a section are in the template of the same name. `SECTIONS` has the 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import platform
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ldmfilter.analysis import plots
+from ldmfilter.analysis.plots import (
+    COLOURS,
+    SINGLE_TRIALS,
+    finish,
+    ink,
+    legend,
+    plot_reports,
+    plot_trials,
+    reference,
+)
 from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.pictures import Picture, Section, one_plot, pair
 from ldmfilter.analysis.report.states import states
 from ldmfilter.analysis.report.trust import trust, units
-from ldmfilter.analysis.report.words import clean
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.windows import stretches
 from ldmfilter.filter.candidates import labels
+from ldmfilter.text import clean
 from ldmfilter.version import __version__
 
 if TYPE_CHECKING:
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ldmfilter.analysis.trials import Trials
+    from ldmfilter.filter.evaluation import Record
 
 _LIBRARIES = ("torch", "numpy", "scipy", "xarray", "zarr", "pynwb", "scikit-learn", "pynapple", "matplotlib", "plotly")
 
@@ -40,7 +49,8 @@ _LIBRARIES = ("torch", "numpy", "scipy", "xarray", "zarr", "pynwb", "scikit-lear
 def summary(inputs: Inputs) -> Section:
     """The session, the part of it that was used, and the model."""
     source, model, counts = inputs.session.source, inputs.model, inputs.counts
-    observed, trained = (inputs.latents[name].to_numpy() for name in ("observed", "trained"))
+    observed = inputs.latents["observed"].to_numpy()
+    unseen = observed & ~inputs.latents["trained"].to_numpy()
     size, spans = float(counts.attrs["bin_size"]), stretches(counts)
     data = inputs.run.config.data
     parts = [
@@ -55,24 +65,24 @@ def summary(inputs: Inputs) -> Section:
     ]
     chosen = [data.interval, *(f"{start:g}:{stop:g} s" for start, stop in data.spans)]
     session = {
-        **dataclasses.asdict(source),
+        **vars(source),
         "units_in_file": len(inputs.run.session_unit_ids),
         "units": counts.sizes["unit"],
         "signal": getattr(inputs.session, "name", ""),
         "spikes": None if is_signal(counts) else int(counts.sum()),
-        "bins": counts.sizes["time"],
+        "bins": observed.size,
         "bin_size": size,
-        "seconds": round(counts.sizes["time"] * size, 6),
+        "seconds": round(observed.size * size, 6),
         "start": spans[0][0],
         "stop": spans[-1][1],
         "stretches": len(spans),
-        "bins_observed": int(observed.sum()),
-        "bins_trained": int((trained & observed).sum()),
-        "bins_judged": int((~trained & observed).sum()),
-        "share_judged": float((~trained & observed).sum() / max(observed.sum(), 1)),
+        "bins_observed": observed.sum(),
+        "bins_trained": observed.sum() - unseen.sum(),
+        "bins_judged": unseen.sum(),
+        "share_judged": unseen.sum() / max(observed.sum(), 1),
         "chosen": " and ".join(filter(None, chosen)) or "the whole session",
     }
-    about = {
+    about = parts[0] | {
         "run": str(inputs.run.folder),
         "id": model.model_id_,
         "created": inputs.run.created,
@@ -86,9 +96,8 @@ def summary(inputs: Inputs) -> Section:
         "frame": model.frame_,
         "parts": parts,
     }
-    about |= {k: parts[0][k] for k in ("kept_step", "held_out_predictive_information", "effective_rank")}
     title = source.session_id or source.identifier or Path(source.path).stem or "session"
-    return Section({"title": title, "session": session, "model": about})
+    return {"title": title, "session": session, "model": about}, {}
 
 
 def behavior(inputs: Inputs) -> Section:
@@ -97,88 +106,88 @@ def behavior(inputs: Inputs) -> Section:
     classes = [one for one in inputs.reports if one["categories"] and one["calibration"]]
 
     def draw_pit(axes: Axes) -> None:
-        for one, colour in zip(calibrated, plots.COLOURS, strict=False):
+        for one, colour in zip(calibrated, COLOURS, strict=False):
             share, error = (np.array(one["distribution"][key]) for key in ("pit", "pit_se"))
             edges = np.linspace(0, 1, len(share) + 1)
-            axes.axhline(1 / len(share), **plots.reference(), zorder=1)
+            axes.axhline(1 / len(share), **reference(), zorder=1)
             axes.stairs(share, edges, color=colour, linewidth=1.3, label=clean(one["name"]))
-            axes.errorbar((edges[:-1] + edges[1:]) / 2, share, 2 * error, color=colour, fmt="none", linewidth=1.0)
+            axes.errorbar((edges[:-1] + edges[1:]) / 2, share, 2 * error, color=colour, fmt="none")
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
         axes.set_ylim(0, None)
-        plots.finish(axes, "probability of less than what happened (PIT)", "share of bins")
-        plots.legend(axes, loc="lower center", frameon=False)
+        finish(axes, "probability of less than what happened (PIT)", "share of bins")
+        legend(axes, loc="lower center")
+
+    def draw_lags(figure: Figure, narrow: bool) -> None:
+        """Errors and widths over those without a lag; those of smoothed states as points at the right end."""
+        labels = {"median_error": "median error", "width": "interval width"}
+        for (key, label), axes in zip(labels.items(), pair(figure, narrow), strict=True):
+            for (name, rows), colour in zip(inputs.lags.items(), COLOURS, strict=False):
+                lag = np.array([row["lag"] for row in rows[:-1]])
+                value = np.array([row[key] for row in rows]) / rows[0][key]
+                end = 1.25 * float(lag[-1])
+                axes.plot(lag, value[:-1], "o-", color=colour, label=clean(name))
+                axes.plot([end], value[-1:], "D", color=colour)
+                halves = lag[lag % 0.5 == 0]
+                axes.set_xticks([*halves, end], [*(f"{one:g}" for one in halves), "smoothed"])
+            axes.axhline(1, **reference())
+            axes.set_ylim(0, 1.05 * max(1.1, axes.dataLim.y1))
+            finish(axes, "lag, s", f"{label}, relative")
+        _legend(figure, narrow)
 
     pictures: dict[str, Picture] = {}
     if calibrated:
-        pictures["calibration"] = one_plot(lambda axes: plots.plot_reports(calibrated, axes))
+        pictures["calibration"] = one_plot(lambda axes: plot_reports(calibrated, axes))
         pictures["pit"] = one_plot(draw_pit)
     if classes:
-        pictures["probabilities"] = one_plot(lambda axes: plots.plot_reports(classes, axes))
+        pictures["probabilities"] = one_plot(lambda axes: plot_reports(classes, axes))
     if inputs.lags:
-        pictures["lags"] = Picture(lambda figure, narrow: _draw_lags(inputs, figure, narrow), narrow=(3.3, 4.8))
-    return Section({"behavior": list(inputs.reports), "lags": dict(inputs.lags)}, pictures)
-
-
-def _draw_lags(inputs: Inputs, figure: Figure, narrow: bool) -> None:
-    """Errors and widths at each lag over those without one; those of smoothed states as points at the right end."""
-    labels = {"median_error": "median error", "width": "interval width"}
-    for (key, label), axes in zip(labels.items(), pair(figure, narrow), strict=True):
-        for (name, rows), colour in zip(inputs.lags.items(), plots.COLOURS, strict=False):
-            lag = np.array([row["lag"] for row in rows[:-1]])
-            value = np.array([row[key] for row in rows]) / rows[0][key]
-            end = 1.25 * float(lag[-1])
-            axes.plot(lag, value[:-1], "o-", color=colour, linewidth=1.3, markersize=4.5, label=clean(name))
-            axes.plot([end], value[-1:], "D", color=colour, markersize=5)
-            halves = lag[lag % 0.5 == 0]
-            axes.set_xticks([*halves, end], [*(f"{one:g}" for one in halves), "smoothed"])
-        axes.axhline(1, **plots.reference())
-        axes.set_ylim(0, 1.05 * max(1.1, axes.dataLim.y1))
-        plots.finish(axes, "lag, s", f"{label}, relative")
-    _legend(figure, narrow)
+        pictures["lags"] = Picture(draw_lags, narrow=(3.3, 4.8))
+    return {"behavior": inputs.reports, "lags": inputs.lags}, pictures
 
 
 def trials(inputs: Inputs) -> Section:
     """States along trials by condition, and how well each condition is read from them."""
     found = inputs.trials
     if found is None:
-        return Section({"trials": None, "trials_note": inputs.trials_note})
+        return {"trials": None, "trials_note": inputs.trials_note}, {}
     best = int(np.nanargmax(found.accuracy)) if np.isfinite(found.accuracy).any() else 0
     hidden = ("aligned", "number")  # of which there are pictures
     data = {key: value for key, value in vars(found).items() if key not in hidden}
     shown = _most_apart(found, 4)
     names = [clean(name) for name in found.names]
-    drawn = names[: len(plots.COLOURS)]
+    drawn = names[: len(COLOURS)]
 
     def draw(figure: Figure, narrow: bool) -> None:
         grid = figure.subplots(len(shown), 1, sharex=True) if narrow else figure.subplots(-(-len(shown) // 2), 2)
-        for state, axes in zip(shown, np.ravel(grid), strict=False):
-            plots.plot_trials(found.aligned, state, found.number, drawn, axes)
+        for state, axes in itertools.zip_longest(shown, np.ravel(grid)):
+            if state is None:  # the grid has an even number of places
+                axes.remove()
+            else:
+                plot_trials(found.aligned, state, found.number, drawn, axes)
         _legend(figure, narrow)
 
     def draw_read(figure: Figure, narrow: bool) -> None:
         axes, time = figure.add_subplot(), found.time
-        for name, recall, colour in zip(drawn, found.recall.T, plots.COLOURS, strict=False):
+        for name, recall, colour in zip(drawn, found.recall.T, COLOURS, strict=False):
             axes.plot(time, recall, color=colour, linewidth=0.8, alpha=0.7, label=name)
         shuffled: dict[str, Any] = {"alpha": 0.1, "linewidth": 0, "label": "shuffled, 95 %"}
-        axes.fill_between(time, 0, found.shuffled, color=plots.ink(), **shuffled)
-        axes.plot(time, found.accuracy, color=plots.ink(), linewidth=1.8, label="mean of the conditions")
+        axes.fill_between(time, 0, found.shuffled, color=ink(), **shuffled)
+        axes.plot(time, found.accuracy, color=ink(), linewidth=1.8, label="mean of the conditions")
         axes.yaxis.set_major_formatter("{x:.0%}")
         axes.set_ylim(0, 1.03)
         if time[0] < 0 < time[-1]:
-            axes.axvline(0, **plots.reference())
-        plots.finish(axes, "time, s", "trials read right")
+            axes.axvline(0, **reference())
+        finish(axes, "time, s", "trials read right")
         _legend(figure, narrow)
 
     high = 2.3 * -(-len(shown) // 2) + 0.5
-    about = {"shown": shown, "singles": plots.SINGLE_TRIALS, "undrawn": len(names) - len(drawn)}
+    about = {"shown": shown, "singles": SINGLE_TRIALS, "undrawn": len(names) - len(drawn)}
     numbers = {"best_time": found.time[best], "best": found.accuracy[best], "shuffled": found.shuffled[best]}
-    return Section(
-        {"trials": data | {"best_recall": found.recall[best]}, "trials_note": ""},
-        {
-            "trials": Picture(draw, about, wide=(9.2, high), narrow=(3.3, 1.8 * len(shown) + 0.8)),
-            "conditions": Picture(draw_read, numbers, wide=(9.2, 3.4), narrow=(3.3, 3.6)),
-        },
-    )
+    data["best_recall"] = found.recall[best]
+    return {"trials": data, "trials_note": ""}, {
+        "trials": Picture(draw, about, wide=(9.2, high), narrow=(3.3, 1.8 * len(shown) + 0.8)),
+        "conditions": Picture(draw_read, numbers, wide=(9.2, 3.4), narrow=(3.3, 3.6)),
+    }
 
 
 def _most_apart(found: Trials, number: int) -> list[int]:
@@ -192,38 +201,36 @@ def _most_apart(found: Trials, number: int) -> list[int]:
 def _legend(figure: Figure, narrow: bool) -> None:
     """One legend above all plots of a figure, with what the first one shows."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    plots.legend(figure, handles=handles, labels=labels, loc="outside upper left", ncols=2 if narrow else 5)
+    legend(figure, handles=handles, labels=labels, loc="outside upper left", ncols=2 if narrow else 5)
 
 
 def training(inputs: Inputs) -> Section:
     """The evaluations of the training, and the steps that were kept."""
     model = inputs.model
-    kept = [part.kept_record_ for part in model.parts]
     frames = {one.name: one.frame for one in model.candidates_}  # s, by which nats per frame are divided
 
     def draw(axes: Axes) -> None:
-        names = list(dict.fromkeys(record.candidate for record in model.history_))
-        colours = dict(zip(names, itertools.cycle(plots.COLOURS)))
-        for name in names:
-            records = [record for record in model.history_ if record.candidate == name]
-            score = [record.score / frames.get(name, model.frame_) for record in records]
-            axes.plot([record.step for record in records], score, color=colours[name], linewidth=1.4, label=name)
-        for one in kept:
-            score = [one.score / frames.get(one.candidate, model.frame_)]
-            label = "kept" if one is kept[0] else ""
-            axes.plot([one.step], score, "o", color=colours[one.candidate], markersize=6, label=label)
-        axes.axhline(0, **plots.reference())
-        plots.legend(axes, frameon=False)
-        plots.finish(axes, "training step", "predictive information\non held-out time, nats per second")
+        colours = dict(zip(dict.fromkeys(one.candidate for one in model.history_), itertools.cycle(COLOURS)))
 
+        def line(records: Sequence[Record], style: str, label: str) -> None:
+            name = records[0].candidate
+            score = [one.score / frames.get(name, model.frame_) for one in records]
+            axes.plot([one.step for one in records], score, style, color=colours[name], label=label)
+
+        for name in colours:
+            line([one for one in model.history_ if one.candidate == name], "-", name)
+        for number, part in enumerate(model.parts):
+            line([part.kept_record_], "o", "" if number else "kept")
+        axes.axhline(0, **reference())
+        legend(axes)
+        finish(axes, "training step", "predictive information\non held-out time, nats per second")
+
+    named = zip(model.candidates_, labels(model.candidates_), strict=True)
     data = {
-        "training": [dataclasses.asdict(record) for record in model.history_],
-        "candidates": [
-            dataclasses.asdict(one) | {"label": label}
-            for one, label in zip(model.candidates_, labels(model.candidates_), strict=True)
-        ],
+        "training": list(map(vars, model.history_)),
+        "candidates": [vars(one) | {"label": label} for one, label in named],
     }
-    return Section(data, {"training": one_plot(draw, high=2.8)})
+    return data, {"training": one_plot(draw, high=2.8)}
 
 
 def made(inputs: Inputs) -> Section:
@@ -238,7 +245,7 @@ def made(inputs: Inputs) -> Section:
         ["ldmfilter", "report", folder, *which, "--out", "report.html", *inputs.options],
     ]
     settings = {"settings": run.config.to_dict(), "versions": versions, "commands": list(map(shlex.join, commands))}
-    return Section({"made": settings})
+    return {"made": settings}, {}
 
 
 def _changed(config: Config) -> list[str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ldmfilter.analysis import plots
 from ldmfilter.analysis.report.inputs import Inputs
+from ldmfilter.analysis.report.page import plain_number
 from ldmfilter.analysis.report.pictures import Picture, Section
-from ldmfilter.analysis.report.words import clean, finite, plain_number
 from ldmfilter.data.counts import is_signal
+from ldmfilter.text import clean, finite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,13 +22,13 @@ STATES_SHOWN = 60.0  # s
 RASTER_SHOWN = 20.0  # s
 PHONE, SHORT = 0.4, 5.0  # share of a stretch that is shown on a phone; s, of one that is shown whole
 #: Colours of the state space along a scale, that stay visible on white and on black.
-_SCALE = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#e3cf1f")
+_SCALE: tuple[str, ...] = ("#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#e3cf1f")
 
 
 def states(inputs: Inputs) -> Section:
     """The states in time and in space, and the spikes."""
     pictures = {"states": _states(inputs), "space": _space(inputs), "raster": _raster(inputs)}
-    return Section({name: picture.numbers for name, picture in pictures.items()}, pictures)
+    return {name: picture.numbers for name, picture in pictures.items()}, pictures
 
 
 def _end(start: float, stop: float, narrow: bool) -> float:
@@ -37,25 +38,25 @@ def _end(start: float, stop: float, narrow: bool) -> float:
 
 def _states(inputs: Inputs) -> Picture:
     start, stop = inputs.around(inputs.busiest(RASTER_SHOWN), STATES_SHOWN)
-    shown = inputs.between(start, stop)
+    shown = inputs.latents.sel(time=slice(start, stop))
     unseen = ~shown["trained"].to_numpy()
+    marked = bool(unseen.any() and not unseen.all())
     numbers = {
         "start": start,
         "stop": stop,
         "shown": plots.leading_states(shown, 4),
         "level": float(inputs.latents["ci"].attrs["level"]),
         "of": inputs.model.sized_.states,
-        "unseen_marked": bool(unseen.any() and not unseen.all()),
+        "unseen_marked": marked,
     }
 
     def draw(figure: Figure, narrow: bool) -> None:
-        part = inputs.between(start, _end(start, stop, narrow))
+        part = shown.sel(time=slice(_end(start, stop, narrow)))
         time, axes = part["time"].to_numpy(), figure.add_subplot()
         plots.plot_states(part, axes, number=4)
-        foot: dict[str, Any] = {"color": plots.COLOURS[1], "linewidth": 0, "step": "mid"}
-        foot |= {"transform": axes.get_xaxis_transform(), "where": ~part["trained"].to_numpy()}
-        if numbers["unseen_marked"]:
-            axes.fill_between(time, 0, 0.012, **foot)
+        if marked:
+            foot: Any = {"where": ~part["trained"].to_numpy(), "transform": axes.get_xaxis_transform(), "step": "mid"}
+            axes.fill_between(time, 0, 0.012, color=plots.COLOURS[1], linewidth=0, **foot)
         axes.set(xlim=(time[0], time[-1]), ylabel="state")
 
     return Picture(draw, numbers, wide=(9.2, 3.9), narrow=(3.3, 3.4))
@@ -64,7 +65,7 @@ def _states(inputs: Inputs) -> Picture:
 def _space(inputs: Inputs) -> Picture:
     """The still picture of the state space, and the points and colours that the page's script turns."""
     observed = np.flatnonzero(inputs.latents["observed"].to_numpy())
-    mean = inputs.latents["filtered_mean"].to_numpy()[observed]
+    mean = inputs.latents["filtered_mean"].to_numpy()[observed].astype(np.float64)
     axes_by, shown = _apart(inputs, mean, observed), mean
     if axes_by is not None:
         shown = (mean - mean.mean(0)) @ axes_by
@@ -129,30 +130,30 @@ def _series(report: Mapping[str, Any]) -> str:
 def _colouring(about: Mapping[str, Any], values: np.ndarray) -> dict[str, Any]:
     """Colours of points (point,) by one variable, for the page's script and for the still picture. A variable of few
     values is shown as classes, by their rank."""
-    known = values[np.isfinite(values)]
-    classes = np.unique(known).tolist()
+    classes = np.unique(values[np.isfinite(values)]).tolist()
     low, high = (classes[0], classes[-1]) if classes else (0.0, 1.0)
-    if about.get("circular") and about.get("period"):  # the colours go round once, whatever part of a turn was seen
-        low = 0.0 if low > -2e-3 * about["period"] else -about["period"] / 2
-        high = low + about["period"]
-    names = about.get("classes")
+    names, stops, named = about.get("classes") if classes else None, _SCALE, None
     unit = f" {about['unit']}" if about["unit"] else ""
-    labels = {"low_label": plain_number(low) + unit, "high_label": plain_number(high) + unit}
-    stops: Sequence[str] = plots.CIRCLE if about.get("circular") else _SCALE
-    named = None
-    if names and classes:
-        labels = {"low_label": names[int(low)], "high_label": names[int(high)]}
+
+    def label(value: float) -> str:
+        return names[int(value)] if names else plain_number(value) + unit
+
+    if about.get("circular"):
+        stops = plots.CIRCLE
+        if period := about["period"]:  # the colours go round once, whatever part of a turn was seen
+            low = 0.0 if low > -2e-3 * period else -period / 2
+            high = low + period
+    ends = {"low_label": label(low), "high_label": label(high)}
     if 2 <= len(classes) <= (len(plots.COLOURS) if names else 4):
         stops = plots.COLOURS[: len(classes)]
+        named = [{"label": label(one), "colour": colour} for one, colour in zip(classes, stops, strict=True)]
         values = np.where(np.isfinite(values), np.searchsorted(classes, values), np.nan)
         low, high = 0.0, float(len(classes) - 1)
-        texts = [names[int(v)] if names else plain_number(v) + unit for v in classes]
-        named = [{"label": v, "colour": c} for v, c in zip(texts, stops, strict=True)]
     return {
         "label": about["name"],
         "low": low,
         "high": high,
-        **labels,
+        **ends,
         "values": [float(f"{value:.5g}") for value in values.tolist()],
         "colorscale": list(zip(np.linspace(0, 1, len(stops)).tolist(), stops, strict=True)),
         "gradient": f"linear-gradient(90deg, {', '.join(stops)})",
@@ -164,7 +165,7 @@ def _raster(inputs: Inputs) -> Picture:
     start, stop = inputs.busiest(RASTER_SHOWN)
     order, signal = inputs.unit_order(), is_signal(inputs.counts)
     trains = [] if signal else [t[(t >= start) & (t < stop)] for t in map(inputs.spike_times, order)]
-    shown = inputs.between(start, stop)
+    shown = inputs.latents.sel(time=slice(start, stop))
     for name in inputs.names:  # a readout is shown only where it was not fitted
         for key in {f"{name}_mean", f"{name}_ci", f"{name}_probability"} & set(shown):
             shown[key] = shown[key].where(shown[f"{name}_fold"] >= 0)
@@ -181,7 +182,7 @@ def _raster(inputs: Inputs) -> Picture:
 
     def draw(figure: Figure, narrow: bool) -> None:
         end = _end(start, stop, narrow)
-        part = shown.isel(time=np.flatnonzero(shown["time"].to_numpy() < end))
+        part = shown.sel(time=slice(end))
         heights = [2.6, *[1.0] * len(behaviors)]
         grid = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
         if signal:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ldmfilter.analysis import plots
+from ldmfilter.analysis.measures import Measures
+from ldmfilter.analysis.plots import COLOURS, finish, ink, reference
 from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.pictures import Picture, Section, one_plot, pair
-from ldmfilter.analysis.report.words import clean
+from ldmfilter.text import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,124 +18,114 @@ if TYPE_CHECKING:
 
 UNITS_SHOWN = 10  # in the picture; the table has all
 
-Measured = Mapping[str, Any]  # plain types of `Measures`
-
 
 def trust(inputs: Inputs) -> Section:
     """The diagnosis, and a picture of each group of measures."""
-    draws: dict[str, Callable[[Measured], Picture]] = {
-        "nis": _nis, "correlation": _correlation, "spectrum": _spectrum, "memory": _memory, "drift": _drift,
-    }  # fmt: skip
+    draws = {"nis": _nis, "correlation": _correlation, "spectrum": _spectrum, "memory": _memory, "drift": _drift}
     parts = _parts(inputs)
     pictures = {name + suffix: draw(parts[suffix]) for suffix in parts for name, draw in draws.items()}
-    return Section({"diagnosis": dict(inputs.diagnosis)}, pictures)
+    diagnosis = inputs.diagnosis.to_dict()
+    del diagnosis["behavior"]  # which has a place of its own
+    return {"diagnosis": diagnosis}, pictures
 
 
 def units(inputs: Inputs) -> Section:
     """The units without which the filter predicts worst."""
-    return Section({}, {f"units{suffix}": _units(measures) for suffix, measures in _parts(inputs).items()})
+    return {}, {f"units{suffix}": _units(measures) for suffix, measures in _parts(inputs).items()}
 
 
-def _parts(inputs: Inputs) -> dict[str, Measured]:
+def _parts(inputs: Inputs) -> dict[str, Measures]:
     """The measures of each part of the filter, by the ending of its pictures' names."""
-    parts = inputs.diagnosis["parts"]
-    return {f"-{name}": parts[name] for name in parts} or {"": inputs.diagnosis}
+    diagnosis = inputs.diagnosis
+    return {f"-{name}": one for name, one in diagnosis.parts.items()} or {"": diagnosis}
 
 
-def _arrays(measures: Measured, group: str, *names: str) -> tuple[np.ndarray, ...]:
-    """Arrays of a group of measures, NaN where a value is not finite."""
-    return tuple(np.asarray(measures[group][name], dtype=np.float64) for name in names)
-
-
-def _nis(measures: Measured) -> Picture:
+def _nis(measures: Measures) -> Picture:
     """Quantiles of the normalised innovations squared against those of chi-square: on the line where the filter's
     covariance is right, above it where the covariance is too small."""
-    probability, nis, chi2 = _arrays(measures, "consistency", "probability", "nis", "chi2")
-    median, high = np.interp([0.5, 0.95], probability, nis / chi2)
+    nis, chi2 = measures.consistency.nis, measures.consistency.chi2
+    median, high = np.interp([0.5, 0.95], measures.consistency.probability, nis / chi2)
     top = 1.05 * float(max(np.nanmax(chi2), np.nanmax(nis)))
 
     def draw(axes: Axes) -> None:
         # Axes in square roots, which are distances in standard deviations, show both the bulk and the tail.
         for set_scale in (axes.set_xscale, axes.set_yscale):
             set_scale("function", functions=(lambda values: np.sqrt(np.maximum(values, 0)), np.square))
-        axes.plot([0, top], [0, top], **plots.reference())
-        axes.plot(chi2, nis, color=plots.COLOURS[0], linewidth=1.4, marker="o", markersize=3)
+        axes.plot([0, top], [0, top], **reference())
+        axes.plot(chi2, nis, "o-", color=COLOURS[0])
         axes.set(xlim=(0, top), ylim=(0, top))
-        plots.finish(axes, "quantile of chi-square", "quantile of the innovations")
+        finish(axes, "quantile of chi-square", "quantile of the innovations")
 
     return one_plot(draw, {"median_ratio": median, "quantile_95_ratio": high})
 
 
-def _correlation(measures: Measured) -> Picture:
+def _correlation(measures: Measures) -> Picture:
     """The largest correlation between innovations, by lag, and the bound of white noise."""
-    lag, correlation, white = _arrays(measures, "consistency", "lag", "correlation", "white")
+    found = measures.consistency
 
     def draw(axes: Axes) -> None:
-        axes.bar(lag, white, width=lag[0], color=plots.ink(), alpha=0.1, linewidth=0, label="white noise")
-        style: dict[str, Any] = {"linewidth": 1.4, "marker": "o", "markersize": 3.5}
-        axes.plot(lag, correlation, color=plots.COLOURS[0], label="innovations", **style)
-        axes.set_ylim(0, max(0.5, 1.15 * float(np.nanmax([*correlation, *white]))))
-        plots.finish(axes, "lag, s", "largest correlation")
+        axes.bar(found.lag, found.white, width=found.lag[0], color=ink(), alpha=0.1, linewidth=0, label="white noise")
+        axes.plot(found.lag, found.correlation, "o-", color=COLOURS[0], label="innovations")
+        axes.set_ylim(0, max(0.5, 1.15 * float(np.nanmax([found.correlation, found.white]))))
+        finish(axes, "lag, s", "largest correlation")
         axes.legend(loc="upper right")
 
     return one_plot(draw)
 
 
-def _spectrum(measures: Measured) -> Picture:
+def _spectrum(measures: Measures) -> Picture:
     """Variances along the principal axes of z and of its prediction."""
-    z, prediction = _arrays(measures, "spectrum", "z", "prediction")
 
     def draw(axes: Axes) -> None:
-        lines = {"pseudo-observation z": z, "its prediction": prediction}
-        for (name, values), colour in zip(lines.items(), plots.COLOURS, strict=False):
-            axes.plot(1 + np.arange(len(values)), values, "o-", color=colour, markersize=4, linewidth=1.2, label=name)
+        lines = {"pseudo-observation z": measures.spectrum.z, "its prediction": measures.spectrum.prediction}
+        for (name, values), colour in zip(lines.items(), COLOURS, strict=False):
+            axes.plot(1 + np.arange(len(values)), values, "o-", color=colour, label=name)
         axes.set_ylim(bottom=0)
         axes.locator_params(axis="x", integer=True)
-        plots.finish(axes, "principal axis", "variance")
-        axes.legend(loc="lower left" if prediction[-1] > 0.3 else "upper right")
+        finish(axes, "principal axis", "variance")
+        axes.legend(loc="lower left" if measures.spectrum.prediction[-1] > 0.3 else "upper right")
 
     return one_plot(draw)
 
 
-def _memory(measures: Measured) -> Picture:
-    (seconds,) = _arrays(measures, "memory", "time_constant")
+def _memory(measures: Measures) -> Picture:
+    seconds = measures.memory.time_constant
     seconds = np.sort(seconds[np.isfinite(seconds)])[::-1]
     names = [str(i + 1) for i in range(len(seconds))]
     return one_plot(lambda axes: _bars(axes, names, seconds, "time constant, s", "slowest first"))
 
 
-def _drift(measures: Measured) -> Picture:
+def _drift(measures: Measures) -> Picture:
     """Two numbers by blocks of the session."""
-    start, stop = _arrays(measures, "drift", "start", "stop")
-    labels = {
-        "predictive_information": "predictive information,\nnats per second",
-        "nis": "normalised innovation\nsquared per dimension",
+    drift = measures.drift
+    lines = {
+        "predictive information,\nnats per second": drift.predictive_information,
+        "normalised innovation\nsquared per dimension": drift.nis,
     }
 
     def draw(figure: Figure, narrow: bool) -> None:
         both = pair(figure, narrow, sharex=narrow)
-        for (name, label), axes in zip(labels.items(), both, strict=True):
-            (value,) = _arrays(measures, "drift", name)
-            axes.axhline(float(np.nanmean(value)), **plots.reference())
-            axes.plot((start + stop) / 2, value, "o-", color=plots.COLOURS[0], linewidth=1.2, markersize=4)
+        for (label, value), axes in zip(lines.items(), both, strict=True):
+            axes.axhline(float(np.nanmean(value)), **reference())
+            axes.plot((drift.start + drift.stop) / 2, value, "o-", color=COLOURS[0])
             if np.nanmin(value) >= 0:
                 axes.set_ylim(0, 1.25 * float(np.nanmax(value)))
-            plots.finish(axes, "time, s", label)
+            finish(axes, "time, s", label)
         if narrow:
             both[0].set_xlabel("")
 
     return Picture(draw, wide=(9.2, 2.5), narrow=(3.3, 3.4))
 
 
-def _units(measures: Measured) -> Picture:
-    loss, share = _arrays(measures, "units", "loss", "share")
+def _units(measures: Measures) -> Picture:
+    loss = measures.units.loss
     order = np.argsort(-np.where(np.isfinite(loss), loss, -np.inf), kind="stable")
     shown = order[:UNITS_SHOWN]
-    names = [clean(str(measures["units"]["unit"][i])) for i in shown]
+    names = [clean(str(measures.units.unit[i])) for i in shown]
     numbers = {
         "order": order,
         "units": len(shown),
-        "share": np.nansum(share[shown]),
+        "share": np.nansum(measures.units.share[shown]),
         "largest": names[0],
         "loss": loss[shown[0]],
     }
@@ -146,10 +136,10 @@ def _units(measures: Measured) -> Picture:
 def _bars(axes: Axes, names: list[str], values: np.ndarray, x: str, y: str) -> None:
     """Values as horizontal bars with their names, the first at the top."""
     rows = np.arange(len(names))
-    axes.barh(rows, values, height=0.62, color=plots.COLOURS[0], alpha=0.85, linewidth=0)
+    axes.barh(rows, values, height=0.62, color=COLOURS[0], alpha=0.85, linewidth=0)
     # A name may hold dollar signs, which are no mathematics here.
     axes.set_yticks(rows, names, parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.axvline(0, color=plots.ink(), linewidth=0.8)
+    axes.axvline(0, color=ink(), linewidth=0.8)
     axes.tick_params(axis="y", length=0)
-    plots.finish(axes, x, y, left=False)
+    finish(axes, x, y, left=False)

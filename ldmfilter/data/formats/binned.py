@@ -10,7 +10,6 @@ Beside them, as groups or as names with slashes: units/<column>, intervals/<tabl
 behavior/<name>/data and behavior/<name>/time, as `Session.to_zarr` lays them out.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -20,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession, from_counts
-from ldmfilter.data.cf import unpacked
+from ldmfilter.data.cf import one_series, unpacked
 from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.formats.format import Format, starts_with
@@ -28,11 +27,10 @@ from ldmfilter.data.session import Source
 from ldmfilter.data.signal import choose_series, from_signal
 from ldmfilter.data.tables import Array, shorten
 from ldmfilter.data.untrusted.checksums import file_checksum, folder_checksum
-from ldmfilter.data.untrusted.codecs import checked
-from ldmfilter.data.untrusted.damage import damage, reason_of
+from ldmfilter.data.untrusted.damage import json_object, reason_of
 from ldmfilter.data.untrusted.hdf5 import check_heaps, check_netcdf, is_hdf5
 from ldmfilter.data.untrusted.npy import check_text, npz_names, read_npy, read_npz
-from ldmfilter.data.untrusted.zarr_store import ZARR_DAMAGE, check_arrays
+from ldmfilter.data.untrusted.zarr_store import check_arrays, reading_store
 from ldmfilter.errors import InputError
 
 __all__ = ["FORMATS", "BinnedSession", "from_counts", "read_counts"]
@@ -57,11 +55,8 @@ def read_counts(path: Path, reading: Reading = PLAIN) -> BinnedSession:
     without a variable (time, unit) or the series, and one that holds pickled objects.
     """
     if path.is_dir():
-        if (path / "zarr.json").exists():
-            raise InputError(f"{path}: is zarr format 3; write the counts with zarr_format=2")
-        with damage(path, "zarr store", errors=ZARR_DAMAGE):
+        with reading_store(path):
             check_arrays(path, long_text=True)
-        with checked():
             root, groups = _open(path, "zarr", "zarr store", consolidated=False)
         return _session(path, root, groups, reading, folder_checksum(path))
     if starts_with(path, _NUMPY):
@@ -86,7 +81,8 @@ def _open(path: Path, engine: str, kind: str, **options: Any) -> tuple[xr.Datase
         undecoded: dict[str, Any] = {"decode_times": False, "mask_and_scale": False}
         where = "" if engine == "zarr" else str(path)
         if engine == "scipy":
-            with xr.open_dataset(path, engine="scipy", **undecoded) as file:
+            # Mapped into memory, a damaged file is closed late, with a warning of scipy wherever that happens.
+            with xr.open_dataset(path, engine="scipy", mmap=False, **undecoded) as file:
                 return _unpacked(file, where), {}
         opened = xr.open_groups(path, engine=engine, **undecoded, **options)  # type: ignore[arg-type]
         try:
@@ -125,11 +121,6 @@ def _from_arrays(arrays: dict[str, Array], where: str, wanted: str | None) -> tu
     counts = xr.DataArray(top[name], dims=("time", "unit"), name="counts" if wanted is None else name)
     if "bin_size" in top:
         counts.attrs["bin_size"] = top["bin_size"].item() if top["bin_size"].size == 1 else None
-    for key, dims in {**_AXES, **_MARKS}.items():
-        if key in top:
-            if top[key].shape != tuple(counts.sizes[dim] for dim in dims):
-                raise InputError(f"{where}: {key} has shape {top[key].shape}, counts {counts.shape}; save them anew")
-            counts = counts.assign_coords({key: (dims, top[key])})
     groups: dict[str, dict[str, Any]] = {}
     for path, array in arrays.items():
         group, slash, key = path.rpartition("/")
@@ -137,9 +128,12 @@ def _from_arrays(arrays: dict[str, Array], where: str, wanted: str | None) -> tu
             dims = (_FIRST_DIM.get(group.split("/")[0], "row"), f"{key}_item")[: array.ndim]
             groups.setdefault(group, {})[key] = (dims, array)
     try:
+        for key, dims in {**_AXES, **_MARKS}.items():
+            if key in top:
+                counts = counts.assign_coords({key: (dims, top[key])})
         return counts.to_dataset(), {group: xr.Dataset(columns) for group, columns in groups.items()}
     except ValueError as error:
-        raise InputError(f"{where}: arrays of a group differ in length ({reason_of(error)}); save them anew") from error
+        raise InputError(f"{where}: arrays do not fit each other ({reason_of(error)}); save them anew") from error
 
 
 def _session(path: Path, root: xr.Dataset, groups: Groups, reading: Reading, checksum: str) -> BinnedSession:
@@ -149,46 +143,34 @@ def _session(path: Path, root: xr.Dataset, groups: Groups, reading: Reading, che
         for column, variable in dataset.variables.items():
             check_text(variable.values, f"{where}: {place}/{column}")
     counts, signals = _counts(root, where, reading.series)
+    top = {name: one for name, one in root.variables.items() if name not in (*_MARKS, *_AXES, counts.name)}
+    root = root.reset_coords()  # coordinates along time are series too
+    series = [
+        name
+        for name, one in top.items()
+        if "time" in root.coords and one.dims[:1] == ("time",) and one.ndim <= 2 and one.dtype.kind in "biuf"
+    ]
+    rows = [name for name, one in top.items() if one.dims[:1] == ("interval",)]
+    found = [("units", "", root[[name for name, one in top.items() if one.dims == ("unit",)]])]
+    found += [("intervals", "intervals", root[rows])] * bool(rows)
+    found += [("behavior", str(name), root[[name]]) for name in series]
+    found += [(kind, unquote(key), one) for group, one in groups.items() for kind, _, key in [group.partition("/")]]
     units: dict[str, Any] = {}
-    behavior: dict[str, xr.DataArray] = {}
-    intervals: dict[str, dict[str, Any]] = {}
-    for key, array in {**root.coords, **root.data_vars}.items():
-        name = str(key)
-        if name in (*_MARKS, *_AXES, counts.name):
-            continue
-        if array.dims == ("unit",):
-            units[name] = array.values
-        elif array.dims[:1] == ("interval",):
-            intervals.setdefault("intervals", {})[name] = array.variable
-        elif array.dims[:1] == ("time",) and array.ndim <= 2 and array.dtype.kind in "biuf" and "time" in root.coords:
-            behavior[name] = array.rename(name)
-    for group, dataset in groups.items():
-        kind, _, key = group.partition("/")
-        key = unquote(key)
+    parts: dict[str, Any] = {"units": units, "intervals": {}, "behavior": {}}
+    for kind, key, dataset in found:
+        columns = {
+            unquote(str(name)): one for name, one in dataset.variables.items() if name not in ("unit", "interval")
+        }
         if kind == "units" and not key:
-            units |= {unquote(str(column)): array.values for column, array in dataset.data_vars.items()}
+            units |= {name: one.values for name, one in columns.items()}
         elif kind == "intervals" and key:
-            intervals[key] = {
-                unquote(str(column)): array for column, array in dataset.variables.items() if column != "interval"
-            }
+            parts["intervals"][key] = columns
         elif kind == "behavior" and key:
-            rest = [array for column, array in dataset.data_vars.items() if column != "time"]
-            if "time" not in dataset.variables or len(rest) != 1 or rest[0].ndim not in (1, 2):
-                raise InputError(f"{where}: {group}: needs `time` and one more array; write the series anew")
-            time = dataset["time"]
-            if time.shape != rest[0].shape[:1]:
-                raise InputError(
-                    f"{where}: {group}: {time.size} times for {len(rest[0])} values; write the series anew"
-                )
-            one = rest[0].rename({rest[0].dims[0]: "time"} if rest[0].dims[0] != "time" else {})
-            behavior[key] = one.rename(key.rpartition("/")[2]).assign_coords(time=("time", time.values, time.attrs))
-    parts: dict[str, Any] = {"units": units, "intervals": intervals, "behavior": behavior, "reading": reading}
-    attrs = {**root.attrs, **counts.attrs}
-    about = {key: str(attrs.get(key, "")) for key in ("identifier", "session_id", "session_start_time")}
-    source = Source(path=where, checksum=checksum, **about)
+            parts["behavior"][key] = one_series(dataset, f"{where}: {kind}/{key}").rename(key.rpartition("/")[2])
+    source = Source.noted(path, checksum, {**root.attrs, **counts.attrs})
     if counts.name in signals:
-        return from_signal(counts, reading.bin_size, source=source, series=signals, **parts)
-    return from_counts(counts, reading.bin_size, source=source, **parts)
+        return from_signal(counts, reading.bin_size, source=source, reading=reading, series=signals, **parts)
+    return from_counts(counts, reading.bin_size, source=source, reading=reading, **parts)
 
 
 def _counts(root: xr.Dataset, where: str, wanted: str | None) -> tuple[xr.DataArray, dict[str, str]]:
@@ -217,11 +199,8 @@ def _recognises(path: Path) -> bool:
 
 def _is_of_counts(attributes: Path) -> bool:
     """True for the attributes of an array with dims time and one more."""
-    try:
-        dims = json.loads(attributes.read_bytes())["_ARRAY_DIMENSIONS"]
-        return len(dims) == 2 and "time" in dims
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return False
+    dims = json_object(attributes).get("_ARRAY_DIMENSIONS")
+    return isinstance(dims, list) and len(dims) == 2 and "time" in dims
 
 
 def _is_netcdf(path: Path) -> bool:

@@ -18,15 +18,7 @@ from pynwb.misc import IntervalSeries, Units
 
 from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.formats.format import Format
-from ldmfilter.data.formats.nwb_open import (
-    UNREADABLE,
-    Notes,
-    NWBSource,
-    hdf5_source,
-    leaving_out,
-    open_nwb,
-    zarr_source,
-)
+from ldmfilter.data.formats.nwb_open import UNREADABLE, Notes, leaving_out, open_nwb
 from ldmfilter.data.formats.nwb_series import describe, find_series, read_behavior, read_signal, rois_of
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import choose_series, from_signal
@@ -36,7 +28,7 @@ from ldmfilter.data.untrusted.checksums import file_checksum, folder_checksum
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.hdf5 import is_hdf5
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, open_remote, remote_address
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 # Columns that hold no values of their own.
 _POINTERS = (VectorIndex, DynamicTableRegion, TimeSeriesReferenceVectorData)
@@ -58,13 +50,10 @@ def read_nwb(path: Path | str, reading: Reading = PLAIN) -> Session:
     """
     if address := remote_address(path):
         remote = open_remote(address)
-        with _damage(remote.where):
-            return _read(hdf5_source(remote.where, remote.file), lambda: remote.checksum, reading)
+        return _read(remote.where, remote.file, lambda: remote.checksum, reading)
     here = Path(path)
-    with _damage(str(here)):
-        if here.is_dir():
-            return _read(zarr_source(here), lambda: folder_checksum(here), reading)
-        return _read(hdf5_source(str(here), here), lambda: file_checksum(here), reading)
+    checksum = folder_checksum if here.is_dir() else file_checksum
+    return _read(str(here), here, lambda: checksum(here), reading)
 
 
 @contextmanager
@@ -89,22 +78,21 @@ def from_nwb(nwb: NWBFile, series: str | None = None) -> Session:
     Raises InputError as `read_nwb`.
     """
     where, notes = str(nwb.container_source or "memory"), Notes()
-    return _made(_gather(nwb, where, lambda: "", Reading(series=series), notes), where, notes)
+    return _made(_gather(nwb, where, "", Reading(series=series), notes), where, notes)
 
 
-def _read(nwb_source: NWBSource, checksum: Callable[[], str], reading: Reading) -> Session:
+def _read(where: str, file: Any, checksum: Callable[[], str], reading: Reading) -> Session:
     notes: Notes = []  # warnings for the user, given after the readers' own are silenced no more
-    with warnings.catch_warnings():
-        # pynwb and hdmf warn about schema versions and style, which a reader of the file cannot change.
-        warnings.simplefilter("ignore")
-        with open_nwb(nwb_source, notes) as nwb:
-            make = _gather(nwb, nwb_source.where, checksum, reading, notes)
-    return _made(make, nwb_source.where, notes)
+    with _damage(where):
+        with warnings.catch_warnings():
+            # pynwb and hdmf warn about schema versions and style, which a reader of the file cannot change.
+            warnings.simplefilter("ignore")
+            with open_nwb(where, file, notes) as nwb:
+                make = _gather(nwb, where, checksum(), reading, notes)
+        return _made(make, where, notes)
 
 
-def _gather(
-    nwb: NWBFile, where: str, checksum: Callable[[], str], reading: Reading, notes: Notes
-) -> Callable[[], Session]:
+def _gather(nwb: NWBFile, where: str, checksum: str, reading: Reading, notes: Notes) -> Callable[[], Session]:
     """Read what a session is made of; what makes it is called when the file is closed."""
     series = find_series(_contents(nwb))
     about = {path: describe(one) for path, one in series.items()}
@@ -127,7 +115,7 @@ def _gather(
         identifier=nwb.identifier or "",
         session_id=nwb.session_id or "",
         session_start_time=nwb.session_start_time.isoformat() if nwb.session_start_time else "",
-        checksum=checksum(),
+        checksum=checksum,
     )
     return partial(make, source=source, reading=reading, intervals=intervals, behavior=behavior, series=about)
 
@@ -135,7 +123,7 @@ def _gather(
 def _made(make: Callable[[], Session], where: str, notes: Notes) -> Session:
     session = _restricted(make(), notes)
     for note in notes:
-        warnings.warn(f"{where}: {note}", stacklevel=5)
+        warn(f"{where}: {note}")
     return session
 
 
@@ -289,15 +277,9 @@ def _contents(nwb: NWBFile) -> Iterator[tuple[str, Any]]:
     tops = [(f"processing/{name}", module) for name, module in nwb.processing.items() if name != "ldmfilter"]
     for group in ("acquisition", "analysis"):
         tops += [(f"{group}/{name}", item) for name, item in getattr(nwb, group).items()]
-    met, linked = set(), []
-    for top, container in tops:
-        for path, item, is_link in _walk(container, top):
-            if is_link:
-                linked.append((path, item))
-            else:
-                met.add(id(item))
-                yield path, item
-    for path, item in linked:
+    found = [one for top, container in tops for one in _walk(container, top)]
+    met = set()
+    for path, item, _ in sorted(found, key=lambda one: one[2]):  # what lies in the file, then what links lead to
         if id(item) not in met:
             met.add(id(item))
             yield path, item

@@ -9,8 +9,7 @@ import importlib.metadata
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +47,8 @@ def leaving_out(name: str, notes: Notes) -> Iterator[None]:
         notes.append(f"{name}: left out, cannot be read ({reason_of(error)})")
 
 
-@dataclass(frozen=True)
-class NWBSource:
-    """An NWB file and how it is opened.
-
-    where: its path or address, for messages
-    open: opens it anew for reading, with a manager of its types
-    guard: a context to read it in, so that nothing in it can run
-    """
-
-    where: str
-    open: Callable[[BuildManager], HDMFIO]
-    guard: Callable[[], AbstractContextManager[None]] = nullcontext
-
-
-def hdf5_source(where: str, file: Any) -> NWBSource:
-    """NWB in HDF5: a path, or a file object that reads and seeks.
+def check_nwb(where: str, file: Any) -> None:
+    """Check NWB in HDF5, a path or a file object that reads and seeks, before it is opened.
 
     Raises InputError for a file that is not NWB 2, and as `check_heaps` and `check_scalars`.
     """
@@ -80,43 +65,54 @@ def hdf5_source(where: str, file: Any) -> NWBSource:
     text = text.removeprefix("NWB-")
     if re.match(r"[01]\.", text):
         raise InputError(f"{where}: is NWB {text[:20]}, NWB 2 or later is read; convert it first")
-    return NWBSource(where, lambda manager: NWBHDF5IO(file=h5py.File(file, "r"), mode="r", manager=manager))
 
 
-def zarr_source(folder: Path) -> NWBSource:
-    """NWB in zarr, as hdmf-zarr writes it: a folder. Objects in zarr are programs: they are read as data or refused."""
+def _opener(where: str, file: Any) -> Callable[[BuildManager], HDMFIO]:
+    """A function that opens the file anew for reading, with a manager of its types. Raises InputError as `check_nwb`,
+    and for zarr without hdmf-zarr."""
+    if not (isinstance(file, Path) and file.is_dir()):
+        check_nwb(where, file)
+        return lambda types: NWBHDF5IO(file=h5py.File(file, "r"), mode="r", manager=types)
     try:
         from hdmf_zarr import NWBZarrIO
     except ImportError as error:
-        raise InputError(f"{folder}: is NWB in zarr; `pip install hdmf-zarr` to read it") from error
-    where = str(folder)
-    return NWBSource(where, lambda types: NWBZarrIO(where, mode="r", manager=types), lambda: checked(PlainObjects))
+        raise InputError(f"{where}: is NWB in zarr; `pip install hdmf-zarr` to read it") from error
+    return lambda types: NWBZarrIO(where, mode="r", manager=types)
 
 
 @contextmanager
-def open_nwb(source: NWBSource, notes: Notes) -> Iterator[NWBFile]:
-    """The file's contents, while it is open; `notes` gets a line for each part that was left out.
+def open_nwb(where: str, file: Any, notes: Notes) -> Iterator[NWBFile]:
+    """The contents of a file, while it is open; `notes` gets a line for each part that was left out.
+
+    file: a path, of a folder in zarr too, or a file object that reads and seeks
 
     Raises InputError where the file as a whole, or its units table, does not follow the schema.
     """
+    opener = _opener(where, file)
     left_out: dict[Place, str] = {}
     with ExitStack() as stack:
-        stack.enter_context(source.guard())
+        stack.enter_context(checked(PlainObjects))  # objects in zarr are programs: read as data, or refused
         while True:
             attempt = stack.enter_context(ExitStack())
             found: Notes = []
             try:
-                nwb = _read(attempt, source, left_out, found)
+                nwb = _read(attempt, where, opener, left_out, found)
                 break
             except (OSError, InputError):
                 raise
             except UnicodeDecodeError as error:
-                line = f"{source.where}: is damaged (text that cannot be read); copy or download it again"
+                line = f"{where}: is damaged (text that cannot be read); copy or download it again"
                 raise InputError(line) from error
             except Exception as error:  # hdmf raises errors of many kinds on a schema that is not followed
-                place, reason = _blame(error)
+                # The object that could not be built, and the first line of why.
+                builder = error.args[0] if isinstance(error, ConstructError) else None
+                place = ("", "/") if builder is None else _place(builder)
+                cause: BaseException = error
+                while cause.__cause__ is not None:
+                    cause = cause.__cause__
+                reason = reason_of(cause)
                 if _is_essential(place) or place in left_out or len(left_out) >= _MOST_BROKEN:
-                    line = f"{source.where}: does not follow the NWB schema ({_shown(place)}: {reason})"
+                    line = f"{where}: does not follow the NWB schema ({_shown(place)}: {reason})"
                     raise InputError(f"{line}; check it with nwbinspector") from error
                 left_out[place] = f"left out, does not follow the NWB schema ({reason})"
                 attempt.close()
@@ -127,9 +123,11 @@ def open_nwb(source: NWBSource, notes: Notes) -> Iterator[NWBFile]:
         yield nwb
 
 
-def _read(stack: ExitStack, source: NWBSource, left_out: dict[Place, str], notes: Notes) -> NWBFile:
+def _read(
+    stack: ExitStack, where: str, opener: Callable[[BuildManager], HDMFIO], left_out: dict[Place, str], notes: Notes
+) -> NWBFile:
     types = get_type_map()
-    io = stack.enter_context(source.open(BuildManager(types)))
+    io = stack.enter_context(opener(BuildManager(types)))
     try:
         io.load_namespaces_io(types)
     except OSError:
@@ -137,7 +135,7 @@ def _read(stack: ExitStack, source: NWBSource, left_out: dict[Place, str], notes
     except Exception as error:  # JSON, or what it describes, that is anything but a specification
         notes.append(f"specifications: cannot be read ({reason_of(error)}), installed extensions are used")
         types = get_type_map()  # the other one may be half filled
-        io = stack.enter_context(source.open(BuildManager(types)))
+        io = stack.enter_context(opener(BuildManager(types)))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         root = io.read_builder()
@@ -147,7 +145,7 @@ def _read(stack: ExitStack, source: NWBSource, left_out: dict[Place, str], notes
             name = str(warning.message).removeprefix(prefix).strip("/")
             notes.append(f"{name}: left out, a link that leads nowhere; put the linked file beside this one")
     _load_installed(types, root)
-    _prune(source.where, root, types, left_out)
+    _prune(where, root, types, left_out)
     return io.read()
 
 
@@ -243,14 +241,6 @@ def _unknown(builder: Any, types: Any) -> str:
         package = "pynwb" if namespace == "core" else namespace
         return f"its type {name} is unknown to {namespace}; `pip install --upgrade {package}` and read it again"
     return ""
-
-
-def _blame(error: BaseException) -> tuple[Place, str]:
-    """The object that could not be built, and the first line of why."""
-    builder = error.args[0] if isinstance(error, ConstructError) else None
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return ("", "/") if builder is None else _place(builder), reason_of(error)
 
 
 def _place(builder: Any) -> Place:

@@ -16,7 +16,6 @@ from pynwb.misc import AnnotationSeries, DecompositionSeries, IntervalSeries
 from pynwb.ogen import OptogeneticSeries
 from pynwb.ophys import RoiResponseSeries
 
-from ldmfilter.data.clocks import rate_of
 from ldmfilter.data.formats.nwb_open import Notes, leaving_out
 from ldmfilter.data.order import in_order
 from ldmfilter.data.tables import Array, Floats, plain_array, shorten
@@ -181,19 +180,15 @@ def _behavior(series: TimeSeries, name: str, shape: tuple[int, ...], notes: Note
     if time.shape != shape[:1]:
         notes.append(f"{name}: left out, its timestamps {time.shape} do not fit its data {shape}")
         return None
-    told: Notes = []
-    ordered = in_order(time, values, told, sort)
-    notes += [f"{name}: {line}" for line in told]
-    if ordered is None or not ordered[0].size:
-        return None
-    time, values = ordered
-    values = _scaled(values, series, name, notes)
-    rate = float(series.rate) if series.rate else rate_of(time)
-    attrs = {"unit": series.unit or "", "rate": rate, "description": series.description or ""}
+    attrs = {"unit": series.unit or "", "description": series.description or ""}
+    attrs |= {"rate": float(series.rate)} if series.rate else {}
     if isinstance(series.parent, CompassDirection):
         attrs["circular"] = True  # whatever the unit says: pynwb before 1.5 wrote meters everywhere
-    dims = ("time", "component")[: values.ndim]
-    return xr.DataArray(values, dims=dims, coords={"time": time}, name=series.name, attrs=attrs)
+    told: Notes = []
+    values = _scaled(values, series, name, notes)
+    ordered = in_order(xr.DataArray(values, name=series.name, attrs=attrs), time, told, sort)
+    notes += [f"{name}: {line}" for line in told]
+    return None if ordered is None or not ordered.size else ordered
 
 
 def _joined(path: str, pieces: list[xr.DataArray]) -> xr.DataArray | None:

@@ -3,8 +3,9 @@
 import io
 import math
 import re
-import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,11 @@ from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.formats.format import Format
 from ldmfilter.data.order import from_the_start
 from ldmfilter.data.session import Session, Source
-from ldmfilter.data.tables import Array, group_spikes, plain_columns, shorten
+from ldmfilter.data.tables import Array, Floats, Ints, plain_columns, shorten
 from ldmfilter.data.untrusted.checksums import files_checksum
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.npy import read_npy, whole_numbers
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 # `sample_rate = 30000.` as it stands in params.py, also as np.float64(30000.0); never executed.
 _SAMPLE_RATE = re.compile(r"^[ \t]*sample_rate[ \t]*=[ \t]*(?:[\w.]+\()?[ \t]*([-+.\deE_]+)", re.I | re.M)
@@ -48,8 +49,6 @@ def read_phy(path: Path, reading: Reading = PLAIN) -> Session:
     frames, clusters = frames[kept], clusters[kept]
     seconds = frames / _sample_rate(rate_file)
     ids, units = np.unique(clusters, return_inverse=True)
-    if not len(ids):
-        raise InputError(f"{path}: has no units; sort the recording again")
     tables = sorted(file for file in path.iterdir() if file.suffix in (".tsv", ".csv") and file.is_file())
     columns = _cluster_columns(tables, ids)
     label = columns.get("group", columns.get("KSLabel"))
@@ -57,13 +56,27 @@ def read_phy(path: Path, reading: Reading = PLAIN) -> Session:
         columns.setdefault("quality", label)
     noise = int((columns["group"] == "noise").sum()) if "group" in columns else 0
     if noise:
-        warnings.warn(
-            f"{path}: {noise} of {len(ids)} units are labelled noise; --units \"group != 'noise'\" leaves them out",
-            stacklevel=3,
-        )
+        warn(f"{path}: {noise} of {len(ids)} units are labelled noise; --units \"group != 'noise'\" leaves them out")
     source = Source(path=str(path), checksum=files_checksum([times_file, clusters_file, rate_file, *tables], path))
-    times, index = group_spikes(seconds, units, len(ids))
-    return Session.checked(times, index, ids, plain_columns(columns), source, reading)
+    return grouped(seconds, units, ids, columns, source, reading)
+
+
+def grouped(
+    seconds: Floats,
+    units: Ints,
+    ids: Array,
+    columns: Mapping[str, Array],
+    source: Source,
+    reading: Reading,
+    **parts: Any,
+) -> Session:
+    """A session from a sorter's spikes: times (spike,), s, and positions of units (spike,). Raises InputError for one
+    without units, and as `Session.checked`."""
+    if not len(ids):
+        raise InputError(f"{source.path}: has no units; sort the recording again")
+    order = np.argsort(units, kind="stable")  # times rise within a unit where they rise at all
+    index = np.cumsum(np.bincount(units, minlength=len(ids)), dtype=np.int64)
+    return Session.checked(seconds[order], index, ids, plain_columns(columns), source, reading, **parts)
 
 
 def _sample_rate(path: Path) -> float:
@@ -117,12 +130,12 @@ def _cluster_table(file: Path) -> pd.DataFrame | None:
     key = next((name for name in table if str(name).lower() in ("cluster_id", "id")), None)
     if key is None:
         if file.stem.startswith("cluster"):
-            warnings.warn(f"{file}: left out, it has no column cluster_id; it has {shorten(table)}", stacklevel=5)
+            warn(f"{file}: left out, it has no column cluster_id; it has {shorten(table)}")
         return None
     number = pd.to_numeric(table[key], errors="coerce")
     whole = number.notna() & (number % 1 == 0)
     if not whole.all():
-        warnings.warn(f"{file}: left out {(~whole).sum()} of {len(table)} rows, without a {key}", stacklevel=5)
+        warn(f"{file}: left out {(~whole).sum()} of {len(table)} rows, without a {key}")
     table = table[whole].set_index(number[whole].astype(np.int64)).drop(columns=key)
     # A blank cell is no label: another row or table may have it.
     table = table.replace(r"^\s*$", np.nan, regex=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from ldmfilter.data.signal import from_signal
 from ldmfilter.data.tables import Array, Floats, concatenate, make_intervals, plain_columns, shorten
 from ldmfilter.data.untrusted.checksums import file_checksum
 from ldmfilter.data.untrusted.npy import npz_names, read_member, read_npz
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 if TYPE_CHECKING:
     from pynapple import TsdFrame, TsGroup
@@ -67,10 +66,9 @@ def read_pynapple(path: Path, reading: Reading = PLAIN) -> Session:
         raise InputError(f"{where}: a {kind} without {' and '.join(missing)}; {again}")
     pickled = read_member(path, f"{_METADATA}.npy")  # looked at, not loaded
     if pickled is not None and not pickled.endswith(_EMPTY_DICT):
-        warnings.warn(
+        warn(
             f"{where}: unit columns left out, pynapple pickles them, which may run code; where you trust the file, "
-            "use ldmfilter.data.formats.pynapple.from_pynapple",
-            stacklevel=3,
+            "use ldmfilter.data.formats.pynapple.from_pynapple"
         )
 
     def numbers(name: str, of: str) -> Array:
@@ -93,7 +91,7 @@ def read_pynapple(path: Path, reading: Reading = PLAIN) -> Session:
     columns = plain_columns(more)
     lost = sorted(set(arrays) - _OWN - set(columns))
     if lost:
-        warnings.warn(f"{where}: left out {shorten(lost)}, no column of numbers or text a unit", stacklevel=3)
+        warn(f"{where}: left out {shorten(lost)}, no column of numbers or text a unit")
     return _of_trains([times[owner == unit] for unit in ids], ids, columns, bounds, source, reading)
 
 

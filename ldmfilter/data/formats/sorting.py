@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,22 @@ import pandas as pd
 
 from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.formats.format import Format
-from ldmfilter.data.formats.phy import read_phy
+from ldmfilter.data.formats.phy import grouped, read_phy
 from ldmfilter.data.order import from_the_start
 from ldmfilter.data.session import Session, Source
-from ldmfilter.data.tables import Array, concatenate, group_spikes, plain_array, plain_columns
+from ldmfilter.data.tables import Array, concatenate, plain_array, plain_columns
 from ldmfilter.data.untrusted.checksums import files_checksum, folder_checksum
-from ldmfilter.data.untrusted.codecs import checked
-from ldmfilter.data.untrusted.damage import damage, reason_of
+from ldmfilter.data.untrusted.damage import json_object, reason_of
 from ldmfilter.data.untrusted.npy import check_text, read_npy, whole_numbers
-from ldmfilter.data.untrusted.zarr_store import ZARR_DAMAGE, check_array, check_links, is_store, open_store, read_array
-from ldmfilter.errors import InputError, UnsafeInputError
+from ldmfilter.data.untrusted.zarr_store import (
+    check_array,
+    check_links,
+    is_store,
+    open_store,
+    read_array,
+    reading_store,
+)
+from ldmfilter.errors import InputError, UnsafeInputError, warn
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseSorting, SortingAnalyzer
@@ -108,48 +114,45 @@ def _check_segments(number: int, where: str) -> None:
 
 def _read_folder(folder: Path, root: Path, reading: Reading) -> Session:
     """A sorting's folder: `root`, or a folder within the analyzer `root`."""
-    info_file, spikes_file = folder / "numpysorting_info.json", folder / "spikes.npy"
-    for file in (info_file, spikes_file):
+    info, spikes_file = folder / "numpysorting_info.json", folder / "spikes.npy"
+    for file in (info, spikes_file):
         if not file.is_file():
             raise InputError(f"{root}: holds no {file.relative_to(root).as_posix()}; {_AGAIN}")
-    info, spikes = _json(info_file), read_npy(spikes_file)
+    described, spikes = _json(info), read_npy(spikes_file)
     if not {"sample_index", "unit_index"} <= set(spikes.dtype.names or ()):
         raise InputError(f"{spikes_file}: holds no spikes of SpikeInterface; save the sorting again")
-    rate, ids = _rate_and_ids(info, info_file, root)
-    properties = sorted((folder / "properties").glob("*.npy"))
-    columns: dict[str, Array] = {}
-    for file in properties:
-        try:
-            columns[file.stem] = read_npy(file)
-        except UnsafeInputError:
-            _warn_of_pickle(file)
-    tables, recording = [], root / "recording_info" / "recording_attributes.json"
-    if folder != root:
-        tables = [root / "extensions" / name / "metrics.csv" for name in _METRICS]
-        tables = [file for file in tables if file.is_file()]
-    for file in tables:
-        try:
-            table = pd.read_csv(file, index_col=0)
-        except (ValueError, OSError) as error:
-            reason = reason_of(error)
-            raise InputError(f"{file}: cannot be read as a table ({reason}); compute the metrics again") from error
-        if table.index.has_duplicates:
-            raise InputError(f"{file}: a unit is given twice; compute the metrics again")
-        columns = columns | _metrics(table, ids) | columns
-    files = [info_file, spikes_file, *properties, *tables, *([recording] if recording.is_file() else [])]
-    samples = _json(recording).get("num_samples") if recording.is_file() else None
-    source = Source(path=str(root), checksum=files_checksum(files, root))
-    return _session(spikes["sample_index"], spikes["unit_index"], rate, ids, columns, samples, source, reading)
+    files = sorted((folder / "properties").glob("*.npy"))
+    columns = _readable(read_npy, {file.stem: file for file in files})
+    tables = [root / "extensions" / name / "metrics.csv" for name in _METRICS if folder != root]
+    tables = [file for file in tables if file.is_file()]
+    recording = root / "recording_info" / "recording_attributes.json"
+    files += [info, spikes_file, *tables, *[recording] * recording.is_file()]
+    return _session(
+        described,
+        info,
+        (spikes["sample_index"], spikes["unit_index"]),
+        columns,
+        [_metrics(file) for file in tables],
+        _json(recording) if recording.is_file() else None,
+        Source(path=str(root), checksum=files_checksum(files, root)),
+        reading,
+    )
 
 
-@checked()
+def _metrics(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(file, index_col=0)
+    except (ValueError, OSError) as error:
+        reason = reason_of(error)
+        raise InputError(f"{file}: cannot be read as a table ({reason}); compute the metrics again") from error
+
+
 def _read_store(root: Path, group: str, reading: Reading) -> Session:
     """A sorting in the group of a zarr store; arrays are opened one by one, and only those of plain types."""
-    if (root / "zarr.json").exists():
-        raise InputError(f"{root}: is zarr format 3; save it again with zarr < 3")
     check_links(root)
-    folder = root / group
-    if not (folder / ".zattrs").is_file():
+    folder, recording = root / group, root / "recording_info" / ".zattrs"
+    info = folder / ".zattrs"
+    if not info.is_file():
         raise InputError(f"{root}: holds no sorting of SpikeInterface; save it again")
 
     def read(place: Path, complete: bool = False) -> Array:
@@ -159,78 +162,75 @@ def _read_store(root: Path, group: str, reading: Reading) -> Session:
         check_array(place / ".zarray", f"{root}: {key}")
         return check_text(read_array(store, root, key, complete)[0], f"{root}: {key}")
 
-    with damage(root, "zarr store", "save or copy it again", ZARR_DAMAGE):
+    def arrays(place: Path) -> dict[str, Path]:
+        return {file.parent.name: file.parent for file in sorted(place.glob("*/.zarray"))}
+
+    with reading_store(root, "save or copy it again"):
         store = open_store(root)
-        described = _json(folder / ".zattrs") | {"unit_ids": read(folder / "unit_ids").tolist()}
-        rate, ids = _rate_and_ids(described, folder / ".zattrs", root)
-        frames, units = (read(folder / "spikes" / name, True) for name in ("sample_index", "unit_index"))
-        columns: dict[str, Array] = {}
-        for array in sorted((folder / "properties").glob("*/.zarray")):
-            try:
-                columns[array.parent.name] = read(array.parent)
-            except UnsafeInputError:
-                _warn_of_pickle(array.parent)
-        samples = None
-        if group:
-            for name in _METRICS:
-                arrays = {a.parent.name: a.parent for a in (root / "extensions" / name / "metrics").glob("*/.zarray")}
-                if "index" in arrays:
-                    table = pd.DataFrame({key: read(place) for key, place in sorted(arrays.items())}).set_index("index")
-                    columns = columns | _metrics(table, ids) | columns
-            attributes = root / "recording_info" / ".zattrs"
-            recording = _json(attributes).get("recording_attributes") if attributes.is_file() else None
-            samples = recording.get("num_samples") if isinstance(recording, dict) else None
+        described = _json(info) | {"unit_ids": read(folder / "unit_ids").tolist()}
+        spikes = (read(folder / "spikes" / "sample_index", True), read(folder / "spikes" / "unit_index", True))
+        columns = _readable(read, arrays(folder / "properties"))
+        found = [arrays(root / "extensions" / name / "metrics") for name in _METRICS if group]
+        metrics = [{key: read(place) for key, place in one.items()} for one in found if "index" in one]
+        tables = [pd.DataFrame(table).set_index("index") for table in metrics]
+        about = _json(recording).get("recording_attributes") if group and recording.is_file() else None
     source = Source(path=str(root), checksum=folder_checksum(folder))
-    return _session(frames, units, rate, ids, columns, samples, source, reading)
+    return _session(described, info, spikes, columns, tables, about, source, reading)
+
+
+def _readable(read: Callable[[Path], Array], places: dict[str, Path]) -> dict[str, Array]:
+    """The arrays by their names, without those that are pickled, with a warning."""
+    found = {}
+    for name, place in places.items():
+        try:
+            found[name] = read(place)
+        except UnsafeInputError:
+            warn(f"{place}: left out, it is pickled, which may run code")
+    return found
 
 
 def _session(
-    frames: Array,
-    units: Array,
-    rate: float,
-    ids: Array,
+    info: dict[str, Any],
+    info_file: Path,
+    spikes: tuple[Array, Array],
     columns: dict[str, Array],
-    samples: Any,
+    tables: list[pd.DataFrame],
+    recording: Any,
     source: Source,
     reading: Reading,
 ) -> Session:
-    """From SpikeInterface's spikes: samples (spike,) and positions of units (spike,); `samples` of the segment."""
+    """From what SpikeInterface wrote of a sorting.
+
+    spikes: samples (spike,) and positions of units (spike,)
+    tables: metrics by the units' ids
+    recording: its attributes, with the samples of each segment
+    """
     where = source.path
-    frames, units = whole_numbers(frames, f"{where}: sample_index"), whole_numbers(units, f"{where}: unit_index")
-    if len(frames) != len(units) or (units < 0).any() or (units >= len(ids)).any():
-        raise InputError(f"{where}: spikes do not fit its {len(ids)} units; {_AGAIN}")
-    if not len(ids):
-        raise InputError(f"{where}: has no units; sort the recording again")
+    rate, ids, number = info.get("sampling_frequency"), info.get("unit_ids"), info.get("num_segments", 1)
+    if not isinstance(rate, int | float) or not (math.isfinite(rate) and rate > 0):
+        raise InputError(f"{info_file}: sampling_frequency is {rate!r}; it must be a positive number of Hz")
+    named = plain_array(ids) if isinstance(ids, list) else None
+    if named is None or named.ndim != 1 or not isinstance(number, int):
+        raise InputError(f"{info_file}: does not describe a sorting (unit_ids, num_segments); save it again")
+    _check_segments(number, where)
+    frames, units = (
+        whole_numbers(one, f"{where}: {name}") for one, name in zip(spikes, ("sample_index", "unit_index"), strict=True)
+    )
+    if len(frames) != len(units) or (units < 0).any() or (units >= len(named)).any():
+        raise InputError(f"{where}: spikes do not fit its {len(named)} units; {_AGAIN}")
+    for table in tables:
+        if table.index.has_duplicates:
+            raise InputError(f"{where}: a unit has two rows of metrics; compute them again")
+        rows = table.set_axis(table.index.map(str)).reindex([str(unit) for unit in named.tolist()])
+        columns = columns | {str(key): rows[key].to_numpy() for key in rows} | columns
     kept = from_the_start(frames, f"{where}: sample_index")
-    frames, units = frames[kept], units[kept]
+    seconds = frames[kept] / rate
+    samples = recording.get("num_samples") if isinstance(recording, dict) else None
     length = samples[0] if isinstance(samples, list) and len(samples) == 1 else None
     extent = None
     if isinstance(length, int | float) and length > 0:
-        extent = 0.0, max(length / rate, float(frames.max(initial=0)) / rate)
-    times, index = group_spikes(frames / rate, units, len(ids))
-    return Session.checked(times, index, ids, plain_columns(columns), source, reading, extent=extent)
-
-
-def _rate_and_ids(info: dict[str, Any], where: Path, root: Path) -> tuple[float, Array]:
-    """Sampling frequency, Hz, and ids of units of a sorting with one segment."""
-    rate, ids, number = info.get("sampling_frequency"), info.get("unit_ids"), info.get("num_segments", 1)
-    if not isinstance(rate, int | float) or not (math.isfinite(rate) and rate > 0):
-        raise InputError(f"{where}: sampling_frequency is {rate!r}; it must be a positive number of Hz")
-    named = plain_array(ids) if isinstance(ids, list) else None
-    if named is None or named.ndim != 1 or not isinstance(number, int):
-        raise InputError(f"{where}: does not describe a sorting (unit_ids, num_segments); save it again")
-    _check_segments(number, str(root))
-    return float(rate), named
-
-
-def _metrics(table: pd.DataFrame, ids: Array) -> dict[str, Array]:
-    """The columns of a table whose index holds the units' ids as text, for the units `ids`."""
-    rows = table.set_axis(table.index.map(str)).reindex([str(unit) for unit in ids.tolist()])
-    return {str(key): rows[key].to_numpy() for key in rows}
-
-
-def _warn_of_pickle(path: Path) -> None:
-    warnings.warn(f"{path}: left out, it is pickled, which may run code", stacklevel=5)
+        extent = 0.0, max(length / rate, float(seconds.max(initial=0)))
+    return grouped(seconds, units[kept], named, columns, source, reading, extent=extent)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -244,12 +244,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _is_analyzer(path: Path) -> bool:
-    if (path / "spikeinterface_info.json").exists():
-        return True
-    try:
-        return "spikeinterface_info" in json.loads((path / ".zattrs").read_bytes())
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
+    return (path / "spikeinterface_info.json").exists() or "spikeinterface_info" in json_object(path / ".zattrs")
 
 
 def _is_sorting(path: Path) -> bool:

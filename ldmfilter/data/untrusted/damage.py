@@ -1,10 +1,13 @@
 """Errors of one line for content that is damaged."""
 
+import json
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from ldmfilter.errors import InputError
 
@@ -18,6 +21,15 @@ DAMAGE: tuple[type[Exception], ...] = (
 def reason_of(error: BaseException) -> str:
     """The first line of an error, or its type where it has none."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, {} where there is none that can be read."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 @contextmanager

@@ -17,11 +17,6 @@ _LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
 }
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_ARRAY = {(f"numpy{core}.multiarray", "_reconstruct") for core in (".core", "._core")}
-_DTYPE = ("numpy", "dtype")
-_BYTES = ("_codecs", "encode")  # how Python 2 and its protocols spell bytes
-_REFERENCE = ("hdmf_zarr.utils", "ZarrReference")  # a dict by another name
 
 
 class _Name(NamedTuple):
@@ -62,11 +57,8 @@ def read_objects(program: bytes) -> Any:
     >>> read_objects(bytes([0x80, 5, 0x8C, 3]) + b"run.")
     'run'
     """
-    walk = _Walk()
     try:
-        for instruction, argument, _ in pickletools.genops(program):
-            walk.follow(instruction.name, argument)
-        (made,) = walk.stack
+        made = _made(program)
         if isinstance(made, _Name | _Type):
             raise ValueError("something that is no value")
     except (ValueError, TypeError, LookupError) as error:
@@ -74,97 +66,90 @@ def read_objects(program: bytes) -> Any:
     return made.values if isinstance(made, _Array) else made
 
 
-class _Walk:
-    """The stack of a program whose instructions are walked through."""
+#: The few functions that make plain objects, by their names.
+_CALLS: dict[_Name, Callable[..., Any]] = {
+    _Name("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+    _Name("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+    _Name("numpy", "dtype"): lambda code, *_: _Type(code),
+    _Name("_codecs", "encode"): lambda text, *_: str(text).encode("latin1"),  # how Python 2 spells bytes
+    _Name("hdmf_zarr.utils", "ZarrReference"): lambda: {},  # a dict by another name
+}
 
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[Any, Any] = {}  # by number
 
-    def follow(self, instruction: str, argument: Any) -> None:
-        """Take one instruction. Raises ValueError for one that is not known here."""
-        if instruction in _LITERALS:
-            self.stack.append(argument)
-        elif instruction in _CONSTANTS:
-            self.stack.append(_CONSTANTS[instruction])
-        elif instruction in _RULES:
-            _RULES[instruction](self, argument)
-        else:
-            raise ValueError(f"the instruction {instruction}")
+def _made(program: bytes) -> Any:
+    """The only object on the stack when all instructions of a program are walked through.
 
-    def since_mark(self) -> list[Any]:
-        at = self.marks.pop()
-        return self.last(len(self.stack) - at)
+    Raises ValueError, TypeError or LookupError for an instruction that is not known here or does not fit the stack.
+    """
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[Any, Any] = {}  # by number
 
-    def last(self, number: int) -> list[Any]:
-        at = len(self.stack) - number
-        items = self.stack[at:]
-        del self.stack[at:]
+    def taken(number: int | None = None) -> list[Any]:
+        """The last items of the stack, without a number those since the last mark; the stack loses them."""
+        at = marks.pop() if number is None else len(stack) - number
+        items = stack[at:]
+        del stack[at:]
         return items
 
-    def top(self, kind: type) -> Any:
-        if type(self.stack[-1]) is not kind:
+    def top(kind: type) -> Any:
+        if type(stack[-1]) is not kind:
             raise ValueError(f"no {kind.__name__} to add to")
-        return self.stack[-1]
+        return stack[-1]
 
-    def append(self, items: list[Any]) -> None:
-        self.top(list).extend(items)
-
-    def set_items(self, items: list[Any]) -> None:
-        self.top(dict).update(zip(items[::2], items[1::2], strict=True))
-
-    def call(self) -> None:
-        name, arguments = self.last(2)
-        self.stack.append(_call(name, arguments))
-
-    def build(self) -> None:
-        state = self.stack.pop()
-        if isinstance(self.stack[-1], _Array):
-            self.stack[-1].fill(state)
-        elif not isinstance(self.stack[-1], _Type):
-            raise ValueError("objects with a state of their own")
-
-
-#: The instructions beside those that push a value.
-_RULES: dict[str, Callable[[_Walk, Any], Any]] = {
-    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda walk, _: None),
-    "MARK": lambda walk, _: walk.marks.append(len(walk.stack)),
-    "EMPTY_LIST": lambda walk, _: walk.stack.append([]),
-    "EMPTY_DICT": lambda walk, _: walk.stack.append({}),
-    "TUPLE1": lambda walk, _: walk.stack.append(tuple(walk.last(1))),
-    "TUPLE2": lambda walk, _: walk.stack.append(tuple(walk.last(2))),
-    "TUPLE3": lambda walk, _: walk.stack.append(tuple(walk.last(3))),
-    "TUPLE": lambda walk, _: walk.stack.append(tuple(walk.since_mark())),
-    "APPEND": lambda walk, _: walk.append(walk.last(1)),
-    "APPENDS": lambda walk, _: walk.append(walk.since_mark()),
-    "SETITEM": lambda walk, _: walk.set_items(walk.last(2)),
-    "SETITEMS": lambda walk, _: walk.set_items(walk.since_mark()),
-    "MEMOIZE": lambda walk, _: walk.memo.update({len(walk.memo): walk.stack[-1]}),
-    **dict.fromkeys(
-        ("BINPUT", "LONG_BINPUT"), lambda walk, number: walk.memo.update({number: walk.stack[-1]})
-    ),
-    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda walk, number: walk.stack.append(walk.memo[number])),
-    "GLOBAL": lambda walk, name: walk.stack.append(_Name(*str(name).split(" "))),
-    "STACK_GLOBAL": lambda walk, _: walk.stack.append(_Name(*walk.last(2))),
-    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda walk, _: walk.call()),
-    "BUILD": lambda walk, _: walk.build(),
-}  # fmt: skip
-
-
-def _call(name: Any, arguments: Any) -> Any:
-    """The value of a call, for the few functions that make plain objects."""
-    if not isinstance(name, _Name):
-        raise ValueError("a call of something without a name")
-    if name in _ARRAY:
-        return _Array()
-    if name == _DTYPE:
-        return _Type(arguments[0])
-    if name == _REFERENCE and arguments == ():
-        return {}
-    if name == _BYTES:
-        return str(arguments[0]).encode("latin1")
-    raise ValueError(f"a call of {name.module}.{name.name}")
+    for instruction, argument, _ in pickletools.genops(program):
+        match instruction.name:
+            case "PROTO" | "FRAME" | "STOP":
+                pass
+            case literal if literal in _LITERALS:
+                stack.append(argument)
+            case "NONE":
+                stack.append(None)
+            case "NEWTRUE" | "NEWFALSE" as name:
+                stack.append(name == "NEWTRUE")
+            case "EMPTY_LIST":
+                stack.append([])
+            case "EMPTY_DICT":
+                stack.append({})
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
+                stack.append(tuple(taken(int(name[-1]))))
+            case "MARK":
+                marks.append(len(stack))
+            case "TUPLE":
+                stack.append(tuple(taken()))
+            case "APPEND" | "APPENDS" as name:
+                items = taken(1 if name == "APPEND" else None)
+                top(list).extend(items)
+            case "SETITEM" | "SETITEMS" as name:
+                items = taken(2 if name == "SETITEM" else None)
+                top(dict).update(zip(items[::2], items[1::2], strict=True))
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            case "GLOBAL":
+                stack.append(_Name(*str(argument).split(" ")))
+            case "STACK_GLOBAL":
+                stack.append(_Name(*taken(2)))
+            case "REDUCE" | "NEWOBJ":
+                name, arguments = taken(2)
+                if not isinstance(name, _Name) or name not in _CALLS:
+                    raise ValueError(f"a call of {'.'.join(name)}")
+                stack.append(_CALLS[name](*arguments))
+            case "BUILD":
+                state = stack.pop()
+                if isinstance(stack[-1], _Array):
+                    stack[-1].fill(state)
+                elif not isinstance(stack[-1], _Type):
+                    raise ValueError("objects with a state of their own")
+            case unknown:
+                raise ValueError(f"the instruction {unknown}")
+    (made,) = stack
+    return made
 
 
 class PlainObjects(Codec):

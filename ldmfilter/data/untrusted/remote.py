@@ -1,7 +1,6 @@
 """Files on a web server, read in pieces: a session is a small part of a file that may hold terabytes."""
 
 import io
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ldmfilter.data.untrusted.damage import json_object
 from ldmfilter.errors import InputError
 
 _TIMEOUT = (10.0, 60.0)  # s: to connect, and between two pieces of an answer
@@ -54,11 +54,8 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 def is_nwb_in_zarr(path: str | os.PathLike[str]) -> bool:
     """True for a folder that declares itself as NWB in zarr."""
-    try:
-        attributes = json.loads((Path(path) / ".zattrs").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(attributes, dict) and ("nwb_version" in attributes or ".specloc" in attributes)
+    attributes = json_object(Path(path) / ".zattrs")
+    return "nwb_version" in attributes or ".specloc" in attributes
 
 
 def open_remote(url: str) -> RemoteFile:
@@ -78,7 +75,16 @@ def open_remote(url: str) -> RemoteFile:
 
     try:
         with requests.get(url, headers={"Range": f"bytes=0-{HEAD - 1}"}, stream=True, timeout=_TIMEOUT) as answer:
-            size = _checked_size(where, answer)
+            status = answer.status_code
+            if status >= 400:
+                line = _REFUSALS.get(status, "the server answers {0} {1}; try again later")
+                raise InputError(f"{where}: {line.format(status, answer.reason)}")
+            total = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.headers.get("Content-Range", ""))
+            if status != 206 or not total:
+                raise InputError(
+                    f"{where}: the server does not serve ranges of bytes; download the file and give its path"
+                )
+            size = int(total[1])
             # Bytes beyond the range are never read.
             head = next(answer.iter_content(HEAD), b"") if size else b""
             etag = answer.headers.get("ETag", "")
@@ -129,18 +135,6 @@ _REFUSALS = {
     **dict.fromkeys((401, 403), "the server gives no access ({0}); use an address that has not expired"),
     416: "is empty; check the address",
 }
-
-
-def _checked_size(where: str, answer: Any) -> int:
-    """The file's size, bytes. Raises InputError for an answer that is no range of a file."""
-    status = answer.status_code
-    if status >= 400:
-        line = _REFUSALS.get(status, "the server answers {0} {1}; try again later")
-        raise InputError(f"{where}: {line.format(status, answer.reason)}")
-    total = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.headers.get("Content-Range", ""))
-    if status != 206 or not total:
-        raise InputError(f"{where}: the server does not serve ranges of bytes; download the file and give its path")
-    return int(total[1])
 
 
 def _why(error: BaseException) -> str:

@@ -7,6 +7,8 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import numpy as np
 import zarr
 
 from ldmfilter.data.tables import Array
-from ldmfilter.data.untrusted.damage import DAMAGE
+from ldmfilter.data.untrusted.codecs import checked
+from ldmfilter.data.untrusted.damage import DAMAGE, damage
 from ldmfilter.errors import InputError, UnsafeInputError
 
 ZARR_3 = not zarr.__version__.startswith("2.")
@@ -23,6 +26,18 @@ ZARR_DAMAGE = (*DAMAGE, getattr(zarr.errors, "MetadataError", ValueError))
 _PLAIN_DTYPE = re.compile(r"[<>|][biufU]\d+")
 # Reading a pickled chunk runs the code that it holds: only codecs that move bytes are let in.
 _PLAIN_CODECS = {"blosc", "zstd", "zlib", "gzip", "lz4", "lzma", "bz2", "shuffle", "delta", "crc32", "crc32c"}
+
+
+@contextmanager
+def reading_store(path: Path, advice: str = "write or copy it again") -> Iterator[None]:
+    """In this block, damage of a store in zarr format 2 is an InputError, and chunks are checked as they are opened.
+
+    Raises InputError for format 3 too.
+    """
+    if (path / "zarr.json").exists():
+        raise InputError(f"{path}: is zarr format 3; {advice.replace(' or copy', '')}, with zarr_format=2")
+    with damage(path, "zarr store", advice, ZARR_DAMAGE), checked():
+        yield
 
 
 def is_store(path: Path) -> bool:
