@@ -10,7 +10,7 @@ Each function draws onto `ax`, or onto a new figure where there is none, and ret
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -59,11 +59,11 @@ def state_space(
     latents: xr.Dataset,
     by: str | ArrayLike | None = None,
     session: Session | None = None,
-    dims: tuple[int, int] = (0, 1),
+    dims: tuple[int, int] | Literal["by"] = (0, 1),
     period: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the plane of two states, a point for each bin, coloured by a variable.
+    """Draw a plane of the states, a point for each bin, coloured by a variable.
 
     Circular variables are drawn in colours that close to a circle, variables of a few values in a colour each.
 
@@ -76,8 +76,9 @@ def state_space(
         bin. Bins where it is NaN are left out. Without it the time of the bin, s.
     session : Session, optional
         That holds the behaviour; needed where `by` is a name.
-    dims : tuple of int
-        The two states. State 0 is the slowest.
+    dims : tuple of int, or "by"
+        The two states. State 0 is the slowest. With ``"by"`` the plane in which values of `by` lie farthest apart, by
+        a linear discriminant of 24 groups of values, fitted where training was.
     period : float, optional
         One turn of values (time,) that are circular, in their unit. Behaviour that is a name knows its own.
     ax : matplotlib.axes.Axes, optional
@@ -90,13 +91,14 @@ def state_space(
     Raises
     ------
     InputError
-        The session has no such behaviour, or `by` has another number of values than there are bins.
+        The session has no such behaviour, `by` has another number of values than there are bins, or ``dims="by"`` and
+        there are fewer than three values or two states.
 
     Examples
     --------
     >>> ax = ldmfilter.plot.state_space(latents, "linear_position", session)
     >>> ax.get_xlabel(), ax.get_ylabel()
-    ('h0, the slowest state', 'h1, the second slowest')
+    ('h0', 'h1')
     """
     from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 
@@ -123,13 +125,23 @@ def state_space(
     elif classes is not None:
         several = [plots.COLOURS[one % len(plots.COLOURS)] for one in range(len(classes))]
         cmap, limits = ListedColormap(several), (-0.5, len(classes) - 0.5)
-    points = plots.plot_state_space(latents.isel(state=list(dims)), ax, colour, cmap)
+    known = np.isfinite(colour)
+    mean, labels = latents["filtered_mean"].to_numpy(), ["axis 1", "axis 2"]
+    if dims == "by":
+        seen = known & latents["trained"].to_numpy() if "trained" in latents else known
+        axes = plots.directions(mean[seen], plots.flat(colour, period)[seen], 2)
+        if axes is None:
+            raise InputError("by has fewer than three values, or there are fewer than two states; give two dims")
+        mean = (mean - mean.mean(0)) @ axes
+    else:
+        mean, labels = mean[:, list(dims)], [f"h{one}" for one in dims]
+    points = ax.scatter(mean[known, 0], mean[known, 1], c=colour[known], s=4, cmap=cmap, linewidths=0, alpha=0.8)
     points.set_clim(*limits)
+    ax.set(xticks=[], yticks=[])
+    plots.finish(ax, labels[0], labels[1])
     bar = ax.figure.colorbar(points, ax=ax, shrink=0.7, label=label)
     if classes is not None:
         bar.set_ticks(range(len(classes)), labels=[str(one) for one in classes])
-    if dims != (0, 1):
-        ax.set(xlabel=f"h{dims[0]}", ylabel=f"h{dims[1]}")
     return ax
 
 

@@ -67,6 +67,22 @@ def test_state_space_of_place(latents, session, ax):
     assert ax.figure.axes[1].get_ylabel() == "place, cm"
 
 
+def test_the_plane_in_which_values_lie_apart(latents, ax):
+    """Of three states the last two tell a direction; the plane is theirs."""
+    angle = np.random.default_rng(0).uniform(0, 2 * np.pi, latents.sizes["time"])
+    turned = latents.copy()
+    turned["filtered_mean"] = latents["filtered_mean"].copy()
+    turned["filtered_mean"][:, 1:3] = 5 * np.column_stack([np.cos(angle), np.sin(angle)])
+    ldmfilter.plot.state_space(turned, angle, dims="by", period=2 * np.pi, ax=ax)
+    design = np.column_stack([np.ones(len(angle)), np.asarray(ax.collections[0].get_offsets())])
+    circle = turned["filtered_mean"].to_numpy()[:, 1:3]
+    rest = circle - design @ np.linalg.lstsq(design, circle)[0]
+    assert rest.var() < 0.05 * circle.var()
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("axis 1", "axis 2")
+    with pytest.raises(ldmfilter.InputError, match="fewer than three values"):
+        ldmfilter.plot.state_space(turned, np.sign(angle - 3), dims="by", ax=ax)
+
+
 def test_circular_colours_close(latents, session, ax):
     ldmfilter.plot.state_space(latents, "heading", session, ax=ax)
     points = ax.collections[0]
@@ -82,7 +98,9 @@ def test_classes_have_a_colour_each(latents, session, ax):
 
 def test_values_must_fit_the_bins(latents, ax):
     ldmfilter.plot.state_space(latents, np.where(TIME < 1, np.nan, TIME), ax=ax)
-    assert len(ax.collections[0].get_offsets()) == 30
+    points = ax.collections[0].get_offsets()
+    np.testing.assert_allclose(points, latents["filtered_mean"].to_numpy()[TIME >= 1, :2])
+    assert len(points) == 30
     with pytest.raises(ldmfilter.InputError, match="one for each bin"):
         ldmfilter.plot.state_space(latents, TIME[1:], ax=ax)
     with pytest.raises(ldmfilter.InputError, match="give the session"):

@@ -19,8 +19,6 @@ from ldmfilter.analysis.variable import positions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.collections import PathCollection
-    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 #: Colours that stay apart for colour-blind readers (Okabe & Ito 2008), grey in place of black, which is the text's.
@@ -28,7 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 #: Around a circle, visible on white and on black.
 CIRCLE = ("#d1495b", "#e08a2c", "#a9a52a", "#3a9d6b", "#2b8fb8", "#5b68c4", "#a557a5", "#d1495b")
 BAND = 0.25  # opacity of an interval
-GROUPS = 24  # of bins with near values of behaviour, which `directions` tells apart
+GROUPS = 24  # of near values of behaviour at most, which `directions` tells apart
 SINGLE_TRIALS = 12  # of a condition that are drawn, at most
 
 
@@ -54,22 +52,6 @@ def plot_states(latents: xr.Dataset, axes: Axes, number: int = 3) -> None:
     finish(axes, "time, s", f"state, {latents['ci'].attrs['level']:.0%} interval")
 
 
-def plot_state_space(
-    latents: xr.Dataset, axes: Axes, colour: np.ndarray, cmap: str | Colormap = "viridis"
-) -> PathCollection:
-    """Filtered means in the plane of the two slowest states, which come first (canonical gauge). As all states have the
-    same variance, that of their principal components would be a plane like any other.
-
-    Bins have the colours of the values `colour` (time,), as the animal's place; those where it is NaN are left out.
-    Returns the points, for a colour bar.
-    """
-    first, second = latents["filtered_mean"].to_numpy()[np.isfinite(colour), :2].T
-    points = axes.scatter(first, second, c=colour[np.isfinite(colour)], s=4, cmap=cmap, linewidths=0, alpha=0.8)
-    axes.set(xticks=[], yticks=[])
-    finish(axes, "h0, the slowest state", "h1, the second slowest")
-    return points
-
-
 def flat(values: np.ndarray, period: float | None) -> np.ndarray:
     """Values (bin,) as columns (bin, column) whose distances tell how far apart they are: of circular values the cosine
     and sine, of others the value in its deviations."""
@@ -78,12 +60,15 @@ def flat(values: np.ndarray, period: float | None) -> np.ndarray:
 
 
 def directions(mean: np.ndarray, values: np.ndarray, number: int) -> np.ndarray | None:
-    """Axes (state, number) along which filtered means (bin, state) differ most between groups of bins with near values
-    (bin, column): a linear discriminant of `GROUPS` groups found by k-means. None where fewer values differ."""
-    if len(np.unique(values, axis=0)) < GROUPS:
+    """Axes (state, number) along which filtered means (bin, state) differ most between values (bin, column): a linear
+    discriminant of the values, or of `GROUPS` groups of near ones, found by k-means. None where values or states are
+    too few."""
+    kinds, groups = np.unique(values, axis=0, return_inverse=True)
+    if min(len(kinds) - 1, mean.shape[1]) < number:
         return None
-    groups = KMeans(GROUPS, n_init=1, random_state=0).fit_predict(values)
-    return LinearDiscriminantAnalysis(solver="eigen").fit(mean, groups).scalings_[:, :number]
+    if len(kinds) > GROUPS:
+        groups = KMeans(GROUPS, n_init=1, random_state=0).fit_predict(values)
+    return LinearDiscriminantAnalysis().fit(mean, groups).scalings_[:, :number]
 
 
 def plot_raster(spike_times: Sequence[np.ndarray], axes: Axes, start: float, stop: float) -> None:

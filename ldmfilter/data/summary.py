@@ -84,11 +84,14 @@ def _next(session: Session, given: str) -> list[str]:
     """Commands to go on with, by the options `given` to read the session."""
     path, tables = shlex.quote(session.source.path), session.intervals
     interval = next((name for name in tables if _seconds(tables[name]) > _PART * session.duration), None)
-    parts = [interval] if interval is not None else []
+    parts = []
     if interval is not None:
+        seconds = _seconds(tables[interval])
+        all_of_it = 0.99 * session.duration if interval != "trials" else math.inf  # trials begin anew even so
         by_tag = _by_tag(tables[interval], tags_in(tables[interval])[:_MOST_TAGS])
-        long = [tag for tag in by_tag if by_tag[tag] > _PART * _seconds(tables[interval])]
-        parts = [f"{interval}={tag}" for tag in sorted(long, key=by_tag.__getitem__, reverse=True)] or parts
+        long = [tag for tag in by_tag if _PART * seconds < by_tag[tag] < all_of_it]
+        parts = [f"{interval}={tag}" for tag in sorted(long, key=by_tag.__getitem__, reverse=True)]
+        parts = parts or ([interval] if seconds < all_of_it else [])
     forced = given if not isinstance(session, BinnedSession) else f"{given} --bin-size {session.bin_size:g}"
     commands = [f"ldmfilter train {path}{forced}"]
     if (pieces := observed_table(session)) is not None:

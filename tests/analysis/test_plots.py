@@ -15,7 +15,6 @@ from ldmfilter.analysis.plots import (
     plot_raster,
     plot_rates,
     plot_reports,
-    plot_state_space,
     plot_states,
 )
 from ldmfilter.analysis.report.sections import SECTIONS
@@ -58,12 +57,6 @@ def test_states_in_time(latents, axes):
     band = axes.collections[0].get_paths()[0].vertices
     assert band[:, 1].min() == pytest.approx(latents["ci"].sel(state=1).min())
     assert "95%" in axes.get_ylabel()
-
-
-def test_state_space_leaves_out_bins_without_a_colour(latents, axes):
-    colour = np.where(np.arange(50) < 20, np.nan, 1.0)
-    points = plot_state_space(latents, axes, colour)
-    np.testing.assert_allclose(points.get_offsets(), latents["filtered_mean"][20:, :2])
 
 
 def test_raster_has_a_tick_for_each_spike_that_is_shown(axes):

@@ -99,7 +99,6 @@ def _space(inputs: Inputs) -> Picture:
     numbers = {
         "shown": min(3, mean.shape[1]),
         "apart": None if axes_by is None else _series(inputs.reports[0]).split("/")[-1],
-        "groups": plots.GROUPS,
         "points": len(drawn),
         "bins": len(observed),
         "unmeasured": not np.isfinite(values).all(),
