@@ -27,9 +27,13 @@ def compare(
     was trained on, beside what chance gives; and the bits per spike by which each training chose its filter.
     """
     from ldmfilter.analysis.compare import compare as compare_runs
+    from ldmfilter.analysis.decode_session import stopped_early
     from ldmfilter.filter.runs import Run
 
-    result = compare_runs([Run.open(run).choose(session) for run in runs])
+    opened = [Run.open(run).choose(session) for run in runs]
+    for warning in filter(None, map(stopped_early, opened if not quiet else ())):
+        say(warning)
+    result = compare_runs(opened)
     if not result.held_out and not quiet:
         say("warning: no time is held out by all runs; judged where they were trained, which flatters them")
     if as_json:

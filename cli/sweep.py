@@ -183,9 +183,7 @@ def _asked(
         if not path.exists() and remote_address(path) is None:
             raise typer.BadParameter(f"{path} is no file, nor a value of the option before it", param_hint="SESSION")
     if not grid and len(seeds) < 2:
-        raise typer.BadParameter(
-            "nothing to compare; give an option or --seed several values", param_hint="--latent-dim 2 4 8"
-        )
+        raise typer.BadParameter("nothing to compare; give an option or --seed several values, as --latent-dim 2 4 8")
     sessions = list(dict.fromkeys(sessions))
     several = folder is not None and len(sessions) > 1
     return [

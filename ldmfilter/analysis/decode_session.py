@@ -169,8 +169,9 @@ def stopped_early(run: Run) -> str:
     model = run.model()
     if model.ended_:
         return ""
-    step, wanted = model.history_[-1].step, run.config.filter.max_steps
-    return f"warning: {run.folder}: training stopped at step {step} of {wanted}; what it kept is used"
+    last, wanted = model.history_[-1], run.config.filter.max_steps
+    training = f"training of {last.candidate} states" if last.candidate else "training"
+    return f"warning: {run.folder}: {training} stopped at step {last.step} of {wanted}; what it kept is used"
 
 
 def fit_rates(run: Run, model: LDMFilter, recording: Session) -> Rates:

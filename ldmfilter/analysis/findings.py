@@ -53,8 +53,10 @@ class Finding:
 
     @property
     def number(self) -> str:
-        """The value as text."""
-        return _short(self.value)
+        """The value as text, with as many digits as tell it from its threshold."""
+        text = _short(self.value)
+        told = text not in map(_short, self.threshold) or self.value in self.threshold
+        return text if told else f"{self.value:.5g}"
 
     @property
     def sure(self) -> str:

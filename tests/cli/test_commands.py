@@ -235,7 +235,7 @@ def test_stopped_and_resumed_equals_undisturbed(session_file, undisturbed, tmp_p
     # What is there can be decoded already, with a warning.
     early = here("decode", "--run", "run", "--out", "early.zarr", cwd=tmp_path)
     assert early.code == 0, early.err
-    assert "training stopped at step" in early.err
+    assert "states stopped at step" in early.err
     resumed = here("train", "--resume", "--run", "run", cwd=tmp_path)
     assert resumed.code == 0, resumed.err
     assert outputs(tmp_path / "run") == undisturbed

@@ -68,6 +68,8 @@ def read_counts(path: Path, reading: Reading = PLAIN) -> BinnedSession:
     elif starts_with(path, b"CDF"):
         root, groups = _open(path, "scipy", "netCDF file")
     else:
+        if not h5py.is_hdf5(path):
+            raise InputError(f"{path}: is no file of counts; give them as netCDF, zarr, .npz or .npy")
         check_heaps(path)
         check_netcdf(path)
         root, groups = _open(path, "h5netcdf", "netCDF file")
