@@ -45,7 +45,8 @@ def check(
     Are the states useful, are the intervals honest, do the dynamics fit? Each finding is a number, a threshold
     with its reason, a verdict and a remedy, on time that training never saw.
 
-    With **--behavior** the intervals of what the states say of it are judged too, in thirds of the time.
+    With **--behavior** the intervals of what the states say of it are judged too, in thirds
+    of the bins by spikes, speed, width and value.
     """
     if not behavior and (circular or min_speed):
         raise typer.BadParameter("means something only with --behavior", param_hint="--circular, --min-speed")

@@ -210,7 +210,8 @@ def block_means(block: Array, **values: Array) -> dict[str, Any]:
 
 def thirds(of: Mapping[str, Array], hit: Array, width: Array, level: float, block: Array) -> tuple[Third, ...]:
     """Coverage and width in the lower, middle and upper third of bins by each quantity, (bin,) by name. What is NaN is
-    left out, and a quantity with no three different thirds.
+    left out, and a quantity with no three different thirds. Where a third or more of the bins have the least value,
+    these are the first, and the others are halved.
 
     Of intervals of a nominal level: `hit` (bin,), whether they hold the value, and `width` (bin,); `block` (bin,) is
     the block of time.
@@ -218,7 +219,9 @@ def thirds(of: Mapping[str, Array], hit: Array, width: Array, level: float, bloc
     found = []
     for by, values in of.items():
         edges = np.nanquantile(values, [0, 1 / 3, 2 / 3, 1]) if np.isfinite(values).any() else np.zeros(4)
-        if not (np.diff(edges) > 0).all():
+        if edges[1] == edges[0] < edges[3]:  # rest, for one: halves of the others stand beside it
+            edges[2] = np.median(values[values > edges[0]])
+        if not (np.diff(edges)[1:] > 0).all():
             continue
         number = np.where(np.isfinite(values), np.searchsorted(edges[1:3], values, side="left"), -1)
         for i, (low, high) in enumerate(itertools.pairwise(edges.tolist())):

@@ -148,7 +148,8 @@ def check(
     tell = progress or (lambda _: None)
     measures = measure(model, counts, surrogates, seed, lambda what: tell(words(what)), behavior)
     findings = []
-    for one in (row.judge_parts(measures) for row in CHECKS if behavior or not row.of_behavior):
+    in_thirds = any(hasattr(one, "thirds") for one in behavior)  # readouts of classes have no intervals
+    for one in (row.judge_parts(measures) for row in CHECKS if in_thirds or not row.of_behavior):
         texts: dict[str, Any] = {k: words(v) for k, v in vars(one).items() if isinstance(v, str)}
         findings.append(dataclasses.replace(one, **texts))
     parts = measures if len(measures) > 1 else {}

@@ -229,10 +229,10 @@ class VariableReading:
         return np.clip(ends, seen.min(), seen.max())
 
     def scores(self, ordered: Mapping[str, Array]) -> dict[str, Any]:
-        """Scores of the intervals and of their distribution in the judged bins: `intervals`, `distribution` and
-        `thirds` of a `BehaviorReport`, the last by quantities (time,), width and value."""
+        """Scores of the intervals and of their distribution in the judged bins: `intervals`, `distribution`,
+        `thirds`, by quantities (time,), width and value, and `value_range` of a `BehaviorReport`."""
         if not self.bins.calibrated:
-            return {"intervals": (), "distribution": None, "thirds": ()}
+            return {"intervals": (), "distribution": None, "thirds": (), "value_range": None}
         rows = self.bins.tested
         seen, mean, block = self.bins.truth[rows], self.mean[rows], self.bins.block[rows]
         bounds, half = self.bounds[:, rows], self.constant[rows]
@@ -256,7 +256,12 @@ class VariableReading:
         loss = crps(truth, bounds, list(self.levels))
         distribution = score_distribution(loss, self.pit[rows], width, np.abs(away), block)
         of = {name: values[rows] for name, values in ordered.items()} | {"predicted width": width, "value": seen}
-        return {"intervals": intervals, "distribution": distribution, "thirds": thirds(of, hit, width, self.ci, block)}
+        return {
+            "intervals": intervals,
+            "distribution": distribution,
+            "thirds": thirds(of, hit, width, self.ci, block),
+            "value_range": (float(seen.min()), float(seen.max())),
+        }
 
     def variables(self) -> dict[str, Any]:
         """The variables that are added to the states."""
@@ -271,7 +276,7 @@ class VariableReading:
         }
         if self.bins.calibrated:
             bounds = self.bounds[:, :, self.levels[self.ci]].T.astype(np.float32)
-            about |= {"level": self.ci, "of": f"{name}_mean"}
+            about = about | {"level": self.ci, "of": f"{name}_mean"}
             if one.period is not None:
                 about["long_name"] = "bounds are not wrapped: lower <= mean <= upper"
             variables[f"{name}_ci"] = (("time", "bound"), bounds, about)

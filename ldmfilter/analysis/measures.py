@@ -191,7 +191,7 @@ class Measures:
         """The thirds of bins in which intervals of behaviour hold too few or too many, in words; where chance may
         explain all, that which is furthest off."""
         return "; ".join(
-            f"{third.coverage:.1%} of {name} where {third.by} is {third.low:.3g} to {third.high:.3g}"
+            f"{third.coverage:.1%} of {name} in bins with {third.by} of {third.low:.3g} to {third.high:.3g}"
             for third, name in [pair for pair in self.thirds if pair[0].outside] or self.thirds[:1]
         )
 

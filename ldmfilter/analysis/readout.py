@@ -75,6 +75,7 @@ class BehaviorReport(Judged):
     distribution: score of the distribution whose quantiles are the bounds of all intervals; None where not calibrated
     thirds: coverage and width of intervals of level `ci` in thirds of the judged bins by spikes in the last second,
         speed, predicted width, and the value itself; empty where not calibrated
+    value_range: the least and the greatest value in the judged bins; None where not calibrated
     """
 
     unit: str
@@ -90,6 +91,7 @@ class BehaviorReport(Judged):
     intervals: tuple[IntervalScore, ...]
     distribution: DistributionScore | None
     thirds: tuple[Third, ...]
+    value_range: tuple[float, float] | None
 
     @property
     def circular(self) -> bool:

@@ -162,7 +162,8 @@ def _show_scores(console: Console, one: BehaviorReport, scores: dict[str, Any]) 
     if rows:
         print_table(console, ["readout", ">R2", f">median error, {unit}"], rows)
     if one.control:
-        print_lines(console, f"p {one.control.p:.2g} against {one.control.shifts} shifts")
+        against = f"against {one.control.shifts} shifts, of the best of the fast readouts (R2 {one.control.r2:.3f})"
+        print_lines(console, f"p {one.control.p:.2g} {against}")
     if read and decoder and (decoder.r2 < read.r2) != (decoder.median_error > read.median_error):
         print_lines(console, "R2 and median error disagree: R2 counts few large errors most, the median not at all")
     if one.intervals:
@@ -179,9 +180,9 @@ def _show_scores(console: Console, one: BehaviorReport, scores: dict[str, Any]) 
         heads = ["interval", ">covers", f">width, {unit}", ">Winkler score", ">best at one width"]
         print_table(console, heads, levels)
         print_lines(console, "Winkler score: the width, and more for values outside; the lower the better")
-    values = [value for third in one.thirds if third.by == "value" for value in (third.low, third.high)]
-    if values:
-        print_lines(console, f"{one.name} goes from {min(values):.3g} to {max(values):.3g} {one.unit}".rstrip())
+    if one.value_range:
+        low, high = one.value_range
+        print_lines(console, f"{one.name} goes from {low:.3g} to {high:.3g} {one.unit}".rstrip())
     if one.distribution:
         score = one.distribution
         rank = f"{score.width_rank:.2f} +- {score.width_rank_se:.2f}"

@@ -128,7 +128,7 @@ class Run:
         if len(self._chosen) == 1:
             return self
         if session is None:
-            raise InputError(f"{self.folder}: has {self.listed}; name one of them, by --session")
+            raise InputError(f"{self.folder}: has {self.listed}; name one (--session; for `decode` SESSION)")
         if isinstance(session, Session):
             where, ids = session.source.path, session.units["unit"].to_numpy().tolist()
             tiers = [

@@ -14,6 +14,7 @@ from ldmfilter.analysis.calibration import (
     interval_score,
     score_distribution,
     score_intervals,
+    thirds,
 )
 
 
@@ -121,3 +122,11 @@ def test_ranks_of_widths_are_compared_with_those_of_errors():
     assert found.width_rank == pytest.approx(spearmanr(width, error).statistic)
     others = [spearmanr(*rng.choice(np.array([width, error]), 5000, axis=1)).statistic for _ in range(200)]
     assert found.width_rank_se == pytest.approx(np.std(others), rel=0.4)
+
+
+def test_a_quantity_that_rests_has_its_rest_and_two_halves():
+    speed = np.concatenate([np.zeros(500), np.linspace(1, 2, 400)])
+    hit, width = np.arange(900) % 10 > 0, np.ones(900)
+    found = thirds({"speed": speed, "still": np.zeros(900)}, hit, width, 0.95, np.arange(900) // 10)
+    assert [(one.low, one.high) for one in found] == [(0, 0), (0, 1.5), (1.5, 2)]
+    assert [one.coverage for one in found] == pytest.approx([0.9, 0.9, 0.9])

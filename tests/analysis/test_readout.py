@@ -83,6 +83,9 @@ def test_a_linear_world_is_read_as_well_as_its_noise_allows():
     assert report.distribution.crps == pytest.approx(20 / np.sqrt(np.pi), rel=0.06)
     np.testing.assert_allclose(report.distribution.pit, 0.1, atol=0.03)
     assert out["place_ci"].attrs["level"] == 0.95
+    assert "level" not in out["place_true"].attrs
+    seen = out["place_true"].to_numpy()[out["place_fold"].to_numpy() >= 0]
+    np.testing.assert_allclose(report.value_range, (seen.min(), seen.max()), rtol=1e-6)
     judged = out["place_fold"].to_numpy() >= 0
     inside = (out["place_true"] >= out["place_ci"][:, 0]) & (out["place_true"] <= out["place_ci"][:, 1])
     assert float(inside.to_numpy()[judged].mean()) == pytest.approx(report.intervals[3].coverage, abs=1e-3)
@@ -128,7 +131,7 @@ def test_thirds_are_told_where_intervals_do_not_follow():
     finding = row.judge(measured)
     assert not finding.ok
     assert finding.value in [one.coverage for one in reports[0].thirds if one.outside]
-    assert f"{100 * many.coverage:.1f} % of place where spikes in the last second is" in finding.verdict
+    assert f"{100 * many.coverage:.1f} % of place in bins with spikes in the last second of" in finding.verdict
     inside = dataclasses.replace(reports[0], thirds=tuple(one for one in reports[0].thirds if not one.outside))
     assert row.judge(dataclasses.replace(measured, behavior=(inside,))).ok
     doubt = dataclasses.replace(few, coverage=0.99, coverage_se=0.02, outside=False)

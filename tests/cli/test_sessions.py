@@ -101,7 +101,9 @@ def test_resumed_with_sessions_that_were_moved(folder, tmp_path):
 
 def test_commands_that_look_at_one_session(folder, tmp_path):
     for words in (["check", "run"], ["report", "run", "--out", tmp_path / "r.html"], ["stream", "--run", "run"]):
-        refused(here(*words, cwd=folder), "run: has 2 sessions, a.zarr, b.zarr; name one of them, by --session")
+        refused(
+            here(*words, cwd=folder), "run: has 2 sessions, a.zarr, b.zarr; name one (--session; for `decode` SESSION)"
+        )
     assert here("check", "run", "--run", "run", cwd=folder).code == 2
     refused(here("inspect", "run", cwd=folder), "run: is a run folder, not a session")
     assert here("decode", "run", "--out", tmp_path / "x.zarr", cwd=folder).code == 2
