@@ -56,7 +56,7 @@ def flat(values: np.ndarray, period: float | None) -> np.ndarray:
     """Values (bin,) as columns (bin, column) whose distances tell how far apart they are: of circular values the cosine
     and sine, of others the value in its deviations."""
     turn = 2 * np.pi * values / (period or np.inf)
-    return np.column_stack([np.cos(turn), np.sin(turn)] if period else [values / np.nanstd(values)])
+    return np.column_stack([np.cos(turn), np.sin(turn)] if period else [values / (np.nanstd(values) or 1.0)])
 
 
 def directions(mean: np.ndarray, values: np.ndarray, number: int) -> np.ndarray | None:
