@@ -126,7 +126,6 @@ def stream(
     for asked, name in ((behavior, "--behavior"), (alarm, "--alarm")):
         if asked and lag is not None:
             raise typer.BadParameter("is of states without a lag; leave one out", param_hint=name)
-    from ldmfilter.analysis.alarm import Alarm
     from ldmfilter.filter.decode import check_level
     from ldmfilter.filter.lines import CountLines, StateLines
     from ldmfilter.filter.online import OnlineFilter
@@ -138,7 +137,11 @@ def stream(
     online = OnlineFilter(model, lag)
     readouts = _readouts(the_run, behavior, circular or [], ci or LEVEL) if behavior else {}
     names = list(readouts)
-    watch = None if alarm is None else Alarm(model, the_run.recording()[1], alarm)
+    watch = None
+    if alarm is not None:
+        from ldmfilter.analysis.alarm import Alarm  # seconds to import, which a stream without one starts without
+
+        watch = Alarm(model, the_run.recording()[1], alarm)
     lines = CountLines(model.unit_ids_.tolist(), the_run.session_unit_ids, format, header, model.signal_, names)
     about = {"model": model.model_id_, "run": str(the_run.folder), "bin_size": model.bin_size_, "ci": ci}
     about |= {"units": model.unit_ids_.tolist(), "states": model.sized_.states}

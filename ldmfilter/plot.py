@@ -92,7 +92,7 @@ def state_space(
     ------
     InputError
         The session has no such behaviour, `by` has another number of values than there are bins, or ``dims="by"`` and
-        there are fewer than three values or two states.
+        there are fewer than three values, two states or enough bins for both.
 
     Examples
     --------
@@ -131,7 +131,7 @@ def state_space(
         seen = known & latents["trained"].to_numpy() if "trained" in latents else known
         axes = plots.directions(mean[seen], plots.flat(colour, period)[seen], 2)
         if axes is None:
-            raise InputError("by has fewer than three values, or there are fewer than two states; give two dims")
+            raise InputError("by has fewer than three values, or states or bins are too few; give two dims")
         mean = (mean - mean.mean(0)) @ axes
     else:
         mean, labels = mean[:, list(dims)], [f"h{one}" for one in dims]

@@ -102,3 +102,8 @@ def test_data_starts_without_torch():
     code = "import sys, ldmfilter.data; assert not {'torch', 'numpy', 'pynwb', 'zarr'} & set(sys.modules)\n"
     code += "".join(f"import ldmfilter.data.{one}\n" for one in ("binning", "simulate", "formats.nwb", "formats.zarr"))
     assert subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"]).returncode == 0
+
+
+def test_exports_start_without_pynwb():
+    code = "import sys, ldmfilter.export; assert not {'torch', 'pynwb', 'pynapple'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

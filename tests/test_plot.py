@@ -79,8 +79,9 @@ def test_the_plane_in_which_values_lie_apart(latents, ax):
     rest = circle - design @ np.linalg.lstsq(design, circle)[0]
     assert rest.var() < 0.05 * circle.var()
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("axis 1", "axis 2")
-    with pytest.raises(ldmfilter.InputError, match="fewer than three values"):
-        ldmfilter.plot.state_space(turned, np.sign(angle - 3), dims="by", ax=ax)
+    for few in (np.sign(angle - 3), 0 * angle):
+        with pytest.raises(ldmfilter.InputError, match="fewer than three values"):
+            ldmfilter.plot.state_space(turned, few, dims="by", ax=ax)
 
 
 def test_circular_colours_close(latents, session, ax):

@@ -170,7 +170,7 @@ def causal_pca(counts: Array, starts: Array, fit: Array, bin_size: float, signal
     """States (time, dim) of no model: the `DIMS` first principal components of `smoothed_roots`, of the same arguments;
     the components are fitted to the bins `fit`."""
     smooth = smoothed_roots(counts, starts, fit, bin_size, signal)
-    states: Array = PCA(min(DIMS, counts.shape[1])).fit(smooth[fit]).transform(smooth)
+    states: Array = PCA(min(DIMS, counts.shape[1]), random_state=0).fit(smooth[fit]).transform(smooth)
     return states
 
 

@@ -56,15 +56,16 @@ def flat(values: np.ndarray, period: float | None) -> np.ndarray:
     """Values (bin,) as columns (bin, column) whose distances tell how far apart they are: of circular values the cosine
     and sine, of others the value in its deviations."""
     turn = 2 * np.pi * values / (period or np.inf)
-    return np.column_stack([np.cos(turn), np.sin(turn)] if period else [values / np.nanstd(values)])
+    return np.column_stack([np.cos(turn), np.sin(turn)] if period else [values / (np.nanstd(values) or 1.0)])
 
 
 def directions(mean: np.ndarray, values: np.ndarray, number: int) -> np.ndarray | None:
     """Axes (state, number) along which filtered means (bin, state) differ most between values (bin, column): a linear
     discriminant of the values, or of `GROUPS` groups of near ones, found by k-means. None where values or states are
-    too few."""
+    too few, or bins to know how states vary within a group."""
     kinds, groups = np.unique(values, axis=0, return_inverse=True)
-    if min(len(kinds) - 1, mean.shape[1]) < number:
+    within = len(mean) - min(len(kinds), GROUPS)
+    if min(len(kinds) - 1, mean.shape[1]) < number or within < mean.shape[1]:
         return None
     if len(kinds) > GROUPS:
         groups = KMeans(GROUPS, n_init=1, random_state=0).fit_predict(values)

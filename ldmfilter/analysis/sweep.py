@@ -174,9 +174,10 @@ class Sweep:
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
             if (made := about["format"]) != SWEEP_FORMAT:
-                newer = f"is newer than this package reads ({SWEEP_FORMAT}); update ldmfilter"
-                older = "is not read any more; sweep anew. Its runs are run folders like any other"
-                raise InputError(f"{path}: sweep format {made} {newer if made > SWEEP_FORMAT else older}")
+                by = f", made by ldmfilter {about.get('package_version')}, is"
+                newer = f"{by} newer than this package reads ({SWEEP_FORMAT}); update ldmfilter"
+                older = " is not read any more; sweep anew. Its runs are run folders like any other"
+                raise InputError(f"{path}: sweep format {made}{newer if made > SWEEP_FORMAT else older}")
             return cls(path.parent, about)
         except InputError:
             raise

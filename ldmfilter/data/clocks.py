@@ -238,7 +238,7 @@ def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
         raise InputError(f"{where}: no {shorten(unknown)} to give ticks of; it has {shorten(known)}")
     spikes, in_doubt = session.spike_times, times is None and "spikes" not in hz
     if times is None:
-        spikes = times = spikes / hz.get("spikes", 1.0)
+        times = spikes = spikes if in_doubt else spikes / hz["spikes"]
     if observed is not None and "obs_intervals" in hz:
         observed = replace(observed, intervals=observed.intervals / hz["obs_intervals"])
     for name in intervals.keys() & hz:

@@ -20,7 +20,6 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from ldmfilter.data.formats.nwb_open import check_nwb
 from ldmfilter.data.untrusted.checksums import file_checksum
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, remote_address
@@ -141,6 +140,8 @@ def check_session(session: Path, overwrite: bool, in_place: bool) -> None:
     Raises InputError for what is no NWB file in HDF5 on this machine, holds the module already, or is read-only where
     it is written to in place.
     """
+    from ldmfilter.data.formats.nwb_open import check_nwb  # pynwb, which other formats start without
+
     address = remote_address(session)
     if address is not None:
         raise InputError(f"{address}: lies on a server; download it, or choose another format to export to")

@@ -66,3 +66,9 @@ def test_smoothed_counts_of_a_unit_that_readouts_cannot_learn_of_are_0():
     for t, row in enumerate(rows):
         average += (1 - np.exp(-0.1 / baselines.SMOOTHING)) * (row - average)
         assert smooth[t, 0] == pytest.approx(average)
+
+
+def test_a_causal_pca_of_few_bins_is_the_same_every_time():
+    counts, every = np.random.default_rng(0).poisson(1.0, (550, 60)).astype(float), np.ones(550, dtype=bool)
+    one, other = (baselines.causal_pca(counts, np.arange(550) == 0, every, 0.1) for _ in range(2))
+    np.testing.assert_array_equal(one, other)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ldmfilter.analysis.plots import (
     class_positions,
+    directions,
     leading_states,
     plot_behavior,
     plot_raster,
@@ -197,3 +198,11 @@ def test_ink_follows_the_style(axes):
     with mpl.rc_context({"text.color": "#ffffff"}):
         plot_raster([np.array([1.0])], axes, 0.0, 2.0)
     assert axes.lines[0].get_color() == "#ffffff"
+
+
+@pytest.mark.parametrize("bins", [10, 30])
+def test_of_few_bins_no_axes_are_told(bins):
+    """No more bins than values, or within groups of values fewer than states."""
+    rng = np.random.default_rng(0)
+    assert directions(rng.normal(size=(bins, 16)), rng.normal(size=(bins, 1)), 3) is None
+    assert directions(rng.normal(size=(41, 16)), rng.normal(size=(41, 1)), 3).shape == (16, 3)

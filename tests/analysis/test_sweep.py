@@ -270,7 +270,10 @@ def test_folders_that_are_no_sweep(session, finished, tmp_path):
     about = json.loads((finished[0].folder / "sweep.json").read_text())
     for text, words in (
         ("{", "sweep.json: damaged"),
-        (json.dumps(about | {"format": 99}), "is newer than this package reads"),
+        (
+            json.dumps(about | {"format": 99, "package_version": "9.0"}),
+            "sweep format 99, made by ldmfilter 9.0, is newer than this package reads",
+        ),
         (json.dumps(about | {"format": 1}), "sweep format 1 is not read any more; sweep anew"),
         (json.dumps({"format": 2}), "sweep.json: damaged"),
     ):

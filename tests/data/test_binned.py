@@ -307,11 +307,11 @@ def damaged_series(path):
         ),
         ("a.npz", lambda p: np.savez(p, a=VALUES, b=VALUES), "holds no array counts (time, unit); it has a, b"),
         ("a.npz", lambda p: np.savez(p, counts=[1]), "holds no array counts (time, unit); it has counts"),
+        ("a.npz", lambda p: np.savez(p, counts=VALUES, time=[1]), "time has shape (1,), counts (6, 3); save them anew"),
         (
             "a.npz",
-            lambda p: np.savez(p, counts=VALUES, time=[1]),
-            "arrays do not fit each other (conflicting sizes for dimension 'time': length 6 on the data but length 1 "
-            "on coordinate 'time'); save them anew",
+            lambda p: np.savez(p, counts=VALUES, time=np.zeros((6, 2))),
+            "time has shape (6, 2), counts (6, 3); save them anew",
         ),
         ("a.npz", lambda p: np.savez(p, counts=VALUES, bin_size=[1, 2]), "does not say how long a bin is"),
         ("a.npz", damaged_series, "behavior/speed: needs `time` and one more array; write the series anew"),

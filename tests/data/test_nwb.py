@@ -220,6 +220,16 @@ def test_units_that_cannot_be_used(nwb, read, tmp_path, damage, line):
     assert line_of(tmp_path / "made.nwb") == line
 
 
+def test_a_file_that_is_refused_is_not_read_to_its_end(nwb, read, tmp_path, monkeypatch):
+    read(with_units(nwb, [1.0, 2.0], [3.0]))
+    read_whole = []
+    monkeypatch.setattr("ldmfilter.data.formats.nwb.file_checksum", lambda path: read_whole.append(path) or "sha256:0")
+    with pytest.raises(InputError, match="has no series 'dff'"):
+        read_session(tmp_path / "made.nwb", series="dff")
+    assert read_whole == []
+    assert read_session(tmp_path / "made.nwb").source.checksum == "sha256:0"
+
+
 def test_units_without_spike_times(nwb, tmp_path, read):
     nwb.add_unit_column("snr", "d")
     nwb.add_unit(snr=1.0)

@@ -25,6 +25,11 @@ def test_layout():
     assert repr(session) == "<Session memory: 3 units, 3 spikes, 0.5 to 2 s>"
 
 
+def test_spike_times_in_seconds_are_not_copied():
+    times = np.array([1.0, 2.0, 0.5])
+    assert Session.checked(times, np.array([2, 3]), np.arange(2)).spike_times is times
+
+
 def test_extent_is_that_of_the_spikes():
     position = xr.DataArray([0.0, 1.0], dims="time", coords={"time": [-1.0, np.nan]})
     with pytest.warns(UserWarning, match="memory: position: left out 1 of 2 samples, their timestamps are NaN"):

@@ -239,6 +239,16 @@ def test_analyzers(analyzers, sorting, name):
     assert read_session(analyzers / name).source.checksum == session.source.checksum
 
 
+def test_a_unit_with_two_rows_of_metrics(analyzers, tmp_path):
+    shutil.copytree(analyzers / "folder", tmp_path / "folder")
+    [table] = (tmp_path / "folder" / "extensions").glob("*/metrics.csv")
+    first, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([first, *rows, rows[0]]))
+    with pytest.raises(InputError) as raised:
+        read_session(tmp_path / "folder")
+    assert str(raised.value) == f"{table}: a unit is given twice; compute the metrics again"
+
+
 def test_analyzer_in_memory(sorting, recording):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -349,6 +359,11 @@ def test_sorting_folders_that_cannot_be_used(sorting, tmp_path, damage, line):
         (lambda p: (p / "sorting" / "spikes" / "unit_index" / "0").write_bytes(b"x"), "is a damaged zarr store ("),
         (lambda p: (p / "sorting" / "spikes" / "unit_index" / ".zarray").write_text("{}"), "is a damaged zarr store ("),
         (lambda p: (p / "sorting" / ".zattrs").write_text("{"), ".zattrs: cannot be read"),
+        (lambda p: (p / "sorting" / ".zattrs").unlink(), "holds no sorting of SpikeInterface; save it again"),
+        (
+            lambda p: (p / "zarr.json").write_text("{}"),
+            "is zarr format 3; save it again, with zarr_format=2 or zarr < 3",
+        ),
     ],
 )
 def test_analyzer_stores_that_cannot_be_used(analyzers, tmp_path, damage, line):

@@ -45,6 +45,15 @@ def test_equal_to_decoding_offline(fitted, online, counts):
     np.testing.assert_allclose(cov, latents["filtered_cov"], atol=1e-6)
 
 
+def test_a_bin_in_which_no_unit_was_observed_is_missing_in_decoding_too(fitted, online, counts):
+    seen = np.ones(counts.shape, bool)
+    seen[100:120] = False
+    latents = fitted.decode(counts.assign_coords(unit_observed=(("time", "unit"), seen)))
+    assert np.flatnonzero(~latents["observed"]).tolist() == list(range(100, 120))
+    mean, _ = run(online, np.where(seen, counts.to_numpy(), np.nan))
+    np.testing.assert_allclose(mean, latents["filtered_mean"], atol=1e-6)
+
+
 def test_equal_to_the_plain_loop_in_float64(fitted, online, counts):
     """Tighter than the offline states' float32 allows: the steady gain takes over and leaves no trace."""
     labelled, bins = with_gaps(counts)

@@ -123,6 +123,11 @@ def _from_arrays(arrays: dict[str, Array], where: str, wanted: str | None) -> tu
     counts = xr.DataArray(top[name], dims=("time", "unit"), name="counts" if wanted is None else name)
     if "bin_size" in top:
         counts.attrs["bin_size"] = top["bin_size"].item() if top["bin_size"].size == 1 else None
+    for key, dims in {**_AXES, **_MARKS}.items():
+        if key in top:
+            if top[key].shape != tuple(counts.sizes[dim] for dim in dims):
+                raise InputError(f"{where}: {key} has shape {top[key].shape}, counts {counts.shape}; save them anew")
+            counts = counts.assign_coords({key: (dims, top[key])})
     groups: dict[str, dict[str, Any]] = {}
     for path, array in arrays.items():
         group, slash, key = path.rpartition("/")
@@ -130,12 +135,9 @@ def _from_arrays(arrays: dict[str, Array], where: str, wanted: str | None) -> tu
             dims = (_FIRST_DIM.get(group.split("/")[0], "row"), f"{key}_item")[: array.ndim]
             groups.setdefault(group, {})[key] = (dims, array)
     try:
-        for key, dims in {**_AXES, **_MARKS}.items():
-            if key in top:
-                counts = counts.assign_coords({key: (dims, top[key])})
         return counts.to_dataset(), {group: xr.Dataset(columns) for group, columns in groups.items()}
     except ValueError as error:
-        raise InputError(f"{where}: arrays do not fit each other ({reason_of(error)}); save them anew") from error
+        raise InputError(f"{where}: arrays of a group differ in length ({reason_of(error)}); save them anew") from error
 
 
 def _session(path: Path, root: xr.Dataset, groups: Groups, reading: Reading, checksum: str) -> BinnedSession:

@@ -78,7 +78,7 @@ def from_nwb(nwb: NWBFile, series: str | None = None) -> Session:
     Raises InputError as `read_nwb`.
     """
     where, notes = str(nwb.container_source or "memory"), Notes()
-    return _made(_gather(nwb, where, "", Reading(series=series), notes), where, notes)
+    return _made(_gather(nwb, where, lambda: "", Reading(series=series), notes), where, notes)
 
 
 def _read(where: str, file: Any, checksum: Callable[[], str], reading: Reading) -> Session:
@@ -88,11 +88,13 @@ def _read(where: str, file: Any, checksum: Callable[[], str], reading: Reading) 
             # pynwb and hdmf warn about schema versions and style, which a reader of the file cannot change.
             warnings.simplefilter("ignore")
             with open_nwb(where, file, notes) as nwb:
-                make = _gather(nwb, where, checksum(), reading, notes)
+                make = _gather(nwb, where, checksum, reading, notes)
         return _made(make, where, notes)
 
 
-def _gather(nwb: NWBFile, where: str, checksum: str, reading: Reading, notes: Notes) -> Callable[[], Session]:
+def _gather(
+    nwb: NWBFile, where: str, checksum: Callable[[], str], reading: Reading, notes: Notes
+) -> Callable[[], Session]:
     """Read what a session is made of; what makes it is called when the file is closed."""
     series = find_series(_contents(nwb))
     about = {path: describe(one) for path, one in series.items()}
@@ -115,7 +117,7 @@ def _gather(nwb: NWBFile, where: str, checksum: str, reading: Reading, notes: No
         identifier=nwb.identifier or "",
         session_id=nwb.session_id or "",
         session_start_time=nwb.session_start_time.isoformat() if nwb.session_start_time else "",
-        checksum=checksum,
+        checksum=checksum(),  # last: it reads the whole file
     )
     return partial(make, source=source, reading=reading, intervals=intervals, behavior=behavior, series=about)
 

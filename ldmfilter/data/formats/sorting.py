@@ -132,7 +132,7 @@ def _read_folder(folder: Path, root: Path, reading: Reading) -> Session:
         info,
         (spikes["sample_index"], spikes["unit_index"]),
         columns,
-        [_metrics(file) for file in tables],
+        {f"{file}": _metrics(file) for file in tables},
         _json(recording) if recording.is_file() else None,
         Source(path=str(root), checksum=files_checksum(files, root)),
         reading,
@@ -149,11 +149,8 @@ def _metrics(file: Path) -> pd.DataFrame:
 
 def _read_store(root: Path, group: str, reading: Reading) -> Session:
     """A sorting in the group of a zarr store; arrays are opened one by one, and only those of plain types."""
-    check_links(root)
     folder, recording = root / group, root / "recording_info" / ".zattrs"
     info = folder / ".zattrs"
-    if not info.is_file():
-        raise InputError(f"{root}: holds no sorting of SpikeInterface; save it again")
 
     def read(place: Path, complete: bool = False) -> Array:
         key = place.relative_to(root).as_posix()
@@ -166,13 +163,19 @@ def _read_store(root: Path, group: str, reading: Reading) -> Session:
         return {file.parent.name: file.parent for file in sorted(place.glob("*/.zarray"))}
 
     with reading_store(root, "save or copy it again"):
+        check_links(root)
+        if not info.is_file():
+            raise InputError(f"{root}: holds no sorting of SpikeInterface; save it again")
         store = open_store(root)
         described = _json(info) | {"unit_ids": read(folder / "unit_ids").tolist()}
         spikes = (read(folder / "spikes" / "sample_index", True), read(folder / "spikes" / "unit_index", True))
         columns = _readable(read, arrays(folder / "properties"))
         found = [arrays(root / "extensions" / name / "metrics") for name in _METRICS if group]
-        metrics = [{key: read(place) for key, place in one.items()} for one in found if "index" in one]
-        tables = [pd.DataFrame(table).set_index("index") for table in metrics]
+        tables = {
+            f"{one['index'].parent}": pd.DataFrame({key: read(place) for key, place in one.items()}).set_index("index")
+            for one in found
+            if "index" in one
+        }
         about = _json(recording).get("recording_attributes") if group and recording.is_file() else None
     source = Source(path=str(root), checksum=folder_checksum(folder))
     return _session(described, info, spikes, columns, tables, about, source, reading)
@@ -194,7 +197,7 @@ def _session(
     info_file: Path,
     spikes: tuple[Array, Array],
     columns: dict[str, Array],
-    tables: list[pd.DataFrame],
+    tables: dict[str, pd.DataFrame],
     recording: Any,
     source: Source,
     reading: Reading,
@@ -202,7 +205,7 @@ def _session(
     """From what SpikeInterface wrote of a sorting.
 
     spikes: samples (spike,) and positions of units (spike,)
-    tables: metrics by the units' ids
+    tables: metrics by the units' ids, by where they lie
     recording: its attributes, with the samples of each segment
     """
     where = source.path
@@ -218,9 +221,9 @@ def _session(
     )
     if len(frames) != len(units) or (units < 0).any() or (units >= len(named)).any():
         raise InputError(f"{where}: spikes do not fit its {len(named)} units; {_AGAIN}")
-    for table in tables:
+    for place, table in tables.items():
         if table.index.has_duplicates:
-            raise InputError(f"{where}: a unit has two rows of metrics; compute them again")
+            raise InputError(f"{place}: a unit is given twice; compute the metrics again")
         rows = table.set_axis(table.index.map(str)).reindex([str(unit) for unit in named.tolist()])
         columns = columns | {str(key): rows[key].to_numpy() for key in rows} | columns
     kept = from_the_start(frames, f"{where}: sample_index")

@@ -137,8 +137,10 @@ def _made(program: bytes) -> Any:
                 stack.append(_Name(*taken(2)))
             case "REDUCE" | "NEWOBJ":
                 name, arguments = taken(2)
-                if not isinstance(name, _Name) or name not in _CALLS:
-                    raise ValueError(f"a call of {'.'.join(name)}")
+                if not isinstance(name, _Name):
+                    raise ValueError("a call of something without a name")
+                if name not in _CALLS:
+                    raise ValueError(f"a call of {name.module}.{name.name}")
                 stack.append(_CALLS[name](*arguments))
             case "BUILD":
                 state = stack.pop()

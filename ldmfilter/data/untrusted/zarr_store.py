@@ -35,7 +35,7 @@ def reading_store(path: Path, advice: str = "write or copy it again") -> Iterato
     Raises InputError for format 3 too.
     """
     if (path / "zarr.json").exists():
-        raise InputError(f"{path}: is zarr format 3; {advice.replace(' or copy', '')}, with zarr_format=2")
+        raise InputError(f"{path}: is zarr format 3; {advice.replace(' or copy', '')}, with zarr_format=2 or zarr < 3")
     with damage(path, "zarr store", advice, ZARR_DAMAGE), checked():
         yield
 
