@@ -263,23 +263,25 @@ def measure(
             units = unit_importance(part, bins, seed)
             progress(f"spikes shifted in time{of}")
             found[name] = Measures(
-                bins.held_out,
-                int(judged.sum()),
-                float(judged.sum() * bins.size),
-                bins.size,
-                float(len(bins.segment) * bins.size),
-                not part.kept_.refit,
-                spikes,
-                statistics.consistency(x, judged, bins.segment, bins.time, bins.size, seed),
-                forecasts(system, z, bins, seed),
-                statistics.spectrum(z[judged], (z - error)[judged]),
-                float(scores[judged].mean()),
-                tuple(Baseline(name, float(own[judged].mean()), *leads[name]) for name, own in others.items()),
-                statistics.memory(system.A[:states, :states].numpy(), bins.size),
-                units,
-                drift(z, x, scores - others[NO_MEMORY], bins, seed),
-                sharing(part, bins, surrogates, seed),
-                tuple(behavior),
+                held_out=bins.held_out,
+                bins=int(judged.sum()),
+                seconds=float(judged.sum() * bins.size),
+                bin_size=bins.size,
+                duration=float(len(bins.segment) * bins.size),
+                can_refit=not part.kept_.refit,
+                spikes=spikes,
+                consistency=statistics.consistency(x, judged, bins.segment, bins.time, bins.size, seed),
+                ahead=forecasts(system, z, bins, seed),
+                spectrum=statistics.spectrum(z[judged], (z - error)[judged]),
+                log_likelihood=float(scores[judged].mean()),
+                baselines=tuple(
+                    Baseline(name, float(own[judged].mean()), *leads[name]) for name, own in others.items()
+                ),
+                memory=statistics.memory(system.A[:states, :states].numpy(), bins.size),
+                units=units,
+                drift=drift(z, x, scores - others[NO_MEMORY], bins, seed),
+                sharing=sharing(part, bins, surrogates, seed),
+                behavior=tuple(behavior),
             )
     return found
 
