@@ -33,7 +33,7 @@ SINGLE_TRIALS = 12  # of a condition that are drawn, at most
 def leading_states(latents: xr.Dataset, number: int) -> list[int]:
     """The state dimensions whose filtered mean varies most, the slowest first."""
     variance = latents["filtered_mean"].var("time").to_numpy()
-    return np.sort(np.argsort(-variance)[:number]).tolist()
+    return latents["state"].to_numpy()[np.sort(np.argsort(-variance)[:number])].tolist()
 
 
 def plot_states(latents: xr.Dataset, axes: Axes, number: int = 3) -> None:

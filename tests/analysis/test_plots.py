@@ -55,6 +55,11 @@ def test_states_in_time(latents, axes):
     np.testing.assert_allclose(axes.lines[1].get_ydata(), latents["filtered_mean"].sel(state=2) + axes.get_yticks()[1])
     assert axes.get_yticks()[1] == pytest.approx(-np.ptp(latents["filtered_mean"].sel(state=1).to_numpy()))
     assert [label.get_text() for label in axes.get_yticklabels()] == ["h1", "h2"]
+    axes.clear()
+    plot_states(latents.sel(state=[1, 2]), axes, number=4)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["h1", "h2"]
+    axes.clear()
+    plot_states(latents, axes, number=2)
     band = axes.collections[0].get_paths()[0].vertices
     assert band[:, 1].min() == pytest.approx(latents["ci"].sel(state=1).min())
     assert "95%" in axes.get_ylabel()

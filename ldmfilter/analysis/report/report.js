@@ -27,6 +27,7 @@
     showticklabels: false, showspikes: false, zeroline: false, showbackground: false,
     gridcolor: token("--line"), linecolor: token("--line"),
   });
+  const away = live.clientWidth < 500 ? 1.45 : 1.15;
   const layout = () => ({
     margin: { l: 0, r: 0, t: 0, b: 0 },
     paper_bgcolor: "rgba(0,0,0,0)",
@@ -34,7 +35,7 @@
     showlegend: false,
     scene: {
       xaxis: axis(0), yaxis: axis(1), zaxis: axis(2), dragmode: "turntable", aspectmode: "data",
-      camera: { eye: { x: 0.9, y: 0.9, z: 1.2 } },
+      camera: { eye: { x: 0.9 * away, y: 0.9 * away, z: 1.2 * away } },
     },
     uirevision: "kept",
   });

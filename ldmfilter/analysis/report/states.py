@@ -44,6 +44,7 @@ def _states(inputs: Inputs) -> Picture:
     numbers = {
         "start": start,
         "stop": stop,
+        "narrow_stop": _end(start, stop, narrow=True),
         "shown": plots.leading_states(shown, 4),
         "level": float(inputs.latents["ci"].attrs["level"]),
         "of": inputs.model.sized_.states,
@@ -53,7 +54,7 @@ def _states(inputs: Inputs) -> Picture:
     def draw(figure: Figure, narrow: bool) -> None:
         part = shown.sel(time=slice(_end(start, stop, narrow)))
         time, axes = part["time"].to_numpy(), figure.add_subplot()
-        plots.plot_states(part, axes, number=4)
+        plots.plot_states(part.sel(state=numbers["shown"]), axes, number=4)
         if marked:
             foot: Any = {"where": ~part["trained"].to_numpy(), "transform": axes.get_xaxis_transform(), "step": "mid"}
             axes.fill_between(time, 0, 0.012, color=plots.COLOURS[1], linewidth=0, **foot)
@@ -172,6 +173,7 @@ def _raster(inputs: Inputs) -> Picture:
     numbers = {
         "start": start,
         "stop": stop,
+        "narrow_stop": _end(start, stop, narrow=True),
         "spikes": sum(map(len, trains)),
         "units": len(order),
         "unseen": not shown["trained"].any(),
