@@ -1,4 +1,4 @@
-"""What commands print and objects show of themselves: tables for terminals and consoles, and plain JSON types."""
+"""The output of commands and objects: tables for terminals and consoles, and plain JSON types."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def read_nested(bins: Bins, readouts: Collection[Readout], group: Array) -> Arra
 
 
 def choose(bins: Bins, keys: Sequence[tuple[str, int]], values: Array, rows: Array) -> dict[str, int]:
-    """Where the best candidate of each readout stands, by squared error of values (candidate, bin) in the bins `rows`;
+    """The row of the best candidate of each readout, by squared error of values (candidate, bin) in the bins `rows`;
     the best readout first."""
     squared = (bins.variable.difference(bins.truth[rows], values[:, rows]) ** 2).mean(1)
     best: dict[str, int] = {}

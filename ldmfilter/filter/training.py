@@ -208,7 +208,7 @@ class Training:
 
     @property
     def _standing(self) -> list[Trained]:
-        """What is kept so far of each part; before anything is, that which is trained now."""
+        """The candidate that is kept so far of each part; before there is one, that which is trained now."""
         now = Trained(self._now.candidate.name, self._now.frame, kept_step=self._now.kept_step)
         return [one.trained for one in self._kept.values()] or [now]
 
