@@ -67,10 +67,10 @@ class Bins:
         odd = _alternating(self.time)
         return self.fit & odd, self.judged & ~odd
 
-    def filter(self, model: LinearGaussian, z: Tensor) -> Filtered:
+    def filter(self, model: LinearGaussian, z: Tensor, evidence: Tensor | None = None) -> Filtered:
         """`kalman.filter` of z (time, latent) over these bins, or of several such z, one after the other."""
         observed, starts = (torch.from_numpy(x).repeat(len(z) // len(x)) for x in (self.observed, self.starts))
-        return filter(model, z, observed, starts)
+        return filter(model, z, observed, starts, evidence=evidence)
 
     def piece(self, most: int, seed: int) -> Bins:
         """About `most` of the judged bins, with bins of `GUARD` s before each, in which a filter forgets its prior."""

@@ -26,6 +26,7 @@ from ldmfilter.filter.decode import sound
 from ldmfilter.filter.forecast import Forecast
 from ldmfilter.filter.kalman import LinearGaussian
 from ldmfilter.filter.linalg import one_thread
+from ldmfilter.filter.network import undrawn
 from ldmfilter.filter.spikes_ahead import horizons_of, spikes_ahead
 
 if TYPE_CHECKING:
@@ -247,10 +248,15 @@ def measure(
             latents = part.decode(frames)
             bins = bins_of(frames, np.asarray(latents["trained"]), part.trained_spans_)
             judged, scale = bins.judged, 1 / bins.size  # from nats a bin to nats a second
-            z = part.network_.encode(torch.from_numpy(bins.counts)).double().numpy()
+            values = torch.from_numpy(bins.counts)
+            z = part.network_.encode(values).double().numpy()
+            seen, told = part.network_.observe(values)
+            observed, evidence = seen.numpy(), None if told is None else told.numpy()
             error, cov = (latents[name].to_numpy().astype(np.float64) for name in ("innovation", "innovation_cov"))
             x = statistics.normalised(error, cov)
             scores = scale * statistics.log_likelihood(error, cov)
+            if evidence is not None:  # of z, as the baselines
+                scores += scale * z.shape[1] * undrawn(torch.from_numpy(evidence)).log().numpy()
             progress(f"other predictors of the same pseudo-observations{of}")
             system, states = part.network_.linear_gaussian(), part.sized_.states
             some = thinned(bins.fit, FIT_BINS, bins.size, seed)
@@ -271,8 +277,8 @@ def measure(
                 can_refit=not part.kept_.refit,
                 spikes=spikes,
                 consistency=statistics.consistency(x, judged, bins.segment, bins.time, bins.size, seed),
-                ahead=forecasts(system, z, bins, seed),
-                spectrum=statistics.spectrum(z[judged], (z - error)[judged]),
+                ahead=forecasts(system, observed, bins, seed, evidence),
+                spectrum=statistics.spectrum(observed[judged], (observed - error)[judged]),
                 log_likelihood=float(scores[judged].mean()),
                 baselines=tuple(
                     Baseline(name, float(own[judged].mean()), *leads[name]) for name, own in others.items()
@@ -286,10 +292,13 @@ def measure(
     return found
 
 
-def forecasts(system: LinearGaussian, z: Array, bins: Bins, seed: int) -> tuple[Ahead, ...]:
+def forecasts(
+    system: LinearGaussian, z: Array, bins: Bins, seed: int, evidence: Array | None = None
+) -> tuple[Ahead, ...]:
     """The calibration of forecasts at `HORIZONS`, in whole frames, or where all are shorter than one at one frame."""
-    filtered = bins.filter(system, torch.from_numpy(z))
-    C, R = system.C.numpy(), system.R.numpy()
+    evidence = np.ones(len(z)) if evidence is None else evidence
+    filtered = bins.filter(system, torch.from_numpy(z), torch.from_numpy(evidence))
+    C, R = system.C.numpy(), system.R.numpy() / evidence[:, None, None]
     frames = [int(horizon / bins.size + 1e-6) for horizon in HORIZONS]
     asked = [(n * bins.size or horizon, n) for horizon, n in zip(HORIZONS, frames, strict=True)]
     rows = []
@@ -300,7 +309,7 @@ def forecasts(system: LinearGaussian, z: Array, bins: Bins, seed: int) -> tuple[
             continue
         forecast = Forecast.over(system, len(system.A), (seconds,), bins.size)
         means, covs = forecast(filtered.filtered_mean[later - n].numpy(), filtered.covariances.filtered.numpy())
-        S = (C @ covs[0] @ C.T + R)[filtered.row[later - n].numpy()]
+        S = (C @ covs[0] @ C.T)[filtered.row[later - n].numpy()] + R[later]
         x = statistics.normalised(z[later] - means[0] @ C.T, S)
         size, coverage = (
             statistics.mean_interval(each.mean(1), bins.time[later], seed) for each in (x**2, abs(x) < 1.96)
@@ -331,12 +340,14 @@ def unit_importance(model: LDMFilter, bins: Bins, seed: int) -> Units:
     """Predictive log-likelihood without each unit in turn. The z of all units is to be predicted; filtered is the z of
     all, or of all but one."""
     n = bins.counts.shape[1]
-    piece = bins.piece(max(min(2_000, 400_000 // max(n, 1)), 250), seed)
+    most = 50_000 if model.network_.evidence_share else 400_000  # covariances of their own take longer
+    piece = bins.piece(max(min(2_000, most // max(n, 1)), 250), seed)
     counts, judged = torch.from_numpy(piece.counts), torch.from_numpy(piece.judged)
 
     hidden = (counts.masked_fill(torch.arange(n) == unit, torch.nan) for unit in range(-1, n))  # first none is hidden
-    system, z = model.network_.linear_gaussian(), torch.cat([model.network_.encode(one).double() for one in hidden])
-    filtered, bins_of_one = piece.filter(system, z), len(counts)
+    system, each = model.network_.linear_gaussian(), [model.network_.observe(one) for one in hidden]
+    z, told = torch.cat([z for z, _ in each]), [a for _, a in each if a is not None]
+    filtered, bins_of_one = piece.filter(system, z, torch.cat(told) if told else None), len(counts)
     predicted = (filtered.predicted_mean @ system.C.mT).reshape(n + 1, bins_of_one, -1)
     error = (z[:bins_of_one] - predicted)[:, judged].numpy()
     S = filtered.covariances.innovation[filtered.row[:bins_of_one][judged]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,8 +39,14 @@ BLOCK = 4 * TIME_CHUNK  # bins decoded at a time
 
 def follow_blocks(blocks: Iterator[xr.Dataset], bins: int) -> Iterator[xr.Dataset]:
     """Pass blocks of states on and show how many bins are done, where there are several blocks."""
-    ends = itertools.count(BLOCK, BLOCK)
-    return follow(blocks, bins, lambda _: min(next(ends), bins), lambda _: "", "bin", quiet=bins <= BLOCK)
+    done = 0
+
+    def behind(piece: xr.Dataset) -> int:
+        nonlocal done
+        done += piece.sizes["time"]
+        return done
+
+    return follow(blocks, bins, behind, lambda _: "", "bin", quiet=bins <= BLOCK)
 
 
 def decode_blocks(
@@ -64,6 +69,8 @@ def decode_blocks(
         InputError, TrainingError: as `LDMFilter.decode`.
     """
     _check(model, counts, ci)
+    if any(bool(part.network_.evidence_share) for part in model.parts):  # each bin has covariances of its own
+        block = min(block, TIME_CHUNK)
     if model.parts_:
         if lag is not None:  # in whole frames of all parts
             lag = model.frame_ * lag_frames(lag, model.frame_, counts.sizes["time"] * model.bin_size_)
@@ -87,12 +94,14 @@ def decode_blocks(
         part = counts.isel(time=slice(first - margin, last + frames * k)).load()  # and bins after it, of the lag
         values: dict[str, np.ndarray] = {}
         with torch.no_grad(), one_thread(), sound(model, part):
-            z, seen = _encode(network, part, k, there)
+            z, seen, evidence = _encode(network, part, k, there)
             for p, one in enumerate(series):
                 those = np.flatnonzero(phase[first : last + frames * k] == p)
                 kept = int((those < last - first).sum())
                 if kept:
-                    found = one.states(z[margin + those], seen[margin + those], segment[first + those], kept)
+                    own = margin + those
+                    a = None if evidence is None else evidence[own]
+                    found = one.states(z[own], seen[own], segment[first + those], kept, a)
                     for name, some in found.items():
                         whole = values.setdefault(name, np.empty((last - first, *some.shape[1:]), np.float32))
                         whole[those[:kept]] = some
@@ -136,14 +145,16 @@ class _Phase:
         self._segment: int | None = None  # of the last bin of the piece before
         self._ahead: tuple[Tensor, Tensor] | None = None  # the state predicted from it
 
-    def states(self, z: Tensor, observed: Tensor, segment: np.ndarray, bins: int) -> dict[str, np.ndarray]:
+    def states(
+        self, z: Tensor, observed: Tensor, segment: np.ndarray, bins: int, evidence: Tensor | None
+    ) -> dict[str, np.ndarray]:
         """The states of the next bins, by the names of `latents.VARIABLES`, time first, where those after them are
         known too, for the lag.
 
         Raises: NotPositiveDefiniteError where they are not finite."""
         before = segment[0] - 1 if self._segment is None else self._segment
         starts = torch.from_numpy(np.diff(segment, prepend=before) != 0)
-        found, n = filter(self._dynamics, z, observed, starts, self._ahead), self._n
+        found, n = filter(self._dynamics, z, observed, starts, self._ahead, evidence), self._n
         mean, tables, row = found.filtered_mean[:bins], found.covariances, found.row[:bins]
         self._segment = int(segment[bins - 1])
         self._ahead = predict(self._dynamics, mean[-1], tables.filtered[row[-1]].to(mean))
@@ -192,16 +203,17 @@ def sound(model: LDMFilter, counts: xr.DataArray) -> Iterator[None]:
         ) from error
 
 
-def _encode(network: Network, counts: xr.DataArray, k: int, device: str) -> tuple[Tensor, Tensor]:
-    """White pseudo-observations (time, latent), float64, of the frames of k bins that end with each bin, and whether a
-    frame is observed (time,); the hidden layers never hold more than some bins."""
+def _encode(network: Network, counts: xr.DataArray, k: int, device: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What the filter takes (`Network.observe`) of the frames of k bins that end with each bin, and between these
+    whether a frame is observed (time,); the hidden layers never hold more than some bins."""
     segment, observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
     values = sum_frames(seen_counts(counts), segment, k)
     frames = torch.from_numpy(values)
-    z = torch.cat([network.encode(some.to(device)).double() for some in frames.split(TIME_CHUNK)])
+    each = [network.observe(some.to(device)) for some in frames.split(TIME_CHUNK)]
+    z, evidence = torch.cat([z for z, _ in each]), [a for _, a in each if a is not None]
     seen = observed_frames(observed, segment, k)
     # Of a frame seen by halves, no unit may have been observed in half of it.
-    return z, torch.from_numpy(seen & ~np.isnan(values).all(1))
+    return z, torch.from_numpy(seen & ~np.isnan(values).all(1)), torch.cat(evidence) if evidence else None
 
 
 def _dataset(

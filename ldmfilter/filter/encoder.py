@@ -43,7 +43,8 @@ class Encoder(nn.Module):
     The square root stabilises a Poisson count's variance (Bartlett 1936). Each unit's input is standardised with
     the mean and deviation of the training part (`set_input_scale`), so that a unit that is not observed can
     enter as 0, its mean. One bin goes in, no neighbours: windows that overlapped would make prediction trivial.
-    What is not learnt but measured: `z_mean` and `z_whiten` make pseudo-observations white.
+    What is not learnt but measured: `z_mean` and `z_whiten` make pseudo-observations white, and
+    `spike_weight` is what a spike of each unit adds to the evidence.
 
     Args:
         n_units: number of units.
@@ -58,6 +59,7 @@ class Encoder(nn.Module):
     input_scale: Tensor
     z_mean: Tensor
     z_whiten: Tensor
+    spike_weight: Tensor
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class Encoder(nn.Module):
         self.register_buffer("input_scale", torch.ones(n_units))
         self.register_buffer("z_mean", torch.zeros(latent_dim))
         self.register_buffer("z_whiten", torch.eye(latent_dim))
+        self.register_buffer("spike_weight", torch.zeros(n_units))
         layers: list[nn.Module] = [Dropout(dropout)]
         width = n_units
         for size in hidden:
@@ -88,7 +91,8 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def set_input_scale(self, counts: Float[Tensor, "time unit"]) -> None:
-        """Learn each unit's mean and deviation of the root of its counts, over the bins it was observed in."""
+        """Learn each unit's mean and deviation of the root of its counts, over the bins it was observed in, and the
+        weight of its spikes: 1 over the deviation of a Poisson count, so that few units do not stand for all."""
         x = self._roots(counts)
         mean = torch.nan_to_num(x.nanmean(0))
         variance = torch.nan_to_num((x - mean).square().nanmean(0))
@@ -99,6 +103,15 @@ class Encoder(nn.Module):
         else:  # a unit that hardly fires would enter its rare spikes blown up: at least half the typical deviation
             scale = scale.clamp_min(0.5 * float(variance.mean().sqrt()) + 1e-6)
         self.input_scale.copy_(scale)
+        if not self.signal:
+            mean = torch.nan_to_num(counts.nanmean(0))
+            weight = mean.clamp_min(0.01 * float(mean.mean()) + 1e-9).rsqrt()  # of a rare unit not without bound
+            self.spike_weight.copy_(weight / (weight @ mean).clamp_min(1e-9))
+
+    def evidence(self, counts: Counts, share: float) -> Float[Tensor, " *batch"]:
+        """The evidence of each bin, 1 on average: 1 - share, and the share times the weighted sum of its spikes, to
+        which a unit that is not observed adds nothing."""
+        return 1 - share + share * (counts.nan_to_num().double() @ self.spike_weight.double())
 
     def standardised(self, counts: Counts) -> Counts:
         """Inputs of the first layer: standardised over training, 0 where a unit is not observed."""

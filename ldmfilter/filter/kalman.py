@@ -4,8 +4,8 @@ z_t = C h_t + v_t, w ~ N(0, Q), v ~ N(0, R)).
 Three time indices have names of their own: predicted t|t-1, filtered t|t, smoothed t|T.
 
 Parallel in time (Sarkka & Garcia-Fernandez 2021, *Temporal parallelization of Bayesian smoothers*), in two passes.
-The covariances depend on the pattern of segment starts and missing bins alone: `_trace` computes each distinct one
-once, and in steady state it is solved for. Given these, the means are a linear recurrence, which is an
+The covariances depend on the pattern of segment starts, missing bins and evidence alone: `_trace` computes each
+distinct one once, and in steady state it is solved for. Given these, the means are a linear recurrence, which is an
 associative scan (`linalg.linear_recurrence`).
 """
 
@@ -123,13 +123,18 @@ def predict(
     return mean, symmetrise(model.A @ cov @ model.A.mT + model.Q)
 
 
-def gain(model: LinearGaussian, predicted_cov: Float[Tensor, "*batch state state"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Innovation covariance S = C P- C' + R, gain K = P- C' S^-1 and filtered covariance in Joseph's form."""
+def gain(
+    model: LinearGaussian,
+    predicted_cov: Float[Tensor, "*batch state state"],
+    evidence: Float[Tensor, " *batch"] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Innovation covariance S = C P- C' + R / evidence, gain K = P- C' S^-1, filtered covariance in Joseph's form."""
+    R = model.R if evidence is None else model.R / evidence[..., None, None]
     PC = predicted_cov @ model.C.mT
-    S = symmetrise(model.C @ PC + model.R)
+    S = symmetrise(model.C @ PC + R)
     K = torch.cholesky_solve(PC.mT, safe_cholesky(S)).mT
     IKC = torch.eye(model.A.shape[-1], dtype=K.dtype, device=K.device) - K @ model.C
-    cov = symmetrise(IKC @ predicted_cov @ IKC.mT + K @ model.R @ K.mT)
+    cov = symmetrise(IKC @ predicted_cov @ IKC.mT + K @ R @ K.mT)
     return S, K, cov
 
 
@@ -139,6 +144,7 @@ def filter(  # the field's name for it
     observed: Flags | None = None,
     starts: Flags | None = None,
     ahead: tuple[Float[Tensor, " state"], Float[Tensor, "state state"]] | None = None,
+    evidence: Float[Tensor, " time"] | None = None,
 ) -> Filtered:
     """Filter pseudo-observations, causally. Without gradients: training has `filter_windows`.
 
@@ -150,6 +156,7 @@ def filter(  # the field's name for it
             (mean b, covariance P0). Default: the first bin only.
         ahead: mean and covariance predicted for the first bin, in place of the prior, where z goes on from a piece that
             was filtered before and does not start a segment.
+        evidence: of each bin, above 0: its observation noise is R / evidence. Default: 1, the noise is R.
 
     Results agree with the loop over bins to 1e-9 in float64 and 1e-4 in float32.
 
@@ -160,7 +167,7 @@ def filter(  # the field's name for it
         ahead = None
     starts = _starts(starts, len(z))
     observed = torch.ones(len(z), dtype=torch.bool) if observed is None else observed.cpu()
-    tables, row = _filter_covariances(model, observed, starts, None if ahead is None else ahead[1])
+    tables, row = _filter_covariances(model, observed, starts, None if ahead is None else ahead[1], evidence)
 
     # Around b: x_t = F_t x_{t-1} + K_t (z_t - C b), F_t = (I - K_t C) A, and F_t = A in a missing bin.
     A, C, b = model.A, model.C, model.b
@@ -242,13 +249,20 @@ def _filter_covariances(
     observed: Flags,
     starts: Flags,
     first: Float[Tensor, "state state"] | None,
+    evidence: Float[Tensor, " time"] | None,
 ) -> tuple[Covariances, Rows]:
-    """The distinct covariances of a pattern of starts and missing bins, and which bin has which."""
+    """The distinct covariances of a pattern of starts, missing bins and evidence, and which bin has which."""
     exact = model.to("cpu", torch.float64)
     A, Q, C, *_ = exact
+    # What a bin tells: 0 where it is missing, else 1 + the place of its evidence among the values that occur.
+    values, told = torch.ones(1, dtype=torch.float64), observed.long()
+    if evidence is not None and bool(observed.any()):
+        values, place = evidence.double().cpu()[observed].unique(return_inverse=True)
+        told[observed] = 1 + place
+    values = torch.cat([torch.ones_like(values[:1]), values])
 
-    def step(cov: Tensor, seen: Tensor) -> Tensor:
-        P = torch.where(seen[:, None, None] == 1, gain(exact, cov)[2], cov)
+    def step(cov: Tensor, told: Tensor) -> Tensor:
+        P = torch.where(told[:, None, None] > 0, gain(exact, cov, values[told])[2], cov)
         return symmetrise(A @ P @ A.mT + Q)
 
     try:
@@ -257,15 +271,16 @@ def _filter_covariances(
     except NotPositiveDefiniteError:
         steady, F = exact.P0, None
     node = starts.long()  # the steady state, or at starts the prior
-    came_from = observed.long().roll(1)
-    irregular = ~observed.roll(1) | starts.roll(1) | torch.tensor(F is None)
+    came_from = told.roll(1)
+    irregular = (values[came_from] != 1) | (came_from == 0) | starts.roll(1) | torch.tensor(F is None)
     known = torch.stack([steady, exact.P0, exact.P0 if first is None else first.double().cpu()])
     if first is not None:
         node[0] = 2
     covs, node = _trace(step, known, node, came_from, irregular & ~starts, starts, F)
-    pairs, row = distinct(2 * node + observed)
-    predicted, seen = covs[pairs // 2], (pairs % 2 == 1)[:, None, None]
-    S, K, updated = gain(exact, predicted)
+    pairs, row = distinct(len(values) * node + told)
+    predicted, here = covs[pairs // len(values)], pairs % len(values)
+    seen = (here > 0)[:, None, None]
+    S, K, updated = gain(exact, predicted, values[here])
     return Covariances(predicted, torch.where(seen, updated, predicted), S, torch.where(seen, K, 0.0)), row
 
 

@@ -43,7 +43,7 @@ Item = TypeVar("Item")
 SOURCE_KEYS = ("path", "identifier", "session_id", "session_start_time", "checksum")
 MODEL_FILE = "model.safetensors"
 #: Version of the model file. It rises when an older package could not read a newer file.
-MODEL_FORMAT = 6
+MODEL_FORMAT = 7
 
 
 @dataclass(frozen=True, eq=False)

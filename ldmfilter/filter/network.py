@@ -23,7 +23,8 @@ NOISE_MEMORY = 0.1  # s, time constant of the noise before it is refitted
 class Network(nn.Module):
     """An encoder for each session and the dynamics that all share, with what is not learnt but measured: `gauge`
     brings the states to canonical coordinates, `covariance_scale` the covariances to the size of held-out innovations,
-    and the moments of z (`matching.Moments`) bring further sessions into the same state space.
+    `evidence_share` lets the noise follow the spikes (`observe`), and the moments of z (`matching.Moments`) bring
+    further sessions into the same state space.
 
     Args:
         n_units: number of units of each session.
@@ -35,6 +36,7 @@ class Network(nn.Module):
 
     gauge: Tensor
     covariance_scale: Tensor
+    evidence_share: Tensor
     second_moments: Tensor
     third_moments: Tensor
 
@@ -64,6 +66,7 @@ class Network(nn.Module):
         self.noise = NoiseWithMemory(config.latents, math.exp(-frame / NOISE_MEMORY)) if may_refit else None
         self.register_buffer("gauge", torch.eye(config.states))
         self.register_buffer("covariance_scale", torch.ones(()))
+        self.register_buffer("evidence_share", torch.zeros(()))
         self.set_moments(no_moments(config.latents))
 
     def forward(self, counts: Sequence[Tensor]) -> tuple[list[Tensor], LinearGaussian]:
@@ -75,6 +78,23 @@ class Network(nn.Module):
         """White pseudo-observations of a session's counts."""
         encoder = self.encoder(session)
         return encoder.white(encoder(counts))
+
+    def observe(
+        self, counts: Float[Tensor, "time unit"], session: int = 0
+    ) -> tuple[Float[Tensor, "time latent"], Float[Tensor, " time"] | None]:
+        """What the filter takes of a session's counts: pseudo-observations, float64, and the evidence a_t of each bin,
+        which divides the noise R; None where the noise is constant.
+
+        An encoder draws z towards z_0, its z of silence, where it sees few spikes: with precision a_t of the bin's own
+        beside 1, from elsewhere, z_t - z_0 = 2 a_t / (1 + a_t) (C h_t + v_t - z_0), v_t ~ N(0, R / a_t), a_t = 1 at the
+        mean of weighted spikes. Here this is undone. Without it z varies least in silence, and silence looks certain.
+        """
+        z = self.encode(counts, session).double()
+        if not self.evidence_share:
+            return z, None
+        evidence = self.encoder(session).evidence(counts, float(self.evidence_share))
+        silence = self.encode(torch.zeros_like(counts[:1]), session).double()
+        return silence + (z - silence) * undrawn(evidence)[:, None], evidence
 
     def encoder(self, session: int = 0) -> Encoder:
         """The encoder of the session at a position."""
@@ -123,18 +143,33 @@ class Network(nn.Module):
         )
 
 
+def undrawn(evidence: Float[Tensor, " *batch"]) -> Float[Tensor, " *batch"]:
+    """The factor (1 + a) / 2 a by which z - z_0 is enlarged (`Network.observe`), from the evidence a."""
+    return 0.5 * (1 + 1 / evidence)
+
+
 # Names of buffers until model format 2.
 _NAMES = {"second_moments": "law_second", "third_moments": "law_third"}
+_SHARE, _WEIGHT = "evidence_share", ".spike_weight"
 
 
 def names_of_format_2(tensors: Tensors) -> Tensors:
     """A network's tensors by the names of model format 2, which a model's id is made of. Encoders of that time had no
-    linear map: one that is 0 is left out."""
-    linear = {name for name, value in tensors.items() if name.endswith(".linear.weight") and not value.any()}
-    return {_NAMES.get(name, name): value for name, value in tensors.items() if name not in linear}
+    linear map, and all noise was constant: what says no more is left out."""
+    constant = all(not value for name, value in tensors.items() if name.endswith(_SHARE))
+    later = {name for name, value in tensors.items() if name.endswith(".linear.weight") and not value.any()}
+    later |= {name for name in tensors if constant and name.endswith((_SHARE, _WEIGHT))}
+    return {_NAMES.get(name, name): value for name, value in tensors.items() if name not in later}
 
 
 def current_names(tensors: Tensors) -> Tensors:
-    """A network's tensors by the names that they have now, from those of model format 2 or now."""
+    """A network's tensors by the names that they have now, from those of model format 2 or now. Until format 6 all
+    noise was constant."""
     now = {old: new for new, old in _NAMES.items()}
-    return {now.get(name, name): value for name, value in tensors.items()}
+    tensors = {now.get(name, name): value for name, value in tensors.items()}
+    for name, value in list(tensors.items()):
+        if name.endswith(".input_mean"):
+            tensors.setdefault(name.removesuffix(".input_mean") + _WEIGHT, torch.zeros_like(value))
+        elif name.endswith("covariance_scale"):
+            tensors.setdefault(name.removesuffix("covariance_scale") + _SHARE, torch.zeros_like(value))
+    return tensors

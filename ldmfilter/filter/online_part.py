@@ -74,23 +74,24 @@ class OnlinePart:
         # The last bins of each phase, with a lag several: bin t in place t modulo their number.
         self._last = [_State(self._b, self._P0)] * (self._k + self.lag_bins)
         self._recent = np.full((self._k, self._units), np.nan)  # bin t in row t modulo k
-        self._innovation: tuple[Array, Array] | None = None  # of the last bin, with the predicted covariance
+        self._innovation: tuple[Array, Array, Array] | None = None  # of the last bin, its predicted covariance, noise
         self.bins = 0
 
     def step(self, counts: Array | None) -> tuple[Array, Array] | None:
         """Take one bin (unit,), None where it is missing, and give its state, or with a lag that of the bin so far
         behind; None while there is none."""
         frame = self._framed(counts)
-        z = None if frame is None else self._encode(frame)
+        seen = None if frame is None else self._encode(frame)
         before, first = self._at(self.bins - self._k), self.bins < self._k
         mean = self._b if first else self._b + self._A @ (before.mean - self._b)
         P = self._predicted_cov(before, first)
-        if z is None:
+        if seen is None:
             self._innovation, now = None, _State(mean, P)
         else:
-            e = z - self._C @ mean
-            K, cov, steady = self._updated(P)
-            self._innovation, now = (e, P), _State(mean + K @ e, cov, steady)
+            z, evidence = seen
+            e, R = z - self._C @ mean, self._R if evidence is None else self._R / evidence
+            K, cov, steady = self._updated(P, R)
+            self._innovation, now = (e, P, R), _State(mean + K @ e, cov, steady)
         self._last[self.bins % len(self._last)] = now
         self.bins += 1
         return self._given_later(self.bins - 1 - self.lag_bins) if self.bins > self.lag_bins else None
@@ -100,8 +101,8 @@ class OnlinePart:
         """L^-1 e (latent,) of the last bin, as `OnlineFilter.innovation`."""
         if self._innovation is None:
             return np.full(len(self._C), np.nan)
-        e, P = self._innovation
-        S = self._C @ P @ self._C.T + self._R
+        e, P, R = self._innovation
+        S = self._C @ P @ self._C.T + R
         return np.asarray(np.linalg.solve(np.linalg.cholesky(S), e), dtype=np.float64)
 
     def flush(self) -> list[tuple[Array, Array]]:
@@ -168,17 +169,18 @@ class OnlinePart:
         P = self._A @ before.cov @ self._A.T + self._Q
         return 0.5 * (P + P.T)
 
-    def _updated(self, P: Array) -> tuple[Array, Array, bool]:
-        """Gain and filtered covariance from the predicted one, by Joseph's form, and whether they are the limits."""
-        if P is self._limit or np.abs(P - self._limit).max() <= self._near:
+    def _updated(self, P: Array, R: Array) -> tuple[Array, Array, bool]:
+        """Gain and filtered covariance from the predicted one and the noise, by Joseph's form, and whether they are the
+        limits."""
+        if R is self._R and (P is self._limit or np.abs(P - self._limit).max() <= self._near):
             return self._limit_gain, self._limit_filtered, True
         CP = self._C @ P
-        _, K_transposed, failed = dposv(CP @ self._C.T + self._R, CP)
+        _, K_transposed, failed = dposv(CP @ self._C.T + R, CP)
         if failed:
             raise NotPositiveDefiniteError("the innovation covariance is not positive definite")
         K = K_transposed.T
         IKC = self._eye - K @ self._C
-        P = IKC @ P @ IKC.T + K @ self._R @ K.T
+        P = IKC @ P @ IKC.T + K @ R @ K.T
         return K, 0.5 * (P + P.T), False
 
     def state(self) -> dict[str, Any]:
@@ -221,10 +223,11 @@ class _State:
 
 
 class _Encoder:
-    """The network's encoder and whitening in NumPy: counts to z, or to None where no unit is observed."""
+    """`Network.observe` in NumPy: counts to z and their evidence, or to None where no unit is observed."""
 
     def __init__(self, network: Network):
         encoder = network.encoder()
+        self._share, self._spike_weight = float(network.evidence_share), _array(encoder.spike_weight.double())
         self._signal = encoder.signal
         self._input_mean, self._input_scale = _array(encoder.input_mean), _array(encoder.input_scale)
         self._z_mean, self._z_whiten = _array(encoder.z_mean), _array(encoder.z_whiten)
@@ -232,19 +235,27 @@ class _Encoder:
         *self._hidden, self._last = [(W, b, np.empty_like(b)) for W, b in linear]
         self._linear, self._straight = _array(encoder.linear.weight), np.empty_like(self._z_mean)
         self._x = np.empty_like(self._input_mean)
+        self._silence = self._white(np.zeros(len(self._x)), np.zeros(len(self._x), bool)) if self._share else None
 
-    def __call__(self, counts: Array) -> Array | None:
+    def __call__(self, counts: Array) -> tuple[Array, float | None] | None:
         missing = np.isnan(counts)
-        some = missing.any()
-        if some and missing.all():
+        if missing.any() and missing.all():
             return None
+        z = self._white(counts, missing)
+        if self._silence is None:
+            return z, None
+        evidence = 1 - self._share + self._share * float(np.nan_to_num(counts) @ self._spike_weight)
+        return self._silence + (z - self._silence) * (0.5 + 0.5 / evidence), evidence
+
+    def _white(self, counts: Array, missing: NDArray[np.bool_]) -> Array:
+        """The encoder's own z, white; of silence as of other counts."""
         x = self._x
         x[:] = counts
         if not self._signal:
             np.sqrt(x, out=x)
         x -= self._input_mean
         x /= self._input_scale
-        if some:
+        if missing.any():
             x[missing] = 0
         np.dot(self._linear, x, out=self._straight)
         for W, b, out in self._hidden:

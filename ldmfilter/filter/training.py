@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.config import FilterConfig
+from ldmfilter.data.counts import is_signal
 from ldmfilter.data.windows import split_windows, typical_stretch
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter.batches import Judged, Recording, check_sessions
@@ -295,6 +296,24 @@ class Training:
                 self._kept[part] = Kept(one, found, state, fit.matches)
                 order = [one[0].name for one in self._fits] if self._both else [""]
                 self._kept = {name: self._kept[name] for name in order if name in self._kept}
+        if part in self._kept and self._kept[part].trained.name == fit.candidate.name:
+            self._judge_evidence(part)
+
+    def _judge_evidence(self, part: str) -> None:
+        """Let the noise of what is kept of a part fall with the spikes, where that predicts held-out z better and
+        spikes no worse: by the best share of those that do."""
+        fit, kept = self._now, self._kept[part]
+        if self.config.evidence is False or self._onto or any(is_signal(one) for one in self.counts):
+            return
+        for by_spikes in fit.evidence_shares(kept.network):
+            state = fit.with_evidence(kept.network, by_spikes)
+            found = fit.spikes_ahead(fit.judged(state))
+            lead = found.lead(kept.found)
+            one = dataclasses.replace(kept.trained, bits_per_spike=found.value, lead=lead, evidence=True)
+            if self.config.evidence or lead[0] >= -lead[1]:
+                self.trained.append(one)
+                self._kept[part] = Kept(one, found, state, kept.matches)
+                return
 
     def _judge_both(self) -> None:
         """Judge both parts by their states side by side; keep one alone where it leads."""
@@ -305,7 +324,18 @@ class Training:
         best = max(self._kept.values(), key=lambda one: one.trained.bits_per_spike)
         lead = found.lead(best.found)
         frame, step = max(one.frame for one in parts), max(one.kept_step for one in parts)
-        self.trained.append(Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, step))
+        self.trained.append(
+            Trained(
+                BOTH,
+                frame,
+                all(one.refit for one in parts),
+                found.value,
+                lead,
+                step,
+                "",
+                any(one.evidence for one in parts),
+            )
+        )
         if lead[0] < -lead[1] and not self._onto:
             self._kept = {name: one for name, one in self._kept.items() if one is best}
 

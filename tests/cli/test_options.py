@@ -40,6 +40,7 @@ VALUES = {
     "weight_decay": (["--weight-decay", "0"], 0.0),
     "held_out": (["--held-out", "0.2"], 0.2),
     "refit": (["--no-refit"], False),
+    "evidence": (["--no-evidence"], False),
     "restarts": (["--restarts", "3"], 3),
     "device": (["--device", "cpu"], "cpu"),
     "precision": (["--precision", "bf16-mixed"], "bf16-mixed"),

@@ -21,6 +21,7 @@ SMALL = {
     "dynamics": "slow",
     "frame": 0.1,
     "batch_size": 16,
+    "evidence": False,
 }
 
 

@@ -3,9 +3,10 @@
 import numpy as np
 
 
-def loop(A, Q, C, R, b, P0, z, observed, starts):
+def loop(A, Q, C, R, b, P0, z, observed, starts, evidence=None):
     """The plain filter and smoother, a loop over bins with explicit inverses, straight from the equations."""
     T, n = len(z), len(A)
+    evidence = np.ones(T) if evidence is None else evidence
     m_pred, P_pred = np.zeros((T, n)), np.zeros((T, n, n))
     m, P = np.zeros((T, n)), np.zeros((T, n, n))
     for t in range(T):
@@ -16,7 +17,7 @@ def loop(A, Q, C, R, b, P0, z, observed, starts):
             P_pred[t] = A @ P[t - 1] @ A.T + Q
         m[t], P[t] = m_pred[t], P_pred[t]
         if observed[t]:
-            S = C @ P_pred[t] @ C.T + R
+            S = C @ P_pred[t] @ C.T + R / evidence[t]
             K = P_pred[t] @ C.T @ np.linalg.inv(S)
             m[t] = m_pred[t] + K @ (z[t] - C @ m_pred[t])
             P[t] = (np.eye(n) - K @ C) @ P_pred[t]
