@@ -164,9 +164,9 @@ class FilterConfig:
         None, "After training, fit noise with a memory to the encoder; without it where that predicts spikes better.",
         TRAINING, rare=True,
     )  # fmt: skip
-    evidence: bool | None = option(
-        None, "After training, let the noise fall with the spikes of a bin; without it where that predicts better.",
-        TRAINING, rare=True,
+    evidence: float = option(
+        0.0, "Share of the evidence that follows a bin's spikes, as 0.2; then each bin has a covariance of its own.",
+        MODEL, noun="a share", least=0, below=1, rare=True,
     )  # fmt: skip
     restarts: int = option(
         0, "Trainings again from other first weights; what predicts spikes best is kept.", TRAINING, least=0, most=100

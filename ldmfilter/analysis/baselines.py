@@ -40,13 +40,27 @@ class Baseline:
     interval: tuple[float, float]
 
 
-def log_likelihoods(z: Array, bins: Bins, fit: Array, state_dim: int) -> dict[str, Array]:
+def log_likelihoods(
+    z: Array, bins: Bins, fit: Array, state_dim: int, evidence: Array | None = None
+) -> dict[str, Array]:
     """Log-likelihood (time,), nats, of each bin of z (time, latent) under each baseline, by name; NaN in bins not
     observed.
 
     The local level and the linear system, which has a state of `state_dim` dimensions, are fitted to the bins `fit`
-    (time,), which are some of `bins.fit`.
+    (time,), which are some of `bins.fit`. Where the filter is told the evidence (time,) of the bin, so are they: the
+    covariance of their errors has a size of its own in each third of the bins by it.
     """
+    third = np.zeros(len(z), int)
+    if evidence is not None:
+        third = np.digitize(evidence, np.quantile(evidence[bins.fit], [1 / 3, 2 / 3]))
+
+    def judged(error: Array, cov: Array) -> Array:
+        size = np.ones(len(error))
+        for number in np.unique(third) if evidence is not None else ():
+            rows = third == number
+            size[rows] = (normalised(error[rows & bins.fit], cov) ** 2).mean()
+        return log_likelihood(error, size[:, None, None] * cov)
+
     rows = np.flatnonzero(fit)
     system = fit_linear_system(z[rows], (np.diff(rows, prepend=-2) != 1) | bins.fresh[rows], state_dim)
     filtered = bins.filter(system, torch.from_numpy(z - z[rows].mean(0)))
@@ -55,9 +69,10 @@ def log_likelihoods(z: Array, bins: Bins, fit: Array, state_dim: int) -> dict[st
         RANDOM_WALK: smoothing_errors(z, bins.fresh, 1.0),
         LOCAL_LEVEL: smoothing_errors(z, bins.fresh, fit_local_level(z, bins.fresh, fit)),
     }
-    return {name: log_likelihood(error, covariance(error[bins.fit])) for name, error in errors.items()} | {
-        LINEAR_SYSTEM: log_likelihood(filtered.innovation.numpy(), filtered.innovation_cov.numpy())
-    }
+    found = {name: judged(error, covariance(error[bins.fit])) for name, error in errors.items()}
+    innovation = filtered.innovation.numpy()
+    own = filtered.innovation_cov.numpy() if evidence is None else covariance(innovation[bins.fit])
+    return found | {LINEAR_SYSTEM: judged(innovation, own)}
 
 
 def smoothing_errors(z: Array, starts: Array, gain: Array | float) -> Array:

@@ -26,7 +26,7 @@ from ldmfilter.filter.decode import sound
 from ldmfilter.filter.forecast import Forecast
 from ldmfilter.filter.kalman import LinearGaussian
 from ldmfilter.filter.linalg import one_thread
-from ldmfilter.filter.network import undrawn
+from ldmfilter.filter.network import together
 from ldmfilter.filter.spikes_ahead import horizons_of, spikes_ahead
 
 if TYPE_CHECKING:
@@ -248,19 +248,15 @@ def measure(
             latents = part.decode(frames)
             bins = bins_of(frames, np.asarray(latents["trained"]), part.trained_spans_)
             judged, scale = bins.judged, 1 / bins.size  # from nats a bin to nats a second
-            values = torch.from_numpy(bins.counts)
-            z = part.network_.encode(values).double().numpy()
-            seen, told = part.network_.observe(values)
-            observed, evidence = seen.numpy(), None if told is None else told.numpy()
+            pseudo, told = part.network_.observe(torch.from_numpy(bins.counts))
+            z, evidence = pseudo.numpy(), None if told is None else told.numpy()
             error, cov = (latents[name].to_numpy().astype(np.float64) for name in ("innovation", "innovation_cov"))
             x = statistics.normalised(error, cov)
             scores = scale * statistics.log_likelihood(error, cov)
-            if evidence is not None:  # of z, as the baselines
-                scores += scale * z.shape[1] * undrawn(torch.from_numpy(evidence)).log().numpy()
             progress(f"other predictors of the same pseudo-observations{of}")
             system, states = part.network_.linear_gaussian(), part.sized_.states
             some = thinned(bins.fit, FIT_BINS, bins.size, seed)
-            others = {name: scale * nats for name, nats in log_likelihoods(z, bins, some, states).items()}
+            others = {name: scale * nats for name, nats in log_likelihoods(z, bins, some, states, evidence).items()}
             leads = {
                 name: statistics.mean_interval((scores - own)[judged], bins.time[judged], seed)
                 for name, own in others.items()
@@ -277,8 +273,8 @@ def measure(
                 can_refit=not part.kept_.refit,
                 spikes=spikes,
                 consistency=statistics.consistency(x, judged, bins.segment, bins.time, bins.size, seed),
-                ahead=forecasts(system, observed, bins, seed, evidence),
-                spectrum=statistics.spectrum(observed[judged], (observed - error)[judged]),
+                ahead=forecasts(system, z, bins, seed, evidence),
+                spectrum=statistics.spectrum(z[judged], (z - error)[judged]),
                 log_likelihood=float(scores[judged].mean()),
                 baselines=tuple(
                     Baseline(name, float(own[judged].mean()), *leads[name]) for name, own in others.items()
@@ -346,8 +342,8 @@ def unit_importance(model: LDMFilter, bins: Bins, seed: int) -> Units:
 
     hidden = (counts.masked_fill(torch.arange(n) == unit, torch.nan) for unit in range(-1, n))  # first none is hidden
     system, each = model.network_.linear_gaussian(), [model.network_.observe(one) for one in hidden]
-    z, told = torch.cat([z for z, _ in each]), [a for _, a in each if a is not None]
-    filtered, bins_of_one = piece.filter(system, z, torch.cat(told) if told else None), len(counts)
+    z, evidence = together(each)
+    filtered, bins_of_one = piece.filter(system, z, evidence), len(counts)
     predicted = (filtered.predicted_mean @ system.C.mT).reshape(n + 1, bins_of_one, -1)
     error = (z[:bins_of_one] - predicted)[:, judged].numpy()
     S = filtered.covariances.innovation[filtered.row[:bins_of_one][judged]]

@@ -66,6 +66,18 @@ def sum_frames(counts: Floats, segment: NDArray[np.integer], k: int) -> Floats:
     return np.where(2 * n >= k, total * (k / np.maximum(n, 1)), np.nan).astype(counts.dtype)
 
 
+def seen_frames(counts: Floats, segment: NDArray[np.integer], k: int) -> Floats:
+    """Counts (time, unit) of the k bins that end with each bin, in its own segment, as far as they were observed: not
+    scaled up.
+
+    >>> seen_frames(np.array([[1.0], [np.nan], [3.0]]), np.zeros(3, int), 2).ravel().tolist()
+    [1.0, 1.0, 3.0]
+    """
+    seen = np.nan_to_num(counts)
+    stop = np.arange(1, len(counts) + 1)
+    return seen if k == 1 else sums(seen, np.maximum(first_bins(segment), stop - k), stop).astype(counts.dtype)
+
+
 def observed_frames(observed: NDArray[np.bool_], segment: NDArray[np.integer], k: int) -> NDArray[np.bool_]:
     """The frames (time,) of which half of the bins or more are observed, by the bin that they end with."""
     if k == 1:

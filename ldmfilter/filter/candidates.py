@@ -109,7 +109,6 @@ class Trained:
         name: of the candidate, or `BOTH`.
         frame: length of its frames, s; of both that of the longer ones.
         refit: whether its noise was refitted after training (`finish.refit`); of both, that of all parts.
-        evidence: whether its noise falls with the spikes (`Network.observe`); of both, that of one part at least.
         bits_per_spike: prediction of spikes ahead (`spikes_ahead`); NaN where it could not be judged.
         lead: how far it is ahead of the one kept before it, of both that of the better part alone, bits per spike, and
             the standard error of that.
@@ -124,7 +123,6 @@ class Trained:
     lead: tuple[float, float] = (math.nan, math.nan)
     kept_step: int = 0
     failure: str = ""
-    evidence: bool = False
 
     @property
     def dynamics(self) -> str:
@@ -134,8 +132,7 @@ class Trained:
     @property
     def label(self) -> str:
         """Its name, for a line of text."""
-        noise = "refitted noise" if self.refit else "noise" if self.evidence else ""
-        return self.name + (f" with {noise}" if noise else "") + (" by spikes" if self.evidence else "")
+        return f"{self.name} with refitted noise" if self.refit else self.name
 
     @property
     def told(self) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ldmfilter.config import settings
 from ldmfilter.data.counts import is_signal, seen_counts
-from ldmfilter.data.frames import observed_frames, phases, sum_frames
+from ldmfilter.data.frames import observed_frames, phases, seen_frames, sum_frames
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
@@ -26,6 +26,7 @@ from ldmfilter.filter.forecast import Forecast, check_horizons, lag_frames
 from ldmfilter.filter.kalman import LinearGaussian, filter, predict, smooth, smooth_lagged
 from ldmfilter.filter.latents import FORMAT, TIME_CHUNK, make_latents
 from ldmfilter.filter.linalg import NotPositiveDefiniteError, block_diagonal, one_thread
+from ldmfilter.filter.network import together
 from ldmfilter.progress import follow
 from ldmfilter.version import __version__
 
@@ -207,13 +208,16 @@ def _encode(network: Network, counts: xr.DataArray, k: int, device: str) -> tupl
     """What the filter takes (`Network.observe`) of the frames of k bins that end with each bin, and between these
     whether a frame is observed (time,); the hidden layers never hold more than some bins."""
     segment, observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
-    values = sum_frames(seen_counts(counts), segment, k)
-    frames = torch.from_numpy(values)
-    each = [network.observe(some.to(device)) for some in frames.split(TIME_CHUNK)]
-    z, evidence = torch.cat([z for z, _ in each]), [a for _, a in each if a is not None]
+    own = seen_counts(counts)
+    values, spikes = (
+        torch.from_numpy(frames(own, segment, k)).split(TIME_CHUNK) for frames in (sum_frames, seen_frames)
+    )
+    each = [network.observe(a.to(device), spikes=b.to(device)) for a, b in zip(values, spikes, strict=True)]
+    z, evidence = together(each)
     seen = observed_frames(observed, segment, k)
     # Of a frame seen by halves, no unit may have been observed in half of it.
-    return z, torch.from_numpy(seen & ~np.isnan(values).all(1)), torch.cat(evidence) if evidence else None
+    there = torch.from_numpy(seen) & ~torch.cat(values).isnan().all(1)
+    return z, there, evidence
 
 
 def _dataset(

@@ -31,6 +31,8 @@ class Dropout(nn.Dropout):
         return x * (kept.chunk(among.size)[among.rank].to(x.dtype) * (256 / (256 - dropped)))
 
 
+RARE = 0.1  # of the mean count: a spike of a unit that fires less does not weigh more
+MOST_EVIDENCE = 5.0  # of a bin's spikes, in means: beyond that a burst, or an artefact, makes it no surer
 FIRST_SHARE = 0.1  # of the last layer's first weights: z begins nearly as a linear map
 
 
@@ -44,7 +46,7 @@ class Encoder(nn.Module):
     the mean and deviation of the training part (`set_input_scale`), so that a unit that is not observed can
     enter as 0, its mean. One bin goes in, no neighbours: windows that overlapped would make prediction trivial.
     What is not learnt but measured: `z_mean` and `z_whiten` make pseudo-observations white, and
-    `spike_weight` is what a spike of each unit adds to the evidence.
+    `mean_counts` is what each unit fires on average.
 
     Args:
         n_units: number of units.
@@ -59,7 +61,7 @@ class Encoder(nn.Module):
     input_scale: Tensor
     z_mean: Tensor
     z_whiten: Tensor
-    spike_weight: Tensor
+    mean_counts: Tensor
 
     def __init__(
         self,
@@ -76,7 +78,7 @@ class Encoder(nn.Module):
         self.register_buffer("input_scale", torch.ones(n_units))
         self.register_buffer("z_mean", torch.zeros(latent_dim))
         self.register_buffer("z_whiten", torch.eye(latent_dim))
-        self.register_buffer("spike_weight", torch.zeros(n_units))
+        self.register_buffer("mean_counts", torch.zeros(n_units))
         layers: list[nn.Module] = [Dropout(dropout)]
         width = n_units
         for size in hidden:
@@ -92,7 +94,7 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def set_input_scale(self, counts: Float[Tensor, "time unit"]) -> None:
         """Learn each unit's mean and deviation of the root of its counts, over the bins it was observed in, and the
-        weight of its spikes: 1 over the deviation of a Poisson count, so that few units do not stand for all."""
+        mean of its counts."""
         x = self._roots(counts)
         mean = torch.nan_to_num(x.nanmean(0))
         variance = torch.nan_to_num((x - mean).square().nanmean(0))
@@ -103,15 +105,21 @@ class Encoder(nn.Module):
         else:  # a unit that hardly fires would enter its rare spikes blown up: at least half the typical deviation
             scale = scale.clamp_min(0.5 * float(variance.mean().sqrt()) + 1e-6)
         self.input_scale.copy_(scale)
-        if not self.signal:
-            mean = torch.nan_to_num(counts.nanmean(0))
-            weight = mean.clamp_min(0.01 * float(mean.mean()) + 1e-9).rsqrt()  # of a rare unit not without bound
-            self.spike_weight.copy_(weight / (weight @ mean).clamp_min(1e-9))
+        self.mean_counts.copy_(torch.nan_to_num(counts.nanmean(0)))
 
-    def evidence(self, counts: Counts, share: float) -> Float[Tensor, " *batch"]:
-        """The evidence of each bin, 1 on average: 1 - share, and the share times the weighted sum of its spikes, to
-        which a unit that is not observed adds nothing."""
-        return 1 - share + share * (counts.nan_to_num().double() @ self.spike_weight.double())
+    def spike_weights(self) -> Float[Tensor, " unit"]:
+        """The evidence of a spike of each unit: in proportion to 1 over the deviation of its Poisson count, so that few
+        fast units do not stand for all, and such that the sum over units and their mean counts is 1. Of a unit that
+        was silent in training 0, as nothing was learnt of it."""
+        mean = self.mean_counts.double()
+        weights = mean.clamp_min(RARE * float(mean.mean())).rsqrt().masked_fill(mean <= 0, 0)
+        return weights / (weights @ mean).clamp_min(1e-12)
+
+    def evidence(self, counts: Counts, share: float, missing: float | Tensor = 0.0) -> Float[Tensor, " *batch"]:
+        """The evidence of each bin, 1 on average: 1 - share, and the share times the weighted sum of its spikes, which
+        is `MOST_EVIDENCE` at most. A unit that is not observed counts as `missing`."""
+        spikes = torch.where(counts.isnan(), torch.as_tensor(missing, dtype=counts.dtype, device=counts.device), counts)
+        return 1 - share + share * (spikes.double() @ self.spike_weights()).clamp_max(MOST_EVIDENCE)
 
     def standardised(self, counts: Counts) -> Counts:
         """Inputs of the first layer: standardised over training, 0 where a unit is not observed."""

@@ -15,7 +15,7 @@ from ldmfilter.filter.batches import Judged, Recording, Stretches
 from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter, filter_windows
 from ldmfilter.filter.linalg import safe_cholesky
 from ldmfilter.filter.matching import Match, match, mean_moments, moments_of, rotated
-from ldmfilter.filter.network import Network, undrawn
+from ldmfilter.filter.network import Network, together
 from ldmfilter.filter.parameters import NoiseWithMemory
 from ldmfilter.ldm.alignment import predictive_gaussian
 
@@ -24,8 +24,6 @@ HELD_OUT_WEIGHT = 0.5  # of the held-out windows together
 LEAST_SCALE = 1e-3  # of innovations in training; in finished filters 0.32 (sample session) to 1.00 (noise) was seen
 REFIT_WINDOWS = 2048  # training windows at most that the noise is fitted to, spread evenly
 GAUGE_LAG = 1.0  # s, between the states whose autocorrelation orders the dimensions
-SHARES = (0.1, 0.2, 0.4, 0.6, 0.8)  # of the evidence that spikes bring
-SHARE_BINS = 2**12  # bins at most, about, that these are judged on
 FINISH_BINS = 2**16  # bins at most, about, that moments, gauge and scale of the covariances are measured on
 
 
@@ -65,10 +63,8 @@ def refit_noise(network: Network, recordings: Sequence[Recording], warmup: int) 
 @torch.no_grad()
 def set_canonical(network: Network, sessions: Sequence[Stretches], bin_size: float) -> None:
     """Set the network's gauge and the size of its covariances, as measured on all sessions."""
-    network.gauge.copy_(torch.eye(len(network.gauge)))
-    network.covariance_scale.fill_(1.0)
     observed, starts, held = (np.concatenate(parts) for parts in list(zip(*sessions, strict=True))[1:])
-    filtered, _ = _filtered(network, sessions)
+    filtered = _filtered(network, sessions)
     activity = np.concatenate([population_activity(one.counts.nan_to_num().sqrt()) for one in sessions])
     scale, n = covariance_scale(filtered, held), len(network.gauge)
     if network.noise is not None and network.noise.fitted:
@@ -79,34 +75,11 @@ def set_canonical(network: Network, sessions: Sequence[Stretches], bin_size: flo
     network.gauge.copy_(torch.from_numpy(canonical_gauge(mean, cov, np.cumsum(starts), activity, lag)))
 
 
-def _filtered(network: Network, sessions: Sequence[Stretches]) -> tuple[Filtered, Tensor | None]:
-    """All sessions filtered, one after the other, and the evidence of their bins."""
+def _filtered(network: Network, sessions: Sequence[Stretches]) -> Filtered:
+    """All sessions filtered, one after the other."""
     observed, starts = (torch.from_numpy(np.concatenate([one[i] for one in sessions])) for i in (1, 2))
-    each = [network.observe(one.counts, i) for i, one in enumerate(sessions)]
-    evidence = None if each[0][1] is None else torch.cat([a for _, a in each if a is not None])
-    z = torch.cat([z for z, _ in each])
-    return filter(network.linear_gaussian(), z, observed, starts, evidence=evidence), evidence
-
-
-@torch.no_grad()
-def evidence_shares(network: Network, sessions: Sequence[Stretches]) -> list[float]:
-    """The shares of `SHARES` with which the filter predicts z of held-out bins better than with constant noise, the
-    best first. The network's own share stays."""
-    held = torch.from_numpy(np.concatenate([one.held for one in sessions]))
-    own, found = float(network.evidence_share), {}
-    for share in (0.0, *SHARES):
-        network.evidence_share.fill_(share)
-        filtered, evidence = _filtered(network, sessions)
-        judged = held & torch.isfinite(filtered.innovation).all(-1)
-        e, row = filtered.innovation[judged], filtered.row[judged]
-        L = safe_cholesky(filtered.covariances.innovation)[row]
-        squares = torch.linalg.solve_triangular(L, e[..., None], upper=False).square().mean()
-        nats = -0.5 * squares.log() - L.diagonal(dim1=-2, dim2=-1).log().mean()  # per dimension, S of the best size
-        if evidence is not None:  # of z as the encoder gives it
-            nats += undrawn(evidence[judged]).log().mean()
-        found[share] = float(nats)
-    network.evidence_share.fill_(own)
-    return sorted((share for share in SHARES if found[share] > found[0.0]), key=lambda share: -found[share])
+    z, evidence = together([network.observe(one.counts, i) for i, one in enumerate(sessions)])
+    return filter(network.linear_gaussian(), z, observed, starts, evidence=evidence)
 
 
 @torch.no_grad()

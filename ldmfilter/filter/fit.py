@@ -18,15 +18,7 @@ from ldmfilter.filter.batches import Judged, Recording
 from ldmfilter.filter.candidates import Candidate
 from ldmfilter.filter.device import OwnRandomState
 from ldmfilter.filter.evaluation import Record, evaluate, read_history
-from ldmfilter.filter.finish import (
-    FINISH_BINS,
-    SHARE_BINS,
-    evidence_shares,
-    filtered_means,
-    match_sessions,
-    refit_noise,
-    set_canonical,
-)
+from ldmfilter.filter.finish import FINISH_BINS, filtered_means, match_sessions, refit_noise, set_canonical
 from ldmfilter.filter.kalman import LinearGaussian, filter_windows
 from ldmfilter.filter.linalg import whitening
 from ldmfilter.filter.matching import Match
@@ -132,22 +124,8 @@ class Fit:
             if self._onto is None:
                 if refit and self.step >= self.config.max_steps:
                     refit_noise(network, self._recordings, self._warmup)
+                network.evidence_share.fill_(self.config.evidence)
                 set_canonical(network, stretches, self.frame)
-        return network.state_dict()
-
-    def evidence_shares(self, state: Tensors) -> list[float]:
-        """Shares of evidence by spikes (`finish.evidence_shares`) for the finished network `state`, the best first."""
-        with self._own_torch(advance=False):
-            stretches = [one.stretches(SHARE_BINS // len(self._recordings)) for one in self._recordings]
-            return evidence_shares(self._network_of(state), stretches)
-
-    def with_evidence(self, state: Tensors, share: float) -> Tensors:
-        """The finished network `state` with noise of which this share follows the spikes."""
-        with self._own_torch(advance=False):
-            network = self._network_of(state)
-            network.evidence_share.fill_(share)
-            stretches = [one.stretches(FINISH_BINS // len(self._recordings)) for one in self._recordings]
-            set_canonical(network, stretches, self.frame)
         return network.state_dict()
 
     def judged(self, state: Tensors) -> list[tuple[Floats, Judged]]:

@@ -277,7 +277,8 @@ def _filter_covariances(
     if first is not None:
         node[0] = 2
     covs, node = _trace(step, known, node, came_from, irregular & ~starts, starts, F)
-    pairs, row = distinct(len(values) * node + told)
+    codes = len(values) * node + told
+    pairs, row = distinct(codes) if len(values) == 2 else codes.unique(return_inverse=True)
     predicted, here = covs[pairs // len(values)], pairs % len(values)
     seen = (here > 0)[:, None, None]
     S, K, updated = gain(exact, predicted, values[here])

@@ -80,7 +80,7 @@ class Network(nn.Module):
         return encoder.white(encoder(counts))
 
     def observe(
-        self, counts: Float[Tensor, "time unit"], session: int = 0
+        self, counts: Float[Tensor, "time unit"], session: int = 0, spikes: Float[Tensor, "time unit"] | None = None
     ) -> tuple[Float[Tensor, "time latent"], Float[Tensor, " time"] | None]:
         """What the filter takes of a session's counts: pseudo-observations, float64, and the evidence a_t of each bin,
         which divides the noise R; None where the noise is constant.
@@ -88,13 +88,19 @@ class Network(nn.Module):
         An encoder draws z towards z_0, its z of silence, where it sees few spikes: with precision a_t of the bin's own
         beside 1, from elsewhere, z_t - z_0 = 2 a_t / (1 + a_t) (C h_t + v_t - z_0), v_t ~ N(0, R / a_t), a_t = 1 at the
         mean of weighted spikes. Here this is undone. Without it z varies least in silence, and silence looks certain.
+
+        Args:
+            counts: as the encoder sees them: a unit that is not observed enters as its mean, and draws z as that.
+            spikes: those that were seen, of which the evidence is; without it those of the counts.
         """
         z = self.encode(counts, session).double()
         if not self.evidence_share:
             return z, None
-        evidence = self.encoder(session).evidence(counts, float(self.evidence_share))
+        encoder, share = self.encoder(session), float(self.evidence_share)
         silence = self.encode(torch.zeros_like(counts[:1]), session).double()
-        return silence + (z - silence) * undrawn(evidence)[:, None], evidence
+        drawn = encoder.evidence(counts, share, missing=encoder.mean_counts)
+        evidence = encoder.evidence(counts if spikes is None else spikes, share)
+        return silence + (z - silence) * undrawn(drawn)[:, None], evidence
 
     def encoder(self, session: int = 0) -> Encoder:
         """The encoder of the session at a position."""
@@ -143,22 +149,30 @@ class Network(nn.Module):
         )
 
 
+def together(
+    each: Sequence[tuple[Float[Tensor, "_ latent"], Float[Tensor, " _"] | None]],
+) -> tuple[Float[Tensor, "time latent"], Float[Tensor, " time"] | None]:
+    """What `Network.observe` gave of several pieces, one after the other."""
+    evidence = [a for _, a in each if a is not None]
+    return torch.cat([z for z, _ in each]), torch.cat(evidence) if evidence else None
+
+
 def undrawn(evidence: Float[Tensor, " *batch"]) -> Float[Tensor, " *batch"]:
     """The factor (1 + a) / 2 a by which z - z_0 is enlarged (`Network.observe`), from the evidence a."""
     return 0.5 * (1 + 1 / evidence)
 
 
-# Names of buffers until model format 2.
+# Names of buffers until model format 2, and of those that came with format 7.
 _NAMES = {"second_moments": "law_second", "third_moments": "law_third"}
-_SHARE, _WEIGHT = "evidence_share", ".spike_weight"
+_SHARE, _MEAN = "evidence_share", ".mean_counts"
 
 
 def names_of_format_2(tensors: Tensors) -> Tensors:
-    """A network's tensors by the names of model format 2, which a model's id is made of. Encoders of that time had no
-    linear map, and all noise was constant: what says no more is left out."""
+    """A network's tensors by the names of model format 2, which a model's id is made of, without those that came later
+    and change nothing: a linear map of zeros, and what tells of the evidence where the noise is constant."""
     constant = all(not value for name, value in tensors.items() if name.endswith(_SHARE))
     later = {name for name, value in tensors.items() if name.endswith(".linear.weight") and not value.any()}
-    later |= {name for name in tensors if constant and name.endswith((_SHARE, _WEIGHT))}
+    later |= {name for name in tensors if constant and name.endswith((_SHARE, _MEAN))}
     return {_NAMES.get(name, name): value for name, value in tensors.items() if name not in later}
 
 
@@ -168,8 +182,7 @@ def current_names(tensors: Tensors) -> Tensors:
     now = {old: new for new, old in _NAMES.items()}
     tensors = {now.get(name, name): value for name, value in tensors.items()}
     for name, value in list(tensors.items()):
-        if name.endswith(".input_mean"):
-            tensors.setdefault(name.removesuffix(".input_mean") + _WEIGHT, torch.zeros_like(value))
-        elif name.endswith("covariance_scale"):
-            tensors.setdefault(name.removesuffix("covariance_scale") + _SHARE, torch.zeros_like(value))
+        for old, later in ((".input_mean", _MEAN), ("covariance_scale", _SHARE)):
+            if name.endswith(old):
+                tensors.setdefault(name.removesuffix(old) + later, torch.zeros_like(value))
     return tensors

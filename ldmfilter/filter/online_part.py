@@ -18,6 +18,7 @@ from scipy.special import ndtr
 from torch import Tensor, nn
 
 from ldmfilter.errors import InputError
+from ldmfilter.filter.encoder import MOST_EVIDENCE
 from ldmfilter.filter.forecast import Forecast, check_horizons
 from ldmfilter.filter.kalman import gain, steady_state
 from ldmfilter.filter.linalg import NotPositiveDefiniteError
@@ -81,7 +82,7 @@ class OnlinePart:
         """Take one bin (unit,), None where it is missing, and give its state, or with a lag that of the bin so far
         behind; None while there is none."""
         frame = self._framed(counts)
-        seen = None if frame is None else self._encode(frame)
+        seen = None if frame is None else self._encode(*frame)
         before, first = self._at(self.bins - self._k), self.bins < self._k
         mean = self._b if first else self._b + self._A @ (before.mean - self._b)
         P = self._predicted_cov(before, first)
@@ -150,16 +151,17 @@ class OnlinePart:
             cov = self._limit_lagged = cov if known is None else known
         return mean[:n].copy(), 0.5 * (cov[:n, :n] + cov[:n, :n].T)
 
-    def _framed(self, counts: Array | None) -> Array | None:
-        """The counts of the frame that ends with this bin, as `data.frames.sum_frames` gives them."""
+    def _framed(self, counts: Array | None) -> tuple[Array, Array] | None:
+        """The counts of the frame that ends with this bin, as `data.frames.sum_frames` and `seen_frames` give them."""
         if self._k == 1:
-            return counts
+            return None if counts is None else (counts, counts)
         self._recent[self.bins % self._k] = np.nan if counts is None else counts
         seen = self._k - np.isnan(self._recent).sum(0)
         enough = 2 * seen >= self._k
         if 2 * (~np.isnan(self._recent).all(1)).sum() < self._k:
             return None
-        return np.where(enough, np.nansum(self._recent, 0) * (self._k / np.maximum(seen, 1)), np.nan)
+        total = np.nansum(self._recent, 0)
+        return np.where(enough, total * (self._k / np.maximum(seen, 1)), np.nan), total
 
     def _predicted_cov(self, before: _State, first: bool) -> Array:
         if first:
@@ -227,7 +229,8 @@ class _Encoder:
 
     def __init__(self, network: Network):
         encoder = network.encoder()
-        self._share, self._spike_weight = float(network.evidence_share), _array(encoder.spike_weight.double())
+        self._share, self._weights = float(network.evidence_share), _array(encoder.spike_weights())
+        self._mean_counts = _array(encoder.mean_counts)
         self._signal = encoder.signal
         self._input_mean, self._input_scale = _array(encoder.input_mean), _array(encoder.input_scale)
         self._z_mean, self._z_whiten = _array(encoder.z_mean), _array(encoder.z_whiten)
@@ -237,15 +240,20 @@ class _Encoder:
         self._x = np.empty_like(self._input_mean)
         self._silence = self._white(np.zeros(len(self._x)), np.zeros(len(self._x), bool)) if self._share else None
 
-    def __call__(self, counts: Array) -> tuple[Array, float | None] | None:
+    def __call__(self, counts: Array, spikes: Array) -> tuple[Array, float | None] | None:
         missing = np.isnan(counts)
         if missing.any() and missing.all():
             return None
         z = self._white(counts, missing)
         if self._silence is None:
             return z, None
-        evidence = 1 - self._share + self._share * float(np.nan_to_num(counts) @ self._spike_weight)
-        return self._silence + (z - self._silence) * (0.5 + 0.5 / evidence), evidence
+        drawn, evidence = self._evidence(counts, self._mean_counts), self._evidence(spikes, 0.0)
+        return self._silence + (z - self._silence) * (0.5 + 0.5 / drawn), evidence
+
+    def _evidence(self, counts: Array, missing: Array | float) -> float:
+        """That of `filter.encoder.Encoder`."""
+        spikes = float(np.where(np.isnan(counts), missing, counts) @ self._weights)
+        return 1 - self._share + self._share * min(spikes, MOST_EVIDENCE)
 
     def _white(self, counts: Array, missing: NDArray[np.bool_]) -> Array:
         """The encoder's own z, white; of silence as of other counts."""

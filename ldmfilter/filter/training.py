@@ -34,7 +34,7 @@ from ldmfilter.filter.device import fabric_on, resolve_device
 from ldmfilter.filter.evaluation import Record, read_history
 from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.matching import Match
-from ldmfilter.filter.network import Network
+from ldmfilter.filter.network import Network, current_names
 from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead
 from ldmfilter.ranks import ranks
 from ldmfilter.tensors import Tensors, below
@@ -105,6 +105,8 @@ class Training:
             raise InputError(
                 f"batch-size is {config.batch_size}; it must be a multiple of the {ranks().size} processes"
             )
+        if config.evidence and any(is_signal(one) for one in self.counts):
+            raise InputError(f"evidence is {config.evidence:g}, but a signal has no spikes; leave it out")
         self.device = resolve_device(config.device)
         if config.precision == "16-mixed" and self.device == "cpu":
             raise InputError("precision is 16-mixed, which needs CUDA; use bf16-mixed or 32-true on the CPU")
@@ -296,24 +298,6 @@ class Training:
                 self._kept[part] = Kept(one, found, state, fit.matches)
                 order = [one[0].name for one in self._fits] if self._both else [""]
                 self._kept = {name: self._kept[name] for name in order if name in self._kept}
-        if part in self._kept and self._kept[part].trained.name == fit.candidate.name:
-            self._judge_evidence(part)
-
-    def _judge_evidence(self, part: str) -> None:
-        """Let the noise of what is kept of a part fall with the spikes, where that predicts held-out z better and
-        spikes no worse: by the best share of those that do."""
-        fit, kept = self._now, self._kept[part]
-        if self.config.evidence is False or self._onto or any(is_signal(one) for one in self.counts):
-            return
-        for by_spikes in fit.evidence_shares(kept.network):
-            state = fit.with_evidence(kept.network, by_spikes)
-            found = fit.spikes_ahead(fit.judged(state))
-            lead = found.lead(kept.found)
-            one = dataclasses.replace(kept.trained, bits_per_spike=found.value, lead=lead, evidence=True)
-            if self.config.evidence or lead[0] >= -lead[1]:
-                self.trained.append(one)
-                self._kept[part] = Kept(one, found, state, kept.matches)
-                return
 
     def _judge_both(self) -> None:
         """Judge both parts by their states side by side; keep one alone where it leads."""
@@ -324,18 +308,7 @@ class Training:
         best = max(self._kept.values(), key=lambda one: one.trained.bits_per_spike)
         lead = found.lead(best.found)
         frame, step = max(one.frame for one in parts), max(one.kept_step for one in parts)
-        self.trained.append(
-            Trained(
-                BOTH,
-                frame,
-                all(one.refit for one in parts),
-                found.value,
-                lead,
-                step,
-                "",
-                any(one.evidence for one in parts),
-            )
-        )
+        self.trained.append(Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, step))
         if lead[0] < -lead[1] and not self._onto:
             self._kept = {name: one for name, one in self._kept.items() if one is best}
 
@@ -371,7 +344,7 @@ class Training:
             self._kept[part] = Kept(
                 read_trained(raw["trained"]),
                 SpikesAhead(float(value), np.asarray(blocks, float)),
-                below(f"kept.{part}.", tensors),
+                current_names(below(f"kept.{part}.", tensors)),
                 [Match(np.asarray(one[0]), float(one[1]), float(one[2])) for one in raw["matches"]],
             )
         self._now = self._fit(min(self._done, self._trainings - 1))  # a restart is of the candidate that is kept

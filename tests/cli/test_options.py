@@ -40,7 +40,7 @@ VALUES = {
     "weight_decay": (["--weight-decay", "0"], 0.0),
     "held_out": (["--held-out", "0.2"], 0.2),
     "refit": (["--no-refit"], False),
-    "evidence": (["--no-evidence"], False),
+    "evidence": (["--evidence", "0.2"], 0.2),
     "restarts": (["--restarts", "3"], 3),
     "device": (["--device", "cpu"], "cpu"),
     "precision": (["--precision", "bf16-mixed"], "bf16-mixed"),

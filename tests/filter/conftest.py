@@ -21,7 +21,6 @@ SMALL = {
     "dynamics": "slow",
     "frame": 0.1,
     "batch_size": 16,
-    "evidence": False,
 }
 
 

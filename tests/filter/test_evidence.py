@@ -9,15 +9,15 @@ import xarray as xr
 
 from ldmfilter import LDMFilter, OnlineFilter, load
 from ldmfilter.config import FilterConfig
+from ldmfilter.errors import InputError
 from ldmfilter.filter.decode import decode_blocks
-from ldmfilter.filter.finish import SHARES
-from ldmfilter.filter.fit import Fit
+from ldmfilter.filter.encoder import MOST_EVIDENCE
 from ldmfilter.filter.kalman import filter, smooth, smooth_lagged
-from ldmfilter.filter.spikes_ahead import SpikesAhead
 from ldmfilter.filter.training import Training
-from tests.filter.conftest import SMALL
+from tests.filter.conftest import SMALL, framed
 from tests.filter.reference import loop
 from tests.filter.test_kalman import make_model
+from tests.filter.test_training import same
 
 
 @pytest.fixture(scope="module")
@@ -156,52 +156,106 @@ def test_it_travels_with_the_model_and_constant_noise_leaves_the_id(by_spikes, f
     xr.testing.assert_equal(again.decode(counts)["filtered_cov"], by_spikes.decode(counts)["filtered_cov"])
 
 
-@pytest.fixture
-def tried(few, monkeypatch):
-    """A training of which spikes ahead are told: 0, and for each share that is tried these two blocks."""
-
-    def train(blocks: list[float], shares: list[float], **settings) -> Training:
-        told = iter([[0.0, 0.0], *([value, value] for value in blocks)])
-        monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: SpikesAhead(sum(now := next(told)), np.array(now)))
-        monkeypatch.setattr(Fit, "evidence_shares", lambda *_: shares)
-        training = Training(FilterConfig(**SMALL | {"max_steps": 2, "evidence": None} | settings), few)
-        list(training.run())
-        return training
-
-    return train
-
-
-def test_it_is_taken_where_spikes_are_predicted_no_worse(tried):
-    training = tried([-0.1, 0.0], [0.8, 0.2])
-    assert [one.evidence for one in training.trained] == [False, True]
-    assert training.kept.evidence
-    assert float(training.parts[0][1]["evidence_share"]) == pytest.approx(0.2)
-    assert training.kept.label == "slow with noise by spikes"
-    assert not tried([-0.1, -0.1], [0.8, 0.2]).kept.evidence
-    assert not tried([], []).kept.evidence  # constant noise predicts held-out z best
-    assert float(tried([-0.1], [0.8], evidence=True).parts[0][1]["evidence_share"]) == pytest.approx(0.8)
-    assert not tried([], [0.8], evidence=False).kept.evidence
+def test_training_takes_the_share_and_goes_on_after_a_stop(few):
+    """Both parts of a filter of both; the state after each record leads to the same end."""
+    config = FilterConfig(latent_dim=13, max_steps=8, hidden=(16,), batch_size=16, evidence=0.3)
+    training = Training(config, few)
+    states = [copy.deepcopy(training.state()) for _ in training.run()]
+    assert len(training.parts) == 2
+    for _, network in training.parts:
+        assert float(network["evidence_share"]) == pytest.approx(0.3)
+    for tensors, values in states[:: len(states) // 2]:
+        again = Training(config, few)
+        again.restore(tensors, values)
+        list(again.run())
+        assert all(same(a[1], b[1]) for a, b in zip(again.parts, training.parts, strict=True))
 
 
-def test_shares_are_in_the_order_of_held_out_z(few):
-    training = Training(FilterConfig(**SMALL | {"max_steps": 2}), few)
+def test_a_training_from_before_there_was_evidence_goes_on(few):
+    """Its tensors lack two names, those of what is kept too."""
+    config = FilterConfig(latent_dim=13, max_steps=8, hidden=(16,), batch_size=16)
+    training = Training(config, few)
+    for record in training.run():
+        if record.candidate == "fast" and record.step:
+            break
+    tensors, values = copy.deepcopy(training.state())
     list(training.run())
-    shares = training._now.evidence_shares(training.parts[0][1])
-    assert set(shares) <= set(SHARES)
+    old = {name: x for name, x in tensors.items() if not name.endswith(("evidence_share", "mean_counts"))}
+    assert any(name.startswith("kept.slow.") for name in old)
+    again = Training(config, few)
+    again.restore(old, values)
+    list(again.run())
+    assert [one.bits_per_spike for one in again.trained] == [one.bits_per_spike for one in training.trained]
 
 
-def test_a_signal_has_constant_noise(few):
+def test_a_signal_has_no_spikes(few):
     signal = few.astype(np.float32).assign_attrs(kind="signal")
-    training = Training(FilterConfig(**SMALL | {"max_steps": 2, "evidence": True}), signal)
-    list(training.run())
-    assert not training.kept.evidence
+    with pytest.raises(InputError, match="a signal has no spikes"):
+        Training(FilterConfig(**SMALL | {"evidence": 0.2}), signal)
+
+
+def test_missing_bins_are_never_surer_than_silent_ones():
+    """A frame of which bins are missing is scaled up for the encoder; its evidence is not."""
+    model, counts = framed(0.1, 0.3)
+    model.network_.evidence_share.fill_(0.6)
+    few = counts.isel(time=slice(60, 90)).copy().drop_vars("unit_observed", errors="ignore")
+    few = few.assign_coords(segment=("time", np.zeros(30, int)), observed=("time", np.ones(30, bool)))
+    few.values[:] = 0
+    few.values[15] = 20
+    seen = np.ones(30, bool)
+    seen[16] = False
+    silent, missing = (
+        model.decode(one)["filtered_cov"].to_numpy().astype(float)
+        for one in (few, few.assign_coords(observed=("time", seen)))
+    )
+    assert np.linalg.eigvalsh(missing - silent).min() > -1e-6
+
+
+def test_frames_with_gaps_are_the_same_bin_by_bin():
+    model, counts = framed(0.1, 0.3)
+    model.network_.evidence_share.fill_(0.6)
+    latents, online = model.decode(counts), OnlineFilter(model)
+    seen, units = counts["observed"].to_numpy(), counts["unit_observed"].to_numpy()
+    for t, segment in enumerate(counts["segment"].to_numpy()):
+        if t and segment != counts["segment"].to_numpy()[t - 1]:
+            online.reset()
+        mean, cov = online.step(np.where(units[t], counts.to_numpy()[t].astype(float), np.nan) if seen[t] else None)
+        np.testing.assert_allclose(mean, latents["filtered_mean"][t], atol=1e-5)
+        np.testing.assert_allclose(cov, latents["filtered_cov"][t], atol=1e-6)
+
+
+def test_what_a_spike_may_add_is_bounded(by_spikes, counts):
+    encoder = copy.deepcopy(by_spikes.network_.encoder())
+    values = torch.from_numpy(counts.to_numpy().astype(np.float32))
+    values[:, 3] = 0
+    encoder.set_input_scale(values)
+    weights = encoder.spike_weights()
+    assert weights[3] == 0  # of a unit that was silent in training nothing was learnt
+    assert float(weights @ values.double().mean(0)) == pytest.approx(1)
+    burst = torch.full((1, 16), 1e4)
+    assert float(encoder.evidence(burst, 0.5)) == pytest.approx(0.5 + 0.5 * MOST_EVIDENCE)
+
+
+def test_a_hidden_unit_is_not_taken_for_a_silent_one(by_spikes, counts):
+    """It enters the encoder as its mean, and so does what is undone: z stays where it was, only less sure."""
+    values = counts.to_numpy().astype(np.float32)
+    hidden = values.copy()
+    hidden[:, :8] = np.nan
+    as_mean = values.copy()
+    as_mean[:, :8] = by_spikes.network_.encoder().mean_counts.numpy()[:8]
+    (z, a), (_, full) = observed_by(by_spikes, hidden), observed_by(by_spikes, as_mean)
+    with torch.no_grad():
+        plain = by_spikes.network_.encode(torch.from_numpy(hidden)).double().numpy()
+        silence = by_spikes.network_.encode(torch.zeros(1, 16)).double().numpy()
+    np.testing.assert_allclose(z - silence, (plain - silence) * (0.5 + 0.5 / full)[:, None], atol=1e-5)
+    assert (a <= full + 1e-9).all()
 
 
 def test_intervals_hold_in_thirds_by_spikes():
     """A world of the filter's own kind, seen through more or fewer spikes: 95 % intervals of its states hold so often
     in each third of the bins by their evidence; with constant noise they do not."""
     rng = np.random.default_rng(0)
-    model, T = make_model(3, 2, 2), 20_000
+    model, T = make_model(3, 2, 2), 100_000
     evidence = rng.gamma(0.7, 1 / 0.7, T) + 0.05
     A, Q, C, R, b, P0 = (x.numpy() for x in model)
     h = np.empty((T, 2))

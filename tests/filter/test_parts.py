@@ -21,7 +21,7 @@ from ldmfilter.filter.training import Training, side_by_side
 from tests.filter.test_candidates import TINY, better, failing
 from tests.filter.test_training import same
 
-SHARED = TINY | {"latent_dim": 13, "restarts": 1, "evidence": None}
+SHARED = TINY | {"latent_dim": 13, "restarts": 1}
 ORDER = ("slow", "fast", "slow 2", "fast 2")
 
 pytestmark = pytest.mark.usefixtures("short_trainings")
