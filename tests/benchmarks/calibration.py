@@ -1,13 +1,13 @@
 """Scores of intervals on behaviour, beside those of a constant width, on several sessions.
 
-    python tests/benchmarks/calibration.py [--seeds 5] [--only NAME ...] [--data FOLDER] [--json FILE]
+    python tests/benchmarks/calibration.py [--seeds 5] [--evidence SHARE] [--only NAME ...] [--data FOLDER] [--json FILE]
 
 Each seed trains a filter without behaviour on the session, or its running epoch, a reserved 40 % of it left out, and
 reads place from the states by nested readouts (ldmfilter.analysis.readout). Coverage, mean width and interval
 score (Winkler) are those of bins that neither the filter, nor the readout, nor the calibration saw. "constant" has one
 width, calibrated on the same blocks; "same coverage" one width that is tuned on the judged bins to cover as many; the
 rank correlation is that of the 95 % intervals' width with the absolute error, of place in two dimensions of both
-lengths. Else its first coordinate is judged, in bins in which the animal moves faster than the speed in the name.
+lengths, and of trace P_t, where it varies (--evidence). Else its first coordinate is judged, in bins in which the animal moves faster than the speed in the name.
 """
 
 import argparse
@@ -32,7 +32,7 @@ COLUMNS = [
 ]  # fmt: skip
 READ = [
     "session", "median error", "R2", "shifted R2, 95th percentile", "Bayesian decoder, median error", "its R2",
-    "rank of width and error",
+    "rank of width and error", "rank of trace P_t and error",
 ]  # fmt: skip
 #: Path, epoch, behaviour, and least speeds, in the behaviour's unit per s.
 SESSIONS = {
@@ -43,15 +43,16 @@ SESSIONS = {
 }
 
 
-def rank(reading: Reading) -> float:
-    """Rank correlation, in the judged bins, of the length of the 95 % intervals' widths, over all variables, with that
-    of the errors."""
+def ranks(reading: Reading) -> tuple[float, float]:
+    """Rank correlations, in the judged bins, of the length of the 95 % intervals' widths, over all variables, and of
+    trace P_t, with the length of the errors."""
     of, names = reading.latents, [one.name for one in reading.reports]
     judged = np.all([of[f"{name}_fold"] >= 0 for name in names], axis=0)
     errors = [of[f"{name}_mean"] - of[f"{name}_true"] for name in names]
     widths = [of[f"{name}_ci"].diff("bound").isel(bound=0, drop=True) for name in names]
     error, width = (np.linalg.norm(np.array(each), axis=0)[judged] for each in (errors, widths))
-    return float(spearmanr(width, error).statistic)
+    trace = np.trace(of["filtered_cov"].to_numpy()[judged], axis1=1, axis2=2)
+    return float(spearmanr(width, error).statistic), float(spearmanr(trace, error).statistic)
 
 
 def main() -> None:
@@ -60,6 +61,7 @@ def main() -> None:
     arguments.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     arguments.add_argument("--only", nargs="*", default=list(SESSIONS), choices=list(SESSIONS))
     arguments.add_argument("--seeds", type=int, default=5)
+    arguments.add_argument("--evidence", type=float, default=0.0)
     arguments.add_argument("--json", type=Path)
     given = arguments.parse_args()
     rows, read = [], []
@@ -73,14 +75,14 @@ def main() -> None:
         counts = ldmfilter.bin_spikes(chosen, BIN, interval)
         behavior = choose_behavior(session, [place])
         reports: dict[float, list] = {speed: [] for speed in speeds}
-        ranks: dict[float, list[float]] = {speed: [] for speed in speeds}
+        found: dict[float, list[tuple[float, float]]] = {speed: [] for speed in speeds}
         for seed in range(given.seeds):
-            model = ldmfilter.LDMFilter(seed=seed).fit(ldmfilter.reserve(counts, 0.4))
+            model = ldmfilter.LDMFilter(seed=seed, evidence=given.evidence).fit(ldmfilter.reserve(counts, 0.4))
             latents = model.decode(counts)
             for speed in speeds:
                 reading = ldmfilter.read_behavior(latents, behavior, counts, min_speed=speed)
                 reports[speed].append(reading.reports[0])
-                ranks[speed].append(rank(reading))
+                found[speed].append(ranks(reading))
                 at = reports[speed][-1].intervals[LEVELS.index(0.95)]
                 print(
                     f"{name}, above {speed:g}, seed {seed}: covers {at.coverage:.3f}, {at.score:.1f}", file=sys.stderr
@@ -106,7 +108,7 @@ def main() -> None:
                         (r.read.median_error, r.read.r2, r.control.shifted_95, r.decoder.median_error, r.decoder.r2)
                         for r in of_seed
                     ], strict=True)],
-                    float(np.median(ranks[speed])),
+                    *np.median(found[speed], 0).tolist(),
                 ]
             )  # fmt: skip
     present(f"Place from the states of held-out time, medians of {given.seeds} seeds", READ, read)
