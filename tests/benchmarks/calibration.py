@@ -1,13 +1,14 @@
 """Scores of intervals on behaviour, beside those of a constant width, on several sessions.
 
-    python tests/benchmarks/calibration.py [--seeds 5] [--evidence SHARE] [--only NAME ...] [--data FOLDER] [--json FILE]
+    python tests/benchmarks/calibration.py [--seeds 5] [--evidence SHARE] [--only NAME ...] [--data DIR] [--json FILE]
 
 Each seed trains a filter without behaviour on the session, or its running epoch, a reserved 40 % of it left out, and
 reads place from the states by nested readouts (ldmfilter.analysis.readout). Coverage, mean width and interval
 score (Winkler) are those of bins that neither the filter, nor the readout, nor the calibration saw. "constant" has one
 width, calibrated on the same blocks; "same coverage" one width that is tuned on the judged bins to cover as many; the
 rank correlation is that of the 95 % intervals' width with the absolute error, of place in two dimensions of both
-lengths, and of trace P_t, where it varies (--evidence). Else its first coordinate is judged, in bins in which the animal moves faster than the speed in the name.
+lengths, and of trace P_t, where it varies (--evidence). Else its first coordinate is judged, in bins in which the
+animal moves faster than the speed in the name.
 """
 
 import argparse
