@@ -165,8 +165,8 @@ class FilterConfig:
         TRAINING, rare=True,
     )  # fmt: skip
     evidence: float = option(
-        0.0, "Share of the evidence that follows a bin's spikes, as 0.2; then each bin has a covariance of its own.",
-        MODEL, noun="a share", least=0, below=1, rare=True,
+        0.0, "How much the noise falls with a bin's spikes, as 0.2; then each bin has a covariance of its own.",
+        MODEL, noun="a share", least=0, most=0.9, rare=True,
     )  # fmt: skip
     restarts: int = option(
         0, "Trainings again from other first weights; what predicts spikes best is kept.", TRAINING, least=0, most=100

@@ -56,7 +56,7 @@ def log_likelihoods(
 
     def judged(error: Array, cov: Array) -> Array:
         size = np.ones(len(error))
-        for number in np.unique(third) if evidence is not None else ():
+        for number in np.unique(third[bins.fit]) if evidence is not None else ():
             rows = third == number
             size[rows] = (normalised(error[rows & bins.fit], cov) ** 2).mean()
         return log_likelihood(error, size[:, None, None] * cov)

@@ -67,15 +67,17 @@ def sum_frames(counts: Floats, segment: NDArray[np.integer], k: int) -> Floats:
 
 
 def seen_frames(counts: Floats, segment: NDArray[np.integer], k: int) -> Floats:
-    """Counts (time, unit) of the k bins that end with each bin, in its own segment, as far as they were observed: not
-    scaled up.
+    """The counts that were seen of those that `sum_frames` gives: not scaled up, and 0 where these are NaN.
 
     >>> seen_frames(np.array([[1.0], [np.nan], [3.0]]), np.zeros(3, int), 2).ravel().tolist()
     [1.0, 1.0, 3.0]
     """
     seen = np.nan_to_num(counts)
+    if k == 1:
+        return seen
     stop = np.arange(1, len(counts) + 1)
-    return seen if k == 1 else sums(seen, np.maximum(first_bins(segment), stop - k), stop).astype(counts.dtype)
+    total = sums(seen, np.maximum(first_bins(segment), stop - k), stop).astype(counts.dtype)
+    return np.where(np.isnan(sum_frames(counts, segment, k)), 0, total)
 
 
 def observed_frames(observed: NDArray[np.bool_], segment: NDArray[np.integer], k: int) -> NDArray[np.bool_]:

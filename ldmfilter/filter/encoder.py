@@ -32,7 +32,7 @@ class Dropout(nn.Dropout):
 
 
 RARE = 0.1  # of the mean count: a spike of a unit that fires less does not weigh more
-MOST_EVIDENCE = 5.0  # of a bin's spikes, in means: beyond that a burst, or an artefact, makes it no surer
+MOST_SPIKES = 5.0  # of a bin, weighted, in means: beyond that a burst, or an artefact, makes it no surer
 FIRST_SHARE = 0.1  # of the last layer's first weights: z begins nearly as a linear map
 
 
@@ -117,9 +117,9 @@ class Encoder(nn.Module):
 
     def evidence(self, counts: Counts, share: float, missing: float | Tensor = 0.0) -> Float[Tensor, " *batch"]:
         """The evidence of each bin, 1 on average: 1 - share, and the share times the weighted sum of its spikes, which
-        is `MOST_EVIDENCE` at most. A unit that is not observed counts as `missing`."""
+        is `MOST_SPIKES` at most. A unit that is not observed counts as `missing`."""
         spikes = torch.where(counts.isnan(), torch.as_tensor(missing, dtype=counts.dtype, device=counts.device), counts)
-        return 1 - share + share * (spikes.double() @ self.spike_weights()).clamp_max(MOST_EVIDENCE)
+        return 1 - share + share * (spikes.double() @ self.spike_weights()).clamp_max(MOST_SPIKES)
 
     def standardised(self, counts: Counts) -> Counts:
         """Inputs of the first layer: standardised over training, 0 where a unit is not observed."""

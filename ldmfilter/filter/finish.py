@@ -76,7 +76,7 @@ def set_canonical(network: Network, sessions: Sequence[Stretches], bin_size: flo
 
 
 def _filtered(network: Network, sessions: Sequence[Stretches]) -> Filtered:
-    """All sessions filtered, one after the other."""
+    """All sessions filtered, one after the other. Frames of which bins are missing have the evidence of whole ones."""
     observed, starts = (torch.from_numpy(np.concatenate([one[i] for one in sessions])) for i in (1, 2))
     z, evidence = together([network.observe(one.counts, i) for i, one in enumerate(sessions)])
     return filter(network.linear_gaussian(), z, observed, starts, evidence=evidence)

@@ -85,9 +85,9 @@ class Network(nn.Module):
         """What the filter takes of a session's counts: pseudo-observations, float64, and the evidence a_t of each bin,
         which divides the noise R; None where the noise is constant.
 
-        An encoder draws z towards z_0, its z of silence, where it sees few spikes: with precision a_t of the bin's own
-        beside 1, from elsewhere, z_t - z_0 = 2 a_t / (1 + a_t) (C h_t + v_t - z_0), v_t ~ N(0, R / a_t), a_t = 1 at the
-        mean of weighted spikes. Here this is undone. Without it z varies least in silence, and silence looks certain.
+        An encoder draws z towards z_0, its z of silence, where it sees few spikes: z_t - z_0 = 2 a_t / (1 + a_t)
+        (C h_t + v_t - z_0), v_t ~ N(0, R / a_t), where a_t is 1 at the mean of weighted spikes. Here this is undone.
+        Without it z varies least in silence, and silence looks certain.
 
         Args:
             counts: as the encoder sees them: a unit that is not observed enters as its mean, and draws z as that.

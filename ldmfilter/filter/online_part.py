@@ -18,7 +18,7 @@ from scipy.special import ndtr
 from torch import Tensor, nn
 
 from ldmfilter.errors import InputError
-from ldmfilter.filter.encoder import MOST_EVIDENCE
+from ldmfilter.filter.encoder import MOST_SPIKES
 from ldmfilter.filter.forecast import Forecast, check_horizons
 from ldmfilter.filter.kalman import gain, steady_state
 from ldmfilter.filter.linalg import NotPositiveDefiniteError
@@ -161,7 +161,7 @@ class OnlinePart:
         if 2 * (~np.isnan(self._recent).all(1)).sum() < self._k:
             return None
         total = np.nansum(self._recent, 0)
-        return np.where(enough, total * (self._k / np.maximum(seen, 1)), np.nan), total
+        return np.where(enough, total * (self._k / np.maximum(seen, 1)), np.nan), np.where(enough, total, 0)
 
     def _predicted_cov(self, before: _State, first: bool) -> Array:
         if first:
@@ -253,7 +253,7 @@ class _Encoder:
     def _evidence(self, counts: Array, missing: Array | float) -> float:
         """That of `filter.encoder.Encoder`."""
         spikes = float(np.where(np.isnan(counts), missing, counts) @ self._weights)
-        return 1 - self._share + self._share * min(spikes, MOST_EVIDENCE)
+        return 1 - self._share + self._share * min(spikes, MOST_SPIKES)
 
     def _white(self, counts: Array, missing: NDArray[np.bool_]) -> Array:
         """The encoder's own z, white; of silence as of other counts."""

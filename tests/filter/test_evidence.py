@@ -11,7 +11,7 @@ from ldmfilter import LDMFilter, OnlineFilter, load
 from ldmfilter.config import FilterConfig
 from ldmfilter.errors import InputError
 from ldmfilter.filter.decode import decode_blocks
-from ldmfilter.filter.encoder import MOST_EVIDENCE
+from ldmfilter.filter.encoder import MOST_SPIKES
 from ldmfilter.filter.kalman import filter, smooth, smooth_lagged
 from ldmfilter.filter.training import Training
 from tests.filter.conftest import SMALL, framed
@@ -211,6 +211,25 @@ def test_missing_bins_are_never_surer_than_silent_ones():
     assert np.linalg.eigvalsh(missing - silent).min() > -1e-6
 
 
+def test_what_the_encoder_does_not_see_adds_no_evidence():
+    """A unit seen in one bin of a frame of three enters as its mean, however many spikes it had there."""
+    model, counts = framed(0.1, 0.3)
+    model.network_.evidence_share.fill_(0.6)
+    seen = np.ones((30, counts.sizes["unit"]), bool)
+    seen[[14, 15], 0] = False
+    few = counts.isel(time=slice(60, 90)).copy(data=np.ones((30, counts.sizes["unit"]), np.uint8))
+    few = few.assign_coords(segment=("time", np.zeros(30, int)), observed=("time", np.ones(30, bool)))
+    few = few.assign_coords(unit_observed=(("time", "unit"), seen))
+    covs, online = [], []
+    for spikes in (0, 8):
+        few.values[16, 0] = spikes
+        covs.append(model.decode(few)["filtered_cov"].to_numpy()[16])
+        each, rows = OnlineFilter(model), np.where(seen, few.to_numpy(), np.nan)
+        online.append([each.step(row)[1] for row in rows[:17]][-1])
+    np.testing.assert_array_equal(covs[0], covs[1])
+    np.testing.assert_array_equal(online[0], online[1])
+
+
 def test_frames_with_gaps_are_the_same_bin_by_bin():
     model, counts = framed(0.1, 0.3)
     model.network_.evidence_share.fill_(0.6)
@@ -233,7 +252,7 @@ def test_what_a_spike_may_add_is_bounded(by_spikes, counts):
     assert weights[3] == 0  # of a unit that was silent in training nothing was learnt
     assert float(weights @ values.double().mean(0)) == pytest.approx(1)
     burst = torch.full((1, 16), 1e4)
-    assert float(encoder.evidence(burst, 0.5)) == pytest.approx(0.5 + 0.5 * MOST_EVIDENCE)
+    assert float(encoder.evidence(burst, 0.5)) == pytest.approx(0.5 + 0.5 * MOST_SPIKES)
 
 
 def test_a_hidden_unit_is_not_taken_for_a_silent_one(by_spikes, counts):
