@@ -248,8 +248,8 @@ def measure(
             latents = part.decode(frames)
             bins = bins_of(frames, np.asarray(latents["trained"]), part.trained_spans_)
             judged, scale = bins.judged, 1 / bins.size  # from nats a bin to nats a second
-            pseudo, told = part.network_.observe(torch.from_numpy(bins.counts))
-            z, evidence = pseudo.numpy(), None if told is None else told.numpy()
+            taken = part.network_.observe(torch.from_numpy(bins.counts))
+            z, evidence = taken[0].numpy(), None if taken[1] is None else taken[1].numpy()
             error, cov = (latents[name].to_numpy().astype(np.float64) for name in ("innovation", "innovation_cov"))
             x = statistics.normalised(error, cov)
             scores = scale * statistics.log_likelihood(error, cov)

@@ -205,19 +205,17 @@ def sound(model: LDMFilter, counts: xr.DataArray) -> Iterator[None]:
 
 
 def _encode(network: Network, counts: xr.DataArray, k: int, device: str) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What the filter takes (`Network.observe`) of the frames of k bins that end with each bin, and between these
-    whether a frame is observed (time,); the hidden layers never hold more than some bins."""
+    """Pseudo-observations of the frames of k bins that end with each bin, whether a frame is observed (time,), and its
+    evidence (`Network.observe`); the hidden layers never hold more than some bins."""
     segment, observed = np.asarray(counts["segment"]), np.asarray(counts["observed"])
     own = seen_counts(counts)
-    values, spikes = (
-        torch.from_numpy(frames(own, segment, k)).split(TIME_CHUNK) for frames in (sum_frames, seen_frames)
-    )
-    each = [network.observe(a.to(device), spikes=b.to(device)) for a, b in zip(values, spikes, strict=True)]
-    z, evidence = together(each)
+    values = torch.from_numpy(sum_frames(own, segment, k))
+    spikes = torch.from_numpy(seen_frames(own, segment, k)) if network.evidence_share else values
+    pieces = zip(values.split(TIME_CHUNK), spikes.split(TIME_CHUNK), strict=True)
+    z, evidence = together([network.observe(a.to(device), spikes=b.to(device)) for a, b in pieces])
     seen = observed_frames(observed, segment, k)
     # Of a frame seen by halves, no unit may have been observed in half of it.
-    there = torch.from_numpy(seen) & ~torch.cat(values).isnan().all(1)
-    return z, there, evidence
+    return z, torch.from_numpy(seen) & ~values.isnan().all(1), evidence
 
 
 def _dataset(

@@ -254,15 +254,15 @@ def _filter_covariances(
     """The distinct covariances of a pattern of starts, missing bins and evidence, and which bin has which."""
     exact = model.to("cpu", torch.float64)
     A, Q, C, *_ = exact
-    # What a bin tells: 0 where it is missing, else 1 + the place of its evidence among the values that occur.
-    values, told = torch.ones(1, dtype=torch.float64), observed.long()
+    # The symbol of a bin: 0 where it is missing, else 1 + the place of its evidence among the values that occur.
+    values, symbol = torch.ones(1, dtype=torch.float64), observed.long()
     if evidence is not None and bool(observed.any()):
         values, place = evidence.double().cpu()[observed].unique(return_inverse=True)
-        told[observed] = 1 + place
+        symbol[observed] = 1 + place
     values = torch.cat([torch.ones_like(values[:1]), values])
 
-    def step(cov: Tensor, told: Tensor) -> Tensor:
-        P = torch.where(told[:, None, None] > 0, gain(exact, cov, values[told])[2], cov)
+    def step(cov: Tensor, symbol: Tensor) -> Tensor:
+        P = torch.where(symbol[:, None, None] > 0, gain(exact, cov, values[symbol])[2], cov)
         return symmetrise(A @ P @ A.mT + Q)
 
     try:
@@ -271,13 +271,13 @@ def _filter_covariances(
     except NotPositiveDefiniteError:
         steady, F = exact.P0, None
     node = starts.long()  # the steady state, or at starts the prior
-    came_from = told.roll(1)
+    came_from = symbol.roll(1)
     irregular = (values[came_from] != 1) | (came_from == 0) | starts.roll(1) | torch.tensor(F is None)
     known = torch.stack([steady, exact.P0, exact.P0 if first is None else first.double().cpu()])
     if first is not None:
         node[0] = 2
     covs, node = _trace(step, known, node, came_from, irregular & ~starts, starts, F)
-    codes = len(values) * node + told
+    codes = len(values) * node + symbol  # too many for a table where each bin has evidence of its own
     pairs, row = distinct(codes) if len(values) == 2 else codes.unique(return_inverse=True)
     predicted, here = covs[pairs // len(values)], pairs % len(values)
     seen = (here > 0)[:, None, None]

@@ -82,7 +82,7 @@ class Network(nn.Module):
     def observe(
         self, counts: Float[Tensor, "time unit"], session: int = 0, spikes: Float[Tensor, "time unit"] | None = None
     ) -> tuple[Float[Tensor, "time latent"], Float[Tensor, " time"] | None]:
-        """What the filter takes of a session's counts: pseudo-observations, float64, and the evidence a_t of each bin,
+        """A session's counts as the filter takes them: pseudo-observations, float64, and the evidence a_t of each bin,
         which divides the noise R; None where the noise is constant.
 
         An encoder draws z towards z_0, its z of silence, where it sees few spikes: z_t - z_0 = 2 a_t / (1 + a_t)
@@ -152,7 +152,7 @@ class Network(nn.Module):
 def together(
     each: Sequence[tuple[Float[Tensor, "_ latent"], Float[Tensor, " _"] | None]],
 ) -> tuple[Float[Tensor, "time latent"], Float[Tensor, " time"] | None]:
-    """What `Network.observe` gave of several pieces, one after the other."""
+    """Several pieces that `Network.observe` gave, one after the other."""
     evidence = [a for _, a in each if a is not None]
     return torch.cat([z for z, _ in each]), torch.cat(evidence) if evidence else None
 
