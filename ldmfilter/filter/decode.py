@@ -70,8 +70,9 @@ def decode_blocks(
         InputError, TrainingError: as `LDMFilter.decode`.
     """
     _check(model, counts, ci)
-    if any(bool(part.network_.evidence_share) for part in model.parts):  # each bin has covariances of its own
-        block = min(block, TIME_CHUNK)
+    states = [len(part.network_.linear_gaussian().A) for part in model.parts if part.network_.evidence_share]
+    if states:  # covariances of each bin, which fill the memory
+        block = min(block, max(256 // max(states) ** 2, 1) * TIME_CHUNK)
     if model.parts_:
         if lag is not None:  # in whole frames of all parts
             lag = model.frame_ * lag_frames(lag, model.frame_, counts.sizes["time"] * model.bin_size_)

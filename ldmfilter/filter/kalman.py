@@ -53,6 +53,7 @@ class LinearGaussian(NamedTuple):
 # Covariances that differ by less, relative to their largest entry, are taken for the same. The equations' map is a
 # contraction (near the steady state by the closed loop F = (I - K C) A, on both sides), so that what is taken for the
 # same here differs by no more than sup_k |F^k|^2 times as much in any later bin.
+SLICE = 2048  # covariances at a time, which stay in the processor's cache
 SAME = 1e-12
 
 
@@ -128,14 +129,21 @@ def gain(
     predicted_cov: Float[Tensor, "*batch state state"],
     evidence: Float[Tensor, " *batch"] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Innovation covariance S = C P- C' + R / evidence, gain K = P- C' S^-1, filtered covariance in Joseph's form."""
+    """Innovation covariance S = C P- C' + R / evidence, gain K = P- C' S^-1, and filtered covariance P- - K S K', which
+    needs float64."""
+    S, L, W = _whitened(model, predicted_cov, evidence)
+    return S, torch.linalg.solve_triangular(L.mT, W, upper=True).mT, symmetrise(predicted_cov - W.mT @ W)
+
+
+def _whitened(
+    model: LinearGaussian, predicted_cov: Float[Tensor, "*batch state state"], evidence: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The innovation covariance S, L of S = L L', and W = L^-1 C P-, of which W' W = K S K'."""
     R = model.R if evidence is None else model.R / evidence[..., None, None]
-    PC = predicted_cov @ model.C.mT
-    S = symmetrise(model.C @ PC + R)
-    K = torch.cholesky_solve(PC.mT, safe_cholesky(S)).mT
-    IKC = torch.eye(model.A.shape[-1], dtype=K.dtype, device=K.device) - K @ model.C
-    cov = symmetrise(IKC @ predicted_cov @ IKC.mT + K @ R @ K.mT)
-    return S, K, cov
+    CP = model.C @ predicted_cov
+    S = symmetrise(CP @ model.C.mT + R)
+    L = safe_cholesky(S)
+    return S, L, torch.linalg.solve_triangular(L, CP, upper=False)
 
 
 def filter(  # the field's name for it
@@ -262,8 +270,8 @@ def _filter_covariances(
     values = torch.cat([torch.ones_like(values[:1]), values])
 
     def step(cov: Tensor, symbol: Tensor) -> Tensor:
-        P = torch.where(symbol[:, None, None] > 0, gain(exact, cov, values[symbol])[2], cov)
-        return symmetrise(A @ P @ A.mT + Q)
+        W = _whitened(exact, cov, values[symbol])[2].masked_fill_(symbol[:, None, None] == 0, 0)
+        return symmetrise(A @ (cov - W.mT @ W) @ A.mT + Q)
 
     try:
         steady, _, K = steady_state(exact)
@@ -279,10 +287,13 @@ def _filter_covariances(
     covs, node = _trace(step, known, node, came_from, irregular & ~starts, starts, F)
     codes = len(values) * node + symbol  # too many for a table where each bin has evidence of its own
     pairs, row = distinct(codes) if len(values) == 2 else codes.unique(return_inverse=True)
-    predicted, here = covs[pairs // len(values)], pairs % len(values)
-    seen = (here > 0)[:, None, None]
-    S, K, updated = gain(exact, predicted, values[here])
-    return Covariances(predicted, torch.where(seen, updated, predicted), S, torch.where(seen, K, 0.0)), row
+    tables = []
+    for some in pairs.split(SLICE):
+        predicted, here = covs[some // len(values)], some % len(values)
+        S, K, updated = gain(exact, predicted, values[here])
+        missing = (here == 0)[:, None, None]
+        tables.append((predicted, torch.where(missing, predicted, updated), S, K.masked_fill_(missing, 0)))
+    return Covariances(*map(torch.cat, zip(*tables, strict=True))), row
 
 
 def _smoother_covariances(P: Tensor, ahead: Tensor, G: Tensor, row: Rows, last: Flags) -> tuple[Tensor, Rows]:
@@ -340,11 +351,13 @@ def _trace(
     while len(bins):
         pasts, past = np.unique(parent * n_symbols + symbols[bins], return_inverse=True)
         new = step(current[torch.from_numpy(pasts // n_symbols)], torch.from_numpy(pasts % n_symbols))
-        pairs, pair = np.unique(past * size + rows[bins], return_inverse=True)
-        before, after = store[torch.from_numpy(pairs % size)], new[torch.from_numpy(pairs // size)]
-        agrees = ((after - before).abs().amax((-2, -1)) <= SAME * before.abs().amax((-2, -1))).numpy()[pair]
         broken[bins] = False
-        on = ~agrees | broken[bins + 1]
+        on = broken[bins + 1]
+        asked = np.flatnonzero(~on)  # whether the guess may stand from here
+        pairs, pair = np.unique(past[asked] * size + rows[bins[asked]], return_inverse=True)
+        before, after = store[torch.from_numpy(pairs % size)], new[torch.from_numpy(pairs // size)]
+        agrees = (after - before).abs().amax((-2, -1)) <= SAME * before.abs().amax((-2, -1))
+        on[asked] = ~agrees.numpy()[pair]
         rows[bins[on]] = size + past[on]
         if size + len(new) > len(store):
             store = torch.cat([store, store.new_empty(max(len(store), len(new)), *store.shape[1:])])

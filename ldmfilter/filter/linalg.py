@@ -42,7 +42,7 @@ def one_thread() -> Iterator[None]:
 
 def symmetrise(P: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
     """The symmetric part, (P + P') / 2."""
-    return 0.5 * (P + P.mT)
+    return 0.5 * (P.mT + P)  # in this order the sum lies as P does, which is several times faster
 
 
 def safe_cholesky(P: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:

@@ -67,7 +67,6 @@ class OnlinePart:
         self._forecasts: dict[float, Forecast] = {}
         self._limit_lagged: Array | None = None
         self._near = STEADY * float(np.abs(self._limit).max())
-        self._eye = np.eye(len(self._A))
         self.reset()
 
     def reset(self) -> None:
@@ -172,8 +171,7 @@ class OnlinePart:
         return 0.5 * (P + P.T)
 
     def _updated(self, P: Array, R: Array) -> tuple[Array, Array, bool]:
-        """Gain and filtered covariance from the predicted one and the noise, by Joseph's form, and whether they are the
-        limits."""
+        """Gain and filtered covariance from the predicted one and the noise, and whether they are the limits."""
         if R is self._R and (P is self._limit or np.abs(P - self._limit).max() <= self._near):
             return self._limit_gain, self._limit_filtered, True
         CP = self._C @ P
@@ -181,8 +179,7 @@ class OnlinePart:
         if failed:
             raise NotPositiveDefiniteError("the innovation covariance is not positive definite")
         K = K_transposed.T
-        IKC = self._eye - K @ self._C
-        P = IKC @ P @ IKC.T + K @ R @ K.T
+        P = P - K @ CP
         return K, 0.5 * (P + P.T), False
 
     def state(self) -> dict[str, Any]:

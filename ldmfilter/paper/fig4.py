@@ -322,6 +322,7 @@ def claims(numbers: dict[str, Any]) -> list[Claim]:
             if (correlation := found.get("uncertainty_correlation")) is not None:
                 text = f"{name}: correlation of decoded uncertainty with the noise level"
                 rows.append((text, correlation, 0.8, None, "B"))
+                rows.append((f"{name}: R2 of the noise level, decoded", found["level_r2"], 0.8, None, "B"))
         text = f"{shape}: error of kNN over that of stop-gradient"
         rows.append((text, numbers[shape]["error_ratio"], 1 / 1.1, 1.1, "D"))
         similarity = [found["gradient_similarity"] for found in by_entropy.values()]

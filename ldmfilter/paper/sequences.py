@@ -83,18 +83,17 @@ def filter_varying(model: LinearGaussian, z: Tensor, noise: Tensor) -> Predictio
         noise: (batch, time) factors of R, above 0.
     """
     batch, time, _ = z.shape
-    mean, cov = model.b.expand(batch, -1), model.P0.expand(batch, -1, -1)
-    zhat, S, means, covs = [], [], [], []
+    exact, values = model.to(torch.float64), z.double()  # covariances need all digits
+    mean, cov = exact.b.expand(batch, -1), exact.P0.expand(batch, -1, -1)
+    found: list[tuple[Tensor, ...]] = []
     for t in range(time):
         if t:
-            mean, cov = predict(model, mean, cov)
-        S_t, K, updated = gain(model._replace(R=noise[:, t, None, None] * model.R), cov)
-        zhat.append(mean @ model.C.mT)
-        S.append(S_t)
-        mean, cov = mean + (K @ (z[:, t] - zhat[-1])[..., None])[..., 0], updated
-        means.append(mean)
-        covs.append(cov)
-    return Prediction(torch.stack(zhat, 1), torch.stack(S, 1), torch.stack(means, 1), torch.stack(covs, 1))
+            mean, cov = predict(exact, mean, cov)
+        S, K, updated = gain(exact, cov, 1 / noise[:, t])
+        zhat = mean @ exact.C.mT
+        mean, cov = mean + (K @ (values[:, t] - zhat)[..., None])[..., 0], updated
+        found.append((zhat, S, mean, cov))
+    return Prediction(*(torch.stack(each, 1).to(z) for each in zip(*found, strict=True)))
 
 
 class SequenceModel(nn.Module):

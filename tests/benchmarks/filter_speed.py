@@ -7,7 +7,8 @@
 2. A recording of 2,000,000 bins against dynamax's parallel filter, compiled. dynamax may live in an environment of its
    own: name its interpreter. It runs after ours, in a process of its own, on the same machine; with fewer bins
    where memory does not hold its 2,000,000 (--dynamax-bins), compared by bins per second.
-3. Seconds over 1e3 to 1e7 bins and states of 4 to 64, as far as 5 GB hold them, with the fitted exponents.
+3. The same recording where each bin has covariances of its own (`evidence`), in the pieces that decoding takes.
+4. Seconds over 1e3 to 1e7 bins and states of 4 to 64, as far as 5 GB hold them, with the fitted exponents.
 
 One thread (dynamax: one core). Every number is the median of repeats after a warm-up.
 """
@@ -30,8 +31,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ldmfilter.filter.decode import BLOCK
 from ldmfilter.filter.encoder import Encoder
-from ldmfilter.filter.kalman import LinearGaussian, filter, filter_windows
+from ldmfilter.filter.kalman import LinearGaussian, filter, filter_windows, predict
 from ldmfilter.filter.linalg import whitening
 from ldmfilter.filter.parameters import Dynamics
 from ldmfilter.ldm.alignment import predictive_gaussian
@@ -242,6 +244,28 @@ def long_recording(bins: int, dynamax_bins: int, python: str, repeats: int = 3) 
     }
 
 
+def with_evidence(bins: int) -> dict[str, Any]:
+    """Bins a second where the noise of each bin is another."""
+    model, random = random_filter(LATENT, STATE).to(torch.float64), torch.Generator().manual_seed(0)
+    z = torch.randn(bins, LATENT, generator=random, dtype=torch.float64)
+    evidence = 0.8 + 0.2 * torch.rand(bins, generator=random, dtype=torch.float64)
+
+    def pieces() -> None:
+        ahead = None
+        for some, a in zip(z.split(BLOCK), evidence.split(BLOCK), strict=True):
+            found = filter(model, some, ahead=ahead, evidence=a)
+            ahead = predict(model, found.filtered_mean[-1], found.covariances.filtered[found.row[-1]])
+
+    with torch.no_grad():
+        wall, cpu = medians({"filter": (pieces, 1)}, 3)
+    return {
+        "work": f"filter {bins:,} bins with covariances of their own, latent {LATENT}, state {STATE}, float64",
+        "seconds": wall["filter"],
+        "cpu_seconds": cpu["filter"],
+        "bins_per_s": bins / wall["filter"],
+    }
+
+
 def growth(most: int) -> dict[str, Any]:
     """Seconds of `filter`, and the exponents of seconds ~ bins^p and state^q where the work outweighs the start."""
     sizes = [10**k for k in range(3, len(str(most)))]
@@ -269,7 +293,7 @@ def growth(most: int) -> dict[str, Any]:
     }
 
 
-ROWS = ("small", "large", "long", "growth")
+ROWS = ("small", "large", "long", "evidence", "growth")
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -280,6 +304,8 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield training_step(32, 64, 8, 16)
     if "long" in chosen:
         yield long_recording(arguments.bins, arguments.dynamax_bins or arguments.bins, arguments.dynamax_python)
+    if "evidence" in chosen:
+        yield with_evidence(arguments.bins)
     if "growth" in chosen:
         yield growth(10**7)
 
