@@ -243,7 +243,7 @@ def test_a_short_run_reads_more_than_before_training():
     # The noise needs more steps than these; that it varies shows in the numbers of the circle alone.
     assert "uncertainty_correlation" in outcome.numbers["circle"]["knn"]
     assert "uncertainty_correlation" not in outcome.numbers["eight"]["knn"]
-    assert len(outcome.claims) == 6 + 2 + 3 + 3
+    assert len(outcome.claims) == 6 + 4 + 3 + 3
 
 
 def test_videos_take_no_data(tmp_path):
