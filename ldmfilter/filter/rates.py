@@ -14,7 +14,9 @@ from ldmfilter.errors import InputError
 from ldmfilter.filter.latents import VARIABLES
 from ldmfilter.filter.spikes_ahead import MOST_FITTED, thin
 
-PENALTY = 0.01  # of squared weights, in the units' mean counts and the states' standard deviations
+PENALTY = (
+    10.0  # of half the squared weights, over all bins: so few spikes tell little, and the rate stays near its mean
+)
 LEAST_BINS = 50  # that a regression is fitted to
 
 
@@ -28,8 +30,8 @@ class Rates:
         E[r] = exp(mu + v / 2),    interval exp(mu -+ z sqrt(v)).
 
     w and c come from a Poisson regression of counts on m, exp(w'm + a), on training time: as it predicts E[r], c is a
-    less the mean of v / 2 there. Beyond the values of mu that were fitted none is predicted: exponentials do not
-    extrapolate.
+    less the mean of v / 2 there. Rates and intervals stay within the expected rates that were fitted: exponentials do
+    not extrapolate.
 
     Attributes
     ----------
@@ -38,7 +40,7 @@ class Rates:
     log_rate : ndarray (unit,)
         Log rate, in Hz, at the state 0, c.
     lowest, highest : ndarray (unit,)
-        Log rates that were fitted, in Hz; none is predicted beyond them.
+        Logarithms of the expected rates that were fitted, in Hz; none is predicted beyond them.
 
     Examples
     --------
@@ -92,9 +94,8 @@ class Rates:
         y = seen_counts(counts.isel(time=rows)).astype(np.float64)
         fitted = np.stack([_regression(m, column) for column in y.T])
         w, a = fitted[:, :-1], fitted[:, -1] - np.log(float(counts.attrs["bin_size"]))
-        c = a - 0.5 * _variances(w, P).mean(0)
-        mu = m @ w.T + c
-        return cls(w, c, mu.min(0), mu.max(0))
+        expected = m @ w.T + a
+        return cls(w, a - 0.5 * _variances(w, P).mean(0), expected.min(0), expected.max(0))
 
     def expected(self, mean: Floats, cov: Floats, ci: float = 0.95) -> tuple[Floats, Floats]:
         """Expected rates given states, and their intervals.
@@ -122,10 +123,14 @@ class Rates:
         >>> bool((interval[..., 0] < interval[..., 1]).all())
         True
         """
-        mu = np.clip(mean @ self.weights.T + self.log_rate, self.lowest, self.highest)
-        variance = _variances(self.weights, cov)
+        mu, variance = mean @ self.weights.T + self.log_rate, _variances(self.weights, cov)
         half = float(ndtri(0.5 + 0.5 * ci)) * np.sqrt(variance)
-        return np.exp(mu + 0.5 * variance), np.exp(np.stack([mu - half, mu + half], -1))
+
+        def within(log_rate: Floats) -> Floats:
+            return np.exp(np.clip(log_rate, self.lowest, self.highest))
+
+        rate = within(mu + 0.5 * variance)  # of a wide and skewed distribution it may lie beyond the upper end
+        return rate, np.stack([within(mu - half), np.maximum(within(mu + half), rate)], -1)
 
     def add(self, latents: xr.Dataset) -> xr.Dataset:
         """The states with the rates that they tell.
@@ -166,7 +171,7 @@ def _regression(states: Floats, counts: Floats) -> Floats:
     mean = counts[seen].mean() if seen.any() else 0.0
     if not mean:
         return np.full(states.shape[1] + 1, np.nan)
-    model = PoissonRegressor(alpha=PENALTY * mean).fit(states[seen], counts[seen])
+    model = PoissonRegressor(alpha=PENALTY / seen.sum(), max_iter=1000).fit(states[seen], counts[seen])
     return np.append(model.coef_, model.intercept_)
 
 

@@ -19,7 +19,7 @@ from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.page import environment, short, write_section
 from ldmfilter.analysis.report.pictures import Picture
 from ldmfilter.analysis.report.sections import SECTIONS
-from ldmfilter.analysis.report.states import _apart
+from ldmfilter.analysis.report.states import _apart, _evidence
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
@@ -230,7 +230,7 @@ def test_what_its_reader_saw_is_not_shown_as_read():
     }
     about |= {"readouts": {}, "decoder": None, "control": None, "intervals": [], "calibrated": True}
     sizes = SimpleNamespace(states=2)
-    model = SimpleNamespace(unit_ids_=session.units["unit"].to_numpy(), sized_=sizes)
+    model = SimpleNamespace(unit_ids_=session.units["unit"].to_numpy(), sized_=sizes, evidence=0.0)
 
     def raster(latents):
         data, pictures = SECTIONS["states"](Inputs(None, session, counts, model, latents, {}, [about]))  # type: ignore[arg-type]
@@ -309,6 +309,19 @@ def drawn(picture):
     figure = Figure()
     picture.draw(figure, False)
     return figure.axes
+
+
+def test_spikes_stand_above_the_width_of_intervals():
+    """Widths are those of the states shown, in percent of their mean over the recording."""
+    time, spikes = np.arange(4) * 0.1, np.array([0, 3, 1, 0])
+    counts = xr.DataArray(np.column_stack([spikes, spikes]), {"time": time}, ("time", "unit"))
+    half = np.stack([np.full(4, 9.0), [2.0, 1.0, 2.0, 3.0]], 1)  # of two states
+    ci = xr.DataArray(np.stack([-half, half], -1), {"time": time, "state": [0, 1]}, ("time", "state", "bound"))
+    latents = xr.Dataset({"ci": ci})
+    above, below = Figure().subplots(2)
+    _evidence(SimpleNamespace(counts=counts, latents=latents), latents.isel(time=slice(3)), [1], above, below)
+    assert above.dataLim.y1 == 6
+    assert below.lines[0].get_ydata() == pytest.approx([100, 50, 100])
 
 
 def test_trainings_are_drawn_per_second_each_in_its_colour():

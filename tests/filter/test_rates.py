@@ -53,9 +53,27 @@ def test_expected_rates_and_intervals_are_those_of_the_world(world):
 def test_rates_do_not_leave_what_was_fitted(world):
     latents, counts, *_ = world
     fitted = Rates.fit(latents, counts)
-    far, cov = np.array([[1e3, -1e3]]), np.zeros((1, 2, 2))
-    rate, _ = fitted.expected(far, cov)
+    far, cov = np.array([[1e3, -1e3]]), np.stack([np.zeros((2, 2)), 1e4 * np.eye(2)])
+    rate, ends = fitted.expected(far.repeat(2, 0), cov)
     np.testing.assert_allclose(rate[0, :2], np.exp([fitted.highest[0], fitted.lowest[1]]))
+    low, high = np.exp(fitted.lowest[:3]), np.exp(fitted.highest[:3])
+    assert (low <= ends[:, :3, 0]).all()
+    assert (ends[:, :3, 0] <= rate[:, :3]).all()
+    assert (rate[:, :3] <= ends[:, :3, 1]).all()
+    assert (ends[:, :3, 1] <= high).all()
+
+
+def test_a_unit_of_few_spikes_stays_near_its_mean(world):
+    """A Poisson regression that is not held back finds weights by which its few spikes are certain."""
+    latents, counts, *_ = world
+    counts = counts.copy()
+    trained = np.flatnonzero(latents["trained"])
+    spikes = np.random.default_rng(1).choice(trained, 3, replace=False)
+    counts[:, 3] = np.isin(np.arange(counts.sizes["time"]), spikes)
+    fitted = Rates.fit(latents, counts)
+    mean = 3 / trained.size / float(counts.attrs["bin_size"])
+    rate = fitted.add(latents)["rate"].to_numpy()[:, 3]
+    assert mean / 3 < rate.min() < rate.max() < 3 * mean
 
 
 def test_what_has_no_rates_is_refused(world):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from ldmfilter.data.counts import is_signal
 from ldmfilter.text import clean, finite
 
 if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 POINTS = 3000  # of the state space, at most: what a phone turns smoothly
@@ -40,27 +42,50 @@ def _states(inputs: Inputs) -> Picture:
     start, stop = inputs.around(inputs.busiest(RASTER_SHOWN), STATES_SHOWN)
     shown = inputs.latents.sel(time=slice(start, stop))
     unseen = ~shown["trained"].to_numpy()
-    marked = bool(unseen.any() and not unseen.all())
+    marked, evidence = bool(unseen.any() and not unseen.all()), inputs.model.evidence > 0
+    leading = plots.leading_states(shown, 4)
     numbers = {
         "start": start,
         "stop": stop,
         "narrow_stop": _end(start, stop, narrow=True),
-        "shown": plots.leading_states(shown, 4),
+        "shown": leading,
         "level": float(inputs.latents["ci"].attrs["level"]),
         "of": inputs.model.sized_.states,
         "unseen_marked": marked,
+        "evidence": evidence,
     }
 
     def draw(figure: Figure, narrow: bool) -> None:
         part = shown.sel(time=slice(_end(start, stop, narrow)))
-        time, axes = part["time"].to_numpy(), figure.add_subplot()
-        plots.plot_states(part.sel(state=numbers["shown"]), axes, number=4)
+        time = part["time"].to_numpy()
+        if evidence:
+            axes, *below = figure.subplots(3, 1, sharex=True, height_ratios=[4, 0.8, 0.8])
+            _evidence(inputs, part, leading, *below)
+        else:
+            axes = figure.add_subplot()
+        plots.plot_states(part.sel(state=leading), axes, number=4)
         if marked:
             foot: Any = {"where": ~part["trained"].to_numpy(), "transform": axes.get_xaxis_transform(), "step": "mid"}
             axes.fill_between(time, 0, 0.012, color=plots.COLOURS[1], linewidth=0, **foot)
-        axes.set(xlim=(time[0], time[-1]), ylabel="state")
+        axes.set(xlim=(time[0], time[-1]), ylabel="state", xlabel="" if evidence else axes.get_xlabel())
 
-    return Picture(draw, numbers, wide=(9.2, 3.9), narrow=(3.3, 3.4))
+    more = 1.7 * evidence
+    return Picture(draw, numbers, wide=(9.2, 3.9 + more), narrow=(3.3, 3.4 + more))
+
+
+def _evidence(inputs: Inputs, part: xr.Dataset, shown: Sequence[int], above: Axes, below: Axes) -> None:
+    """Spikes of each bin, and below them the mean width of the states' intervals, over its mean in the recording."""
+
+    def widths(latents: xr.Dataset) -> xr.DataArray:
+        return latents["ci"].sel(state=shown).diff("bound").mean(("state", "bound"))
+
+    time = part["time"].to_numpy()
+    spikes = inputs.counts.sum("unit").sel(time=time)
+    above.fill_between(time, spikes, step="mid", color="0.5", alpha=0.6, linewidth=0)
+    above.set_ylim(0, None)
+    below.plot(time, 100 * widths(part) / widths(inputs.latents).mean(), color=plots.COLOURS[0])
+    plots.finish(above, "", "spikes")
+    plots.finish(below, "time, s", "width, %")
 
 
 def _space(inputs: Inputs) -> Picture:
