@@ -65,7 +65,7 @@ def check(
     if chosen and not quiet:
         say("behaviour ...")
     reports = read_behavior(model.decode(counts), chosen, counts, min_speed=min_speed).reports if chosen else ()
-    diagnosis = checks.check(
+    diagnosis = checks.diagnose(
         model, counts, progress=None if quiet else lambda what: say(f"{what} ..."), behavior=reports
     )
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from ldmfilter_cli.console import Overwrite, Quiet, command, say
-from ldmfilter_cli.options import RunOption, one_folder, open_run, where_now
+from ldmfilter_cli.options import RunOption, completing, one_folder, open_run, where_now
 
 from ldmfilter.errors import InputError
 from ldmfilter.files import disk_errors, plain_name
@@ -21,9 +21,15 @@ if TYPE_CHECKING:
     from ldmfilter.filter.runs import Run
 
 
+TARGETS = ("nwb", "netcdf", "csv", "pynapple", "parquet")
+
+
 @command
 def export(
-    to: Annotated[str, typer.Option(metavar="nwb|netcdf|csv|pynapple|parquet", help="Format of the file.")],
+    to: Annotated[
+        str,
+        typer.Option(metavar="|".join(TARGETS), help="Format of the file.", autocompletion=completing(TARGETS)),
+    ],
     states: Annotated[
         Path | None,
         typer.Argument(
@@ -75,7 +81,14 @@ def export(
     if in_place and (to != "nwb" or out is not None):
         raise typer.BadParameter("means something only with --to nwb and without --out", param_hint="--in-place")
     states = one_folder(states, run_option)
+    if run_option:
+        open_run(run_option)  # refuses what is no run
     source, where, store = _source(states, session)
+    if store and session and to != "nwb":
+        raise typer.BadParameter(
+            "a store of states is written without its session; leave it out, and name the file with --out",
+            param_hint="--session",
+        )
     if to == "nwb" and not where:
         raise InputError(f"{states}: does not say which file it was decoded from; name it with --session")
     # "/data/rat 1.nwb" gives rat_1-latents, "../.." gives session-latents.

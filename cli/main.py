@@ -1,10 +1,12 @@
 """The command `ldmfilter`."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
 from ldmfilter_cli.check import check
 from ldmfilter_cli.compare import compare
+from ldmfilter_cli.console import Command
 from ldmfilter_cli.decode import decode
 from ldmfilter_cli.export import export
 from ldmfilter_cli.inspect import inspect
@@ -45,15 +47,18 @@ def _main(
     pass
 
 
-app.command(short_help="Write a simulated session, to try the other commands on.")(sample)
-app.command(short_help="Show what a session holds: units, intervals, behaviour.")(inspect)
-app.command(short_help="Train a filter on a session's spikes, without labels.")(train)
-app.command(short_help="Decode a session into latent states with covariances.")(decode)
-app.command(short_help="Filter one bin at a time: counts on stdin, states on stdout.")(stream)
+command = partial(app.command, cls=Command)
+command(short_help="Write a simulated session, to try the other commands on.")(sample)
+command(short_help="Show what a session holds: units, intervals, behaviour.")(inspect)
+command(short_help="Train a filter on a session's spikes, without labels.")(train)
+command(short_help="Decode a session into latent states with covariances.")(decode)
+command(short_help="Filter one bin at a time: counts on stdin, states on stdout.")(stream)
 app.command(cls=SeveralValues, short_help="Train with several values of options and compare on held-out time.")(sweep)
-app.command(short_help="Check whether a trained filter can be trusted: numbers, verdicts, remedies.")(check)
-app.command(short_help="Score states without labels: spikes predicted on held-out time, beside simpler methods.")(score)
-app.command(short_help="Check whether runs agree: how well one's states give another's.")(compare)
-app.command(short_help="Report what a run found, with uncertainties: one page, and its numbers as JSON.")(report)
-app.command(short_help="Write states for other tools: NWB, netCDF, CSV, pynapple, Parquet.")(export)
-app.command(short_help="Run an experiment of the paper: a picture, its numbers, a verdict.")(reproduce)
+command(short_help="Check whether a trained filter can be trusted: numbers, verdicts, remedies.")(check)
+app.command(
+    cls=Command, short_help="Score states without labels: spikes predicted on held-out time, beside simpler methods."
+)(score)
+command(short_help="Check whether runs agree: how well one's states give another's.")(compare)
+command(short_help="Report what a run found, with uncertainties: one page, and its numbers as JSON.")(report)
+command(short_help="Write states for other tools: NWB, netCDF, CSV, pynapple, Parquet.")(export)
+command(short_help="Run an experiment of the paper: a picture, its numbers, a verdict.")(reproduce)

@@ -1,11 +1,13 @@
 """Options of the command line: those of the configuration, made from its fields, and those that commands share."""
 
+import copy
 import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from ldmfilter_cli.console import with_parameters
@@ -21,9 +23,24 @@ MANY = 10  # options of the configuration, of which the help shows the common on
 RUN, BEHAVIOR, TRIALS = "Run", "Behaviour", "Trials"
 SESSION = "NWB file or address, session in zarr, sorter's folder, pynapple file, or counts."
 
+
+def completing(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    """The shell's completion of an option that has these choices."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [one for one in choices if one.startswith(incomplete)]
+
+    return complete
+
+
 Format = Annotated[
     str | None,
-    typer.Option("--format", metavar="|".join(FORMATS), help="What the session is; without it its content decides."),
+    typer.Option(
+        "--format",
+        metavar="|".join(FORMATS),
+        help="What the session is; without it its content decides.",
+        autocompletion=completing(list(FORMATS)),
+    ),
 ]
 RunArgument = Annotated[
     Path | None,
@@ -40,7 +57,12 @@ RunSession = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="The same as JSON.")]
 Device = Annotated[
-    str, typer.Option(metavar="|".join(DEVICES), help="Where to compute; auto is CUDA where there is one.")
+    str,
+    typer.Option(
+        metavar="|".join(DEVICES),
+        help="Where to compute; auto is CUDA where there is one.",
+        autocompletion=completing(DEVICES),
+    ),
 ]
 Behaviors = Annotated[
     list[str] | None,
@@ -152,6 +174,17 @@ Filter = Annotated[
     ),
 ]
 
+_METAVARS = {"a number of seconds": "SECONDS", "a share": "SHARE", "a number": "NUMBER"}  # of a number, by its noun
+
+
+def parse_number(text: Any, noun: str) -> float:
+    """A number. Raises: typer.BadParameter where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not {noun}; give it as 0.1") from None
+
+
 # The types of fields that are no types of typer: how their text is given, and what reads it.
 _TEXTS: dict[Any, tuple[Any, Callable[[str], Any]]] = {
     tuple[int, ...]: (str, parse_widths),
@@ -165,7 +198,9 @@ def _parameter(name: str, several: bool, fold: bool) -> inspect.Parameter:
     one = OPTIONS[name]
     about, default = one.metadata, one.default
     text, parser = _TEXTS.get(kind(one), (kind(one), None))
-    metavar = about.get("metavar") or "|".join(about.get("choices", ())) or None
+    metavar, noun = about.get("metavar") or "|".join(about.get("choices", ())) or None, about.get("noun", "a number")
+    if text is float:
+        parser, metavar = partial(parse_number, noun=noun), metavar or _METAVARS[noun]
     if several:
         text, metavar = list[text], f"{metavar or ('N' if text is int else 'X')} ..."  # type: ignore[valid-type]
     if isinstance(default, tuple):
@@ -178,6 +213,7 @@ def _parameter(name: str, several: bool, fold: bool) -> inspect.Parameter:
         rich_help_panel=about["panel"],
         show_default=False,
         hidden=fold and about.get("rare", False),
+        autocompletion=completing(about["choices"]) if "choices" in about else None,
     )
     annotation = Annotated[text | None, made]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
@@ -206,6 +242,29 @@ _HELP_ALL = inspect.Parameter(
         bool, typer.Option("--help-all", callback=_show_all, is_eager=True, help="Show every option, and end.")
     ],
 )
+
+
+def folded(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Leave these options of a command out of its help; --help-all shows them."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(**values: Any) -> None:
+            function(**{name: value for name, value in values.items() if name in known})
+
+        known = inspect.signature(function).parameters
+        parameters = [_hidden(one) if one.name in names else one for one in known.values()]
+        return with_parameters(run, [*parameters, *[_HELP_ALL] * (_HELP_ALL.name not in known)])
+
+    return decorate
+
+
+def _hidden(parameter: inspect.Parameter) -> inspect.Parameter:
+    """The parameter of a command, its option hidden."""
+    kind, about = get_args(parameter.annotation)
+    made = copy.copy(about)
+    made.hidden = True
+    return parameter.replace(annotation=Annotated[kind, made])
 
 
 def with_options(*names: str, several: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -51,10 +51,13 @@ def report(
     choose others.
     """
     from ldmfilter.analysis import report as pages
+    from ldmfilter.analysis.behavior import choose_behavior
 
-    pages.check_report(out, overwrite)
     speak = None if quiet else say
     chosen = open_run(one_folder(run, run_option)).choose(session)
+    if behavior and not overwrite and out.exists():  # a wrong name is told before a page that is there
+        choose_behavior(chosen.recording()[0], behavior, circular or ())
+    pages.check_report(out, overwrite)
     made = pages.report(chosen, behavior or (), circular or (), min_speed, speak, align, window, filter, condition)
     page, numbers = made.write(out, overwrite)
     if not quiet:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from ldmfilter_cli.console import Quiet, command, say
-from ldmfilter_cli.options import Behaviors, Circular, RunArgument, RunOption, RunSession, one_folder, open_run
+from ldmfilter_cli.options import Behaviors, Circular, RunArgument, RunOption, RunSession, folded, one_folder, open_run
 
 from ldmfilter.errors import InputError
 
@@ -29,6 +29,7 @@ class Format(StrEnum):
     csv = "csv"
 
 
+@folded("header", "out_format", "circular", "no_cov", "head", "strict", "debug", "quiet")
 @command
 def stream(
     run: RunArgument = None,

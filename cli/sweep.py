@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ldmfilter_cli.console import INTERRUPTED, Quiet, command, give_up, say
-from ldmfilter_cli.options import ConfigFile, Dask, parse_widths, with_options
-from typer.core import TyperCommand
+from ldmfilter_cli.console import INTERRUPTED, Command, Quiet, command, give_up, say
+from ldmfilter_cli.options import ConfigFile, Dask, folded, parse_widths, with_options
 
 from ldmfilter.analysis.combinations import SWEPT
 from ldmfilter.config import OPTIONS, Config, kind
@@ -80,7 +79,7 @@ def expand(words: Sequence[str]) -> list[str]:
     return out
 
 
-class SeveralValues(TyperCommand):
+class SeveralValues(Command):
     """A command whose options take several values after one flag."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -90,6 +89,7 @@ class SeveralValues(TyperCommand):
 _option = partial(typer.Option, rich_help_panel="Sweep")
 
 
+@folded("reserve", "restarts", "device", "dask", "config", "as_json", "debug", "quiet", "series", "trials", "jobs")
 @command
 @with_options(*(name for name in OPTIONS if name not in MANY), several=MANY)
 def sweep(

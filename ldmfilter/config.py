@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from ldmfilter.errors import InputError
 
@@ -194,11 +194,13 @@ class FilterConfig:
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(FilterConfig)}
         return FilterConfig(**(values | {"latent_dim": latent, "state_dim": self.state_dim or latent}))
 
+    _dashes: ClassVar[bool] = True  # in names of options in messages, as on the command line
+
     def validate(self) -> None:
         """Check every field and how they fit together. Raises InputError as `DataConfig.validate`."""
-        _check(self, FilterConfig)
-        least = self.latent_dim or 1
-        _require((self.state_dim or least) >= least, "state-dim", self.state_dim, f"at least latent_dim, {least}")
+        _check(self, FilterConfig, self._dashes)
+        least, name = self.latent_dim or 1, "state-dim" if self._dashes else "state_dim"
+        _require((self.state_dim or least) >= least, name, self.state_dim, f"at least latent_dim, {least}")
         if self.window is not None and self.warmup is not None:
             _require(self.window > self.warmup, "window", self.window, f"longer than warmup, {self.warmup:g}")
 
@@ -357,12 +359,12 @@ def _checked(one: dataclasses.Field, value: Any, where: str) -> Any:
     return value
 
 
-def _check(part: DataConfig | FilterConfig, table: type) -> None:
+def _check(part: DataConfig | FilterConfig, table: type, dashes: bool = True) -> None:
     """Raises: InputError for the first option whose value is of another type or not allowed."""
     for one in dataclasses.fields(table):
         value = getattr(part, one.name)
         if value is not None or kind(one) is one.type:
-            _checked(one, value, one.name.replace("_", "-"))
+            _checked(one, value, one.name.replace("_", "-") if dashes else one.name)
 
 
 def _require(ok: bool, name: str, value: Any, wanted: str) -> None:

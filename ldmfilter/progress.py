@@ -10,6 +10,25 @@ from ldmfilter.errors import short
 Item = TypeVar("Item")
 
 
+#: True to print what is being computed, on stderr; or what gets it, a line at a time; False or None for neither.
+Told = bool | Callable[[str], None] | None
+
+
+def teller(progress: Told) -> Callable[[str], None]:
+    """What gets the lines that tell what is being computed."""
+    if callable(progress):
+        return progress
+    return _print if progress else _ignore
+
+
+def _print(line: str) -> None:
+    print(short(f"{line} ..."), file=sys.stderr, flush=True)
+
+
+def _ignore(_: str) -> None:
+    pass
+
+
 def follow(
     items: Iterable[Item],
     total: int,

@@ -34,17 +34,19 @@ _INDEX = re.compile(r"(.+)\[(\d+)\]")
 _TAKEN = {"filtered", "predicted", "smoothed"}  # <name>_mean would be a variable of the states
 
 
-def choose_behavior(session: Session, wanted: Sequence[str], circular: Sequence[str] = ()) -> list[Behavior]:
+def choose_behavior(
+    session: Session, wanted: str | Sequence[str], circular: str | Sequence[str] = ()
+) -> list[Behavior]:
     """Choose variables by name, and recognise lost samples, categories and circular variables.
 
     Parameters
     ----------
     session : Session
         That holds the series.
-    wanted : sequence of str
+    wanted : str or sequence of str
         Paths as `ldmfilter inspect` prints them or their unique last parts; a column as ``"led[0]"``. A series of up to
         three columns gives a variable for each. Or a column of an interval table, as ``"trials.condition"``.
-    circular : sequence of str
+    circular : str or sequence of str
         Names or paths of variables to take as circular whatever their unit and name. The others are circular where the
         unit is an angle, or the name is one of a direction, and the values fit one turn.
 
@@ -64,6 +66,7 @@ def choose_behavior(session: Session, wanted: Sequence[str], circular: Sequence[
     >>> [(one.name, one.unit, one.period) for one in ldmfilter.choose_behavior(session, ["linear_position"])]
     [('linear_position', 'cm', None)]
     """
+    wanted, circular = ([one] if isinstance(one, str) else one for one in (wanted, circular))
     found: dict[str, xr.DataArray | None] = {}
     for text in wanted:
         found |= _find(session, text)

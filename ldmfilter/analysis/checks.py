@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ldmfilter.analysis.check_table import CHECKS, HIDDEN_UNITS, LEAD_OVER_PCA, SPIKES_AHEAD, of_signal
-from ldmfilter.analysis.findings import Finding
+from ldmfilter.analysis.findings import Finding, in_python
 from ldmfilter.analysis.judged import GUARD
 from ldmfilter.analysis.measures import SURROGATES, Measures, measure
 from ldmfilter.analysis.text import show_checks
+from ldmfilter.errors import InputError
 from ldmfilter.html import table
+from ldmfilter.progress import Told, teller
 from ldmfilter.text import finite, plain
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Diagnosis(Measures):
         seen = (
             f"never saw, {GUARD:g} s or more from what it saw"
             if self.held_out
-            else "saw, as none was reserved (--reserve): this is optimistic"
+            else "saw, as none was reserved: this is optimistic"
         )
         where = f"Judged on {self.seconds:.0f} s that training {seen}."
         if not self.predictive:
@@ -103,7 +105,7 @@ def check(
     counts: Any,
     surrogates: int = SURROGATES,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    progress: Told = False,
     behavior: Sequence[AnyReport] = (),
 ) -> Diagnosis:
     """Check a model: are its states useful, its intervals honest, and do its dynamics fit?
@@ -121,8 +123,8 @@ def check(
         Number of sets of spikes with each unit shifted anew.
     seed : int
         Of shifts, bootstrap and permutations.
-    progress : callable, optional
-        Called with what is being computed.
+    progress : bool or callable
+        True prints what is being computed, on stderr; a function is called with it.
     behavior : sequence of BehaviorReport or ClassReport
         Reports of `read_behavior` on these counts, whose 95 % intervals are then judged too.
 
@@ -144,8 +146,25 @@ def check(
     >>> diagnosis.findings[0].name, diagnosis.findings[0].unit
     ('spikes ahead', 'bits per spike')
     """
+    found = diagnose(model, counts, surrogates, seed, progress, behavior)
+    findings = (dataclasses.replace(one, remedy=in_python(one.remedy)) for one in found.findings)
+    return dataclasses.replace(found, findings=tuple(findings))
+
+
+def diagnose(
+    model: LDMFilter,
+    counts: Any,
+    surrogates: int = SURROGATES,
+    seed: int = 0,
+    progress: Told = False,
+    behavior: Sequence[AnyReport] = (),
+) -> Diagnosis:
+    """As `check`, with remedies that name options of the command line."""
+    if not hasattr(model, "check_fitted"):
+        raise InputError(f"model is {model!r}; give a fitted LDMFilter, as ldmfilter.load gives it")
+    model.check_fitted()
     words: Callable[[str], str] = of_signal if model.signal_ else str
-    tell = progress or (lambda _: None)
+    tell = teller(progress)
     measures = measure(model, counts, surrogates, seed, lambda what: tell(words(what)), behavior)
     findings = []
     in_thirds = any(hasattr(one, "thirds") for one in behavior)  # readouts of classes have no intervals

@@ -28,7 +28,8 @@ class Finding:
         threshold: lowest and highest value that raise no finding; None where there is no bound.
         reason: why the threshold lies there.
         ok: whether nothing is wrong.
-        verdict, remedy: in words, and what to change where something is wrong, else empty.
+        verdict, remedy: in words, and what to change where something is wrong, else empty; the remedy names settings
+            as Python does (`check`), or options of the command line (`diagnose`).
         doubtful: whether the value is beyond the threshold, but part of its interval is not: chance may explain it.
         part: slow or fast, of a filter of both, where the number is that of one part: the one with the worse verdict.
     """
@@ -75,6 +76,16 @@ class Finding:
 def _short(value: float | None) -> str:
     """A number with three significant digits and without an exponent where it is large; "" for None."""
     return "" if value is None else f"{value:.0f}" if 999.5 <= abs(value) < 1e9 else f"{value:.3g}"
+
+
+def in_python(remedy: str) -> str:
+    """A remedy that names options of the command line, by the names that settings and arguments have in Python.
+
+    >>> in_python("choose --refit, --entropy logdet, or twice as many --max-steps")
+    "choose refit=True, entropy='logdet', or twice as many max_steps"
+    """
+    remedy = re.sub(r"--entropy (\w+)", r"entropy='\1'", remedy.replace("--refit", "refit=True"))
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda found: found[1].replace("-", "_"), remedy)
 
 
 class Number(NamedTuple):

@@ -14,6 +14,7 @@ from ldmfilter.analysis.blocks import GUARD, Bins, bins_of
 from ldmfilter.analysis.calibration import conformal_quantile
 from ldmfilter.analysis.nested import fit_bins
 from ldmfilter.analysis.variable import Behavior, cross
+from ldmfilter.filter.linalg import one_thread
 
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
@@ -40,6 +41,7 @@ class AtLag:
     coverage: float
 
 
+@one_thread(every_library=True)
 def read_at_lags(
     model: LDMFilter, counts: xr.DataArray, behavior: Sequence[Behavior], min_speed: float = 0.0
 ) -> dict[str, tuple[AtLag, ...]]:

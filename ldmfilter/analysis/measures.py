@@ -238,7 +238,7 @@ def measure(
     counts = excerpt(as_counts(counts, model.bin_size_), seed)
     progress("spikes ahead")
     found = {}
-    with one_thread(), torch.no_grad(), sound(model, counts):
+    with one_thread(every_library=True), torch.no_grad(), sound(model, counts):
         spikes = spikes_predicted(model, counts, seed)
         for part in model.parts:
             name = part.kept_.dynamics if model.parts_ else ""

@@ -30,6 +30,7 @@ from ldmfilter.analysis.variable import Behavior, cross, r2, score, speed
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import frame_bins, sum_frames
 from ldmfilter.errors import InputError
+from ldmfilter.filter.linalg import one_thread
 
 SHIFTS = 99  # of the control
 
@@ -189,6 +190,8 @@ def read_behavior(
         raise InputError("no behaviour is named; give at least one")
     if isinstance(behavior, Mapping):
         behavior = as_behavior(behavior)
+    if isinstance(behavior, str) or not all(isinstance(one, Behavior) for one in behavior):
+        raise InputError("behavior holds names; give the variables, as choose_behavior(session, names) makes them")
     if shifts < 20 or not (min_speed >= 0 and guard >= 0):
         raise InputError(
             f"{shifts} shifts, speed {min_speed:g}, guard {guard:g} s: give 20 shifts or more, and no minus"
@@ -199,19 +202,20 @@ def read_behavior(
     added: dict[str, Any] = {}
     reports: list[AnyReport] = []
     readers: dict[str, Reader] = {}
-    for bins in bins_of(latents, behavior, min_speed, guard):
-        if bins.variable.categories:
-            classes, variables = read_classes(bins, counts, shifts)
-            reports.append(classes)
-        else:
-            reading = VariableReading(bins, readouts, ci)
-            if reading.reader is not None:
-                readers[bins.variable.name] = reading.reader
-            pace = speed(bins.variable, bins.truth, segment, bins.size)
-            ordered = {"spikes in the last second": _spikes(latents, counts), "speed": pace}
-            reports.append(_report(reading, counts, shifts, ordered))
-            variables = reading.variables()
-        added |= variables
+    with one_thread(every_library=True):
+        for bins in bins_of(latents, behavior, min_speed, guard):
+            if bins.variable.categories:
+                classes, variables = read_classes(bins, counts, shifts)
+                reports.append(classes)
+            else:
+                reading = VariableReading(bins, readouts, ci)
+                if reading.reader is not None:
+                    readers[bins.variable.name] = reading.reader
+                pace = speed(bins.variable, bins.truth, segment, bins.size)
+                ordered = {"spikes in the last second": _spikes(latents, counts), "speed": pace}
+                reports.append(_report(reading, counts, shifts, ordered))
+                variables = reading.variables()
+            added |= variables
     result = latents.assign(added)
     result.attrs["behavior"] = json.dumps([report.to_dict() for report in reports])
     return Reading(result, tuple(reports), readers)

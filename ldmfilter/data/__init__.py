@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -128,14 +129,31 @@ def _declared(name: str) -> Format:
 
 def _recognised(path: Path) -> Format:
     """The format of the content of a path. Raises InputError where none knows it."""
+    if _is_states(path):
+        raise InputError(f"{path}: is a store of states, not a session; open it with xarray.open_zarr")
     for name in reversed(FORMATS):
         declared = _declared(name)
         if declared.recognises(path):
             return declared
     if (path / "run.json").is_file():
         raise InputError(f"{path}: is a run folder, not a session; commands that take a run know it by --run")
-    why = "is a folder without zarr metadata" if path.is_dir() else "is not an NWB file (no HDF5 signature)"
-    raise InputError(f"{path}: {why}; give an NWB file or a session in zarr")
+    if path.is_dir():
+        from ldmfilter.data.tables import shorten
+
+        names = shorten(sorted(one.name for one in path.iterdir())) or "nothing"
+        raise InputError(
+            f"{path}: is a folder that no format knows (it holds {names}); give an NWB file or a session in zarr"
+        )
+    raise InputError(f"{path}: is not an NWB file (no HDF5 signature); give an NWB file or a session in zarr")
+
+
+def _is_states(path: Path) -> bool:
+    """True for a store of `ldmfilter decode`."""
+    try:
+        about = json.loads((path / ".zattrs").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(about, dict) and str(about.get("format")) in ("ldmfilter-latents", "ldmfilter-aligned-latents")
 
 
 def _check_readable(path: Path) -> None:

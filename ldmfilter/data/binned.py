@@ -15,7 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from ldmfilter.data.clocks import PLAIN, Clock, Reading, relative, settle
-from ldmfilter.data.counts import whole_counts
+from ldmfilter.data.counts import warn_turned, whole_counts
 from ldmfilter.data.session import MEMORY, Observed, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect
 from ldmfilter.data.tables import Array, Floats, Ints, make_intervals, make_table, places, plain_array, plain_ids
@@ -116,6 +116,8 @@ def from_counts(
     length = np.diff(heads, append=len(centres))
     left = np.repeat(centres[heads] - size / 2, length) + places(length) * size
     values, missing = whole_counts(table.values, centres, ids, where)
+    if not isinstance(counts, xr.DataArray):
+        warn_turned(values.shape, "units", where)
     spikes = values.sum(0, dtype=np.float64)
     if spikes.sum() > _MOST:
         raise InputError(

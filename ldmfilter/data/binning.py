@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession
+from ldmfilter.data.counts import LONG_BIN
 from ldmfilter.data.memory import as_session
 from ldmfilter.data.selection import choose_spans, choose_units
 from ldmfilter.data.session import Session
@@ -72,6 +73,11 @@ def bin_spikes(session: Any, bin_size: float, intervals: Intervals = None) -> xr
     if isinstance(session, BinnedSession):  # its counts have edges of their own
         bin_size, spans = session.on_grid(bin_size, spans)
     spans, n_bins = _with_bins(session, spans, bin_size, "the session" if intervals is None else "every span")
+    if bin_size > LONG_BIN:
+        warn(
+            f"{where}: bins of {bin_size:g} s are longer than the {LONG_BIN:g} s over which a filter is judged; give "
+            "shorter ones, as 0.1 s"
+        )
     starts = bounds_of(spans)[:, 0]
     segment = np.repeat(np.arange(len(spans), dtype=np.int32), n_bins)
     step = places(n_bins)
@@ -106,7 +112,10 @@ def _spans(session: Session, intervals: Intervals) -> list[Span]:
     where = session.source.path
     if intervals is None or isinstance(intervals, str):
         return choose_spans(session, interval=intervals)
-    spans = [s if isinstance(s, Span) else Span(float(s[0]), float(s[1])) for s in intervals]
+    try:
+        spans = [s if isinstance(s, Span) else Span(float(s[0]), float(s[1])) for s in intervals]
+    except (TypeError, IndexError):
+        raise InputError(f"{where}: {intervals!r} are no spans; give [(start, stop)] in s, or TABLE=TAG") from None
     if not spans:
         raise InputError(f"{where}: no span to bin; give at least one (start, stop) in seconds")
     for span in spans:

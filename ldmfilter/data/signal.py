@@ -14,6 +14,7 @@ import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession
 from ldmfilter.data.clocks import PLAIN, Clock, Reading, relative, settle
+from ldmfilter.data.counts import LONG_BIN, warn_turned
 from ldmfilter.data.frames import sums
 from ldmfilter.data.session import MEMORY, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect, union
@@ -160,6 +161,8 @@ def from_signal(
         raise InputError(f"{where}: is NaN throughout; choose another series")
     middle = float(np.median(steps))
     size = float(f"{steps[(steps > 0.5 * middle) & (steps < 1.5 * middle)].mean():.10g}")
+    if size > LONG_BIN:
+        warn(f"{where}: frames of {size:g} s; give the length of a frame in seconds, of 30 a second 1/30")
     rows, centres, stretches, kept = _regular(time, size)
     full = np.full((len(centres), len(ids)), np.nan, dtype=np.float32)
     full[rows] = values[kept]
@@ -209,6 +212,7 @@ def _labelled(
         if array.ndim not in (1, 2):
             raise InputError(f"{where}: a signal of shape {array.shape}; give (time, channel)")
         signal = xr.DataArray(array.reshape(len(array), -1), dims=("time", "channel"))
+        warn_turned(signal.shape, "channels", where)
     others = [dim for dim in signal.dims if dim != "time"]
     if "time" not in signal.dims or len(others) != 1 or signal.dtype.kind not in "biuf" or not signal.size:
         raise InputError(

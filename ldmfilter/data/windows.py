@@ -84,7 +84,7 @@ def _usable(counts: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
     return segment, np.asarray(counts["observed"]) & (segment >= 0)
 
 
-def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:
+def reserve(counts: xr.DataArray, share: float = 0.4) -> xr.DataArray:
     """The counts that training may see, without the reserved blocks of time in which its result is judged.
 
     Parameters
@@ -92,8 +92,8 @@ def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:
     counts : xarray.DataArray (time, unit)
         As `bin_spikes` makes them.
     share : float
-        Of the observed bins, kept from training in at most `RESERVED_BLOCKS` blocks of about `RESERVED_BLOCK` s
-        or more; a recording that has no room for one block is returned as it is.
+        Of the observed bins, from 0 to below 1, kept from training in at most `RESERVED_BLOCKS` blocks of about
+        `RESERVED_BLOCK` s or more; a recording that has no room for one block is returned as it is.
 
     Returns
     -------
@@ -103,13 +103,15 @@ def reserve(counts: xr.DataArray, share: float) -> xr.DataArray:
     Raises
     ------
     InputError
-        The counts are not as `bin_spikes` makes them.
+        The counts are not as `bin_spikes` makes them, or the share is none.
 
     Examples
     --------
     >>> counts.sizes["time"], ldmfilter.reserve(counts, 0.4).sizes["time"]
     (600, 360)
     """
+    if not 0 <= share < 1:
+        raise InputError(f"share is {share:g}; it must be a share of the bins, from 0 to below 1, as 0.4")
     counts = check_counts(counts)
     segment, usable = _usable(counts)
     time = np.flatnonzero(usable)

@@ -93,7 +93,10 @@ def window_steps(window: tuple[float, float], size: float) -> Ints:
     Raises:
         InputError: the window has no length or no end, or holds no whole bin.
     """
-    start, stop = window
+    try:
+        start, stop = map(float, window)
+    except (TypeError, ValueError):
+        raise InputError(f"window {window!r} cannot be used; give (START, STOP), s from the event") from None
     if not (np.isfinite(window).all() and stop > start):
         raise InputError(f"window {start:g}:{stop:g} s cannot be used; give START:STOP in seconds, STOP after START")
     steps = np.arange(np.ceil(start / size - _ROUNDING), np.floor(stop / size + _ROUNDING)).astype(np.int64) + 1

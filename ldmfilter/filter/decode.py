@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -38,8 +38,10 @@ if TYPE_CHECKING:
 BLOCK = 4 * TIME_CHUNK  # bins decoded at a time
 
 
-def follow_blocks(blocks: Iterator[xr.Dataset], bins: int) -> Iterator[xr.Dataset]:
-    """Pass blocks of states on and show how many bins are done, where there are several blocks."""
+def follow_blocks(
+    blocks: Iterator[xr.Dataset], bins: int, tell: Callable[[int], None] | None = None
+) -> Iterator[xr.Dataset]:
+    """Pass blocks of states on and show how many bins are done, where there are several blocks; or `tell` them."""
     done = 0
 
     def behind(piece: xr.Dataset) -> int:
@@ -47,7 +49,12 @@ def follow_blocks(blocks: Iterator[xr.Dataset], bins: int) -> Iterator[xr.Datase
         done += piece.sizes["time"]
         return done
 
-    return follow(blocks, bins, behind, lambda _: "", "bin", quiet=bins <= BLOCK)
+    if tell is not None:
+        for piece in blocks:
+            tell(behind(piece))
+            yield piece
+        return
+    yield from follow(blocks, bins, behind, lambda _: "", "bin", quiet=bins <= BLOCK)
 
 
 def decode_blocks(

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from scipy.linalg.blas import dtrsm
 from scipy.linalg.lapack import dgesv, dpotrf
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -26,16 +27,19 @@ class JitterWarning(RuntimeWarning):
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread(every_library: bool = False) -> Iterator[None]:
     """Compute on one thread within the block.
 
     The matrices are small: a second thread gains little, and costs 15 times the time where another program
     holds its core. One thread also makes the result the same on any number of cores.
+
+    every_library: not torch alone, but numpy, scipy and scikit-learn too; to set it takes some ms
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1) if every_library else nullcontext():
+            yield
     finally:
         torch.set_num_threads(threads)
 

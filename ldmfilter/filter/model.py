@@ -4,11 +4,13 @@ import copy
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
 from textwrap import indent
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -138,6 +140,15 @@ class LDMFilter(FilterConfig):
     history_: list[Record]
     network_: Network
     parts_: list["LDMFilter"]
+
+    _dashes = False
+
+    if not TYPE_CHECKING:  # which knows the settings
+
+        @wraps(FilterConfig.__init__)
+        def __init__(self, **given: Any):
+            check_names(given)
+            super().__init__(**given)
 
     def fit(
         self,
@@ -269,7 +280,7 @@ class LDMFilter(FilterConfig):
         ahead: Sequence[float] = (),
         lag: float | None = None,
         rates: bool | Rates = False,
-        progress: bool = False,
+        progress: bool | Callable[[int], None] | None = False,
     ) -> xr.Dataset:
         """Filter a session's counts, causally: states with covariances and intervals, labelled.
 
@@ -293,8 +304,8 @@ class LDMFilter(FilterConfig):
         rates : bool or Rates
             Add each unit's expected rate given the state: fitted to those of these bins that training saw, or elsewhere
             by `Rates.fit`.
-        progress : bool
-            Show how far it is, of a long recording.
+        progress : bool or callable
+            True shows how far it is, of a long recording; a function is called with the number of bins that are done.
 
         Returns
         -------
@@ -335,7 +346,9 @@ class LDMFilter(FilterConfig):
         counts = as_counts(counts, self.bin_size_)
         model = self.of(counts if session is None else session)
         pieces = decode_blocks(model, counts, ci, smooth, device=device, ahead=ahead, lag=lag)
-        blocks = list(follow_blocks(pieces, counts.sizes["time"]) if progress else pieces)
+        if progress:
+            pieces = follow_blocks(pieces, counts.sizes["time"], progress if callable(progress) else None)
+        blocks = list(pieces)
         latents = blocks[0] if len(blocks) == 1 else xr.concat(blocks, "time", data_vars="minimal", coords="minimal")
         if not rates:
             return latents
@@ -509,10 +522,8 @@ class LDMFilter(FilterConfig):
         >>> ldmfilter.LDMFilter().set_params(latent_dim=4)
         LDMFilter(latent_dim=4)
         """
-        known = self.get_params()
+        check_names(params)
         for name, value in params.items():
-            if name not in known:
-                raise InputError(f"unknown setting {name!r}; the settings are {', '.join(known)}")
             setattr(self, name, value)
         return self
 
@@ -749,6 +760,15 @@ class LDMFilter(FilterConfig):
 LDMFilter.__doc__ = (LDMFilter.__doc__ or "").replace("{settings}", indent(described(FilterConfig), "    ").strip())
 
 
+def check_names(given: Iterable[str]) -> None:
+    """Raises: InputError for a name that no setting has."""
+    known = [one.name for one in dataclasses.fields(FilterConfig)]
+    for name in given:
+        if name not in known:
+            near = "".join(f"do you mean {one}? " for one in get_close_matches(name, known, 1))
+            raise InputError(f"unknown setting {name!r}; {near}the settings are {', '.join(known)}")
+
+
 def find_one(tiers: Sequence[Sequence[Item]], what: str, whose: str) -> Item:
     """The session that is meant, of a model or of a run.
 
@@ -827,6 +847,8 @@ def load(folder: AnyPath) -> LDMFilter:
     path = Path(folder)
     if path.is_dir():
         path = path / MODEL_FILE
+    if not path.exists():
+        raise InputError(f"{path}: no such model; give the folder that LDMFilter.save or `ldmfilter train` made")
     tensors, header = read_tensors(path)
     found = header.get("format")
     if not isinstance(found, int) or found > MODEL_FORMAT:

@@ -12,6 +12,7 @@ from ldmfilter.data.counts import check_counts, is_signal, seen_counts, where_of
 from ldmfilter.data.tables import Floats
 from ldmfilter.errors import InputError
 from ldmfilter.filter.latents import VARIABLES
+from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.spikes_ahead import MOST_FITTED, thin
 
 PENALTY = (
@@ -92,7 +93,8 @@ class Rates:
         some = latents.isel(time=rows)
         m, P = (some[name].to_numpy().astype(np.float64) for name in ("filtered_mean", "filtered_cov"))
         y = seen_counts(counts.isel(time=rows)).astype(np.float64)
-        fitted = np.stack([_regression(m, column) for column in y.T])
+        with one_thread(every_library=True):
+            fitted = np.stack([_regression(m, column) for column in y.T])
         w, a = fitted[:, :-1], fitted[:, -1] - np.log(float(counts.attrs["bin_size"]))
         expected = m @ w.T + a
         return cls(w, a - 0.5 * _variances(w, P).mean(0), expected.min(0), expected.max(0))

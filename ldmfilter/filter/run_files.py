@@ -85,7 +85,8 @@ def read_options(path: Path) -> tuple[Config, dict[str, Any]]:
     """
     run, options = path / RUN_FILE, path / CONFIG_FILE
     if not run.is_file():
-        raise InputError(f"{path}: is not a run folder (no {RUN_FILE}); name one that `ldmfilter train` made")
+        what = f"is not a run folder (no {RUN_FILE})" if path.exists() else "no such run folder"
+        raise InputError(f"{path}: {what}; name one that `ldmfilter train` made")
     with reading(run):
         about = json.loads(run.read_text(encoding="utf-8"))
         if about["format"] > RUN_FORMAT:

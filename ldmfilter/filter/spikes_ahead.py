@@ -24,6 +24,7 @@ import numpy as np
 
 from ldmfilter.data.frames import first_bins, sums
 from ldmfilter.data.tables import Array, Floats
+from ldmfilter.filter.linalg import one_thread
 
 #: (start, length), s after the bin: what is nearer is told by fast states alone, what is farther by none.
 HORIZONS = ((0.5, 0.5), (1.0, 1.0), (2.0, 1.0))
@@ -137,6 +138,7 @@ def standardised(values: Floats, fit: Array) -> Floats:
     return result
 
 
+@one_thread(every_library=True)
 def spikes_ahead_of_all(
     states: Floats,
     counts: Floats,

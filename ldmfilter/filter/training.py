@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -42,7 +41,6 @@ from ldmfilter.tensors import Tensors, below
 __all__ = ["Record", "Training", "resolve_device"]
 
 
-LONG_BIN = 3.0  # s, the farthest that spikes are predicted
 SHORT_TRIALS = 20  # windows of the shortest length that a recording needs to be trained on them
 # Of the steps: where held-out z was best before, few blocks may mislead, and the last step is kept unless that one
 # predicts spikes better.
@@ -119,12 +117,6 @@ class Training:
             open_ones = [dataclasses.replace(one, frame=frame) for one, (_, frame) in zip(begin, onto, strict=False)]
         windows = self._windows(open_ones)
         self.left_out = [one.name for one in open_ones if one not in windows]
-        if self._bin_size > LONG_BIN:
-            warnings.warn(
-                f"bins of {self._bin_size:g} s are longer than the {LONG_BIN:g} s over which a filter is judged; give "
-                "shorter ones, as 0.1 s",
-                stacklevel=2,
-            )
         block = max(one.bins(self._bin_size) * windows[one][0] for one in windows)
         shared = config.held_out, block, self._fabric
         self._fits = [

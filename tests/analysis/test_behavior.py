@@ -42,6 +42,11 @@ def test_series_in_memory_are_taken_as_those_of_a_session():
     refused("dims", as_behavior, {"x": xr.DataArray(WALK)})
 
 
+def test_a_string_is_one_name():
+    recording = session(x=WALK)
+    assert choose_behavior(recording, "x")[0].name == "x"
+
+
 def test_a_path_or_its_last_part():
     recording = session(x=WALK, Position=np.stack([WALK, -WALK], 1))
     assert choose_behavior(recording, ["processing/behavior/x"])[0].name == "x"

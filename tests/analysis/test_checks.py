@@ -156,6 +156,7 @@ def test_everything_has_a_number_a_threshold_a_reason_a_verdict_and_a_remedy(dia
         assert finding.reason
         assert finding.verdict
         assert bool(finding.remedy) is not finding.ok
+        assert "--" not in finding.remedy
         assert finding.threshold != (None, None)
     assert diagnosis.ok is all(finding.ok for finding in diagnosis.findings)
 
@@ -350,6 +351,8 @@ def test_too_little_is_refused_in_one_line(model, counts):
         check(model, counts.isel(unit=slice(0, 4)))
     with pytest.raises(InputError, match="not been fitted"):
         check(LDMFilter(), counts)
+    with pytest.raises(InputError, match="model is 'runs/one'; give a fitted LDMFilter"):
+        check("runs/one", counts)
 
 
 @pytest.mark.filterwarnings("ignore::ldmfilter.filter.linalg.JitterWarning")

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy.signal import lfilter
+from sklearn.linear_model import Ridge
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from ldmfilter.analysis.check_table import CHECKS
 from ldmfilter.analysis.measures import Measures
+from ldmfilter.analysis.nested import Readout
 from ldmfilter.analysis.readout import FAST, LEVELS, READOUTS, read_behavior
 from ldmfilter.analysis.variable import Behavior
 from ldmfilter.errors import InputError
@@ -303,6 +306,27 @@ def test_what_cannot_be_read_is_refused_in_one_line():
     nearly = np.full(3000, np.nan)
     nearly[500:512] = values[500:512]
     refused("usable bins are too few", sampled(latents, nearly))
+
+
+def test_names_in_place_of_variables_are_refused():
+    for names in ("place", ["place"]):
+        with pytest.raises(InputError, match="behavior holds names; give the variables, as choose_behavior"):
+            read_behavior(world(300), names)
+
+
+def test_one_thread_while_readouts_are_fitted():
+    latents, threads = world(300), []
+
+    class Seen(Ridge):
+        def fit(self, *args):
+            threads.extend(one["num_threads"] for one in threadpool_info())
+            return super().fit(*args)
+
+    seen = Readout("linear", lambda _: [Seen()])
+    with threadpool_limits(2):
+        read_behavior(latents, [sampled(latents, linear(latents, 5.0))], shifts=20, readouts=[seen])
+        assert {one["num_threads"] for one in threadpool_info()} == {2}
+    assert set(threads) == {1}
 
 
 def test_the_decoder_reads_what_the_counts_hold():

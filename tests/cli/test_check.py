@@ -13,13 +13,13 @@ from tests.cli.test_commands import refused
 @pytest.fixture(scope="module")
 def diagnosed(trained):
     """What the command wrote as JSON, and the diagnosis that it wrote."""
-    made, real = [], checks.check
+    made, real = [], checks.diagnose
 
     def kept(*args, **more):
         made.append(real(*args, **more))
         return made[-1]
 
-    with mock.patch.object(checks, "check", kept):
+    with mock.patch.object(checks, "diagnose", kept):
         ended = here("check", "run", "--json", cwd=trained)
     assert ended.code == 0, ended.err
     return json.loads(ended.out), made[0]
@@ -28,7 +28,7 @@ def diagnosed(trained):
 @pytest.fixture
 def answer(diagnosed, monkeypatch):
     """The JSON; and the same diagnosis is not computed again."""
-    monkeypatch.setattr(checks, "check", lambda *_, **__: diagnosed[1])
+    monkeypatch.setattr(checks, "diagnose", lambda *_, **__: diagnosed[1])
     return diagnosed[0]
 
 
@@ -103,4 +103,4 @@ def test_help_begins_with_an_example(tmp_path):
 
 def test_no_run_is_refused(tmp_path):
     refused(here("check", cwd=tmp_path), "runs", "ldmfilter train")
-    refused(here("check", "nowhere", cwd=tmp_path), "nowhere", "is not a run folder")
+    refused(here("check", "nowhere", cwd=tmp_path), "nowhere", "no such run folder")

@@ -337,7 +337,10 @@ def test_all_units_silent(tmp_path):
 
 def test_nothing_to_decode_from(tmp_path):
     refused(here("decode", "--out", "latents.zarr", cwd=tmp_path), "no run here", "ldmfilter train SESSION")
-    refused(here("decode", "--run", "x", "--out", "latents.zarr", cwd=tmp_path), "x: is not a run folder")
+    refused(
+        here("decode", "--run", "x", "--out", "latents.zarr", cwd=tmp_path),
+        "x: no such run folder",
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -159,6 +159,7 @@ def test_refusals_before_any_work(folder, tmp_path):
             "runs/one: is no folder of states for pynapple and is not replaced; choose another name"
         ),
         ("--to", "nwb", "--session", "gone.nwb"): f"gone.nwb: {gone}",
+        ("--to", "csv", "--run", "gone"): "gone: no such run folder; name one that `ldmfilter train` made",
         ("--to", "csv", "--session", "gone.nwb"): "gone.nwb: no such file; check the path",
         ("--to", "nwb", "--session", address): server,
         ("latents.zarr", "--to", "nwb", "--session", address, "--in-place"): server,

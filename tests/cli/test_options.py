@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 import typer
@@ -112,3 +113,35 @@ def test_a_long_help_leaves_rare_options_out_and_help_all_shows_them():
     texts = [CliRunner().invoke(app, ["train", flag]).output for flag in ("--help", "--help-all", "--help")]
     assert ["--weight-decay" in text for text in texts] == [False, True, False]
     assert all("--bin-size" in text for text in texts)
+
+
+@pytest.mark.parametrize("name", ["train", "decode", "stream", "sweep"])
+def test_long_helps_are_folded_and_flags_have_no_type(name):
+    short, whole = (
+        CliRunner().invoke(app, [name, flag], env={"COLUMNS": "100"}).output for flag in ("-h", "--help-all")
+    )
+    assert 20 < len(short.splitlines()) < 0.85 * len(whole.splitlines())
+    assert set(re.findall(r"--[a-z-]+", short)) < set(re.findall(r"--[a-z-]+", whole))
+    assert "<bool>" not in whole
+
+
+def test_a_number_that_is_none_is_told_with_its_unit():
+    told = CliRunner().invoke(app, ["train", "x", "--bin-size", "100ms"], env={"COLUMNS": "200"}).output
+    assert "'100ms' is not a number of seconds; give it as 0.1" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "choices"),
+    [
+        ("export --to ", ["nwb", "netcdf", "csv", "pynapple", "parquet"]),
+        ("export --to n", ["nwb", "netcdf"]),
+        ("train --dynamics s", ["slow"]),
+        ("sweep --entropy k", ["knn", "kde"]),
+        ("decode --device c", ["cpu", "cuda"]),
+        ("inspect --format n", ["nwb"]),
+    ],
+)
+def test_the_shell_completes_choices(words, choices):
+    env = {"_LDMFILTER_COMPLETE": "complete_bash", "COMP_WORDS": f"ldmfilter {words}", "COMP_CWORD": "3"}
+    done = CliRunner().invoke(app, [], env=env, prog_name="ldmfilter")
+    assert done.output.split() == choices

@@ -13,6 +13,8 @@ from ldmfilter.data.binning import Span, bin_spikes
 from ldmfilter.data.session import Observed, Session
 from ldmfilter.errors import InputError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* are longer than the 3 s over which a filter is judged")
+
 
 def poisson_session(seed=0, rates=(5.0, 0.0, 20.0), stop=100.0):
     rng = np.random.default_rng(seed)
@@ -159,6 +161,17 @@ def test_spans_that_cannot_be_used(spans, line):
     with pytest.raises(InputError) as caught:
         bin_spikes(Session.from_spikes([[1.0, 10.0]]), 1.0, spans)
     assert str(caught.value) == line
+
+
+@pytest.mark.parametrize("spans", [(1.0, 9.0), [1.0], 3])
+def test_what_is_no_list_of_spans_is_refused(spans):
+    with pytest.raises(InputError, match=r"are no spans; give \[\(start, stop\)\] in s, or TABLE=TAG"):
+        bin_spikes(Session.from_spikes([[1.0, 10.0]]), 1.0, spans)
+
+
+def test_long_bins_are_told():
+    with pytest.warns(UserWarning, match=r"bins of 4 s are longer than the 3 s .*; give shorter ones, as 0\.1 s"):
+        bin_spikes(Session.from_spikes([[1.0, 10.0]]), 4.0)
 
 
 def test_short_spans_are_left_out_with_a_warning():

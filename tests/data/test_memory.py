@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ldmfilter import as_session, bin_spikes
+from ldmfilter import as_session, bin_spikes, from_signal
 from ldmfilter.data.prepare import as_counts
 from ldmfilter.errors import InputError
 
@@ -83,3 +83,12 @@ def test_objects_without_units_are_refused():
     for thing in (nap.Ts(np.arange(3.0)), core.NumpyRecording(np.zeros((10, 2)), 1e4)):
         with pytest.raises(InputError, match=r"^memory: a \w+ of \w+ (holds|has) no units"):
             as_session(thing)
+
+
+def test_a_turned_array_and_a_rate_in_place_of_a_length_are_told():
+    with pytest.warns(UserWarning, match=r"20 bins of 200 units; the array is read as \(time, unit\): is it turned\?"):
+        as_session(np.ones((20, 200), int), 0.1)
+    with pytest.warns(UserWarning, match="20 bins of 200 channels"):
+        from_signal(np.random.default_rng(0).normal(size=(20, 200)), 0.1)
+    with pytest.warns(UserWarning, match="frames of 30 s; give the length of a frame in seconds"):
+        from_signal(np.random.default_rng(0).normal(size=(200, 2)), 30)

@@ -169,7 +169,10 @@ def test_files_that_are_no_nwb(tmp_path, content, line):
 
 
 def test_folder_that_is_no_store(tmp_path):
-    assert line_of(tmp_path) == "is a folder without zarr metadata; give an NWB file or a session in zarr"
+    (tmp_path / "notes.txt").touch()
+    assert line_of(tmp_path) == (
+        "is a folder that no format knows (it holds notes.txt); give an NWB file or a session in zarr"
+    )
 
 
 def test_hdf5_that_is_no_nwb(tmp_path):

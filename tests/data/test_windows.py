@@ -5,6 +5,7 @@ import pytest
 import xarray as xr
 
 from ldmfilter.data.windows import outside, reserve, stretches, typical_stretch
+from ldmfilter.errors import InputError
 
 
 def make(lengths: list[int], unobserved: slice = slice(0, 0), bin_size: float = 0.1) -> xr.DataArray:
@@ -94,3 +95,11 @@ def test_outside_keeps_the_guard_on_both_sides():
 def test_half_of_the_observed_time_lies_in_stretches_as_long_as_the_typical_one(lengths, unobserved, typical):
     assert typical_stretch(make(lengths, unobserved)) == typical
     assert typical_stretch(make(lengths, slice(0, 50))) == 0
+
+
+def test_a_share_is_from_0_to_below_1():
+    counts = make([5000])
+    assert reserve(counts).equals(reserve(counts, 0.4))
+    for share in (40, 1, -0.1):
+        with pytest.raises(InputError, match="it must be a share of the bins, from 0 to below 1"):
+            reserve(counts, share)

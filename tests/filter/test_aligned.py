@@ -145,6 +145,7 @@ def test_events_that_are_not_known_are_rows_of_nothing():
         ("trials.start_time", (5, 6), None, "no trial reaches the window 5:6 s around trials.start_time (0 to 1 s)"),
         ("trials.start_time", (0, 0.05), None, "window 0:0.05 s holds no whole bin of 0.1 s; widen it"),
         ("trials.start_time", (1, 0), None, "window 1:0 s cannot be used"),
+        ("trials.start_time", -1, None, "window -1 cannot be used; give (START, STOP), s from the event"),
         ("trials.start_time", (0, np.inf), None, "window 0:inf s cannot be used"),
         ("trials.start_time", (0, 1), "side == 'up'", "trials: none of 2 rows fits the query"),
         ("trials.start_time", (0, 1), "sides == 'up'", "no column sides; it has id, start_time, stop_time, side, cue"),

@@ -159,6 +159,11 @@ def test_a_write_that_fails_leaves_the_old_store(fitted, counts, tmp_path, monke
         xr.testing.assert_identical(store.load(), latents)
 
 
+def test_no_such_model_is_told(tmp_path):
+    with pytest.raises(InputError, match="nix: no such model; give the folder that "):
+        load(tmp_path / "nix")
+
+
 def test_save_and_load(fitted, counts, tmp_path):
     fitted.save(tmp_path / "model")
     again = ldmfilter.load(tmp_path / "model")
@@ -194,7 +199,7 @@ def test_damaged_models_are_refused_in_one_line(fitted, tmp_path):
             load(tmp_path)
         assert "\n" not in str(error.value), name
     path.unlink()
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such model; give the folder"):
         load(tmp_path)
 
 

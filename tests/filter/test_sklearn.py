@@ -1,5 +1,7 @@
 """The estimator among scikit-learn's, what it shows of itself, and how far a training is."""
 
+import inspect
+
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -7,7 +9,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from ldmfilter import LDMFilter
+from ldmfilter import InputError, LDMFilter
 from tests.filter.conftest import SMALL
 
 TINY = LDMFilter(**SMALL | {"max_steps": 25, "hidden": (8,)})
@@ -55,3 +57,17 @@ def test_progress_is_lines_in_a_log(counts, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.split("  ")[0] for line in err.splitlines()] == ["step 0/25", "step 25/25"]
+
+
+def test_settings_are_named_as_in_python(counts):
+    with pytest.raises(InputError, match="unknown setting 'latent_dims'; do you mean latent_dim"):
+        LDMFilter(latent_dims=3)
+    with pytest.raises(InputError, match="latent_dim is -3; it must be a whole number of 1 or more"):
+        LDMFilter(latent_dim=-3).fit(counts)
+    assert list(inspect.signature(LDMFilter).parameters) == list(LDMFilter().get_params())
+
+
+def test_a_function_hears_how_far_decoding_is(fitted, counts):
+    done = []
+    fitted.decode(counts, progress=done.append)
+    assert done == [counts.sizes["time"]]

@@ -181,6 +181,14 @@ def test_too_few_bins(counts):
         Training(FilterConfig(**SMALL), counts[:40])
 
 
+def test_fewer_bins_than_units_are_told(counts):
+    few = Training(FilterConfig(**SMALL), counts[:600])
+    for one in few._now._recordings:
+        one.n_units = 1000
+    few._now.step = 0
+    assert str(few._now._diverged()) == "too few bins (504) to train on for 1000 units; use a longer span"
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

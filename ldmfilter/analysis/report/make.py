@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ldmfilter.analysis.behavior import choose_behavior
-from ldmfilter.analysis.checks import check
+from ldmfilter.analysis.checks import diagnose
 from ldmfilter.analysis.lags import read_at_lags
 from ldmfilter.analysis.readout import AnyReport, read_behavior
 from ldmfilter.analysis.report.inputs import Inputs
@@ -22,7 +22,9 @@ from ldmfilter.analysis.trials import choose_condition, read_trials
 from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, replacing
+from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.runs import Run
+from ldmfilter.progress import Told, teller
 from ldmfilter.text import finite
 
 FORMAT = 1
@@ -114,11 +116,12 @@ def report(
     behavior: Sequence[str] = (),
     circular: Sequence[str] = (),
     min_speed: float = 0.0,
-    tell: Callable[[str], None] | None = None,
+    progress: Told = False,
     align: str | None = None,
     window: tuple[float, float] | None = None,
     query: str | None = None,
     condition: str | None = None,
+    tell: Told = None,
 ) -> Report:
     """A run's report, from its folder and its session.
 
@@ -132,8 +135,8 @@ def report(
         Those of them that are circular whatever their unit and name say.
     min_speed : float
         Bins in which the first behaviour changes more slowly (its unit per s) are not judged.
-    tell : callable, optional
-        Called with what is being computed.
+    progress : bool or callable
+        True prints what is being computed, on stderr; a function is called with it.
     align : str, optional
         Trials to show, "TABLE.COLUMN" as `ldmfilter.align` takes it; without it those of the table `trials`, from
         start_time, where there is one, or where one of the next three is given.
@@ -143,6 +146,8 @@ def report(
         Keeps some rows of the table.
     condition : str, optional
         A column of the table; without it the first that holds values that recur.
+    tell : callable, optional
+        The older name of `progress`.
 
     Returns
     -------
@@ -159,7 +164,7 @@ def report(
     >>> page = ldmfilter.report("runs/monday", ["linear_position"])  # doctest: +SKIP
     >>> page.write("report.html")  # doctest: +SKIP
     """
-    say = tell or (lambda _: None)
+    say = teller(progress or tell)
     run = run if isinstance(run, Run) else Run.open(run)
     model = run.model()
     session, counts = run.recording()
@@ -183,12 +188,13 @@ def report(
     if event := align or (STARTS if "trials" in session.intervals else None):
         say(f"trials: {event}")
         try:
-            trials = read_trials(latents, session, event, window, query, condition)
+            with one_thread(every_library=True):
+                trials = read_trials(latents, session, event, window, query, condition)
         except InputError as error:
             if align:
                 raise
             note = f"Trials are not shown: {str(error).removeprefix(f'{session.source.path}: ')}."
-    diagnosis = check(model, counts, progress=lambda what: say(f"diagnoses: {what}"), behavior=read)
+    diagnosis = diagnose(model, counts, progress=lambda what: say(f"diagnoses: {what}"), behavior=read)
     reports = finite([one.to_dict() for one in read])
     given = {
         "behavior": behavior,
