@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from ldmfilter_cli.console import Quiet, command, say
-from ldmfilter_cli.options import AsJson, RunSession
+from ldmfilter_cli.options import AsJson, Runs, RunSession
 
 from ldmfilter.text import open_console, print_table
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @command
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of one session, two or more.", metavar="RUN RUN...")],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Run folders of one session, two or more.", metavar="RUN RUN...")
+    ] = None,
+    run_option: Runs = None,
     session: RunSession = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -30,7 +33,7 @@ def compare(
     from ldmfilter.analysis.decode_session import stopped_early
     from ldmfilter.filter.runs import Run
 
-    opened = [Run.open(run).choose(session) for run in runs]
+    opened = [Run.open(one).choose(session) for one in [*(runs or []), *(run_option or [])]]
     for warning in filter(None, map(stopped_early, opened if not quiet else ())):
         say(warning)
     result = compare_runs(opened)

@@ -49,6 +49,10 @@ RunArgument = Annotated[
 RunOption = Annotated[
     Path | None, typer.Option("--run", metavar="FOLDER", help="The run folder, as other commands take it.")
 ]
+Runs = Annotated[
+    list[Path] | None,
+    typer.Option("--run", metavar="FOLDER", help="A run folder, as other commands take it; repeatable."),
+]
 RunFolder = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Run folder; without it the latest below runs/.")
 ]
@@ -118,9 +122,10 @@ def open_run(folder: Path | None) -> "Run":
 
 def where_now(run: "Run", session: Path | None) -> Path | None:
     """The path of a session that was named, as it lies now; None for where it lay, as for a name that chose one."""
-    if session is None or (len(run.sessions) > 1 and not (session.exists() or remote_address(session))):
-        return None
-    return session
+    if session is None or session.exists() or remote_address(session):
+        return session
+    own = Path(run.session_path)
+    return None if len(run.sessions) > 1 or str(session) in (own.name, own.stem) else session
 
 
 def parse_widths(text: str) -> tuple[int, ...]:

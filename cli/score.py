@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 from ldmfilter_cli.console import Quiet, command, say
-from ldmfilter_cli.options import AsJson, RunSession
+from ldmfilter_cli.options import AsJson, Runs, RunSession
 
 from ldmfilter.text import open_console
 
@@ -17,6 +17,7 @@ def score(
         list[Path] | None,
         typer.Argument(help="Run folders of one session; without one the latest below runs/.", metavar="RUN..."),
     ] = None,
+    run_option: Runs = None,
     session: RunSession = None,
     ahead: Annotated[
         list[float] | None,
@@ -39,7 +40,8 @@ def score(
     from ldmfilter.analysis.text import show_scores
     from ldmfilter.filter.runs import Run
 
-    opened = [Run.open(run) for run in runs] if runs else [Run.latest()]
+    folders = [*(runs or []), *(run_option or [])]
+    opened = [Run.open(folder) for folder in folders] or [Run.latest()]
     tell = None if quiet else lambda what: say(f"{what} ...")
     scores = score_runs([run.choose(session) for run in opened], ahead or AHEAD, peer or (), tell)
     if as_json:

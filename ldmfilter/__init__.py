@@ -60,15 +60,16 @@ _NAMES = {
 }
 _MODULES = {name: f"ldmfilter.{module}" for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_MODULES)
+_WHOLE = ("export", "plot")  # modules whose functions are called by the module's name
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(_MODULES[name]), name)
-    if name == "plot":
-        return import_module("ldmfilter.plot")
+    if name in _WHOLE:
+        return import_module(f"ldmfilter.{name}")
     raise AttributeError(f"module 'ldmfilter' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, *_WHOLE])

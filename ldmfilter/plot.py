@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike
 
 from ldmfilter.analysis import plots
 from ldmfilter.analysis.behavior import as_labels, choose_behavior, classes_of
-from ldmfilter.analysis.variable import align, positions
+from ldmfilter.analysis.readout import Reading
+from ldmfilter.analysis.variable import Behavior, align, positions
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 
@@ -44,12 +45,19 @@ def states(latents: xr.Dataset, number: int = 3, ax: Axes | None = None) -> Axes
     -------
     matplotlib.axes.Axes
 
+    Raises
+    ------
+    InputError
+        The states come without `ci`.
+
     Examples
     --------
     >>> ax = ldmfilter.plot.states(latents.sel(time=slice(0, 60)), number=2)
     >>> len(ax.lines)
     2
     """
+    if "ci" not in latents:
+        raise InputError("the states come without their intervals, ci; give those of decode")
     ax = _axes(ax, (8, 1 + number))
     plots.plot_states(latents, ax, number)
     return ax
@@ -57,7 +65,7 @@ def states(latents: xr.Dataset, number: int = 3, ax: Axes | None = None) -> Axes
 
 def state_space(
     latents: xr.Dataset,
-    by: str | ArrayLike | None = None,
+    by: str | Behavior | ArrayLike | None = None,
     session: Session | None = None,
     dims: tuple[int, int] | Literal["by"] = (0, 1),
     period: float | None = None,
@@ -71,9 +79,10 @@ def state_space(
     ----------
     latents : xarray.Dataset
         Of `LDMFilter.decode`.
-    by : str or array_like, optional
-        Behaviour of the session, as ``"linear_position"`` or ``"trials.direction"``; or values (time,), one for each
-        bin. Bins where it is NaN are left out. Without it the time of the bin, s.
+    by : str, Behavior or array_like, optional
+        Behaviour of the session, as ``"linear_position"`` or ``"trials.direction"``, or one of `choose_behavior`; or
+        values (time,), numbers or texts, one for each bin. Bins where it is NaN are left out. Without it the time of
+        the bin, s.
     session : Session, optional
         That holds the behaviour; needed where `by` is a name.
     dims : tuple of int, or "by"
@@ -108,14 +117,23 @@ def state_space(
     limits: tuple[float | None, float | None]
     if by is None:
         label, values = "time, s", latents["time"]
-    elif isinstance(by, str):
-        if session is None:
+    elif isinstance(by, str | Behavior):
+        if isinstance(by, Behavior):
+            variable = by
+        elif session is None:
             raise InputError(f"{by!r} is behaviour of a session; give the session too, or a value for each bin")
-        variable = choose_behavior(session, [by])[0]
+        else:
+            variable = choose_behavior(session, by)[0]
         values, _ = align(variable, latents["time"].to_numpy(), float(latents.attrs["bin_size"]))
         period, classes = variable.period, variable.classes
         label = ", ".join(filter(None, (variable.name, variable.unit)))
-    colour = np.asarray(values, dtype=np.float64)
+    elif np.asarray(by).dtype.kind in "bU":
+        classes = classes_of(np.asarray(by), few=False)
+        values = positions(as_labels(np.asarray(by)), classes)
+    try:
+        colour = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError("by holds no numbers and no texts; give a value for each bin") from None
     if colour.shape != (latents.sizes["time"],):
         raise InputError(f"{colour.shape} values for {latents.sizes['time']} bins; give one for each bin")
     cmap, limits = "viridis", (None, None)
@@ -167,7 +185,7 @@ def trials(aligned: xr.Dataset, by: str, state: int = 0, ax: Axes | None = None)
     Raises
     ------
     InputError
-        The table has no such column.
+        The table has no such column, or there is no such state.
 
     Examples
     --------
@@ -178,6 +196,8 @@ def trials(aligned: xr.Dataset, by: str, state: int = 0, ax: Axes | None = None)
     """
     if by not in aligned.coords or aligned[by].dims != ("trial",):
         raise InputError(f"the trials have no column {by!r}")
+    if state not in aligned["state"]:
+        raise InputError(f"no state {state!r}; there are {aligned.sizes['state']}, from 0")
     values = as_labels(aligned[by].to_numpy())
     names = classes_of(values, few=False)
     ax = _axes(ax, (6.5, 3.6))
@@ -186,12 +206,12 @@ def trials(aligned: xr.Dataset, by: str, state: int = 0, ax: Axes | None = None)
     return ax
 
 
-def behavior(latents: xr.Dataset, name: str, ax: Axes | None = None) -> Axes:
+def behavior(latents: xr.Dataset | Reading, name: str, ax: Axes | None = None) -> Axes:
     """Draw behaviour that was read from the states, in its interval, over what was measured.
 
     Parameters
     ----------
-    latents : xarray.Dataset
+    latents : xarray.Dataset or Reading
         With ``<name>_mean``, of `read_behavior` or ``decode --behavior``, the stretch that is to be shown.
     name : str
         Of the behaviour.
@@ -214,6 +234,7 @@ def behavior(latents: xr.Dataset, name: str, ax: Axes | None = None) -> Axes:
     >>> ax.get_ylabel()
     'linear_position, cm'
     """
+    latents = latents.latents if isinstance(latents, Reading) else latents
     report = _report(latents, name)
     ax = _axes(ax, (8, 3))
     if report["categories"]:
@@ -225,13 +246,13 @@ def behavior(latents: xr.Dataset, name: str, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def calibration(latents: xr.Dataset, name: str, ax: Axes | None = None) -> Axes:
+def calibration(latents: xr.Dataset | Reading, name: str, ax: Axes | None = None) -> Axes:
     """Draw the share of bins that lie inside the intervals of a behaviour against the level of the intervals, or the
     share of a class against its probability. On the dashed line both are equal.
 
     Parameters
     ----------
-    latents : xarray.Dataset
+    latents : xarray.Dataset or Reading
         With ``<name>_mean`` or ``<name>_probability``, of `read_behavior` or ``decode --behavior``.
     name : str
         Of the behaviour.
@@ -254,7 +275,7 @@ def calibration(latents: xr.Dataset, name: str, ax: Axes | None = None) -> Axes:
     >>> ax.get_xlabel()
     'level of the interval'
     """
-    report = _report(latents, name)
+    report = _report(latents.latents if isinstance(latents, Reading) else latents, name)
     if not report["calibration" if report["categories"] else "intervals"]:
         raise InputError(f"{name}: not calibrated; reserve more time from training")
     ax = _axes(ax, (4.5, 4))

@@ -1,6 +1,8 @@
 """The functions of `ldmfilter.plot` draw what the dataset holds, onto the axes that they return."""
 
 import json
+import subprocess
+import sys
 
 import matplotlib as mpl
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import xarray as xr
 
 import ldmfilter
+from ldmfilter.analysis.readout import Reading
 
 mpl.use("Agg")
 
@@ -97,6 +100,29 @@ def test_classes_have_a_colour_each(latents, session, ax):
     assert [text.get_text() for text in ax.figure.axes[1].get_yticklabels()] == ["left", "right"]
 
 
+def test_texts_and_chosen_variables_colour(latents, session, ax):
+    ldmfilter.plot.state_space(latents, np.where(TIME < 2, "early", "late"), ax=ax)
+    assert ax.collections[0].get_array().tolist() == [0] * 20 + [1] * 20
+    assert [text.get_text() for text in ax.figure.axes[1].get_yticklabels()] == ["early", "late"]
+    variable = ldmfilter.choose_behavior(session, "place")[0]
+    points = ldmfilter.plot.state_space(latents, variable).collections[0]
+    np.testing.assert_allclose(points.get_array(), 10 * TIME, atol=1e-9)
+
+
+def test_what_cannot_be_drawn_is_told(latents, ax):
+    with pytest.raises(ldmfilter.InputError, match="without their intervals, ci"):
+        ldmfilter.plot.states(latents.drop_vars("ci"), ax=ax)
+    with pytest.raises(ldmfilter.InputError, match="by holds no numbers and no texts"):
+        ldmfilter.plot.state_space(latents, [{}] * 40, ax=ax)
+
+
+def test_the_modules_are_there_without_an_import():
+    assert {"plot", "export", "LDMFilter"} <= set(dir(ldmfilter))
+    assert "plot" not in ldmfilter.__all__
+    code = "import ldmfilter; ldmfilter.export.read_latents"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_values_must_fit_the_bins(latents, ax):
     ldmfilter.plot.state_space(latents, np.where(TIME < 1, np.nan, TIME), ax=ax)
     points = ax.collections[0].get_offsets()
@@ -124,6 +150,8 @@ def test_trials(ax):
     np.testing.assert_allclose(ax.lines[2].get_ydata(), states[[1, 3], :, 1].mean(0))  # after the two single trials
     with pytest.raises(ldmfilter.InputError, match="no column 'colour'"):
         ldmfilter.plot.trials(aligned, "colour")
+    with pytest.raises(ldmfilter.InputError, match="no state 9; there are 2, from 0"):
+        ldmfilter.plot.trials(aligned, "side", state=9)
 
 
 def test_behavior_and_calibration(latents, ax):
@@ -131,7 +159,8 @@ def test_behavior_and_calibration(latents, ax):
     read, measured = ax.lines
     np.testing.assert_allclose(measured.get_ydata() - read.get_ydata(), 1)
     assert ax.get_ylabel() == "place, cm"
-    other = ldmfilter.plot.calibration(latents, "place")
+    other = ldmfilter.plot.calibration(Reading(latents, (), {}), "place")
+    assert ldmfilter.plot.behavior(Reading(latents, (), {}), "place").get_ylabel() == "place, cm"
     diagonal, counted = other.lines[0], other.lines[1]
     assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
     np.testing.assert_allclose(counted.get_xdata() - counted.get_ydata(), 0.1)

@@ -244,7 +244,7 @@ def measure(
             name = part.kept_.dynamics if model.parts_ else ""
             of = f" ({name} states)" if name else ""
             progress(f"innovations{of}")
-            frames, part = apart(counts, part.frame_bins_), part.of_frames()
+            frames, part = apart(counts, part.frame_bins_), part._of_frames()
             latents = part.decode(frames)
             bins = bins_of(frames, np.asarray(latents["trained"]), part.trained_spans_)
             judged, scale = bins.judged, 1 / bins.size  # from nats a bin to nats a second

@@ -31,6 +31,7 @@ from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import frame_bins, sum_frames
 from ldmfilter.errors import InputError
 from ldmfilter.filter.linalg import one_thread
+from ldmfilter.html import table
 
 SHIFTS = 99  # of the control
 
@@ -131,6 +132,24 @@ class Reading:
 
     def __repr__(self) -> str:
         return "\n\n".join(map(repr, self.reports))
+
+    def _repr_html_(self) -> str:
+        """For a notebook: a row for each variable."""
+        heads = ("behaviour", "read by", "accuracy", "error", "95 % intervals hold", "p", "")
+        return table("behaviour, read from states", map(_row, self.reports), heads)
+
+
+def _row(one: AnyReport) -> tuple[str, ...]:
+    """A report as a row: name, readout, R2 or balanced accuracy, median error, coverage, p of the control, note."""
+    accuracy = error = coverage = ""
+    if isinstance(one, ClassReport):
+        accuracy = f"balanced {one.read.balanced_accuracy:.1%}, chance {one.chance:.1%}" if one.read else ""
+    else:
+        error = f"{one.read.median_error:.3g} {one.unit}, the median" if one.read else ""
+        accuracy = f"R2 {one.read.r2:.3f}" if one.read else ""
+        of = [i for i in one.intervals if i.level == 0.95]
+        coverage = "".join(f"{i.coverage:.1%}, {i.width:.3g} {one.unit} wide" for i in of)
+    return one.name, one.chosen, accuracy, error, coverage, f"{one.control.p:.2g}" if one.control else "", one.note
 
 
 def read_behavior(

@@ -291,7 +291,7 @@ def _check(model: LDMFilter, counts: xr.DataArray, ci: float) -> None:
     ids, expected = counts["unit"].to_numpy().tolist(), model.unit_ids_.tolist()
     if ids != expected:
         raise InputError(_other_units(where, ids, expected))
-    model.check_bins(counts)
+    model._check_bins(counts)
     if counts.sizes["time"] == 0:
         raise InputError(f"{where}: no bins to decode; choose a longer span")
 

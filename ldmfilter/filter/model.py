@@ -197,16 +197,16 @@ class LDMFilter(FilterConfig):
         """
         training = Training(self, [as_counts(one, bin_size) for one in several(counts)])
         _drive(training, progress)
-        return self.take(training)
+        return self._take(training)
 
-    def take(self, training: Training) -> "LDMFilter":
+    def _take(self, training: Training) -> "LDMFilter":
         """Take over what a training has reached: the parameters at its kept step."""
         self.sessions_ = list(map(FittedSession.of, training.counts))
         self.bin_size_ = float(training.counts[0].attrs["bin_size"])
         self.candidates_, self.kept_ = list(training.trained), training.kept
         self.ended_ = training.ended
         self.history_ = list(training.history)
-        self.set_parts(training.parts)
+        self._set_parts(training.parts)
         return self
 
     def add(self, counts: Any, progress: Progress = False) -> "LDMFilter":
@@ -240,18 +240,18 @@ class LDMFilter(FilterConfig):
         [6, 5]
         """
         self.check_fitted()
-        training = self.adding(as_counts(counts, self.bin_size_))
+        training = self._adding(as_counts(counts, self.bin_size_))
         _drive(training, progress)
-        return self.take_added(training)
+        return self._take_added(training)
 
-    def adding(self, counts: xr.DataArray) -> Training:
-        """The training of `add`, for who wants to follow it; `take_added` takes over what it has reached."""
+    def _adding(self, counts: xr.DataArray) -> Training:
+        """The training of `add`, for who wants to follow it; `_take_added` takes over what it has reached."""
         self.check_fitted()
-        self.check_bins(counts)
+        self._check_bins(counts)
         where = counts.attrs.get("path", "counts")
         checksum = str(counts.attrs.get("checksum", ""))
         if checksum and checksum in [one.source.get("checksum") for one in self.sessions_]:
-            raise InputError(f"{where}: is one of {self.listed()} already; decode it")
+            raise InputError(f"{where}: is one of {self._listed()} already; decode it")
         if not all(part.network_.second_moments.any() for part in self.parts):
             raise InputError(f"{where}: the model is of an older ldmfilter and takes no further session; train it anew")
         config = self.sized_
@@ -259,15 +259,15 @@ class LDMFilter(FilterConfig):
             config = dataclasses.replace(config, dynamics=self.kept_.dynamics)
         return Training(config, counts, [(part.network_, part.frame_) for part in self.parts])
 
-    def take_added(self, training: Training) -> "LDMFilter":
-        """Take over the encoder of a further session from a training that `adding` gave."""
+    def _take_added(self, training: Training) -> "LDMFilter":
+        """Take over the encoder of a further session from a training that `_adding` gave."""
         first = f"encoders.{len(self.sessions_)}."
         parts = []
         for part, (_, tensors) in zip(self.parts, training.parts, strict=True):
             mine = {first + name: value for name, value in below("encoders.0.", tensors).items()}
             parts.append((part.kept_, part.network_.state_dict() | mine))
         self.sessions_ = [*self.sessions_, *map(FittedSession.of, training.counts)]
-        self.set_parts(parts)
+        self._set_parts(parts)
         return self
 
     def decode(
@@ -620,20 +620,20 @@ class LDMFilter(FilterConfig):
         self.check_fitted()
         if len(self.sessions_) == 1:
             return self
-        return self.keep([self._find(session)])
+        return self._keep([self._find(session)])
 
-    def keep(self, positions: Sequence[int]) -> "LDMFilter":
+    def _keep(self, positions: Sequence[int]) -> "LDMFilter":
         """The filter of some of the sessions, with the same parameters, not copies."""
         self.check_fitted()
         model = copy.copy(self)
         model.sessions_ = [self.sessions_[i] for i in positions]
         if self.parts_:
-            model._join([part.keep(positions) for part in self.parts_])
+            model._join([part._keep(positions) for part in self.parts_])
         else:
             model.network_ = self.network_.keep(positions)
         return model
 
-    def of_frames(self) -> "LDMFilter":
+    def _of_frames(self) -> "LDMFilter":
         """The same filter for counts in bins as long as its frames (`data.frames.apart`)."""
         model = copy.copy(self)
         model.bin_size_ = model.frame_ = self.frame_bins_ * self.bin_size_
@@ -655,9 +655,9 @@ class LDMFilter(FilterConfig):
                 return [i for i in among if value and self.sessions_[i].source.get(key) == value]
 
             tiers = [same("checksum", every), same("identifier", units), units]
-        return find_one(tiers, what, self.listed())
+        return find_one(tiers, what, self._listed())
 
-    def listed(self) -> str:
+    def _listed(self) -> str:
         """The number of sessions and their names, for a message."""
         names = [one.name for one in self.sessions_]
         return f"the model's {len(names)} sessions ({shorten(names)})"
@@ -665,7 +665,7 @@ class LDMFilter(FilterConfig):
     def _only(self) -> FittedSession:
         self.check_fitted()
         if len(self.sessions_) > 1:
-            raise InputError(f"choose one of {self.listed()} first, with of(session)")
+            raise InputError(f"choose one of {self._listed()} first, with of(session)")
         return self.sessions_[0]
 
     @property
@@ -693,13 +693,13 @@ class LDMFilter(FilterConfig):
         """The filters whose states it has: of slow and of fast states, or itself alone."""
         return self.parts_ or [self]
 
-    def set_parts(self, parts: Sequence[tuple[Trained, Tensors]]) -> None:
+    def _set_parts(self, parts: Sequence[tuple[Trained, Tensors]]) -> None:
         """Take what was kept, of each part, for the sessions that are set; `kept_` is set already."""
         self.parts_ = []
         models = [copy.copy(self) for _ in parts] if len(parts) > 1 else [self]
         for model, (kept, tensors) in zip(models, parts, strict=True):
             model.kept_, model.frame_ = kept, kept.frame
-            model.set_network(tensors)
+            model._set_network(tensors)
         if len(models) > 1:
             self._join(models)
 
@@ -713,7 +713,7 @@ class LDMFilter(FilterConfig):
     def _set_sizes(self, latents: int, states: int) -> None:
         self.sized_ = FilterConfig(**self.get_params() | {"latent_dim": latents, "state_dim": states})
 
-    def set_network(self, tensors: Tensors) -> None:
+    def _set_network(self, tensors: Tensors) -> None:
         """Take a network's parameters, for the sessions that are set."""
         self._set_sizes(len(tensors["encoders.0.z_mean"]), len(tensors["gauge"]))
         with torch.random.fork_rng(devices=[]):  # a caller's random numbers are not ours to draw
@@ -747,7 +747,7 @@ class LDMFilter(FilterConfig):
         if not hasattr(self, "network_"):
             raise InputError("this LDMFilter has not been fitted; call fit(counts) or load a model first")
 
-    def check_bins(self, counts: xr.DataArray) -> None:
+    def _check_bins(self, counts: xr.DataArray) -> None:
         """Raises: InputError for counts in bins of another size."""
         size = float(counts.attrs["bin_size"])
         if not np.isclose(size, self.bin_size_, rtol=1e-9):
@@ -880,7 +880,7 @@ def load(folder: AnyPath) -> LDMFilter:
             raise ValueError("it was trained on bins of no length, or not at all")
         kept = [read_trained(one) for one in header.get("parts", [])]
         current = _current(tensors, found, config.latents)
-        model.set_parts([(one, below(f"{one.dynamics}.", current)) for one in kept] or [(model.kept_, current)])
+        model._set_parts([(one, below(f"{one.dynamics}.", current)) for one in kept] or [(model.kept_, current)])
         [part.kept_record_ for part in model.parts]
         if not all(bool(x.isfinite().all()) for x in tensors.values()) or not all(
             bool(x.isfinite().all()) for part in model.parts for x in part.network_.linear_gaussian()

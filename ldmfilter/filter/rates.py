@@ -54,6 +54,10 @@ class Rates:
     lowest: Floats
     highest: Floats
 
+    def __repr__(self) -> str:
+        units, states = self.weights.shape
+        return f"Rates({units} units given {states} states)"
+
     @classmethod
     def fit(cls, latents: xr.Dataset, counts: xr.DataArray) -> Rates:
         """Fit to the bins that the filter was trained on, at most `MOST_FITTED`.

@@ -119,8 +119,8 @@ class Run:
         """The run as one of its sessions sees it; a run of one session is that already.
 
         Args:
-            session: a path as it was given, its last part, or a file with the same content; or a session as read,
-                which is that with the same checksum, or else has the units of just one.
+            session: a path as it was given, its last part, with its suffix or without, or a file with the same content;
+                or a session as read, which is that with the same checksum, or else has the units of just one.
 
         Raises:
             InputError: none or several are meant; names the sessions.
@@ -140,6 +140,7 @@ class Run:
             tiers = [
                 [one for one in self.sessions if where == one.session],
                 [one for one in self.sessions if Path(where).name == Path(one.session).name],
+                [one for one in self.sessions if where == Path(one.session).stem],
             ]
             if not any(tiers) and Path(where).exists():
                 return self.choose(self.read(where))
@@ -380,8 +381,8 @@ class Run:
             added = RunSession.of(session, counts, True)
             # A stop may have left the encoder of a session that the run does not know.
             known = [i for i, one in enumerate(model.sessions_) if one.source.get("checksum") != added.checksum]
-            model = model.keep(known)
-            training = model.adding(counts)
+            model = model._keep(known)
+            training = model._adding(counts)
         except BaseException:
             self._lock.release()
             raise
@@ -392,7 +393,7 @@ class Run:
             yield from training.run()
             if ranks().first:
                 # First the encoder, then its name: a stop between the two leaves an encoder that is never used.
-                model.take_added(training).save(self.folder)
+                model._take_added(training).save(self.folder)
                 self.sessions.append(session)
                 about = self._about | {"format": RUN_FORMAT, "sessions": [asdict(one) for one in self.sessions]}
                 write_bytes(self.folder / RUN_FILE, json.dumps(about, indent=1).encode())
@@ -402,7 +403,7 @@ class Run:
     def _write(self, training: Training, checkpoint: bool = True) -> None:
         if checkpoint:
             write_tensors(self.folder / _CHECKPOINT, *training.state())
-        LDMFilter(**asdict(self.config.filter)).take(training).save(self.folder)
+        LDMFilter(**asdict(self.config.filter))._take(training).save(self.folder)
 
 
 def start_run(

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from ldmfilter.analysis.check_table import CHECKS
 from ldmfilter.analysis.measures import Measures
 from ldmfilter.analysis.nested import Readout
-from ldmfilter.analysis.readout import FAST, LEVELS, READOUTS, read_behavior
+from ldmfilter.analysis.readout import FAST, LEVELS, READOUTS, Reading, read_behavior
 from ldmfilter.analysis.variable import Behavior
 from ldmfilter.errors import InputError
 
@@ -71,6 +71,8 @@ def one(latents, behavior, **more):
 def test_a_linear_world_is_read_as_well_as_its_noise_allows():
     latents = world(500)
     out, report = one(latents, sampled(latents, linear(latents, noise=20.0)))
+    shown = Reading(out, (report,), {})._repr_html_()
+    assert f"<td>R2 {report.read.r2:.3f}</td>" in shown
     expected = 1400 / (1400 + 400)  # variance of the states' part: 10^2 + 20^2 + 30^2
     assert report.chosen == "linear"
     assert report.readouts["linear"].r2 == pytest.approx(expected, abs=0.03)

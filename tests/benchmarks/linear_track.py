@@ -44,7 +44,7 @@ def filter_states(entropy: str, trained: bool = True) -> Fit:
         else:
             training = Training(model, train)
             next(training.run())  # the evaluation before the first step fixes the gauge
-            model.take(training)
+            model._take(training)
         return model.transform(whole)
 
     return fit

@@ -36,7 +36,7 @@ def coverage(model: ldmfilter.LDMFilter, counts: Any) -> list[tuple[str, float |
     """Share of forecasts inside their 95 % intervals on reserved time, of each part, by horizon."""
     rows = []
     for part in model.parts:
-        spread, of_frames = apart(counts, part.frame_bins_), part.of_frames()
+        spread, of_frames = apart(counts, part.frame_bins_), part._of_frames()
         bins = bins_of(spread, of_frames.decode(spread)["trained"].to_numpy(), of_frames.trained_spans_)
         with torch.no_grad():
             z = of_frames.network_.encode(torch.from_numpy(bins.counts)).double().numpy()

@@ -24,6 +24,6 @@ def test_a_table_of_runs(trained, session_file):
 
 
 def test_one_run_is_not_enough(trained):
-    ended = here("compare", "run", cwd=trained)
+    ended = here("compare", "--run", "run", cwd=trained)
     assert ended.code == 3
     assert ended.err == "ldmfilter: a comparison needs two runs or more; name another run folder\n"

@@ -41,7 +41,7 @@ def test_a_table_beside_simpler_methods_and_what_could_not_be_judged(trained, mo
     twice = {row: each | {"another run": each["run"]} for row, each in made[0].rows.items()}  # leads by nothing
     made[0] = dataclasses.replace(made[0], rows=twice)
     monkeypatch.setattr(module, "score", lambda *_: made[0])  # is not computed again
-    ended = here("score", "run", cwd=trained)
+    ended = here("score", "--run", "run", "--session", "session", cwd=trained)
     assert repr(made[0]).splitlines() == ended.out.splitlines()
     assert f"<td>{found['run']['score']:.3f} (" in made[0]._repr_html_()
     heads, first, *_, where, later, far, few = ended.out.splitlines()
@@ -75,7 +75,7 @@ def test_what_cannot_be_scored_is_told_in_one_line(trained, model_and_counts, mo
     ended = here("score", "run", "--ahead", -1, cwd=trained)
     assert (ended.code, ended.err) == (3, "ldmfilter: horizons -1 s: give seconds above 0\n")
     model, counts = model_and_counts
-    everything = model.keep([0])
+    everything = model._keep([0])
     everything.sessions_ = [dataclasses.replace(model.sessions_[0], trained_spans=[(0.0, 120.0)])]
     with pytest.raises(InputError, match=r"no time is held out, 2 s away from training, .* train with --reserve 0.4"):
         score(everything, counts)

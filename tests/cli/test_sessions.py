@@ -108,7 +108,7 @@ def test_commands_that_look_at_one_session(folder, tmp_path):
     refused(here("inspect", "run", cwd=folder), "run: is a run folder, not a session")
     assert here("decode", "run", "--out", tmp_path / "x.zarr", cwd=folder).code == 2
     refused(here("check", "run", "--session", "d.zarr", cwd=folder), "d.zarr: is none of the sessions of run")
-    ended = here("check", "--run", folder / "run", "--session", "b.zarr", "--json", cwd=tmp_path)
+    ended = here("check", "--run", folder / "run", "--session", "b", "--json", cwd=tmp_path)
     assert ended.code == 0, ended.err
     assert len(json.loads(ended.out)["units"]["unit"]) == 14
 

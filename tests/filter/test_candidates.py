@@ -214,7 +214,7 @@ def test_a_candidate_that_fails_is_left_out(few, monkeypatch, tmp_path, fails, k
     assert again.ended
     assert list(again.run()) == []
     assert same(again.parts[0][1], training.parts[0][1])
-    LDMFilter(**TINY).take(again).save(tmp_path)
+    LDMFilter(**TINY)._take(again).save(tmp_path)
     model = load(tmp_path)
     assert (model.kept_.name, model.ended_) == (kept, True)
     assert np.isfinite(model.decode(few)["filtered_mean"]).all()
@@ -225,7 +225,7 @@ def test_after_each_record_there_is_a_model_to_keep(few, monkeypatch, tmp_path):
     failing(monkeypatch, {"slow"})
     training = Training(FilterConfig(**TINY | {"max_steps": 5}), few)
     for _ in training.run():
-        LDMFilter(**TINY | {"max_steps": 5}).take(training).save(tmp_path)
+        LDMFilter(**TINY | {"max_steps": 5})._take(training).save(tmp_path)
         model = load(tmp_path)
         assert model.kept_record_.candidate == model.kept_.name
     assert model.kept_.name == "fast"
@@ -293,7 +293,7 @@ def test_a_session_is_added_as_the_kept_candidate_was_trained():
 
     model = LDMFilter(**TINY | {"max_steps": 2}).fit(counts(0.4, 0))
     assert (model.kept_.dynamics, model.frame_) == ("fast", pytest.approx(0.06))
-    records = list(model.adding(longer := counts(0.9, 1)).run())
+    records = list(model._adding(longer := counts(0.9, 1)).run())
     assert {one.candidate for one in records} == {"fast"}
     model.add(longer)
     assert model.frame_ == pytest.approx(0.06)

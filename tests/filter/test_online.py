@@ -180,7 +180,7 @@ def test_states_are_the_callers_own(online, counts):
 def test_the_model_is_read_once(fitted, counts):
     model = LDMFilter(**fitted.get_params())
     vars(model).update({k: v for k, v in vars(fitted).items() if k.endswith("_")})
-    model.set_network({k: v.clone() for k, v in fitted.network_.state_dict().items()})
+    model._set_network({k: v.clone() for k, v in fitted.network_.state_dict().items()})
     online, bins = OnlineFilter(model), counts.to_numpy()[:5]
     expected = run(OnlineFilter(fitted), bins)[0]
     with torch.no_grad():

@@ -37,7 +37,7 @@ def undisturbed(few, short_trainings) -> tuple[Training, list, list]:
 
 @pytest.fixture(scope="module")
 def model(few, undisturbed) -> LDMFilter:
-    return LDMFilter(**SHARED).take(undisturbed[0])
+    return LDMFilter(**SHARED)._take(undisturbed[0])
 
 
 def same_parts(one: Training, other: Training) -> bool:
@@ -102,7 +102,7 @@ def test_where_one_part_fails_the_other_is_the_filter(few, monkeypatch, tmp_path
     again.restore(tensors, json.loads(json.dumps(values)))
     assert again.ended
     assert same_parts(again, training)
-    LDMFilter(**SHARED).take(again).save(tmp_path)
+    LDMFilter(**SHARED)._take(again).save(tmp_path)
     latents = load(tmp_path).decode(few)
     assert latents.sizes["state"] == {"slow": 7, "fast": 6}[kept]
     assert "dynamics" not in latents
@@ -169,7 +169,7 @@ def test_online_equals_offline(model, few, lag):
 
 def test_a_further_session_gets_an_encoder_in_each_part(model, counts):
     other = check_counts(counts[700:1300]).assign_attrs(checksum="another", path="other.nwb")
-    grown = model.keep([0])
+    grown = model._keep([0])
     grown.add(other)
     assert len(grown.sessions_) == 2
     for part, before in zip(grown.parts, model.parts, strict=True):
@@ -214,5 +214,5 @@ def test_a_part_that_leads_clearly_is_kept_alone(few, monkeypatch, tmp_path, lea
     tensors, values = training.state()
     again.restore(tensors, json.loads(json.dumps(values)))
     assert same_parts(again, training)
-    LDMFilter(**SHARED, refit=False).take(again).save(tmp_path)
+    LDMFilter(**SHARED, refit=False)._take(again).save(tmp_path)
     assert load(tmp_path).decode(few).sizes["state"] == (13 if len(kept) > 1 else 6)

@@ -50,6 +50,10 @@ def test_expected_rates_and_intervals_are_those_of_the_world(world):
         assert np.isnan(rate[:, 3]).all()
 
 
+def test_rates_show_their_sizes_alone():
+    assert repr(Rates(np.zeros((5, 2)), *np.zeros((3, 5)))) == "Rates(5 units given 2 states)"
+
+
 def test_rates_do_not_leave_what_was_fitted(world):
     latents, counts, *_ = world
     fitted = Rates.fit(latents, counts)
