@@ -151,7 +151,8 @@ def _say_start(run: "Run", training: "Training") -> None:
     if stretch < FRAMES and not is_signal(counts[0]):
         round_sizes = (digit * 10.0**power for power in range(-4, 1) for digit in (1, 2, 5))
         shorter = max(one for one in round_sizes if one < stretch * size / FRAMES or one == 1e-4)
-        say(f"half of the time lies in stretches of {stretch} bins or fewer; --bin-size {shorter:g} tells more of them")
+        few = f"half of the time lies in stretches of {stretch} bins or fewer"
+        say(f"{few}; bins of {shorter:g} s (--bin-size) show more of the time course")
     step = f", from step {training.step}" if training.step else ""
     each = run.config.filter.max_steps
     of = f" ({training.steps // each} trainings of {each})" if training.steps > each else ""

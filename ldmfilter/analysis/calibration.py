@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 
 from ldmfilter.analysis.statistics import Array, block_bootstrap
 
+SPIKES, SPEED = "spikes in the last second", "speed"  # what judged bins are ordered by, with width and value
 BAND = 0.03  # coverage of each third may differ from its level by as much
 TAIL = 4.0  # widths beyond the outermost error, where a distribution is taken to end
 QUANTILES = (np.arange(100) + 0.5) / 100  # that the CRPS is summed over
@@ -64,6 +65,17 @@ class Third:
     width: float
     width_se: float
     outside: bool
+
+
+def unit_of(by: str, unit: str) -> str:
+    """The unit of what a third is ordered by, with a space before it, where the behaviour has this one.
+
+    >>> unit_of("speed", "cm"), unit_of("value", "cm"), unit_of("speed", "")
+    (' cm/s', ' cm', '')
+    """
+    if not unit or by == SPIKES:
+        return ""
+    return f" {unit}/s" if by == SPEED else f" {unit}"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ldmfilter.analysis import statistics
 from ldmfilter.analysis.baselines import NO_MEMORY, Baseline, causal_pca, log_likelihoods
+from ldmfilter.analysis.calibration import unit_of
 from ldmfilter.analysis.judged import Bins, bins_of, excerpt, thinned
 from ldmfilter.analysis.score import Judge, means_without
 from ldmfilter.analysis.statistics import Array
@@ -182,9 +183,9 @@ class Measures:
     behavior: tuple[AnyReport, ...]
 
     @property
-    def thirds(self) -> list[tuple[Third, str]]:
+    def thirds(self) -> list[tuple[Third, AnyReport]]:
         """Thirds of bins and the behaviour whose intervals are judged there, those first that are surest to be off."""
-        every = [(third, one.name) for one in self.behavior for third in getattr(one, "thirds", ())]
+        every = [(third, one) for one in self.behavior for third in getattr(one, "thirds", ())]
         return sorted(every, key=lambda pair: 2 * pair[0].coverage_se - abs(pair[0].coverage - LEVEL))
 
     @property
@@ -192,8 +193,9 @@ class Measures:
         """The thirds of bins in which intervals of behaviour hold too few or too many, in words; where chance may
         explain all, that which is furthest off."""
         return "; ".join(
-            f"{third.coverage:.1%} of {name} in bins with {third.by} of {third.low:.3g} to {third.high:.3g}"
-            for third, name in [pair for pair in self.thirds if pair[0].outside] or self.thirds[:1]
+            f"{third.coverage:.1%} of {one.name} in bins with {third.by} of {third.low:.3g} to {third.high:.3g}"
+            + unit_of(third.by, getattr(one, "unit", ""))
+            for third, one in [pair for pair in self.thirds if pair[0].outside] or self.thirds[:1]
         )
 
     @property

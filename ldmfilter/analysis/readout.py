@@ -19,7 +19,7 @@ import xarray as xr
 from ldmfilter.analysis.bayesian_decoder import Decoder, decode_counts
 from ldmfilter.analysis.behavior import as_behavior
 from ldmfilter.analysis.blocks import GUARD, LEAST_FOLDS, Bins, Judged, against_surrogates, bins_of
-from ldmfilter.analysis.calibration import DistributionScore, IntervalScore, Third
+from ldmfilter.analysis.calibration import SPEED, SPIKES, DistributionScore, IntervalScore, Third
 from ldmfilter.analysis.classes import ClassReport, read_classes
 from ldmfilter.analysis.intervals import LEVELS as LEVELS
 from ldmfilter.analysis.intervals import Reader, VariableReading
@@ -231,7 +231,7 @@ def read_behavior(
                 if reading.reader is not None:
                     readers[bins.variable.name] = reading.reader
                 pace = speed(bins.variable, bins.truth, segment, bins.size)
-                ordered = {"spikes in the last second": _spikes(latents, counts), "speed": pace}
+                ordered = {SPIKES: _spikes(latents, counts), SPEED: pace}
                 reports.append(_report(reading, counts, shifts, ordered))
                 variables = reading.variables()
             added |= variables

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ldmfilter.analysis.baselines import STATES
+from ldmfilter.analysis.calibration import unit_of
 from ldmfilter.text import print_lines, print_table, shown
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _show_scores(console: Console, one: BehaviorReport, scores: dict[str, Any]) 
         )
     off = [
         f"intervals hold {third.coverage:.1%} +- {third.coverage_se:.1%} in bins with {third.by} of {third.low:.3g} "
-        f"to {third.high:.3g}"
+        f"to {third.high:.3g}{unit_of(third.by, one.unit)}"
         for third in one.thirds
         if third.outside
     ]

@@ -170,7 +170,9 @@ def choose_units(
         columns = {"unit": session.units["unit"].values, "rate": rates, **flat_columns(session.units)}
         fits = rows_that_fit(columns, query, f"{where}: units")
         if not fits.any():
-            raise InputError(f"{where}: units: none of {session.n_units} fits the query {query!r}; widen it")
+            raise InputError(
+                f"{where}: units: none of {session.n_units} fits the query {query!r}; widen it{_values(columns, query)}"
+            )
     silent, slow = fits & (rates == 0), fits & (rates > 0) & (rates < min_rate)
     keep = fits & ~silent & ~slow
     if not keep.any():
@@ -240,6 +242,18 @@ def rows_that_fit(columns: Mapping[str, Array], query: str, where: str) -> Array
     return kept.to_numpy(copy=True)
 
 
+def _values(columns: Mapping[str, Array], query: str) -> str:
+    """The values of the columns that a query names, for a message."""
+    told = []
+    for name, values in columns.items():
+        if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", query):
+            number = values.dtype.kind in "iuf"
+            distinct = np.unique(values[np.isfinite(values)] if number else values.astype(np.str_)).tolist()
+            each = [f"{one:g}" if number else one for one in distinct]
+            told.append(f"{name} has {f'{each[0]} to {each[-1]}' if number and len(each) > 12 else shorten(each)}")
+    return "".join(f"; {one}" for one in told)
+
+
 def find_column(session: Session, text: str, kinds: str = "biufU") -> tuple[str, str]:
     """The interval table and the column that "TABLE.COLUMN" names; both may hold dots.
 
@@ -279,9 +293,12 @@ def choose_trials(session: Session, event: str, query: str | None = None) -> tup
     if query is not None:
         lists = {str(key): column for key, column in table.items() if column.ndim == 2 and column.shape[1] == 1}
         single = {key: column.values[:, 0] for key, column in lists.items()}  # as tags, where no row has two
-        kept = rows_that_fit({"id": table["interval"].values, **flat_columns(table), **single}, query, where)
+        columns = {"id": table["interval"].values, **flat_columns(table), **single}
+        kept = rows_that_fit(columns, query, where)
         if not kept.any():
-            raise InputError(f"{where}: none of {rows} rows fits the query {query!r}; widen it")
+            raise InputError(
+                f"{where}: none of {rows} rows fits the query {query!r}; widen it{_values(columns, query)}"
+            )
         table = table.isel(interval=np.flatnonzero(kept))
     if not np.isfinite(table[column].values.astype(np.float64)).any():
         which = "" if query is None else f" that fit the query {query!r}"

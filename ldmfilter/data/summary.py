@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from ldmfilter.data.spans import union
 from ldmfilter.data.tables import Floats, bounds_in, tagged, tags_in
 
 _NO_UNIT = {"n/a", "na", "none", "unknown", "a.u.", "au", "unitless"}
+_REST = re.compile("rest|sleep", re.IGNORECASE)  # a tag of time in which the animal does not move
+_PLACE = re.compile("pos|place|location", re.IGNORECASE)  # a path of behaviour that others are derived from
 _PART = 0.25  # share of the time, at least, of a part that is proposed to train on
 _MOST_TAGS = 24  # more are names of single rows
 
@@ -90,7 +93,9 @@ def _next(session: Session, given: str) -> list[str]:
         all_of_it = 0.99 * session.duration if interval != "trials" else math.inf  # trials begin anew even so
         by_tag = _by_tag(tables[interval], tags_in(tables[interval])[:_MOST_TAGS])
         long = [tag for tag in by_tag if _PART * seconds < by_tag[tag] < all_of_it]
-        parts = [f"{interval}={tag}" for tag in sorted(long, key=by_tag.__getitem__, reverse=True)]
+        unmeasured = {tag: not _measured(session, tables[interval], tag) for tag in long}
+        long.sort(key=lambda tag: (unmeasured[tag], _REST.search(tag) is not None, -by_tag[tag]))
+        parts = [f"{interval}={tag}" for tag in long]
         parts = parts or ([interval] if seconds < all_of_it else [])
     forced = given if not isinstance(session, BinnedSession) else f"{given} --bin-size {session.bin_size:g}"
     commands = [f"ldmfilter train {path}{forced}"]
@@ -101,12 +106,14 @@ def _next(session: Session, given: str) -> list[str]:
         commands += [
             f"ldmfilter train {path}{forced} --interval {shlex.quote(one)}  # or only this part" for one in parts
         ]
-    within = (
-        f" --behavior {shlex.quote(path)}"
+    within = [
+        (not _PLACE.search(path), one.ndim, f" --behavior {shlex.quote(path)}")
         for path, one in session.behavior.items()
         if ((one["time"] >= session.start) & (one["time"] <= session.stop)).any()
-    )
-    commands.append(f"ldmfilter decode --out latents.zarr{next(within, '')}")
+    ]
+    behavior = min(within, key=lambda one: one[:2], default=("", "", ""))[2]
+    same = f" --interval {shlex.quote(parts[0])}" if parts and interval != "trials" else ""
+    commands.append(f"ldmfilter decode{same} --out latents.zarr{behavior}")
     if "trials" in tables:
         event = next(iter(_events(tables["trials"])), "start_time")
         length = float(np.nanmedian(np.diff(bounds_in(tables["trials"])))) if tables["trials"].sizes else math.nan
@@ -134,6 +141,18 @@ def _odd_angles(session: Session) -> list[str]:
                 f"{session.source.path}: {path}: {low:g} to {high:g} in {unit!r} look like {looks}; taken as these"
             )
     return lines
+
+
+def _measured(session: Session, table: xr.Dataset, tag: str) -> bool:
+    """True where some behaviour was measured in half of the time of a table's rows with a tag, or more."""
+    bounds = bounds_in(table)[tagged(table, tag)]
+    bounds = union(bounds[np.isfinite(bounds).all(axis=1)])
+    for one in session.behavior.values():
+        time = one["time"].values
+        inside = np.searchsorted(bounds.ravel(), time, side="right") % 2 == 1
+        if time.size > 1 and inside.sum() * np.median(np.diff(time)) > 0.5 * np.diff(bounds).sum():
+            return True
+    return False
 
 
 def _seconds(table: xr.Dataset, rows: Any = slice(None)) -> float:

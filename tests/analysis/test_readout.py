@@ -117,6 +117,9 @@ def test_thirds_are_told_where_intervals_do_not_follow():
     reading = read_behavior(latents, [behavior], counts, shifts=20, readouts=FAST)
     reports = reading.reports
     thirds = reports[0].thirds
+    off = dataclasses.replace(thirds[3], outside=True)
+    told = repr(dataclasses.replace(reports[0], thirds=(off,)))
+    assert f"speed of {off.low:.3g} to {off.high:.3g} cm/s" in told
     by = {name: [one for one in thirds if one.by == name] for name in dict.fromkeys(one.by for one in thirds)}
     assert list(by) == ["spikes in the last second", "speed", "predicted width", "value"]
     assert all(len(three) == 3 for three in by.values())

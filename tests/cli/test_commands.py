@@ -191,7 +191,7 @@ def test_bins_too_long_for_short_trials_are_told(session_file, tmp_path):
     spans = [word for start in range(30) for word in ("--span", f"{start}:{start}.4")]
     words = ["--reserve", 0, "--latent-dim", 2, "--max-steps", 2, "--hidden", 8, "--no-refit", *spans]
     ended = here("train", session_file, "--run", "run", *words, cwd=tmp_path)
-    assert "half of the time lies in stretches of 4 bins or fewer; --bin-size 0.05 tells more of them" in ended.err
+    assert "stretches of 4 bins or fewer; bins of 0.05 s (--bin-size) show more of the time course" in ended.err
     ended = here("train", session_file, "--run", "shorter", "--bin-size", 0.05, *words, cwd=tmp_path)
     assert ended.code == 0, ended.err
     assert "stretches" not in ended.err

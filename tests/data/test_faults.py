@@ -311,6 +311,21 @@ def test_stray_stamps_are_told_and_make_no_bins():
     assert summarise(session)["next"] == ["ldmfilter train memory", "ldmfilter decode --out latents.zarr"]
 
 
+def test_what_inspect_proposes_first():
+    """The part in which behaviour was measured, or else one that is no rest; a place before what is derived from it."""
+    epochs = {"start_time": [0.0, 35.0], "stop_time": [35.0, 60.0], "kind": ["rest", "run"]}
+    time = np.arange(36, 59, 0.1)
+    behavior = {name: xr.DataArray(time, dims="time", coords={"time": time}) for name in ("direction", "position")}
+    one = summarise(Session.from_spikes(trains(), intervals={"epochs": epochs}, behavior=behavior))["next"]
+    assert [line.split()[-6] for line in one[1:3]] == ["epochs=run", "epochs=rest"]
+    assert one[3] == "ldmfilter decode --interval epochs=run --out latents.zarr --behavior position"
+    epochs["kind"] = ["foraging", "track"]
+    one = summarise(Session.from_spikes(trains(), intervals={"epochs": epochs}, behavior=behavior))["next"]
+    assert "epochs=track" in one[1]
+    one = summarise(Session.from_spikes(trains(), intervals={"epochs": epochs}))["next"]
+    assert "epochs=foraging" in one[1]
+
+
 def test_what_inspect_tells():
     trials = {
         "start_time": [0.0, 10.0], "stop_time": [5.0, 20.0], "go": [1.0, np.nan], "rt": [300.0, 200.0],

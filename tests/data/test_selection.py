@@ -180,7 +180,7 @@ def test_queries_cannot_run_code(session, query):
             "memory: units: query 'isolation > 2 and snr > 1': no column isolation; "
             "it has unit, rate, quality, snr, peak rate",
         ),
-        ({"query": "snr > 100"}, "memory: units: none of 4 fits the query 'snr > 100'; widen it"),
+        ({"query": "snr > 100"}, "memory: units: none of 4 fits the query 'snr > 100'; widen it; snr has 1, 3, 5"),
         (
             {"query": "snr + 1"},
             "memory: units: query 'snr + 1' is no condition; compare a column with a value",

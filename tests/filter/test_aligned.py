@@ -147,7 +147,7 @@ def test_events_that_are_not_known_are_rows_of_nothing():
         ("trials.start_time", (1, 0), None, "window 1:0 s cannot be used"),
         ("trials.start_time", -1, None, "window -1 cannot be used; give (START, STOP), s from the event"),
         ("trials.start_time", (0, np.inf), None, "window 0:inf s cannot be used"),
-        ("trials.start_time", (0, 1), "side == 'up'", "trials: none of 2 rows fits the query"),
+        ("trials.start_time", (0, 1), "side == 'up'", "the query \"side == 'up'\"; widen it; side has left, right"),
         ("trials.start_time", (0, 1), "sides == 'up'", "no column sides; it has id, start_time, stop_time, side, cue"),
         ("trials.start_time", (0, 1), "side.upper()", "may hold names, constants, comparisons and arithmetic only"),
     ],

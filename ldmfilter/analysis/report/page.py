@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.environment import TemplateModule
 from markupsafe import Markup, escape
 
+from ldmfilter.analysis.calibration import unit_of
 from ldmfilter.analysis.report.pictures import Picture
 from ldmfilter.analysis.text import reason_in_words
 
@@ -32,7 +33,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         extensions=["jinja2.ext.do"],
     )
-    filters = (short, plain_number, in_words, listed, plain, with_options, reason_in_words)
+    filters = (short, plain_number, in_words, listed, plain, with_options, reason_in_words, unit_of)
     made.filters |= {one.__name__: one for one in filters}
     made.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return made
