@@ -51,7 +51,10 @@ def decode(
     ] = None,
     lag: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Add each bin's state given so much more, in whole frames of the filter."),
+        typer.Option(
+            metavar="SECONDS",
+            help="Add each bin's state given so much more, in whole frames of slow and of fast states.",
+        ),
     ] = None,
     rates: Annotated[
         bool, typer.Option("--rates", help="Add each unit's expected rate given the state, Hz, with intervals.")
