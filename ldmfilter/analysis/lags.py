@@ -43,7 +43,7 @@ class AtLag:
 def read_at_lags(
     model: LDMFilter, counts: xr.DataArray, behavior: Sequence[Behavior], min_speed: float = 0.0
 ) -> dict[str, tuple[AtLag, ...]]:
-    """Read behaviour at each of `LAGS`, in whole frames of the shortest, from the mean of 25 nearest neighbours in other
+    """Read behaviour at each of `LAGS`, in whole frames of the shortest, from 25 nearest neighbours in other
     blocks.
 
     Args:
