@@ -54,8 +54,19 @@ def test_pynwb_reads_every_value(copy, states):
             "Lower bound of the interval, level 0.9: state given what was recorded up to its bin (t|t)"
         )
         assert module["ahead_0.5s_mean"].description == (
-            "Mean: state so much after its bin, given what was recorded up to the bin (t+ahead|t)"
+            "Mean: state 0.5 s after its bin, given what was recorded up to the bin (t+ahead|t)"
         )
+        assert module["lagged_mean"].description == (
+            "Mean: state given what was recorded up to 0.3 s after its bin (t|t+lag)"
+        )
+        assert module["place_ahead_0.1s_mean"].description == (
+            "Mean: behaviour processing/behavior/place 0.1 s after its bin, read from the states"
+        )
+        assert module["rate_ahead_0.1s"].description.startswith("Expected rate of each unit 0.1 s after a bin")
+        assert module["rate_ahead_0.1s_upper"].description.startswith("Upper bound of the interval: expected rate")
+        for name in ("rate", "rate_lower", "rate_ahead_0.5s", "rate_ahead_0.5s_upper"):
+            assert json.loads(module[name].comments) == {"unit": ["a", "+b"]}
+            assert module[name].unit == "Hz"
         assert module["place_mean"].description == "Mean: behaviour processing/behavior/place, read from the states"
         table = module["segments"].to_dataframe()
         assert table["segment"].tolist() == [0, 1, 2]
