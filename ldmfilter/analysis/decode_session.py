@@ -154,9 +154,13 @@ def decode_session(
         say(f"behaviour: {', '.join(one.name for one in variables)} ...")
         reading = read_behavior(latents, variables, counts, ci=options.ci, min_speed=options.min_speed)
         latents, reports = reading.latents, reading.reports
-        if options.ahead:
+        numbers = [one for one in variables if not one.categories]
+        for one in variables if options.ahead else ():
+            if one.categories:
+                say(f"{one.path}: is of classes, which are read now and not ahead")
+        if options.ahead and numbers:
             say("behaviour ahead")
-            latents, _ = read_behavior_ahead(latents, variables, options.ci, options.min_speed)
+            latents, _ = read_behavior_ahead(latents, numbers, options.ci, options.min_speed)
     if options.align:
         latents = align(latents, recording, options.align, options.window, options.filter)
         reached = int((latents["segment"] >= 0).sum())

@@ -22,9 +22,9 @@ def to_pynapple(
 ) -> Path:
     """Write a folder of .npz files for `pynapple.load_folder` or `load_file`.
 
-    A TsdFrame with named columns for each (time, state) or (time, unit) variable and bound, a TsdTensor for each covariance, a Tsd for
-    what has one value a bin, and the segments as an IntervalSet. `about.json` holds attributes, units and the segments'
-    labels. No file holds a pickle.
+    A TsdFrame with named columns for each (time, state) or (time, unit) variable and bound, a TsdTensor for each
+    covariance, a Tsd for what has one value a bin, and the segments as an IntervalSet. `about.json` holds attributes,
+    units and the segments' labels. No file holds a pickle.
 
     Parameters
     ----------
