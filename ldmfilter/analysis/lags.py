@@ -1,4 +1,5 @@
-"""The accuracy of behaviour read from states that wait for later bins, by the lag, so that one can be chosen."""
+"""The accuracy of behaviour read from states that wait for later bins, and the states' own certainty, by the lag, so
+that one can be chosen."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
+from scipy.special import ndtri
 from sklearn.neighbors import KNeighborsRegressor
 
 from ldmfilter.analysis.blocks import GUARD, Bins, bins_of
@@ -64,6 +66,25 @@ def read_at_lags(
             if bins.variable.name in found and bins.folds > 1:
                 found[bins.variable.name].append(_read(lag, bins))
     return {name: tuple(rows) for name, rows in found.items() if rows}
+
+
+def widths_at_lags(model: LDMFilter, counts: xr.DataArray) -> dict[str, list[dict[str, float | None]]]:
+    """The mean width of the states' 95 % intervals, of standard deviations, at each of `LAGS`; for sessions without
+    behaviour.
+
+    Returns:
+        By kind of states ("slow states", "fast states", or "states" alone) rows of `lag` and `width` over all observed
+        bins, in the order of `read_at_lags`.
+    """
+    found: dict[str, list[dict[str, float | None]]] = {}
+    for lag, latents in states_at_lags(model, counts):
+        cov = latents["filtered_cov"].to_numpy()[latents["observed"].to_numpy()]
+        width = 2 * float(ndtri(0.5 + 0.5 * LEVEL)) * np.sqrt(np.diagonal(cov, axis1=1, axis2=2)).mean(0)
+        kinds = latents["dynamics"].to_numpy() if "dynamics" in latents else np.full(width.size, "")
+        for kind in dict.fromkeys(kinds.tolist()):
+            rows = found.setdefault(f"{kind} states".strip(), [])
+            rows.append({"lag": lag, "width": float(width[kinds == kind].mean())})
+    return found
 
 
 def states_at_lags(model: LDMFilter, counts: xr.DataArray) -> Iterator[tuple[float | None, xr.Dataset]]:

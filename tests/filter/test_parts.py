@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 
 from ldmfilter import OnlineFilter
+from ldmfilter.analysis.lags import widths_at_lags
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError
@@ -160,6 +161,18 @@ def test_a_lag_below_the_slow_frame_is_one_of_fast_states(model, few):
     assert not np.array_equal(expected, latents["filtered_mean"][:, fast])
     with pytest.raises(InputError, match=r"lag is 0.09 s, but this filter looks at frames of 0.1 s"):
         model.decode(few, lag=0.09)
+
+
+def test_intervals_grow_narrower_with_the_lag_of_slow_states_from_their_frame_on(model, few):
+    found = widths_at_lags(model, few)
+    assert list(found) == ["slow states", "fast states"]
+    slow, fast = ([row["width"] for row in rows] for rows in found.values())
+    assert [row["lag"] for row in found["slow states"]] == pytest.approx([0, 0.1, 0.2, 0.5, 1, 2, None])
+    assert slow[0] == slow[1] == slow[2] > slow[3] > slow[4]
+    assert (np.diff(fast[:4]) < 0).all()
+    latents = model.decode(few, lag=0.2)
+    ci = latents["lagged_ci"].sel(state=latents["dynamics"] == "fast", time=latents["observed"])
+    assert fast[2] == pytest.approx(float((ci[..., 1] - ci[..., 0]).mean()), rel=1e-4)
 
 
 @pytest.mark.parametrize("lag", [None, 0.3, 0.5, 0.7])
