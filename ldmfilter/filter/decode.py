@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -304,8 +305,8 @@ def _check(model: LDMFilter, counts: xr.DataArray, ci: float) -> None:
 
 def check_level(ci: float) -> None:
     """Raises: InputError for a level of intervals outside (0, 1)."""
-    if not 0 < ci < 1:
-        raise InputError(f"ci is {ci}; it must be a level between 0 and 1, as 0.95")
+    if not (isinstance(ci, Real) and 0 < ci < 1):
+        raise InputError(f"ci is {ci!r}; it must be a level between 0 and 1, as 0.95")
 
 
 def _other_units(where: str, ids: list, expected: list) -> str:

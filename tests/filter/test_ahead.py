@@ -135,6 +135,7 @@ def test_variables_say_what_they_are(fitted, counts):
         ({"ahead": "0.5"}, "ahead is '0.5'"),
         ({"ahead": None}, "ahead is None"),
         ({"lag": "x"}, "lag is 'x'; give a number"),
+        ({"ci": "x"}, "ci is 'x'; it must be a level between 0 and 1"),
         ({"rates": "yes"}, "rates is 'yes'; give True, False or Rates"),
     ],
 )
