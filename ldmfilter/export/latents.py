@@ -167,6 +167,14 @@ class Column:
         return part[self.variable].isel(self.at).transpose("time", ...)
 
 
+def left_out(to: str, latents: xr.Dataset) -> list[str]:
+    """The variables that a format has no place for: covariances (CSV), texts (NWB, pynapple)."""
+    if to == "csv":
+        return beyond_tables(latents)
+    texts = [str(name) for name, x in latents.items() if "time" in x.dims and x.dtype.kind in "UT"]
+    return sorted(texts) if to in ("nwb", "pynapple") else []
+
+
 _SPLIT = {"time", "ahead", "bound"}  # dims that are rows, or names of columns
 
 

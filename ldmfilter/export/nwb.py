@@ -52,7 +52,7 @@ _PARTS = {
     "lower": "lower bound of the interval",
     "upper": "upper bound of the interval",
     "true": "as it was measured, a mean a bin",
-    "probability": "probability of each class, in the order of their labels",
+    "probability": "probability of each class, whose labels the comments hold",
     "read": "the most probable class",
     "fold": "fold of a bin that was read by readouts of other blocks, or -1",
 }
@@ -75,7 +75,7 @@ def to_nwb(
     smoothed and lagged states and forecasts (as ahead_0.5s_mean), the innovations, observed, trained and segment
     (time,), the rates, and each decoded behaviour in its unit with its bounds; and `segments`, a table of the gap-free
     stretches. The attributes are JSON in the comments of filtered_mean, the ids of the units that the columns of rates
-    belong to in the comments of these.
+    belong to in the comments of these, and the labels of classes in those of their probabilities.
 
     Parameters
     ----------
@@ -260,8 +260,9 @@ def _add_module(file: h5py.File, latents: xr.Dataset, follow: Follow) -> None:
     for one in held:
         values, name = one.of(latents), one.name
         comments = json.dumps(about) if name == "filtered_mean" else "no comments"
-        if "unit" in values.dims:  # TimeSeries have no column that refers to rows of the units table
-            comments = json.dumps({"unit": latents["unit"].to_numpy().tolist()})
+        # A TimeSeries cannot refer to rows of the units table, nor name its columns.
+        if named := [str(dim) for dim in values.dims if dim == "unit" or str(dim).endswith("_class")]:
+            comments = json.dumps({dim: latents[dim].to_numpy().tolist() for dim in named})
         description = _description(one, latents)
         group = _typed(module.create_group(name), "TimeSeries", description=description, comments=comments)
         chunks = (min(len(values), BLOCK // 4), *values.shape[1:])

@@ -275,7 +275,9 @@ def _dataset(
         "ci_level": ci,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return make_latents(values, model.unit_ids_, about | ({"lag": behind * model.bin_size_} if behind else {}))
+    return make_latents(
+        values, model.unit_ids_, about | ({"lag": round(behind * model.bin_size_, 9)} if behind else {})
+    )
 
 
 def _trained(model: LDMFilter, counts: xr.DataArray) -> np.ndarray:

@@ -14,7 +14,7 @@ from ldmfilter.data import read_session
 from tests.cli.conftest import QUICK, here
 from tests.cli.test_commands import SAMPLE
 
-LEFT_OUT = "has no filtered_cov, innovation_cov, predicted_cov; parquet, netcdf, nwb and pynapple do"
+LEFT_OUT = "has no filtered_cov, innovation_cov, predicted_cov; parquet and netcdf do"
 ENDINGS = {"nwb": ".nwb", "netcdf": ".nc", "csv": ".csv", "parquet": ".parquet", "pynapple": ""}
 
 
