@@ -206,6 +206,17 @@ def test_a_model_without_training_is_refused():
         OnlineFilter(LDMFilter())
 
 
+@pytest.mark.parametrize(
+    ("lag", "message"),
+    [("x", "lag is 'x'; give a number of seconds"), (1e9, r"lag is 1e\+09 s, and at most 10,000 bins.*give 1000 s or")],
+)
+def test_a_lag_that_cannot_be_waited_for_is_refused(fitted, online, lag, message):
+    with pytest.raises(InputError, match=message):
+        OnlineFilter(fitted, lag)
+    with pytest.raises(InputError, match="ahead is 'x'"):
+        online.ahead("x")
+
+
 # Frames of several bins
 
 
