@@ -23,7 +23,7 @@ from ldmfilter_cli.options import (
     with_options,
 )  # fmt: skip
 
-from ldmfilter.text import open_console, print_table
+from ldmfilter.text import open_console, print_lines, print_table
 
 
 @folded("format", "circular", "as_json", "filter", "device", "dask", "debug", "quiet")
@@ -53,7 +53,10 @@ def decode(
     ] = None,
     lag: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Add each bin's state given so much more, in whole frames of the filter."),
+        typer.Option(
+            metavar="SECONDS",
+            help="Add each bin's state given so much more, in whole frames of slow and of fast states.",
+        ),
     ] = None,
     rates: Annotated[
         bool, typer.Option("--rates", help="Add each unit's expected rate given the state, Hz, with intervals.")
@@ -132,10 +135,16 @@ def decode(
 
 def _show_ahead(reports: list[dict[str, Any]]) -> None:
     """Print accuracy and calibration of behaviour by horizon, on stderr."""
-    forms = {"ahead": "g", "r2": ".3f", "median_error": ".3g", "coverage": ".1%", "width": ".3g"}
-    heads = ["read ahead", ">s", ">R2", ">median error", ">95 % covers", ">width"]
+    forms = {"ahead": "g", "readout": "", "r2": ".3f", "median_error": ".3g", "coverage": ".1%", "width": ".3g"}
+    heads = ["read ahead", ">s", "by", ">R2", ">median error", ">95 % covers", ">width"]
     rows = []
     for one in reports:
         rows.append((one["name"], *("?" if one[key] is None else f"{one[key]:{form}}" for key, form in forms.items())))
     if rows:
-        print_table(open_console(stderr=True), heads, rows)
+        console = open_console(stderr=True)
+        print_table(console, heads, rows)
+        print_lines(
+            console,
+            "each horizon has a readout of its own, without networks, and leaves more out at the edges of blocks: an "
+            "error ahead may be smaller than the one now",
+        )

@@ -73,7 +73,7 @@ def export(
     export what it made.
     """
     from ldmfilter.export import FORMATS, WRITERS, check_export, to_nwb
-    from ldmfilter.export.latents import BLOCK
+    from ldmfilter.export.latents import BLOCK, left_out
     from ldmfilter.export.nwb import check_session
 
     if to not in FORMATS:
@@ -109,6 +109,9 @@ def export(
             to_nwb(latents, where, None if in_place else target, overwrite, in_place, shown)
         else:
             WRITERS[to](latents, target, overwrite, shown)
+        left = left_out(to, latents)
+    if left and not quiet:
+        say(f"{target}: has no {', '.join(left)}; parquet and netcdf do")
     if in_place and not quiet:
         say(f"{target}: has another checksum now; commands that read a run's own session want the file as it was")
     print(target)

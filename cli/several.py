@@ -14,6 +14,7 @@ from ldmfilter.cluster import work, workers
 from ldmfilter.data.untrusted.remote import absolute
 from ldmfilter.errors import InputError
 from ldmfilter.files import check_target, disk_errors, plain_names
+from ldmfilter.filter.forecast import lag_note
 from ldmfilter.filter.latents import store_attributes
 from ldmfilter.filter.runs import Run
 from ldmfilter.progress import follow
@@ -38,8 +39,10 @@ def decode_several(
     folder = _folder(out) if len(paths) > 1 else check_target(out, overwrite=True).absolute().parent
     run = os.path.abspath(the_run.folder)
     tasks = [(run, path, os.path.abspath(store), options, overwrite) for path, store in zip(paths, stores, strict=True)]
-    if (stopped := stopped_early(the_run)) and not quiet:
-        say(stopped)
+    notes = [stopped_early(the_run), "" if options.lag is None else lag_note(the_run.model(), options.lag)]
+    for note in filter(None, notes):
+        if not quiet:
+            say(note)
     ended: dict[int, Any] = {}
     reads = [run, *filter(os.path.exists, paths)]
     with workers(dask, 1, reads, folder, len(tasks)) as executor, closing(work(executor, _decode, tasks)) as ends:

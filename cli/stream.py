@@ -56,8 +56,8 @@ def stream(
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="Wait so much, in whole frames of the filter: each line has the state of the bin that lies so far "
-            "behind, given all counts up to now.",
+            help="Wait so much, in whole frames of slow and of fast states: each line has the state of the bin that "
+            "lies so far behind, given all counts up to now.",
             rich_help_panel=_OUT,
         ),
     ] = None,
@@ -128,6 +128,7 @@ def stream(
         if asked and lag is not None:
             raise typer.BadParameter("is of states without a lag; leave one out", param_hint=name)
     from ldmfilter.filter.decode import check_level
+    from ldmfilter.filter.forecast import lag_note
     from ldmfilter.filter.lines import CountLines, StateLines
     from ldmfilter.filter.online import OnlineFilter
 
@@ -152,6 +153,8 @@ def stream(
     if not quiet:
         behind = f", {online.lag_bins} bins behind" if online.lag_bins else ""
         size = model.bin_size_
+        if lag is not None and (note := lag_note(model, lag)):
+            say(note)
         say(f"{len(model.unit_ids_)} units, a line for each bin of {size:g} s{behind}, model of {the_run.folder}")
     on = False
     for n, seen, state in _stream(online, lines, list(readouts.values()), strict, quiet):

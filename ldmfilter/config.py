@@ -148,7 +148,7 @@ class FilterConfig:
         TRAINING, above=0, rare=True,
     )  # fmt: skip
     hidden: tuple[int, ...] = option(
-        (128, 128), "Widths of the encoder's hidden layers.",
+        (128, 128), "Widths of the encoder's hidden layers; none makes it linear.",
         MODEL, metavar="WIDTH,WIDTH", noun="a width", least=1, most=2**16, rare=True,
     )  # fmt: skip
     dropout: float | None = option(

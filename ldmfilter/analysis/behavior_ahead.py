@@ -24,6 +24,7 @@ class BehaviorAhead:
     Attributes:
         name: of the variable.
         ahead: s.
+        readout: the one that is best there, of `readout.FAST`.
         r2: as of `ReadoutScore`; None without test blocks, as all that follows.
         median_error: median absolute error, in the behaviour's unit.
         coverage: share of values inside 95 % intervals; None where not calibrated.
@@ -32,6 +33,7 @@ class BehaviorAhead:
 
     name: str
     ahead: float
+    readout: str
     r2: float | None
     median_error: float | None
     coverage: float | None
@@ -64,7 +66,7 @@ def read_behavior_ahead(
     latents : xarray.Dataset
         The states with what was read, its accuracy as JSON in the attribute `behavior_ahead`.
     accuracy : tuple of BehaviorAhead
-        For each variable and horizon: r2, median_error, coverage and width of 95 % intervals.
+        For each variable and horizon: readout, r2, median_error, coverage and width of 95 % intervals.
 
     Raises
     ------
@@ -94,7 +96,7 @@ def read_behavior_ahead(
             at = next((one for one in report.intervals if one.level == LEVEL), None)
             score = [getattr(report.read, key, None) for key in ("r2", "median_error")]
             score += [getattr(at, key, None) for key in ("coverage", "width")]
-            found.append(BehaviorAhead(report.name, horizon, *score))
+            found.append(BehaviorAhead(report.name, horizon, report.chosen, *score))
             for end in ("mean", "ci"):
                 if f"{report.name}_{end}" in reading.latents:
                     values = reading.latents[f"{report.name}_{end}"].drop_vars("ahead", errors="ignore")

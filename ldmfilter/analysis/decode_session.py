@@ -21,7 +21,7 @@ from ldmfilter.data.session import Session
 from ldmfilter.data.windows import reserve
 from ldmfilter.filter.aligned import align, window_steps
 from ldmfilter.filter.decode import check_level, decode_blocks, select_model_units
-from ldmfilter.filter.forecast import check_horizons
+from ldmfilter.filter.forecast import check_horizons, lag_note
 from ldmfilter.filter.latents import check_store, is_made_from, write_latents
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.rates import Rates
@@ -130,6 +130,8 @@ def decode_session(
     counts = prepare(select_model_units(recording, model, run.session_unit_ids), data, model.unit_ids_.tolist())
     bins = counts.sizes["time"]
     say(f"{bins} bins of {model.bin_size_:g} s from {counts.attrs['path']}, model of {run.folder}")
+    if options.lag is not None and (note := lag_note(model, options.lag)):
+        say(note)
     blocks = decode_blocks(
         model, check_counts(counts), options.ci, options.smooth,
         device=options.device, ahead=options.ahead, lag=options.lag,
@@ -152,9 +154,13 @@ def decode_session(
         say(f"behaviour: {', '.join(one.name for one in variables)} ...")
         reading = read_behavior(latents, variables, counts, ci=options.ci, min_speed=options.min_speed)
         latents, reports = reading.latents, reading.reports
-        if options.ahead:
+        numbers = [one for one in variables if not one.categories]
+        for one in variables if options.ahead else ():
+            if one.categories:
+                say(f"{one.path}: is of classes, which are read now and not ahead")
+        if options.ahead and numbers:
             say("behaviour ahead")
-            latents, _ = read_behavior_ahead(latents, variables, options.ci, options.min_speed)
+            latents, _ = read_behavior_ahead(latents, numbers, options.ci, options.min_speed)
     if options.align:
         latents = align(latents, recording, options.align, options.window, options.filter)
         reached = int((latents["segment"] >= 0).sum())

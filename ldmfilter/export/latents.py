@@ -167,6 +167,17 @@ class Column:
         return part[self.variable].isel(self.at).transpose("time", ...)
 
 
+def left_out(to: str, latents: xr.Dataset) -> list[str]:
+    """The variables that a format has no place for: covariances (CSV), texts (NWB, pynapple)."""
+    if to == "csv":
+        return beyond_tables(latents)
+    texts = [str(name) for name, x in latents.items() if "time" in x.dims and x.dtype.kind in "UT"]
+    return sorted(texts) if to in ("nwb", "pynapple") else []
+
+
+_SPLIT = {"time", "ahead", "bound"}  # dims that are rows, or names of columns
+
+
 def split(latents: xr.Dataset, key: str, stem: str, at: dict[str, int], unit: str = "") -> list[Column]:
     """The columns of a variable, none where it is missing: one for each horizon, as ahead_0.5s, and for each bound."""
     if key not in latents:
@@ -182,16 +193,28 @@ def split(latents: xr.Dataset, key: str, stem: str, at: dict[str, int], unit: st
     return found
 
 
+_OF_STATES = {
+    "filtered_mean": "",
+    "ci": "",
+    "smoothed_mean": "_smoothed",
+    "lagged_mean": "_lagged",
+    "lagged_ci": "_lagged",
+    "ahead_mean": "_ahead",
+    "ahead_ci": "_ahead",
+    "predicted_mean": "_predicted",
+}
+_OF_UNITS = {"rate": "", "rate_ci": "", "rate_ahead": "_ahead", "rate_ahead_ci": "_ahead"}
+
+
 def columns(latents: xr.Dataset) -> list[Column]:
-    """The columns of a table of states, one row a bin."""
+    """The columns of a table of states, one row a bin: all but `beyond_tables`."""
     table = [Column("time", "time", {}, "s")]
     table += [Column(name, name, {}) for name in ("segment", "interval", "observed", "trained") if name in latents]
     for i in range(latents.sizes["state"]):
-        ends = {"filtered_mean": "", "ci": "", "smoothed_mean": "_smoothed", "lagged_mean": "_lagged"}
-        for key, end in (ends | {"ahead_mean": "_ahead"}).items():
+        for key, end in _OF_STATES.items():
             table += split(latents, key, f"state_{i}{end}", {"state": i})
     for i, unit in enumerate(latents["unit"].to_numpy().tolist() if "rate" in latents else ()):
-        for key, end in {"rate": "", "rate_ci": "", "rate_ahead": "_ahead"}.items():
+        for key, end in _OF_UNITS.items():
             table += split(latents, key, f"rate_{clean(unit)}{end}", {"unit": i}, "Hz")
     for name in _read(latents, "_mean", 1):
         for key in (f"{name}_mean", f"{name}_ci", f"{name}_true"):
@@ -202,7 +225,19 @@ def columns(latents: xr.Dataset) -> list[Column]:
         for i, label in enumerate(latents[f"{name}_class"].to_numpy().tolist()):
             key = f"{name}_probability"
             table += split(latents, key, f"{key}_{clean(label)}", {f"{name}_class": i})
+    taken, beyond = {one.variable for one in table}, beyond_tables(latents)
+    for key, x in sorted((str(key), x) for key, x in latents.items()):
+        if "time" in x.dims and key not in taken and key not in beyond:
+            further = [str(dim) for dim in x.dims if dim not in _SPLIT]
+            for at in [{dim: i} for dim in further for i in range(x.sizes[dim])] or [{}]:
+                table += split(latents, key, "_".join([key, *map(str, at.values())]), at, _unit(latents, key))
     return table
+
+
+def beyond_tables(latents: xr.Dataset) -> list[str]:
+    """The variables that have no place in a row of a table: those of two dims a bin, the covariances."""
+    found = ((str(key), {str(dim) for dim in x.dims} - _SPLIT) for key, x in latents.items() if "time" in x.dims)
+    return sorted(key for key, further in found if len(further) > 1)
 
 
 def _read(latents: xr.Dataset, end: str, ndim: int) -> list[str]:

@@ -39,10 +39,11 @@ _STATES = {
     "filtered": "state given what was recorded up to its bin (t|t)",
     "predicted": "state given what was recorded before its bin (t|t-1)",
     "smoothed": "state given all of its segment (t|T)",
-    "lagged": "state given what was recorded up to the lag after its bin (t|t+lag)",
-    "ahead": "state so much after its bin, given what was recorded up to the bin (t+ahead|t)",
-    "rate": "expected rate of each unit given the filtered state, in the order of the model's units",
-    "rate_ahead": "expected rate of each unit so much after a bin, given what was recorded up to the bin (t+ahead|t)",
+    "lagged": "state given what was recorded up to {lag} after its bin (t|t+lag)",
+    "ahead": "state {ahead} after its bin, given what was recorded up to the bin (t+ahead|t)",
+    "rate": "expected rate of each unit given the filtered state; the comments hold the id of each column's unit",
+    "rate_ahead": "expected rate of each unit {ahead} after a bin, given what was recorded up to the bin (t+ahead|t); "
+    "the comments hold the id of each column's unit",
     "innovation": "what the encoder sees in a bin less what was predicted (t, given t-1)",
 }
 _PARTS = {
@@ -51,7 +52,7 @@ _PARTS = {
     "lower": "lower bound of the interval",
     "upper": "upper bound of the interval",
     "true": "as it was measured, a mean a bin",
-    "probability": "probability of each class, in the order of their labels",
+    "probability": "probability of each class, whose labels the comments hold",
     "read": "the most probable class",
     "fold": "fold of a bin that was read by readouts of other blocks, or -1",
 }
@@ -72,8 +73,9 @@ def to_nwb(
     with bin centres as timestamps (s): filtered_mean (time, state), filtered_cov (time, state, state_2), the bounds
     filtered_lower and filtered_upper (time, state), the means and covariances of predicted and, where there are any,
     smoothed and lagged states and forecasts (as ahead_0.5s_mean), the innovations, observed, trained and segment
-    (time,), and each decoded behaviour in its unit with its bounds; and `segments`, a table of the gap-free stretches.
-    The attributes are JSON in the comments of filtered_mean.
+    (time,), the rates, and each decoded behaviour in its unit with its bounds; and `segments`, a table of the gap-free
+    stretches. The attributes are JSON in the comments of filtered_mean, the ids of the units that the columns of rates
+    belong to in the comments of these, and the labels of classes in those of their probabilities.
 
     Parameters
     ----------
@@ -258,6 +260,9 @@ def _add_module(file: h5py.File, latents: xr.Dataset, follow: Follow) -> None:
     for one in held:
         values, name = one.of(latents), one.name
         comments = json.dumps(about) if name == "filtered_mean" else "no comments"
+        # A TimeSeries cannot refer to rows of the units table, nor name its columns.
+        if named := [str(dim) for dim in values.dims if dim == "unit" or str(dim).endswith("_class")]:
+            comments = json.dumps({dim: latents[dim].to_numpy().tolist() for dim in named})
         description = _description(one, latents)
         group = _typed(module.create_group(name), "TimeSeries", description=description, comments=comments)
         chunks = (min(len(values), BLOCK // 4), *values.shape[1:])
@@ -310,12 +315,16 @@ def _description(one: Column, latents: xr.Dataset) -> str:
     Of "filtered_lower", the first half says which states, the second what of them; else the first half is behaviour.
     """
     stem, _, part = one.name.rpartition("_")
-    if one.name in _STATES:
-        return _STATES[one.name].capitalize()
-    level = latents[one.variable].attrs.get("level")
     stem = next((name for name in ("ahead", "rate_ahead") if one.variable.startswith(name)), stem)
+    ahead = f"{float(latents['ahead'][one.at['ahead']]):g} s" if "ahead" in one.at else ""
+    lag = f"{float(latents.attrs['lag']):g} s" if "lag" in latents.attrs else "the lag"
+    states = {name: text.format(ahead=ahead, lag=lag) for name, text in _STATES.items()}
+    whole = stem if one.variable == stem else one.name  # the name of rates ahead ends with the horizon
+    if whole in states:
+        return states[whole].capitalize()
+    level = latents[one.variable].attrs.get("level")
     what = _PARTS.get(part, part) + (f", level {float(level):g}" if level is not None else "")
-    if stem in _STATES:
-        return f"{what.capitalize()}: {_STATES[stem]}"
-    path = latents[one.variable].attrs.get("path", stem)
+    if stem in states:
+        return f"{what.capitalize()}: {states[stem]}"
+    path = str(latents[one.variable].attrs.get("path", stem)) + (f" {ahead} after its bin" if ahead else "")
     return f"{what.capitalize()}: behaviour {path}" + ("" if part in ("true", "fold") else ", read from the states")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from ldmfilter.export.latents import ABOUT, PYNAPPLE, Follow, attributes, blocks, checked, segments, series
+from ldmfilter.export.latents import ABOUT, PYNAPPLE, Follow, attributes, blocks, checked, clean, segments, series
 from ldmfilter.files import replacing
 
 _CLASSES = ("Tsd", "TsdFrame", "TsdTensor")
@@ -22,9 +22,9 @@ def to_pynapple(
 ) -> Path:
     """Write a folder of .npz files for `pynapple.load_folder` or `load_file`.
 
-    A TsdFrame with named columns for each (time, state) variable and bound, a TsdTensor for each covariance, a Tsd for
-    what has one value a bin, and the segments as an IntervalSet. `about.json` holds attributes, units and the segments'
-    labels. No file holds a pickle.
+    A TsdFrame with named columns for each (time, state) or (time, unit) variable and bound, a TsdTensor for each
+    covariance, a Tsd for what has one value a bin, and the segments as an IntervalSet. `about.json` holds attributes,
+    units and the segments' labels. No file holds a pickle.
 
     Parameters
     ----------
@@ -68,7 +68,8 @@ def to_pynapple(
             dtype = np.dtype(np.uint8) if values.dtype.kind == "b" else values.dtype
             about = support | {"type": np.asarray([_CLASSES[min(values.ndim, 3) - 1]])}
             if values.ndim == 2:
-                about["columns"] = np.asarray([f"{values.dims[1]}_{i}" for i in range(values.shape[1])])
+                dim = values.dims[1]
+                about["columns"] = np.asarray([f"{dim}_{clean(label)}" for label in values[dim].to_numpy().tolist()])
             np.savez(file, t=latents["time"].to_numpy(), **about)
             # The values follow in blocks.
             archive = stack.enter_context(zipfile.ZipFile(file, "a"))

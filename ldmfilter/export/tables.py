@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from ldmfilter.errors import InputError
-from ldmfilter.export.latents import Column, Follow, attributes, blocks, checked, columns
+from ldmfilter.export.latents import Column, Follow, attributes, beyond_tables, blocks, checked, columns
 from ldmfilter.files import replacing
 
 # A spreadsheet takes what begins so for a formula (OWASP, CSV injection), in some languages the wide ones too.
@@ -22,9 +22,9 @@ def to_csv(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = F
     """Write one row a bin as CSV (RFC 4180, UTF-8).
 
     Columns: time (s), segment, interval, observed and trained (0 or 1), then each state with the bounds of its interval
-    and, where there are any, its smoothed and lagged means and its forecasts, then decoded behaviour; the header gives
-    units. A missing value is an empty field. Covariances are left out: other formats hold them. A text that a
-    spreadsheet would take for a formula has an apostrophe in front.
+    and, where there are any, its smoothed and lagged means and its forecasts, with their bounds, then rates, decoded
+    behaviour, and all else; the header gives units. A missing value is an empty field. Covariances are left out: other
+    formats hold them. A text that a spreadsheet would take for a formula has an apostrophe in front.
 
     Parameters
     ----------
@@ -84,8 +84,8 @@ def to_parquet(
 ) -> Path:
     """Write one row a bin as Parquet.
 
-    The columns of the CSV, each with its unit in the field's metadata, and every other variable as a column of lists of
-    fixed size, whose shape and dims stand there too. The attributes are JSON in the schema's metadata, key `ldmfilter`;
+    The columns of the CSV, each with its unit in the field's metadata, and the covariances as columns of lists of fixed
+    size, whose shape and dims stand there too. The attributes are JSON in the schema's metadata, key `ldmfilter`;
     pandas shows them as `attrs`.
 
     Parameters
@@ -124,15 +124,13 @@ def to_parquet(
     except ImportError:
         raise InputError("parquet: needs the package pyarrow; `pip install pyarrow`") from None
     path, table = checked("parquet", latents, out, overwrite), columns(latents)
-    taken = {column.variable for column in table}
-    # The rest holds several numbers a bin, or, as folds, one that the table has no place for.
-    table += [Column(str(key), str(key), {}) for key, x in latents.items() if key not in taken and "time" in x.dims]
+    table += [Column(key, key, {}) for key in beyond_tables(latents)]
     fields = []
     for column in table:
         values = column.of(latents)
         dims, shape = values.dims[1:], values.shape[1:]
         about = {"unit": column.unit} if column.unit else {}
-        if column.variable not in taken:
+        if shape:
             about = {"dims": json.dumps(dims), "shape": json.dumps(shape)}
         kind = pa.string() if values.dtype.kind in "UT" else pa.from_numpy_dtype(values.dtype)
         fields.append(pa.field(column.name, pa.list_(kind, int(np.prod(shape))) if shape else kind, metadata=about))

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.filter.device import resolve_device
-from ldmfilter.filter.forecast import Forecast, check_horizons, lag_frames
+from ldmfilter.filter.forecast import Forecast, check_horizons, whole_lag
 from ldmfilter.filter.kalman import LinearGaussian, filter, predict, smooth, smooth_lagged
 from ldmfilter.filter.latents import FORMAT, TIME_CHUNK, make_latents
 from ldmfilter.filter.linalg import NotPositiveDefiniteError, block_diagonal, one_thread
@@ -64,7 +65,7 @@ def decode_blocks(
     smoothing: bool = False,
     block: int = BLOCK,
     device: str = "cpu",
-    ahead: Sequence[float] = (),
+    ahead: float | Sequence[float] = (),
     lag: float | None = None,
 ) -> Iterator[xr.Dataset]:
     """Filter counts into states, causally, in pieces of `block` bins along time, so that memory does not grow with the
@@ -77,22 +78,33 @@ def decode_blocks(
         InputError, TrainingError: as `LDMFilter.decode`.
     """
     _check(model, counts, ci)
+    seconds = counts.sizes["time"] * model.bin_size_
+    horizons, behind = check_horizons(ahead, seconds), None if lag is None else whole_lag(model, lag, seconds)
     states = [len(part.network_.linear_gaussian().A) for part in model.parts if part.network_.evidence_share]
     if states:  # covariances of each bin, which fill the memory
         block = min(block, max(256 // max(states) ** 2, 1) * TIME_CHUNK)
-    if model.parts_:
-        if lag is not None:  # in whole frames of all parts
-            lag = model.frame_ * lag_frames(lag, model.frame_, counts.sizes["time"] * model.bin_size_)
-        each = [decode_blocks(part, counts, ci, smoothing, block, device, ahead, lag) for part in model.parts_]
-        yield from (_beside(model, parts) for parts in zip(*each, strict=True))
-        return
+    each = [_decode_part(part, counts, ci, smoothing, block, device, horizons, behind) for part in model.parts]
+    yield from (_beside(model, parts) if model.parts_ else parts[0] for parts in zip(*each, strict=True))
+
+
+def _decode_part(
+    model: LDMFilter,
+    counts: xr.DataArray,
+    ci: float,
+    smoothing: bool,
+    block: int,
+    device: str,
+    horizons: tuple[float, ...],
+    behind: int | None,
+) -> Iterator[xr.Dataset]:
+    """The pieces of `decode_blocks` of a filter of one part; `behind` are the bins of the lag."""
     k = model.frame_bins_
-    seconds, frame = counts.sizes["time"] * model.bin_size_, k * model.bin_size_
-    frames = 0 if lag is None else lag_frames(lag, frame, seconds)
+    frames = None if behind is None else behind // k  # that fit into the lag, perhaps none
+    after = k * (frames or 0)
     there = resolve_device(device)
     network = model.network_ if there == "cpu" else copy.deepcopy(model.network_).to(there)
-    dynamics, horizons = network.linear_gaussian(), check_horizons(ahead, seconds)
-    forecast = Forecast.over(dynamics, model.sized_.states, horizons, frame) if horizons else None
+    dynamics = network.linear_gaussian()
+    forecast = Forecast.over(dynamics, model.sized_.states, horizons, k * model.bin_size_) if horizons else None
     block = counts.sizes["time"] if smoothing else block
     segment = np.asarray(counts["segment"])
     phase = phases(segment, k)
@@ -100,12 +112,12 @@ def decode_blocks(
     for first in range(0, counts.sizes["time"], block):
         margin = min(first, k - 1)  # bins before the piece that its first frames reach back to
         last = min(first + block, counts.sizes["time"])
-        part = counts.isel(time=slice(first - margin, last + frames * k)).load()  # and bins after it, of the lag
+        part = counts.isel(time=slice(first - margin, last + after)).load()  # and bins after it, of the lag
         values: dict[str, np.ndarray] = {}
         with torch.no_grad(), one_thread(), sound(model, part):
             z, seen, evidence = _encode(network, part, k, there)
             for p, one in enumerate(series):
-                those = np.flatnonzero(phase[first : last + frames * k] == p)
+                those = np.flatnonzero(phase[first : last + after] == p)
                 kept = int((those < last - first).sum())
                 if kept:
                     own = margin + those
@@ -115,7 +127,7 @@ def decode_blocks(
                         whole = values.setdefault(name, np.empty((last - first, *some.shape[1:]), np.float32))
                         whole[those[:kept]] = some
         part = part.assign_coords(observed=("time", seen.numpy())).isel(time=slice(margin, margin + last - first))
-        yield _dataset(model, part, ci, values, horizons, frames * frame)
+        yield _dataset(model, part, ci, values, horizons, behind)
 
 
 def _beside(model: LDMFilter, parts: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -145,10 +157,12 @@ class _Phase:
     Args:
         dynamics: of the filter.
         states: that are given out: those of noise with a memory stand behind them.
-        smoothing, frames, forecast: what is asked for besides; `frames` are those of the lag.
+        smoothing, frames, forecast: what is asked for besides; `frames` are those of the lag, None without one.
     """
 
-    def __init__(self, dynamics: LinearGaussian, states: int, smoothing: bool, frames: int, forecast: Forecast | None):
+    def __init__(
+        self, dynamics: LinearGaussian, states: int, smoothing: bool, frames: int | None, forecast: Forecast | None
+    ):
         self._dynamics, self._n = dynamics, states
         self._smoothing, self._frames, self._forecast = smoothing, frames, forecast
         self._segment: int | None = None  # of the last bin of the piece before
@@ -188,7 +202,7 @@ class _Phase:
             smoothed = smooth(self._dynamics, found, starts)
             values["smoothed_mean"] = means(smoothed.smoothed_mean)
             values["smoothed_cov"] = covs(smoothed.covariances, smoothed.row)
-        if self._frames:
+        if self._frames is not None:
             lagged = smooth_lagged(self._dynamics, found, starts, self._frames)
             values["lagged_mean"] = means(lagged.smoothed_mean)
             values["lagged_cov"] = covs(lagged.covariances, lagged.row)
@@ -232,7 +246,7 @@ def _dataset(
     ci: float,
     values: dict[str, np.ndarray],
     horizons: tuple[float, ...],
-    lag: float,
+    behind: int | None,
 ) -> xr.Dataset:
     """The states `values` of counts with intervals, and with what tells of the bins and of the model."""
     for name in ("ahead_mean", "ahead_cov") if horizons else ():
@@ -268,7 +282,9 @@ def _dataset(
         "ci_level": ci,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return make_latents(values, model.unit_ids_, about | ({"lag": lag} if lag else {}))
+    return make_latents(
+        values, model.unit_ids_, about | ({"lag": round(behind * model.bin_size_, 9)} if behind else {})
+    )
 
 
 def _trained(model: LDMFilter, counts: xr.DataArray) -> np.ndarray:
@@ -298,8 +314,8 @@ def _check(model: LDMFilter, counts: xr.DataArray, ci: float) -> None:
 
 def check_level(ci: float) -> None:
     """Raises: InputError for a level of intervals outside (0, 1)."""
-    if not 0 < ci < 1:
-        raise InputError(f"ci is {ci}; it must be a level between 0 and 1, as 0.95")
+    if not (isinstance(ci, Real) and 0 < ci < 1):
+        raise InputError(f"ci is {ci!r}; it must be a level between 0 and 1, as 0.95")
 
 
 def _other_units(where: str, ids: list, expected: list) -> str:

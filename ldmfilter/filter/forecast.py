@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.linalg import fractional_matrix_power
@@ -21,41 +23,66 @@ from ldmfilter.data.tables import Floats
 from ldmfilter.errors import InputError
 from ldmfilter.filter.kalman import LinearGaussian
 
+if TYPE_CHECKING:
+    from ldmfilter.filter.model import LDMFilter
+
+MOST_LAG = 10_000  # bins whose states are kept
 _WHOLE = 1e-6  # frames: horizons so near to whole ones are whole
 _NEGATIVE = 1e-9  # of the variance: less than that below 0 is rounding
 
 
-def check_horizons(horizons: Sequence[float], seconds: float = math.inf) -> tuple[float, ...]:
-    """Horizons, s, in rising order, each once.
+def check_horizons(horizons: float | Sequence[float], seconds: float = math.inf) -> tuple[float, ...]:
+    """Horizons, s, in rising order, each once; of a number that one.
 
     Raises:
-        InputError: one is not above 0, not finite, or longer than the session's `seconds`.
+        InputError: one is no number above 0, not finite, or longer than the session's `seconds`.
     """
-    for one in horizons:
-        if not 0 < one < math.inf:
-            raise InputError(f"ahead is {one:g} s; give a number of seconds above 0, as 0.5")
-        if one > seconds:
+    several: list[Any] = list(horizons) if np.ndim(horizons) else [horizons]  # type: ignore[arg-type]
+    for one in several:
+        if _seconds("ahead", one) > seconds:
             raise InputError(f"ahead is {one:g} s, but the session has {seconds:g} s; give a shorter time")
-    return tuple(sorted({float(one) for one in horizons}))
+    return tuple(sorted({float(one) for one in several}))
 
 
-def lag_frames(lag: float, frame: float, seconds: float = math.inf) -> int:
-    """The whole frames of `frame` s in a lag, s.
+def whole_lag(model: LDMFilter, lag: float, seconds: float = math.inf) -> int:
+    """The bins of a lag, s, in whole frames of the shortest; a part of the filter takes as many of its own as these
+    hold (`lag_note`).
 
     Raises:
-        InputError: there is none, or the lag is longer than the session's `seconds`.
+        InputError: there is none, or the lag is no number, longer than the session's `seconds`, or than `MOST_LAG`.
     """
-    if not 0 < lag < math.inf:
-        raise InputError(f"lag is {lag:g} s; give a number of seconds above 0, as 0.5")
-    if lag > seconds:
+    if _seconds("lag", lag) > seconds:
         raise InputError(f"lag is {lag:g} s, but the session has {seconds:g} s; give a shorter one, or --smooth")
-    frames = int(lag / frame + 1e-6)
+    k = min(part.frame_bins_ for part in model.parts)
+    frame, most = k * model.bin_size_, MOST_LAG * model.bin_size_
+    if lag > most:
+        raise InputError(f"lag is {lag:g} s, and at most {MOST_LAG:,} bins are waited for; give {most:g} s or less")
+    frames = int(lag / frame + _WHOLE)
     if not frames:
         raise InputError(
             f"lag is {lag:g} s, but this filter looks at frames of {frame:g} s and learns nothing new of a bin before "
             f"the next one ends; give {frame:g} s or more"
         )
-    return frames
+    return frames * k
+
+
+def lag_note(model: LDMFilter, lag: float) -> str:
+    """A line that tells the seconds of a lag that the parts of the filter use; "" where they use all of it."""
+    bins = whole_lag(model, lag)
+    used = {part.kept_.dynamics: bins // part.frame_bins_ * part.frame_bins_ * model.bin_size_ for part in model.parts}
+    if all(abs(one - lag) < _WHOLE for one in used.values()):
+        return ""
+    parts = ", ".join(f"{one:g} s for {name} states" for name, one in used.items())
+    return f"a lag of {lag:g} s in whole frames is {parts}"
+
+
+def _seconds(name: str, value: Any) -> float:
+    """A time, s. Raises: InputError where it is no number above 0, or not finite."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and 0 < value < math.inf):
+        shown = f"{value:g} s" if is_number else repr(value)
+        raise InputError(f"{name} is {shown}; give a number of seconds above 0, as 0.5")
+    return float(value)
 
 
 @dataclass(frozen=True, eq=False)

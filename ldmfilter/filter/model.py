@@ -277,7 +277,7 @@ class LDMFilter(FilterConfig):
         smooth: bool = False,
         session: int | str | None = None,
         device: str = "cpu",
-        ahead: Sequence[float] = (),
+        ahead: float | Sequence[float] = (),
         lag: float | None = None,
         rates: bool | Rates = False,
         progress: bool | Callable[[int], None] | None = False,
@@ -297,10 +297,11 @@ class LDMFilter(FilterConfig):
             Of a filter of several, whose encoder to use, as `of` takes it; without it the counts tell.
         device : str
             Where to compute: "auto", "cpu" or "cuda".
-        ahead : sequence of float
+        ahead : float or sequence of float
             Horizons, s: add the state so much after a bin, given that bin and all before.
         lag : float, optional
-            s: add each bin's state given the bins up to so much after it, in whole frames.
+            s: add each bin's state given the bins up to so much after it, in whole frames. Slow and fast states each
+            use as many of their own as it holds: of 0.3 s fast ones three of 0.1 s, slow ones none of 0.5 s.
         rates : bool or Rates
             Add each unit's expected rate given the state: fitted to those of these bins that training saw, or elsewhere
             by `Rates.fit`.
@@ -318,7 +319,7 @@ class LDMFilter(FilterConfig):
             - smoothed_mean, smoothed_cov with `smooth`: t|T
             - ahead_mean (ahead, time, state), ahead_cov, ahead_ci with `ahead`: t+ahead|t
             - lagged_mean (time, state), lagged_cov, lagged_ci with `lag`: t|t+lag, where the attribute `lag` (s) is
-              that of the whole frames
+              that of the whole frames, of the shortest
             - rate (time, unit), rate_ci (time, unit, bound) with `rates`, Hz
             - observed, trained, segment and interval (time,)
 
@@ -327,7 +328,8 @@ class LDMFilter(FilterConfig):
         InputError
             Not fitted; other units, another bin size, no bins, or a level outside (0, 1); a horizon or a lag that is
             not above 0, or longer than the session; a horizon between frames where the dynamics have no such power; a
-            lag shorter than a frame; rates of a signal, or of bins of which training saw too few.
+            lag shorter than every frame, or longer than 10,000 bins; rates of a signal, or of bins of which training
+            saw too few.
         TrainingError
             The device is not there.
 
@@ -343,6 +345,8 @@ class LDMFilter(FilterConfig):
         ((600, 2), (2, 600, 2), (600, 6))
         """
         self.check_fitted()
+        if not isinstance(rates, bool | Rates):
+            raise InputError(f"rates is {rates!r}; give True, False or Rates")
         counts = as_counts(counts, self.bin_size_)
         model = self.of(counts if session is None else session)
         pieces = decode_blocks(model, counts, ci, smooth, device=device, ahead=ahead, lag=lag)

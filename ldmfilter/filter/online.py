@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ldmfilter.errors import InputError
-from ldmfilter.filter.forecast import lag_frames
+from ldmfilter.filter.forecast import whole_lag
 from ldmfilter.filter.linalg import block_diagonal
 from ldmfilter.filter.online_part import MOST, Array, OnlinePart
 
@@ -38,7 +38,7 @@ class OnlineFilter:
     model : LDMFilter
         Fitted, of one session (`LDMFilter.of`). It is read once; fitting it anew does not change this filter.
     lag : float, optional
-        s, in whole frames.
+        s, in whole frames of the shortest; states of longer frames use as many of theirs as it holds.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class OnlineFilter:
     Raises
     ------
     InputError
-        The model is not fitted, or the lag is shorter than a frame.
+        The model is not fitted; the lag is no number, shorter than every frame, or longer than 10,000 bins.
 
     Examples
     --------
@@ -70,8 +70,7 @@ class OnlineFilter:
     def __init__(self, model: LDMFilter, lag: float | None = None):
         model.check_fitted()
         self.unit_ids, self.model_id, self._signal = model.unit_ids_, model.model_id_, model.signal_
-        frames = 0 if lag is None else lag_frames(lag, model.frame_)
-        self.lag_bins = frames * model.frame_bins_
+        self.lag_bins = 0 if lag is None else whole_lag(model, lag)
         self._parts = [OnlinePart(part, self.lag_bins) for part in model.parts]
         names = [f"{part.kept_.dynamics}_" for part in model.parts]
         self._prefixes = names if len(names) > 1 else [""]

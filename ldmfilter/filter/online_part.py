@@ -114,8 +114,8 @@ class OnlinePart:
 
     def ahead(self, seconds: float) -> tuple[Array, Array]:
         """Mean (state,) and covariance (state, state) of the state `seconds` after the last bin."""
+        horizons = check_horizons([seconds])
         if seconds not in self._forecasts:
-            horizons = check_horizons([seconds])
             if len(self._forecasts) > MOST_HORIZONS:
                 self._forecasts.clear()
             self._forecasts[seconds] = Forecast.over(self._dynamics, self._states, horizons, self._frame)

@@ -344,9 +344,13 @@ def test_trainings_are_drawn_per_second_each_in_its_colour():
 
 def test_lags_lie_inside_their_picture():
     rows = [{"lag": lag, "median_error": 1.0, "width": width} for lag, width in ((0.0, 1.0), (1.0, 1.4), (None, 1.3))]
-    _, pictures = SECTIONS["behavior"](SimpleNamespace(reports=[], lags={"place": rows}))
+    reports = [{"intervals": [], "categories": False}]
+    _, pictures = SECTIONS["behavior"](SimpleNamespace(reports=reports, lags={"place": rows}))
     both = drawn(pictures["lags"])
     assert both[1].get_ylim()[1] > 1.4
+    _, pictures = SECTIONS["behavior"](SimpleNamespace(reports=[], lags={"slow states": rows}))
+    [alone] = drawn(pictures["lags"])
+    assert alone.get_ylim()[1] > 1.4
 
 
 def test_bins_and_lags_are_told_in_words_and_units(page):

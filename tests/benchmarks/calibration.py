@@ -1,6 +1,7 @@
 """Scores of intervals on behaviour, beside those of a constant width, on several sessions.
 
-    python tests/benchmarks/calibration.py [--seeds 5] [--evidence SHARE] [--only NAME ...] [--data DIR] [--json FILE]
+    python tests/benchmarks/calibration.py [--seeds 5] [--evidence SHARE] [--lags] [--only NAME ...] [--data DIR]
+                                           [--json FILE]
 
 Each seed trains a filter without behaviour on the session, or its running epoch, a reserved 40 % of it left out, and
 reads place from the states by nested readouts (ldmfilter.analysis.readout). Coverage, mean width and interval
@@ -8,7 +9,8 @@ score (Winkler) are those of bins that neither the filter, nor the readout, nor 
 width, calibrated on the same blocks; "same coverage" one width that is tuned on the judged bins to cover as many; the
 rank correlation is that of the 95 % intervals' width with the absolute error, of place in two dimensions of both
 lengths, and of trace P_t, where it varies (--evidence). Else its first coordinate is judged, in bins in which the
-animal moves faster than the speed in the name.
+animal moves faster than the speed in the name. `--lags`: its error and one width of intervals by states that wait, by
+nearest neighbours (ldmfilter.analysis.lags).
 """
 
 import argparse
@@ -20,6 +22,7 @@ from scipy.stats import spearmanr
 
 import ldmfilter
 from ldmfilter.analysis.behavior import choose_behavior
+from ldmfilter.analysis.lags import AtLag, read_at_lags
 from ldmfilter.analysis.readout import LEVELS, Reading
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -35,6 +38,7 @@ READ = [
     "session", "median error", "R2", "shifted R2, 95th percentile", "Bayesian decoder, median error", "its R2",
     "rank of width and error", "rank of trace P_t and error",
 ]  # fmt: skip
+LAGS = ["session", "lag", "median error", "over that without", "width of 95 % intervals"]
 #: Path, epoch, behaviour, and least speeds, in the behaviour's unit per s.
 SESSIONS = {
     "linear_track": ("linear_track.nwb", "epochs=run", "linear_position", (15.0,)),
@@ -63,9 +67,10 @@ def main() -> None:
     arguments.add_argument("--only", nargs="*", default=list(SESSIONS), choices=list(SESSIONS))
     arguments.add_argument("--seeds", type=int, default=5)
     arguments.add_argument("--evidence", type=float, default=0.0)
+    arguments.add_argument("--lags", action="store_true")
     arguments.add_argument("--json", type=Path)
     given = arguments.parse_args()
-    rows, read = [], []
+    rows, read, waited = [], [], []
     for name in given.only:
         path, interval, place, speeds = SESSIONS[name]
         if not (given.data / path).exists():
@@ -77,6 +82,7 @@ def main() -> None:
         behavior = choose_behavior(session, [place])
         reports: dict[float, list] = {speed: [] for speed in speeds}
         found: dict[float, list[tuple[float, float]]] = {speed: [] for speed in speeds}
+        lags: dict[float, list[tuple[AtLag, ...]]] = {speed: [] for speed in speeds}
         for seed in range(given.seeds):
             model = ldmfilter.LDMFilter(seed=seed, evidence=given.evidence).fit(ldmfilter.reserve(counts, 0.4))
             latents = model.decode(counts)
@@ -84,6 +90,8 @@ def main() -> None:
                 reading = ldmfilter.read_behavior(latents, behavior, counts, min_speed=speed)
                 reports[speed].append(reading.reports[0])
                 found[speed].append(ranks(reading))
+                if given.lags:
+                    lags[speed].append(read_at_lags(model, counts, behavior, speed)[reading.reports[0].name])
                 at = reports[speed][-1].intervals[LEVELS.index(0.95)]
                 print(
                     f"{name}, above {speed:g}, seed {seed}: covers {at.coverage:.3f}, {at.score:.1f}", file=sys.stderr
@@ -102,6 +110,13 @@ def main() -> None:
                         sum(a.score < min(a.constant_score, a.same_coverage_score) for a in at),
                     ]
                 )  # fmt: skip
+            for at_lag in zip(*lags[speed], strict=True):
+                error, ratio, width = np.median(
+                    [(a.median_error, a.median_error / b[0].median_error, a.width)
+                     for a, b in zip(at_lag, lags[speed], strict=True)], 0,
+                )  # fmt: skip
+                lag = at_lag[0].lag
+                waited.append([label, "all" if lag is None else f"{lag:g} s", error, ratio, width])
             read.append(
                 [
                     label,
@@ -114,6 +129,8 @@ def main() -> None:
             )  # fmt: skip
     present(f"Place from the states of held-out time, medians of {given.seeds} seeds", READ, read)
     present(f"Its intervals, means of {given.seeds} seeds", COLUMNS, rows, given.json)
+    if waited:
+        present(f"Place by states that wait, medians of {given.seeds} seeds", LAGS, waited)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ def test_the_report_as_json(folder):
     assert all("-1 taken as tracking lost, 400 samples" in b["note"] for b in report["behavior"])
     assert report["behavior"][0]["decoder"]["median_error"] > 0
     assert [(b["name"], b["ahead"]) for b in report["behavior_ahead"]] == [("led_0", 1.0), ("led_1", 1.0)]
+    assert {b["readout"] for b in report["behavior_ahead"]} <= {"linear", "neighbours"}
     with xr.open_zarr(folder / "l.zarr") as latents:
         read, truth = latents["led_0_ahead_mean"].to_numpy()[0], latents["led_0_true"].to_numpy()
         assert latents["led_0_ahead_ci"].dims == ("ahead", "time", "bound")
@@ -78,6 +79,18 @@ def test_the_report_as_json(folder):
     error = {later: np.nanmedian(np.abs(read[:-10] - np.roll(truth, -later)[:-10])[pairs]) for later in (0, 10)}
     assert error[10] < error[0]  # it is the place a second later
     assert error[10] == pytest.approx(report["behavior_ahead"][0]["median_error"], rel=0.3)
+
+
+def test_classes_are_not_read_ahead(folder):
+    asked = ["--behavior", "facing", "--ahead", "0.5", "--span", "5:60"]
+    ended = decode(folder, *asked)
+    assert ended.code == 0, ended.err
+    assert "processing/behavior/facing: is of classes, which are read now and not ahead\n" in ended.err
+    assert "behaviour ahead" not in ended.err
+    both = decode(folder, *asked, "--behavior", "gain")
+    assert both.err.count("not ahead") == both.err.count("behaviour ahead") == 1
+    assert "error ahead may be smaller than the one now" in both.err
+    assert json.loads(decode(folder, *asked, "--json").out)["behavior_ahead"] == []
 
 
 def test_time_that_training_saw_shows_no_interval(folder):

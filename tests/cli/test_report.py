@@ -23,8 +23,10 @@ def test_prints_the_page_and_says_where_the_numbers_are(made, trained):
     content = json.loads((trained / "page.json").read_text())
     assert content["model"]["run"] == "run"
     assert content["behavior"] == []
+    assert [row["lag"] for row in content["lags"]["states"]] == pytest.approx([0, 0.1, 0.2, 0.5, 1, 2, None])
     text = (trained / "page.html").read_text()
     assert "Behaviour, read from the states" not in text
+    assert "Waiting for a surer state" in text
     assert content["summary"]["verdict"].split("'")[0] in text
 
 

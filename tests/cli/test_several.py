@@ -163,6 +163,17 @@ def test_a_store_for_each_as_if_decoded_alone(work):
     assert sorted(path.name for path in (work / "out").iterdir()) == sorted(Path(store).name for store in stores)
 
 
+def test_a_lag_that_is_rounded_down_is_told_once(work):
+    command = ["decode", "a.npz", "b.npz", "--run", "run", "--out", "out"]
+    ended = here(*command, "--lag", "0.25", cwd=work)
+    assert ended.code == 0, ended.err
+    assert ended.err.count("a lag of 0.25 s in whole frames is 0.2 s for fast states\n") == 1
+    refused(
+        here(*command, "--lag", "-1", cwd=work),
+        "lag is -1 s; give a number of seconds above 0, as 0.5",
+    )
+
+
 def test_what_is_there_is_not_done_again(work):
     command = ["decode", *ALL, "--run", "run", "--out", "out"]
     assert here(*command[:3], *command[4:], cwd=work).code == 0  # without the last

@@ -272,6 +272,11 @@ def test_with_a_lag_each_line_has_the_bin_that_lies_behind(trained, model, count
     np.testing.assert_allclose([state["mean"] for state in got[:40]], latents["lagged_mean"][:40], atol=1e-6)
     np.testing.assert_allclose([state["cov"] for state in got[:40]], latents["lagged_cov"][:40], atol=1e-6)
     assert len(states(trained, lines[:7], "--lag", "0.5")) == 7
+    out, err, code = stream(trained, [], "--run", "run", "--lag", "0.25")
+    assert (out, code) == ([], 0)
+    assert err[0] == "a lag of 0.25 s in whole frames is 0.2 s for fast states"
+    assert "2 bins behind" in err[1]
+    assert "at most 10,000 bins" in stream(trained, [], "--run", "run", "--lag", "1e9")[1][0]
     out, err, code = stream(trained, [], "--run", "run", "--lag", "0.01")
     assert (out, code) == ([], 3)
     assert err == [

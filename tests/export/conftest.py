@@ -54,6 +54,7 @@ def make_states(source: Path | None = None) -> xr.Dataset:
         "smoothed_mean": (("time", "state"), random(STATES)),
         "smoothed_cov": (square, random(STATES, STATES)),
         "lagged_mean": (("time", "state"), random(STATES)),
+        "lagged_ci": (("time", "state", "bound"), random(STATES, 2), {"level": 0.9}),
         "ahead_mean": (("ahead", "time", "state"), np.stack([random(STATES), random(STATES)])),
         "ahead_ci": (("ahead", "time", "state", "bound"), np.stack([random(STATES, 2), random(STATES, 2)])),
         "ci": (("time", "state", "bound"), np.stack([mean - 1, mean + 1], -1), {"level": 0.9, "of": "filtered_mean"}),
@@ -65,6 +66,12 @@ def make_states(source: Path | None = None) -> xr.Dataset:
         "place_ci": (("time", "bound"), random(2), about | {"level": 0.9}),
         "place_true": ("time", np.where(step % 7 == 0, np.nan, random()).astype(np.float32), about),
         "place_fold": ("time", (step % 5).astype(np.int8)),
+        "place_ahead_mean": (("ahead", "time"), np.stack([random(), random()]), about),
+        "place_ahead_ci": (("ahead", "time", "bound"), np.stack([random(2), random(2)]), about | {"level": 0.9}),
+        "rate": (("time", "unit"), random(2), {"unit": "Hz"}),
+        "rate_ci": (("time", "unit", "bound"), random(2, 2), {"unit": "Hz", "level": 0.9}),
+        "rate_ahead": (("ahead", "time", "unit"), np.stack([random(2), random(2)]), {"unit": "Hz"}),
+        "rate_ahead_ci": (("ahead", "time", "unit", "bound"), np.stack([random(2, 2), random(2, 2)]), {"unit": "Hz"}),
     }
     checksum = "" if source is None else "sha256:" + hashlib.sha256(source.read_bytes()).hexdigest()
     attrs = {
@@ -77,6 +84,7 @@ def make_states(source: Path | None = None) -> xr.Dataset:
         "source_checksum": checksum,
         "bin_size": BIN,
         "ci_level": 0.9,
+        "lag": 0.3,
     }
     return xr.Dataset(variables, coords, attrs)
 
@@ -85,8 +93,12 @@ def series_of(states: xr.Dataset) -> dict[str, xr.DataArray]:
     """Arrays (time, ...) of the states, by the names of their series."""
     series = {str(name): x for name, x in states.data_vars.items() if not {"bound", "ahead"} & set(x.dims)}
     intervals = {"filtered": states["ci"], "place": states["place_ci"]}
+    intervals |= {"lagged": states["lagged_ci"], "rate": states["rate_ci"]}
     for i, name in enumerate(("ahead_0.1s", "ahead_0.5s")):
         series[f"{name}_mean"], intervals[name] = states["ahead_mean"][i], states["ahead_ci"][i]
+        series[f"rate_{name}"], intervals[f"rate_{name}"] = states["rate_ahead"][i], states["rate_ahead_ci"][i]
+        series[f"place_{name}_mean"] = states["place_ahead_mean"][i]
+        intervals[f"place_{name}"] = states["place_ahead_ci"][i]
     bounds = {f"{name}_{end}": x[..., b] for name, x in intervals.items() for b, end in enumerate(("lower", "upper"))}
     return series | bounds | {"segment": states["segment"]}
 

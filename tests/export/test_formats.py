@@ -15,6 +15,7 @@ import zarr
 
 from ldmfilter.errors import InputError
 from ldmfilter.export import FORMATS, WRITERS, check_export, read_latents, to_csv, to_netcdf, to_parquet, to_pynapple
+from ldmfilter.export.latents import beyond_tables
 from ldmfilter.filter.latents import write_latents
 from tests.export.conftest import BIN, FORMULA, make_states, series_of
 
@@ -49,9 +50,23 @@ def test_csv(states, tmp_path):
     heads = ["time (s)", "segment", "interval", "observed", "trained"]
     for i in range(3):
         heads += [f"state_{i}", f"state_{i}_lower", f"state_{i}_upper", f"state_{i}_smoothed"]
-        heads += [f"state_{i}_lagged", f"state_{i}_ahead_0.1s", f"state_{i}_ahead_0.5s"]
+        heads += [f"state_{i}_lagged", f"state_{i}_lagged_lower", f"state_{i}_lagged_upper"]
+        heads += [f"state_{i}_ahead_0.1s", f"state_{i}_ahead_0.5s"]
+        heads += [f"state_{i}_ahead_{seconds}s_{end}" for seconds in (0.1, 0.5) for end in ("lower", "upper")]
+        heads += [f"state_{i}_predicted"]
+    for unit in ("a", "+b"):
+        heads += [f"rate_{unit}{end} (Hz)" for end in ("", "_lower", "_upper", "_ahead_0.1s", "_ahead_0.5s")]
+        heads += [f"rate_{unit}_ahead_{seconds}s_{end} (Hz)" for seconds in (0.1, 0.5) for end in ("lower", "upper")]
     heads += ["place_mean (cm)", "place_ci_lower (cm)", "place_ci_upper (cm)", "place_true (cm)"]
+    heads += ["innovation_0", "innovation_1"]
+    heads += [f"place_ahead_{seconds}s_ci_{end} (cm)" for seconds in (0.1, 0.5) for end in ("lower", "upper")]
+    heads += ["place_ahead_0.1s_mean (cm)", "place_ahead_0.5s_mean (cm)", "place_fold"]
     assert found.columns.tolist() == heads
+    assert beyond_tables(states) == ["filtered_cov", "innovation_cov", "predicted_cov", "smoothed_cov"]
+    same(found["place_ahead_0.5s_mean (cm)"].astype(np.float32), states["place_ahead_mean"][1])
+    same(found["place_ahead_0.1s_ci_upper (cm)"].astype(np.float32), states["place_ahead_ci"][0, :, 1])
+    same(found["rate_+b_ahead_0.5s_lower (Hz)"].astype(np.float32), states["rate_ahead_ci"][1, :, 1, 0])
+    same(found["innovation_1"].astype(np.float32), states["innovation"][:, 1])
     same(found["time (s)"], states["time"])
     same(found["segment"].astype(np.int32), states["segment"])
     same(found["observed"].astype(bool), states["observed"])
@@ -90,16 +105,9 @@ def test_parquet(states, tmp_path):
     assert json.loads(table.schema.metadata[b"ldmfilter"]) == states.attrs
     assert table.schema.field("time").metadata == {b"unit": b"s"}
     assert table.schema.field("place_mean").metadata == {b"unit": b"cm"}
-    lists = (
-        "filtered_cov",
-        "predicted_mean",
-        "predicted_cov",
-        "smoothed_cov",
-        "innovation",
-        "innovation_cov",
-        "ahead_ci",
-    )
-    for name in lists:
+    same(found["state_2_ahead_0.5s_upper"], states["ahead_ci"][1, :, 2, 1])
+    same(found["state_2_predicted"], states["predicted_mean"][:, 2])
+    for name in ("filtered_cov", "predicted_cov", "smoothed_cov", "innovation_cov"):
         expected = states[name].transpose("time", ...)
         field = table.schema.field(name)
         assert pa.types.is_fixed_size_list(field.type)
@@ -122,6 +130,7 @@ def test_pynapple(states, tmp_path):
         # The two stretches that touch are one support: pynapple would cut into ends that meet.
         np.testing.assert_allclose(found.time_support.values, [[10, 40], [47, 67]], atol=1e-8)
     assert nap.load_file(tmp_path / "s" / "filtered_mean.npz").columns.tolist() == ["state_0", "state_1", "state_2"]
+    assert nap.load_file(tmp_path / "s" / "rate_ahead_0.5s.npz").columns.tolist() == ["unit_a", "unit_+b"]
     with pytest.warns(UserWarning, match="Removing 1 microsecond"):
         ends = folder["segments"].values
     np.testing.assert_allclose(ends, [[10, 20], [20, 40], [47, 67]], atol=2e-6)

@@ -16,6 +16,7 @@ from nwbinspector import Importance, inspect_nwbfile
 
 from ldmfilter.data import read_session
 from ldmfilter.export import to_nwb
+from ldmfilter.export.latents import left_out
 from tests.export.conftest import make_states, series_of, write_session
 from tests.export.test_formats import LABELS, StoppedError, line, same
 
@@ -54,8 +55,19 @@ def test_pynwb_reads_every_value(copy, states):
             "Lower bound of the interval, level 0.9: state given what was recorded up to its bin (t|t)"
         )
         assert module["ahead_0.5s_mean"].description == (
-            "Mean: state so much after its bin, given what was recorded up to the bin (t+ahead|t)"
+            "Mean: state 0.5 s after its bin, given what was recorded up to the bin (t+ahead|t)"
         )
+        assert module["lagged_mean"].description == (
+            "Mean: state given what was recorded up to 0.3 s after its bin (t|t+lag)"
+        )
+        assert module["place_ahead_0.1s_mean"].description == (
+            "Mean: behaviour processing/behavior/place 0.1 s after its bin, read from the states"
+        )
+        assert module["rate_ahead_0.1s"].description.startswith("Expected rate of each unit 0.1 s after a bin")
+        assert module["rate_ahead_0.1s_upper"].description.startswith("Upper bound of the interval: expected rate")
+        for name in ("rate", "rate_lower", "rate_ahead_0.5s", "rate_ahead_0.5s_upper"):
+            assert json.loads(module[name].comments) == {"unit": ["a", "+b"]}
+            assert module[name].unit == "Hz"
         assert module["place_mean"].description == "Mean: behaviour processing/behavior/place, read from the states"
         table = module["segments"].to_dataframe()
         assert table["segment"].tolist() == [0, 1, 2]
@@ -64,6 +76,19 @@ def test_pynwb_reads_every_value(copy, states):
         np.testing.assert_allclose(table["stop_time"], [20, 40, 67], atol=1e-9)
         # What is shared is there once.
         assert module["trained"].timestamps is module["segment"].timestamps
+
+
+def test_classes_are_named(states, session, tmp_path):
+    labels, probability = np.array(["rest", "run"]), np.full((500, 2), 0.5, np.float32)
+    classes = {"kind_probability": (("time", "kind_class"), probability), "kind_read": ("time", labels.repeat(250))}
+    states = states.assign(classes).assign_coords(kind_class=labels)
+    copy = to_nwb(states, session, tmp_path / "copy.nwb")
+    assert left_out("nwb", states) == left_out("pynapple", states) == ["kind_read"]
+    assert left_out("parquet", states) == left_out("netcdf", states) == []
+    with pynwb.NWBHDF5IO(copy, "r") as io:
+        module = io.read().processing["ldmfilter"]
+        assert json.loads(module["kind_probability"].comments) == {"kind_class": ["rest", "run"]}
+        assert "kind_read" not in module.data_interfaces
 
 
 @pytest.mark.filterwarnings("ignore:Some starts and ends are equal")

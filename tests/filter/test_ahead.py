@@ -102,6 +102,7 @@ def test_dynamics_without_a_power_between_frames_are_refused():
 
 
 def test_variables_say_what_they_are(fitted, counts):
+    np.testing.assert_array_equal(fitted.decode(counts, ahead=0.5)["ahead"], [0.5])
     latents = fitted.decode(counts, ci=0.9, ahead=[1.0, 0.25, 1.0], lag=0.25, smooth=True)
     assert latents["ahead"].to_numpy().tolist() == [0.25, 1.0]
     assert latents["ahead_cov"].dims == ("ahead", "time", "state", "state_2")
@@ -129,6 +130,13 @@ def test_variables_say_what_they_are(fitted, counts):
         ({"lag": np.inf}, "lag is inf s"),
         ({"lag": 0.05}, "lag is 0.05 s, but this filter looks at frames of 0.1 s.*give 0.1 s or more"),
         ({"lag": 1e4}, "lag is 10000 s, but the session has 300 s"),
+        ({"ahead": 0}, "ahead is 0 s"),
+        ({"ahead": ["x"]}, "ahead is 'x'; give a number of seconds above 0, as 0.5"),
+        ({"ahead": "0.5"}, "ahead is '0.5'"),
+        ({"ahead": None}, "ahead is None"),
+        ({"lag": "x"}, "lag is 'x'; give a number"),
+        ({"ci": "x"}, "ci is 'x'; it must be a level between 0 and 1"),
+        ({"rates": "yes"}, "rates is 'yes'; give True, False or Rates"),
     ],
 )
 def test_times_that_cannot_be_used_are_refused(fitted, counts, asked, message):

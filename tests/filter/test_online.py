@@ -10,8 +10,9 @@ import xarray as xr
 from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError
 from ldmfilter.filter.decode import decode_blocks
-from ldmfilter.filter.model import LDMFilter
+from ldmfilter.filter.model import LDMFilter, load
 from ldmfilter.filter.online import OnlineFilter
+from tests.filter.conftest import SMALL
 from tests.filter.reference import loop
 
 
@@ -43,6 +44,17 @@ def test_equal_to_decoding_offline(fitted, online, counts):
     mean, cov = run(online, bins)
     np.testing.assert_allclose(mean, latents["filtered_mean"], atol=1e-6)
     np.testing.assert_allclose(cov, latents["filtered_cov"], atol=1e-6)
+
+
+def test_a_linear_encoder_has_no_hidden_layer(counts, tmp_path):
+    """Pseudo-observations are then linear in the roots of counts, and all else is as with layers."""
+    model = LDMFilter(**SMALL | {"hidden": (), "max_steps": 4}).fit(counts[:400])
+    model.save(tmp_path / "model")
+    means, _ = run(OnlineFilter(load(tmp_path / "model")), counts[:50].to_numpy())
+    np.testing.assert_allclose(means, model.decode(counts[:50])["filtered_mean"], atol=1e-4)
+    roots = torch.randn(3, counts.shape[1])
+    middle = model.network_.encoder(0).eval().raw(roots.mean(0, keepdim=True))
+    torch.testing.assert_close(middle, model.network_.encoder(0).raw(roots).mean(0, keepdim=True))
 
 
 def test_a_bin_in_which_no_unit_was_observed_is_missing_in_decoding_too(fitted, online, counts):
@@ -192,6 +204,17 @@ def test_the_model_is_read_once(fitted, counts):
 def test_a_model_without_training_is_refused():
     with pytest.raises(InputError, match="has not been fitted"):
         OnlineFilter(LDMFilter())
+
+
+@pytest.mark.parametrize(
+    ("lag", "message"),
+    [("x", "lag is 'x'; give a number of seconds"), (1e9, r"lag is 1e\+09 s, and at most 10,000 bins.*give 1000 s or")],
+)
+def test_a_lag_that_cannot_be_waited_for_is_refused(fitted, online, lag, message):
+    with pytest.raises(InputError, match=message):
+        OnlineFilter(fitted, lag)
+    with pytest.raises(InputError, match="ahead is 'x'"):
+        online.ahead("x")
 
 
 # Frames of several bins

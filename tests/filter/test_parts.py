@@ -9,12 +9,15 @@ import torch
 import xarray as xr
 
 from ldmfilter import OnlineFilter
+from ldmfilter.analysis.lags import widths_at_lags
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.counts import check_counts
+from ldmfilter.errors import InputError
 from ldmfilter.filter.batches import Judged
 from ldmfilter.filter.candidates import BOTH, are_shared, share
 from ldmfilter.filter.decode import decode_blocks
 from ldmfilter.filter.fit import Fit
+from ldmfilter.filter.forecast import lag_note
 from ldmfilter.filter.model import LDMFilter, load
 from ldmfilter.filter.spikes_ahead import SpikesAhead
 from ldmfilter.filter.training import Training, side_by_side
@@ -117,10 +120,12 @@ def test_a_part_that_failed_first_comes_from_other_first_weights(few, monkeypatc
 
 
 def test_states_lie_side_by_side(model, few):
-    latents = model.decode(few, smooth=True, ahead=[0.5], lag=0.7)
-    slow, fast = (part.decode(few, smooth=True, ahead=[0.5], lag=0.5) for part in model.parts)
+    latents = model.decode(few, smooth=True, ahead=0.5, lag=0.7)
+    slow, fast = (part.decode(few, smooth=True, ahead=[0.5], lag=0.7) for part in model.parts)
     assert latents["dynamics"].to_numpy().tolist() == ["slow"] * 7 + ["fast"] * 6
-    assert latents.attrs["lag"] == 0.5  # whole frames of both
+    assert [one.attrs["lag"] for one in (latents, slow, fast)] == pytest.approx([0.7, 0.5, 0.7])
+    assert lag_note(model, 0.7) == "a lag of 0.7 s in whole frames is 0.5 s for slow states, 0.7 s for fast states"
+    assert lag_note(model, 1.0) == ""
     for name in ("filtered", "smoothed", "predicted", "ahead", "lagged"):
         mean, cov = latents[f"{name}_mean"], latents[f"{name}_cov"]
         np.testing.assert_array_equal(mean[..., :7], slow[f"{name}_mean"])
@@ -131,7 +136,7 @@ def test_states_lie_side_by_side(model, few):
         assert not cov[..., 7:, :7].any()
     np.testing.assert_array_equal(latents["innovation"], np.concatenate([slow["innovation"], fast["innovation"]], 1))
     np.testing.assert_array_equal(latents["ci"], np.concatenate([slow["ci"], fast["ci"]], 1))
-    pieces = list(decode_blocks(model, few, lag=0.5, block=300))
+    pieces = list(decode_blocks(model, few, lag=0.7, block=300))
     whole = xr.concat([piece["lagged_mean"] for piece in pieces], "time")
     np.testing.assert_allclose(whole, latents["lagged_mean"], atol=1e-6)
 
@@ -145,15 +150,48 @@ def test_a_saved_filter_of_both_is_the_same(model, few, tmp_path):
     np.testing.assert_array_equal(again.transform(few), model.transform(few))
 
 
-@pytest.mark.parametrize("lag", [None, 0.5])
+def test_a_lag_below_the_slow_frame_is_one_of_fast_states(model, few):
+    latents = model.decode(few, lag=0.3)
+    slow, fast = (latents["dynamics"].to_numpy() == name for name in ("slow", "fast"))
+    assert latents.attrs["lag"] == pytest.approx(0.3)
+    np.testing.assert_array_equal(latents["lagged_mean"][:, slow], latents["filtered_mean"][:, slow])
+    np.testing.assert_array_equal(latents["lagged_cov"][:, slow], latents["filtered_cov"][:, slow])
+    expected = model.parts[1].decode(few, lag=0.3)["lagged_mean"]
+    np.testing.assert_array_equal(latents["lagged_mean"][:, fast], expected)
+    assert not np.array_equal(expected, latents["filtered_mean"][:, fast])
+    with pytest.raises(InputError, match=r"lag is 0.09 s, but this filter looks at frames of 0.1 s"):
+        model.decode(few, lag=0.09)
+
+
+def test_intervals_grow_narrower_with_the_lag_of_slow_states_from_their_frame_on(model, few):
+    found = widths_at_lags(model, few)
+    assert list(found) == ["slow states", "fast states"]
+    slow, fast = ([row["width"] for row in rows] for rows in found.values())
+    assert [row["lag"] for row in found["slow states"]] == pytest.approx([0, 0.1, 0.2, 0.5, 1, 2, None])
+    assert slow[0] == slow[1] == slow[2] > slow[3] > slow[4]
+    assert (np.diff(fast[:4]) < 0).all()
+    latents = model.decode(few, lag=0.2)
+    ci = latents["lagged_ci"].sel(state=latents["dynamics"] == "fast", time=latents["observed"])
+    assert fast[2] == pytest.approx(float((ci[..., 1] - ci[..., 0]).mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("lag", [None, 0.3, 0.5, 0.7])
 def test_online_equals_offline(model, few, lag):
+    """With gaps, and segments of which one is shorter than a slow frame and than the lag."""
     counts = few[:200].copy(deep=True)
     counts["observed"][90:99] = False
+    segment = np.repeat([0, 1, 2], [50, 3, 147]).astype(np.int32)
+    counts = counts.assign_coords(segment=("time", segment))
     latents = model.decode(counts, ahead=[1.0], lag=lag)
     online = OnlineFilter(model, lag)
     given = []
     for i, (row, seen) in enumerate(zip(counts.to_numpy(), counts["observed"].to_numpy(), strict=True)):
+        if i in (50, 53):
+            given += online.flush()
         given.append(online.step(row if seen else None))
+        if lag:
+            assert online.lag_bins == round(10 * lag)
+            assert (given[-1] is None) == (online.bins <= online.lag_bins)
         if i == 120:
             state = json.loads(json.dumps({k: np.asarray(v).tolist() for k, v in online.state().items()}))
             online = OnlineFilter(model, lag)

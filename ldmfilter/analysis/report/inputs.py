@@ -41,7 +41,7 @@ class Inputs:
         reports: `to_dict()` of the reports of `read_behavior`, one for each behaviour.
         options: of the command that makes this report, as words.
         trials, trials_note: states in trials and how well their conditions are read, or why there are none.
-        lags: behaviour read at each lag, as `read_at_lags` gives it, plain types.
+        lags: behaviour read at each lag, as `read_at_lags` gives it, plain types; without behaviour `widths_at_lags`.
     """
 
     run: Run

@@ -12,7 +12,7 @@ from typing import Any
 
 from ldmfilter.analysis.behavior import choose_behavior
 from ldmfilter.analysis.checks import diagnose
-from ldmfilter.analysis.lags import read_at_lags
+from ldmfilter.analysis.lags import read_at_lags, widths_at_lags
 from ldmfilter.analysis.readout import AnyReport, read_behavior
 from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.page import listed, write_page
@@ -176,7 +176,7 @@ def report(
     counts = check_counts(counts)
     latents = model.decode(counts, rates=not model.signal_)
     read: tuple[AnyReport, ...] = ()
-    lags = {}
+    lags: dict[str, Any] = {}
     if chosen:
         say(f"behaviour: {listed([one.name for one in chosen])}")
         reading = read_behavior(latents, chosen, counts, min_speed=min_speed)
@@ -184,6 +184,9 @@ def report(
         say("behaviour: lags")
         found = read_at_lags(model, counts, chosen, min_speed)
         lags = {name: [vars(row) for row in rows] for name, rows in found.items()}
+    else:
+        say("states: lags")
+        lags = widths_at_lags(model, counts)
     trials, note = None, ""
     if event := align or (STARTS if "trials" in session.intervals else None):
         say(f"trials: {event}")

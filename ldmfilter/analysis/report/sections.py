@@ -117,10 +117,12 @@ def behavior(inputs: Inputs) -> Section:
         finish(axes, "probability of less than what happened (PIT)", "share of bins")
         legend(axes, loc="lower center")
 
+    labels = ({"median_error": "median error"} if inputs.reports else {}) | {"width": "interval width"}
+
     def draw_lags(figure: Figure, narrow: bool) -> None:
         """Errors and widths over those without a lag; those of smoothed states as points at the right end."""
-        labels = {"median_error": "median error", "width": "interval width"}
-        for (key, label), axes in zip(labels.items(), pair(figure, narrow), strict=True):
+        both = pair(figure, narrow) if inputs.reports else [figure.add_subplot()]
+        for (key, label), axes in zip(labels.items(), both, strict=True):
             for (name, rows), colour in zip(inputs.lags.items(), COLOURS, strict=False):
                 lag = np.array([row["lag"] for row in rows[:-1]])
                 value = np.array([row[key] for row in rows]) / rows[0][key]
@@ -141,7 +143,8 @@ def behavior(inputs: Inputs) -> Section:
     if classes:
         pictures["probabilities"] = one_plot(lambda axes: plot_reports(classes, axes))
     if inputs.lags:
-        pictures["lags"] = Picture(draw_lags, narrow=(3.3, 4.8))
+        sizes = ((9.2, 3.2), (3.3, 4.8)) if inputs.reports else ((4.3, 3.3), (3.3, 2.9))
+        pictures["lags"] = Picture(draw_lags, {}, *sizes)
     return {"behavior": inputs.reports, "lags": inputs.lags}, pictures
 
 
