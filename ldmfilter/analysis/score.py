@@ -49,6 +49,7 @@ WIDTHS = (SMOOTHING, 0.1, 0.2, 1.0)  # s, of the baselines' averages; the first 
 MOST_CHOOSE = 5_000  # bins of each half of training time that judge a width
 FEW, DRAWS = 500, 3  # bins that few-shot readouts learn from; times that they are drawn
 MOST_JUDGED = 10_000  # bins
+UNNAMED = "states"  # of a single model's, which has no name
 HIDDEN, FEW_SHOT = "hidden units", f"hidden units, learnt from {FEW} bins"
 THIS_BIN = "this bin, which the state has seen"
 
@@ -225,7 +226,7 @@ def score(
     ['states', 'smoothed counts', 'causal PCA', 'factor analysis']
     """
     tell, made = progress or (lambda _: None), chosen(peers)
-    models = dict(model) if isinstance(model, Mapping) else {"states": model}
+    models = dict(model) if isinstance(model, Mapping) else {UNNAMED: model}
     if not models:
         raise InputError("score: no model is given; give one that is fitted, or several by name")
     horizons = _seconds(ahead)
@@ -408,7 +409,7 @@ def _common(models: Mapping[str, LDMFilter], whole: Mapping[str, xr.Dataset], co
     fit, judged = (np.all([getattr(one, name) for one in found], axis=0) for name in ("fit", "judged"))
     none = [name for name, one in zip(models, found, strict=True) if not one.held_out]
     if none or not judged.any() or not fit.any():
-        of = f"{none[0] if none else ', '.join(models)}: " if len(models) > 1 else ""
+        of = "" if [*models] == [UNNAMED] else f"{none[0] if none else ', '.join(models)}: "
         raise InputError(
             f"{of}{where_of(counts)}: no time is held out, {GUARD:g} s away from training, to score states on; train "
             "with --reserve 0.4"

@@ -48,9 +48,10 @@ def score_table(scores: Scores) -> tuple[list[str], list[tuple[str, ...]]]:
         f">{source}, {widths[source]:g} s" if source in widths else f">{source}"
         for source in next(iter(scores.rows.values()))
     ]
-    simpler = {f"lead of {name}" if others else "lead": (name, list(widths)) for name in scores.models}
-    leads = {f"{head} over the best of the simpler methods": pair for head, pair in simpler.items()}
-    leads |= {f"lead of {first} over {name}": (first, [name]) for name in others}
+    leads = {"lead over the best of the simpler methods": (first, list(widths))}
+    if others:
+        leads = {f"lead of {name}": (name, list(widths)) for name in scores.models}
+        leads |= {f"lead of {first} over {name}": (first, [name]) for name in others}
     return [scores.unit, *sources, *leads], [
         (name, *map(_number, row.values()), *(_lead(row, *pair) for pair in leads.values()))
         for name, row in scores.rows.items()
@@ -79,10 +80,11 @@ def _number(one: SpikesAhead) -> str:
 
 
 def _lead(row: dict[str, SpikesAhead], name: str, others: list[str]) -> str:
-    """The lead of a filter over the best of others."""
+    """The lead of a filter over the best of others, named where there are several."""
     best = max(others, key=lambda other: -math.inf if math.isnan(row[other].value) else row[other].value)
     lead, error = row[name].lead(row[best])
-    return "" if math.isnan(lead) else f"{lead:+.3f} ({error:.3f}) over {best}"
+    over = f" over {best}" * (len(others) > 1)
+    return "" if math.isnan(lead) else f"{lead:+.3f} ({error:.3f}){over}"
 
 
 def show_checks(console: Console, diagnosis: Diagnosis) -> None:
