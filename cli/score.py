@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 from ldmfilter_cli.console import Quiet, command, say
-from ldmfilter_cli.options import AsJson, Runs, RunSession
+from ldmfilter_cli.options import AsJson, Runs, RunSession, where_now
 
 from ldmfilter.text import open_console
 
@@ -21,7 +21,10 @@ def score(
     session: RunSession = None,
     ahead: Annotated[
         list[float] | None,
-        typer.Option(metavar="SECONDS", help="How far ahead; repeatable (default: 0.1, 0.2, 0.5, 1 and 2)."),
+        typer.Option(
+            metavar="SECONDS",
+            help="How far ahead, rounded to whole bins; repeatable (default: 0.1, 0.2, 0.5, 1 and 2).",
+        ),
     ] = None,
     peer: Annotated[
         list[str] | None,
@@ -34,16 +37,17 @@ def score(
 
     Are these states better than smoothed counts? What will the population do next? Spikes predicted from the states,
     in bits per spike on time that training never saw: of bins ahead, of units that were hidden, and of the bin itself.
-    Beside them the same readouts of smoothed counts, a causal PCA and factor analysis.
+    Beside them the same readouts of smoothed counts, a causal PCA and factor analysis. Of several runs each has its
+    lead over the best of these, and the first its lead over the others.
     """
     from ldmfilter.analysis.score import AHEAD, score_runs
     from ldmfilter.analysis.text import show_scores
     from ldmfilter.filter.runs import Run
 
     folders = [*(runs or []), *(run_option or [])]
-    opened = [Run.open(folder) for folder in folders] or [Run.latest()]
+    opened = [run.choose(session) for run in (map(Run.open, folders) if folders else [Run.latest()])]
     tell = None if quiet else lambda what: say(f"{what} ...")
-    scores = score_runs([run.choose(session) for run in opened], ahead or AHEAD, peer or (), tell)
+    scores = score_runs(opened, ahead or AHEAD, peer or (), tell, where_now(opened[0], session))
     if as_json:
         print(json.dumps(scores.to_dict(), indent=1, allow_nan=False))
     else:
