@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from ldmfilter.errors import InputError, TrainingError, short
 from ldmfilter.ranks import ranks
@@ -86,15 +86,23 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return with_parameters(run, [*inspect.signature(function).parameters.values(), debug])
 
 
-class Command(TyperCommand):
-    """A command whose help shows no type beside a flag, which takes no value."""
+class _PlainFlags:
+    """Help that shows no type beside a flag, which takes no value."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        parameters = super().get_params(ctx)
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for one in parameters:
             if getattr(one, "is_flag", False):
                 one.metavar = ""
         return parameters
+
+
+class Command(_PlainFlags, TyperCommand):
+    """A command."""
+
+
+class Group(_PlainFlags, TyperGroup):
+    """All commands."""
 
 
 def with_parameters(run: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> Callable[..., None]:

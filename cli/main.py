@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from ldmfilter_cli.check import check
 from ldmfilter_cli.compare import compare
-from ldmfilter_cli.console import Command
+from ldmfilter_cli.console import Command, Group
 from ldmfilter_cli.decode import decode
 from ldmfilter_cli.export import export
 from ldmfilter_cli.inspect import inspect
@@ -19,6 +19,7 @@ from ldmfilter_cli.sweep import SeveralValues, sweep
 from ldmfilter_cli.train import train
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ldmfilter.analysis.check_table import CHECKS, HIDDEN_UNITS, LEAD_OVER_PCA, SPIKES_AHEAD, of_signal
 from ldmfilter.analysis.findings import Finding, in_python
-from ldmfilter.analysis.judged import GUARD
+from ldmfilter.analysis.judged import GUARD, check_model
 from ldmfilter.analysis.measures import SURROGATES, Measures, measure
 from ldmfilter.analysis.text import show_checks
-from ldmfilter.errors import InputError
 from ldmfilter.html import table
 from ldmfilter.progress import Told, teller
 from ldmfilter.text import finite, plain
@@ -160,9 +159,7 @@ def diagnose(
     behavior: Sequence[AnyReport] = (),
 ) -> Diagnosis:
     """As `check`, with remedies that name options of the command line."""
-    if not hasattr(model, "check_fitted"):
-        raise InputError(f"model is {model!r}; give a fitted LDMFilter, as ldmfilter.load gives it")
-    model.check_fitted()
+    check_model(model)
     words: Callable[[str], str] = of_signal if model.signal_ else str
     tell = teller(progress)
     measures = measure(model, counts, surrogates, seed, lambda what: tell(words(what)), behavior)

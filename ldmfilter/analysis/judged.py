@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,13 @@ LEAST_BINS = 100  # judged bins below which a number is too uncertain to report
 MOST_BINS = 100_000  # longer recordings are judged on stretches of so many bins in all
 MOST_VALUES = 3_000_000  # bins times units, likewise
 STRETCH = 40.0  # s, of such a stretch
+
+
+def check_model(model: Any) -> None:
+    """Raises: InputError for what is no `LDMFilter`, and for one that is not fitted."""
+    if not hasattr(model, "check_fitted"):
+        raise InputError(f"model is {model!r}; give a fitted LDMFilter, as ldmfilter.load gives it")
+    model.check_fitted()
 
 
 @dataclass(frozen=True, eq=False)

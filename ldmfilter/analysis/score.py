@@ -27,7 +27,7 @@ import torch
 import xarray as xr
 
 from ldmfilter.analysis.baselines import SMOOTHING, STATES, causal_pca
-from ldmfilter.analysis.judged import GUARD, Array, Bins, bins_of, excerpt, thinned
+from ldmfilter.analysis.judged import GUARD, Array, Bins, bins_of, check_model, excerpt, thinned
 from ldmfilter.analysis.peers import chosen
 from ldmfilter.analysis.text import score_notes, score_table, show_scores
 from ldmfilter.data.counts import is_signal, where_of
@@ -267,7 +267,7 @@ def _judging(
 ) -> Iterator[tuple[Judge, dict[str, Callable[..., Array]]]]:
     """What judges the models, and their causal states. Raises: InputError, as `score`."""
     for one in models.values():
-        one.check_fitted()
+        check_model(one)
     leading = next(iter(models.values()))
     counts = excerpt(as_counts(counts, leading.bin_size_), 0)
     with one_thread(every_library=True), torch.no_grad(), sound(leading, counts):

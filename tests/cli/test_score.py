@@ -82,6 +82,8 @@ def test_what_cannot_be_scored_is_told_in_one_line(trained, model_and_counts, mo
     for wrong in ("x", ["x"], None, [True, "1 s"]):
         with pytest.raises(InputError, match=r"ahead is .*; give seconds above 0, as 0.5 or \[0.5, 1\]"):
             score(model, counts, ahead=wrong)
+    with pytest.raises(InputError, match="model is 'run'; give a fitted LDMFilter"):
+        score("run", counts)
     with pytest.raises(InputError, match="no model is given"):
         score({}, counts)
     everything = model._keep([0])

@@ -186,7 +186,7 @@ def test_fewer_bins_than_units_are_told(counts):
     for one in few._now._recordings:
         one.n_units = 1000
     few._now.step = 0
-    assert str(few._now._diverged()) == "too few bins (504) to train on for 1000 units; use a longer span"
+    assert str(few._now._diverged()) == "too few bins (600) to train on for 1000 units; use a longer span"
 
 
 @pytest.mark.parametrize(
