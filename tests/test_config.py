@@ -76,7 +76,7 @@ def test_a_fit_with_a_wrong_setting_is_refused_before_any_work():
     from ldmfilter.data.session import Session
 
     counts = bin_spikes(Session.from_spikes([np.arange(0.0, 60.0, 0.3)]), 0.1)
-    with pytest.raises(InputError, match=r"latent-dim is 2\.5; it must be a whole number"):
+    with pytest.raises(InputError, match=r"latent_dim is 2\.5; it must be a whole number"):
         LDMFilter().set_params(latent_dim=2.5).fit(counts)  # its constructor is type-checked in tests alone
 
 

@@ -137,6 +137,7 @@ def tables(draw):
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*is it turned")
 @pytest.mark.parametrize("suffix", [".zarr", ".nc", ".nc3", ".npz", ".npy"])
 @given(table=tables())
 @FEW
