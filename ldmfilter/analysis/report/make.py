@@ -213,10 +213,11 @@ def report(
     created = datetime.now(UTC).isoformat(timespec="seconds")
     content: dict[str, Any] = {"format": "ldmfilter-report", "format_version": FORMAT, "created": created}
     pictures: dict[str, Picture] = {}
-    for make in SECTIONS.values():
-        numbers, drawn = make(inputs)
-        content |= numbers
-        pictures |= drawn
+    with one_thread(every_library=True):
+        for make in SECTIONS.values():
+            numbers, drawn = make(inputs)
+            content |= numbers
+            pictures |= drawn
     content = finite(content | {"figures": {name: picture.numbers for name, picture in pictures.items()}})
     page = write_page(list(SECTIONS), content, pictures)  # which adds the words to the content
     return Report(content, pictures, page)
