@@ -82,6 +82,7 @@ def test_what_cannot_be_scored_is_told_in_one_line(trained, model_and_counts, mo
     for wrong in ("x", ["x"], None, [True, "1 s"]):
         with pytest.raises(InputError, match=r"ahead is .*; give seconds above 0, as 0.5 or \[0.5, 1\]"):
             score(model, counts, ahead=wrong)
+    assert module._seconds(0.5) == module._seconds([0.5]) == [0.5]
     with pytest.raises(InputError, match="no model is given"):
         score({}, counts)
     everything = model.keep([0])
