@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from ldmfilter_cli.console import Quiet, command, say
-from ldmfilter_cli.options import AsJson, RunSession
+from ldmfilter_cli.options import AsJson, RunSession, where_now
 
 from ldmfilter.text import open_console, print_table
 
@@ -24,7 +24,8 @@ def compare(
     """Example: **ldmfilter compare runs/seed0 runs/seed1**
 
     Do runs agree? The R2 of the best affine map from the states of one run to those of another, on time that no run
-    was trained on, beside what chance gives; and the bits per spike by which each training chose its filter.
+    was trained on, beside what chance gives; and the bits per spike of hidden units there, as `ldmfilter score` has
+    them. Without such time it is those of spikes ahead by which each training chose its filter.
     """
     from ldmfilter.analysis.compare import compare as compare_runs
     from ldmfilter.analysis.decode_session import stopped_early
@@ -33,7 +34,7 @@ def compare(
     opened = [Run.open(run).choose(session) for run in runs]
     for warning in filter(None, map(stopped_early, opened if not quiet else ())):
         say(warning)
-    result = compare_runs(opened)
+    result = compare_runs(opened, where_now(opened[0], session))
     if not result.held_out and not quiet:
         say("warning: no time is held out by all runs; judged where they were trained, which flatters them")
     if as_json:
@@ -49,7 +50,7 @@ def _show(result: "Comparison") -> None:
         bits = result.bits_per_spike[number]
         rows.append([f"{number + 1} {name}", *cells, "" if bits is None else f"{bits:.3f}"])
     print("R2 of the best affine map")
-    heads = ["from \\ to", *(f">{number + 1}" for number in range(len(rows))), ">spikes ahead"]
+    heads = ["from \\ to", *(f">{number + 1}" for number in range(len(rows))), f">{result.predicted}"]
     print_table(open_console(), heads, rows)
     where = "time that no run was trained on" if result.held_out else "time that runs were trained on"
     print(

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -122,7 +123,8 @@ def sweep(
 ) -> None:
     """Example: **ldmfilter sweep session.nwb --latent-dim 2 4 8 --entropy knn stopgrad**
 
-    Train with every combination of the values and compare how well their states predict spikes ahead on held-out time.
+    Train with every combination of the values and compare how well their states predict spikes ahead, in blocks of
+    training time. The score of hidden units on reserved time, as `ldmfilter score` has it, stands beside it.
     Bins, frames and windows take one value: scores of others cannot be compared. Prints a table, the best first.
     Several seeds are repetitions: their median counts. The same command again, or --resume, does only what is missing.
     The best run is a run like any other: where the sweep lies below runs/, `ldmfilter decode` finds it.
@@ -292,7 +294,7 @@ def summarise(sweep: "Sweep", results: "list[Combination]") -> dict[str, Any]:
     from ldmfilter.analysis.sweep_scores import best_run
 
     def about(run: "SweepRun") -> dict[str, Any]:
-        names = ("seed", "state", "score", "step", "effective_rank", "seconds")
+        names = ("seed", "state", "score", "hidden_units", "step", "effective_rank", "seconds")
         return {"run": str(run.folder), **{name: getattr(run, name) for name in names}, "reason": run.reason or None}
 
     best = best_run(results)
@@ -319,13 +321,17 @@ def _show(sweep: "Sweep", results: "list[Combination]") -> None:
     terminal, several = sys.stdout.isatty(), len(sweep.seeds) > 1
     console = open_console()
     named = (">" + name.replace("_", " " if terminal else "-") for name in sweep.grid)
-    heads = ["run folder", *named, ">bits per spike", *[">seeds from to"] * several, ">step", ">rank", ">s", ""]
+    judged = any(run.hidden_units is not None for one in results for run in one.runs)
+    heads = ["run folder", *named, ">bits per spike ahead, in training", *[">seeds from to"] * several]
+    heads += [*[">hidden units, reserved time"] * judged, ">step", ">rank", ">s", ""]
     rows, failed = [], []
     for one in results:
         first, wrong = one.runs[0], [run for run in one.runs if run.state == "failed"]
         row = [first.folder.name, *(show(one.options[name]) for name in sweep.grid), _number(one.score, 3)]
         if several:
             row.append(f"{_number(one.lowest, 3)} {_number(one.highest, 3)}".strip())
+        hidden = [run.hidden_units for run in one.runs if run.hidden_units is not None]
+        row += [_number(statistics.median(hidden) if hidden else None, 3)] * judged
         row += ["", ""] if first.score is None else [str(first.step), _number(first.effective_rank, 1)]
         remarks = []
         if wrong:

@@ -19,7 +19,7 @@ from ldmfilter.filter.linalg import linear_recurrence, safe_cholesky, stationary
 from ldmfilter.filter.spikes_ahead import standardised
 
 NO_MEMORY, RANDOM_WALK = "a Gaussian without memory", "a random walk"
-SMOOTHING, DIMS = 0.5, 16  # s of the exponential averages; dimensions of PCA and factor analysis
+SMOOTHING, DIMS = 0.5, 16  # s of the exponential averages where none is chosen; dimensions of PCA and factor analysis
 STEPS, LAGS = 30, 8  # of the expectation maximisation at most; of the covariances that it begins with
 LOCAL_LEVEL, LINEAR_SYSTEM = "a random walk seen through noise", "a linear dynamical system fitted to them"
 
@@ -152,8 +152,10 @@ def _first_guess(x: Array, starts: Array, state_dim: int) -> LinearGaussian:
     return LinearGaussian(a, q, c, r, b=a.new_zeros(n), P0=stationary_covariance(a, q))
 
 
-def smoothed_roots(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False) -> Array:
-    """Exponential averages (time, unit) of the past root counts less their mean, with a time constant of `SMOOTHING` s;
+def smoothed_roots(
+    counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False, width: float = SMOOTHING
+) -> Array:
+    """Exponential averages (time, unit) of the past root counts less their mean, with a time constant of `width` s;
     of a signal those of its standardised channels. A unit without a spike in the bins `fit` is 0: no readout could
     learn what its spikes elsewhere tell, and their traces in `fit` are as small as one likes.
 
@@ -163,9 +165,10 @@ def smoothed_roots(counts: Array, starts: Array, fit: Array, bin_size: float, si
         fit: (time,) bool, the bins that a mean is fitted to.
         bin_size: s.
         signal: whether they are a signal.
+        width: s.
     """
     centred = centred_roots(counts, fit, signal)
-    forget = math.exp(-bin_size / SMOOTHING)
+    forget = math.exp(-bin_size / width)
     parts = np.split(centred, np.flatnonzero(starts)[1:])
     return np.concatenate([lfilter([1 - forget], [1, -forget], part, axis=0) for part in parts])
 
@@ -181,17 +184,21 @@ def centred_roots(counts: Array, fit: Array, signal: bool = False) -> Array:
     return centred
 
 
-def causal_pca(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False) -> Array:
+def causal_pca(
+    counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False, width: float = SMOOTHING
+) -> Array:
     """States (time, dim) of no model: the `DIMS` first principal components of `smoothed_roots`, of the same arguments;
     the components are fitted to the bins `fit`."""
-    smooth = smoothed_roots(counts, starts, fit, bin_size, signal)
+    smooth = smoothed_roots(counts, starts, fit, bin_size, signal, width)
     states: Array = PCA(min(DIMS, counts.shape[1]), random_state=0).fit(smooth[fit]).transform(smooth)
     return states
 
 
-def factor_analysis(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False) -> Array:
+def factor_analysis(
+    counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False, width: float = SMOOTHING
+) -> Array:
     """States (time, dim) as `causal_pca`, by factor analysis: means of the factors given `smoothed_roots`."""
-    smooth = smoothed_roots(counts, starts, fit, bin_size, signal)
+    smooth = smoothed_roots(counts, starts, fit, bin_size, signal, width)
     dims = n_factors(counts.shape[1])
     # It ends when a step adds less than 1 nat to all fitted bins together.
     states: Array = FactorAnalysis(dims, tol=1.0, svd_method="lapack").fit(smooth[fit]).transform(smooth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from ldmfilter.analysis.judged import GUARD
+from ldmfilter.analysis.score import HIDDEN, check_same_session, common_counts, hidden_units
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.filter.runs import Run
@@ -22,6 +24,7 @@ from ldmfilter.text import finite
 
 FOLDS = 5
 SHIFTS = 20  # circular shifts of the shuffled control
+IN_TRAINING = "spikes ahead, in training"
 
 Floats = NDArray[np.float64]
 
@@ -35,8 +38,9 @@ class Comparison:
         r2: (run, run) R2 of the best affine map from the states of the run of the row to those of the run of the
             column, over all dimensions together, on held-out folds of time; 1 on the diagonal.
         control: (run, run) its 95th percentile where the states of the column are shifted in time.
-        bits_per_spike: (run,) the prediction of spikes ahead by which training chose (`filter.spikes_ahead`), on its
-            own held-out blocks; of a signal the share of variance; None where it could not be judged.
+        predicted: name of the row of `score` that is in `bits_per_spike`; `IN_TRAINING` where no time is held out by
+            all runs, or their counts differ: then that by which training chose (`filter.spikes_ahead`).
+        bits_per_spike: (run,) of a signal the share of variance; None where it could not be judged.
         bins: number of bins that were judged.
         held_out: whether none of the runs was trained on these bins.
         median: of R2 over all ordered pairs.
@@ -46,6 +50,7 @@ class Comparison:
     runs: tuple[str, ...]
     r2: Floats
     control: Floats
+    predicted: str
     bits_per_spike: tuple[float | None, ...]
     bins: int
     held_out: bool
@@ -58,8 +63,9 @@ class Comparison:
         return content
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
-    """Compare runs of one session, on time that none of them was trained on.
+def compare(runs: Sequence[Run], session: str | os.PathLike[str] | None = None) -> Comparison:
+    """Compare runs of one session, on time that none of them was trained on. `session` is where it lies now, None for
+    where it lay.
 
     With a Gaussian predictor the latents are determined up to an affine map (method.md, section 5): the R2 of the best
     one is to runs what the consistency of embeddings is to CEBRA (Schneider, Lee & Mathis 2023).
@@ -72,11 +78,10 @@ def compare(runs: Sequence[Run]) -> Comparison:
     check_same_session(runs)
     bin_size = runs[0].config.data.bin_size
     decoded: list[xr.Dataset] = []
-    bits: list[float | None] = []
+    models = {str(run.folder): run.model() for run in runs}
     for run in runs:
-        model = run.model()
-        bits.append(finite(model.kept_.bits_per_spike))
-        latents = model.decode(run.recording()[1])[["filtered_mean", "observed"]]
+        model = models[str(run.folder)]
+        latents = model.decode(run.recording(session)[1])[["filtered_mean", "observed"]]
         latents["free"] = "time", outside(latents["time"].to_numpy(), model.trained_spans_, GUARD)
         if decoded:  # at the bins of the first run, whose times may differ by a rounding error
             absent = {"filtered_mean": np.nan, "observed": False, "free": False}
@@ -96,24 +101,14 @@ def compare(runs: Sequence[Run]) -> Comparison:
     for i, j in pairs:
         r2[i, j], control[i, j] = agreement(states[i], states[j], fold)
     median, chance = float(np.median([r2[pair] for pair in pairs])), max(float(control[pair]) for pair in pairs)
+    try:
+        found = hidden_units(models, common_counts(runs, session))
+        predicted, scores = HIDDEN, {name: one.value for name, one in found.items()}
+    except InputError:
+        predicted, scores = IN_TRAINING, {name: one.kept_.bits_per_spike for name, one in models.items()}
     names = tuple(str(run.folder) for run in runs)
-    return Comparison(names, r2, control, tuple(bits), int(judged.sum()), held_out, median, chance)
-
-
-def check_same_session(runs: Sequence[Run]) -> None:
-    """Raises: InputError for runs of different sessions or bin sizes."""
-    first, bin_size = runs[0], runs[0].config.data.bin_size
-    for run in runs:
-        if run.checksum != first.checksum:
-            raise InputError(
-                f"{run.folder}: is a run of {run.session_path}, {first.folder} one of {first.session_path}; "
-                "compare runs of one session"
-            )
-        if run.config.data.bin_size != bin_size:
-            raise InputError(
-                f"{run.folder}: has bins of {run.config.data.bin_size:g} s, {first.folder} of {bin_size:g} s; "
-                "compare runs with the same bins"
-            )
+    bits = tuple(finite(scores[name]) for name in names)
+    return Comparison(names, r2, control, predicted, bits, int(judged.sum()), held_out, median, chance)
 
 
 def agreement(one: Floats, other: Floats, fold: NDArray[np.integer]) -> tuple[float, float]:

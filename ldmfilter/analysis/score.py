@@ -2,17 +2,21 @@
 
 Four things are predicted by the same readouts (`filter.spikes_ahead`), fitted on training time: the counts of the bin
 some time ahead of a causal state; the counts of units that were hidden when the state was computed (co-smoothing, Pei
-et al. 2021), a quarter of the units at a time; the same where readouts learn from `FEW` bins (few-shot co-smoothing,
-Dabholkar & Barak 2024), which costs states with superfluous dimensions more; and the counts that the state has seen.
+et al. 2021), a quarter of the units at a time, in two groupings; the same where readouts learn from `FEW` bins
+(few-shot co-smoothing, Dabholkar & Barak 2024), which costs states with superfluous dimensions more; and the counts
+that the state has seen.
 
 Training saw all units, hidden ones too: the weights know on training time what the hidden units did. The baselines
-are fitted without the hidden units, and so are the peers.
+are fitted without the hidden units, and so are the peers. The baselines average over one of `WIDTHS`, chosen on
+training time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +26,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ldmfilter.analysis.baselines import STATES
-from ldmfilter.analysis.compare import check_same_session
+from ldmfilter.analysis.baselines import SMOOTHING, STATES, causal_pca
 from ldmfilter.analysis.judged import GUARD, Array, Bins, bins_of, excerpt, thinned
 from ldmfilter.analysis.peers import chosen
 from ldmfilter.analysis.text import score_notes, score_table, show_scores
@@ -33,7 +36,7 @@ from ldmfilter.errors import InputError
 from ldmfilter.filter.decode import sound
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.runs import Run
-from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead, spikes_ahead
+from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead, folds_of, spikes_ahead
 from ldmfilter.html import table
 from ldmfilter.text import finite, plain
 
@@ -41,11 +44,16 @@ if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
 
 AHEAD = (0.1, 0.2, 0.5, 1.0, 2.0)  # s
-QUARTERS = 4  # groups of units that are hidden in turn
+QUARTERS, GROUPINGS = 4, 2  # groups of units that are hidden in turn; ways to group them
+WIDTHS = (SMOOTHING, 0.1, 0.2, 1.0)  # s, of the baselines' averages; the first where none can be judged
+MOST_CHOOSE = 5_000  # bins of each half of training time that judge a width
 FEW, DRAWS = 500, 3  # bins that few-shot readouts learn from; times that they are drawn
 MOST_JUDGED = 10_000  # bins
+UNNAMED = "states"  # of a single model's, which has no name
 HIDDEN, FEW_SHOT = "hidden units", f"hidden units, learnt from {FEW} bins"
 THIS_BIN = "this bin, which the state has seen"
+
+NONE = np.zeros(0, np.int64)  # no unit is hidden
 
 States = Callable[[Array], Array]  # gets the numbers of the hidden units, gives states (time, state)
 
@@ -62,8 +70,12 @@ class Scores:
         judged.
     missing : dict
         The reason, for each row that could not be judged.
+    widths : dict
+        The simpler methods, and the time constant of their averages, s, chosen on training time.
     judged : int
-        Number of held-out bins, GUARD s away from training.
+        Number of held-out bins that judge, GUARD s away from training.
+    spikes : int
+        Number of spikes in them, of the units that are predicted; 0 of a signal.
     units : int
         Number of units that are predicted.
     silent : int
@@ -76,11 +88,18 @@ class Scores:
 
     rows: dict[str, dict[str, SpikesAhead]]
     missing: dict[str, str]
+    widths: dict[str, float]
     judged: int
+    spikes: int
     units: int
     silent: int
     unit: str
     peers: list[str]
+
+    @property
+    def models(self) -> list[str]:
+        """The sources of states that are filters."""
+        return [name for name in next(iter(self.rows.values())) if name not in {*self.widths, *self.peers}]
 
     def __repr__(self) -> str:
         return plain(lambda console: show_scores(console, self))
@@ -116,30 +135,53 @@ class Scores:
 
 def score_runs(
     runs: Sequence[Run],
-    ahead: Sequence[float] = AHEAD,
+    ahead: float | Sequence[float] = AHEAD,
     peers: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
+    session: str | os.PathLike[str] | None = None,
 ) -> Scores:
-    """Score runs of one session, side by side; as `score`.
+    """Score runs of one session, side by side; as `score`. `session` is where it lies now, None for where it lay.
 
     Raises:
-        InputError: as `score`; runs of different sessions, bins or units.
+        InputError: as `score`; runs of different sessions, bins or units; a session that cannot be read.
     """
+    counts = common_counts(runs, session)
+    return score({str(run.folder): run.model() for run in runs}, counts, ahead, peers, progress)
+
+
+def common_counts(runs: Sequence[Run], session: str | os.PathLike[str] | None = None) -> xr.DataArray:
+    """The counts of all runs. Raises: InputError, where they are of different sessions, or have other bins or units."""
     check_same_session(runs)
-    counts = runs[0].recording()[1]
+    counts = runs[0].recording(session)[1]
     for run in runs[1:]:
-        other = run.recording()[1]
+        other = run.recording(session)[1]
         if not all(counts[name].equals(other[name]) for name in ("time", "unit")):
             raise InputError(
                 f"{run.folder}: has other time or units than {runs[0].folder}; score runs of the same counts"
             )
-    return score({str(run.folder): run.model() for run in runs}, counts, ahead, peers, progress)
+    return counts
+
+
+def check_same_session(runs: Sequence[Run]) -> None:
+    """Raises: InputError for runs of different sessions or bin sizes."""
+    first, bin_size = runs[0], runs[0].config.data.bin_size
+    for run in runs:
+        if run.checksum != first.checksum:
+            raise InputError(
+                f"{run.folder}: is a run of {run.session_path}, {first.folder} one of {first.session_path}; "
+                "compare runs of one session"
+            )
+        if run.config.data.bin_size != bin_size:
+            raise InputError(
+                f"{run.folder}: has bins of {run.config.data.bin_size:g} s, {first.folder} of {bin_size:g} s; "
+                "compare runs with the same bins"
+            )
 
 
 def score(
     model: LDMFilter | Mapping[str, LDMFilter],
     counts: Any,
-    ahead: Sequence[float] = AHEAD,
+    ahead: float | Sequence[float] = AHEAD,
     peers: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Scores:
@@ -152,8 +194,8 @@ def score(
     counts : xarray.DataArray (time, unit)
         Of the session it was trained on, or what `as_session` takes, reserved time included; of another one readouts
         are fitted on every other tenth.
-    ahead : sequence of float
-        Horizons, s.
+    ahead : float or sequence of float
+        Horizons, s, which are rounded to whole bins; the rows are named after those.
     peers : sequence of str
         "GPFA" and "CEBRA", which take minutes and need the extra `bench`. They see bins to come, and so have no score
         ahead; beside them stand the smoothed states of the first model, which see all bins.
@@ -169,8 +211,8 @@ def score(
     Raises
     ------
     InputError
-        Not fitted, counts of other units or bins, no or too little held-out time, a horizon that is not positive, or a
-        peer that is unknown or not installed.
+        No model or one that is not fitted, counts of other units or bins, no or too little held-out time, a horizon
+        that is no positive number, or a peer that is unknown or not installed.
 
     References
     ----------
@@ -184,18 +226,15 @@ def score(
     ['states', 'smoothed counts', 'causal PCA', 'factor analysis']
     """
     tell, made = progress or (lambda _: None), chosen(peers)
-    models = dict(model) if isinstance(model, Mapping) else {"states": model}
-    for one in models.values():
-        one.check_fitted()
-    if not all(0 < seconds < math.inf for seconds in ahead):
-        raise InputError(f"horizons {', '.join(f'{one:g}' for one in ahead)} s: give seconds above 0")
-    first, leading = next(iter(models.items()))
-    counts = excerpt(as_counts(counts, leading.bin_size_), 0)
-    with one_thread(), torch.no_grad(), sound(leading, counts):
-        whole = {name: one.decode(counts, smooth=bool(made)) for name, one in models.items()}
-        judge = Judge(_common(models, whole, counts), is_signal(counts), ahead)
-        causal = {name: partial(means_without, one, counts, whole[name]) for name, one in models.items()}
-        causal |= {name: partial(judge.made, make) for name, make in STATES.items()}
+    models = dict(model) if isinstance(model, Mapping) else {UNNAMED: model}
+    if not models:
+        raise InputError("score: no model is given; give one that is fitted, or several by name")
+    horizons = _seconds(ahead)
+    first = next(iter(models))
+    with _judging(models, counts, horizons, smooth=bool(made)) as (judge, causal):
+        tell("width of averages")
+        width = judge.width()
+        causal |= {name: partial(judge.made, make, width=width) for name, make in STATES.items()}
         others = {name: partial(judge.made, make) for name, make in made.items()}
         if made:
             others = {f"{first}, smoothed": partial(causal[first], smooth=True)} | others
@@ -208,8 +247,43 @@ def score(
     rows = {row: {name: one[row] for name, one in found.items()} for row in found[first]}
     missing = {row: judge.reason(row) for row, each in rows.items() if math.isnan(each[first].value)}
     unit = "share of variance" if judge.signal else "bits per spike"
-    units = len(judge.units)
-    return Scores(rows, missing, int(judge.bins.judged.sum()), units, counts.sizes["unit"] - units, unit, list(others))
+    units, n_judged = len(judge.units), int(judge.judged.sum())
+    silent = judge.counts.shape[1] - units
+    return Scores(
+        rows, missing, dict.fromkeys(STATES, width), n_judged, judge.spikes, units, silent, unit, list(others)
+    )
+
+
+def hidden_units(models: Mapping[str, LDMFilter], counts: Any) -> dict[str, SpikesAhead]:
+    """The row `HIDDEN` of `score` alone, of each model. Raises: InputError, as `score`."""
+    with _judging(models, counts) as (judge, causal):
+        return {name: judge.hidden(states) for name, states in causal.items()}
+
+
+@contextlib.contextmanager
+def _judging(
+    models: Mapping[str, LDMFilter], counts: Any, ahead: Sequence[float] = (), smooth: bool = False
+) -> Iterator[tuple[Judge, dict[str, Callable[..., Array]]]]:
+    """What judges the models, and their causal states. Raises: InputError, as `score`."""
+    for one in models.values():
+        one.check_fitted()
+    leading = next(iter(models.values()))
+    counts = excerpt(as_counts(counts, leading.bin_size_), 0)
+    with one_thread(), torch.no_grad(), sound(leading, counts):
+        whole = {name: one.decode(counts, smooth=smooth) for name, one in models.items()}
+        judge = Judge(_common(models, whole, counts), is_signal(counts), ahead)
+        yield judge, {name: partial(means_without, one, counts, whole[name]) for name, one in models.items()}
+
+
+def _seconds(ahead: Any) -> list[float]:
+    """Horizons, s, as a list. Raises: InputError, where one is no positive number."""
+    try:
+        horizons = [float(one) for one in (ahead if np.ndim(ahead) else [ahead])]
+    except (TypeError, ValueError):
+        horizons = [math.nan]
+    if not all(0 < one < math.inf for one in horizons):
+        raise InputError(f"ahead is {ahead!r}; give seconds above 0, as 0.5 or [0.5, 1]")
+    return horizons
 
 
 class Judge:
@@ -223,40 +297,72 @@ class Judge:
 
     def __init__(self, bins: Bins, signal: bool, ahead: Sequence[float]):
         self.bins, self.signal = bins, signal
-        self.ahead = {f"{seconds:g} s ahead": round(seconds / bins.size) for seconds in ahead}
+        steps = [(seconds, round(seconds / bins.size)) for seconds in ahead]
+        self.ahead = {f"{n * bins.size if n else seconds:g} s ahead": n for seconds, n in steps}
         self.counts = np.where(bins.observed[:, None], bins.counts, np.nan).astype(np.float64)
         self.judged = thinned(bins.judged, MOST_JUDGED, bins.size, 0)
-        fired = [np.nan_to_num(self.counts[rows]).any(0) for rows in (bins.fit, self.judged)]
-        self.units = np.flatnonzero(fired[0] & fired[1])
+        at = bins.time[self.judged]  # on the clock: between trials there may be seconds that were not recorded
+        near = np.searchsorted(at, bins.time - GUARD) < np.searchsorted(at, bins.time + GUARD, "right")
+        self.fit = bins.fit & ~near
+        fired = [np.nan_to_num(self.counts[rows]).any(0) for rows in (self.fit, self.judged)]
+        self.units, self.mute = np.flatnonzero(fired[0] & fired[1]), np.flatnonzero(~fired[0])
+        self.spikes = 0 if signal else int(np.nansum(self.counts[self.judged][:, self.units]))
 
     def scores(self, states: States, causal: bool = True) -> dict[str, SpikesAhead]:
         """The score of every row; ahead only of causal states, as others have seen what they would predict."""
-        whole, groups = states(np.zeros(0, np.int64)), list(self._groups(states))
-        rows = {
-            # A horizon shorter than a bin is none.
-            name: self._predicted(whole, self.units, steps) if causal and steps else NOT_JUDGED
-            for name, steps in self.ahead.items()
-        }
+        whole, groups = states(NONE), list(self._groups(states))
+        rows = self._ahead(whole) if causal else dict.fromkeys(self.ahead, NOT_JUDGED)
         rows[HIDDEN], rows[FEW_SHOT] = self._pooled(groups), self._pooled(groups, self._few())
         return rows | {THIS_BIN: self._predicted(whole, self.units)}
 
-    def hidden(self, states: States) -> SpikesAhead:
+    def _ahead(self, states: Array) -> dict[str, SpikesAhead]:
+        """The score of the counts at each horizon; one shorter than a bin is none."""
+        return {
+            name: self._predicted(states, self.units, steps) if steps else NOT_JUDGED
+            for name, steps in self.ahead.items()
+        }
+
+    def hidden(self, states: States, groupings: int = GROUPINGS) -> SpikesAhead:
         """The score of the bin's spikes of units that are hidden, a quarter of them at a time."""
-        return self._pooled(self._groups(states))
+        return self._pooled(self._groups(states, groupings))
 
-    def _groups(self, states: States) -> Iterator[tuple[Array, Array, int]]:
-        """For each quarter of the units: states without them, those of them that fire, and the number of spikes."""
-        for first in range(QUARTERS if self.counts.shape[1] > 1 else 0):
-            group = np.arange(first, self.counts.shape[1], QUARTERS)
-            units = np.intersect1d(group, self.units)
-            if units.size:
-                weight = units.size if self.signal else int(np.nansum(self.counts[self.judged][:, units]))
-                yield states(group), units, weight
+    def _groups(self, states: States, groupings: int = GROUPINGS) -> Iterator[tuple[Array, Array, int]]:
+        """For each quarter of the units, in each grouping: states without them, their numbers, and their spikes.
 
-    def made(self, make: Callable[..., Array], hidden: Array) -> Array:
-        """States of a simpler method (`baselines.STATES`) without the hidden units."""
-        kept = np.delete(self.counts, hidden, axis=1)
-        return make(kept, self.bins.starts, self.bins.fit, self.bins.size, self.signal)
+        Units that fire are ranked by their spikes (of a signal, by its absolute values) and dealt to the quarters in
+        turn, so that all quarters have units of all rates, and a unit that is silent has no part. In the second
+        grouping the next four begin one quarter later.
+        """
+        size, rank = np.nansum(np.abs(self.counts[self.judged]), 0), np.arange(self.units.size)
+        ranked = self.units[np.argsort(-size[self.units], kind="stable")]
+        for turn in range(groupings if rank.size > 1 else 0):
+            quarter = (rank + turn * (rank // QUARTERS)) % QUARTERS
+            for number in np.unique(quarter):
+                group = np.sort(ranked[quarter == number])
+                yield states(group), group, group.size if self.signal else int(size[group].sum())
+
+    def made(self, make: Callable[..., Array], hidden: Array, **options: float) -> Array:
+        """States of a simpler method (`baselines.STATES`) without the hidden units, and without those that never fire
+        where it is fitted, which would count among the units that set the number of factors."""
+        kept = np.delete(self.counts, np.union1d(hidden, self.mute), axis=1)
+        if not kept.shape[1]:
+            return np.zeros((len(kept), 1))
+        return make(kept, self.bins.starts, self.fit, self.bins.size, self.signal, **options)
+
+    def width(self) -> float:
+        """The one of `WIDTHS`, s, with which a causal PCA is best on training time, in the mean over the counts `AHEAD`
+        and those of hidden units, each half of the time judged by what was fitted on the other."""
+        half, values = folds_of(self.fit, self.bins.size, 2), np.full((2, len(WIDTHS), len(AHEAD) + 1), np.nan)
+        for number in range(2):
+            judged = thinned(self.fit & (half == number), MOST_CHOOSE, self.bins.size, 0)
+            bins = dataclasses.replace(self.bins, fit=self.fit & (half != number), judged=judged)
+            judge = Judge(bins, self.signal, AHEAD)
+            for row, width in zip(values[number], WIDTHS, strict=True):
+                states = partial(judge.made, causal_pca, width=width)
+                ahead = judge._ahead(states(NONE))
+                row[: len(ahead) + 1] = [one.value for one in (*ahead.values(), judge.hidden(states, 1))]
+        judged = np.isfinite(values).all(1)
+        return WIDTHS[int(np.where(judged[:, None], values, 0).sum((0, 2)).argmax())]
 
     def reason(self, row: str) -> str:
         """The reason why a row could not be judged."""
@@ -272,7 +378,7 @@ class Judge:
         """The score of the units' counts so many bins ahead, 0 for those of the bin itself."""
         bins, counts = self.bins, self.counts[:, units]
         return spikes_ahead(
-            states, counts, bins.segment, bins.fit, self.judged, bins.size, self.signal, [(steps - 1, 1)], few
+            states, counts, bins.segment, self.fit, self.judged, bins.size, self.signal, [(steps - 1, 1)], few, guard=0
         )
 
     def _pooled(
@@ -289,7 +395,7 @@ class Judge:
 
     def _few(self) -> list[Array]:
         """Draws (time,) of the fitted bins that few-shot readouts learn from."""
-        rows, rng = np.flatnonzero(self.bins.fit), np.random.default_rng(0)
+        rows, rng = np.flatnonzero(self.fit), np.random.default_rng(0)
         if rows.size < 2 * FEW:
             return []
         return [np.isin(np.arange(len(self.counts)), rng.choice(rows, FEW, replace=False)) for _ in range(DRAWS)]
@@ -304,10 +410,12 @@ def _common(models: Mapping[str, LDMFilter], whole: Mapping[str, xr.Dataset], co
     """
     found = [bins_of(counts, whole[name]["trained"].to_numpy(), one.trained_spans_) for name, one in models.items()]
     fit, judged = (np.all([getattr(one, name) for one in found], axis=0) for name in ("fit", "judged"))
-    if not all(one.held_out for one in found) or not judged.any() or not fit.any():
+    none = [name for name, one in zip(models, found, strict=True) if not one.held_out]
+    if none or not judged.any() or not fit.any():
+        of = "" if [*models] == [UNNAMED] else f"{none[0] if none else ', '.join(models)}: "
         raise InputError(
-            f"{where_of(counts)}: no time is held out, {GUARD:g} s away from training, to score states on; train with "
-            "--reserve 0.4"
+            f"{of}{where_of(counts)}: no time is held out, {GUARD:g} s away from training, to score states on; train "
+            "with --reserve 0.4"
         )
     return dataclasses.replace(found[0], fit=fit, judged=judged)
 

@@ -4,7 +4,8 @@ A sweep folder holds run folders like any other, and what was asked for:
 
     sweep.json       the session, the options, and the values of those that take several
     draws.jsonl      Optuna's journal of the combinations it has drawn, where not all are tried
-    000, 001, ...    the run folders, by number; each has an outcome.json besides: seconds, and the reason of a failure
+    000, 001, ...    the run folders, by number; each has an outcome.json besides: seconds, the reason of
+                     a failure, and the score of hidden units
     best             a link to the best run
     sweep.png        the scores
 
@@ -14,8 +15,9 @@ checkpoint.
 
 **The score** is that by which a training keeps one of its candidates (`filter.spikes_ahead`): bits per spike of counts
 0.5 to 3 s ahead, in blocks of training time that the readout did not see. It compares filters of any dimension,
-entropy or frame, whose z, and log-likelihoods of z, are not the same. Reserved time (`reserve`) takes no part, so that
-the chosen run can be judged there.
+entropy or frame, whose z, and log-likelihoods of z, are not the same. Reserved time (`reserve`) takes no part in the
+choice, so that the chosen run can be judged there: beside the score stands the row `score.HIDDEN` of it, as
+`ldmfilter score` has it.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from ldmfilter.analysis.combinations import Draws, combinations
+from ldmfilter.analysis.score import hidden_units
 from ldmfilter.analysis.sweep_scores import Combination, Options, SweepRun, best_run, group
 from ldmfilter.cluster import cancelled, work
 from ldmfilter.config import Config, DataConfig
@@ -52,6 +55,7 @@ from ldmfilter.filter.model import MODEL_FILE
 from ldmfilter.filter.runs import RUNS, Run
 from ldmfilter.filter.training import Training, read_history
 from ldmfilter.tensors import damaged, read_tensors
+from ldmfilter.text import finite
 from ldmfilter.version import __version__
 
 if TYPE_CHECKING:
@@ -243,17 +247,19 @@ class Sweep:
             return
         for scratch in self.folder.glob(f".{run.folder.name}.*.tmp"):  # of a process that was killed
             shutil.rmtree(scratch, ignore_errors=True)
-        started, ended, reason = time.monotonic(), False, ""
+        started, ended, reason, hidden = time.monotonic(), False, "", None
         try:
             yield
             for _ in run.train(training):
                 yield
+            hidden = _hidden_units(run, prepare(recording[0], config.data))
             ended = True
         except TrainingError as error:
             reason = str(error)
         finally:
             if run.folder.exists():
                 outcome = {"seconds": before.seconds + time.monotonic() - started, "ended": ended, "reason": reason}
+                outcome |= {"hidden_units": hidden}
                 write_bytes(run.folder / _OUTCOME, json.dumps(outcome).encode())
         yield
 
@@ -293,6 +299,14 @@ def _open_run(folder: Path, config: Config, recording: tuple[Session, xr.DataArr
     return run
 
 
+def _hidden_units(run: Run, counts: xr.DataArray) -> float | None:
+    """The score of hidden units on reserved time; None where there is none, or it cannot be judged."""
+    try:
+        return finite(hidden_units({run.folder.name: run.model()}, counts)[run.folder.name].value)
+    except InputError:
+        return None
+
+
 def _read_run(run: SweepRun, steps: int) -> SweepRun:
     """A waiting run, as its folder tells of it. Raises: InputError, where a file in it is damaged."""
     if not run.folder.exists():
@@ -304,6 +318,8 @@ def _read_run(run: SweepRun, steps: int) -> SweepRun:
         if path.exists():
             outcome = json.loads(path.read_text(encoding="utf-8"))
         ended, seconds, reason = outcome["ended"], float(outcome["seconds"]), str(outcome["reason"])
+        hidden = outcome.get("hidden_units")  # none of a sweep of before
+        hidden = None if hidden is None else float(hidden)
         path = run.folder / MODEL_FILE
         if path.exists():
             header = read_tensors(path)[1]
@@ -321,7 +337,8 @@ def _read_run(run: SweepRun, steps: int) -> SweepRun:
         run = replace(run, score=score, step=step, effective_rank=rank, trained=1.0 if ended else min(0.99, done))
         if ended and kept and score is None:
             reason = reason or "no spikes could be predicted on held-out time; try a longer span"
-    run = replace(run, state="done" if ended and history else "started", seconds=seconds, reason=reason)
+    state = "done" if ended and history else "started"
+    run = replace(run, state=state, seconds=seconds, reason=reason, hidden_units=hidden)
     return replace(run, state="failed", score=None, trained=1.0) if reason else run
 
 

@@ -28,12 +28,13 @@ class SweepRun:
         options: the swept options, by their names in `FilterConfig`.
         seed: of everything random.
         state: "waiting", "started" (running now, or left behind), "done" or "failed" (collapsed or diverged).
-        score: prediction of spikes ahead, bits per spike; None where there is none (yet).
+        score: prediction of spikes ahead in training, bits per spike; None where there is none (yet).
         step, effective_rank: the kept step while and after training, and the rank of held-out z there.
         seconds: of training, without those of a process that was killed.
         reason: why it failed, else "".
         folder: its run folder.
         trained: share of its steps that is done.
+        hidden_units: that row of `score`, on reserved time, bits per spike; None where there is none.
     """
 
     number: int
@@ -47,6 +48,7 @@ class SweepRun:
     reason: str
     folder: Path
     trained: float = 0.0
+    hidden_units: float | None = None
 
     @property
     def ended(self) -> bool:
@@ -123,7 +125,7 @@ def plot_scores(results: Sequence[Combination], axes: Axes) -> None:
         axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     axes.grid(axis="x", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
-    finish(axes, "spikes predicted ahead on held-out time, bits per spike", left=False)
+    finish(axes, "spikes predicted ahead in training, bits per spike", left=False)
     axes.tick_params(axis="y", length=0)
 
 

@@ -6,7 +6,6 @@ import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
-from ldmfilter.analysis.baselines import STATES
 from ldmfilter.text import print_lines, print_table, shown
 
 if TYPE_CHECKING:
@@ -43,19 +42,31 @@ def reason_in_words(name: str) -> str:
 
 
 def score_table(scores: Scores) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Heads and rows: a column for each source of states, then the lead of the first."""
-    sources = [f">{source}" for source in next(iter(scores.rows.values()))]
-    heads = [scores.unit, *sources, "lead over the best of the simpler methods"]
-    return heads, [(name, *map(_number, row.values()), _lead(row)) for name, row in scores.rows.items()]
+    """Heads and rows: a column for each source of states, the lead of each filter, that of the first over others."""
+    widths, (first, *others) = scores.widths, scores.models
+    sources = [
+        f">{source}, {widths[source]:g} s" if source in widths else f">{source}"
+        for source in next(iter(scores.rows.values()))
+    ]
+    leads = {"lead over the best of the simpler methods": (first, list(widths))}
+    if others:
+        leads = {f"lead of {name}": (name, list(widths)) for name in scores.models}
+        leads |= {f"lead of {first} over {name}": (first, [name]) for name in others}
+    return [scores.unit, *sources, *leads], [
+        (name, *map(_number, row.values()), *(_lead(row, *pair) for pair in leads.values()))
+        for name, row in scores.rows.items()
+    ]
 
 
 def score_notes(scores: Scores) -> list[str]:
     """Lines that say which bins and units are scored, and the reasons for scores that are missing."""
     left = f"; {scores.silent} left out, which never fire on held-out time or in training" if scores.silent else ""
-    of = f"{scores.judged} held-out bins, {scores.units} units{left}; in brackets standard errors over blocks of time"
+    spikes = f" with {scores.spikes} spikes" * (scores.spikes > 0)
+    of = f"{scores.judged} held-out bins, {scores.units} units{spikes}{left}"
+    errors = "in brackets standard errors over blocks of time"
     later = [f"{'; '.join(scores.peers)}: have seen bins to come: not judged ahead, and not counted in the lead"]
     missing = [f"{name}: not judged: {reason}" for name, reason in scores.missing.items()]
-    return [of, *later[: len(scores.peers)], *missing]
+    return [f"{of}; {errors}", *later[: len(scores.peers)], *missing]
 
 
 def show_scores(console: Console, scores: Scores) -> None:
@@ -68,11 +79,12 @@ def _number(one: SpikesAhead) -> str:
     return "-" if math.isnan(one.value) else f"{one.value:.3f} ({one.error:.3f})"
 
 
-def _lead(row: dict[str, SpikesAhead]) -> str:
-    """The lead of the first run over the best of the simpler methods."""
-    best = max(STATES, key=lambda name: -math.inf if math.isnan(row[name].value) else row[name].value)
-    lead, error = next(iter(row.values())).lead(row[best])
-    return "" if math.isnan(lead) else f"{lead:+.3f} ({error:.3f}) over {best}"
+def _lead(row: dict[str, SpikesAhead], name: str, others: list[str]) -> str:
+    """The lead of a filter over the best of others, named where there are several."""
+    best = max(others, key=lambda other: -math.inf if math.isnan(row[other].value) else row[other].value)
+    lead, error = row[name].lead(row[best])
+    over = f" over {best}" * (len(others) > 1)
+    return "" if math.isnan(lead) else f"{lead:+.3f} ({error:.3f}){over}"
 
 
 def show_checks(console: Console, diagnosis: Diagnosis) -> None:

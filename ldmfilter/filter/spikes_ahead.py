@@ -85,6 +85,7 @@ def spikes_ahead(
     signal: bool = False,
     horizons: Sequence[tuple[int, int]] | None = None,
     learn: Array | None = None,
+    guard: float = GUARD,
 ) -> SpikesAhead:
     """Bits per spike of counts ahead of the states, against each unit's mean rate; of a signal the explained variance.
 
@@ -92,16 +93,18 @@ def spikes_ahead(
         states: (time, state) causal states, NaN where there is none.
         counts: (time, unit) of the same bins, NaN where a unit was not observed; of the units that are predicted.
         segment: (time,) of a gap-free stretch.
-        fit: (time,) bins that readouts are fitted on; those within `GUARD` s of a judged one are left out.
+        fit: (time,) bins that readouts are fitted on; those within `guard` of a judged one are left out.
         judge: (time,) bins that judge, with the counts ahead of them.
         bin_size: s.
         signal: whether the counts are a signal.
         horizons: (start, length) in bins, after the bin, of the stretches that are counted; the bin itself is (-1, 1).
             Without them `HORIZONS`, of which at most `MOST_JUDGED` bins judge, as these stretches overlap.
         learn: (time,) those of the fitted bins that readouts learn from, where the mean is that of all; without it all.
+            States outside of their range enter as its edge then: few bins tell nothing of what lies beyond.
+        guard: s of bins, as if there was no time between segments.
     """
-    guard = round(GUARD / bin_size)
-    near = np.convolve(judge, np.ones(2 * guard + 1))[guard : guard + len(judge)] > 0.5
+    apart = round(guard / bin_size)
+    near = np.convolve(judge, np.ones(2 * apart + 1))[apart : apart + len(judge)] > 0.5
     fit, known = fit & ~near, np.isfinite(states).all(1)
     n_blocks = max(1, int(np.ceil(len(counts) * bin_size / BLOCK)))
     block = np.arange(len(counts)) * n_blocks // len(counts)
@@ -116,9 +119,10 @@ def spikes_ahead(
         learnt = train if learn is None else train[learn[train]]
         if len(learnt) <= NEIGHBOURS or not ahead[test].any():
             continue
+        seen = states[test] if learn is None else states[test].clip(states[learnt].min(0), states[learnt].max(0))
         mean = ahead[train].mean(0) + 1e-9
         for readout in READOUTS:
-            gain, whole = score(ahead[test], readout(states[learnt], ahead[learnt], states[test], mean), mean)
+            gain, whole = score(ahead[test], readout(states[learnt], ahead[learnt], seen, mean), mean)
             parts.append(np.bincount(block[test], gain, n_blocks) / whole)
     if not parts:
         return NOT_JUDGED
@@ -147,15 +151,21 @@ def spikes_ahead_of_all(
 ) -> SpikesAhead:
     """`spikes_ahead`, where all bins judge in turn: in blocks of time that are dealt to folds, each judged by readouts
     that were fitted on the others."""
-    share = np.cumsum(judge) / max(judge.sum(), 1)
-    blocks = max(2, min(FOLD_BLOCKS, int(judge.sum() * bin_size / FOLD_BLOCK)))
-    fold = np.minimum((share * blocks).astype(np.int64), blocks - 1) % FOLDS
+    fold = folds_of(judge, bin_size, FOLDS)
     return mean_of(
         [
             spikes_ahead(states, counts, segment, judge & (fold != number), judge & (fold == number), bin_size, signal)
             for number in np.unique(fold)
         ]
     )
+
+
+def folds_of(judge: Array, bin_size: float, folds: int) -> Array:
+    """(time,) the fold of each bin: blocks of time, of as many of the bins `judge` each, dealt out in turn."""
+    share = np.cumsum(judge) / max(judge.sum(), 1)
+    blocks = max(2, min(FOLD_BLOCKS, int(judge.sum() * bin_size / FOLD_BLOCK)))
+    fold: Array = np.minimum((share * blocks).astype(np.int64), blocks - 1) % folds
+    return fold
 
 
 def mean_of(found: Sequence[SpikesAhead]) -> SpikesAhead:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ldmfilter.analysis.compare import agreement, compare
+from ldmfilter.analysis.compare import IN_TRAINING, agreement, compare
+from ldmfilter.analysis.score import score_runs
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data import read_session
 from ldmfilter.data.prepare import prepare
@@ -64,11 +65,23 @@ def test_runs_are_compared_where_none_was_trained(session, tmp_path):
     assert 80 < result.bins < 660  # what neither was trained on
     assert result.median > result.chance
     assert np.diag(result.r2).tolist() == [1, 1]
-    assert result.bits_per_spike == tuple(run.model().kept_.bits_per_spike for run in (first, second))
+    in_training = tuple(run.model().kept_.bits_per_spike for run in (first, second))
+    assert (result.predicted, result.bits_per_spike) == (IN_TRAINING, in_training)  # their counts have other times
     assert result.to_dict()["runs"] == [str(tmp_path / "a"), str(tmp_path / "b")]
 
+    again = make_run(tmp_path / "e", session, steps=1)
+    result = compare([first, again])
+    row = score_runs([first, again], ()).rows["hidden units"]
+    assert result.predicted == "hidden units"
+    assert dict(zip(result.runs, result.bits_per_spike, strict=True)) == pytest.approx(
+        {name: row[name].value for name in result.runs}
+    )
+
     everything = make_run(tmp_path / "c", session, steps=1, reserve=0.0)
-    assert not compare([first, everything]).held_out
+    result = compare([first, everything])
+    assert (result.held_out, result.predicted) == (False, IN_TRAINING)
+    with pytest.raises(InputError, match=rf"{everything.folder}: .*: no time is held out, .* train with --reserve 0.4"):
+        score_runs([first, everything])
 
     coarse = make_run(tmp_path / "d", session, steps=1, bin_size=0.2)
     with pytest.raises(InputError, match=r"has bins of 0.2 s, .* of 0.1 s; compare runs with the same bins"):

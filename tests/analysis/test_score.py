@@ -1,5 +1,7 @@
 """Scores of states in a world whose rates are known: these are the ceiling, and shuffled states are worth nothing."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -78,7 +80,7 @@ def test_superfluous_dimensions_cost_more_where_few_bins_teach(world, true):
     assert lost[FEW_SHOT] > lost[HIDDEN] > 0
 
 
-def test_each_unit_is_hidden_once_and_baselines_do_not_see_it(world):
+def test_each_unit_is_hidden_once_a_grouping_and_baselines_do_not_see_it(world):
     counts = world[2][:, :5]
     judge, hidden = judge_of(counts), []
 
@@ -87,12 +89,51 @@ def test_each_unit_is_hidden_once_and_baselines_do_not_see_it(world):
         return judge.made(STATES["smoothed counts"], units)
 
     scores = judge.scores(states)
-    assert hidden == [[], [0, 4], [1], [2], [3]]
+    most, *middle, least = np.argsort(-counts[N // 2 :].sum(0)).tolist()  # ranked by their spikes
+    assert hidden[0] == []
+    assert sorted(hidden[1:5]) == sorted([sorted([most, least]), *([unit] for unit in middle)])
+    assert sorted(hidden[5:]) == sorted([[most], sorted([middle[0], least]), [middle[1]], [middle[2]]])
     assert np.isfinite(scores[HIDDEN].value)
     alone = judge_of(counts[:, :1]).scores(lambda units: world[0])
     assert np.isnan(alone[HIDDEN].value)
     changed = counts.copy()
     changed[:, [0, 4]] = 7
+    nothing = judge_of(np.zeros_like(counts))
     for make in STATES.values():
+        assert not nothing.made(make, np.zeros(0, int)).any()
         units = np.array([0, 4])
         np.testing.assert_array_equal(judge.made(make, units), judge_of(changed).made(make, units))
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_hidden_units_score_the_same_with_silent_units_and_in_another_order(world, name):
+    counts = world[2][:, :-1]
+    silent = np.insert(counts, [0, 3], 0, axis=1)
+    scores = []
+    for each in (counts, silent, counts[:, ::-1]):
+        judge = judge_of(each)
+        scores.append(judge.hidden(lambda units, judge=judge: judge.made(STATES[name], units)))
+    for other in scores[1:]:  # but for neighbours that are as near as others
+        assert other.value == pytest.approx(scores[0].value, rel=1e-3)
+
+
+def test_the_width_is_that_of_the_world(world):
+    """Longer where a state is slow than where it is fast; reserved time has no part in it."""
+    rng, forget = np.random.default_rng(3), np.exp(-SIZE / 0.15)
+    state = rng.standard_normal((N, 2))
+    for t in range(1, N):
+        state[t] = forget * state[t - 1] + np.sqrt(1 - forget**2) * state[t]
+    fast = rng.poisson(np.exp(1 + 0.7 * state @ rng.standard_normal((2, UNITS))))
+    assert judge_of(world[2]).width() == 0.5
+    assert judge_of(fast).width() == 0.1
+    fast[N // 2 :] = world[2][N // 2 :]
+    assert judge_of(fast).width() == 0.1
+
+
+def test_horizons_are_whole_bins_and_the_guard_is_time_on_the_clock(world):
+    judge = judge_of(world[2])
+    judge = Judge(judge.bins, False, (0.07, 0.1, 0.26))
+    assert judge.ahead == {"0.1 s ahead": 1, "0.3 s ahead": 3}
+    assert judge.fit.sum() == N // 2 - 20
+    later = np.where(judge.bins.judged, 5.0, 0.0) + judge.bins.time  # seconds that were not recorded
+    assert Judge(dataclasses.replace(judge.bins, time=later), False, ()).fit.sum() == N // 2

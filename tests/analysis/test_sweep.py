@@ -103,7 +103,9 @@ def test_the_folder_holds_data_only(finished):
     assert {path.rpartition("/")[2] for path in found - whole} <= {".lock", "sweep.png"}
     for run in sweep.runs():
         outcome = json.loads((run.folder / "outcome.json").read_text())
-        assert outcome == {"seconds": run.seconds, "ended": True, "reason": ""}
+        hidden = run.hidden_units
+        assert outcome == {"seconds": run.seconds, "ended": True, "reason": "", "hidden_units": hidden}
+        assert 0 < hidden < 1
         assert run.seconds > 0
         trained = Run.open(run.folder)
         assert trained.config.filter.latent_dim == run.options["latent_dim"]

@@ -49,15 +49,16 @@ def coverage(model: ldmfilter.LDMFilter, counts: Any) -> list[tuple[str, float |
 def rows_of(name: str, seed: int, counts: Any, peers: list[str]) -> list[list[Any]]:
     """The rows of one training: scores beside those of simpler methods, then coverage."""
     model = ldmfilter.LDMFilter(seed=seed).fit(ldmfilter.reserve(counts, RESERVE))
-    rows = []
     scores = ldmfilter.score(model, counts, peers=peers)
+    none = [None] * len(scores.peers) + [""]
+    rows: list[list[Any]] = [[name, seed, model.kept_.label, "width, s", None, *scores.widths.values(), *none]]
     for row, each in scores.rows.items():
         best = max((each[one] for one in STATES), key=lambda one: np.nan_to_num(one.value, nan=-np.inf))
         lead, error = each["states"].lead(best)
         values = [None if np.isnan(one.value) else one.value for one in each.values()]
         told = "" if np.isnan(lead) else f"{lead:+.3f} +- {error:.3f}"
         rows.append([name, seed, model.kept_.label, row, *values, told])
-    nothing = [None] * (len(STATES) + len(scores.peers)) + [""]
+    nothing = [None] * len(STATES) + none
     return rows + [[name, seed, model.kept_.label, row, value, *nothing] for row, value in coverage(model, counts)]
 
 

@@ -17,8 +17,13 @@ def test_a_table_of_runs(trained, session_file):
         assert first == "R2 of the best affine map"
         assert last.startswith("median")
         assert last.endswith("no run was trained on")
+        assert "hidden units" in ended.out
         ended = here("compare", "run", "second", "--json", cwd=trained)
         assert json.loads(ended.out)["runs"] == ["run", "second"]
+        ended = here("score", "run", "second", "--ahead", 1, cwd=trained)
+        heads, row, *_ = ended.out.splitlines()
+        assert [head.strip() for head in heads.split("lead of ")[1:]] == ["run", "second", "run over second"]
+        assert row.count(") over ") == 2
     finally:
         shutil.rmtree(trained / "second")
 

@@ -9,7 +9,7 @@ import pytest
 
 from ldmfilter import InputError, score
 from ldmfilter.analysis import score as module
-from ldmfilter.analysis.baselines import STATES
+from ldmfilter.analysis.baselines import SMOOTHING, STATES
 from ldmfilter.analysis.peers import PEERS, chosen
 from ldmfilter.data.counts import check_counts
 from ldmfilter.filter.runs import Run
@@ -25,6 +25,7 @@ def model_and_counts(trained):
 def test_a_table_beside_simpler_methods_and_what_could_not_be_judged(trained, monkeypatch):
     made, real = [], module.score
     monkeypatch.setitem(PEERS, "GPFA", ("numpy", STATES["causal PCA"]))
+    monkeypatch.setattr(module, "WIDTHS", (SMOOTHING,))
     monkeypatch.setattr(module, "score", lambda *args: made.append(real(*args)) or made[-1])
     ended = here("score", "run", "--json", "--quiet", "--ahead", 0.5, "--ahead", 900, "--peer", "gpfa", cwd=trained)
     assert (ended.code, ended.err) == (0, "")
@@ -38,8 +39,6 @@ def test_a_table_beside_simpler_methods_and_what_could_not_be_judged(trained, mo
     assert lead == pytest.approx(found["run"]["score"] - found["causal PCA"]["score"])
 
     lead = found["run"]["score"] - max(found[name]["score"] for name in STATES)
-    twice = {row: each | {"another run": each["run"]} for row, each in made[0].rows.items()}  # leads by nothing
-    made[0] = dataclasses.replace(made[0], rows=twice)
     monkeypatch.setattr(module, "score", lambda *_: made[0])  # is not computed again
     ended = here("score", "run", cwd=trained)
     assert repr(made[0]).splitlines() == ended.out.splitlines()
@@ -49,7 +48,9 @@ def test_a_table_beside_simpler_methods_and_what_could_not_be_judged(trained, mo
     assert first.startswith("0.5 s ahead")
     assert f"{found['run']['score']:.3f} ({found['run']['error']:.3f})" in first
     assert f"{lead:+.3f} (" in first
-    assert "held-out bins, 16 units" in where
+    assert f"held-out bins, 16 units with {made[0].spikes} spikes" in where
+    for name in STATES:
+        assert f"{name}, {made[0].widths[name]:g} s" in heads
     assert later.startswith("run, smoothed; GPFA: have seen bins to come")
     assert far.startswith("900 s ahead: not judged: no stretch")
     assert few.startswith("hidden units, learnt from 500 bins: not judged: too few bins")
@@ -73,8 +74,17 @@ def test_what_cannot_be_scored_is_told_in_one_line(trained, model_and_counts, mo
     with pytest.raises(InputError, match="peer LFADS: not known; choose from GPFA, CEBRA"):
         chosen(["LFADS"])
     ended = here("score", "run", "--ahead", -1, cwd=trained)
-    assert (ended.code, ended.err) == (3, "ldmfilter: horizons -1 s: give seconds above 0\n")
+    assert (ended.code, ended.err) == (3, "ldmfilter: ahead is [-1.0]; give seconds above 0, as 0.5 or [0.5, 1]\n")
+    ended = here("score", "run", "--session", "foo.nwb", cwd=trained)
+    assert ended.code == 3
+    assert ended.err.startswith("ldmfilter: foo.nwb: ")
     model, counts = model_and_counts
+    for wrong in ("x", ["x"], None, [True, "1 s"]):
+        with pytest.raises(InputError, match=r"ahead is .*; give seconds above 0, as 0.5 or \[0.5, 1\]"):
+            score(model, counts, ahead=wrong)
+    assert module._seconds(0.5) == module._seconds([0.5]) == [0.5]
+    with pytest.raises(InputError, match="no model is given"):
+        score({}, counts)
     everything = model.keep([0])
     everything.sessions_ = [dataclasses.replace(model.sessions_[0], trained_spans=[(0.0, 120.0)])]
     with pytest.raises(InputError, match=r"no time is held out, 2 s away from training, .* train with --reserve 0.4"):

@@ -80,10 +80,15 @@ def test_the_command_and_then_decode(session_file, tmp_path):
     assert (plain.code, plain.err) == (0, "")
     lines = plain.out.splitlines()
     assert lines[0].split() == [
-        "run", "folder", "latent-dim", "entropy", "bits", "per", "spike", "step", "rank", "s",
-    ]  # fmt: skip
+        *["run", "folder", "latent-dim", "entropy", "bits", "per", "spike", "ahead,", "in", "training"],
+        *["hidden", "units,", "reserved", "time", "step", "rank", "s"],
+    ]
     assert [line.split()[1:3] for line in lines[1:]] == [[str(dim), entropy] for dim, entropy in options]
     assert [float(line.split()[3]) for line in lines[1:]] == pytest.approx(scores, abs=5e-4)
+    hidden = [one["runs"][0]["hidden_units"] for one in table["combinations"]]
+    assert [float(line.split()[4]) for line in lines[1:]] == pytest.approx(hidden, abs=5e-4)
+    judged = json.loads(here("score", table["best"], "--json", "--ahead", 1, cwd=tmp_path).out)["rows"]
+    assert judged["hidden units"][table["best"]]["score"] == pytest.approx(hidden[0])
 
 
 def test_a_run_that_fails_is_in_the_table(session_file, tmp_path):
