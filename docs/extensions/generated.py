@@ -8,10 +8,13 @@ from pathlib import Path
 
 import typer
 from ldmfilter_cli.main import app as command_line
+from sphinx.util.logging import getLogger
 
 from ldmfilter.config import _BOUNDS, TABLES, kind
 
 PICTURE = re.compile(r'<img alt="[^"]*" src="\.\./_images/([0-9a-f]{64}\.png)"')
+TYPOGRAPHY = re.compile("[\N{EN DASH}\N{EM DASH}][a-z]\\w*|[\u2018-\u201e]\\w*")
+LOGGER = getLogger(__name__)
 
 
 def _cell(text: str) -> str:
@@ -97,7 +100,17 @@ def _gallery(app, error) -> None:
             shutil.copy(out / "_images" / pictures[-1], out / "_static" / "gallery" / f"{page.stem}.png")
 
 
+def _copied_as_typed(app, error) -> None:
+    """Warn of pages where a typographer made a dash of an option's hyphens, or curly quotes of straight ones."""
+    if error or app.builder.format != "html":
+        return
+    for page in Path(app.outdir).rglob("*.html"):
+        for found in TYPOGRAPHY.findall(page.read_text(encoding="utf-8")):
+            LOGGER.warning("%s cannot be copied: %r; write straight quotes and hyphens", page.name, found)
+
+
 def setup(app):
     app.connect("builder-inited", _write_pages)
     app.connect("build-finished", _gallery)
+    app.connect("build-finished", _copied_as_typed)
     return {"parallel_read_safe": True}
