@@ -51,7 +51,7 @@ html_css_files = ["site.css"]
 html_show_sourcelink = False
 # Options keep their two hyphens, and examples their quotes: lines are copied from these pages.
 smartquotes = False
-html_sidebars = {"index": []}
+html_sidebars = {"index": [], "install": []}
 html_theme_options = {
     "logo": {"text": "ldmfilter"},
     "show_prev_next": True,

@@ -37,7 +37,7 @@ def _option(one) -> tuple[str, str]:
     if one.param_type_name == "argument":
         return f"`{one.name.upper()}`", one.help or ""
     names = ", ".join(f"`{name}`" for name in (*one.opts, *one.secondary_opts))
-    metavar = "" if one.is_flag else f" `{one.metavar or 'VALUE'}`"
+    metavar = "" if one.is_flag else f" `{(one.metavar or 'VALUE').replace('|', ' | ')}`"
     plain = isinstance(one.default, int | float | str) and not one.is_flag
     return names + metavar, (one.help or "") + (f" (default: {one.default})" if plain else "")
 
