@@ -26,7 +26,7 @@ IN_PLACE_OF = {
 def blocks(page: Path, language: str) -> list[str]:
     """The code of a page: between fences of that language, or in the README indented below a title that names it."""
     text = page.read_text(encoding="utf-8")
-    if page.suffix == ".md" and page.stem == "README":
+    if page.name == "README.md":
         part = text.partition(f"lines of {language.title()}\n")[2].partition("\n## ")[0]
         return ["\n".join(line[4:] for line in part.splitlines() if line.startswith("    "))]
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
