@@ -4,8 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-from docutils.utils.math.latex2mathml import tex2mathml
-
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "extensions"))
 # Notebooks find the command `ldmfilter` of this interpreter, and leave the other cores alone.
@@ -23,6 +21,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "generated",
+    "equations",
 ]
 exclude_patterns = ["_build", "extensions"]
 suppress_warnings = ["config.cache"]
@@ -50,7 +49,9 @@ html_title = "ldmfilter"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
-html_sidebars = {"index": []}
+# Options keep their two hyphens, and examples their quotes: lines are copied from these pages.
+smartquotes = False
+html_sidebars = {"index": [], "install": []}
 html_theme_options = {
     "logo": {"text": "ldmfilter"},
     "show_prev_next": True,
@@ -65,19 +66,4 @@ html_theme_options = {
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
-
-def _visit_math(self, node):
-    """MathML, which browsers draw by themselves: no script, no font, no network."""
-    block = node.tagname == "math_block"
-    text = tex2mathml(node.astext(), as_block=block)
-    self.body.append(f'<div class="math">{text}</div>' if block else text)
-    from docutils.nodes import SkipNode
-
-    raise SkipNode
-
-
-def setup(app):
-    app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math, None))
-
-
-html_math_renderer = "mathml"
+html_math_renderer = "outlines"

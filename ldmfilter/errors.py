@@ -76,7 +76,7 @@ class TrainingError(RuntimeError):
 
     Examples
     --------
-    >>> str(TrainingError("the loss is not finite at step 7; lower --learning-rate"))
+    >>> str(ldmfilter.TrainingError("the loss is not finite at step 7; lower --learning-rate"))
     'the loss is not finite at step 7; lower --learning-rate'
     """
 

@@ -78,5 +78,5 @@ def plain(show: Callable[[Console], None]) -> str:
     from rich.console import Console
 
     text = io.StringIO()
-    show(Console(file=text, width=open_console().width, color_system=None))
+    show(Console(file=text, width=open_console().width, color_system=None, force_jupyter=False))
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

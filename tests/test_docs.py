@@ -15,6 +15,7 @@ import ldmfilter.plot
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+OPENING = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
 DIRECTIVE = re.compile(r"\.\. (\w+):: (\S+)(?:\n   :members:(.*))?")
 
 
@@ -66,7 +67,24 @@ def test_a_docstring_has_its_parts(name):
 
 def test_the_page_shows_the_lines_that_examples_go_on_from():
     *lines, _ = doctest.DocTestParser().get_examples(ldmfilter.LDMFilter.__doc__)
-    assert {one.source.strip() for one in lines} <= set(PAGE.splitlines())
+    assert {one.source.strip() for one in lines} == {line for line in OPENING.splitlines() if line}
+
+
+@pytest.fixture(scope="module")
+def opened() -> dict:
+    """The names that a reader has who has pasted the page's opening lines, and nothing else."""
+    names: dict = {}
+    exec(OPENING, names)
+    return names
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_an_example_runs_when_it_is_pasted_after_the_opening_lines(name, opened):
+    text = inspect.getdoc(LISTED[name]) or ""
+    example = doctest.DocTestParser().get_doctest(text, dict(opened), name, None, None)
+    told: list[str] = []
+    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=told.append)
+    assert not told, "".join(told)
 
 
 def test_the_conda_environment_agrees_with_the_package():

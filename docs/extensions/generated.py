@@ -4,14 +4,22 @@ pictures, the last one of each tutorial."""
 import dataclasses
 import re
 import shutil
+import typing
 from pathlib import Path
 
 import typer
 from ldmfilter_cli.main import app as command_line
+from sphinx.util.logging import getLogger
 
-from ldmfilter.config import _BOUNDS, TABLES, kind
+from ldmfilter.config import TABLES, kind
 
 PICTURE = re.compile(r'<img alt="[^"]*" src="\.\./_images/([0-9a-f]{64}\.png)"')
+TYPOGRAPHY = re.compile("[\N{EN DASH}\N{EM DASH}][a-z]\\w*|[\u2018-\u201e]\\w*")
+NAMELESS = re.compile(r'<img[^>]* alt="(?:[^"]*[0-9a-f]{40}[^"]*)?"[^>]*>')
+LOGGER = getLogger(__name__)
+# The kinds of settings that have no bounds.
+WORDS = {bool: "true or false", str: "text", tuple[str, ...]: "text, several"}
+WORDS[tuple[tuple[float, float], ...]] = "from and to, several"
 
 
 def _cell(text: str) -> str:
@@ -29,7 +37,7 @@ def _option(one) -> tuple[str, str]:
     if one.param_type_name == "argument":
         return f"`{one.name.upper()}`", one.help or ""
     names = ", ".join(f"`{name}`" for name in (*one.opts, *one.secondary_opts))
-    metavar = "" if one.is_flag else f" `{one.metavar or 'VALUE'}`"
+    metavar = "" if one.is_flag else f" `{(one.metavar or 'VALUE').replace('|', ' | ')}`"
     plain = isinstance(one.default, int | float | str) and not one.is_flag
     return names + metavar, (one.help or "") + (f" (default: {one.default})" if plain else "")
 
@@ -52,12 +60,16 @@ def command_page() -> str:
 
 
 def _allowed(one: dataclasses.Field) -> str:
-    """The values that a setting may have."""
-    about = one.metadata
+    """The values that a setting may have, in words."""
+    about, of = one.metadata, kind(one)
     if "choices" in about:
         return ", ".join(about["choices"])
-    bounds = " and ".join(words.format(about[key]) for key, (words, _) in _BOUNDS.items() if key in about)
-    return f"{getattr(kind(one), '__name__', 'list') if not bounds else ''} {bounds}"
+    several = " each, several" if typing.get_origin(of) is tuple else ""
+    low = f"{about['least']:,} or more" if "least" in about else f"above {about['above']:,}" if "above" in about else ""
+    high = f"up to {about['most']:,}" if "most" in about else f"below {about['below']:,}" if "below" in about else ""
+    if "least" in about and "most" in about:
+        return f"{about['least']:,} to {about['most']:,}{several}"
+    return (", ".join(filter(None, (low, high))) + several) if low or high else WORDS[of]
 
 
 def configuration_page() -> str:
@@ -71,7 +83,7 @@ def configuration_page() -> str:
         rows = []
         for one in dataclasses.fields(table):
             flag = f" (`--{one.metadata['flag']}`)" if "flag" in one.metadata else ""
-            default = "" if one.default is None else f"`{one.default}`"
+            default = "" if one.default in (None, ()) else f"`{one.default}`"
             rows.append((f"`{one.name}`{flag}", default, one.metadata["help"], _allowed(one)))
         page += f"\n## [{name}]\n\n{table.__doc__}\n\n{_table(('setting', 'default', '', 'allowed'), rows)}"
     return page
@@ -97,7 +109,21 @@ def _gallery(app, error) -> None:
             shutil.copy(out / "_images" / pictures[-1], out / "_static" / "gallery" / f"{page.stem}.png")
 
 
+def _check_pages(app, error) -> None:
+    """Warn of pages where a typographer made a dash of an option's hyphens or curly quotes of straight ones, and of
+    pictures without an alternative text."""
+    if error or app.builder.format != "html":
+        return
+    for page in Path(app.outdir).rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        for found in NAMELESS.findall(text):
+            LOGGER.warning("%s: a picture has no alternative text: %s", page.name, found)
+        for found in TYPOGRAPHY.findall(text):
+            LOGGER.warning("%s cannot be copied: %r; write straight quotes and hyphens", page.name, found)
+
+
 def setup(app):
     app.connect("builder-inited", _write_pages)
     app.connect("build-finished", _gallery)
+    app.connect("build-finished", _check_pages)
     return {"parallel_read_safe": True}

@@ -306,7 +306,7 @@ class Judge:
         near = np.searchsorted(at, bins.time - GUARD) < np.searchsorted(at, bins.time + GUARD, "right")
         self.fit = bins.fit & ~near
         fired = [np.nan_to_num(self.counts[rows]).any(0) for rows in (self.fit, self.judged)]
-        self.units = np.flatnonzero(fired[0] & fired[1])
+        self.units, self.mute = np.flatnonzero(fired[0] & fired[1]), np.flatnonzero(~fired[0])
         self.spikes = 0 if signal else int(np.nansum(self.counts[self.judged][:, self.units]))
 
     def scores(self, states: States, causal: bool = True) -> dict[str, SpikesAhead]:
@@ -343,8 +343,11 @@ class Judge:
                 yield states(group), group, group.size if self.signal else int(size[group].sum())
 
     def made(self, make: Callable[..., Array], hidden: Array, **options: float) -> Array:
-        """States of a simpler method (`baselines.STATES`) without the hidden units."""
-        kept = np.delete(self.counts, hidden, axis=1)
+        """States of a simpler method (`baselines.STATES`) without the hidden units, and without those that never fire
+        where it is fitted, which would count among the units that set the number of factors."""
+        kept = np.delete(self.counts, np.union1d(hidden, self.mute), axis=1)
+        if not kept.shape[1]:
+            return np.zeros((len(kept), 1))
         return make(kept, self.bins.starts, self.fit, self.bins.size, self.signal, **options)
 
     def width(self) -> float:

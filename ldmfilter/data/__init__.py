@@ -79,10 +79,9 @@ def read_session(
     Examples
     --------
     >>> from tempfile import TemporaryDirectory
-    >>> from ldmfilter import Session
     >>> with TemporaryDirectory() as folder:
-    ...     store = Session.from_spikes([[0.1, 0.4], [0.2]]).to_zarr(f"{folder}/session.zarr")
-    ...     session = read_session(store)
+    ...     store = ldmfilter.Session.from_spikes([[0.1, 0.4], [0.2]]).to_zarr(f"{folder}/session.zarr")
+    ...     session = ldmfilter.read_session(store)
     >>> session.n_units, session.n_spikes
     (2, 3)
     """

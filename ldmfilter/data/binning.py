@@ -61,8 +61,8 @@ def bin_spikes(session: Any, bin_size: float, intervals: Intervals = None) -> xr
 
     Examples
     --------
-    >>> session = Session.from_spikes([[0.0, 0.2, 0.3], [0.7]])
-    >>> bin_spikes(session, 0.25, [(0, 1)]).values.tolist()
+    >>> session = ldmfilter.Session.from_spikes([[0.0, 0.2, 0.3], [0.7]])
+    >>> ldmfilter.bin_spikes(session, 0.25, [(0, 1)]).values.tolist()
     [[2, 0], [1, 0], [0, 1], [0, 0]]
     """
     session = as_session(session, bin_size)

@@ -46,9 +46,9 @@ def as_session(recording: Any, bin_size: float | None = None) -> Session:
 
     Examples
     --------
-    >>> as_session({"a": [0.1, 0.4], "b": [0.2]}).n_spikes
+    >>> ldmfilter.as_session({"a": [0.1, 0.4], "b": [0.2]}).n_spikes
     3
-    >>> as_session(np.array([[1, 0], [2, 3]]), bin_size=0.5).stop
+    >>> ldmfilter.as_session(np.array([[1, 0], [2, 3]]), bin_size=0.5).stop
     1.0
     """
     if isinstance(recording, Session):

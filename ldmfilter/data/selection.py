@@ -51,8 +51,8 @@ def choose_spans(
     Examples
     --------
     >>> epochs = {"start_time": [0.0, 5.0], "stop_time": [5.0, 9.0], "tags": [["run"], ["rest"]]}
-    >>> session = Session.from_spikes([[0.0, 9.0]], intervals={"epochs": epochs})
-    >>> choose_spans(session, interval="epochs=run", spans=[(2, 7)])
+    >>> session = ldmfilter.Session.from_spikes([[0.0, 9.0]], intervals={"epochs": epochs})
+    >>> ldmfilter.choose_spans(session, interval="epochs=run", spans=[(2, 7)])
     [Span(start=2.0, stop=5.0, label='run')]
     """
     where = session.source.path
@@ -152,8 +152,8 @@ def choose_units(
 
     Examples
     --------
-    >>> session = Session.from_spikes([[0.1, 0.4], [0.2], [0.3]], units={"quality": ["good", "mua", "good"]})
-    >>> chosen, line = choose_units(session, query="quality == 'good'")
+    >>> session = ldmfilter.Session.from_spikes([[0.1, 0.4], [0.2], [0.3]], units={"quality": ["good", "mua", "good"]})
+    >>> chosen, line = ldmfilter.choose_units(session, query="quality == 'good'")
     >>> chosen.units["unit"].values.tolist()
     [0, 2]
     """

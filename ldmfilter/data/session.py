@@ -184,7 +184,7 @@ class Session:
 
         Examples
         --------
-        >>> session = Session.from_spikes({7: [0.1, 0.4], 9: [0.2]}, units={"quality": ["good", "mua"]})
+        >>> session = ldmfilter.Session.from_spikes({7: [0.1, 0.4], 9: [0.2]}, units={"quality": ["good", "mua"]})
         >>> session.n_units, session.n_spikes, session.stop
         (2, 3, 0.4)
         """
@@ -281,7 +281,7 @@ class Session:
 
         Examples
         --------
-        >>> Session.from_spikes([[0.0, 0.5, 2.5], [3.0]]).rates_within(np.array([[0.0, 1.0], [2.0, 3.0]]))
+        >>> ldmfilter.Session.from_spikes([[0.0, 0.5, 2.5], [3.0]]).rates_within(np.array([[0.0, 1.0], [2.0, 3.0]]))
         array([1.5, 0. ])
         """
         within = union(bounds)
@@ -308,7 +308,7 @@ class Session:
 
         Examples
         --------
-        >>> Session.from_spikes({7: [0.1, 0.4], 9: [0.2]}).spikes_of(0)
+        >>> ldmfilter.Session.from_spikes({7: [0.1, 0.4], 9: [0.2]}).spikes_of(0)
         array([0.1, 0.4])
         """
         return self.spike_times[self.spike_times_index[unit - 1] if unit else 0 : self.spike_times_index[unit]]
@@ -332,7 +332,7 @@ class Session:
 
         Examples
         --------
-        >>> session = Session.from_spikes({7: [0.1, 0.4], 9: [0.2]})
+        >>> session = ldmfilter.Session.from_spikes({7: [0.1, 0.4], 9: [0.2]})
         >>> session.select_units([9]).n_spikes
         1
         """
@@ -384,7 +384,7 @@ class Session:
         --------
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
-        ...     Session.from_spikes([[0.1]]).to_zarr(f"{folder}/session.zarr").name
+        ...     ldmfilter.Session.from_spikes([[0.1]]).to_zarr(f"{folder}/session.zarr").name
         'session.zarr'
         """
         from ldmfilter.data.store import write_session

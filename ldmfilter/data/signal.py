@@ -137,7 +137,7 @@ def from_signal(
 
     Examples
     --------
-    >>> session = from_signal(np.random.default_rng(0).normal(size=(100, 3)), bin_size=0.05)
+    >>> session = ldmfilter.from_signal(np.random.default_rng(0).normal(size=(100, 3)), bin_size=0.05)
     >>> session.n_units, round(session.duration, 6)
     (3, 5.0)
     """

@@ -142,6 +142,7 @@ def calcium_session(
 
     Examples
     --------
+    >>> from ldmfilter.data.simulate import calcium_session
     >>> calcium_session(linear_track_session(duration=60, rest=0, n_units=6))
     <SignalSession memory: dff, 6 channels, 0 to 60 s>
     """

@@ -120,6 +120,7 @@ class LDMFilter(FilterConfig):
     --------
     >>> import numpy as np
     >>> import ldmfilter
+    >>> import ldmfilter.export
     >>> from ldmfilter.data.simulate import linear_track_session
     >>> session = linear_track_session(duration=120, rest=0, n_units=6)
     >>> counts = ldmfilter.bin_spikes(session, 0.2)

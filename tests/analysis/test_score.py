@@ -98,18 +98,21 @@ def test_each_unit_is_hidden_once_a_grouping_and_baselines_do_not_see_it(world):
     assert np.isnan(alone[HIDDEN].value)
     changed = counts.copy()
     changed[:, [0, 4]] = 7
+    nothing = judge_of(np.zeros_like(counts))
     for make in STATES.values():
+        assert not nothing.made(make, np.zeros(0, int)).any()
         units = np.array([0, 4])
         np.testing.assert_array_equal(judge.made(make, units), judge_of(changed).made(make, units))
 
 
-def test_hidden_units_score_the_same_with_silent_units_and_in_another_order(world):
+@pytest.mark.parametrize("name", STATES)
+def test_hidden_units_score_the_same_with_silent_units_and_in_another_order(world, name):
     counts = world[2][:, :-1]
     silent = np.insert(counts, [0, 3], 0, axis=1)
     scores = []
     for each in (counts, silent, counts[:, ::-1]):
         judge = judge_of(each)
-        scores.append(judge.hidden(lambda units, judge=judge: judge.made(STATES["causal PCA"], units)))
+        scores.append(judge.hidden(lambda units, judge=judge: judge.made(STATES[name], units)))
     for other in scores[1:]:  # but for neighbours that are as near as others
         assert other.value == pytest.approx(scores[0].value, rel=1e-3)
 

@@ -84,6 +84,7 @@ def test_what_cannot_be_scored_is_told_in_one_line(trained, model_and_counts, mo
             score(model, counts, ahead=wrong)
     with pytest.raises(InputError, match="model is 'run'; give a fitted LDMFilter"):
         score("run", counts)
+    assert module._seconds(0.5) == module._seconds([0.5]) == [0.5]
     with pytest.raises(InputError, match="no model is given"):
         score({}, counts)
     everything = model._keep([0])
