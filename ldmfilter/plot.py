@@ -112,6 +112,8 @@ def state_space(
     from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 
     ax = _axes(ax, (5.5, 4.5))
+    if isinstance(by, list | tuple) and len(by) == 1 and isinstance(by[0], Behavior):  # of `choose_behavior`
+        by = by[0]
     classes, label, values = None, "", by
     cmap: Any
     limits: tuple[float | None, float | None]
@@ -127,9 +129,10 @@ def state_space(
         values, _ = align(variable, latents["time"].to_numpy(), float(latents.attrs["bin_size"]))
         period, classes = variable.period, variable.classes
         label = ", ".join(filter(None, (variable.name, variable.unit)))
-    elif np.asarray(by).dtype.kind in "bU":
-        classes = classes_of(np.asarray(by), few=False)
-        values = positions(as_labels(np.asarray(by)), classes)
+    elif all(isinstance(one, str | bool | np.bool_) for one in np.ravel(np.asarray(by, dtype=object))):
+        held = as_labels(np.asarray(by).astype(np.str_))
+        classes = classes_of(held, few=False)
+        values = positions(held, classes)
     try:
         colour = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):

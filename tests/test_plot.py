@@ -104,9 +104,12 @@ def test_texts_and_chosen_variables_colour(latents, session, ax):
     ldmfilter.plot.state_space(latents, np.where(TIME < 2, "early", "late"), ax=ax)
     assert ax.collections[0].get_array().tolist() == [0] * 20 + [1] * 20
     assert [text.get_text() for text in ax.figure.axes[1].get_yticklabels()] == ["early", "late"]
-    variable = ldmfilter.choose_behavior(session, "place")[0]
-    points = ldmfilter.plot.state_space(latents, variable).collections[0]
-    np.testing.assert_allclose(points.get_array(), 10 * TIME, atol=1e-9)
+    chosen = ldmfilter.choose_behavior(session, "place")
+    for by in (chosen, chosen[0]):
+        points = ldmfilter.plot.state_space(latents, by).collections[0]
+        np.testing.assert_allclose(points.get_array(), 10 * TIME, atol=1e-9)
+    points = ldmfilter.plot.state_space(latents, np.array(["a"] * 20 + ["b"] * 20, dtype=object)).collections[0]
+    assert points.get_array().tolist() == [0] * 20 + [1] * 20
 
 
 def test_what_cannot_be_drawn_is_told(latents, ax):
