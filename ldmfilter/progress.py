@@ -15,7 +15,7 @@ Told = bool | Callable[[str], None] | None
 
 
 def teller(progress: Told) -> Callable[[str], None]:
-    """What gets the lines that tell what is being computed."""
+    """The function that gets the lines which tell what is being computed."""
     if callable(progress):
         return progress
     return _print if progress else _ignore

@@ -265,7 +265,7 @@ def hidden_units(models: Mapping[str, LDMFilter], counts: Any) -> dict[str, Spik
 def _judging(
     models: Mapping[str, LDMFilter], counts: Any, ahead: Sequence[float] = (), smooth: bool = False
 ) -> Iterator[tuple[Judge, dict[str, Callable[..., Array]]]]:
-    """What judges the models, and their causal states. Raises: InputError, as `score`."""
+    """A judge of the models, and their causal states. Raises: InputError, as `score`."""
     for one in models.values():
         check_model(one)
     leading = next(iter(models.values()))
