@@ -37,9 +37,11 @@ def compare(
     opened = [Run.open(one).choose(session) for one in [*(runs or []), *(run_option or [])]]
     for warning in filter(None, map(stopped_early, opened if not quiet else ())):
         say(warning)
-    result = compare_runs(opened, where_now(opened[0], session))
+    result = compare_runs(opened, where_now(opened[0], session) if opened else None)
     if not result.held_out and not quiet:
         say("warning: no time is held out by all runs; judged where they were trained, which flatters them")
+    if result.unjudged and not quiet:
+        say(f"warning: hidden units are not judged: {result.unjudged}")
     if as_json:
         print(json.dumps(result.to_dict(), indent=1))
     else:
@@ -58,5 +60,5 @@ def _show(result: "Comparison") -> None:
     where = "time that no run was trained on" if result.held_out else "time that runs were trained on"
     print(
         f"median {result.median:.3f}; by chance, shifted in time, {result.chance:.3f} at most "
-        f"(95th percentile); {result.bins} bins of {where}"
+        f"(95th percentile); R2 on {result.bins} bins of {where}"
     )

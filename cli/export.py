@@ -111,7 +111,7 @@ def export(
             WRITERS[to](latents, target, overwrite, shown)
         left = left_out(to, latents)
     if left and not quiet:
-        say(f"{target}: has no {', '.join(left)}; parquet and netcdf do")
+        say(f"{target}: has no {', '.join(left)}; parquet and netcdf hold all")
     if in_place and not quiet:
         say(f"{target}: has another checksum now; commands that read a run's own session want the file as it was")
     print(target)

@@ -57,7 +57,7 @@ RunFolder = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Run folder; without it the latest below runs/.")
 ]
 RunSession = Annotated[
-    Path | None, typer.Option(metavar="SESSION", help="Which of the run's sessions, where it has several.")
+    Path | None, typer.Option(metavar="SESSION", help="Where the session lies now; of a run of several, which.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="The same as JSON.")]
 Device = Annotated[

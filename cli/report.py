@@ -18,6 +18,7 @@ from ldmfilter_cli.options import (
     Window,
     one_folder,
     open_run,
+    where_now,
 )
 
 
@@ -55,10 +56,13 @@ def report(
 
     speak = None if quiet else say
     chosen = open_run(one_folder(run, run_option)).choose(session)
+    where = where_now(chosen, session)
     if behavior and not overwrite and out.exists():  # a wrong name is told before a page that is there
-        choose_behavior(chosen.recording()[0], behavior, circular or ())
+        choose_behavior(chosen.recording(where)[0], behavior, circular or ())
     pages.check_report(out, overwrite)
-    made = pages.report(chosen, behavior or (), circular or (), min_speed, speak, align, window, filter, condition)
+    made = pages.report(
+        chosen, behavior or (), circular or (), min_speed, speak, align, window, filter, condition, where
+    )
     page, numbers = made.write(out, overwrite)
     if not quiet:
         say(f"every number of the page: {numbers}")

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from ldmfilter_cli.console import Quiet, command, say
-from ldmfilter_cli.options import Behaviors, Circular, RunArgument, RunOption, RunSession, folded, one_folder, open_run
+from ldmfilter_cli.options import (
+    Behaviors,
+    Circular,
+    RunArgument,
+    RunOption,
+    RunSession,
+    folded,
+    one_folder,
+    open_run,
+    where_now,
+)
 
 from ldmfilter.errors import InputError
 
@@ -143,7 +153,7 @@ def stream(
     if alarm is not None:
         from ldmfilter.analysis.alarm import Alarm  # seconds to import, which a stream without one starts without
 
-        watch = Alarm(model, the_run.recording()[1], alarm)
+        watch = Alarm(model, the_run.recording(where_now(the_run, session))[1], alarm)
     lines = CountLines(model.unit_ids_.tolist(), the_run.session_unit_ids, format, header, model.signal_, names)
     about = {"model": model.model_id_, "run": str(the_run.folder), "bin_size": model.bin_size_, "ci": ci}
     about |= {"units": model.unit_ids_.tolist(), "states": model.sized_.states}

@@ -40,6 +40,7 @@ class Comparison:
         control: (run, run) its 95th percentile where the states of the column are shifted in time.
         predicted: name of the row of `score` that is in `bits_per_spike`; `IN_TRAINING` where no time is held out by
             all runs, or their counts differ: then that by which training chose (`filter.spikes_ahead`).
+        unjudged: why hidden units could not be judged, else "".
         bits_per_spike: (run,) of a signal the share of variance; None where it could not be judged.
         bins: number of bins that were judged.
         held_out: whether none of the runs was trained on these bins.
@@ -51,6 +52,7 @@ class Comparison:
     r2: Floats
     control: Floats
     predicted: str
+    unjudged: str
     bits_per_spike: tuple[float | None, ...]
     bins: int
     held_out: bool
@@ -101,14 +103,16 @@ def compare(runs: Sequence[Run], session: str | os.PathLike[str] | None = None) 
     for i, j in pairs:
         r2[i, j], control[i, j] = agreement(states[i], states[j], fold)
     median, chance = float(np.median([r2[pair] for pair in pairs])), max(float(control[pair]) for pair in pairs)
+    unjudged = ""
     try:
         found = hidden_units(models, common_counts(runs, session))
         predicted, scores = HIDDEN, {name: one.value for name, one in found.items()}
-    except InputError:
+    except InputError as error:
+        unjudged = str(error)
         predicted, scores = IN_TRAINING, {name: one.kept_.bits_per_spike for name, one in models.items()}
     names = tuple(str(run.folder) for run in runs)
     bits = tuple(finite(scores[name]) for name in names)
-    return Comparison(names, r2, control, predicted, bits, int(judged.sum()), held_out, median, chance)
+    return Comparison(names, r2, control, predicted, unjudged, bits, int(judged.sum()), held_out, median, chance)
 
 
 def agreement(one: Floats, other: Floats, fold: NDArray[np.integer]) -> tuple[float, float]:

@@ -207,6 +207,8 @@ def read_behavior(
     """
     if not behavior:
         raise InputError("no behaviour is named; give at least one")
+    if isinstance(behavior, Behavior):
+        behavior = [behavior]
     if isinstance(behavior, Mapping):
         behavior = as_behavior(behavior)
     if isinstance(behavior, str) or not all(isinstance(one, Behavior) for one in behavior):

@@ -1,6 +1,7 @@
 """From counts to training windows and held-out blocks of time."""
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import xarray as xr
@@ -110,8 +111,8 @@ def reserve(counts: xr.DataArray, share: float = 0.4) -> xr.DataArray:
     >>> counts.sizes["time"], ldmfilter.reserve(counts, 0.4).sizes["time"]
     (600, 360)
     """
-    if not 0 <= share < 1:
-        raise InputError(f"share is {share:g}; it must be a share of the bins, from 0 to below 1, as 0.4")
+    if not isinstance(share, Real) or not 0 <= share < 1:
+        raise InputError(f"share is {share!r}; it must be a share of the bins, from 0 to below 1, as 0.4")
     counts = check_counts(counts)
     segment, usable = _usable(counts)
     time = np.flatnonzero(usable)

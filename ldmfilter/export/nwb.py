@@ -39,7 +39,7 @@ _STATES = {
     "filtered": "state given what was recorded up to its bin (t|t)",
     "predicted": "state given what was recorded before its bin (t|t-1)",
     "smoothed": "state given all of its segment (t|T)",
-    "lagged": "state given what was recorded up to {lag} after its bin (t|t+lag)",
+    "lagged": "state given what was recorded up to {lag} after its bin, in whole frames of its kind (t|t+lag)",
     "ahead": "state {ahead} after its bin, given what was recorded up to the bin (t+ahead|t)",
     "rate": "expected rate of each unit given the filtered state; the comments hold the id of each column's unit",
     "rate_ahead": "expected rate of each unit {ahead} after a bin, given what was recorded up to the bin (t+ahead|t); "

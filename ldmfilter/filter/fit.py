@@ -246,7 +246,7 @@ class Fit:
     def _diverged(self) -> TrainingError:
         bins = sum(len(one.windows.train_bins) + len(one.windows.held_bins) for one in self._recordings)
         units = sum(one.n_units for one in self._recordings)
-        if self.step == 0 and bins < units:
+        if bins < units:
             return TrainingError(f"too few bins ({bins}) to train on for {units} units; use a longer span")
         return TrainingError(
             f"training diverged at step {self.step}: its numbers are not finite any more; "

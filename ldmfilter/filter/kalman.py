@@ -53,8 +53,8 @@ class LinearGaussian(NamedTuple):
 # Covariances that differ by less, relative to their largest entry, are taken for the same. The equations' map is a
 # contraction (near the steady state by the closed loop F = (I - K C) A, on both sides), so that what is taken for the
 # same here differs by no more than sup_k |F^k|^2 times as much in any later bin.
-SLICE = 2048  # covariances at a time, which stay in the processor's cache
 SAME = 1e-12
+SLICE = 2048  # covariances at a time, which stay in the processor's cache
 
 
 class Covariances(NamedTuple):

@@ -15,9 +15,8 @@ from ldmfilter.filter.latents import VARIABLES
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.spikes_ahead import MOST_FITTED, thin
 
-PENALTY = (
-    10.0  # of half the squared weights, over all bins: so few spikes tell little, and the rate stays near its mean
-)
+#: Of half the squared weights, over all bins: so few spikes tell little, and the rate stays near its mean.
+PENALTY = 10.0
 LEAST_BINS = 50  # that a regression is fitted to
 
 

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import pytest
+
 from tests.cli.conftest import QUICK, here
 
 
@@ -28,7 +30,8 @@ def test_a_table_of_runs(trained, session_file):
         shutil.rmtree(trained / "second")
 
 
-def test_one_run_is_not_enough(trained):
-    ended = here("compare", "--run", "run", cwd=trained)
+@pytest.mark.parametrize("runs", [[], ["--run", "run"]])
+def test_one_run_is_not_enough(trained, runs):
+    ended = here("compare", *runs, cwd=trained)
     assert ended.code == 3
     assert ended.err == "ldmfilter: a comparison needs two runs or more; name another run folder\n"

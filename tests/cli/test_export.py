@@ -14,7 +14,7 @@ from ldmfilter.data import read_session
 from tests.cli.conftest import QUICK, here
 from tests.cli.test_commands import SAMPLE
 
-LEFT_OUT = "has no filtered_cov, innovation_cov, predicted_cov; parquet and netcdf do"
+LEFT_OUT = "has no filtered_cov, innovation_cov, predicted_cov; parquet and netcdf hold all"
 ENDINGS = {"nwb": ".nwb", "netcdf": ".nc", "csv": ".csv", "parquet": ".parquet", "pynapple": ""}
 
 

@@ -245,6 +245,7 @@ def test_a_format_that_was_named_is_remembered(simulated, tmp_path):
     for words in (
         ["decode", "--run", "run", "--out", "out.zarr"],
         ["check", "run", *moved],
+        ["report", "run", *moved],
         ["export", "run", *moved, "--to", "csv", "--out", "states.csv"],
         ["train", "moved", "--resume", "--run", "run"],
     ):

@@ -1,5 +1,6 @@
 """Recordings in memory give the counts that they give from arrays, whatever package they are of."""
 
+import warnings
 from datetime import UTC, datetime
 
 import numpy as np
@@ -86,9 +87,12 @@ def test_objects_without_units_are_refused():
 
 
 def test_a_turned_array_and_a_rate_in_place_of_a_length_are_told():
-    with pytest.warns(UserWarning, match=r"20 bins of 200 units; the array is read as \(time, unit\): is it turned\?"):
-        as_session(np.ones((20, 200), int), 0.1)
-    with pytest.warns(UserWarning, match="20 bins of 200 channels"):
-        from_signal(np.random.default_rng(0).normal(size=(20, 200)), 0.1)
+    with pytest.warns(UserWarning, match=r"20 bins of 2000 units; the array is read as \(time, unit\): is it turned\?"):
+        as_session(np.ones((20, 2000), int), 0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        as_session(np.ones((20, 60), int), 0.1)  # a short piece
+    with pytest.warns(UserWarning, match="20 bins of 2000 channels"):
+        from_signal(np.random.default_rng(0).normal(size=(20, 2000)), 0.1)
     with pytest.warns(UserWarning, match="frames of 30 s; give the length of a frame in seconds"):
         from_signal(np.random.default_rng(0).normal(size=(200, 2)), 30)

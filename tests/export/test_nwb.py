@@ -58,7 +58,7 @@ def test_pynwb_reads_every_value(copy, states):
             "Mean: state 0.5 s after its bin, given what was recorded up to the bin (t+ahead|t)"
         )
         assert module["lagged_mean"].description == (
-            "Mean: state given what was recorded up to 0.3 s after its bin (t|t+lag)"
+            "Mean: state given what was recorded up to 0.3 s after its bin, in whole frames of its kind (t|t+lag)"
         )
         assert module["place_ahead_0.1s_mean"].description == (
             "Mean: behaviour processing/behavior/place 0.1 s after its bin, read from the states"

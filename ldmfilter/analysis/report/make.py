@@ -121,6 +121,7 @@ def report(
     window: tuple[float, float] | None = None,
     query: str | None = None,
     condition: str | None = None,
+    session: str | os.PathLike[str] | None = None,
     tell: Told = None,
 ) -> Report:
     """A run's report, from its folder and its session.
@@ -146,6 +147,8 @@ def report(
         Keeps some rows of the table.
     condition : str, optional
         A column of the table; without it the first that holds values that recur.
+    session : str or os.PathLike, optional
+        Where the session lies now; without it where it lay.
     tell : callable, optional
         The older name of `progress`.
 
@@ -167,12 +170,12 @@ def report(
     say = teller(progress or tell)
     run = run if isinstance(run, Run) else Run.open(run)
     model = run.model()
-    session, counts = run.recording()
-    chosen = choose_behavior(session, behavior, circular)
+    recording, counts = run.recording(session)
+    chosen = choose_behavior(recording, behavior, circular)
     if window or query or condition:  # trials are asked for
         align = align or STARTS
     if align:
-        choose_condition(session, align, query, condition)
+        choose_condition(recording, align, query, condition)
     counts = check_counts(counts)
     latents = model.decode(counts, rates=not model.signal_)
     read: tuple[AnyReport, ...] = ()
@@ -188,15 +191,15 @@ def report(
         say("states: lags")
         lags = widths_at_lags(model, counts)
     trials, note = None, ""
-    if event := align or (STARTS if "trials" in session.intervals else None):
+    if event := align or (STARTS if "trials" in recording.intervals else None):
         say(f"trials: {event}")
         try:
             with one_thread(every_library=True):
-                trials = read_trials(latents, session, event, window, query, condition)
+                trials = read_trials(latents, recording, event, window, query, condition)
         except InputError as error:
             if align:
                 raise
-            note = f"Trials are not shown: {str(error).removeprefix(f'{session.source.path}: ')}."
+            note = f"Trials are not shown: {str(error).removeprefix(f'{recording.source.path}: ')}."
     diagnosis = diagnose(model, counts, progress=lambda what: say(f"diagnoses: {what}"), behavior=read)
     reports = finite([one.to_dict() for one in read])
     given = {
@@ -209,7 +212,7 @@ def report(
         "condition": [condition],
     }
     options = [word for name, values in given.items() for one in values if one for word in (f"--{name}", one)]
-    inputs = Inputs(run, session, counts, model, latents, diagnosis, reports, options, trials, note, lags)
+    inputs = Inputs(run, recording, counts, model, latents, diagnosis, reports, options, trials, note, lags)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     content: dict[str, Any] = {"format": "ldmfilter-report", "format_version": FORMAT, "created": created}
     pictures: dict[str, Picture] = {}
