@@ -205,7 +205,7 @@ class Measures:
 
 
 def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> SpikesPredicted:
-    """Spikes ahead of judged bins, from the states of all bins and from a causal PCA."""
+    """Spikes ahead of judged bins, from the states of all bins and from a causal PCA of the width that `score` has."""
     latents = model.decode(counts)
     bins = bins_of(counts, np.asarray(latents["trained"]), model.trained_spans_)
     fit, judged = bins.halves
@@ -214,7 +214,7 @@ def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> Spike
     states, shown = partial(means_without, model, counts, latents), np.zeros(0, np.int64)  # to which no unit is hidden
     by_states, by_pca = (
         spikes_ahead(each, judge.counts, bins.segment, fit, judged, bins.size, judge.signal)
-        for each in (states(shown), judge.made(causal_pca, shown))
+        for each in (states(shown), judge.made(partial(causal_pca, width=judge.width()), shown))
     )
     horizons = horizons_of(judge.counts, bins.segment, judged, bins.size)
     hidden = judge.hidden(states)
