@@ -56,9 +56,7 @@ command(short_help="Decode a session into latent states with covariances.")(deco
 command(short_help="Filter one bin at a time: counts on stdin, states on stdout.")(stream)
 app.command(cls=SeveralValues, short_help="Train with several values of options and compare on held-out time.")(sweep)
 command(short_help="Check whether a trained filter can be trusted: numbers, verdicts, remedies.")(check)
-app.command(
-    cls=Command, short_help="Score states without labels: spikes predicted on held-out time, beside simpler methods."
-)(score)
+command(short_help="Score states without labels: spikes predicted on held-out time, beside simpler methods.")(score)
 command(short_help="Check whether runs agree: how well one's states give another's.")(compare)
 command(short_help="Report what a run found, with uncertainties: one page, and its numbers as JSON.")(report)
 command(short_help="Write states for other tools: NWB, netCDF, CSV, pynapple, Parquet.")(export)

@@ -34,6 +34,7 @@ from ldmfilter.data.counts import is_signal, where_of
 from ldmfilter.data.prepare import as_counts
 from ldmfilter.errors import InputError
 from ldmfilter.filter.decode import sound
+from ldmfilter.filter.forecast import check_horizons
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.runs import Run
 from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead, folds_of, spikes_ahead
@@ -230,7 +231,7 @@ def score(
     models = dict(model) if isinstance(model, Mapping) else {UNNAMED: model}
     if not models:
         raise InputError("score: no model is given; give one that is fitted, or several by name")
-    horizons = _seconds(ahead)
+    horizons = check_horizons(ahead)
     first = next(iter(models))
     with _judging(models, counts, horizons, smooth=bool(made)) as (judge, causal):
         tell("width of averages")
@@ -274,17 +275,6 @@ def _judging(
         whole = {name: one.decode(counts, smooth=smooth) for name, one in models.items()}
         judge = Judge(_common(models, whole, counts), is_signal(counts), ahead)
         yield judge, {name: partial(means_without, one, counts, whole[name]) for name, one in models.items()}
-
-
-def _seconds(ahead: Any) -> list[float]:
-    """Horizons, s, as a list. Raises: InputError, where one is no positive number."""
-    try:
-        horizons = [float(one) for one in (ahead if np.ndim(ahead) else [ahead])]
-    except (TypeError, ValueError):
-        horizons = [math.nan]
-    if not all(0 < one < math.inf for one in horizons):
-        raise InputError(f"ahead is {ahead!r}; give seconds above 0, as 0.5 or [0.5, 1]")
-    return horizons
 
 
 class Judge:

@@ -26,7 +26,6 @@ from ldmfilter.filter.kalman import LinearGaussian
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
 
-MOST_LAG = 10_000  # bins whose states are kept
 _WHOLE = 1e-6  # frames: horizons so near to whole ones are whole
 _NEGATIVE = 1e-9  # of the variance: less than that below 0 is rounding
 
@@ -49,14 +48,12 @@ def whole_lag(model: LDMFilter, lag: float, seconds: float = math.inf) -> int:
     hold (`lag_note`).
 
     Raises:
-        InputError: there is none, or the lag is no number, longer than the session's `seconds`, or than `MOST_LAG`.
+        InputError: there is none, or the lag is no number, or longer than the session's `seconds`.
     """
     if _seconds("lag", lag) > seconds:
         raise InputError(f"lag is {lag:g} s, but the session has {seconds:g} s; give a shorter one, or --smooth")
     k = min(part.frame_bins_ for part in model.parts)
-    frame, most = k * model.bin_size_, MOST_LAG * model.bin_size_
-    if lag > most:
-        raise InputError(f"lag is {lag:g} s, and at most {MOST_LAG:,} bins are waited for; give {most:g} s or less")
+    frame = k * model.bin_size_
     frames = int(lag / frame + _WHOLE)
     if not frames:
         raise InputError(

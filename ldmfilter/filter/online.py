@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OnlineFilter"]
 
+MOST_LAG = 10_000  # bins whose states are kept
 _ARRAYS = ("mean", "cov", "recent")
 
 
@@ -71,6 +72,9 @@ class OnlineFilter:
         model.check_fitted()
         self.unit_ids, self.model_id, self._signal = model.unit_ids_, model.model_id_, model.signal_
         self.lag_bins = 0 if lag is None else whole_lag(model, lag)
+        if self.lag_bins > MOST_LAG:
+            most = MOST_LAG * model.bin_size_
+            raise InputError(f"lag is {lag:g} s, and at most {MOST_LAG:,} bins are waited for; give {most:g} s or less")
         self._parts = [OnlinePart(part, self.lag_bins) for part in model.parts]
         names = [f"{part.kept_.dynamics}_" for part in model.parts]
         self._prefixes = names if len(names) > 1 else [""]

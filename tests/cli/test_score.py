@@ -12,6 +12,7 @@ from ldmfilter.analysis import score as module
 from ldmfilter.analysis.baselines import SMOOTHING, STATES
 from ldmfilter.analysis.peers import PEERS, chosen
 from ldmfilter.data.counts import check_counts
+from ldmfilter.filter.forecast import check_horizons
 from ldmfilter.filter.runs import Run
 from tests.cli.conftest import here
 
@@ -74,17 +75,17 @@ def test_what_cannot_be_scored_is_told_in_one_line(trained, model_and_counts, mo
     with pytest.raises(InputError, match="peer LFADS: not known; choose from GPFA, CEBRA"):
         chosen(["LFADS"])
     ended = here("score", "run", "--ahead", -1, cwd=trained)
-    assert (ended.code, ended.err) == (3, "ldmfilter: ahead is [-1.0]; give seconds above 0, as 0.5 or [0.5, 1]\n")
+    assert (ended.code, ended.err) == (3, "ldmfilter: ahead is -1 s; give a number of seconds above 0, as 0.5\n")
     ended = here("score", "run", "--session", "foo.nwb", cwd=trained)
     assert ended.code == 3
     assert ended.err.startswith("ldmfilter: foo.nwb: ")
     model, counts = model_and_counts
     for wrong in ("x", ["x"], None, [True, "1 s"]):
-        with pytest.raises(InputError, match=r"ahead is .*; give seconds above 0, as 0.5 or \[0.5, 1\]"):
+        with pytest.raises(InputError, match=r"ahead is .*; give a number of seconds above 0, as 0\.5"):
             score(model, counts, ahead=wrong)
     with pytest.raises(InputError, match="model is 'run'; give a fitted LDMFilter"):
         score("run", counts)
-    assert module._seconds(0.5) == module._seconds([0.5]) == [0.5]
+    assert check_horizons(0.5) == check_horizons([0.5]) == (0.5,)
     with pytest.raises(InputError, match="no model is given"):
         score({}, counts)
     everything = model._keep([0])
