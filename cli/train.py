@@ -185,7 +185,9 @@ def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
         )
         without = "".join(f"; {one} left out: no stretch is long enough for its windows" for one in training.left_out)
         ahead = any(one.bits_per_spike > bits for one in training.trained)
-        by_chance = ", where a lead has to be beyond its standard error, of refitted noise beyond two" if ahead else ""
+        by_chance = (
+            ", where a lead has to be beyond its standard error, of refitted dynamics beyond two" if ahead else ""
+        )
         say(f"kept: {kept.label}; {what} predicted ahead, {unit}: {listed(training.trained)}{by_chance}{without}")
     for one, (part, network) in zip(best, training.parts, strict=True):
         which = f"{part.label}: " if len(best) > 1 else ""

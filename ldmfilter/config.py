@@ -161,7 +161,8 @@ class FilterConfig:
         TRAINING, noun="a share", above=0, most=0.5, rare=True,
     )  # fmt: skip
     refit: bool | None = option(
-        None, "After training, fit noise with a memory to the encoder; without it where that predicts spikes better.",
+        None, "After training, fit the dynamics anew; without it those of fast states, where that predicts spikes "
+        "better.",
         TRAINING, rare=True,
     )  # fmt: skip
     evidence: float = option(

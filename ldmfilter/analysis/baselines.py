@@ -10,17 +10,15 @@ import numpy as np
 import torch
 from scipy.signal import lfilter
 from sklearn.decomposition import PCA, FactorAnalysis
-from torch import Tensor
 
 from ldmfilter.analysis.judged import Bins
 from ldmfilter.analysis.statistics import Array, covariance, log_likelihood, normalised
-from ldmfilter.filter.kalman import LinearGaussian, filter, smooth
-from ldmfilter.filter.linalg import linear_recurrence, safe_cholesky, stationary_covariance, symmetrise
+from ldmfilter.filter.linalg import linear_recurrence
+from ldmfilter.filter.linear_system import fit_linear_system
 from ldmfilter.filter.spikes_ahead import standardised
 
 NO_MEMORY, RANDOM_WALK = "a Gaussian without memory", "a random walk"
 SMOOTHING, DIMS = 0.5, 16  # s of the exponential averages where none is chosen; dimensions of PCA and factor analysis
-STEPS, LAGS = 30, 8  # of the expectation maximisation at most; of the covariances that it begins with
 LOCAL_LEVEL, LINEAR_SYSTEM = "a random walk seen through noise", "a linear dynamical system fitted to them"
 
 
@@ -97,61 +95,6 @@ def fit_local_level(z: Array, starts: Array, fit: Array) -> Array:
     return gains[errors.argmin(0)]
 
 
-def fit_linear_system(z: Array, starts: Array, state_dim: int) -> LinearGaussian:
-    """A linear dynamical system fitted to z (time, latent), less its mean, by expectation maximisation (Shumway &
-    Stoffer 1982), which begins with the covariances at several lags (`_first_guess`) and ends when a step adds less
-    than 0.002 nats per bin. `starts` (time,) are the first bins of gap-free stretches."""
-    cov = covariance(z)
-    x = torch.from_numpy(normalised(z - z.mean(0), cov))
-    new = torch.from_numpy(starts)
-    within = torch.nonzero(~new[1:])[:, 0]
-    system, before = _first_guess(x.numpy(), starts, state_dim), -math.inf
-    for _ in range(STEPS):
-        filtered = filter(system, x, starts=new)
-        now = float(log_likelihood(filtered.innovation.numpy(), filtered.innovation_cov.numpy()).mean())
-        if now - before < 0.002:
-            break
-        before = now
-        smoothed = smooth(system, filtered, new)
-        m, P = smoothed.smoothed_mean, smoothed.smoothed_cov
-        # Lag-one covariance P_{t+1,t|T} = P_{t+1|T} G_t', with the smoother's gain G_t.
-        ahead = system.A @ filtered.covariances.filtered
-        G = torch.cholesky_solve(ahead, safe_cholesky(symmetrise(ahead @ system.A.mT + system.Q))).mT
-        cross = m[within + 1].mT @ m[within] + (P[within + 1] @ G[filtered.row[within]].mT).sum(0)
-        start = symmetrise(m[within].mT @ m[within] + P[within].sum(0))
-        stop = symmetrise(m[within + 1].mT @ m[within + 1] + P[within + 1].sum(0))
-        A = _stable(torch.cholesky_solve(cross.mT, safe_cholesky(start)).mT)
-        Q = symmetrise(stop - A @ cross.mT - cross @ A.mT + A @ start @ A.mT) / len(within)
-        C = torch.cholesky_solve(m.mT @ x, safe_cholesky(symmetrise(m.mT @ m + P.sum(0)))).mT
-        error = x - m @ C.mT
-        R = symmetrise(error.mT @ error + C @ P.sum(0) @ C.mT) / len(x)
-        system = LinearGaussian(A, Q, C, R, system.b, stationary_covariance(A, Q))
-    scale = torch.from_numpy(np.linalg.cholesky(cov))
-    return system._replace(C=scale @ system.C, R=symmetrise(scale @ system.R @ scale.mT))
-
-
-def _first_guess(x: Array, starts: Array, state_dim: int) -> LinearGaussian:
-    """A system from the covariances of white x (time, latent) at lags 1 to 2 `LAGS`, G_k = C A^(k-1) N, N = A X C':
-    the matrix of blocks G_(i+j) has the rank of the state, and its factors hold C, A and N (Ho & Kalman 1966)."""
-    latent, segment = x.shape[1], np.cumsum(starts)
-
-    def lagged(k: int) -> Array:
-        both = segment[k:] == segment[:-k]
-        return x[k:][both].T @ x[:-k][both] / max(int(both.sum()), 1)
-
-    U, size, V = np.linalg.svd(np.block([[lagged(i + j + 1) for j in range(LAGS)] for i in range(LAGS)]))
-    n = min(state_dim, len(size))
-    root = np.sqrt(np.maximum(size[:n], 1e-6))
-    seen, N = U[:, :n] * root, (root[:, None] * V[:n])[:, :latent]  # seen: C, C A, C A^2, ...
-    C = seen[:latent]
-    A = _stable(torch.from_numpy(np.linalg.lstsq(seen[:-latent], seen[latent:], rcond=None)[0])).numpy()
-    # N = A X C' for the stationary covariance X, by least squares.
-    X = _positive(np.linalg.lstsq(np.kron(A, C), N.reshape(-1), rcond=None)[0].reshape(n, n), 1e-3)
-    Q, R = _positive(X - A @ X @ A.T, 1e-4), _positive(np.eye(latent) - C @ X @ C.T, 0.02)
-    a, q, c, r = (torch.from_numpy(one) for one in (A, Q, C, R))
-    return LinearGaussian(a, q, c, r, b=a.new_zeros(n), P0=stationary_covariance(a, q))
-
-
 def smoothed_roots(
     counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False, width: float = SMOOTHING
 ) -> Array:
@@ -216,15 +159,3 @@ STATES: dict[str, Callable[..., Array]] = {
     "causal PCA": causal_pca,
     "factor analysis": factor_analysis,
 }
-
-
-def _positive(M: Array, least: float) -> Array:
-    """The symmetric part with eigenvalues of `least` or more."""
-    values, vectors = np.linalg.eigh(0.5 * (M + M.T))
-    return (vectors * np.maximum(values, least)) @ vectors.T
-
-
-def _stable(A: Tensor) -> Tensor:
-    """A, scaled down where its spectral radius is above 0.9995."""
-    radius = float(torch.linalg.eigvals(A).abs().max())
-    return A * min(1.0, 0.9995 / max(radius, 1e-300))

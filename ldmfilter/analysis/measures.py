@@ -159,7 +159,7 @@ class Measures:
         bins, seconds: judged.
         bin_size: s.
         duration: the time that was observed, s, in all stretches together.
-        can_refit: whether the noise was left as training made it (`--refit` fits it again).
+        can_refit: whether the dynamics were left as training made them (`--refit` fits them again).
         log_likelihood: mean over judged bins.
         behavior: reports on what was read from the states, where any was.
     """
@@ -281,7 +281,7 @@ def measure(
                 baselines=tuple(
                     Baseline(name, float(own[judged].mean()), *leads[name]) for name, own in others.items()
                 ),
-                memory=statistics.memory(system.A[:states, :states].numpy(), bins.size),
+                memory=statistics.memory(system.A.numpy(), bins.size, states),
                 units=units,
                 drift=drift(z, x, scores - others[NO_MEMORY], bins, seed),
                 sharing=sharing(part, bins, surrogates, seed),

@@ -189,13 +189,13 @@ def spectrum(z: Array, zhat: Array) -> Spectrum:
     return Spectrum(of_z, of_zhat, effective_rank(of_z), effective_rank(of_zhat))
 
 
-def memory(A: Array, bin_size: float) -> Memory:
-    """Time constants and periods of the dynamics A (state, state) from one bin to the next."""
+def memory(A: Array, bin_size: float, number: int) -> Memory:
+    """Time constants and periods of the slowest `number` of the dynamics A (state, state) from one bin to the next."""
     with np.errstate(divide="ignore"):
         logarithm = np.log(np.linalg.eigvals(A).astype(np.complex128))
         constant = np.where(logarithm.real < 0, -bin_size / logarithm.real, np.inf)
         period = 2 * math.pi * bin_size / np.abs(logarithm.imag)
-    order = np.argsort(-constant)
+    order = np.argsort(-constant)[:number]
     return Memory(constant[order], period[order])
 
 

@@ -19,6 +19,7 @@ from ldmfilter.data.tables import Floats
 
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
+REFIT_FRAMES = 16  # in a trial at least, where dynamics are refitted: of fewer they learn the time in the trial
 BOTH = "slow and fast"  # the name of a filter of both
 WINDOWS = (32, 16, 8, 4, 3)  # frames in a training window, where the configuration names no time: the most that fit
 
@@ -35,7 +36,7 @@ class Candidate:
         dynamics_rate: learning rate of the dynamics over that of the encoder. At 1 the time constants stay near
             where they begin.
         dropout: share of units and of hidden activations that is dropped in training.
-        refit: whether it is finished with refitted noise too, where the settings leave that open.
+        refit: whether it is finished with refitted dynamics too, where the settings leave that open.
         shortens: whether frames are shorter in short trials, `1 / FRAMES` of a trial.
         restart: number of the first weights that it is trained from.
     """
@@ -77,7 +78,8 @@ def candidates(config: FilterConfig, stretch: float = math.inf) -> list[Candidat
     """The candidates that a configuration leaves open, for a recording in trials that are `stretch` s long."""
     named = {name: value for name in ("frame", "dropout") if (value := getattr(config, name)) is not None}
     own = [replace(one, frame=min(one.frame, stretch / FRAMES)) if one.shortens else one for one in CANDIDATES]
-    return [replace(one, **named) for one in own if config.dynamics in ("auto", one.name)]
+    own = [replace(one, **named) for one in own if config.dynamics in ("auto", one.name)]
+    return [replace(one, refit=one.refit and stretch >= REFIT_FRAMES * one.frame) for one in own]
 
 
 def are_shared(config: FilterConfig, number: int) -> bool:
@@ -132,7 +134,7 @@ class Trained:
     @property
     def label(self) -> str:
         """Its name, for a line of text."""
-        return f"{self.name} with refitted noise" if self.refit else self.name
+        return f"{self.name} with refitted dynamics" if self.refit else self.name
 
     @property
     def told(self) -> str:

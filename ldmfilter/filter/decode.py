@@ -156,7 +156,7 @@ class _Phase:
 
     Args:
         dynamics: of the filter.
-        states: that are given out: those of noise with a memory stand behind them.
+        states: that are handed out; those of refitted dynamics have more behind them.
         smoothing, frames, forecast: what is asked for besides; `frames` are those of the lag, None without one.
     """
 
@@ -207,7 +207,7 @@ class _Phase:
             values["lagged_mean"] = means(lagged.smoothed_mean)
             values["lagged_cov"] = covs(lagged.covariances, lagged.row)
         if self._forecast is not None:
-            ahead, cov = self._forecast(means(mean), tables.filtered[:, :n, :n].numpy())
+            ahead, cov = self._forecast(mean.cpu().numpy(), tables.filtered.numpy())
             values["ahead_mean"] = ahead.swapaxes(0, 1)
             values["ahead_cov"] = cov.astype(np.float32).swapaxes(0, 1)[row.numpy()]
         return values

@@ -1,4 +1,4 @@
-"""The steps after training: sessions in one state space, noise fitted to z, the size of covariances, the gauge."""
+"""The steps after training: sessions in one state space, dynamics fitted to z, the size of covariances, the gauge."""
 
 from __future__ import annotations
 
@@ -11,20 +11,16 @@ from torch import Tensor
 
 from ldmfilter.data.frames import phases
 from ldmfilter.data.tables import Array, Floats
-from ldmfilter.filter.batches import Judged, Recording, Stretches
-from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter, filter_windows
-from ldmfilter.filter.linalg import safe_cholesky
+from ldmfilter.filter.batches import Judged, Stretches
+from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter
+from ldmfilter.filter.linalg import safe_cholesky, symmetrise
+from ldmfilter.filter.linear_system import fit_linear_system
 from ldmfilter.filter.matching import Match, match, mean_moments, moments_of, rotated
 from ldmfilter.filter.network import Network, together
-from ldmfilter.filter.parameters import NoiseWithMemory
-from ldmfilter.ldm.alignment import predictive_gaussian
 
-ITERATIONS = 100  # of L-BFGS at most
-HELD_OUT_WEIGHT = 0.5  # of the held-out windows together
 LEAST_SCALE = 1e-3  # of innovations in training; in finished filters 0.32 (sample session) to 1.00 (noise) was seen
-REFIT_WINDOWS = 2048  # training windows at most that the noise is fitted to, spread evenly
 GAUGE_LAG = 1.0  # s, between the states whose autocorrelation orders the dimensions
-FINISH_BINS = 2**16  # bins at most, about, that moments, gauge and scale of the covariances are measured on
+FINISH_BINS = 2**16  # bins at most, about, that moments, dynamics, gauge and scale of the covariances are measured on
 
 
 @torch.no_grad()
@@ -35,9 +31,8 @@ def match_sessions(network: Network, sessions: Sequence[Stretches], bin_size: fl
         The match of each session that was rotated.
     """
     moments, matches = [network.moments] if onto else [], []
-    for i, (counts, observed, starts, _) in enumerate(sessions):
-        run = np.cumsum(starts | (np.diff(observed, prepend=False) != 0))
-        own = moments_of(network.encode(counts, i).double().numpy()[observed], run[observed], bin_size)
+    for i, one in enumerate(sessions):
+        own = moments_of(*_encoded(network, i, one), bin_size)
         if moments:
             matches.append(match(own, moments[0]))
             U = matches[-1].rotation
@@ -49,15 +44,37 @@ def match_sessions(network: Network, sessions: Sequence[Stretches], bin_size: fl
     return matches
 
 
-def refit_noise(network: Network, recordings: Sequence[Recording], warmup: int) -> None:
-    """Fit the network's noise with a memory to training and held-out windows of all sessions (`refit`)."""
-    most = REFIT_WINDOWS // len(recordings)
-    with torch.no_grad():
-        train = torch.cat([network.encode(one.train(most).cpu(), i).double() for i, one in enumerate(recordings)])
-        held = torch.cat([network.encode(one.held.cpu(), i).double() for i, one in enumerate(recordings)])
-    assert network.noise is not None
-    refit(network.linear_gaussian(), network.noise.double(), train, held, warmup)
-    network.noise.float()
+def _encoded(network: Network, session: int, bins: Stretches) -> tuple[Floats, Array]:
+    """Pseudo-observations (time, latent) of a session's observed bins, and the number of each one's gap-free stretch
+    (time,)."""
+    counts, observed, starts, _ = bins
+    run = np.cumsum(starts | (np.diff(observed, prepend=False) != 0))
+    return network.encode(counts, session).double().numpy()[observed], run[observed]
+
+
+@torch.no_grad()
+def refit_dynamics(network: Network, sessions: Sequence[Stretches]) -> None:
+    """Fit dynamics anew to the pseudo-observations of all sessions, by maximum likelihood (`fit_linear_system`).
+
+    In training dropout makes z noisier than it is in use. And z has more than the states of training can follow: for
+    each of its dimensions the new system has one state more. Its first states are C h, z less its noise; only as many
+    of them are handed out as the filter had.
+    """
+    z, starts = [], []
+    for i, one in enumerate(sessions):
+        own, run = _encoded(network, i, one)
+        z.append(own)
+        starts.append(np.diff(run, prepend=-1) != 0)
+    states = len(network.gauge) + z[0].shape[1]
+    system = fit_linear_system(np.concatenate(z), np.concatenate(starts), states)
+    A, Q, C, _, _, P0 = system
+    # An orthonormal basis, of C first, then of C A, and so on.
+    powers = [C]
+    while len(powers) * len(C) < states:
+        powers.append(powers[-1] @ A)
+    T = torch.linalg.qr(torch.cat(powers).mT)[0]
+    first = T.mT @ A @ T, symmetrise(T.mT @ Q @ T), C @ T, system.R, system.b, symmetrise(T.mT @ P0 @ T)
+    network.set_system(LinearGaussian._make(first))
 
 
 @torch.no_grad()
@@ -67,8 +84,8 @@ def set_canonical(network: Network, sessions: Sequence[Stretches], bin_size: flo
     filtered = _filtered(network, sessions)
     activity = np.concatenate([population_activity(one.counts.nan_to_num().sqrt()) for one in sessions])
     scale, n = covariance_scale(filtered, held), len(network.gauge)
-    if network.noise is not None and network.noise.fitted:
-        scale *= optimism(network.noise, int((held & observed).sum()))
+    if network.system is not None:
+        scale *= optimism(network.system, int(observed.sum()))
     mean, cov = filtered.filtered_mean[:, :n].numpy(), scale * filtered.filtered_cov.mean(0)[:n, :n].numpy()
     lag = max(1, round(GAUGE_LAG / bin_size))
     network.covariance_scale.fill_(scale)
@@ -111,14 +128,15 @@ def covariance_scale(filtered: Filtered, held: Array) -> float:
     return float(white.square().mean()) if len(e) else 1.0
 
 
-def optimism(noise: NoiseWithMemory, bins: int) -> float:
-    """The factor by which innovations are larger on new time than on the held-out `bins` that the noise was fitted to.
+def optimism(system: LinearGaussian, bins: int) -> float:
+    """The factor by which innovations are larger on new time than on the `bins` that the system was fitted to.
 
     That of Akaike's final prediction error (1969, Ann. Inst. Stat. Math. 21:243) to first order, 1 + 2 p / bins, for p
-    free parameters per latent dimension, of d: a row of d x d, (d - 1) / 2 correlations, and three scales.
+    free parameters per dimension of z: n states and d dimensions have 2 n d of A, C and Q in any coordinates, and d
+    more of R, as the autocovariances of z tell.
     """
-    p = 1.5 * noise.memory.latent_dim + 2.5
-    return 1 + 2 * p / max(bins, 1)
+    states = len(system.A)
+    return 1 + 2 * (2 * states + 1) / max(bins, 1)
 
 
 def innovation_scale(
@@ -128,49 +146,6 @@ def innovation_scale(
     least `LEAST_SCALE`, so that a z that has become a constant leaves a covariance, by which it scores low."""
     e = innovation.flatten(0, -2)
     return torch.linalg.solve(S, e.mT @ e / len(e)).diagonal().mean().clamp_min(LEAST_SCALE)
-
-
-def refit(
-    model: LinearGaussian,
-    noise: NoiseWithMemory,
-    train: Float[Tensor, "window time latent"],
-    held: Float[Tensor, "window_2 time latent"],
-    warmup: int,
-) -> None:
-    """Fit the noise by maximum likelihood to the pseudo-observations of the trained encoder, in place, with L-BFGS.
-
-    The states keep the time constants that they were trained with; what predicts z beyond them becomes the memory of
-    the noise. Fitted dynamics without such a memory follow what is fast in z, and read behaviour worse.
-    The encoder was fitted to the training windows, so that innovations are larger on others: held-out
-    windows weigh as much as all of training.
-
-    Args:
-        model: the filter as trained, float64.
-        noise: what is fitted, float64.
-        train: pseudo-observations of training windows.
-        held: and of held-out ones.
-        warmup: first bins of a window, which do not count.
-    """
-    noise.start(model)
-    z = torch.cat([train, held])
-    of_train = z.new_full((len(train),), (1 - HELD_OUT_WEIGHT) / len(train))
-    weight = torch.cat([of_train, z.new_full((len(held),), HELD_OUT_WEIGHT / len(held))])
-    optimizer = torch.optim.LBFGS(
-        [p for p in noise.parameters() if p.requires_grad],
-        max_iter=ITERATIONS,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    )
-
-    def negative() -> Tensor:
-        optimizer.zero_grad()
-        zhat, S, _ = filter_windows(noise(model), z)
-        loss = -(weight * predictive_gaussian(z[:, warmup:], zhat[:, warmup:], S).mean(1)).sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(negative)
-    noise.fitted.fill_(True)
 
 
 def canonical_gauge(

@@ -18,7 +18,7 @@ from ldmfilter.filter.batches import Judged, Recording
 from ldmfilter.filter.candidates import Candidate
 from ldmfilter.filter.device import OwnRandomState
 from ldmfilter.filter.evaluation import Record, evaluate, read_history
-from ldmfilter.filter.finish import FINISH_BINS, filtered_means, match_sessions, refit_noise, set_canonical
+from ldmfilter.filter.finish import FINISH_BINS, filtered_means, match_sessions, refit_dynamics, set_canonical
 from ldmfilter.filter.kalman import LinearGaussian, filter_windows
 from ldmfilter.filter.linalg import whitening
 from ldmfilter.filter.matching import Match
@@ -82,8 +82,6 @@ class Fit:
         self._random = OwnRandomState(seed, str(fabric.device.type))
         with self._random.active(advance=True):
             self._network = self._make_network()
-        if self._network.noise is not None:
-            self._network.noise.requires_grad_(False)  # it is fitted at the end
         for i, recording in enumerate(self._recordings):
             self._network.encoder(i).set_input_scale(recording.scaling.cpu())
         self._module, self._optimizer = self._fabric.setup(self._network, self._make_optimizer())
@@ -115,7 +113,7 @@ class Fit:
 
     def finished_state(self, refit: bool, last: bool = False) -> Tensors:
         """The network of the kept step, or of the last one, as it is used, on the CPU: in canonical coordinates, its
-        covariances as large as held-out innovations, and, once training has ended and where asked for, its noise
+        covariances as large as held-out innovations, and, once training has ended and where asked for, its dynamics
         refitted. Sessions are rotated into one state space: that of the first, or of the network trained onto."""
         with self._own_torch(advance=False):
             network = self._network_of(self._copy_of_network() if last else self._best)
@@ -123,7 +121,7 @@ class Fit:
             self.matches = match_sessions(network, stretches, self.frame, self._onto is not None)
             if self._onto is None:
                 if refit and self.step >= self.config.max_steps:
-                    refit_noise(network, self._recordings, self._warmup)
+                    refit_dynamics(network, stretches)
                 network.evidence_share.fill_(self.config.evidence)
                 set_canonical(network, stretches, self.frame)
         return network.state_dict()
@@ -156,14 +154,12 @@ class Fit:
         network = Network([one.n_units for one in self._recordings], self.config, self.frame, self.candidate, signals)
         if self._onto is not None:
             shared = {k: v for k, v in self._onto.state_dict().items() if not k.startswith("encoders.")}
-            network.load_state_dict(shared, strict=False)
+            network.take(shared, strict=False)
             network.dynamics.requires_grad_(False)
         return network
 
     def _network_of(self, state: Tensors) -> Network:
-        network = self._make_network().eval()
-        network.load_state_dict(state)
-        return network
+        return self._make_network().eval().take(state)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         decay = list(self._network.encoders.parameters())

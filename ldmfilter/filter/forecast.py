@@ -84,12 +84,12 @@ def _seconds(name: str, value: Any) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Forecast:
-    """The way from a state to the one at each of several horizons.
+    """The way from all states of a filter to those that it hands out, at each of several horizons.
 
     Attributes:
-        powers: (ahead, state, state) A^s.
-        b: (state,) the point that the dynamics returns to.
-        X: (state, state) the stationary covariance.
+        powers: (ahead, state, all) the first rows of A^s.
+        b: (all,) the point that the dynamics returns to.
+        X: (all, all) the stationary covariance.
     """
 
     powers: Floats
@@ -98,21 +98,20 @@ class Forecast:
 
     @classmethod
     def over(cls, dynamics: LinearGaussian, states: int, horizons: Sequence[float], frame: float) -> Forecast:
-        """The forecasts of a filter whose dynamics step by `frame` s, of its first `states` states: those of noise with
-        a memory, which stand behind them, do not enter their dynamics.
+        """The forecasts of a filter whose dynamics step by `frame` s, of its first `states` states.
 
         Raises:
             InputError: a horizon lies between frames, and A has no power there that is a random process.
         """
         A, b, X = (value.detach().cpu().double().numpy() for value in (dynamics.A, dynamics.b, dynamics.P0))
-        A, b, X = A[:states, :states], b[:states], X[:states, :states]
-        return cls(np.stack([_power(A, X, horizon, frame) for horizon in horizons]), b, X)
+        return cls(np.stack([_power(A, X, horizon, frame)[:states] for horizon in horizons]), b, X)
 
     def __call__(self, mean: Floats, cov: Floats) -> tuple[Floats, Floats]:
         """Means (ahead, *bins, state) and covariances (ahead, *rows, state, state) of the forecasts from filtered means
-        (*bins, state) and covariances (*rows, state, state)."""
-        means = [self.b + (mean - self.b) @ power.T for power in self.powers]
-        covs = [self.X - power @ (self.X - cov) @ power.T for power in self.powers]
+        (*bins, all) and covariances (*rows, all, all) of all states."""
+        n = self.powers.shape[1]
+        means = [self.b[:n] + (mean - self.b) @ power.T for power in self.powers]
+        covs = [self.X[:n, :n] - power @ (self.X - cov) @ power.T for power in self.powers]
         return np.stack(means), 0.5 * (np.stack(covs) + np.stack(covs).swapaxes(-1, -2))
 
 

@@ -45,7 +45,7 @@ Item = TypeVar("Item")
 SOURCE_KEYS = ("path", "identifier", "session_id", "session_start_time", "checksum")
 MODEL_FILE = "model.safetensors"
 #: Version of the model file. It rises when an older package could not read a newer file.
-MODEL_FORMAT = 7
+MODEL_FORMAT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -723,8 +723,7 @@ class LDMFilter(FilterConfig):
         with torch.random.fork_rng(devices=[]):  # a caller's random numbers are not ours to draw
             signals = [one.signal for one in self.sessions_]
             network = Network([len(one.unit_ids) for one in self.sessions_], self.sized_, self.frame_, signals=signals)
-        network.load_state_dict(tensors)
-        self.network_ = network.eval()
+        self.network_ = network.take(tensors).eval()
 
     @property
     def model_id_(self) -> str:

@@ -1,7 +1,6 @@
 """The network that is trained: the encoders and the filter's raw parameters."""
 
 import copy
-import math
 from collections.abc import Sequence
 
 import torch
@@ -14,17 +13,16 @@ from ldmfilter.filter.encoder import Encoder
 from ldmfilter.filter.kalman import LinearGaussian
 from ldmfilter.filter.linalg import symmetrise
 from ldmfilter.filter.matching import Moments, no_moments
-from ldmfilter.filter.parameters import Dynamics, NoiseWithMemory
-from ldmfilter.tensors import Tensors
-
-NOISE_MEMORY = 0.1  # s, time constant of the noise before it is refitted
+from ldmfilter.filter.parameters import Dynamics
+from ldmfilter.tensors import Tensors, below
 
 
 class Network(nn.Module):
     """An encoder for each session and the dynamics that all share, with what is not learnt but measured: `gauge`
     brings the states to canonical coordinates, `covariance_scale` the covariances to the size of held-out innovations,
     `evidence_share` lets the noise follow the spikes (`observe`), and the moments of z (`matching.Moments`) bring
-    further sessions into the same state space.
+    further sessions into the same state space. Where the dynamics were fitted anew after training, `system` has them
+    (`finish.refit_dynamics`), and only the first of its states are handed out, as many as `gauge` has.
 
     Args:
         n_units: number of units of each session.
@@ -62,8 +60,6 @@ class Network(nn.Module):
             decay=begin.decay(config.states, frame),
             noise=1 / (1 + frame / NOISE_TIME),
         )
-        may_refit = config.refit is not False
-        self.noise = NoiseWithMemory(config.latents, math.exp(-frame / NOISE_MEMORY)) if may_refit else None
         self.register_buffer("gauge", torch.eye(config.states))
         self.register_buffer("covariance_scale", torch.ones(()))
         self.register_buffer("evidence_share", torch.zeros(()))
@@ -123,16 +119,28 @@ class Network(nn.Module):
         self.register_buffer("second_moments", torch.from_numpy(moments.second).float())
         self.register_buffer("third_moments", torch.from_numpy(moments.third).float())
 
+    @property
+    def system(self) -> LinearGaussian | None:
+        """The dynamics that were fitted anew, float64; None where those of training are used."""
+        values = [getattr(self, f"{_SYSTEM}{name}", None) for name in LinearGaussian._fields]
+        return None if values[0] is None else LinearGaussian._make(values)
+
+    def set_system(self, system: LinearGaussian) -> None:
+        """Use these dynamics in place of those of training."""
+        for name, value in system._asdict().items():
+            self.register_buffer(f"{_SYSTEM}{name}", value)
+
+    def take(self, tensors: Tensors, strict: bool = True) -> "Network":
+        """Take the tensors of a network's `state_dict`, those of a system too; with `strict`, all have to be there."""
+        if f"{_SYSTEM}A" in tensors:
+            self.set_system(LinearGaussian._make(tensors[f"{_SYSTEM}{name}"] for name in LinearGaussian._fields))
+        self.load_state_dict(tensors, strict=strict)
+        return self
+
     @torch.no_grad()
     def linear_gaussian(self) -> LinearGaussian:
-        """The filter as it is used: in canonical coordinates, float64, made from the raw parameters in float64.
-
-        Where the noise has a memory, its states come after those of h.
-        """
-        model = copy.deepcopy(self.dynamics).double()()
-        if self.noise is not None and self.noise.fitted:
-            model = copy.deepcopy(self.noise).double()(model)
-        A, Q, C, R, b, P0 = model
+        """The filter as it is used: in canonical coordinates, float64, made from the raw parameters in float64."""
+        A, Q, C, R, b, P0 = self.system or copy.deepcopy(self.dynamics).double()()
         T, scale = self.gauge.double(), self.covariance_scale.double()
         T = torch.block_diag(T, torch.eye(len(A) - len(T), dtype=T.dtype, device=T.device))
 
@@ -162,9 +170,12 @@ def undrawn(evidence: Float[Tensor, " *batch"]) -> Float[Tensor, " *batch"]:
     return 0.5 * (1 + 1 / evidence)
 
 
+_SYSTEM = "system_"  # before the names of the buffers of a system
+
 # Names of buffers until model format 2, and of those that came with format 7.
 _NAMES = {"second_moments": "law_second", "third_moments": "law_third"}
 _SHARE, _MEAN = "evidence_share", ".mean_counts"
+_FITTED = "noise.fitted"  # until format 7
 
 
 def names_of_format_2(tensors: Tensors) -> Tensors:
@@ -177,12 +188,42 @@ def names_of_format_2(tensors: Tensors) -> Tensors:
 
 
 def current_names(tensors: Tensors) -> Tensors:
-    """A network's tensors by the names that they have now, from those of model format 2 or now. Until format 6 all
-    noise was constant."""
+    """A network's tensors by the names that they have now, from those of model format 2 or later. Until format 6 all
+    noise was constant; until format 7 only the noise was fitted anew."""
     now = {old: new for new, old in _NAMES.items()}
     tensors = {now.get(name, name): value for name, value in tensors.items()}
     for name, value in list(tensors.items()):
         for old, later in ((".input_mean", _MEAN), ("covariance_scale", _SHARE)):
             if name.endswith(old):
                 tensors.setdefault(name.removesuffix(old) + later, torch.zeros_like(value))
+    for where in [name.removesuffix(_FITTED) for name in tensors if name.endswith(_FITTED)]:
+        if tensors[where + _FITTED]:
+            system = _with_noise(below(f"{where}dynamics.", tensors), below(f"{where}noise.", tensors))
+            tensors |= {f"{where}{_SYSTEM}{name}": value for name, value in system._asdict().items()}
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(f"{where}noise.")}
     return tensors
+
+
+@torch.no_grad()
+def _with_noise(dynamics: Tensors, noise: Tensors) -> LinearGaussian:
+    """The system of a network whose noise was fitted anew, until model format 7: z_t = C h_t + D u_t + w_t with u an
+    autoregression of order one, C and D diagonal, and w white."""
+
+    def made(tensors: Tensors) -> LinearGaussian:
+        latent, state = len(tensors["noise"]), len(tensors["contraction"])
+        with torch.random.fork_rng(devices=[]):
+            one = Dynamics(latent, state, decay=0.5, noise=0.5)
+        one.load_state_dict(tensors)
+        system: LinearGaussian = one.double()()
+        return system
+
+    h, u = made(dynamics), made(below("memory.", noise))
+    signal, coloured, white = (noise[name].double().exp() for name in ("signal", "coloured", "white"))
+    return LinearGaussian(
+        A=torch.block_diag(h.A, u.A),
+        Q=torch.block_diag(h.Q, u.Q),
+        C=torch.cat([signal[:, None] * h.C, torch.diag(coloured)], 1),
+        R=torch.diag(0.001 + white),
+        b=torch.cat([h.b, u.b]),
+        P0=torch.block_diag(h.P0, u.P0),
+    )

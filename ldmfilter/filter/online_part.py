@@ -119,8 +119,8 @@ class OnlinePart:
             if len(self._forecasts) > MOST_HORIZONS:
                 self._forecasts.clear()
             self._forecasts[seconds] = Forecast.over(self._dynamics, self._states, horizons, self._frame)
-        now, n = self._at(self.bins - 1), self._states
-        mean, cov = self._forecasts[seconds](now.mean[:n], now.cov[:n, :n])
+        now = self._at(self.bins - 1)
+        mean, cov = self._forecasts[seconds](now.mean, now.cov)
         return mean[0], cov[0]
 
     def _at(self, bin: int) -> _State:
@@ -129,7 +129,7 @@ class OnlinePart:
 
     def _given_later(self, bin: int) -> tuple[Array, Array]:
         """Mean and covariance of a bin given itself and the later ones of its phase."""
-        n = self._states  # those of noise with a memory are not handed out
+        n = self._states  # refitted dynamics have more, which are not handed out
         if bin + self._k >= self.bins:
             now = self._at(bin)
             return now.mean[:n].copy(), now.cov[:n, :n].copy()

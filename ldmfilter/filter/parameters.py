@@ -55,53 +55,6 @@ class Dynamics(nn.Module):
         return LinearGaussian(A=A, Q=Q, C=C, R=torch.diag(r), b=r.new_zeros(n), P0=P0)
 
 
-class NoiseWithMemory(nn.Module):
-    """Observation noise that is predictable itself: z_t = C h_t + v_t, v_t = D u_t + w_t, with u an autoregression of
-    order one and w white.
-
-    What is fast in z (bursts, rhythms) is not the state, but is no white noise either. The states u stand behind
-    those of h, so that filtering stays exact; only h is handed out.
-
-    Args:
-        latent_dim: dimensions of z.
-        decay: the initial eigenvalue of u, per bin.
-    """
-
-    fitted: Tensor
-
-    def __init__(self, latent_dim: int, decay: float):
-        super().__init__()
-        self.memory = Dynamics(latent_dim, latent_dim, decay, noise=0.5)
-        self.memory.noise.requires_grad_(False)  # the scale of u is in D
-        # Logarithms: of the scale of C h, of D, and of the variance of w.
-        self.signal = nn.Parameter(torch.zeros(latent_dim))
-        self.coloured = nn.Parameter(torch.zeros(latent_dim))
-        self.white = nn.Parameter(torch.zeros(latent_dim))
-        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
-
-    @torch.no_grad()
-    def start(self, model: LinearGaussian) -> None:
-        """Give about half of the model's observation noise a memory."""
-        R, of_u = model.R.diagonal(), self.memory().P0.diagonal()
-        self.signal.zero_()
-        self.coloured.copy_(0.5 * (0.45 * R / of_u).log())
-        self.white.copy_((0.55 * R).log())
-
-    def forward(self, model: LinearGaussian) -> LinearGaussian:
-        """The filter of h and u together, from that of h, whose observation C is scaled and whose R is replaced."""
-        u = self.memory()
-        # A little white noise stays, so that the gain stays below one.
-        R = torch.diag(0.001 + self.white.exp())
-        return LinearGaussian(
-            A=torch.block_diag(model.A, u.A),
-            Q=torch.block_diag(model.Q, u.Q),
-            C=torch.cat([self.signal.exp()[:, None] * model.C, torch.diag(self.coloured.exp())], 1),
-            R=R,
-            b=torch.cat([model.b, u.b]),
-            P0=torch.block_diag(model.P0, u.P0),
-        )
-
-
 class _Valid(torch.autograd.Function):
     """The map of `Dynamics`, M, raw L and raw r to A, Q, r and P0, with its derivative written out.
 

@@ -45,7 +45,7 @@ SHORT_TRIALS = 20  # windows of the shortest length that a recording needs to be
 # Of the steps: where held-out z was best before, few blocks may mislead, and the last step is kept unless that one
 # predicts spikes better.
 EARLY = 0.5
-SURE = 2.0  # standard errors by which another step, refitted noise or a restart has to lead; other dynamics one
+SURE = 2.0  # standard errors by which another step, refitted dynamics or a restart have to lead; others one
 
 
 class Kept(NamedTuple):
@@ -65,9 +65,9 @@ class Training:
     (`candidates.are_shared`) each is a part of the filter and keeps what predicts spikes best
     (`Fit.spikes_ahead`), of several first weights where `restarts` asks for them; a part that predicts better alone
     than beside the other is the filter. With fewer dimensions the best candidate is kept, and trained again as often
-    as `restarts` says. What came earlier is kept unless a lead is beyond its standard error, or, of the same dynamics,
-    beyond `SURE` of them: what was fitted to the bins that judge it leads in them by a little. A candidate whose
-    windows do not fit into the recording is left out.
+    as `restarts` says. There what came earlier is kept unless a lead is beyond its standard error. Of the same dynamics
+    the lead has to be beyond `SURE` of them: what was fitted to the bins that judge it leads in them by a little. A
+    candidate whose windows do not fit into the recording is left out.
 
     Args:
         config: the filter's settings.
@@ -301,7 +301,7 @@ class Training:
         lead = found.lead(best.found)
         frame, step = max(one.frame for one in parts), max(one.kept_step for one in parts)
         self.trained.append(Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, step))
-        if lead[0] < -lead[1] and not self._onto:
+        if lead[0] < 0 and not self._onto:
             self._kept = {name: one for name, one in self._kept.items() if one is best}
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:

@@ -8,6 +8,7 @@ from ldmfilter.analysis import baselines
 from ldmfilter.analysis.statistics import log_likelihood
 from ldmfilter.filter.kalman import LinearGaussian, filter
 from ldmfilter.filter.linalg import stationary_covariance
+from ldmfilter.filter.linear_system import fit_linear_system
 from tests.worlds import linear_gaussian_world
 
 
@@ -44,7 +45,7 @@ def test_linear_system_comes_near_the_true_one(state_dim):
     """A world of as many states, seen in segments; judged on a part that was not fitted to."""
     world = linear_gaussian_world(2, n_steps=3500, state_dim=state_dim, latent_dim=2)
     z, half = world.z, 2000
-    fitted = baselines.fit_linear_system(z[:half], np.arange(half) % 500 == 0, state_dim)
+    fitted = fit_linear_system(z[:half], np.arange(half) % 500 == 0, state_dim)
 
     def score(system, mean=0.0):
         result = filter(system, torch.from_numpy(z[half:] - mean))

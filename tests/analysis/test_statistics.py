@@ -85,9 +85,10 @@ def test_time_constants_and_periods_of_a_known_matrix():
     A = np.zeros((3, 3))
     A[:2, :2] = decay * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     A[2, 2] = np.exp(-0.1 / 0.05)
-    memory = s.memory(A, 0.1)
+    memory = s.memory(A, 0.1, len(A))
     np.testing.assert_allclose(memory.time_constant, [3.0, 3.0, 0.05], rtol=1e-9)
     np.testing.assert_allclose(memory.period, [1.5, 1.5, np.inf], rtol=1e-9)
+    np.testing.assert_array_equal(s.memory(A, 0.1, 2).time_constant, memory.time_constant[:2])
 
 
 def test_trend_is_that_of_a_line_and_knows_chance():

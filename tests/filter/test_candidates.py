@@ -115,14 +115,13 @@ def test_where_no_spikes_are_judged_the_first_candidate_is_kept(few, monkeypatch
     assert (training.kept.name, training.kept.kept_step) == ("slow", 8)
 
 
-def test_refitted_noise_is_fitted_where_it_is_kept(few):
+def test_dynamics_are_refitted_where_that_is_kept(few):
     """And not where it is not; both predict spikes."""
     found = {}
     for refit in (False, True, None):
         training = Training(FilterConfig(**TINY | {"dynamics": "fast", "refit": refit}), few)
         list(training.run())
-        fitted = training.parts[0][1].get("noise.fitted")
-        assert (fitted is not None and bool(fitted)) is training.kept.refit
+        assert ("system_A" in training.parts[0][1]) is training.kept.refit
         found[refit] = [(one.refit, one.bits_per_spike) for one in training.trained]
     assert str(found[None]) == str(found[False] + found[True])
 
@@ -144,7 +143,7 @@ def test_a_lead_within_its_standard_error_is_none(few, monkeypatch, lead, kept):
 
 
 @pytest.mark.parametrize(("lead", "refitted"), [((0.03, 0.01), True), ((0.015, 0.01), False)])
-def test_refitted_noise_has_to_lead_by_two_standard_errors(few, monkeypatch, lead, refitted):
+def test_refitted_dynamics_have_to_lead_by_two_standard_errors(few, monkeypatch, lead, refitted):
     blocks = iter([np.zeros(2), np.array([lead[0] - lead[1], lead[0] + lead[1]]) / 2])
     monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: SpikesAhead((now := next(blocks)).sum(), now))
     training = Training(FilterConfig(**TINY | {"dynamics": "fast", "max_steps": 2}), few)

@@ -9,6 +9,7 @@ from scipy.linalg import solve_discrete_lyapunov
 
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.windows import split_windows
+from ldmfilter.filter.batches import Stretches
 from ldmfilter.filter.finish import (
     LEAST_SCALE,
     canonical_gauge,
@@ -16,13 +17,13 @@ from ldmfilter.filter.finish import (
     innovation_scale,
     optimism,
     population_activity,
-    refit,
+    refit_dynamics,
 )
 from ldmfilter.filter.kalman import LinearGaussian, filter
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.model import LDMFilter
+from ldmfilter.filter.network import Network
 from ldmfilter.filter.online import OnlineFilter
-from ldmfilter.filter.parameters import NoiseWithMemory
 from tests.filter.conftest import SMALL
 from tests.worlds import linear_gaussian_world
 
@@ -105,29 +106,33 @@ def test_the_size_of_innovations_under_one_covariance():
     assert float(innovation_scale(torch.zeros(4, 2), torch.eye(2))) == pytest.approx(LEAST_SCALE)
 
 
-def test_refitted_noise_is_that_of_the_world():
-    """A slow state seen through noise that remembers: the state is kept, the noise and its memory are found."""
+def test_refitted_dynamics_are_those_of_the_world(monkeypatch):
+    """A slow and a fast part of each dimension, and noise: both are found, and the first states are z less its noise.
+    Bins that are not observed, whose z is far off, do not count."""
     slow, fast, white = 0.97, 0.5, 0.1
     rng = np.random.default_rng(0)
-    h, u = rng.standard_normal((100, 2)), rng.standard_normal((100, 2))
+    h, u = rng.standard_normal((2, 100, 2))
     z = np.empty((100, 256, 2))
     for t in range(256):
         z[:, t] = 0.6 * h + 0.7 * u + white**0.5 * rng.standard_normal((100, 2))
         h = slow * h + (1 - slow**2) ** 0.5 * rng.standard_normal((100, 2))
         u = fast * u + (1 - fast**2) ** 0.5 * rng.standard_normal((100, 2))
-    eye = torch.eye(2, dtype=torch.float64)
-    model = LinearGaussian(slow * eye, 0.3 * (1 - slow**2) * eye, eye, 0.7 * eye, 0 * eye[0], 0.3 * eye)
-    noise = NoiseWithMemory(2, 0.3).double()
+    observed = rng.random((100, 256)) > 0.02
+    z[~observed] = 50.0
+    network = Network([3], FilterConfig(latent_dim=2, state_dim=2), 0.1)
+    monkeypatch.setattr(network, "encode", lambda counts, session: torch.from_numpy(z.reshape(-1, 2)))
+    starts = np.arange(25_600) % 256 == 0
     with one_thread():
-        refit(model, noise, torch.from_numpy(z[:50]), torch.from_numpy(z[50:]), warmup=32)
-    with torch.no_grad():
-        found = noise(model)
-    variance = (found.C @ found.P0 * found.C).numpy()  # of z, by state
-    np.testing.assert_allclose(variance[:, :2].sum(1), 0.36, atol=0.08)
-    np.testing.assert_allclose(variance[:, 2:].sum(1), 0.49, atol=0.08)
-    np.testing.assert_allclose(found.R.diagonal().numpy(), white, atol=0.05)
-    np.testing.assert_allclose(np.abs(np.linalg.eigvals(found.A[2:, 2:].numpy())), fast, atol=0.08)
-    assert torch.equal(found.A[:2, :2], model.A)
+        refit_dynamics(network, [Stretches(torch.zeros(25_600, 3), observed.ravel(), starts, observed.ravel())])
+    found = network.system
+    memory = np.sort(np.abs(np.linalg.eigvals(found.A.numpy())))
+    np.testing.assert_allclose(memory[:2], fast, atol=0.1)
+    np.testing.assert_allclose(memory[2:], slow, atol=0.04)
+    np.testing.assert_allclose((found.C @ found.P0 @ found.C.mT).numpy(), 0.85 * np.eye(2), atol=0.08)
+    np.testing.assert_allclose(found.R.numpy(), white * np.eye(2), atol=0.04)
+    assert float(found.C[:, 2:].abs().max()) < 1e-9 < abs(float(torch.linalg.det(found.C[:, :2])))
+    again = Network([3], FilterConfig(latent_dim=2, state_dim=2), 0.1).take(network.state_dict())
+    assert all(torch.equal(*pair) for pair in zip(again.linear_gaussian(), network.linear_gaussian(), strict=True))
 
 
 def test_a_refitted_filter_is_the_same_offline_and_online(counts):
@@ -157,14 +162,25 @@ def test_a_fitted_filter_is_canonical_and_its_innovations_as_large_as_it_says(fi
     np.testing.assert_allclose(raw.decode(counts)["filtered_mean"], latents["filtered_mean"], atol=1e-5)
 
 
-def test_parameters_that_the_noise_was_fitted_with_are_counted():
-    """By those that change the filter."""
-    model, noise = world()[0], NoiseWithMemory(2, 0.5).double()
-    for one in noise.parameters():
-        torch.nn.init.normal_(one, generator=torch.Generator().manual_seed(0))
-    sum(value.square().sum() for value in noise(model)).backward()
-    free = sum(int((one.grad != 0).sum()) for one in noise.parameters() if one.requires_grad)
-    assert optimism(noise, 500) == pytest.approx(1 + 2 * free / 2 / 500)
+@pytest.mark.parametrize(("states", "latents"), [(4, 2), (3, 2), (5, 3)])
+def test_parameters_that_dynamics_were_fitted_with_are_counted(states, latents):
+    """As many as directions in which the autocovariances of z can change."""
+    rng = np.random.default_rng(0)
+    shapes = (states, states), (states, states), (latents, states), (latents, latents)
+    A, Q, C, R = (torch.from_numpy(rng.standard_normal(shape)) for shape in shapes)
+    A = 0.6 * A / torch.linalg.eigvals(A).abs().max()
+
+    def autocovariances(A, Q, C, R):
+        X = Q @ Q.mT
+        for k in range(6):  # of a sum of A^k Q Q' A^k'
+            X = X + torch.linalg.matrix_power(A, 2**k) @ X @ torch.linalg.matrix_power(A, 2**k).mT
+        powers = [torch.linalg.matrix_power(A, k) for k in range(2 * states)]
+        return torch.stack([C @ power @ X @ C.mT + (k == 0) * R @ R.mT for k, power in enumerate(powers)])
+
+    jacobian = torch.autograd.functional.jacobian(autocovariances, (A, Q, C, R))
+    free = int(torch.linalg.matrix_rank(torch.cat([one.flatten(3).flatten(0, 2) for one in jacobian], 1), rtol=1e-9))
+    system = LinearGaussian(A, Q, C, R, A[0], Q)
+    assert optimism(system, 500) == pytest.approx(1 + 2 * free / latents / 500)
 
 
 def test_a_refit_predicts_better(counts, fitted):
@@ -182,4 +198,4 @@ def test_a_refit_predicts_better(counts, fitted):
     assert log_likelihood(again) > log_likelihood(fitted) + 0.02
     held = split_windows(counts, 24, FilterConfig().held_out, 24).held_bins
     size = sizes(again)[0][held].mean() / 3
-    assert size == pytest.approx(1 / optimism(again.network_.noise, len(held)), abs=0.01)  # larger on new time
+    assert size == pytest.approx(1 / optimism(again.network_.system, len(counts)), abs=0.01)  # larger on new time
