@@ -11,6 +11,7 @@ import typer
 from ldmfilter_cli.console import Quiet, command
 from ldmfilter_cli.options import SESSION, AsJson, Format, with_options
 
+from ldmfilter.errors import InputWarning
 from ldmfilter.text import open_console, print_table, shown
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def inspect(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         read = read_session(session, format, bin_size, series, **options)
-    odd = [" ".join(str(one.message).split()) for one in caught if one.category is UserWarning]
+    odd = [" ".join(str(one.message).split()) for one in caught if one.category is InputWarning]
     summary = summarise(read, odd, _given(format=format, series=series, **options))
     if as_json:
         print(json.dumps(summary, indent=1, allow_nan=False))

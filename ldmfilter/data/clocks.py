@@ -165,11 +165,7 @@ class Clock:
         time = self.seconds(series["time"], where)
         if len(time) != series.sizes["time"]:
             raise InputError(f"{where}: {len(time)} times for {len(series)} values; write the series anew")
-        notes: list[str] = []
-        ordered = in_order(series, time, notes, reading.sort_times)
-        for note in notes:
-            warn(f"{where}: {note}")
-        return ordered
+        return in_order(series, time, where, reading.sort_times)
 
 
 def is_time(column: Any) -> bool:

@@ -140,15 +140,15 @@ def rate_of(time: Floats) -> float:
     return 1 / step if step > 0 else float("nan")
 
 
-def in_order(series: xr.DataArray, time: Floats, notes: list[str], sort: bool) -> xr.DataArray | None:
+def in_order(series: xr.DataArray, time: Floats, where: str, sort: bool) -> xr.DataArray | None:
     """Behaviour (time,) or (time, component) in order of its times (time,), s, samples without a time left out; None
     where their clock may have restarted.
 
-    notes: gets a line for each change. sort: as for `check_spikes`
+    A warning tells each change. sort: as for `check_spikes`
     """
     values, known = series.values, np.isfinite(time)
     if not known.all():
-        notes.append(f"left out {(~known).sum()} of {len(time)} samples, their timestamps are NaN or infinite")
+        warn(f"{where}: left out {(~known).sum()} of {len(time)} samples, their timestamps are NaN or infinite")
         time, values = time[known], values[known]
     steps = np.diff(time)
     back = np.flatnonzero(steps < 0)
@@ -160,12 +160,12 @@ def in_order(series: xr.DataArray, time: Floats, notes: list[str], sort: bool) -
         behind = (kept < np.maximum.accumulate(kept)).sum()
         if not sort and steps.min() < -large and behind > max(5, 0.005 * kept.size):
             at = int(np.argmin(steps))
-            notes.append(
-                f"left out, its times fall back from {time[at]:g} to {time[at + 1]:g} s, as where a clock was reset; "
-                "write them on one clock, or give --sort-times where it is mere disorder"
+            warn(
+                f"{where}: left out, its times fall back from {time[at]:g} to {time[at + 1]:g} s, as where a clock was "
+                "reset; write them on one clock, or give --sort-times where it is mere disorder"
             )
             return None
-        notes.append(f"timestamps step back {back.size} times, samples put in order")
+        warn(f"{where}: timestamps step back {back.size} times, samples put in order")
         order = np.argsort(time, kind="stable")
         time, values = time[order], values[order]
     attrs = {

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,17 +17,17 @@ from pynwb.misc import IntervalSeries, Units
 
 from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.formats.format import Format
-from ldmfilter.data.formats.nwb_open import UNREADABLE, Notes, leaving_out, open_nwb
+from ldmfilter.data.formats.nwb_open import UNREADABLE, leaving_out, open_nwb
 from ldmfilter.data.formats.nwb_series import describe, find_series, read_behavior, read_signal, rois_of
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import choose_series, from_signal
 from ldmfilter.data.spans import intersect, union
 from ldmfilter.data.tables import Array, Floats, Ints, bounds_in, make_intervals, plain_array, shorten
-from ldmfilter.data.untrusted.checksums import file_checksum, folder_checksum
-from ldmfilter.data.untrusted.damage import reason_of
+from ldmfilter.data.untrusted.checksums import path_checksum
+from ldmfilter.data.untrusted.damage import damage
 from ldmfilter.data.untrusted.hdf5 import is_hdf5
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, open_remote, remote_address
-from ldmfilter.errors import InputError, warn
+from ldmfilter.errors import InputError, InputWarning, warn
 
 # Columns that hold no values of their own.
 _POINTERS = (VectorIndex, DynamicTableRegion, TimeSeriesReferenceVectorData)
@@ -48,27 +47,17 @@ def read_nwb(path: Path | str, reading: Reading = PLAIN) -> Session:
     Raises InputError for a file that is truncated, damaged or not NWB, for one that a server does not give in
     pieces, and for units that are missing, without spike times, or with spike times that are NaN.
     """
-    if address := remote_address(path):
-        remote = open_remote(address)
-        return _read(remote.where, remote.file, lambda: remote.checksum, reading)
-    here = Path(path)
-    checksum = folder_checksum if here.is_dir() else file_checksum
-    return _read(str(here), here, lambda: checksum(here), reading)
+    remote = open_remote(address) if (address := remote_address(path)) else None
+    where, file = (str(path), Path(path)) if remote is None else (remote.where, remote.file)
 
+    def read() -> Session:
+        with open_nwb(where, file) as nwb:
+            return _session(nwb, where, reading)
 
-@contextmanager
-def _damage(where: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        reason = reason_of(error)
-        if "truncated" in reason:
-            raise InputError(f"{where}: is truncated; copy or download it again") from error
-        if "unable to lock file" in reason:
-            raise InputError(f"{where}: is open in a program that writes to it; close it there") from error
-        raise InputError(f"{where}: cannot be read, is perhaps damaged ({reason}); copy it again") from error
+    with damage(where, "NWB file", "copy it again", UNREADABLE):
+        session = _telling(where, read)
+        checksum = path_checksum(file) if remote is None else remote.checksum  # last: it reads the whole file
+    return replace(session, source=replace(session.source, checksum=checksum))
 
 
 def from_nwb(nwb: NWBFile, series: str | None = None) -> Session:
@@ -77,68 +66,54 @@ def from_nwb(nwb: NWBFile, series: str | None = None) -> Session:
     The object's own arrays are taken as they are: of a file that a stranger made, `read_nwb` is the safe way.
     Raises InputError as `read_nwb`.
     """
-    where, notes = str(nwb.container_source or "memory"), Notes()
-    return _made(_gather(nwb, where, lambda: "", Reading(series=series), notes), where, notes)
+    where = str(nwb.container_source or "memory")
+    return _telling(where, lambda: _session(nwb, where, Reading(series=series)))
 
 
-def _read(where: str, file: Any, checksum: Callable[[], str], reading: Reading) -> Session:
-    notes: Notes = []  # warnings for the user, given after the readers' own are silenced no more
-    with _damage(where):
-        with warnings.catch_warnings():
-            # pynwb and hdmf warn about schema versions and style, which a reader of the file cannot change.
-            warnings.simplefilter("ignore")
-            with open_nwb(where, file, notes) as nwb:
-                make = _gather(nwb, where, checksum, reading, notes)
-        return _made(make, where, notes)
+def _telling(where: str, read: Callable[[], Session]) -> Session:
+    """What `read` gives. Its warnings are told when the file is closed, and begin with its name; those of pynwb and
+    hdmf, on schema versions and style, which a reader of the file cannot change, are not."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        session = read()
+    for line in dict.fromkeys(str(one.message) for one in caught if one.category is InputWarning):
+        warn(line if line.startswith(where) else f"{where}: {line}")
+    return session
 
 
-def _gather(
-    nwb: NWBFile, where: str, checksum: Callable[[], str], reading: Reading, notes: Notes
-) -> Callable[[], Session]:
-    """Read what a session is made of; what makes it is called when the file is closed."""
+def _session(nwb: NWBFile, where: str, reading: Reading) -> Session:
     series = find_series(_contents(nwb))
     about = {path: describe(one) for path, one in series.items()}
-    units = _units_table(nwb, where, notes) if reading.series is None else None
-    chosen = ""
-    make: Callable[..., Session]
-    if units is not None:
-        spikes, index, ids, columns, observed = _units(units, where, notes)
-        make = partial(Session.checked, spikes, index, ids, columns, observed=observed)
-    else:
-        chosen = choose_series(about, reading.series, where, rois_of(series))
-        signal, table, rows = read_signal(series[chosen], chosen, where, notes)
-        found = {} if table is None else _scalar_columns(table, chosen, notes)
-        make = partial(from_signal, signal, name=chosen, units={key: values[rows] for key, values in found.items()})
-    intervals = dict(_intervals(nwb, notes))
-    behavior = read_behavior(_contents(nwb), notes, reading.sort_times)
-    behavior.pop(chosen, None)
     source = Source(
         path=where,
         identifier=nwb.identifier or "",
         session_id=nwb.session_id or "",
         session_start_time=nwb.session_start_time.isoformat() if nwb.session_start_time else "",
-        checksum=checksum(),  # last: it reads the whole file
     )
-    return partial(make, source=source, reading=reading, intervals=intervals, behavior=behavior, series=about)
+    parts: dict[str, Any] = {"source": source, "reading": reading, "series": about}
+    if reading.series is None and (units := _units_table(nwb, where)) is not None:
+        spikes, index, ids, columns, parts["observed"] = _units(units, where)
+        make: Callable[..., Session] = partial(Session.checked, spikes, index, ids, columns)
+        chosen = ""
+    else:
+        chosen = choose_series(about, reading.series, where, rois_of(series))
+        signal, table, rows = read_signal(series[chosen], chosen, where)
+        found = {} if table is None else _scalar_columns(table, chosen)
+        units = {key: values[rows] for key, values in found.items()}
+        make = partial(from_signal, signal, name=chosen, units=units)
+    intervals, behavior = dict(_intervals(nwb)), read_behavior(_contents(nwb), reading.sort_times)
+    behavior.pop(chosen, None)
+    return _restricted(make(intervals=intervals, behavior=behavior, **parts))
 
 
-def _made(make: Callable[[], Session], where: str, notes: Notes) -> Session:
-    session = _restricted(make(), notes)
-    for note in notes:
-        warn(f"{where}: {note}")
-    return session
-
-
-def _units(
-    table: DynamicTable, where: str, notes: Notes
-) -> tuple[Floats, Ints, Array, dict[str, Array], Observed | None]:
+def _units(table: DynamicTable, where: str) -> tuple[Floats, Ints, Array, dict[str, Array], Observed | None]:
     """Spike times (spike,), their cumulative ends (unit,), ids (unit,), unit columns, and when each was observed."""
     if "spike_times" not in table.colnames:
         raise InputError(f"{where}: units: no column spike_times; add the units' spike times to the file")
     ids = np.asarray(table.id.data[:])
-    columns = _scalar_columns(table, "units", notes, skip=("spike_times", "obs_intervals"))
+    columns = _scalar_columns(table, "units", skip=("spike_times", "obs_intervals"))
     if len(np.unique(ids)) < len(ids):
-        notes.append(f"units: ids are given twice; numbered 0 to {len(ids) - 1}, the file's own are the column `id`")
+        warn(f"units: ids are given twice; numbered 0 to {len(ids) - 1}, the file's own are the column `id`")
         columns["id"], ids = ids, np.arange(len(ids))
     spikes, index = _ragged(table["spike_times"])
     if spikes.ndim != 1 or spikes.dtype.kind not in "iuf" or index.shape != ids.shape:
@@ -156,23 +131,23 @@ def _units(
     return spikes.astype(np.float64, copy=False), index, ids, columns, observed
 
 
-def _units_table(nwb: NWBFile, where: str, notes: Notes) -> DynamicTable | None:
+def _units_table(nwb: NWBFile, where: str) -> DynamicTable | None:
     """The table of units: that of the file, else the only one in its modules, or None; of others a note tells."""
     others = [(path, item) for path, item in _contents(nwb) if isinstance(item, Units) and len(item.id)]
     names = shorten(f"{path} ({len(item.id)} units)" for path, item in others)
     if nwb.units is not None and len(nwb.units.id):
         if others:
-            notes.append(f"{names}: left out, the units are those of /units; move the others there to use them")
+            warn(f"{names}: left out, the units are those of /units; move the others there to use them")
         return nwb.units
     if len(others) > 1:
         raise InputError(f"{where}: has several units tables, none of them at /units: {names}; move one there")
     if not others:
         return None
-    notes.append(f"{names}: taken as the units, there are none at /units")
+    warn(f"{names}: taken as the units, there are none at /units")
     return others[0][1]
 
 
-def _restricted(session: Session, notes: Notes) -> Session:
+def _restricted(session: Session) -> Session:
     """The session with each unit observed within its own intervals and outside the session's invalid times."""
     invalid = session.intervals.get("invalid_times")
     lost = np.empty((0, 2))
@@ -188,10 +163,10 @@ def _restricted(session: Session, notes: Notes) -> Session:
         empty = [not len(bounds) and len(session.spikes_of(unit)) > 0 for unit, bounds in enumerate(own)]
         each = [whole if missing else bounds for whole, bounds, missing in zip(each, own, empty, strict=True)]
         if any(empty):
-            notes.append(f"units: {sum(empty)} units with spikes have no obs_intervals, taken as observed throughout")
+            warn(f"units: {sum(empty)} units with spikes have no obs_intervals, taken as observed throughout")
     if len(lost):
         seconds = np.diff(lost).sum()
-        notes.append(f"invalid_times: {len(lost)} stretches, {seconds:g} s in all, taken as not observed for any unit")
+        warn(f"invalid_times: {len(lost)} stretches, {seconds:g} s in all, taken as not observed for any unit")
         edges = np.concatenate([[-np.inf], lost.ravel(), [np.inf]]).reshape(-1, 2)
         each = [intersect(union(bounds), edges)[0] for bounds in each]
     return replace(session, observed=Observed.from_units(each), extent=(session.start, session.stop))
@@ -205,7 +180,7 @@ def _ragged(column: Any) -> tuple[Array, Ints]:
     return values, np.arange(1, len(values) + 1, dtype=np.int64)
 
 
-def _scalar_columns(table: DynamicTable, name: str, notes: Notes, skip: tuple[str, ...] = ()) -> dict[str, Array]:
+def _scalar_columns(table: DynamicTable, name: str, skip: tuple[str, ...] = ()) -> dict[str, Array]:
     """The columns with one number, bool or string a row; others (waveforms, regions) are never read."""
     columns = {}
     for key in table.colnames:
@@ -214,7 +189,7 @@ def _scalar_columns(table: DynamicTable, name: str, notes: Notes, skip: tuple[st
             continue
         if len(getattr(column.data, "shape", np.shape(column.data))) != 1:
             continue
-        with leaving_out(f"{name}/{key}", notes):
+        with leaving_out(f"{name}/{key}"):
             values = column.data[:]
             if isinstance(column, EnumData):
                 values = np.asarray(column.elements.data[:])[np.asarray(values)]
@@ -226,29 +201,29 @@ def _scalar_columns(table: DynamicTable, name: str, notes: Notes, skip: tuple[st
     return columns
 
 
-def _intervals(nwb: NWBFile, notes: Notes) -> Iterator[tuple[str, xr.Dataset]]:
+def _intervals(nwb: NWBFile) -> Iterator[tuple[str, xr.Dataset]]:
     """Every table with a start and a stop a row, and every IntervalSeries, by its path (of /intervals, its name)."""
     # In a file these three are among the intervals; in an NWBFile that is being made they stand beside them.
     own = {name: getattr(nwb, name) for name in ("epochs", "trials", "invalid_times")}
     for name, item in ({key: one for key, one in own.items() if one is not None} | dict(nwb.intervals or {})).items():
-        with leaving_out(f"intervals/{name}", notes):
-            yield name, _interval_table(item, name, notes)
+        with leaving_out(f"intervals/{name}"):
+            yield name, _interval_table(item, name)
     for path, item in _contents(nwb):
-        with leaving_out(path, notes):
+        with leaving_out(path):
             if isinstance(item, DynamicTable) and {"start_time", "stop_time"} <= set(item.colnames):
-                yield path, _interval_table(item, path, notes)
+                yield path, _interval_table(item, path)
             elif isinstance(item, IntervalSeries):
                 yield path, _interval_series(item, path)
 
 
-def _interval_table(table: DynamicTable, name: str, notes: Notes) -> xr.Dataset:
-    columns: dict[str, Any] = dict(_scalar_columns(table, name, notes))
+def _interval_table(table: DynamicTable, name: str) -> xr.Dataset:
+    columns: dict[str, Any] = dict(_scalar_columns(table, name))
     for key in table.colnames:
         column = table[key]
         # Regions and references lead to other objects; reading them would read those.
         if not isinstance(column, VectorIndex) or isinstance(column.target, _POINTERS):
             continue
-        with leaving_out(f"{name}/{key}", notes):
+        with leaving_out(f"{name}/{key}"):
             values, ends = _ragged(column)
             if values.ndim == 1 and values.dtype.kind in "OSU":
                 text = plain_array(values)

@@ -25,7 +25,7 @@ from ldmfilter.data.untrusted.codecs import checked
 from ldmfilter.data.untrusted.damage import DAMAGE, reason_of
 from ldmfilter.data.untrusted.hdf5 import check_heaps, check_scalars, is_foreign
 from ldmfilter.data.untrusted.plain_objects import PlainObjects
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 # More broken objects than this make the whole file unusable.
 _MOST_BROKEN = 32
@@ -34,17 +34,16 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 #: Errors on a part of a file that cannot be read.
 UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, MemoryError)
 
-Notes = list[str]
 Place = tuple[str, str]  # an object: the file that it lies in, its path there
 
 
 @contextmanager
-def leaving_out(name: str, notes: Notes) -> Iterator[None]:
-    """Leave out a part of the file that cannot be read, with a note."""
+def leaving_out(name: str) -> Iterator[None]:
+    """Leave out a part of the file that cannot be read, with a warning."""
     try:
         yield
     except UNREADABLE as error:
-        notes.append(f"{name}: left out, cannot be read ({reason_of(error)})")
+        warn(f"{name}: left out, cannot be read ({reason_of(error)})")
 
 
 def check_nwb(where: str, file: Any) -> None:
@@ -81,8 +80,8 @@ def _opener(where: str, file: Any) -> Callable[[BuildManager], HDMFIO]:
 
 
 @contextmanager
-def open_nwb(where: str, file: Any, notes: Notes) -> Iterator[NWBFile]:
-    """The contents of a file, while it is open; `notes` gets a line for each part that was left out.
+def open_nwb(where: str, file: Any) -> Iterator[NWBFile]:
+    """The contents of a file, while it is open; a warning tells what was left out.
 
     file: a path, of a folder in zarr too, or a file object that reads and seeks
 
@@ -94,15 +93,11 @@ def open_nwb(where: str, file: Any, notes: Notes) -> Iterator[NWBFile]:
         stack.enter_context(checked(PlainObjects))  # objects in zarr are programs: read as data, or refused
         while True:
             attempt = stack.enter_context(ExitStack())
-            found: Notes = []
             try:
-                nwb = _read(attempt, where, opener, left_out, found)
+                nwb = _read(attempt, where, opener, left_out)
                 break
-            except (OSError, InputError):
+            except (OSError, InputError, UnicodeDecodeError):
                 raise
-            except UnicodeDecodeError as error:
-                line = f"{where}: is damaged (text that cannot be read); copy or download it again"
-                raise InputError(line) from error
             except Exception as error:  # hdmf raises errors of many kinds on a schema that is not followed
                 # The object that could not be built, and the first line of why.
                 builder = error.args[0] if isinstance(error, ConstructError) else None
@@ -116,15 +111,14 @@ def open_nwb(where: str, file: Any, notes: Notes) -> Iterator[NWBFile]:
                     raise InputError(f"{line}; check it with nwbinspector") from error
                 left_out[place] = f"left out, does not follow the NWB schema ({reason})"
                 attempt.close()
-        notes += found
         for reason in dict.fromkeys(left_out.values()):
             places = [_shown(place) for place, why in left_out.items() if why == reason]
-            notes.append(f"{shorten(places)}: {reason}")
+            warn(f"{shorten(places)}: {reason}")
         yield nwb
 
 
 def _read(
-    stack: ExitStack, where: str, opener: Callable[[BuildManager], HDMFIO], left_out: dict[Place, str], notes: Notes
+    stack: ExitStack, where: str, opener: Callable[[BuildManager], HDMFIO], left_out: dict[Place, str]
 ) -> NWBFile:
     types = get_type_map()
     io = stack.enter_context(opener(BuildManager(types)))
@@ -133,7 +127,7 @@ def _read(
     except OSError:
         raise
     except Exception as error:  # JSON, or what it describes, that is anything but a specification
-        notes.append(f"specifications: cannot be read ({reason_of(error)}), installed extensions are used")
+        warn(f"specifications: cannot be read ({reason_of(error)}), installed extensions are used")
         types = get_type_map()  # the other one may be half filled
         io = stack.enter_context(opener(BuildManager(types)))
     with warnings.catch_warnings(record=True) as caught:
@@ -143,7 +137,7 @@ def _read(
     for warning in caught:
         if issubclass(warning.category, BrokenLinkWarning):
             name = str(warning.message).removeprefix(prefix).strip("/")
-            notes.append(f"{name}: left out, a link that leads nowhere; put the linked file beside this one")
+            warn(f"{name}: left out, a link that leads nowhere; put the linked file beside this one")
     _load_installed(types, root)
     _prune(where, root, types, left_out)
     return io.read()

@@ -16,10 +16,10 @@ from pynwb.misc import AnnotationSeries, DecompositionSeries, IntervalSeries
 from pynwb.ogen import OptogeneticSeries
 from pynwb.ophys import RoiResponseSeries
 
-from ldmfilter.data.formats.nwb_open import Notes, leaving_out
+from ldmfilter.data.formats.nwb_open import leaving_out
 from ldmfilter.data.order import in_order
 from ldmfilter.data.tables import Array, Floats, plain_array, shorten
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 _NO_SIGNAL = (ImageSeries, IndexSeries, AnnotationSeries, IntervalSeries)
 # Series that are neural, optical or marks in time rather than behaviour.
@@ -65,7 +65,7 @@ def describe(series: TimeSeries) -> str:
     return ", ".join([" x ".join(map(str, np.shape(series.data))), *rate, *filter(None, [str(series.unit or "")])])
 
 
-def read_signal(series: TimeSeries, name: str, path: str, notes: Notes) -> tuple[xr.DataArray, Any, Array]:
+def read_signal(series: TimeSeries, name: str, path: str) -> tuple[xr.DataArray, Any, Array]:
     """The values (time, unit) of a series, in its own unit, the table of its regions of interest, or None, and the rows
     (unit,) of that table; the ids are the table's.
 
@@ -88,7 +88,7 @@ def read_signal(series: TimeSeries, name: str, path: str, notes: Notes) -> tuple
         way = "write them as (time, channel)" if turned else "write a row for each time and a column for each channel"
         raise InputError(f"{where}: its data {shape} {told}; {way}")
     values = np.asarray(series.data[:]).reshape(n, -1).astype(np.float32)
-    values = _scaled(values, series, name, notes)
+    values = _scaled(values, series, name)
     ids = rows
     if region is not None:
         table_ids = np.asarray(region.table.id[:])
@@ -107,18 +107,18 @@ def _times(series: TimeSeries, samples: int) -> Floats:
     return (series.starting_time or 0.0) + np.arange(samples) / series.rate if series.rate else np.empty(0)
 
 
-def _scaled(values: Array, series: TimeSeries, name: str, notes: Notes) -> Array:
+def _scaled(values: Array, series: TimeSeries, name: str) -> Array:
     """Values in the series' own unit: data * conversion + offset."""
     for key, neutral in (("conversion", 1.0), ("offset", 0.0)):
         given = getattr(series, key)
         if given is not None and math.isnan(given):
-            notes.append(f"{name}: {key} is NaN, taken as {neutral:g}")
+            warn(f"{name}: {key} is NaN, taken as {neutral:g}")
         elif given is not None and given != neutral:
             values = values * float(given) if key == "conversion" else values + float(given)
     return values
 
 
-def read_behavior(contents: Contents, notes: Notes, sort: bool) -> dict[str, xr.DataArray]:
+def read_behavior(contents: Contents, sort: bool) -> dict[str, xr.DataArray]:
     """Every series of a file's contents that is behaviour, by its path, as (time,) or (time, component).
 
     A container whose series follow one another, as one for each epoch, gives their whole too.
@@ -131,7 +131,7 @@ def read_behavior(contents: Contents, notes: Notes, sort: bool) -> dict[str, xr.
     for path, series in contents:
         if not isinstance(series, TimeSeries) or isinstance(series, _NOT_BEHAVIOR):
             continue
-        with leaving_out(path, notes):
+        with leaving_out(path):
             shape = tuple(np.shape(series.data))
             if 0 in shape:
                 continue
@@ -142,16 +142,16 @@ def read_behavior(contents: Contents, notes: Notes, sort: bool) -> dict[str, xr.
             if math.prod(shape) > min(left, _MOST_VALUES):
                 large.append(path)
                 continue
-            values = _behavior(series, path, shape, notes, sort)
+            values = _behavior(series, path, shape, sort)
             if values is not None:
                 left -= values.size
                 found[path] = values
                 if isinstance(series.parent, Position | CompassDirection | EyeTracking):
                     pieces.setdefault(path.rpartition("/")[0], []).append(values)
     if large:
-        notes.append(f"{len(large)} series left out, too large for behaviour: {shorten(large)}")
+        warn(f"{len(large)} series left out, too large for behaviour: {shorten(large)}")
     if other:
-        notes.append(f"left out, no (time,) or (time, up to {_MOST_COLUMNS} columns): {shorten(other)}")
+        warn(f"left out, no (time,) or (time, up to {_MOST_COLUMNS} columns): {shorten(other)}")
     whole = {path: _joined(path, parts) for path, parts in pieces.items()}
     return found | {path: one for path, one in whole.items() if one is not None}
 
@@ -165,29 +165,27 @@ def _is_transposed(series: TimeSeries, shape: tuple[int, ...]) -> bool:
     return shape[0] <= _MOST_ROWS and math.prod(shape) >= _FEW_VALUES
 
 
-def _behavior(series: TimeSeries, name: str, shape: tuple[int, ...], notes: Notes, sort: bool) -> xr.DataArray | None:
+def _behavior(series: TimeSeries, name: str, shape: tuple[int, ...], sort: bool) -> xr.DataArray | None:
     """A series as (time,) or (time, component), or None where it holds no numbers or has no times."""
     dtype = getattr(series.data, "dtype", None)
     values = plain_array(series.data[:]) if dtype is None or dtype.kind in "biuf" else None
     if values is None or values.dtype.kind not in "biuf":
         return None
     if _is_transposed(series, shape):
-        notes.append(f"{name}: {shape} is taken as transposed, (time, component) {shape[::-1]}")
+        warn(f"{name}: {shape} is taken as transposed, (time, component) {shape[::-1]}")
         values, shape = values.T, shape[::-1]
     if shape[1:] == (1,):
         values = values[:, 0]
     time = _times(series, shape[0])
     if time.shape != shape[:1]:
-        notes.append(f"{name}: left out, its timestamps {time.shape} do not fit its data {shape}")
+        warn(f"{name}: left out, its timestamps {time.shape} do not fit its data {shape}")
         return None
     attrs = {"unit": series.unit or "", "description": series.description or ""}
     attrs |= {"rate": float(series.rate)} if series.rate else {}
     if isinstance(series.parent, CompassDirection):
         attrs["circular"] = True  # whatever the unit says: pynwb before 1.5 wrote meters everywhere
-    told: Notes = []
-    values = _scaled(values, series, name, notes)
-    ordered = in_order(xr.DataArray(values, name=series.name, attrs=attrs), time, told, sort)
-    notes += [f"{name}: {line}" for line in told]
+    values = _scaled(values, series, name)
+    ordered = in_order(xr.DataArray(values, name=series.name, attrs=attrs), time, name, sort)
     return None if ordered is None or not ordered.size else ordered
 
 

@@ -5,6 +5,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
+def path_checksum(path: Path) -> str:
+    """The checksum of a file, or of a folder."""
+    return folder_checksum(path) if path.is_dir() else file_checksum(path)
+
+
 def file_checksum(path: Path) -> str:
     """The checksum of a file's bytes."""
     with path.open("rb") as file:
