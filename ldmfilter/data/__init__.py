@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 #: from the last to the first: nwb loads slowest.
 FORMATS = {
     "nwb": "nwb",
-    "zarr": "zarr",
+    "zarr": "arrays",
     "phy": "phy",
     "kilosort": "phy",
     "sorting": "sorting",
     "analyzer": "sorting",
     "pynapple": "pynapple",
-    "counts": "binned",
+    "counts": "arrays",
 }
 
 

@@ -17,7 +17,7 @@ import xarray as xr
 
 from ldmfilter.config import parse_ticks
 from ldmfilter.data.order import in_order, rate_of
-from ldmfilter.data.tables import Floats, Ints, bounds_in, make_intervals, shorten
+from ldmfilter.data.tables import Floats, Ints, bounds_in, make_intervals, plain_array, shorten
 from ldmfilter.errors import InputError, warn
 
 if TYPE_CHECKING:
@@ -119,29 +119,18 @@ class Clock:
         return replace(source, session_start_time=source.session_start_time or started)
 
     def table(self, columns: Mapping[str, Any] | pd.DataFrame, where: str) -> xr.Dataset:
-        """An interval table, of a session or made of columns, with times in s: start_time, stop_time, and any in a unit
-        of time, in dates or in durations.
+        """An interval table with times in s: start_time, stop_time, and any in a unit of time or dates.
 
         Raises InputError as `seconds` and `make_intervals`.
         """
-        if (
-            isinstance(columns, xr.Dataset)
-            and "interval" in columns.dims
-            and {"start_time", "stop_time"} <= set(columns)
-        ):
-            times = {name: column for name, column in columns.items() if is_time(column)}
-            return columns.assign(
-                {name: (one.dims, self.seconds(one, f"{where}: {name}")) for name, one in times.items()}
-            )
         found: dict[str, Any] = {}
         for name, column in columns.items():
             if is_time(column) or name in ("start_time", "stop_time"):
                 found[str(name)] = self.seconds(column, f"{where}: {name}")
-            elif isinstance(column, xr.Variable | xr.DataArray) and column.ndim == 2:
-                found[str(name)] = column.values.tolist()
             else:
                 found[str(name)] = column if isinstance(column, list) else np.asarray(column)
-        return make_intervals(found, where)
+        has_ids = isinstance(columns, xr.Dataset) and "interval" in columns.coords
+        return make_intervals(found, where, plain_array(columns["interval"].values) if has_ids else None)
 
     def parts(
         self,
@@ -202,7 +191,7 @@ def relative(times: Any, where: str) -> tuple[Floats, np.datetime64 | None]:
         raise InputError(
             f"{where} is in {(unit + since + date_text)!r:.60}, which is no unit of time known here; give seconds"
         )
-    return values.astype(np.float64) * scale, date
+    return values if values.dtype == np.float64 and scale == 1 else values.astype(np.float64) * scale, date
 
 
 def _date(text: str) -> np.datetime64 | None:

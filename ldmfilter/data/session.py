@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -193,34 +193,66 @@ class Session:
             if "time" not in series.coords or series.dims[0] != "time" or series.ndim > 2:
                 raise InputError(f"memory: behavior {name!r} must have dims (time,) or (time, component) and a time")
         reading = Reading(sort_times=sort_times, ticks=tuple(ticks), drop_nan=drop_nan)
-        raw = [np.asarray(times).ravel() for times in mapping.values()]
-        clock = Clock.of(np.concatenate([times for times in raw if times.size] or [np.empty(0)]), "", "memory: spikes")
-        trains = [clock.seconds(times, "memory: spikes") for times in raw]
-        parts = clock.parts(intervals, behavior, reading, "memory")
-        ids = np.asarray(list(mapping))
-        return cls.checked(*concatenate(trains), ids, units, clock.dated(MEMORY), reading, **parts)
+        trains = [np.asarray(times).ravel() for times in mapping.values()]
+        times = np.concatenate([train for train in trains if train.size] or [np.empty(0)])
+        index, ids = np.cumsum([len(train) for train in trains], dtype=np.int64), np.asarray(list(mapping))
+        return cls.checked(times, index, ids, units, MEMORY, reading, intervals=intervals, behavior=behavior)
 
     @classmethod
     def checked(
         cls,
-        times: Floats,
+        times: Any,
         index: Ints,
         ids: Array,
-        columns: Mapping[str, Any] | pd.DataFrame | None = None,
+        units: Mapping[str, Any] | pd.DataFrame | None = None,
         source: Source = MEMORY,
         reading: Reading = PLAIN,
+        observed: Observed | None = None,
         **parts: Any,
     ) -> Session:
-        """A session from spike times (spike,), s, their cumulative ends (unit,), ids (unit,) and unit columns.
+        """A session from spike times (spike,), their cumulative ends (unit,), ids (unit,) and unit columns.
+
+        Times are numbers in s or in the unit of their attribute, durations or dates.
 
         reading: what a person says of the times
-        **parts: other fields of the session
+        **parts: as for `assembled`
 
-        Raises InputError as `check_spikes`, `make_table` and `settle`.
+        Raises InputError as `Clock.seconds`, `check_spikes` and `assembled`.
         """
-        spikes, index = check_spikes(times, index, ids, source.path, reading.sort_times, reading.drop_nan)
-        units = make_table(columns, "unit", ids, where=f"{source.path}: units")
-        return settle(cls(spikes, index, units, source=source, **parts), reading)
+        where = f"{source.path}: spike_times"
+        clock = Clock.of(times, source.session_start_time, where)
+        spikes, index = check_spikes(
+            clock.seconds(times, where), index, ids, source.path, reading.sort_times, reading.drop_nan
+        )
+        if observed is not None:
+            seconds = clock.seconds(observed.intervals, f"{source.path}: obs_intervals")
+            observed = replace(observed, intervals=seconds)
+        parts |= {"spike_times": spikes, "spike_times_index": index, "observed": observed}
+        return cls.assembled(clock, ids, units, source, reading, **parts)
+
+    @classmethod
+    def assembled(
+        cls,
+        clock: Clock,
+        ids: Array,
+        units: Mapping[str, Any] | pd.DataFrame | None,
+        source: Source,
+        reading: Reading,
+        intervals: Mapping[str, Any] | None = None,
+        behavior: Mapping[str, xr.DataArray] | None = None,
+        times: Floats | None = None,
+        **fields: Any,
+    ) -> Self:
+        """A session with its unit columns, interval tables and behaviour, all times in s on its clock.
+
+        times: as for `settle`
+        **fields: other fields of the session
+
+        Raises InputError as `make_table`, `Clock.parts` and `settle`.
+        """
+        table = make_table(units, "unit", ids, where=f"{source.path}: units")
+        parts = clock.parts(intervals, behavior, reading, source.path)
+        return settle(cls(units=table, source=clock.dated(source), **parts, **fields), reading, times)
 
     @property
     def n_units(self) -> int:

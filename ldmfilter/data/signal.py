@@ -1,6 +1,5 @@
 """Sessions of a signal in place of spikes: fluorescence, or any other numbers (time, channel). A channel is a unit."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,13 +11,13 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.binned import BinnedSession
-from ldmfilter.data.clocks import PLAIN, Clock, Reading, relative, settle
-from ldmfilter.data.counts import LONG_BIN, warn_turned
+from ldmfilter.data.binned import BinnedSession, axis, labelled
+from ldmfilter.data.clocks import PLAIN, Reading
+from ldmfilter.data.counts import LONG_BIN
 from ldmfilter.data.frames import sums
 from ldmfilter.data.session import MEMORY, Session, Source
 from ldmfilter.data.spans import Span, bounds_of, intersect, union
-from ldmfilter.data.tables import Array, Floats, make_table, places, plain_ids, shorten
+from ldmfilter.data.tables import Array, Floats, places, shorten
 from ldmfilter.errors import InputError, warn
 
 _GAP = 1.0  # s without a frame, which end a stretch; in a shorter gap frames are missing
@@ -142,8 +141,12 @@ def from_signal(
     (3, 5.0)
     """
     where = source.path
-    values, ids, time, clock = _labelled(signal, bin_size, reading, source.session_start_time, where)
-    name = name or str(getattr(signal, "name", "") or "signal")
+    table, ids = labelled(signal, "signal", where)
+    for mark in ("observed", "unit_observed"):
+        if mark in table.coords:
+            table = table.where(table[mark])
+    clock, time, _ = axis(table, bin_size, reading, source.session_start_time, where)
+    name, values = name or str(table.name or "signal"), table.values.astype(np.float32)
     where = f"{where}: {name}"
     known = np.isfinite(time)
     if not known.all():
@@ -166,21 +169,24 @@ def from_signal(
     rows, centres, stretches, kept = _regular(time, size)
     full = np.full((len(centres), len(ids)), np.nan, dtype=np.float32)
     full[rows] = values[kept]
-    attrs = dict(getattr(signal, "attrs", {}))
     coords = {"time": ("time", centres, {"units": "s"}), "unit": ids}
-    session = SignalSession(
+    return SignalSession.assembled(
+        clock,
+        ids,
+        units,
+        source,
+        reading,
+        intervals,
+        behavior,
+        centres,
         spike_times=np.empty(0),
         spike_times_index=np.zeros(len(ids), dtype=np.int64),
-        units=make_table(units, "unit", ids, where=f"{where}: channels"),
-        source=clock.dated(source),
         extent=(float(stretches[0, 0]), float(stretches[-1, 1])),
         bin_size=size,
         stretches=stretches,
-        signal=xr.DataArray(full, dims=("time", "unit"), coords=coords, name=name, attrs=attrs),
-        **clock.parts(intervals, behavior, reading, source.path),
+        signal=xr.DataArray(full, dims=("time", "unit"), coords=coords, name=name, attrs=table.attrs),
         **parts,
     )
-    return settle(session, reading, centres)
 
 
 def choose_series(found: Mapping[str, str], wanted: str | None, where: str, likely: Sequence[str]) -> str:
@@ -201,39 +207,6 @@ def choose_series(found: Mapping[str, str], wanted: str | None, where: str, like
         what = f"no series {wanted!r}" if not fits else f"{len(fits)} series {wanted!r}"
         raise InputError(f"{where}: has {what}; there is: {listed}")
     return fits[0]
-
-
-def _labelled(
-    signal: xr.DataArray | npt.ArrayLike, bin_size: float | None, reading: Reading, started: str, where: str
-) -> tuple[Array, Array, Floats, Clock]:
-    """Values (time, unit), float32, ids (unit,), times (time,), s, and their clock."""
-    if not isinstance(signal, xr.DataArray):
-        array = np.asarray(signal)
-        if array.ndim not in (1, 2):
-            raise InputError(f"{where}: a signal of shape {array.shape}; give (time, channel)")
-        signal = xr.DataArray(array.reshape(len(array), -1), dims=("time", "channel"))
-        warn_turned(signal.shape, "channels", where)
-    others = [dim for dim in signal.dims if dim != "time"]
-    if "time" not in signal.dims or len(others) != 1 or signal.dtype.kind not in "biuf" or not signal.size:
-        raise InputError(
-            f"{where}: a signal of {signal.dtype} with dims {dict(signal.sizes)}; give numbers of dims (time, channel)"
-        )
-    for mark in ("observed", "unit_observed"):
-        if mark in signal.coords:
-            signal = signal.where(signal[mark])
-    signal = signal.transpose("time", ...)
-    ids = plain_ids(signal[others[0]].values, f"{where}: channels")
-    if "time" in signal.coords:
-        hz = reading.hz.get("spikes")
-        time: Any = signal["time"] if hz is None else signal["time"].values / hz
-    elif bin_size is not None and math.isfinite(bin_size) and bin_size > 0:
-        time = (np.arange(len(signal)) + 0.5) * bin_size
-    else:
-        raise InputError(f"{where}: does not say how long a frame is; give --bin-size, in Python bin_size")
-    steps = np.diff(relative(time, f"{where}: time")[0])
-    before = float(np.nanmedian(steps)) / 2 if steps.size else 0.0
-    clock = Clock.of(time, started, f"{where}: time", before)
-    return signal.values.astype(np.float32), ids, clock.seconds(time, f"{where}: time"), clock
 
 
 def _regular(time: Floats, size: float) -> tuple[Array, Floats, Floats, Array]:

@@ -66,10 +66,10 @@ def make_intervals(columns: Mapping[str, Any] | pd.DataFrame, where: str, ids: A
 
     Raises InputError as `make_table` does, and where start_time or stop_time is missing.
     """
-    if not {"start_time", "stop_time"} <= set(columns):
-        raise InputError(f"{where}: an interval table needs the columns start_time and stop_time")
     table: dict[str, Any] = {str(name): column for name, column in columns.items()}
     for name in ("start_time", "stop_time"):
+        if name not in table or np.ndim(table[name]) != 1:
+            raise InputError(f"{where}: an interval table needs the columns start_time and stop_time")
         table[name] = np.asarray(table[name], dtype=np.float64)
     rows = np.arange(len(table["start_time"])) if ids is None else ids
     return make_table(table, "interval", rows, where)
@@ -115,10 +115,10 @@ def plain_array(values: Any) -> Array | None:
         array = np.asarray(values)
     except ValueError:  # lists of different lengths
         return None
-    if array.dtype.kind in "biuf":
+    if array.dtype.kind in "biufU":
         # Files hold either byte order; arithmetic and stores want the machine's own.
         return array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype.kind in "OSUT":
+    if array.dtype.kind in "OST":
         # A missing value in a column of strings (None, NaN, NA) becomes an empty string.
         values = ["" if pd.api.types.is_scalar(v) and pd.isna(v) else v for v in array.ravel().tolist()]
         if not all(isinstance(v, str | bytes | int | float) for v in values):

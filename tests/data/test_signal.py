@@ -112,14 +112,14 @@ def test_constant_channels_are_left_out():
             lambda: from_signal(series(np.where(VALUES[4, 1] == VALUES, np.inf, VALUES))),
             "memory: dff: is infinite at 10.1333 s in channel b; give NaN where missing",
         ),
-        (lambda: from_signal(series(ids="aab")), "memory: channels: id a is given twice; give each unit its own"),
+        (lambda: from_signal(series(ids="aab")), "memory: units: id a is given twice; give each unit its own"),
         (
             lambda: from_signal(VALUES),
-            "memory: does not say how long a frame is; give --bin-size, in Python bin_size",
+            "memory: does not say how long a bin or frame is; give --bin-size, in Python bin_size",
         ),
         (
             lambda: from_signal(series().rename(time="frame")),
-            "memory: a signal of float32 with dims {'frame': 400, 'roi': 3}; give numbers of dims (time, channel)",
+            "memory: signal of float32 with dims {'frame': 400, 'roi': 3}; give numbers of dims (time, unit)",
         ),
         (
             lambda: bin_spikes(from_signal(series()), 0.01),
