@@ -18,8 +18,18 @@ import xarray as xr
 from ldmfilter.data.clocks import PLAIN, Clock, Reading, relative
 from ldmfilter.data.counts import warn_turned, whole_counts
 from ldmfilter.data.session import MEMORY, Observed, Session, Source
-from ldmfilter.data.spans import Span, bounds_of, intersect
-from ldmfilter.data.tables import Array, Floats, Ints, make_intervals, places, plain_array, plain_ids
+from ldmfilter.data.tables import (
+    Array,
+    Floats,
+    Ints,
+    Span,
+    bounds_of,
+    intersect,
+    make_intervals,
+    places,
+    plain_array,
+    plain_ids,
+)
 from ldmfilter.errors import InputError
 
 # A wanted bin size may differ from whole bins by this share of itself, lost in writing it down.

@@ -14,8 +14,7 @@ from ldmfilter.data.memory import as_session
 from ldmfilter.data.selection import choose_spans, choose_units
 from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
-from ldmfilter.data.spans import Span, bounds_of, join_overlaps, union
-from ldmfilter.data.tables import Array, Floats, Ints, places
+from ldmfilter.data.tables import Array, Floats, Ints, Span, bounds_of, join_overlaps, places, union
 from ldmfilter.errors import InputError, warn
 
 __all__ = ["Span", "bin_spikes", "choose_spans", "choose_units"]

@@ -10,8 +10,18 @@ import xarray as xr
 
 from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
-from ldmfilter.data.spans import Span, bounds_of, intersect, join_overlaps, union
-from ldmfilter.data.tables import Array, bounds_in, shorten, tagged, tags_in
+from ldmfilter.data.tables import (
+    Array,
+    Span,
+    bounds_in,
+    bounds_of,
+    intersect,
+    join_overlaps,
+    shorten,
+    tagged,
+    tags_in,
+    union,
+)
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.errors import InputError, warn
 

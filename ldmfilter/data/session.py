@@ -14,10 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.clocks import PLAIN, Clock, Reading, settle
-from ldmfilter.data.order import check_spikes
-from ldmfilter.data.spans import intersect, union
-from ldmfilter.data.tables import Array, Floats, Ints, concatenate, make_table, shorten
+from ldmfilter.data.clocks import PLAIN, Clock, Reading, check_spikes, settle
+from ldmfilter.data.tables import Array, Floats, Ints, concatenate, intersect, make_table, shorten, union
 from ldmfilter.errors import InputError
 from ldmfilter.html import table
 

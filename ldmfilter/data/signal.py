@@ -16,8 +16,7 @@ from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.counts import LONG_BIN
 from ldmfilter.data.frames import sums
 from ldmfilter.data.session import MEMORY, Session, Source
-from ldmfilter.data.spans import Span, bounds_of, intersect, union
-from ldmfilter.data.tables import Array, Floats, places, shorten
+from ldmfilter.data.tables import Array, Floats, Span, bounds_of, intersect, places, shorten, union
 from ldmfilter.errors import InputError, warn
 
 _GAP = 1.0  # s without a frame, which end a stretch; in a shorter gap frames are missing

@@ -14,8 +14,7 @@ from ldmfilter.data.binned import BinnedSession
 from ldmfilter.data.selection import observed_table
 from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
-from ldmfilter.data.spans import union
-from ldmfilter.data.tables import Floats, bounds_in, tagged, tags_in
+from ldmfilter.data.tables import Floats, bounds_in, tagged, tags_in, union
 
 _NO_UNIT = {"n/a", "na", "none", "unknown", "a.u.", "au", "unitless"}
 _REST = re.compile("rest|sleep", re.IGNORECASE)  # a tag of time in which the animal does not move

@@ -1,10 +1,15 @@
-"""States on their way out: where they may go, blocks of time, columns with units, segments."""
+"""States on their way out: where they may go, blocks of time, columns with units, segments, and disks that are full."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -265,3 +270,35 @@ def series(latents: xr.Dataset) -> list[Column]:
 def attributes(latents: xr.Dataset) -> dict[str, str | int | float]:
     """The attributes as JSON can hold them."""
     return {str(k): v.item() if isinstance(v, np.generic) else v for k, v in latents.attrs.items()}
+
+
+_NUMBER = re.compile(r"errno(?: =|:)? (\d+)", re.IGNORECASE)
+
+
+@contextmanager
+def full_disks() -> Iterator[None]:
+    """Turn errors of HDF5 that hold the number of a system's error in their text into an OSError of that number."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        found: BaseException | None = error
+        while found is not None:
+            match = _NUMBER.search(str(found))
+            if match and (not isinstance(found, OSError) or found.errno is None or found is not error):
+                raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
+            found = found.__cause__ or found.__context__
+        raise
+
+
+def reserve(folder: Path, latents: xr.Dataset) -> None:
+    """Check for the space that states take at most: HDF5 may crash the process when it runs out of space.
+
+    Raises OSError where the disk has less.
+    """
+    # A text takes some 48 bytes beside its letters.
+    size = latents.nbytes + 48 * latents.sizes["time"] + 2**20
+    if hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    elif shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

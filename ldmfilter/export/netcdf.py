@@ -9,8 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.errors import InputError
-from ldmfilter.export.hdf5 import full_disks, reserve
-from ldmfilter.export.latents import BLOCK, Follow, attributes, blocks, checked
+from ldmfilter.export.latents import BLOCK, Follow, attributes, blocks, checked, full_disks, reserve
 from ldmfilter.files import replacing
 
 # As xarray encodes the first block: netCDF has no bools and no strings of fixed width.

@@ -20,12 +20,22 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from ldmfilter.data.untrusted.checksums import file_checksum
+from ldmfilter.data.formats.format import file_checksum
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, remote_address
 from ldmfilter.errors import InputError
-from ldmfilter.export.hdf5 import full_disks, reserve
-from ldmfilter.export.latents import BLOCK, Column, Follow, attributes, blocks, check_export, segments, series
+from ldmfilter.export.latents import (
+    BLOCK,
+    Column,
+    Follow,
+    attributes,
+    blocks,
+    check_export,
+    full_disks,
+    reserve,
+    segments,
+    series,
+)
 from ldmfilter.files import replacing
 from ldmfilter.filter.latents import check_latents
 

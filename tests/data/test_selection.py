@@ -7,9 +7,9 @@ import pytest
 
 from ldmfilter.data import read_session
 from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
-from ldmfilter.data.order import check_spikes
+from ldmfilter.data.clocks import check_spikes
 from ldmfilter.data.session import Observed, Session
-from ldmfilter.data.spans import bounds_of, intersect, union
+from ldmfilter.data.tables import bounds_of, intersect, union
 from ldmfilter.errors import InputError
 
 

@@ -22,12 +22,11 @@ import xarray as xr
 from ldmfilter.data.binned import from_counts
 from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.counts import is_signal
-from ldmfilter.data.formats.format import Format, starts_with
+from ldmfilter.data.formats.format import Format, path_checksum, starts_with
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import choose_series, from_signal
 from ldmfilter.data.store import DIMS, FORMAT, VERSION, key_of
 from ldmfilter.data.tables import Array, shorten
-from ldmfilter.data.untrusted.checksums import path_checksum
 from ldmfilter.data.untrusted.damage import json_object, reason_of
 from ldmfilter.data.untrusted.hdf5 import check_heaps, check_netcdf, is_hdf5
 from ldmfilter.data.untrusted.npy import check_text, npz_names, read_npy, read_npz

@@ -16,14 +16,12 @@ from pynwb.base import TimeSeriesReferenceVectorData
 from pynwb.misc import IntervalSeries, Units
 
 from ldmfilter.data.clocks import PLAIN, Reading
-from ldmfilter.data.formats.format import Format
+from ldmfilter.data.formats.format import Format, path_checksum
 from ldmfilter.data.formats.nwb_open import UNREADABLE, leaving_out, open_nwb
 from ldmfilter.data.formats.nwb_series import describe, find_series, read_behavior, read_signal, rois_of
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import choose_series, from_signal
-from ldmfilter.data.spans import intersect, union
-from ldmfilter.data.tables import Array, Floats, Ints, bounds_in, make_intervals, plain_array, shorten
-from ldmfilter.data.untrusted.checksums import path_checksum
+from ldmfilter.data.tables import Array, Floats, Ints, bounds_in, intersect, make_intervals, plain_array, shorten, union
 from ldmfilter.data.untrusted.damage import damage
 from ldmfilter.data.untrusted.hdf5 import is_hdf5
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, open_remote, remote_address

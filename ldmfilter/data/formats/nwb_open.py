@@ -21,10 +21,10 @@ from hdmf.build.errors import ConstructError
 from pynwb import NWBHDF5IO, NWBFile, get_type_map
 
 from ldmfilter.data.tables import shorten
-from ldmfilter.data.untrusted.codecs import checked
 from ldmfilter.data.untrusted.damage import DAMAGE, reason_of
 from ldmfilter.data.untrusted.hdf5 import check_heaps, check_scalars, is_foreign
 from ldmfilter.data.untrusted.plain_objects import PlainObjects
+from ldmfilter.data.untrusted.zarr_store import checked
 from ldmfilter.errors import InputError, warn
 
 # More broken objects than this make the whole file unusable.

@@ -16,8 +16,8 @@ from pynwb.misc import AnnotationSeries, DecompositionSeries, IntervalSeries
 from pynwb.ogen import OptogeneticSeries
 from pynwb.ophys import RoiResponseSeries
 
+from ldmfilter.data.clocks import in_order
 from ldmfilter.data.formats.nwb_open import leaving_out
-from ldmfilter.data.order import in_order
 from ldmfilter.data.tables import Array, Floats, plain_array, shorten
 from ldmfilter.errors import InputError, warn
 

@@ -10,11 +10,10 @@ import xarray as xr
 
 from ldmfilter.data.binned import from_counts
 from ldmfilter.data.clocks import PLAIN, Reading
-from ldmfilter.data.formats.format import Format, starts_with
+from ldmfilter.data.formats.format import Format, file_checksum, starts_with
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import from_signal
 from ldmfilter.data.tables import Array, Floats, concatenate, make_intervals, plain_columns, shorten
-from ldmfilter.data.untrusted.checksums import file_checksum
 from ldmfilter.data.untrusted.npy import npz_names, read_member, read_npz
 from ldmfilter.errors import InputError, warn
 

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ldmfilter.data.clocks import PLAIN, Reading
-from ldmfilter.data.formats.format import Format
+from ldmfilter.data.clocks import PLAIN, Reading, from_the_start
+from ldmfilter.data.formats.format import Format, files_checksum, folder_checksum
 from ldmfilter.data.formats.phy import grouped, read_phy
-from ldmfilter.data.order import from_the_start
 from ldmfilter.data.session import Session, Source
 from ldmfilter.data.tables import Array, concatenate, plain_array, plain_columns
-from ldmfilter.data.untrusted.checksums import files_checksum, folder_checksum
 from ldmfilter.data.untrusted.damage import json_object, reason_of
 from ldmfilter.data.untrusted.npy import check_text, read_npy, whole_numbers
 from ldmfilter.data.untrusted.zarr_store import (
