@@ -12,7 +12,7 @@ from ldmfilter_cli.console import Quiet, command
 from ldmfilter_cli.options import SESSION, AsJson, Format, with_options
 
 from ldmfilter.errors import InputWarning
-from ldmfilter.text import open_console, print_table, shown
+from ldmfilter.text import open_console, print_lines, print_table, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,27 +67,21 @@ def _given(**options: Any) -> str:
 def _show(summary: dict[str, Any]) -> None:
     from ldmfilter.data.tables import shorten
 
-    console = open_console()
-    console.print(shown(summary["path"], style="bold", overflow="fold"))
-    about = [summary[key] for key in ("identifier", "session_id", "session_start_time") if summary[key]]
+    console, size = open_console(), _g(summary["bin_size"])
     start, stop, duration = (_g(summary[key]) for key in ("start", "stop", "duration"))
     odd = [f"warning: {line.removeprefix(summary['path'] + ': ')}" for line in summary["odd"]]
-    for line in (f"{start} to {stop} s, {duration} s in all", *odd, ", ".join(about)):
-        if line:
-            console.print(shown(line))
+    about = ", ".join(filter(None, (summary[key] for key in ("identifier", "session_id", "session_start_time"))))
+    what = f"counts in bins of {size} s, no spike times" if summary["bin_size"] else ""
     if summary["signal"]:
-        console.print(shown(f"signal {summary['signal']} in frames of {_g(summary['bin_size'])} s, no spikes"))
-    elif summary["bin_size"]:
-        console.print(shown(f"counts in bins of {_g(summary['bin_size'])} s, no spike times"))
-    _heading(console, "Units")
-    for line in _about_units(summary["units"], bool(summary["signal"])):
-        console.print(shown(line))
-    _heading(console, "Intervals")
+        what = f"signal {summary['signal']} in frames of {size} s, no spikes"
+    print_lines(console, summary["path"], style="bold", overflow="fold")
+    print_lines(console, f"{start} to {stop} s, {duration} s in all", *odd, about, what)
+    _section(console, "Units", _about_units(summary["units"], bool(summary["signal"])))
     tables = [
         (one["table"], str(one["rows"]), _g(one["start"]), _g(one["stop"]), _g(one["seconds"]), _tags(one))
         for one in summary["intervals"]
     ]
-    _show_table(console, ("table", ">rows", ">from, s", ">to, s", ">seconds", "tags"), tables)
+    lines = []
     for one in summary["intervals"]:
         events = [f"{one['table']}.{name}" for name in ("start_time", "stop_time")]
         events += [
@@ -95,18 +89,15 @@ def _show(summary: dict[str, Any]) -> None:
         ]
         columns = [name for name in one["columns"] if name not in ("start_time", "stop_time", *one["events"])]
         told = [f"events for --align {shorten(events)}"] + [f"columns {shorten(columns)}"] * bool(columns)
-        console.print(shown(f"{one['table']}: {'; '.join(told)}"))
-    _heading(console, "Behavior")
+        lines.append(f"{one['table']}: {'; '.join(told)}")
+    _section(console, "Intervals", lines, ("table", ">rows", ">from, s", ">to, s", ">seconds", "tags"), tables)
     series = [
         (one["path"], " x ".join(map(str, one["shape"])), one["unit"], _g(one["rate"])) for one in summary["behavior"]
     ]
-    _show_table(console, ("path", ">shape", "unit", ">rate, Hz"), series)
-    if summary["series"]:
-        _heading(console, "Signals, for --series")
-        _show_table(console, ("path", "shape, rate, unit"), [(one["path"], one["about"]) for one in summary["series"]])
-    _heading(console, "Next")
-    for line in summary["next"]:
-        console.print(shown(line), soft_wrap=True)  # a command that is copied holds no line end
+    _section(console, "Behavior", (), ("path", ">shape", "unit", ">rate, Hz"), series)
+    if signals := [(one["path"], one["about"]) for one in summary["series"]]:
+        _section(console, "Signals, for --series", (), ("path", "shape, rate, unit"), signals)
+    _section(console, "Next", summary["next"], soft_wrap=True)  # a command that is copied holds no line end
 
 
 def _tags(table: dict[str, Any]) -> str:
@@ -132,16 +123,21 @@ def _about_units(units: dict[str, Any], signal: bool) -> list[str]:
     return lines + ["observed only within obs_intervals"] * units["observed_intervals"]
 
 
-def _heading(console: "Console", text: str) -> None:
+def _section(
+    console: "Console",
+    title: str,
+    lines: Sequence[str],
+    heads: Sequence[str] = (),
+    rows: Sequence[Sequence[str]] = (),
+    **how: bool,
+) -> None:
+    """Print a title, a table, and lines; "none" without either."""
     console.print()
-    console.print(shown(text, style="bold"))
-
-
-def _show_table(console: "Console", heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print_lines(console, title, style="bold")
     if rows:
         print_table(console, heads, rows)
-    else:
-        console.print("none")
+    for line in lines or ["none"] * (not rows):
+        console.print(shown(line), **how)  # type: ignore[arg-type]
 
 
 def _g(value: float | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import xarray as xr
 
 from ldmfilter.data.clocks import PLAIN, Clock, Reading, relative
@@ -20,6 +18,7 @@ from ldmfilter.data.counts import warn_turned, whole_counts
 from ldmfilter.data.session import MEMORY, Observed, Session, Source
 from ldmfilter.data.tables import (
     Array,
+    Columns,
     Floats,
     Ints,
     Span,
@@ -31,6 +30,7 @@ from ldmfilter.data.tables import (
     plain_ids,
 )
 from ldmfilter.errors import InputError
+from ldmfilter.files import AnyPath
 
 # A wanted bin size may differ from whole bins by this share of itself, lost in writing it down.
 _SAME = 1e-6
@@ -83,7 +83,7 @@ class BinnedSession(Session):
             raise InputError(f"{where}: no bin of {own:g} s lies in the chosen time; choose another")
         return times * own, fitting
 
-    def to_zarr(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    def to_zarr(self, path: AnyPath, overwrite: bool = False) -> Path:
         """Raises InputError: there are no spike times to write."""
         raise InputError(f"{self.source.path}: counts that came binned have no spike times to write; keep that file")
 
@@ -92,8 +92,8 @@ def from_counts(
     counts: xr.DataArray | npt.ArrayLike,
     bin_size: float | None = None,
     *,
-    units: Mapping[str, Any] | pd.DataFrame | None = None,
-    intervals: Mapping[str, Mapping[str, Any] | pd.DataFrame] | None = None,
+    units: Columns | None = None,
+    intervals: Mapping[str, Columns] | None = None,
     behavior: Mapping[str, xr.DataArray] | None = None,
     source: Source = MEMORY,
     reading: Reading = PLAIN,

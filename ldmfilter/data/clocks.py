@@ -17,7 +17,17 @@ import pandas as pd
 import xarray as xr
 
 from ldmfilter.config import parse_ticks
-from ldmfilter.data.tables import Array, Floats, Ints, bounds_in, make_intervals, plain_array, plain_ids, shorten
+from ldmfilter.data.tables import (
+    Array,
+    Columns,
+    Floats,
+    Ints,
+    bounds_in,
+    make_intervals,
+    plain_array,
+    plain_ids,
+    shorten,
+)
 from ldmfilter.errors import InputError, warn
 
 if TYPE_CHECKING:
@@ -118,7 +128,7 @@ class Clock:
         started = "" if self.zero is None else f"{np.datetime_as_string(self.zero, unit='us')}+00:00"
         return replace(source, session_start_time=source.session_start_time or started)
 
-    def table(self, columns: Mapping[str, Any] | pd.DataFrame, where: str) -> xr.Dataset:
+    def table(self, columns: Columns, where: str) -> xr.Dataset:
         """An interval table with times in s: start_time, stop_time, and any in a unit of time or dates.
 
         Raises InputError as `seconds` and `make_intervals`.

@@ -59,13 +59,13 @@ def as_session(recording: Any, bin_size: float | None = None) -> Session:
         return make(recording, None if own else bin_size)
     if isinstance(recording, np.ndarray):
         return from_counts(recording, bin_size)
-    if isinstance(recording, Mapping) and type(recording).__module__.split(".")[0] not in _TAKEN_BY:
-        return Session.from_spikes(recording)
     for kind in type(recording).__mro__:
-        if kind.__module__.split(".")[0] in _TAKEN_BY:
-            module, name = _TAKEN_BY[kind.__module__.split(".")[0]]
+        if (package := kind.__module__.split(".")[0]) in _TAKEN_BY:
+            module, name = _TAKEN_BY[package]
             made: Session = getattr(importlib.import_module(f"ldmfilter.data.formats.{module}"), name)(recording)
             return made
+    if isinstance(recording, Mapping):
+        return Session.from_spikes(recording)
     raise InputError(
         f"memory: a {type(recording).__name__} is no recording; give a session of ldmfilter.read_session, spike times "
         "{unit: array}, counts (time, unit), a TsGroup, an NWBFile or a sorting"

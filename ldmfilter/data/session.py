@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -11,12 +10,12 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import xarray as xr
 
 from ldmfilter.data.clocks import PLAIN, Clock, Reading, check_spikes, settle
-from ldmfilter.data.tables import Array, Floats, Ints, concatenate, intersect, make_table, shorten, union
+from ldmfilter.data.tables import Array, Columns, Floats, Ints, concatenate, intersect, make_table, shorten, union
 from ldmfilter.errors import InputError
+from ldmfilter.files import AnyPath
 from ldmfilter.html import table
 
 _INSTANT = 1e-9  # s, less than a tick of any clock; no rate is computed over less
@@ -145,8 +144,8 @@ class Session:
     def from_spikes(
         cls,
         spike_times: Sequence[npt.ArrayLike] | Mapping[Any, npt.ArrayLike],
-        units: Mapping[str, Any] | pd.DataFrame | None = None,
-        intervals: Mapping[str, Mapping[str, Any] | pd.DataFrame] | None = None,
+        units: Columns | None = None,
+        intervals: Mapping[str, Columns] | None = None,
         behavior: Mapping[str, xr.DataArray] | None = None,
         *,
         sort_times: bool = False,
@@ -202,7 +201,7 @@ class Session:
         times: Any,
         index: Ints,
         ids: Array,
-        units: Mapping[str, Any] | pd.DataFrame | None = None,
+        units: Columns | None = None,
         source: Source = MEMORY,
         reading: Reading = PLAIN,
         observed: Observed | None = None,
@@ -233,10 +232,10 @@ class Session:
         cls,
         clock: Clock,
         ids: Array,
-        units: Mapping[str, Any] | pd.DataFrame | None,
+        units: Columns | None,
         source: Source,
         reading: Reading,
-        intervals: Mapping[str, Any] | None = None,
+        intervals: Mapping[str, Columns] | None = None,
         behavior: Mapping[str, xr.DataArray] | None = None,
         times: Floats | None = None,
         **fields: Any,
@@ -390,7 +389,7 @@ class Session:
             extent=self._extent,  # the recording was no shorter for the units that are left out
         )
 
-    def to_zarr(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    def to_zarr(self, path: AnyPath, overwrite: bool = False) -> Path:
         """Write the session as a zarr store, whole or not at all.
 
         Parameters

@@ -1,6 +1,5 @@
 """Sessions of a signal in place of spikes: fluorescence, or any other numbers (time, channel). A channel is a unit."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession, axis, labelled
@@ -16,8 +14,9 @@ from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.counts import LONG_BIN
 from ldmfilter.data.frames import sums
 from ldmfilter.data.session import MEMORY, Session, Source
-from ldmfilter.data.tables import Array, Floats, Span, bounds_of, intersect, places, shorten, union
+from ldmfilter.data.tables import Array, Columns, Floats, Span, bounds_of, inside, intersect, places, shorten, union
 from ldmfilter.errors import InputError, warn
+from ldmfilter.files import AnyPath
 
 _GAP = 1.0  # s without a frame, which end a stretch; in a shorter gap frames are missing
 # A bin size that differs from a frame by less than this share is meant to be a frame.
@@ -73,8 +72,7 @@ class SignalSession(BinnedSession):
 
     def rates_within(self, bounds: Floats) -> Floats:
         """A signal has no rates: NaN (unit,), and 0 for a channel that is constant or missing within the intervals."""
-        inside = np.searchsorted(union(bounds).ravel(), self.signal["time"].values, side="right") % 2 == 1
-        values = self.signal.values[inside]
+        values = self.signal.values[inside(union(bounds), self.signal["time"].values)]
         varies = np.fmax.reduce(values, 0, initial=np.nan) > np.fmin.reduce(values, 0, initial=np.nan)
         return np.where(varies, np.nan, np.zeros(len(varies)))
 
@@ -84,7 +82,7 @@ class SignalSession(BinnedSession):
         assert isinstance(fewer, SignalSession)
         return replace(fewer, signal=self.signal.sel(unit=fewer.units["unit"].values))
 
-    def to_zarr(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    def to_zarr(self, path: AnyPath, overwrite: bool = False) -> Path:
         """As `Session.to_zarr`."""
         return Session.to_zarr(self, path, overwrite)
 
@@ -94,10 +92,10 @@ def from_signal(
     bin_size: float | None = None,
     *,
     name: str = "",
-    units: Mapping[str, Any] | pd.DataFrame | None = None,
+    units: Columns | None = None,
     source: Source = MEMORY,
     reading: Reading = PLAIN,
-    intervals: Mapping[str, Any] | None = None,
+    intervals: Mapping[str, Columns] | None = None,
     behavior: Mapping[str, xr.DataArray] | None = None,
     **parts: Any,
 ) -> SignalSession:

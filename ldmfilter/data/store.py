@@ -11,7 +11,6 @@ Names of tables and series are quoted as in a URL, so that none can lead out of 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ import zarr
 
 from ldmfilter.data.untrusted.zarr_store import ZARR_3, is_store
 from ldmfilter.errors import InputError
-from ldmfilter.files import replacing
+from ldmfilter.files import AnyPath, replacing
 
 if TYPE_CHECKING:
     from ldmfilter.data.session import Session
@@ -34,7 +33,7 @@ VERSION = 1
 DIMS = "_ARRAY_DIMENSIONS"  # the attribute in which xarray finds the names of dims
 
 
-def write_session(session: Session, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+def write_session(session: Session, path: AnyPath, overwrite: bool = False) -> Path:
     """Write a session as a zarr store, whole or not at all, and return its path.
 
     Raises InputError where the path exists and `overwrite` is not set or it is no zarr store, and where it

@@ -16,6 +16,7 @@ from ldmfilter.errors import InputError, warn
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Columns = Mapping[str, Any] | pd.DataFrame | xr.Dataset
 
 
 def concatenate(parts: Sequence[Array]) -> tuple[Floats, Ints]:
@@ -48,7 +49,7 @@ def plain_ids(values: Array, where: str) -> Array:
     return ids
 
 
-def make_table(columns: Mapping[str, Any] | pd.DataFrame | None, dim: str, ids: Array, where: str) -> xr.Dataset:
+def make_table(columns: Columns | None, dim: str, ids: Array, where: str) -> xr.Dataset:
     """A Dataset with one dim and one variable a column, in dtypes that every store can hold; None has no columns.
 
     Raises InputError for a column of another length or of values that are no numbers, bools or strings.
@@ -64,7 +65,7 @@ def make_table(columns: Mapping[str, Any] | pd.DataFrame | None, dim: str, ids: 
     return xr.Dataset(variables, coords={dim: ids})
 
 
-def make_intervals(columns: Mapping[str, Any] | pd.DataFrame, where: str, ids: Array | None = None) -> xr.Dataset:
+def make_intervals(columns: Columns, where: str, ids: Array | None = None) -> xr.Dataset:
     """An interval table: dim "interval", start_time and stop_time (float64, s) and further columns.
 
     Raises InputError as `make_table` does, and where start_time or stop_time is missing.
@@ -188,6 +189,17 @@ def union(bounds: Floats) -> Floats:
     if not first.size:
         return bounds
     return np.stack([bounds[first, 0], np.maximum.reduceat(bounds[:, 1], first)], axis=1)
+
+
+def time_in(table: xr.Dataset, rows: Any = slice(None)) -> Floats:
+    """The time in rows of an interval table, each stretch once, (interval, 2), s."""
+    bounds = bounds_in(table)[rows]
+    return union(bounds[np.isfinite(bounds).all(axis=1)])
+
+
+def inside(bounds: Floats, times: Floats) -> Array:
+    """The times (time,) that lie within disjoint, ordered intervals (interval, 2), bool."""
+    return np.searchsorted(bounds.ravel(), times, side="right") % 2 == 1
 
 
 def intersect(a: Floats, b: Floats) -> tuple[Floats, Ints, Ints]:

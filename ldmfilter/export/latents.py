@@ -19,7 +19,7 @@ import xarray as xr
 
 from ldmfilter.data.windows import stretches
 from ldmfilter.errors import InputError, one_line
-from ldmfilter.files import check_target
+from ldmfilter.files import AnyPath, check_target
 from ldmfilter.filter.latents import check_latents, open_latents, reading, source_of
 
 #: Formats by name, and how their files end; a folder of pynapple's files has no ending.
@@ -31,7 +31,7 @@ Block = tuple[slice, xr.Dataset]  # some bins, and their place among all
 Follow = Callable[[Iterator[Block]], Iterator[Block]]  # passes blocks on, and shows how far they are
 
 
-def read_latents(path: str | os.PathLike[str]) -> xr.Dataset:
+def read_latents(path: AnyPath) -> xr.Dataset:
     """Open a store of states that ``ldmfilter decode`` made; values are read when they are used.
 
     Parameters
@@ -61,9 +61,7 @@ def read_latents(path: str | os.PathLike[str]) -> xr.Dataset:
     return open_latents(Path(path))
 
 
-def check_export(
-    to: str, out: str | os.PathLike[str], overwrite: bool, kept: Sequence[str | os.PathLike[str]] = ()
-) -> None:
+def check_export(to: str, out: AnyPath, overwrite: bool, kept: Sequence[AnyPath] = ()) -> None:
     """Refuse a target where states cannot be written, before they are computed.
 
     Parameters
@@ -113,7 +111,7 @@ def _is_ours(path: Path) -> bool:
     return isinstance(about, dict) and about.get("format") == PYNAPPLE
 
 
-def checked(to: str, latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool) -> Path:
+def checked(to: str, latents: xr.Dataset, out: AnyPath, overwrite: bool) -> Path:
     """The target, once states and target are known to be fit for each other."""
     check_latents(latents)
     store = latents.encoding.get("source")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +9,13 @@ import xarray as xr
 
 from ldmfilter.errors import InputError
 from ldmfilter.export.latents import BLOCK, Follow, attributes, blocks, checked, full_disks, reserve
-from ldmfilter.files import replacing
+from ldmfilter.files import AnyPath, replacing
 
 # As xarray encodes the first block: netCDF has no bools and no strings of fixed width.
 _STORED = {"b": np.int8, "U": object, "T": object}
 
 
-def to_netcdf(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False, follow: Follow = iter) -> Path:
+def to_netcdf(latents: xr.Dataset, out: AnyPath, overwrite: bool = False, follow: Follow = iter) -> Path:
     """Write all variables and attributes as netCDF 4.
 
     Parameters

@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.formats.format import file_checksum
-from ldmfilter.data.untrusted.damage import reason_of
+from ldmfilter.data.untrusted.damage import damage
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, remote_address
 from ldmfilter.errors import InputError
 from ldmfilter.export.latents import (
@@ -36,7 +36,7 @@ from ldmfilter.export.latents import (
     segments,
     series,
 )
-from ldmfilter.files import replacing
+from ldmfilter.files import AnyPath, replacing
 from ldmfilter.filter.latents import check_latents
 
 MODULE = "processing/ldmfilter"
@@ -70,8 +70,8 @@ _PARTS = {
 
 def to_nwb(
     latents: xr.Dataset,
-    session: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None = None,
+    session: AnyPath,
+    out: AnyPath | None = None,
     overwrite: bool = False,
     in_place: bool = False,
     follow: Follow = iter,
@@ -189,15 +189,14 @@ def check_session(session: Path, overwrite: bool, in_place: bool) -> None:
 @contextmanager
 def _damage(session: Path) -> Iterator[None]:
     """Turn errors of damaged files into one line. A full disk stays an OSError."""
-    try:
-        with full_disks():
-            yield
-    except InputError:
-        raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise InputError(f"{session}: is perhaps damaged ({reason_of(error)}); copy or download it again") from error
+    with damage(session, "NWB file", "copy or download it again", (RuntimeError, ValueError, LookupError, TypeError)):
+        try:
+            with full_disks():
+                yield
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise RuntimeError(*error.args) from error  # HDF5's own
 
 
 def _relocate(file: h5py.File, session: Path, folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,14 +11,12 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.export.latents import ABOUT, PYNAPPLE, Follow, attributes, blocks, checked, clean, segments, series
-from ldmfilter.files import replacing
+from ldmfilter.files import AnyPath, replacing
 
 _CLASSES = ("Tsd", "TsdFrame", "TsdTensor")
 
 
-def to_pynapple(
-    latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False, follow: Follow = iter
-) -> Path:
+def to_pynapple(latents: xr.Dataset, out: AnyPath, overwrite: bool = False, follow: Follow = iter) -> Path:
     """Write a folder of .npz files for `pynapple.load_folder` or `load_file`.
 
     A TsdFrame with named columns for each (time, state) or (time, unit) variable and bound, a TsdTensor for each

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,13 @@ import xarray as xr
 
 from ldmfilter.errors import InputError
 from ldmfilter.export.latents import Column, Follow, attributes, beyond_tables, blocks, checked, columns
-from ldmfilter.files import replacing
+from ldmfilter.files import AnyPath, replacing
 
 # A spreadsheet takes what begins so for a formula (OWASP, CSV injection), in some languages the wide ones too.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
-def to_csv(latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False, follow: Follow = iter) -> Path:
+def to_csv(latents: xr.Dataset, out: AnyPath, overwrite: bool = False, follow: Follow = iter) -> Path:
     """Write one row a bin as CSV (RFC 4180, UTF-8).
 
     Columns: time (s), segment, interval, observed and trained (0 or 1), then each state with the bounds of its interval
@@ -79,9 +78,7 @@ def safe_cell(text: str) -> str:
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 
 
-def to_parquet(
-    latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool = False, follow: Follow = iter
-) -> Path:
+def to_parquet(latents: xr.Dataset, out: AnyPath, overwrite: bool = False, follow: Follow = iter) -> Path:
     """Write one row a bin as Parquet.
 
     The columns of the CSV, each with its unit in the field's metadata, and the covariances as columns of lists of fixed

@@ -21,7 +21,7 @@ from ldmfilter.data.formats.nwb_open import UNREADABLE, leaving_out, open_nwb
 from ldmfilter.data.formats.nwb_series import describe, find_series, read_behavior, read_signal, rois_of
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import choose_series, from_signal
-from ldmfilter.data.tables import Array, Floats, Ints, bounds_in, intersect, make_intervals, plain_array, shorten, union
+from ldmfilter.data.tables import Array, Floats, Ints, intersect, make_intervals, plain_array, shorten, time_in, union
 from ldmfilter.data.untrusted.damage import damage
 from ldmfilter.data.untrusted.hdf5 import is_hdf5
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, open_remote, remote_address
@@ -148,10 +148,7 @@ def _units_table(nwb: NWBFile, where: str) -> DynamicTable | None:
 def _restricted(session: Session) -> Session:
     """The session with each unit observed within its own intervals and outside the session's invalid times."""
     invalid = session.intervals.get("invalid_times")
-    lost = np.empty((0, 2))
-    if invalid is not None:
-        bounds = bounds_in(invalid)
-        lost = union(bounds[np.isfinite(bounds).all(axis=1)])
+    lost = np.empty((0, 2)) if invalid is None else time_in(invalid)
     if session.observed is None and not len(lost):
         return session
     each = [session.whole] * session.n_units
