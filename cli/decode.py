@@ -18,7 +18,6 @@ from ldmfilter_cli.options import (
     MinSpeed,
     RunFolder,
     Window,
-    folded,
     open_run,
     with_options,
 )  # fmt: skip
@@ -26,7 +25,6 @@ from ldmfilter_cli.options import (
 from ldmfilter.text import open_console, print_lines, print_table
 
 
-@folded("format", "circular", "as_json", "filter", "device", "dask", "debug", "quiet")
 @command
 @with_options("interval", "spans")
 def decode(
