@@ -30,8 +30,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 _RARE = tuple(name for name, one in OPTIONS.items() if one.metadata.get("rare"))
 FOLDED = {
     "train": _RARE,
-    "sweep": (*_RARE, "reserve", "restarts", "device", "dask", "config", "as_json", "debug", "quiet", "series", "trials",
-              "jobs"),
+    "sweep": (
+        *_RARE, "reserve", "restarts", "device", "dask", "config", "as_json", "debug", "quiet", "series",
+        "trials", "jobs",
+    ),
     "decode": ("format", "circular", "as_json", "filter", "device", "dask", "debug", "quiet"),
     "stream": ("header", "out_format", "circular", "no_cov", "head", "strict", "debug", "quiet"),
 }  # fmt: skip

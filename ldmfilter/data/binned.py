@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from ldmfilter.data.tables import (
     plain_ids,
 )
 from ldmfilter.errors import InputError
-from ldmfilter.files import AnyPath
 
 # A wanted bin size may differ from whole bins by this share of itself, lost in writing it down.
 _SAME = 1e-6
@@ -82,10 +80,6 @@ class BinnedSession(Session):
         if not fitting:
             raise InputError(f"{where}: no bin of {own:g} s lies in the chosen time; choose another")
         return times * own, fitting
-
-    def to_zarr(self, path: AnyPath, overwrite: bool = False) -> Path:
-        """Raises InputError: there are no spike times to write."""
-        raise InputError(f"{self.source.path}: counts that came binned have no spike times to write; keep that file")
 
 
 def from_counts(

@@ -187,9 +187,10 @@ def choose_units(
     keep = fits & ~silent & ~slow
     if not keep.any():
         those = f"all {fits.sum()} {what}" + ("" if query is None else " that fit the query")
-        if not slow.any():
-            raise InputError(f"{where}: units: {those} are {still} in the chosen time; choose other {what} or time")
-        raise InputError(f"{where}: units: {those} fire below {min_rate:g} Hz; lower the minimal rate")
+        why = f"are {still} in the chosen time; choose other {what} or time"
+        if slow.any():
+            why = f"fire below {min_rate:g} Hz; lower the minimal rate"
+        raise InputError(f"{where}: units: {those} {why}")
     if keep.all():
         return session, ""
     reasons = {"by the query": ~fits, still: silent, f"below {min_rate:g} Hz": slow}

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from ldmfilter.data.frames import sums
 from ldmfilter.data.session import MEMORY, Session, Source
 from ldmfilter.data.tables import Array, Columns, Floats, Span, bounds_of, inside, intersect, places, shorten, union
 from ldmfilter.errors import InputError, warn
-from ldmfilter.files import AnyPath
 
 _GAP = 1.0  # s without a frame, which end a stretch; in a shorter gap frames are missing
 # A bin size that differs from a frame by less than this share is meant to be a frame.
@@ -81,10 +79,6 @@ class SignalSession(BinnedSession):
         fewer = super().select_units(mask_or_ids)
         assert isinstance(fewer, SignalSession)
         return replace(fewer, signal=self.signal.sel(unit=fewer.units["unit"].values))
-
-    def to_zarr(self, path: AnyPath, overwrite: bool = False) -> Path:
-        """As `Session.to_zarr`."""
-        return Session.to_zarr(self, path, overwrite)
 
 
 def from_signal(

@@ -42,7 +42,9 @@ def write_session(session: Session, path: AnyPath, overwrite: bool = False) -> P
     path = Path(path)
     if overwrite and path.exists() and not is_store(path):
         raise InputError(f"{path}: is no zarr store and is not overwritten; give another path")
-    source = session.source
+    source, signal = session.source, getattr(session, "signal", None)
+    if signal is None and hasattr(session, "bin_size"):  # a BinnedSession
+        raise InputError(f"{source.path}: counts that came binned have no spike times to write; keep that file")
     with replacing(path, overwrite) as store:
         root = zarr.open_group(str(store), mode="w", **({"zarr_format": 2} if ZARR_3 else {"zarr_version": 2}))
         root.attrs.update(
@@ -69,7 +71,7 @@ def write_session(session: Session, path: AnyPath, overwrite: bool = False) -> P
         for name, table in session.intervals.items():
             _put_dataset(intervals.create_group(key_of(name)), table)
         series = [(behavior.create_group(key_of(name)), one) for name, one in session.behavior.items()]
-        if (signal := getattr(session, "signal", None)) is not None:
+        if signal is not None:
             series.append((root.create_group("signal"), signal.drop_vars("unit")))
         for group, one in series:
             group.attrs["name"] = one.name

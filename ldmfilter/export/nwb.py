@@ -155,14 +155,14 @@ def check_session(session: Path, overwrite: bool, in_place: bool) -> None:
     from ldmfilter.data.formats.nwb_open import check_nwb  # pynwb, which other formats start without
 
     address = remote_address(session)
-    if address is not None:
-        raise InputError(f"{address}: lies on a server; download it, or choose another format to export to")
-    if not session.exists():
-        raise InputError(f"{session}: no such file; say where the session lies now with --session")
-    if is_nwb_in_zarr(session):
-        raise InputError(f"{session}: is NWB in zarr; {_NEVER}")
-    if in_place and not os.access(session, os.W_OK):
-        raise InputError(f"{session}: is read-only; leave out --in-place and take a copy")
+    for is_so, line in (
+        (address, "lies on a server; download it, or choose another format to export to"),
+        (not session.exists(), "no such file; say where the session lies now with --session"),
+        (is_nwb_in_zarr(session), f"is NWB in zarr; {_NEVER}"),
+        (in_place and not os.access(session, os.W_OK), "is read-only; leave out --in-place and take a copy"),
+    ):
+        if is_so:
+            raise InputError(f"{address or session}: {line}")
     try:
         if session.is_file():
             session.open("rb").close()  # raises OSError with the reason where it cannot be read

@@ -151,19 +151,19 @@ def _restricted(session: Session) -> Session:
     lost = np.empty((0, 2)) if invalid is None else time_in(invalid)
     if session.observed is None and not len(lost):
         return session
-    each = [session.whole] * session.n_units
-    if session.observed is not None:
-        own = [session.observed.of(unit) for unit in range(session.n_units)]
+    edges = np.concatenate([[-np.inf], lost.ravel(), [np.inf]]).reshape(-1, 2)
+    each, empty = [], 0
+    for unit in range(session.n_units):
+        own = session.whole if session.observed is None else session.observed.of(unit)
         # A unit that fires was observed, though its row is empty.
-        empty = [not len(bounds) and len(session.spikes_of(unit)) > 0 for unit, bounds in enumerate(own)]
-        each = [whole if missing else bounds for whole, bounds, missing in zip(each, own, empty, strict=True)]
-        if any(empty):
-            warn(f"units: {sum(empty)} units with spikes have no obs_intervals, taken as observed throughout")
+        if not len(own) and len(session.spikes_of(unit)):
+            own, empty = session.whole, empty + 1
+        each.append(intersect(union(own), edges)[0] if len(lost) else own)
+    if empty:
+        warn(f"units: {empty} units with spikes have no obs_intervals, taken as observed throughout")
     if len(lost):
         seconds = np.diff(lost).sum()
         warn(f"invalid_times: {len(lost)} stretches, {seconds:g} s in all, taken as not observed for any unit")
-        edges = np.concatenate([[-np.inf], lost.ravel(), [np.inf]]).reshape(-1, 2)
-        each = [intersect(union(bounds), edges)[0] for bounds in each]
     return replace(session, observed=Observed.from_units(each), extent=(session.start, session.stop))
 
 

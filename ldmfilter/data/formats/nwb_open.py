@@ -182,19 +182,11 @@ def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str
             linked.add(place[0])
             with h5py.File(place[0], "r") as file:
                 check_scalars(file, place[0])
-        data = getattr(builder, "data", None)
-        if is_foreign(getattr(data, "dataset", data)):
-            if _is_essential(place):
-                raise InputError(f"{where}: {_shown(place)}: its values lie in another file, refused; write them anew")
-            left_out[place] = "left out, its values lie in another file; write them into this one"
-        if place not in left_out and (table := _leads_to(builder, left_out)):
-            left_out[place] = f"left out, it leads to {_shown(table)}, which is"
-        if place not in left_out and (needed := _unknown(builder, types)):
-            if _is_essential(place):
-                raise InputError(f"{where}: {_shown(place)}: {needed}")
-            # What lies below an object that is left out needs no line of its own.
-            if not any(place[0] == file and place[1].startswith(f"{path}/") for file, path in left_out):
-                left_out[place] = f"left out, {needed}"
+        why = _fault(builder, types, left_out)
+        if why and _is_essential(place):
+            raise InputError(f"{where}: {_shown(place)}: {why}")
+        if why:
+            left_out.setdefault(place, f"left out, {why}")
         if place in left_out:
             gone.add(id(builder))
     for group in [root, *(builder for builder in _walk(root) if isinstance(builder, GroupBuilder))]:
@@ -205,6 +197,19 @@ def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str
                 columns = group.attributes.get("colnames")
                 if columns is not None:
                     group.attributes["colnames"] = [column for column in columns if column != name]
+
+
+def _fault(builder: Any, types: Any, left_out: dict[Place, str]) -> str:
+    """The reason for which an object cannot be read, and what to do, or ""."""
+    data, (file, path) = getattr(builder, "data", None), _place(builder)
+    if is_foreign(getattr(data, "dataset", data)):
+        return "its values lie in another file, refused; write them into this one"
+    if table := _leads_to(builder, left_out):
+        return f"it leads to {_shown(table)}, which is left out"
+    # What lies below an object that is left out needs no line of its own.
+    if any(file == place[0] and f"{path}/".startswith(f"{place[1]}/") for place in left_out):
+        return ""
+    return _unknown(builder, types)
 
 
 def _leads_to(builder: Any, left_out: dict[Place, str], depth: int = 2) -> Place | None:

@@ -74,10 +74,10 @@ def read_signal(series: TimeSeries, name: str, path: str) -> tuple[xr.DataArray,
     shape, where = tuple(np.shape(series.data)), f"{path}: {name}"
     if math.prod(shape) > _MOST_OF_SIGNAL:
         raise InputError(f"{where}: {shape} are more values than fit into memory; write the channels of interest apart")
-    if series.timestamps is None and not series.rate:
-        raise InputError(f"{where}: has neither timestamps nor a rate; write one of them")
     time = _times(series, shape[0])
     n = len(time)
+    if not n:
+        raise InputError(f"{where}: has neither timestamps nor a rate; write one of them")
     region = getattr(series, "rois", None)
     rows = np.arange(math.prod(shape[1:])) if region is None else np.asarray(region.data[:]).astype(np.int64)
     wanted = (n, len(rows)) if len(shape) == 2 else (n,)
