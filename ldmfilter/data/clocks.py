@@ -161,10 +161,9 @@ class Clock:
 
     def series(self, series: xr.DataArray, where: str, reading: Reading) -> xr.DataArray | None:
         """Behaviour (time,) or (time, component), times in s, as `in_order` gives it, with a warning of each change."""
-        time = self.seconds(series["time"], where)
-        if len(time) != series.sizes["time"]:
-            raise InputError(f"{where}: {len(time)} times for {len(series)} values; write the series anew")
-        return in_order(series, time, where, reading.sort_times)
+        if series.dims[:1] != ("time",) or series.ndim > 2 or "time" not in series.coords:
+            raise InputError(f"{where}: must have dims (time,) or (time, component) and a coordinate time")
+        return in_order(series, self.seconds(series["time"], where), where, reading.sort_times)
 
 
 def is_time(column: Any) -> bool:

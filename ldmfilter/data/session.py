@@ -186,9 +186,6 @@ class Session:
         (2, 3, 0.4)
         """
         mapping = spike_times if isinstance(spike_times, Mapping) else dict(enumerate(spike_times))
-        for name, series in (behavior or {}).items():
-            if "time" not in series.coords or series.dims[0] != "time" or series.ndim > 2:
-                raise InputError(f"memory: behavior {name!r} must have dims (time,) or (time, component) and a time")
         reading = Reading(sort_times=sort_times, ticks=tuple(ticks), drop_nan=drop_nan)
         trains = [np.asarray(times).ravel() for times in mapping.values()]
         times = np.concatenate([train for train in trains if train.size] or [np.empty(0)])
