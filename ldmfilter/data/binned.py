@@ -126,13 +126,15 @@ def from_counts(
         raise InputError(
             f"{where}: counts: {spikes.sum():,.0f} spikes in all are more than fit into memory; are they counts?"
         )
-    seen = (np.ones(len(centres), dtype=bool) if segment is None else segment >= 0)[:, None]
-    if (observed := _mark(table, "observed", where)) is not None:
-        seen &= observed[:, None].astype(bool)
-    if missing is not None:
-        seen = seen & ~missing
-    if (unit_observed := _mark(table, "unit_observed", where)) is not None:
-        seen = seen & unit_observed.astype(bool)
+    seen = np.ones((len(centres), 1), dtype=bool)
+    for mark in (
+        None if segment is None else segment >= 0,
+        None if missing is None else ~missing,
+        _mark(table, "observed", where),
+        _mark(table, "unit_observed", where),
+    ):
+        if mark is not None:
+            seen = seen & mark.reshape(len(seen), -1).astype(bool)
     each = [_runs(column, first, left, size) for column in seen.T]
     always = len(each) == first.sum() == 1 and seen.all()
     tables: dict[str, Any] = dict(intervals or {})

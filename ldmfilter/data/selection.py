@@ -103,16 +103,7 @@ def observed_table(session: Session) -> str | None:
 
 def _interval_spans(session: Session, interval: str) -> list[Span]:
     where, tables = session.source.path, session.intervals
-    name, tag = interval, None
-    if interval not in tables and "=" in interval:
-        # A table's own name may hold "=": the longest name that fits wins.
-        fits = [table for table in tables if interval.startswith(f"{table}=")]
-        name = max(fits, key=len) if fits else interval.partition("=")[0]
-        tag = interval[len(name) + 1 :]
-    if name not in tables:
-        have = f"it has {shorten(tables)}" if tables else "it has none, use spans"
-        meant = next((f"; {name} is a tag: give {one}={name}" for one in tables if name in tags_in(tables[one])), "")
-        raise InputError(f"{where}: no interval table {name!r}; {have}{meant}")
+    name, tag = (interval, None) if interval in tables else _parted(session, interval, "=")
     table = tables[name]
     bounds = bounds_in(table)
     if tag is not None:
@@ -128,6 +119,23 @@ def _interval_spans(session: Session, interval: str) -> list[Span]:
         lost = f"{(~usable).sum()} of {len(bounds)} rows of interval {interval!r}"
         warn(f"{where}: left out {lost}: no start, no stop or no length")
     return [Span(start, stop, tag or name) for start, stop in bounds[usable].tolist()]
+
+
+def _parted(session: Session, text: str, mark: str) -> tuple[str, str]:
+    """The interval table that a text begins with, and what follows behind the mark; both may hold the mark too.
+
+    Raises InputError, with a list of those that exist, where there is no such table.
+    """
+    tables = session.intervals
+    if fits := [name for name in tables if text.startswith(f"{name}{mark}")]:
+        name = max(fits, key=len)
+        return name, text[len(name) + 1 :]
+    name = text.partition(mark)[0]
+    hint = "; name a column as TABLE.COLUMN" if mark == "." else ""
+    meant = next((f"; {name} is a tag: give {one}={name}" for one in tables if name in tags_in(tables[one])), "")
+    raise InputError(
+        f"{session.source.path}: no interval table {name!r}; it has {shorten(tables) or 'none'}{hint}{meant}"
+    )
 
 
 def choose_units(
@@ -274,15 +282,9 @@ def find_column(session: Session, text: str, kinds: str = "biufU") -> tuple[str,
     other values or of several a row.
     """
     where, tables = session.source.path, session.intervals
-    fits = [name for name in tables if text.startswith(f"{name}.")]
-    if not fits:
-        have = f"it has {shorten(tables)}" if tables else "it has none"
-        if text in tables:
-            raise InputError(f"{where}: {text!r} is an interval table; name a column of it, as {text}.start_time")
-        name = text.rpartition(".")[0] or text
-        raise InputError(f"{where}: no interval table {name!r}; {have}; name a column as TABLE.COLUMN")
-    table = max(fits, key=len)
-    column = text[len(table) + 1 :]
+    if text in tables:
+        raise InputError(f"{where}: {text!r} is an interval table; name a column of it, as {text}.start_time")
+    table, column = _parted(session, text, ".")
     columns = [name for name, values in flat_columns(tables[table]).items() if values.dtype.kind in kinds]
     if column not in columns:
         what = "column" if "U" in kinds else "column of times"

@@ -120,7 +120,7 @@ def test_time_that_cannot_be_chosen(session, kwargs, line):
 
 def test_no_tables_at_all():
     assert line_of(choose_spans, Session.from_spikes([[1.0]]), interval="epochs=run") == (
-        "memory: no interval table 'epochs'; it has none, use spans"
+        "memory: no interval table 'epochs'; it has none"
     )
 
 
