@@ -1,5 +1,4 @@
-"""States as netCDF 4, as tables (CSV, Parquet) of one row a bin, and as a folder of pynapple's .npz files, in the layout
-that its `save` methods describe."""
+"""States as netCDF 4, as tables (CSV, Parquet) of one row a bin, and as a folder of .npz files of pynapple."""
 
 from __future__ import annotations
 
