@@ -51,9 +51,6 @@ Runs = Annotated[
     list[Path] | None,
     typer.Option("--run", metavar="FOLDER", help="A run folder, as other commands take it; repeatable."),
 ]
-RunFolder = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Run folder; without it the latest below runs/.")
-]
 RunSession = Annotated[
     Path | None, typer.Option(metavar="SESSION", help="Where the session lies now; of a run of several, which.")
 ]
@@ -145,11 +142,6 @@ def parse_span(text: str, flag: str = "--span") -> tuple[float, float]:
         raise typer.BadParameter(f"{text!r} is not START:STOP in seconds, as 10:60", param_hint=flag) from None
 
 
-def parse_window(text: str) -> tuple[float, float]:
-    """As `parse_span`, of `--window`."""
-    return parse_span(text, "--window")
-
-
 Align = Annotated[
     str | None,
     typer.Option(
@@ -162,7 +154,7 @@ Window = Annotated[
     Any,
     typer.Option(
         metavar="START:STOP",
-        parser=parse_window,
+        parser=partial(parse_span, flag="--window"),
         help="From and to, s from the event.",
         show_default=False,
         rich_help_panel=TRIALS,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from ldmfilter.data.clocks import PLAIN, Clock, Reading, relative
-from ldmfilter.data.counts import warn_turned, whole_counts
+from ldmfilter.data.counts import whole_counts
 from ldmfilter.data.session import MEMORY, Observed, Session, Source
 from ldmfilter.data.tables import (
     Array,
@@ -28,7 +28,7 @@ from ldmfilter.data.tables import (
     plain_array,
     plain_ids,
 )
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 # A wanted bin size may differ from whole bins by this share of itself, lost in writing it down.
 _SAME = 1e-6
@@ -191,8 +191,10 @@ def labelled(values: xr.DataArray | npt.ArrayLike, kind: str, where: str) -> tup
         array = np.asarray(values)
         array = array[:, None] if kind == "signal" and array.ndim == 1 else array
         values = xr.DataArray(array, dims=("time", "unit") if array.ndim == 2 else None)
-        if array.ndim == 2:
-            warn_turned(array.shape, "units" if kind == "counts" else "channels", where)
+        # An array (unit, time) has far more units than bins, and a thousand.
+        if array.ndim == 2 and array.shape[1] > max(10 * len(array), 999):
+            found = f"{len(array)} bins of {array.shape[1]} {'units' if kind == 'counts' else 'channels'}"
+            warn(f"{where}: {found}; the array is read as (time, unit): is it turned?")
     unit = next((dim for dim in values.dims if dim != "time"), "") if kind == "signal" else "unit"
     if set(values.dims) != {"time", unit} or not values.size or values.dtype.kind not in "biuf":
         of = f"{kind} of {values.dtype} with dims {dict(values.sizes)}"

@@ -31,7 +31,7 @@ from ldmfilter.data.tables import (
 from ldmfilter.errors import InputError, warn
 
 if TYPE_CHECKING:
-    from ldmfilter.data.session import Session, Source
+    from ldmfilter.data.session import Session
 
 S = TypeVar("S", bound="Session")
 
@@ -122,11 +122,6 @@ class Clock:
                 )
             seconds = seconds + (date - self.zero) / _SECOND
         return seconds
-
-    def dated(self, source: Source) -> Source:
-        """The source of a session; where it does not say when that started, it did so at 0 s."""
-        started = "" if self.zero is None else f"{np.datetime_as_string(self.zero, unit='us')}+00:00"
-        return replace(source, session_start_time=source.session_start_time or started)
 
     def table(self, columns: Columns, where: str) -> xr.Dataset:
         """An interval table with times in s: start_time, stop_time, and any in a unit of time or dates.

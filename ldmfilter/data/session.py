@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 
 from ldmfilter.data.clocks import PLAIN, Clock, Reading, check_spikes, settle
@@ -36,12 +37,6 @@ class Source:
     session_start_time: str = ""
     checksum: str = ""
     format: str = ""
-
-    @classmethod
-    def noted(cls, path: Path, checksum: str, attrs: Mapping[str, Any]) -> Source:
-        """A file with what its attributes say of the session."""
-        about = {key: str(attrs.get(key, "")) for key in ("identifier", "session_id", "session_start_time")}
-        return cls(str(path), checksum=checksum, **about)
 
     def attrs(self) -> dict[str, str]:
         """The fields that go with data, all but the format."""
@@ -246,7 +241,9 @@ class Session:
         """
         table = make_table(units, "unit", ids, where=f"{source.path}: units")
         parts = clock.parts(intervals, behavior, reading, source.path)
-        return settle(cls(units=table, source=clock.dated(source), **parts, **fields), reading, times)
+        if clock.zero is not None and not source.session_start_time:
+            source = replace(source, session_start_time=f"{np.datetime_as_string(clock.zero, unit='us')}+00:00")
+        return settle(cls(units=table, source=source, **parts, **fields), reading, times)
 
     @property
     def n_units(self) -> int:
@@ -362,17 +359,16 @@ class Session:
         >>> session.select_units([9]).n_spikes
         1
         """
-        wanted = np.asarray(mask_or_ids)
+        wanted, ids = np.asarray(mask_or_ids), pd.Index(self.units["unit"].values)
         if wanted.dtype == bool:
             if wanted.shape != (self.n_units,):
                 raise InputError(f"{self.source.path}: a mask of {wanted.size} units for a session of {self.n_units}")
             rows = np.flatnonzero(wanted).tolist()
         else:
-            row_of = {unit: row for row, unit in enumerate(self.units["unit"].values.tolist())}
-            missing = [unit for unit in wanted.tolist() if unit not in row_of]
-            if missing:
-                raise InputError(f"{self.source.path}: units: no unit {shorten(missing)}; it has {shorten(row_of)}")
-            rows = [row_of[unit] for unit in wanted.tolist()]
+            rows = ids.get_indexer(pd.Index(wanted)).tolist()
+            if -1 in rows:
+                missing = shorten(unit for unit, row in zip(wanted.tolist(), rows, strict=True) if row < 0)
+                raise InputError(f"{self.source.path}: units: no unit {missing}; it has {shorten(ids)}")
         times, index = concatenate([self.spikes_of(row) for row in rows])
         observed = self.observed
         if observed is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ldmfilter.data.untrusted.damage import json_object
 from ldmfilter.data.windows import stretches
 from ldmfilter.errors import InputError, one_line
 from ldmfilter.files import AnyPath, check_target
@@ -96,19 +96,10 @@ def check_export(to: str, out: AnyPath, overwrite: bool, kept: Sequence[AnyPath]
         if same or target in (one.resolve(), *one.resolve().parents) or one.resolve() in target.parents:
             raise InputError(f"{out}: is {one} or would replace a part of it; choose another name")
     if path.exists() and to == "pynapple":
-        if not _is_ours(path):
+        if json_object(path / ABOUT).get("format") != PYNAPPLE:
             raise InputError(f"{path}: is no folder of states for pynapple and is not replaced; choose another name")
     elif path.is_dir():
         raise InputError(f"{out}: is a folder, and {to} is one file; choose another name")
-
-
-def _is_ours(path: Path) -> bool:
-    """True for a folder of states for pynapple."""
-    try:
-        about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(about, dict) and about.get("format") == PYNAPPLE
 
 
 def checked(to: str, latents: xr.Dataset, out: AnyPath, overwrite: bool) -> Path:

@@ -213,7 +213,8 @@ def _session(path: Path, groups: Groups, reading: Reading) -> Session:
     known = (*_SPIKES, *_MARKS, *_AXES, None if table is None else table.name)
     parts = _parts(root, groups, known, where)
     attrs = {**root.attrs, **({} if table is None else table.attrs)}
-    parts |= {"source": Source.noted(path, path_checksum(path), attrs), "reading": reading}
+    said = {key: str(attrs.get(key, "")) for key in ("identifier", "session_id", "session_start_time")}
+    parts |= {"source": Source(where, checksum=path_checksum(path), **said), "reading": reading}
     if table is not None and not about:
         return from_counts(table, reading.bin_size, **parts)
     missing = [name for name in _SPIKES[:2] if name not in root]

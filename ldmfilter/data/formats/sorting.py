@@ -244,15 +244,16 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _is_analyzer(path: Path) -> bool:
-    return (path / "spikeinterface_info.json").exists() or "spikeinterface_info" in json_object(path / ".zattrs")
-
-
-def _is_sorting(path: Path) -> bool:
-    return (path / "numpysorting_info.json").exists() or (path / "spikes" / "sample_index").is_dir()
-
-
+_INFO = "spikeinterface_info"
 FORMATS = {
-    "sorting": Format(_is_sorting, read_sorting, "folder"),
-    "analyzer": Format(_is_analyzer, read_analyzer, "folder"),
+    "sorting": Format(
+        lambda path: (path / "numpysorting_info.json").exists() or (path / "spikes" / "sample_index").is_dir(),
+        read_sorting,
+        "folder",
+    ),
+    "analyzer": Format(
+        lambda path: (path / f"{_INFO}.json").exists() or _INFO in json_object(path / ".zattrs"),
+        read_analyzer,
+        "folder",
+    ),
 }
