@@ -137,23 +137,6 @@ class Clock:
         has_ids = isinstance(columns, xr.Dataset) and "interval" in columns.coords
         return make_intervals(found, where, plain_array(columns["interval"].values) if has_ids else None)
 
-    def parts(
-        self,
-        intervals: Mapping[str, Any] | None,
-        behavior: Mapping[str, xr.DataArray] | None,
-        reading: Reading,
-        where: str,
-    ) -> dict[str, Any]:
-        """The fields of a session that hold interval tables and behaviour, with times in s on this clock.
-
-        Raises InputError as `table` and `series`.
-        """
-        series = {name: self.series(one, f"{where}: {name}", reading) for name, one in (behavior or {}).items()}
-        return {
-            "intervals": {name: self.table(one, f"{where}: {name}") for name, one in (intervals or {}).items()},
-            "behavior": {name: one for name, one in series.items() if one is not None},
-        }
-
     def series(self, series: xr.DataArray, where: str, reading: Reading) -> xr.DataArray | None:
         """Behaviour (time,) or (time, component), times in s, as `in_order` gives it, with a warning of each change."""
         if series.dims[:1] != ("time",) or series.ndim > 2 or "time" not in series.coords:

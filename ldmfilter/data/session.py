@@ -237,13 +237,18 @@ class Session:
         times: as for `settle`
         **fields: other fields of the session
 
-        Raises InputError as `make_table`, `Clock.parts` and `settle`.
+        Raises InputError as `make_table`, `Clock.table`, `Clock.series` and `settle`.
         """
         table = make_table(units, "unit", ids, where=f"{source.path}: units")
-        parts = clock.parts(intervals, behavior, reading, source.path)
+        where = source.path
+        series = {name: clock.series(one, f"{where}: {name}", reading) for name, one in (behavior or {}).items()}
+        fields |= {
+            "intervals": {name: clock.table(one, f"{where}: {name}") for name, one in (intervals or {}).items()},
+            "behavior": {name: one for name, one in series.items() if one is not None},
+        }
         if clock.zero is not None and not source.session_start_time:
             source = replace(source, session_start_time=f"{np.datetime_as_string(clock.zero, unit='us')}+00:00")
-        return settle(cls(units=table, source=source, **parts, **fields), reading, times)
+        return settle(cls(units=table, source=source, **fields), reading, times)
 
     @property
     def n_units(self) -> int:

@@ -303,11 +303,15 @@ def damaged_series(path):
 @pytest.mark.parametrize(
     ("name", "make", "line"),
     [
-        ("a.nc", two_tables, "holds several variables with dims (time, unit): a, b; name the counts `counts`"),
+        (
+            "a.nc",
+            two_tables,
+            "needs one variable with dims (time, unit), or one named `counts`; it holds a (time, unit), b",
+        ),
         (
             "a.nc",
             lambda p: xr.Dataset({"a": ("time", [1])}).to_netcdf(p, engine="h5netcdf"),
-            "holds no variable with dims (time, unit): a (time); name the counts `counts`",
+            "needs one variable with dims (time, unit), or one named `counts`; it holds a (time)",
         ),
         ("a.npz", lambda p: np.savez(p, a=VALUES, b=VALUES), "holds no array counts (time, unit); it has a, b"),
         ("a.npz", lambda p: np.savez(p, counts=[1]), "holds no array counts (time, unit); it has counts"),

@@ -260,12 +260,13 @@ def _replaced(name: str, change):
             _replaced("timestamps", lambda time: time[:-2]),
             None,
             f"{PATH}/dff: its data (400, 3) do not fit 398 times of 3 regions of interest; "
-            "write a row for each time and a column for each channel",
+            "write them as (time, channel)",
         ),
         (
             _replaced("data", lambda values: values.T),
             None,
-            f"{PATH}/dff: its data (3, 400) look like (channel, time); write them as (time, channel)",
+            f"{PATH}/dff: its data (3, 400) do not fit 400 times of 3 regions of interest; "
+            "write them as (time, channel)",
         ),
         (
             _replaced("data", lambda values: np.full_like(values, np.nan)),

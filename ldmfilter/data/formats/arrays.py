@@ -285,9 +285,8 @@ def _counts(root: xr.Dataset, where: str, wanted: str | None) -> tuple[xr.DataAr
         return root[choose_series(signals, wanted, where, list(signals))], signals
     if "counts" in fitting or len(fitting) == 1:
         return root["counts" if "counts" in fitting else fitting[0]], {}
-    found = shorten(fitting or (f"{key} ({', '.join(map(str, array.dims))})" for key, array in root.items()))
-    what = "several variables" if fitting else "no variable"
-    raise InputError(f"{where}: holds {what} with dims (time, unit): {found or 'none'}; name the counts `counts`")
+    found = shorten(f"{key} ({', '.join(map(str, array.dims))})" for key, array in root.items()) or "none"
+    raise InputError(f"{where}: needs one variable with dims (time, unit), or one named `counts`; it holds {found}")
 
 
 def _is_counts(path: Path) -> bool:

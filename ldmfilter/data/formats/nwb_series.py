@@ -83,10 +83,7 @@ def read_signal(series: TimeSeries, name: str, path: str) -> tuple[xr.DataArray,
     wanted = (n, len(rows)) if len(shape) == 2 else (n,)
     if shape != wanted or len(rows) > n:
         of = "" if region is None else f" of {len(rows)} regions of interest"
-        turned = len(rows) > n if shape == wanted else shape == wanted[::-1] or shape[:1] == (len(rows),)
-        told = "look like (channel, time)" if turned else f"do not fit {n} times{of}"
-        way = "write them as (time, channel)" if turned else "write a row for each time and a column for each channel"
-        raise InputError(f"{where}: its data {shape} {told}; {way}")
+        raise InputError(f"{where}: its data {shape} do not fit {n} times{of}; write them as (time, channel)")
     values = np.asarray(series.data[:]).reshape(n, -1).astype(np.float32)
     values = _scaled(values, series, name)
     ids = rows
