@@ -15,7 +15,7 @@ from ldmfilter.data.tables import (
     Span,
     bounds_in,
     bounds_of,
-    intersect,
+    cut,
     join_overlaps,
     shorten,
     tagged,
@@ -78,15 +78,14 @@ def choose_spans(
         if not span.stop > span.start:
             raise InputError(f"{where}: span {span.clock} is empty; give START:STOP in seconds, STOP after START")
     given = join_overlaps(given, where)
-    bounds = bounds_of(chosen)
-    both, rows, cuts = intersect(bounds, bounds_of(given))
-    if not len(both):
+    given = [span._replace(label=span.clock) for span in given]
+    found = cut(given, bounds_of(chosen)) if interval is None else cut(chosen, bounds_of(given))
+    if not found:
         what = "the session" if interval is None else f"interval {interval!r}"
-        extent = f"{bounds[0, 0]:g} to {bounds[-1, 1]:g} s"
+        extent = f"{chosen[0].start:g} to {chosen[-1].stop:g} s"
         text = shorten(span.clock for span in given)
         raise InputError(f"{where}: span {text} is empty: {what} is {extent}; give a span within it")
-    labels = [given[cut].clock for cut in cuts] if interval is None else [chosen[row].label for row in rows]
-    return [Span(start, stop, label) for (start, stop), label in zip(both.tolist(), labels, strict=True)]
+    return found
 
 
 def observed_table(session: Session) -> str | None:

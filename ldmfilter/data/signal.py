@@ -13,7 +13,17 @@ from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.counts import LONG_BIN
 from ldmfilter.data.frames import sums
 from ldmfilter.data.session import MEMORY, Session, Source
-from ldmfilter.data.tables import Array, Columns, Floats, Span, bounds_of, inside, intersect, places, shorten, union
+from ldmfilter.data.tables import (
+    Array,
+    Columns,
+    Floats,
+    Span,
+    cut,
+    inside,
+    places,
+    shorten,
+    union,
+)
 from ldmfilter.errors import InputError, warn
 
 _GAP = 1.0  # s without a frame, which end a stretch; in a shorter gap frames are missing
@@ -50,12 +60,10 @@ class SignalSession(BinnedSession):
             raise InputError(
                 f"{where}: frames of {own:g} s cannot be told in bins of {bin_size:g} s; give {own:g} s or more"
             )
-        ordered = sorted(spans)
-        pieces, rows, _ = intersect(bounds_of(ordered), self.stretches)
-        if not len(pieces):
+        pieces = cut(sorted(spans), self.stretches)
+        if not pieces:
             raise InputError(f"{where}: no frame lies in the chosen time; choose another")
-        cut = [Span(start, stop, ordered[row].label) for (start, stop), row in zip(pieces.tolist(), rows, strict=True)]
-        return own if abs(bin_size / own - 1) < _SAME else bin_size, cut
+        return own if abs(bin_size / own - 1) < _SAME else bin_size, pieces
 
     def means(self, left: Floats, right: Floats) -> Array:
         """Means (time, unit), float32, of the frames in bins (time,), s; NaN where less than half of a bin was seen."""

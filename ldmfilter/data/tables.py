@@ -217,6 +217,12 @@ def intersect(a: Floats, b: Floats) -> tuple[Floats, Ints, Ints]:
     return both, rows, others
 
 
+def cut(spans: Sequence[Span], bounds: Floats) -> list[Span]:
+    """The parts of spans within intervals (interval, 2), s, both in order and disjoint, with the spans' labels."""
+    both, rows, _ = intersect(bounds_of(spans), bounds)
+    return [Span(start, stop, spans[row].label) for (start, stop), row in zip(both.tolist(), rows, strict=True)]
+
+
 def _begins_union(bounds: Floats, touching: bool) -> np.ndarray:
     """(interval,) bool, for intervals in order of their starts: True where none before reaches to this one.
 
