@@ -204,12 +204,14 @@ def columns(latents: xr.Dataset) -> list[Column]:
     """The columns of a table of states, one row a bin: all but `beyond_tables`."""
     table = [Column("time", "time", {}, "s")]
     table += [Column(name, name, {}) for name in ("segment", "interval", "observed", "trained") if name in latents]
-    for i in range(latents.sizes["state"]):
-        for key, end in _OF_STATES.items():
-            table += split(latents, key, f"state_{i}{end}", {"state": i})
-    for i, unit in enumerate(latents["unit"].to_numpy().tolist() if "rate" in latents else ()):
-        for key, end in _OF_UNITS.items():
-            table += split(latents, key, f"rate_{clean(unit)}{end}", {"unit": i}, "Hz")
+    units = latents["unit"].to_numpy().tolist() if "rate" in latents else ()
+    for dim, stem, ends, labels, unit in (
+        ("state", "state", _OF_STATES, range(latents.sizes["state"]), ""),
+        ("unit", "rate", _OF_UNITS, units, "Hz"),
+    ):
+        for i, label in enumerate(labels):
+            for key, end in ends.items():
+                table += split(latents, key, f"{stem}_{clean(label)}{end}", {dim: i}, unit)
     for name in _read(latents, "_mean", 1):
         for key in (f"{name}_mean", f"{name}_ci", f"{name}_true"):
             table += split(latents, key, key, {}, _unit(latents, f"{name}_mean"))

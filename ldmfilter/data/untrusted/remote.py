@@ -105,12 +105,6 @@ class _Pieces(io.RawIOBase):
     def __init__(self, where: str, file: Any, size: int):
         self._where, self._file, self._size = where, file, size
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._file.seek(offset, whence)
         return self.tell()
