@@ -111,7 +111,7 @@ def from_counts(
     """
     where = source.path
     table, ids = labelled(counts, "counts", where)
-    clock, size, centres = _bins(table, bin_size, reading, source.session_start_time, where)
+    clock, size, centres = _bins(table, bin_size, source, reading)
     segment = _mark(table, "segment", where)
     # A new stretch begins where the time jumps or another segment begins.
     first = np.diff(centres, prepend=-np.inf) > (1 + _WAVER) * size
@@ -146,7 +146,6 @@ def from_counts(
         ids,
         units,
         source,
-        reading,
         tables,
         behavior,
         times,
@@ -202,14 +201,13 @@ def labelled(values: xr.DataArray | npt.ArrayLike, kind: str, where: str) -> tup
     return values.transpose("time", unit), plain_ids(values[unit].values, f"{where}: units")
 
 
-def axis(
-    table: xr.DataArray, size: float | None, reading: Reading, started: str, where: str
-) -> tuple[Clock, Floats, Floats]:
+def axis(table: xr.DataArray, size: float | None, source: Source, reading: Reading) -> tuple[Clock, Floats, Floats]:
     """The clock, and the middles of bins or frames (time,), s: on that clock, and since any time.
 
     size: of a bin or frame, s, where it was given; what has no times follows one another. Raises InputError for a size
     that is none, and for what has neither size nor times.
     """
+    where = source.path
     if size is not None and not (isinstance(size, Real) and math.isfinite(size) and size > 0):
         raise InputError(f"{where}: bin_size is {size!r}; it must be a positive number of seconds")
     if "time" in table.coords:
@@ -222,7 +220,7 @@ def axis(
     where = f"{where}: time"
     since = relative(time, where)[0]
     width = float(size or np.nanmedian(np.diff(since))) if len(since) > 1 or size else 0.0
-    clock = Clock.of(time, started, where, width / 2)
+    clock = Clock.of(time, source, reading, where, width / 2)
     return clock, clock.seconds(time, where), since
 
 
@@ -236,12 +234,10 @@ def _mark(table: xr.DataArray, name: str, where: str) -> Ints | Array | None:
     return mark.astype(np.int64) if mark.dtype.kind in "bu" else mark
 
 
-def _bins(
-    counts: xr.DataArray, given: float | None, reading: Reading, started: str, where: str
-) -> tuple[Clock, float, Floats]:
+def _bins(counts: xr.DataArray, given: float | None, source: Source, reading: Reading) -> tuple[Clock, float, Floats]:
     """The clock, the bin size, s, and the bins' centres (time,), s."""
     size = given = counts.attrs.get("bin_size", given)
-    clock, centres, since = axis(counts, size, reading, started, where)
+    where, (clock, centres, since) = source.path, axis(counts, size, source, reading)
     if "time" not in counts.coords:
         return clock, float(size), centres  # type: ignore[arg-type]  # `axis` wants one
     steps, own = np.diff(since), counts["time"]

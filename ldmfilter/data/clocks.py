@@ -31,7 +31,7 @@ from ldmfilter.data.tables import (
 from ldmfilter.errors import InputError, warn
 
 if TYPE_CHECKING:
-    from ldmfilter.data.session import Session
+    from ldmfilter.data.session import Session, Source
 
 S = TypeVar("S", bound="Session")
 
@@ -86,27 +86,30 @@ PLAIN = Reading()
 
 @dataclass(frozen=True)
 class Clock:
-    """The clock of a session. zero: the date of 0 s in UTC, None where the session's own times carry no date."""
+    """The clock of a session.
 
-    zero: np.datetime64 | None = None
+    zero: the date of 0 s in UTC, None where the session's own times carry no date
+    reading: what a person says of the times
+    """
+
+    zero: np.datetime64 | None
+    reading: Reading
 
     @classmethod
-    def of(cls, times: Any, started: str, where: str, before: float = 0.0) -> Clock:
+    def of(cls, times: Any, source: Source, reading: Reading, where: str, before: float = 0.0) -> Clock:
         """The clock of the session's own times: of its spikes, or of the centres of its bins.
 
         0 s is the session's start where that is known, else the date since which the times are counted; where that is
         merely the first of them, as xarray writes dates, `before` s before the earliest.
-
-        started: the session's start in ISO 8601, or ""
         """
         seconds, date = relative(times, where)
-        start = _date(started)
+        start = _date(source.session_start_time)
         if date is None or not np.isfinite(seconds).any():
-            return cls(start)
+            return cls(start, reading)
         first = date + np.timedelta64(round((float(np.nanmin(seconds)) - before) * 1e9), "ns")
         if start is not None and -_SECOND < first - start < _DAY:
-            return cls(start)
-        return cls(first if seconds.flat[0] == 0 else date)
+            return cls(start, reading)
+        return cls(first if seconds.flat[0] == 0 else date, reading)
 
     def seconds(self, times: Any, where: str) -> Floats:
         """Times in s on this clock: numbers in the unit of their attribute `units`, durations or dates.
@@ -123,25 +126,33 @@ class Clock:
             seconds = seconds + (date - self.zero) / _SECOND
         return seconds
 
-    def table(self, columns: Columns, where: str) -> xr.Dataset:
-        """An interval table with times in s: start_time, stop_time, and any in a unit of time or dates.
+    def table(self, name: str, columns: Columns, path: str) -> xr.Dataset:
+        """An interval table with times in s: start_time, stop_time, and any in a unit of time, in dates or in ticks.
 
         Raises InputError as `seconds` and `make_intervals`.
         """
+        where, hz = f"{path}: {name}", self.reading.hz.get(name)
         found: dict[str, Any] = {}
-        for name, column in columns.items():
-            if is_time(column) or name in ("start_time", "stop_time"):
-                found[str(name)] = self.seconds(column, f"{where}: {name}")
-            else:
-                found[str(name)] = column if isinstance(column, list) else np.asarray(column)
+        for key, column in columns.items():
+            timed = is_time(column) or key in ("start_time", "stop_time")
+            found[str(key)] = self.seconds(column, f"{where}: {key}") if timed else column
         has_ids = isinstance(columns, xr.Dataset) and "interval" in columns.coords
-        return make_intervals(found, where, plain_array(columns["interval"].values) if has_ids else None)
+        table = make_intervals(found, where, plain_array(columns["interval"].values) if has_ids else None)
+        if hz is None:
+            return table
+        ticks = [key for key in table if str(key).endswith("_time") and table[key].dtype.kind in "iuf"]
+        return table.assign({key: table[key] / hz for key in ticks})
 
-    def series(self, series: xr.DataArray, where: str, reading: Reading) -> xr.DataArray | None:
+    def series(self, name: str, series: xr.DataArray, path: str) -> xr.DataArray | None:
         """Behaviour (time,) or (time, component), times in s, as `in_order` gives it, with a warning of each change."""
+        where, hz = f"{path}: {name}", self.reading.hz.get(name)
         if series.dims[:1] != ("time",) or series.ndim > 2 or "time" not in series.coords:
             raise InputError(f"{where}: must have dims (time,) or (time, component) and a coordinate time")
-        return in_order(series, self.seconds(series["time"], where), where, reading.sort_times)
+        found = in_order(series, self.seconds(series["time"], where), where, self.reading.sort_times)
+        if found is None or hz is None:
+            return found
+        time = found["time"].values / hz
+        return found.assign_coords(time=time).assign_attrs(rate=rate_of(time))
 
 
 def is_time(column: Any) -> bool:
@@ -192,56 +203,40 @@ def _date(text: str) -> np.datetime64 | None:
 
 
 def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
-    """The session with all times in s, without what lies on another clock.
+    """The session without what lies on another clock.
 
     A table or series is left out, with a warning, where its times cannot be seconds beside these spikes; there is a
     warning of single times far from the spikes.
 
     times: of counts or a signal, s, whose unit is known, in place of those of the spikes
 
-    Raises InputError where the spikes' own unit of time is in doubt, and for ticks of an object that does not exist.
+    Raises InputError where the spikes' own unit of time is in doubt.
     """
-    where, hz = session.source.path, reading.hz
-    observed = session.observed if times is None else None  # of counts it follows from their bins
+    where, own = session.source.path, times is None
+    times = session.spike_times if times is None else times
+    if times.size < _FEW_SPIKES:
+        return session
     intervals, behavior = dict(session.intervals), dict(session.behavior)
-    known = ["spikes", *["obs_intervals"] * (observed is not None), *intervals, *behavior]
-    unknown = [name for name in hz if name not in known]
-    if unknown:
-        raise InputError(f"{where}: no {shorten(unknown)} to give ticks of; it has {shorten(known)}")
-    spikes, in_doubt = session.spike_times, times is None and "spikes" not in hz
-    if times is None:
-        times = spikes = spikes if in_doubt else spikes / hz["spikes"]
-    if observed is not None and "obs_intervals" in hz:
-        observed = replace(observed, intervals=observed.intervals / hz["obs_intervals"])
-    for name in intervals.keys() & hz:
-        table = intervals[name]
-        columns = [key for key in table if str(key).endswith("_time") and table[key].dtype.kind in "iuf"]
-        intervals[name] = table.assign({key: table[key] / hz[name] for key in columns})
-    for name in behavior.keys() & hz:
-        time = behavior[name]["time"].values / hz[name]
-        behavior[name] = behavior[name].assign_coords(time=time).assign_attrs(rate=rate_of(time))
-    if times.size >= _FEW_SPIKES:
-        others = {} if observed is None else {"obs_intervals": observed.intervals.ravel()}
-        others |= {name: bounds_in(table).T.ravel() for name, table in intervals.items()}
-        others |= {name: series["time"].values for name, series in behavior.items()}
-        others = {name: t[np.isfinite(t)] for name, t in others.items() if name not in hz}
-        others = {name: t for name, t in others.items() if t.size}
-        span = float(times.min()), float(times.max())
-        if in_doubt:
-            _check_spikes_unit(times, session.spike_times_index, span, others, where)
-        for name, t in others.items():
-            doubt = _doubt(t, span)
-            if doubt and name == "obs_intervals":
-                raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
-            told = f"left out, {doubt}; {_way_out(name)}" if doubt else _apart(t, span)
-            if told:
-                warn(f"{where}: {name}: {told}")
-            if doubt:
-                intervals.pop(name, None)
-                behavior.pop(name, None)
-    return replace(
-        session, spike_times=spikes, intervals=intervals, behavior=behavior, observed=observed or session.observed
-    )
+    others = {name: bounds_in(table).T.ravel() for name, table in intervals.items()}
+    others |= {name: series["time"].values for name, series in behavior.items()}
+    if own and session.observed is not None:  # of counts it follows from their bins
+        others = {"obs_intervals": session.observed.intervals.ravel(), **others}
+    others = {name: t[np.isfinite(t)] for name, t in others.items() if name not in reading.hz}
+    others = {name: t for name, t in others.items() if t.size}
+    span = float(times.min()), float(times.max())
+    if own and "spikes" not in reading.hz:
+        _check_spikes_unit(times, session.spike_times_index, span, others, where)
+    for name, t in others.items():
+        doubt = _doubt(t, span)
+        if doubt and name == "obs_intervals":
+            raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
+        told = f"left out, {doubt}; {_way_out(name)}" if doubt else _apart(t, span)
+        if told:
+            warn(f"{where}: {name}: {told}")
+        if doubt:
+            intervals.pop(name, None)
+            behavior.pop(name, None)
+    return replace(session, intervals=intervals, behavior=behavior)
 
 
 def _way_out(name: str) -> str:

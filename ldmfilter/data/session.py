@@ -209,15 +209,17 @@ class Session:
         Raises InputError as `Clock.seconds`, `check_spikes` and `assembled`.
         """
         where = f"{source.path}: spike_times"
-        clock = Clock.of(times, source.session_start_time, where)
+        clock, hz = Clock.of(times, source, reading, where), reading.hz
         spikes, index = check_spikes(
             clock.seconds(times, where), index, ids, source.path, reading.sort_times, reading.drop_nan
         )
+        if "spikes" in hz:
+            spikes = spikes / hz["spikes"]
         if observed is not None:
             seconds = clock.seconds(observed.intervals, f"{source.path}: obs_intervals")
-            observed = replace(observed, intervals=seconds)
+            observed = replace(observed, intervals=seconds / hz.get("obs_intervals", 1))
         parts |= {"spike_times": spikes, "spike_times_index": index, "observed": observed}
-        return cls.assembled(clock, ids, units, source, reading, **parts)
+        return cls.assembled(clock, ids, units, source, **parts)
 
     @classmethod
     def assembled(
@@ -226,7 +228,6 @@ class Session:
         ids: Array,
         units: Columns | None,
         source: Source,
-        reading: Reading,
         intervals: Mapping[str, Columns] | None = None,
         behavior: Mapping[str, xr.DataArray] | None = None,
         times: Floats | None = None,
@@ -237,18 +238,23 @@ class Session:
         times: as for `settle`
         **fields: other fields of the session
 
-        Raises InputError as `make_table`, `Clock.table`, `Clock.series` and `settle`.
+        Raises InputError as `make_table`, `Clock.table`, `Clock.series` and `settle`, and for ticks of an object that
+        does not exist.
         """
-        table = make_table(units, "unit", ids, where=f"{source.path}: units")
-        where = source.path
-        series = {name: clock.series(one, f"{where}: {name}", reading) for name, one in (behavior or {}).items()}
+        where, intervals, behavior = source.path, intervals or {}, behavior or {}
+        has_own = times is None and fields.get("observed") is not None
+        known = ["spikes", *["obs_intervals"] * has_own, *intervals, *behavior]
+        if unknown := [name for name in clock.reading.hz if name not in known]:
+            raise InputError(f"{where}: no {shorten(unknown)} to give ticks of; it has {shorten(known)}")
+        table = make_table(units, "unit", ids, where=f"{where}: units")
+        series = {name: clock.series(name, one, where) for name, one in behavior.items()}
         fields |= {
-            "intervals": {name: clock.table(one, f"{where}: {name}") for name, one in (intervals or {}).items()},
+            "intervals": {name: clock.table(name, one, where) for name, one in intervals.items()},
             "behavior": {name: one for name, one in series.items() if one is not None},
         }
         if clock.zero is not None and not source.session_start_time:
             source = replace(source, session_start_time=f"{np.datetime_as_string(clock.zero, unit='us')}+00:00")
-        return settle(cls(units=table, source=source, **fields), reading, times)
+        return settle(cls(units=table, source=source, **fields), clock.reading, times)
 
     @property
     def n_units(self) -> int:

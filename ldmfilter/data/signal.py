@@ -144,7 +144,7 @@ def from_signal(
     for mark in ("observed", "unit_observed"):
         if mark in table.coords:
             table = table.where(table[mark])
-    clock, time, _ = axis(table, bin_size, reading, source.session_start_time, where)
+    clock, time, _ = axis(table, bin_size, source, reading)
     name, values = name or str(table.name or "signal"), table.values.astype(np.float32)
     where = f"{where}: {name}"
     known = np.isfinite(time)
@@ -174,7 +174,6 @@ def from_signal(
         ids,
         units,
         source,
-        reading,
         intervals,
         behavior,
         centres,
