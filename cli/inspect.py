@@ -19,15 +19,12 @@ if TYPE_CHECKING:
 
 
 @command
-@with_options("sort_times", "ticks", "drop_nan")
+@with_options("series", "sort_times", "ticks", "drop_nan")
 def inspect(
     session: Annotated[Path, typer.Argument(help=SESSION)],
     format: Format = None,
     bin_size: Annotated[
         float | None, typer.Option(metavar="S", help="Width of a time bin of counts that do not say it, s.")
-    ] = None,
-    series: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Signal in place of spikes, by its path or the last part of it.")
     ] = None,
     as_json: AsJson = False,
     *,
@@ -43,9 +40,9 @@ def inspect(
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        read = read_session(session, format, bin_size, series, **options)
+        read = read_session(session, format, bin_size, **options)
     odd = [" ".join(str(one.message).split()) for one in caught if one.category is InputWarning]
-    summary = summarise(read, odd, _given(format=format, series=series, **options))
+    summary = summarise(read, odd, _given(format=format, **options))
     if as_json:
         print(json.dumps(summary, indent=1, allow_nan=False))
     else:
