@@ -94,8 +94,8 @@ def from_nwb(nwb: NWBFile, series: str | None = None) -> Session:
 
 
 def _telling(where: str, read: Callable[[], Session]) -> Session:
-    """The session that `read` gives. Its warnings are told when the file is closed, and begin with its name; those of pynwb and
-    hdmf, on schema versions and style, which a reader of the file cannot change, are not."""
+    """The session that `read` gives. Its warnings are told when the file is closed, and begin with its name; those of
+    pynwb and hdmf, on schema versions and style, which a reader of the file cannot change, are not."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         session = read()
