@@ -13,15 +13,42 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from ldmfilter.config import OPTIONS
 from ldmfilter.errors import InputError, TrainingError, short
 from ldmfilter.ranks import ranks
 
+HELP_ALL = "ldmfilter.help_all"  # marks a context in which every option is shown
 FAILED, UNUSABLE, INTERRUPTED = 1, 3, 130
 PATIENCE = 10.0  # s that torchrun has to end the other processes when the first has failed
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Messages")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Results only.", rich_help_panel="Messages")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+
+
+#: The options that the help of a command leaves out, and --help-all shows.
+_RARE = tuple(name for name, one in OPTIONS.items() if one.metadata.get("rare"))
+FOLDED = {
+    "train": _RARE,
+    "sweep": (
+        *_RARE, "reserve", "restarts", "device", "dask", "config", "as_json", "debug", "quiet", "series",
+        "trials", "jobs",
+    ),
+    "decode": ("format", "circular", "as_json", "filter", "device", "dask", "debug", "quiet"),
+    "stream": ("header", "out_format", "circular", "no_cov", "head", "strict", "debug", "quiet"),
+}  # fmt: skip
+
+
+def _show_all(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        context.meta[HELP_ALL] = False
+        print(context.get_help(), end="")
+        raise typer.Exit
+
+
+HelpAll = Annotated[
+    bool, typer.Option("--help-all", callback=_show_all, is_eager=True, help="Show every option, and end.")
+]
 
 
 def say(text: str) -> None:
@@ -43,14 +70,14 @@ def give_up(failures: Sequence[Exception]) -> None:
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Turn what a command raises into one line on stderr and an exit code: 3 for input that cannot be used, 1 for any
-    other failure, 130 for Ctrl-C. Warnings become lines too. Adds --debug, which shows the traceback. Of processes that
-    torchrun started, only the first prints."""
+    other failure, 130 for Ctrl-C. Warnings become lines too. Adds --debug, which shows the traceback, and --help-all
+    where options are folded. Of processes that torchrun started, only the first prints."""
 
     def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
         say(f"warning: {' '.join(str(message).split())}")
 
     @functools.wraps(function)
-    def run(*args: Any, debug: bool = False, quiet: bool = False, **kwargs: Any) -> None:
+    def run(*args: Any, debug: bool = False, quiet: bool = False, help_all: bool = False, **kwargs: Any) -> None:
         quiet = quiet or not ranks().first
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if quiet else "default")
@@ -82,26 +109,32 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                     time.sleep(PATIENCE)  # the first reports what all fail for, and torchrun ends the others
                 give_up([failure])
 
-    debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
-    return with_parameters(run, [*inspect.signature(function).parameters.values(), debug])
+    added = {"debug": Debug} | ({"help_all": HelpAll} if function.__name__ in FOLDED else {})
+    flags = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=a) for key, a in added.items()
+    ]
+    return with_parameters(run, [*inspect.signature(function).parameters.values(), *flags])
 
 
-class _PlainFlags:
-    """Help that shows no type beside a flag, which takes no value."""
+class _Help:
+    """Help that shows no type beside a flag, which takes no value, and leaves out the options that are `FOLDED`."""
+
+    name: str | None
 
     def get_params(self, ctx: Any) -> list[Any]:
         parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for one in parameters:
             if getattr(one, "is_flag", False):
                 one.metavar = ""
+            one.hidden = one.name in FOLDED.get(self.name or "", ()) and ctx.meta.get(HELP_ALL, True)
         return parameters
 
 
-class Command(_PlainFlags, TyperCommand):
+class Command(_Help, TyperCommand):
     """A command."""
 
 
-class Group(_PlainFlags, TyperGroup):
+class Group(_Help, TyperGroup):
     """All commands."""
 
 

@@ -16,9 +16,8 @@ from ldmfilter_cli.options import (
     Filter,
     Format,
     MinSpeed,
-    RunFolder,
+    RunOption,
     Window,
-    folded,
     open_run,
     with_options,
 )  # fmt: skip
@@ -26,7 +25,6 @@ from ldmfilter_cli.options import (
 from ldmfilter.text import open_console, print_lines, print_table
 
 
-@folded("format", "circular", "as_json", "filter", "device", "dask", "debug", "quiet")
 @command
 @with_options("interval", "spans")
 def decode(
@@ -42,7 +40,7 @@ def decode(
         typer.Argument(metavar="SESSION...", help="Sessions; without one the run's own.", show_default=False),
     ] = None,
     format: Format = None,
-    run: RunFolder = None,
+    run: RunOption = None,
     *,
     options: dict[str, Any],
     ci: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,

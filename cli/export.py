@@ -2,9 +2,9 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from ldmfilter_cli.console import Overwrite, Quiet, command, say
@@ -15,11 +15,7 @@ from ldmfilter.files import disk_errors, plain_name
 from ldmfilter.progress import follow
 
 if TYPE_CHECKING:
-    import xarray as xr
-
-    from ldmfilter.export.latents import Block
     from ldmfilter.filter.runs import Run
-
 
 TARGETS = ("nwb", "netcdf", "csv", "pynapple", "parquet")
 
@@ -72,8 +68,8 @@ def export(
     The whole session of a run is decoded. For some of its time, smoothed states or behaviour, **decode** first and
     export what it made.
     """
-    from ldmfilter.export import FORMATS, WRITERS, check_export, to_nwb
-    from ldmfilter.export.latents import BLOCK, left_out
+    from ldmfilter.export import FORMATS, WRITERS, check_export, read_latents, to_nwb
+    from ldmfilter.export.latents import BLOCK, clean, left_out
     from ldmfilter.export.nwb import check_session
 
     if to not in FORMATS:
@@ -81,14 +77,20 @@ def export(
     if in_place and (to != "nwb" or out is not None):
         raise typer.BadParameter("means something only with --to nwb and without --out", param_hint="--in-place")
     states = one_folder(states, run_option)
-    if run_option:
-        open_run(run_option)  # refuses what is no run
-    source, where, store = _source(states, session)
-    if store and session and to != "nwb":
-        raise typer.BadParameter(
-            "a store of states is written without its session; leave it out, and name the file with --out",
-            param_hint="--session",
-        )
+    store = states if not run_option and states and not (states / "run.json").is_file() else None
+    if store is None:
+        run = open_run(states).choose(session)
+        where = str(where_now(run, session) or run.session_path)
+    else:
+        if store.is_dir() and not (store / ".zgroup").exists():
+            raise InputError(f"{store}: is no run folder and no store of states; name what train or decode made")
+        latents = read_latents(store)
+        where = str(session or clean(latents.attrs.get("source_path", "")))
+        if session and to != "nwb":
+            raise typer.BadParameter(
+                "a store of states is written without its session; leave it out, and name the file with --out",
+                param_hint="--session",
+            )
     if to == "nwb" and not where:
         raise InputError(f"{states}: does not say which file it was decoded from; name it with --session")
     # "/data/rat 1.nwb" gives rat_1-latents, "../.." gives session-latents.
@@ -98,11 +100,13 @@ def export(
         check_session(Path(where), overwrite, in_place)
     if not in_place:
         check_export(to, target, overwrite, [one for one in (where, store) if one])
-    with _latents(source, where, target, quiet) as latents:
+    with ExitStack() as stack:
+        if store is None:
+            latents = read_latents(_decoded(run, where, target, quiet, stack))
         bins = latents.sizes["time"]
         hidden = quiet or bins <= BLOCK
 
-        def shown(blocks: "Iterator[Block]") -> "Iterator[Block]":
+        def shown(blocks: Iterator[Any]) -> Iterator[Any]:
             return follow(blocks, bins, lambda one: one[0].stop, lambda _: f"to {target}", "bin", hidden)
 
         if to == "nwb":
@@ -117,40 +121,21 @@ def export(
     print(target)
 
 
-def _source(states: Path | None, session: Path | None) -> "tuple[Run | xr.Dataset, str, Path | None]":
-    """The run or the states to export; the session's path, "" where it is not known; and the store of the states."""
-    from ldmfilter.export import read_latents
-    from ldmfilter.export.latents import clean
-
-    if states is None or (states / "run.json").is_file():
-        run = open_run(states).choose(session)
-        return run, str(where_now(run, session) or run.session_path), None
-    if states.is_dir() and not (states / ".zgroup").exists():
-        raise InputError(f"{states}: is no run folder and no store of states; name what train or decode made")
-    latents = read_latents(states)
-    return latents, str(session or clean(latents.attrs.get("source_path", ""))), states
-
-
-@contextmanager
-def _latents(source: "Run | xr.Dataset", where: str, target: Path, quiet: bool) -> "Iterator[xr.Dataset]":
-    """States as they are, or those of a run's whole session, in a store beside the target while they are written."""
+def _decoded(run: "Run", where: str, target: Path, quiet: bool, stack: ExitStack) -> Path:
+    """A store of the states of a run's whole session, which lies beside the target until the stack is closed."""
     from ldmfilter.analysis.decode_session import decode_session
-    from ldmfilter.export import read_latents
     from ldmfilter.filter.decode import follow_blocks
-    from ldmfilter.filter.runs import Run
 
-    if not isinstance(source, Run):
-        yield source
-        return
-    recording = source.read(where, source.session.format)
-    if recording.source.checksum != source.checksum:
+    recording = run.read(where, run.session.format)
+    if recording.source.checksum != run.checksum:
         raise InputError(
-            f"{recording.source.path}: is not the session that {source.folder} was trained on, or has changed; "
+            f"{recording.source.path}: is not the session that {run.folder} was trained on, or has changed; "
             "decode it and export what decode made"
         )
     with disk_errors(target):
-        scratch = tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    with scratch as folder:
-        store = Path(folder) / "latents.zarr"
-        decode_session(source, recording, store, say=None if quiet else say, follow=None if quiet else follow_blocks)
-        yield read_latents(store)
+        folder = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        )
+    store = Path(folder) / "latents.zarr"
+    decode_session(run, recording, store, say=None if quiet else say, follow=None if quiet else follow_blocks)
+    return store

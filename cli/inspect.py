@@ -11,22 +11,20 @@ import typer
 from ldmfilter_cli.console import Quiet, command
 from ldmfilter_cli.options import SESSION, AsJson, Format, with_options
 
-from ldmfilter.text import open_console, print_table, shown
+from ldmfilter.errors import InputWarning
+from ldmfilter.text import open_console, print_lines, print_table, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 @command
-@with_options("sort_times", "ticks", "drop_nan")
+@with_options("series", "sort_times", "ticks", "drop_nan")
 def inspect(
     session: Annotated[Path, typer.Argument(help=SESSION)],
     format: Format = None,
     bin_size: Annotated[
         float | None, typer.Option(metavar="S", help="Width of a time bin of counts that do not say it, s.")
-    ] = None,
-    series: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Signal in place of spikes, by its path or the last part of it.")
     ] = None,
     as_json: AsJson = False,
     *,
@@ -42,9 +40,9 @@ def inspect(
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        read = read_session(session, format, bin_size, series, **options)
-    odd = [" ".join(str(one.message).split()) for one in caught if one.category is UserWarning]
-    summary = summarise(read, odd, _given(format=format, series=series, **options))
+        read = read_session(session, format, bin_size, **options)
+    odd = [" ".join(str(one.message).split()) for one in caught if one.category is InputWarning]
+    summary = summarise(read, odd, _given(format=format, **options))
     if as_json:
         print(json.dumps(summary, indent=1, allow_nan=False))
     else:
@@ -66,27 +64,21 @@ def _given(**options: Any) -> str:
 def _show(summary: dict[str, Any]) -> None:
     from ldmfilter.data.tables import shorten
 
-    console = open_console()
-    console.print(shown(summary["path"], style="bold", overflow="fold"))
-    about = [summary[key] for key in ("identifier", "session_id", "session_start_time") if summary[key]]
+    console, size = open_console(), _g(summary["bin_size"])
     start, stop, duration = (_g(summary[key]) for key in ("start", "stop", "duration"))
     odd = [f"warning: {line.removeprefix(summary['path'] + ': ')}" for line in summary["odd"]]
-    for line in (f"{start} to {stop} s, {duration} s in all", *odd, ", ".join(about)):
-        if line:
-            console.print(shown(line))
+    about = ", ".join(filter(None, (summary[key] for key in ("identifier", "session_id", "session_start_time"))))
+    what = f"counts in bins of {size} s, no spike times" if summary["bin_size"] else ""
     if summary["signal"]:
-        console.print(shown(f"signal {summary['signal']} in frames of {_g(summary['bin_size'])} s, no spikes"))
-    elif summary["bin_size"]:
-        console.print(shown(f"counts in bins of {_g(summary['bin_size'])} s, no spike times"))
-    _heading(console, "Units")
-    for line in _about_units(summary["units"], bool(summary["signal"])):
-        console.print(shown(line))
-    _heading(console, "Intervals")
+        what = f"signal {summary['signal']} in frames of {size} s, no spikes"
+    print_lines(console, summary["path"], style="bold", overflow="fold")
+    print_lines(console, f"{start} to {stop} s, {duration} s in all", *odd, about, what)
+    _section(console, "Units", _about_units(summary["units"], bool(summary["signal"])))
     tables = [
         (one["table"], str(one["rows"]), _g(one["start"]), _g(one["stop"]), _g(one["seconds"]), _tags(one))
         for one in summary["intervals"]
     ]
-    _show_table(console, ("table", ">rows", ">from, s", ">to, s", ">seconds", "tags"), tables)
+    lines = []
     for one in summary["intervals"]:
         events = [f"{one['table']}.{name}" for name in ("start_time", "stop_time")]
         events += [
@@ -94,18 +86,15 @@ def _show(summary: dict[str, Any]) -> None:
         ]
         columns = [name for name in one["columns"] if name not in ("start_time", "stop_time", *one["events"])]
         told = [f"events for --align {shorten(events)}"] + [f"columns {shorten(columns)}"] * bool(columns)
-        console.print(shown(f"{one['table']}: {'; '.join(told)}"))
-    _heading(console, "Behavior")
+        lines.append(f"{one['table']}: {'; '.join(told)}")
+    _section(console, "Intervals", lines, ("table", ">rows", ">from, s", ">to, s", ">seconds", "tags"), tables)
     series = [
         (one["path"], " x ".join(map(str, one["shape"])), one["unit"], _g(one["rate"])) for one in summary["behavior"]
     ]
-    _show_table(console, ("path", ">shape", "unit", ">rate, Hz"), series)
-    if summary["series"]:
-        _heading(console, "Signals, for --series")
-        _show_table(console, ("path", "shape, rate, unit"), [(one["path"], one["about"]) for one in summary["series"]])
-    _heading(console, "Next")
-    for line in summary["next"]:
-        console.print(shown(line), soft_wrap=True)  # a command that is copied holds no line end
+    _section(console, "Behavior", (), ("path", ">shape", "unit", ">rate, Hz"), series)
+    if signals := [(one["path"], one["about"]) for one in summary["series"]]:
+        _section(console, "Signals, for --series", (), ("path", "shape, rate, unit"), signals)
+    _section(console, "Next", summary["next"], soft_wrap=True)  # a command that is copied holds no line end
 
 
 def _tags(table: dict[str, Any]) -> str:
@@ -131,16 +120,21 @@ def _about_units(units: dict[str, Any], signal: bool) -> list[str]:
     return lines + ["observed only within obs_intervals"] * units["observed_intervals"]
 
 
-def _heading(console: "Console", text: str) -> None:
+def _section(
+    console: "Console",
+    title: str,
+    lines: Sequence[str],
+    heads: Sequence[str] = (),
+    rows: Sequence[Sequence[str]] = (),
+    **how: bool,
+) -> None:
+    """Print a title, a table, and lines; "none" without either."""
     console.print()
-    console.print(shown(text, style="bold"))
-
-
-def _show_table(console: "Console", heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print_lines(console, title, style="bold")
     if rows:
         print_table(console, heads, rows)
-    else:
-        console.print("none")
+    for line in lines or ["none"] * (not rows):
+        console.print(shown(line), **how)  # type: ignore[arg-type]
 
 
 def _g(value: float | None) -> str:

@@ -1,6 +1,5 @@
 """The command `ldmfilter`."""
 
-from functools import partial
 from typing import Annotated
 
 import typer
@@ -48,16 +47,18 @@ def _main(
     pass
 
 
-command = partial(app.command, cls=Command)
-command(short_help="Write a simulated session, to try the other commands on.")(sample)
-command(short_help="Show what a session holds: units, intervals, behaviour.")(inspect)
-command(short_help="Train a filter on a session's spikes, without labels.")(train)
-command(short_help="Decode a session into latent states with covariances.")(decode)
-command(short_help="Filter one bin at a time: counts on stdin, states on stdout.")(stream)
-app.command(cls=SeveralValues, short_help="Train with several values of options and compare on held-out time.")(sweep)
-command(short_help="Check whether a trained filter can be trusted: numbers, verdicts, remedies.")(check)
-command(short_help="Score states without labels: spikes predicted on held-out time, beside simpler methods.")(score)
-command(short_help="Check whether runs agree: how well one's states give another's.")(compare)
-command(short_help="Report what a run found, with uncertainties: one page, and its numbers as JSON.")(report)
-command(short_help="Write states for other tools: NWB, netCDF, CSV, pynapple, Parquet.")(export)
-command(short_help="Run an experiment of the paper: a picture, its numbers, a verdict.")(reproduce)
+for function, line in {
+    sample: "Write a simulated session, to try the other commands on.",
+    inspect: "Show what a session holds: units, intervals, behaviour.",
+    train: "Train a filter on a session's spikes, without labels.",
+    decode: "Decode a session into latent states with covariances.",
+    stream: "Filter one bin at a time: counts on stdin, states on stdout.",
+    sweep: "Train with several values of options and compare on held-out time.",
+    check: "Check whether a trained filter can be trusted: numbers, verdicts, remedies.",
+    score: "Score states without labels: spikes predicted on held-out time, beside simpler methods.",
+    compare: "Check whether runs agree: how well one's states give another's.",
+    report: "Report what a run found, with uncertainties: one page, and its numbers as JSON.",
+    export: "Write states for other tools: NWB, netCDF, CSV, pynapple, Parquet.",
+    reproduce: "Run an experiment of the paper: a picture, its numbers, a verdict.",
+}.items():
+    app.command(cls=SeveralValues if function is sweep else Command, short_help=line)(function)

@@ -1,13 +1,12 @@
 """Options of the command line: those of the configuration, made from its fields, and those that commands share."""
 
-import copy
 import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from ldmfilter_cli.console import with_parameters
@@ -19,7 +18,6 @@ from ldmfilter.data.untrusted.remote import remote_address
 if TYPE_CHECKING:
     from ldmfilter.filter.runs import Run
 
-MANY = 10  # options of the configuration, of which the help shows the common ones
 RUN, BEHAVIOR, TRIALS = "Run", "Behaviour", "Trials"
 SESSION = "NWB file or address, session in zarr, sorter's folder, pynapple file, or counts."
 
@@ -52,9 +50,6 @@ RunOption = Annotated[
 Runs = Annotated[
     list[Path] | None,
     typer.Option("--run", metavar="FOLDER", help="A run folder, as other commands take it; repeatable."),
-]
-RunFolder = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Run folder; without it the latest below runs/.")
 ]
 RunSession = Annotated[
     Path | None, typer.Option(metavar="SESSION", help="Where the session lies now; of a run of several, which.")
@@ -147,11 +142,6 @@ def parse_span(text: str, flag: str = "--span") -> tuple[float, float]:
         raise typer.BadParameter(f"{text!r} is not START:STOP in seconds, as 10:60", param_hint=flag) from None
 
 
-def parse_window(text: str) -> tuple[float, float]:
-    """As `parse_span`, of `--window`."""
-    return parse_span(text, "--window")
-
-
 Align = Annotated[
     str | None,
     typer.Option(
@@ -164,7 +154,7 @@ Window = Annotated[
     Any,
     typer.Option(
         metavar="START:STOP",
-        parser=parse_window,
+        parser=partial(parse_span, flag="--window"),
         help="From and to, s from the event.",
         show_default=False,
         rich_help_panel=TRIALS,
@@ -198,7 +188,7 @@ _TEXTS: dict[Any, tuple[Any, Callable[[str], Any]]] = {
 }
 
 
-def _parameter(name: str, several: bool, fold: bool) -> inspect.Parameter:
+def _parameter(name: str, several: bool) -> inspect.Parameter:
     """The parameter of a command for a field of the configuration."""
     one = OPTIONS[name]
     about, default = one.metadata, one.default
@@ -217,71 +207,19 @@ def _parameter(name: str, several: bool, fold: bool) -> inspect.Parameter:
         help=about["help"] + ("" if default is None else f" (default: {default})"),
         rich_help_panel=about["panel"],
         show_default=False,
-        hidden=fold and about.get("rare", False),
         autocompletion=completing(about["choices"]) if "choices" in about else None,
     )
     annotation = Annotated[text | None, made]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _show_all(context: typer.Context, wanted: bool) -> None:
-    """Print the help of a command with the options that it leaves out otherwise, and end."""
-    if not wanted:
-        return
-    folded = [one for one in context.command.params if getattr(one, "hidden", False)]
-    for one in folded:
-        one.hidden = False  # type: ignore[attr-defined]
-    try:
-        print(context.get_help(), end="")
-    finally:
-        for one in folded:
-            one.hidden = True  # type: ignore[attr-defined]
-    raise typer.Exit
-
-
-_HELP_ALL = inspect.Parameter(
-    "help_all",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=False,
-    annotation=Annotated[
-        bool, typer.Option("--help-all", callback=_show_all, is_eager=True, help="Show every option, and end.")
-    ],
-)
-
-
-def folded(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Leave these options of a command out of its help; --help-all shows them."""
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def run(**values: Any) -> None:
-            function(**{name: value for name, value in values.items() if name in known})
-
-        known = inspect.signature(function).parameters
-        parameters = [_hidden(one) if one.name in names else one for one in known.values()]
-        return with_parameters(run, [*parameters, *[_HELP_ALL] * (_HELP_ALL.name not in known)])
-
-    return decorate
-
-
-def _hidden(parameter: inspect.Parameter) -> inspect.Parameter:
-    """The parameter of a command, its option hidden."""
-    kind, about = get_args(parameter.annotation)
-    made = copy.copy(about)
-    made.hidden = True
-    return parameter.replace(annotation=Annotated[kind, made])
-
-
 def with_options(*names: str, several: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of these fields of the configuration in place of its parameter `options`, a dict of
-    those that a person gave; each of `several` may be given several times, and its value is the list of them. Where
-    they are many, the help leaves out the rare ones, which --help-all shows."""
-    fold = len(names) + len(several) > MANY
+    those that a person gave; each of `several` may be given several times, and its value is the list of them."""
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(**values: Any) -> None:
-            values.pop("help_all", None)
             named = {name: values.pop(name, None) for name in (*several, *names)}
             given = {
                 name: tuple(value) if isinstance(value, list) and name not in several else value
@@ -290,9 +228,9 @@ def with_options(*names: str, several: Sequence[str] = ()) -> Callable[[Callable
             }
             function(**values, options=given)
 
-        made = [_parameter(name, name in several, fold) for name in (*several, *names)]
+        made = [_parameter(name, name in several) for name in (*several, *names)]
         parameters = inspect.signature(function).parameters.values()
         each = [one for known in parameters for one in (made if known.name == "options" else [known])]
-        return with_parameters(run, [*each, *[_HELP_ALL] * fold])
+        return with_parameters(run, each)
 
     return decorate

@@ -14,7 +14,6 @@ from ldmfilter_cli.options import (
     RunArgument,
     RunOption,
     RunSession,
-    folded,
     one_folder,
     open_run,
     where_now,
@@ -39,7 +38,6 @@ class Format(StrEnum):
     csv = "csv"
 
 
-@folded("header", "out_format", "circular", "no_cov", "head", "strict", "debug", "quiet")
 @command
 def stream(
     run: RunArgument = None,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from ldmfilter_cli.console import INTERRUPTED, Command, Quiet, command, give_up, say
-from ldmfilter_cli.options import ConfigFile, Dask, folded, parse_widths, with_options
+from ldmfilter_cli.options import ConfigFile, Dask, parse_widths, with_options
 
 from ldmfilter.analysis.combinations import SWEPT
 from ldmfilter.config import OPTIONS, Config, kind
@@ -90,7 +90,6 @@ class SeveralValues(Command):
 _option = partial(typer.Option, rich_help_panel="Sweep")
 
 
-@folded("reserve", "restarts", "device", "dask", "config", "as_json", "debug", "quiet", "series", "trials", "jobs")
 @command
 @with_options(*(name for name in OPTIONS if name not in MANY), several=MANY)
 def sweep(

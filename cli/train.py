@@ -14,6 +14,7 @@ from ldmfilter_cli.options import RUN, SESSION, ConfigFile, Format, open_run, wi
 from ldmfilter.config import OPTIONS, Config, read_toml
 from ldmfilter.progress import follow
 from ldmfilter.ranks import ranks
+from ldmfilter.text import finite
 
 if TYPE_CHECKING:
     from ldmfilter.filter.runs import Run
@@ -130,8 +131,7 @@ def _print(run: "Run", training: "Training", as_json: bool) -> None:
         print(run.folder)
         return
     kept, *others = map(asdict, (training.kept, *training.trained))
-    text = json.dumps({"run": str(run.folder), "kept": kept, "candidates": others})
-    print(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=1))
+    print(json.dumps(finite({"run": str(run.folder), "kept": kept, "candidates": others}), indent=1))
 
 
 def _say_start(run: "Run", training: "Training") -> None:

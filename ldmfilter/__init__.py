@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from ldmfilter.analysis.report import report as report
     from ldmfilter.analysis.score import score as score
     from ldmfilter.data import read_session as read_session
+    from ldmfilter.data.binning import as_session as as_session
     from ldmfilter.data.binning import bin_spikes as bin_spikes
     from ldmfilter.data.binning import choose_spans as choose_spans
     from ldmfilter.data.binning import choose_units as choose_units
-    from ldmfilter.data.memory import as_session as as_session
     from ldmfilter.data.session import Session as Session
     from ldmfilter.data.signal import from_signal as from_signal
     from ldmfilter.data.windows import reserve as reserve
@@ -46,8 +46,7 @@ _NAMES = {
     "analysis.report": ("report",),
     "analysis.score": ("score",),
     "data": ("read_session",),
-    "data.binning": ("bin_spikes", "choose_spans", "choose_units"),
-    "data.memory": ("as_session",),
+    "data.binning": ("as_session", "bin_spikes", "choose_spans", "choose_units"),
     "data.session": ("Session",),
     "data.signal": ("from_signal",),
     "data.windows": ("reserve",),

@@ -29,7 +29,11 @@ def warn(line: str) -> None:
     frame, level = sys._getframe(1), 2
     while frame.f_globals.get("__name__", "").startswith("ldmfilter") and frame.f_back is not None:
         frame, level = frame.f_back, level + 1
-    warnings.warn(line, stacklevel=level)
+    warnings.warn(line, InputWarning, stacklevel=level)
+
+
+class InputWarning(UserWarning):
+    """Input that is taken in part or with a doubt: one line saying what, in which file and object."""
 
 
 class InputError(ValueError):

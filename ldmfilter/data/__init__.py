@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ldmfilter.data.untrusted.damage import json_object
 from ldmfilter.data.untrusted.remote import remote_address
 from ldmfilter.errors import InputError
+from ldmfilter.files import AnyPath
 
 if TYPE_CHECKING:
     from ldmfilter.data.formats.format import Format
@@ -21,18 +22,18 @@ if TYPE_CHECKING:
 #: from the last to the first: nwb loads slowest.
 FORMATS = {
     "nwb": "nwb",
-    "zarr": "zarr",
+    "zarr": "arrays",
     "phy": "phy",
     "kilosort": "phy",
     "sorting": "sorting",
     "analyzer": "sorting",
     "pynapple": "pynapple",
-    "counts": "binned",
+    "counts": "arrays",
 }
 
 
 def read_session(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     format: str | None = None,
     bin_size: float | None = None,
     series: str | None = None,
@@ -128,7 +129,7 @@ def _declared(name: str) -> Format:
 
 def _recognised(path: Path) -> Format:
     """The format of the content of a path. Raises InputError where none knows it."""
-    if _is_states(path):
+    if str(json_object(path / ".zattrs").get("format")) in ("ldmfilter-latents", "ldmfilter-aligned-latents"):
         raise InputError(f"{path}: is a store of states, not a session; open it with xarray.open_zarr")
     for name in reversed(FORMATS):
         declared = _declared(name)
@@ -144,15 +145,6 @@ def _recognised(path: Path) -> Format:
             f"{path}: is a folder that no format knows (it holds {names}); give an NWB file or a session in zarr"
         )
     raise InputError(f"{path}: is not an NWB file (no HDF5 signature); give an NWB file or a session in zarr")
-
-
-def _is_states(path: Path) -> bool:
-    """True for a store of `ldmfilter decode`."""
-    try:
-        about = json.loads((path / ".zattrs").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(about, dict) and str(about.get("format")) in ("ldmfilter-latents", "ldmfilter-aligned-latents")
 
 
 def _check_readable(path: Path) -> None:

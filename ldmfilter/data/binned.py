@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.clocks import PLAIN, Clock, Reading, relative, settle
-from ldmfilter.data.counts import warn_turned, whole_counts
+from ldmfilter.data.clocks import PLAIN, Clock, Reading, relative
+from ldmfilter.data.counts import whole_counts
 from ldmfilter.data.session import MEMORY, Observed, Session, Source
-from ldmfilter.data.spans import Span, bounds_of, intersect
-from ldmfilter.data.tables import Array, Floats, Ints, make_intervals, make_table, places, plain_array, plain_ids
-from ldmfilter.errors import InputError
+from ldmfilter.data.tables import (
+    Array,
+    Columns,
+    Floats,
+    Ints,
+    Span,
+    bounds_of,
+    intersect,
+    make_intervals,
+    places,
+    plain_array,
+    plain_ids,
+)
+from ldmfilter.errors import InputError, warn
 
 # A wanted bin size may differ from whole bins by this share of itself, lost in writing it down.
 _SAME = 1e-6
@@ -72,17 +81,13 @@ class BinnedSession(Session):
             raise InputError(f"{where}: no bin of {own:g} s lies in the chosen time; choose another")
         return times * own, fitting
 
-    def to_zarr(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-        """Raises InputError: there are no spike times to write."""
-        raise InputError(f"{self.source.path}: counts that came binned have no spike times to write; keep that file")
-
 
 def from_counts(
     counts: xr.DataArray | npt.ArrayLike,
     bin_size: float | None = None,
     *,
-    units: Mapping[str, Any] | pd.DataFrame | None = None,
-    intervals: Mapping[str, Mapping[str, Any] | pd.DataFrame] | None = None,
+    units: Columns | None = None,
+    intervals: Mapping[str, Columns] | None = None,
     behavior: Mapping[str, xr.DataArray] | None = None,
     source: Source = MEMORY,
     reading: Reading = PLAIN,
@@ -105,8 +110,8 @@ def from_counts(
     (7, [10.0, 13.333333])
     """
     where = source.path
-    table, ids = _labelled(counts, where)
-    clock, size, centres = _time(table, bin_size, reading, source.session_start_time, where)
+    table, ids = labelled(counts, "counts", where)
+    clock, size, centres = _bins(table, bin_size, source, reading)
     segment = _mark(table, "segment", where)
     # A new stretch begins where the time jumps or another segment begins.
     first = np.diff(centres, prepend=-np.inf) > (1 + _WAVER) * size
@@ -116,38 +121,41 @@ def from_counts(
     length = np.diff(heads, append=len(centres))
     left = np.repeat(centres[heads] - size / 2, length) + places(length) * size
     values, missing = whole_counts(table.values, centres, ids, where)
-    if not isinstance(counts, xr.DataArray):
-        warn_turned(values.shape, "units", where)
     spikes = values.sum(0, dtype=np.float64)
     if spikes.sum() > _MOST:
         raise InputError(
             f"{where}: counts: {spikes.sum():,.0f} spikes in all are more than fit into memory; are they counts?"
         )
-    seen = (np.ones(len(centres), dtype=bool) if segment is None else segment >= 0)[:, None]
-    if (observed := _mark(table, "observed", where)) is not None:
-        seen &= observed[:, None].astype(bool)
-    if missing is not None:
-        seen = seen & ~missing
-    if (unit_observed := _mark(table, "unit_observed", where)) is not None:
-        seen = seen & unit_observed.astype(bool)
+    seen = np.ones((len(centres), 1), dtype=bool)
+    for mark in (
+        None if segment is None else segment >= 0,
+        None if missing is None else ~missing,
+        _mark(table, "observed", where),
+        _mark(table, "unit_observed", where),
+    ):
+        if mark is not None:
+            seen = seen & mark.reshape(len(seen), -1).astype(bool)
     each = [_runs(column, first, left, size) for column in seen.T]
     always = len(each) == first.sum() == 1 and seen.all()
-    parts = clock.parts(intervals, behavior, reading, where)
-    if "interval" in table.coords and "interval" not in parts["intervals"]:
-        parts["intervals"]["interval"] = _labels(table["interval"].values, first, left, size, f"{where}: interval")
+    tables: dict[str, Any] = dict(intervals or {})
+    if "interval" in table.coords:
+        tables.setdefault("interval", _labels(table["interval"].values, first, left, size, f"{where}: interval"))
     times = np.concatenate([np.repeat(left + size / 2, column.astype(np.int64)) for column in values.T])
-    session = BinnedSession(
+    return BinnedSession.assembled(
+        clock,
+        ids,
+        units,
+        source,
+        tables,
+        behavior,
+        times,
         spike_times=times,
         spike_times_index=np.cumsum(spikes).astype(np.int64),
-        units=make_table(units, "unit", ids, where=f"{where}: units"),
         observed=None if always else Observed.from_units(each * (len(ids) // len(each))),
-        source=clock.dated(source),
         extent=(float(left[0]), float(left[-1] + size)),
         bin_size=size,
         stretches=_runs(np.ones(len(centres), dtype=bool), first, left, size),
-        **parts,
     )
-    return settle(session, reading, times)
 
 
 def _runs(mask: Array, first: Array, left: Floats, size: float) -> Floats:
@@ -171,19 +179,49 @@ def _labels(labels: Array, first: Array, left: Floats, size: float, where: str) 
     return make_intervals({"start_time": start, "stop_time": stop, "tags": text[first & (text != "")]}, where)
 
 
-def _labelled(counts: xr.DataArray | npt.ArrayLike, where: str) -> tuple[xr.DataArray, Array]:
-    """Counts with dims (time, unit), and the ids (unit,)."""
-    if not isinstance(counts, xr.DataArray):
-        array = np.asarray(counts)
-        if array.ndim != 2:
-            raise InputError(f"{where}: counts have {array.ndim} dims; give an array (time, unit)")
-        counts = xr.DataArray(array, dims=("time", "unit"))
-    if set(counts.dims) != {"time", "unit"}:
-        raise InputError(f"{where}: counts have dims ({', '.join(map(str, counts.dims))}); give (time, unit)")
-    table = counts.transpose("time", "unit")
-    if 0 in table.shape:
-        raise InputError(f"{where}: counts are empty, {table.shape[0]} bins of {table.shape[1]} units; give some")
-    return table, plain_ids(table["unit"].values, f"{where}: unit")
+def labelled(values: xr.DataArray | npt.ArrayLike, kind: str, where: str) -> tuple[xr.DataArray, Array]:
+    """Numbers with dims (time, unit), and the ids (unit,).
+
+    kind: "counts", or "signal", of which the second dim has any name and one channel needs none
+
+    Raises InputError for other dims, other values, and none.
+    """
+    if not isinstance(values, xr.DataArray):
+        array = np.asarray(values)
+        array = array[:, None] if kind == "signal" and array.ndim == 1 else array
+        values = xr.DataArray(array, dims=("time", "unit") if array.ndim == 2 else None)
+        # An array (unit, time) has far more units than bins, and a thousand.
+        if array.ndim == 2 and array.shape[1] > max(10 * len(array), 999):
+            found = f"{len(array)} bins of {array.shape[1]} {'units' if kind == 'counts' else 'channels'}"
+            warn(f"{where}: {found}; the array is read as (time, unit): is it turned?")
+    unit = next((dim for dim in values.dims if dim != "time"), "") if kind == "signal" else "unit"
+    if set(values.dims) != {"time", unit} or not values.size or values.dtype.kind not in "biuf":
+        of = f"{kind} of {values.dtype} with dims {dict(values.sizes)}"
+        raise InputError(f"{where}: {of}; give numbers of dims (time, unit)")
+    return values.transpose("time", unit), plain_ids(values[unit].values, f"{where}: units")
+
+
+def axis(table: xr.DataArray, size: float | None, source: Source, reading: Reading) -> tuple[Clock, Floats, Floats]:
+    """The clock, and the middles of bins or frames (time,), s: on that clock, and since any time.
+
+    size: of a bin or frame, s, where it was given; what has no times follows one another. Raises InputError for a size
+    that is none, and for what has neither size nor times.
+    """
+    where = source.path
+    if size is not None and not (isinstance(size, Real) and math.isfinite(size) and size > 0):
+        raise InputError(f"{where}: bin_size is {size!r}; it must be a positive number of seconds")
+    if "time" in table.coords:
+        hz = reading.hz.get("spikes")
+        time: Any = table["time"] if hz is None else table["time"].values / hz
+    elif size is None:
+        raise InputError(f"{where}: does not say how long a bin or frame is; give --bin-size, in Python bin_size")
+    else:
+        time = (np.arange(table.sizes["time"]) + 0.5) * float(size)
+    where = f"{where}: time"
+    since = relative(time, where)[0]
+    width = float(size or np.nanmedian(np.diff(since))) if len(since) > 1 or size else 0.0
+    clock = Clock.of(time, source, reading, where, width / 2)
+    return clock, clock.seconds(time, where), since
 
 
 def _mark(table: xr.DataArray, name: str, where: str) -> Ints | Array | None:
@@ -196,25 +234,14 @@ def _mark(table: xr.DataArray, name: str, where: str) -> Ints | Array | None:
     return mark.astype(np.int64) if mark.dtype.kind in "bu" else mark
 
 
-def _time(
-    counts: xr.DataArray, given: float | None, reading: Reading, started: str, where: str
-) -> tuple[Clock, float, Floats]:
+def _bins(counts: xr.DataArray, given: float | None, source: Source, reading: Reading) -> tuple[Clock, float, Floats]:
     """The clock, the bin size, s, and the bins' centres (time,), s."""
-    size = counts.attrs.get("bin_size", given)
-    if size is not None:
-        if not isinstance(size, int | float | np.number) or not (math.isfinite(size) and size > 0):
-            raise InputError(f"{where}: bin_size is {size!r}; it must be a positive number of seconds")
-        size = float(size)
+    size = given = counts.attrs.get("bin_size", given)
+    where, (clock, centres, since) = source.path, axis(counts, size, source, reading)
     if "time" not in counts.coords:
-        if size is None:
-            raise InputError(f"{where}: does not say how long a bin is; give --bin-size, in Python bin_size")
-        return Clock.of([], started, where), size, (np.arange(counts.sizes["time"], dtype=np.float64) + 0.5) * size
-    hz, axis = reading.hz.get("spikes"), counts["time"]
-    own = hz is None and axis.dtype.kind in "uif" and not axis.attrs.get("units")
-    time = axis if hz is None else axis.values / hz
-    centres = relative(time, f"{where}: time")[0]
-    steps = np.diff(centres)
-    if not (np.isfinite(centres).all() and (steps > 0).all()):
+        return clock, float(size), centres  # type: ignore[arg-type]  # `axis` wants one
+    steps, own = np.diff(since), counts["time"]
+    if not (np.isfinite(since).all() and (steps > 0).all()):
         raise InputError(f"{where}: time does not rise from bin to bin; give the centres of bins in their order")
     if size is None:
         if not steps.size:
@@ -222,21 +249,19 @@ def _time(
         size = float(np.median(steps))
         regular = steps[np.abs(steps - size) < _WAVER * size]
         # A mean over many steps, cut to the precision of the axis, gives 0.1 and not 0.0999999.
-        digits = 6 if axis.dtype == np.float32 else 12
-        size = float(f"{regular.mean():.{digits}g}")
+        size = float(f"{regular.mean():.{6 if own.dtype == np.float32 else 12}g}")
+    size = float(size)
     if steps.size and steps.min() < (1 - _WAVER) * size:
         raise InputError(
             f"{where}: time steps by {steps.min():g} s where a bin has {size:g} s; "
             "give bins that do not overlap, or the attribute bin_size"
         )
-    if steps.size >= _FEW and own:
+    if steps.size >= _FEW and "spikes" not in reading.hz and own.dtype.kind in "uif" and not own.attrs.get("units"):
         # Without a unit, whole numbers may be those of the bins, and steps that are no bins may be ms.
-        step, told = float(np.median(steps)), given is not None or "bin_size" in counts.attrs
-        whole = bool((centres == np.floor(centres)).all())
-        if not (np.abs(steps - size) < _WAVER * size).any() or (whole and not told):
+        whole = bool((since == np.floor(since)).all())
+        if not (np.abs(steps - size) < _WAVER * size).any() or (whole and given is None):
             raise InputError(
-                f"{where}: time steps by {step:g} without saying in which unit; give the attribute `units` or "
-                "bin_size, or --ticks spikes=1 where it is in s, spikes=1000 in ms"
+                f"{where}: time steps by {np.median(steps):g} without saying in which unit; give the attribute `units` "
+                "or bin_size, or --ticks spikes=1 where it is in s, spikes=1000 in ms"
             )
-    clock = Clock.of(time, started, f"{where}: time", size / 2)
-    return clock, size, clock.seconds(time, f"{where}: time")
+    return clock, size, centres

@@ -1,33 +1,86 @@
-"""Session -> counts (time, unit), with a segment for every gap-free stretch."""
+"""Recordings in memory -> sessions -> counts (time, unit), with a segment for every gap-free stretch."""
 
-import itertools
+import importlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from ldmfilter.data.binned import BinnedSession
-from ldmfilter.data.counts import LONG_BIN
-from ldmfilter.data.memory import as_session
+from ldmfilter.data.binned import BinnedSession, from_counts
+from ldmfilter.data.counts import LONG_BIN, is_signal
 from ldmfilter.data.selection import choose_spans, choose_units
 from ldmfilter.data.session import Session
-from ldmfilter.data.signal import SignalSession
-from ldmfilter.data.spans import Span, bounds_of, join_overlaps, union
-from ldmfilter.data.tables import Array, Floats, Ints, places
+from ldmfilter.data.signal import SignalSession, from_signal
+from ldmfilter.data.tables import Array, Floats, Ints, Span, bounds_of, join_overlaps, places, union
 from ldmfilter.errors import InputError, warn
 
-__all__ = ["Span", "bin_spikes", "choose_spans", "choose_units"]
+__all__ = ["Span", "as_session", "bin_spikes", "choose_spans", "choose_units"]
 
 Intervals = str | Sequence[Span] | Sequence[tuple[float, float]] | None
 
 # Counts at most, one byte each; a day of 100 units in bins of 1 ms has as many.
 _MOST = 2**33
-# About as many spikes are handled at a time: the temporaries stay in the processor's cache.
-_CHUNK = 2**17
 # A span of 10 s holds 100 bins of 0.1 s, although 10 / 0.1 may come out a rounding error short; in bins.
 _ROUNDING = 1e-9
+# What takes an object of another package: the module of `ldmfilter.data.formats`, and its function.
+_TAKEN_BY = {
+    "pynapple": ("pynapple", "from_pynapple"),
+    "spikeinterface": ("sorting", "from_sorting"),
+    "pynwb": ("nwb", "from_nwb"),
+}
+
+
+def as_session(recording: Any, bin_size: float | None = None) -> Session:
+    """A session from a recording in memory; a session stays as it is.
+
+    A signal goes through `from_signal`.
+
+    Parameters
+    ----------
+    recording : object
+        Spike times, s, as a mapping from units' ids to arrays; counts as an array (time, unit) or a DataArray with dims
+        time and unit; a TsGroup of pynapple, or a TsdFrame; an NWBFile; a sorting or a SortingAnalyzer of
+        spikeinterface.
+    bin_size : float, optional
+        Of counts that do not say it themselves, s.
+
+    Returns
+    -------
+    Session
+
+    Raises
+    ------
+    InputError
+        Another object, or as `Session.from_spikes`, `from_counts`, `from_pynapple`, `from_sorting` and `from_nwb`.
+
+    Examples
+    --------
+    >>> ldmfilter.as_session({"a": [0.1, 0.4], "b": [0.2]}).n_spikes
+    3
+    >>> ldmfilter.as_session(np.array([[1, 0], [2, 3]]), bin_size=0.5).stop
+    1.0
+    """
+    if isinstance(recording, Session):
+        return recording
+    if isinstance(recording, xr.DataArray):
+        own = "time" in recording.coords or "bin_size" in recording.attrs
+        make = from_signal if is_signal(recording) else from_counts
+        return make(recording, None if own else bin_size)
+    if isinstance(recording, np.ndarray):
+        return from_counts(recording, bin_size)
+    for kind in type(recording).__mro__:
+        if (package := kind.__module__.split(".")[0]) in _TAKEN_BY:
+            module, name = _TAKEN_BY[package]
+            made: Session = getattr(importlib.import_module(f"ldmfilter.data.formats.{module}"), name)(recording)
+            return made
+    if isinstance(recording, Mapping):
+        return Session.from_spikes(recording)
+    raise InputError(
+        f"memory: a {type(recording).__name__} is no recording; give a session of ldmfilter.read_session, spike times "
+        "{unit: array}, counts (time, unit), a TsGroup, an NWBFile or a sorting"
+    )
 
 
 def bin_spikes(session: Any, bin_size: float, intervals: Intervals = None) -> xr.DataArray:
@@ -147,10 +200,10 @@ def _with_bins(session: Session, spans: list[Span], bin_size: float, what: str) 
 
 def _count(session: Session, starts: Floats, n_bins: Ints, bin_size: float) -> Array:
     """Counts (time, unit); the dtype grows only when a count asks for it."""
-    first_bin = np.cumsum(n_bins) - n_bins
-    counts = np.zeros((n_bins.sum(), session.n_units), dtype=np.uint8)
-    flat = counts.reshape(-1)
-    for times, units in _chunks(session):
+    first_bin, total = np.cumsum(n_bins) - n_bins, int(n_bins.sum())
+    counts = np.zeros((total, session.n_units), dtype=np.uint8)
+    for unit in range(session.n_units):
+        times = session.spikes_of(unit)
         span = np.searchsorted(starts, times, side="right") - 1
         start = starts[span]  # span -1, before the first, is sorted out below by its negative bin
         bins = np.floor((times - start) / bin_size).astype(np.int64)
@@ -158,31 +211,11 @@ def _count(session: Session, starts: Floats, n_bins: Ints, bin_size: float) -> A
         bins -= times < start + bins * bin_size
         bins += times >= start + (bins + 1) * bin_size
         inside = (span >= 0) & (bins >= 0) & (bins < n_bins[span])
-        cells = ((first_bin[span] + bins) * session.n_units + units)[inside]
-        if not cells.size:
-            continue
-        # Times are sorted within units: a bin's spikes lie side by side, and the length of a run is a count.
-        runs = np.flatnonzero(np.diff(cells, prepend=-1))
-        cells_once = cells[runs]
-        # A run may go on from the chunk before, hence the sum.
-        totals = flat[cells_once] + np.diff(runs, append=cells.size)
-        most = totals.max()
-        if most > np.iinfo(flat.dtype).max:
-            flat = flat.astype(np.min_scalar_type(most))
-        flat[cells_once] = totals
-    return flat.reshape(counts.shape)
-
-
-def _chunks(session: Session) -> Iterator[tuple[Floats, Ints]]:
-    """Spike times (spike,) and the positions (spike,) of their units, one stretch of time after the other."""
-    # Going through time, not through units, keeps the cells that are written close together in memory.
-    edges = np.linspace(session.start, session.stop, 2 + session.n_spikes // _CHUNK)[1:-1]
-    trains = [session.spikes_of(unit) for unit in range(session.n_units)]
-    ends = np.asarray([[0, *np.searchsorted(train, edges), train.size] for train in trains])
-    units = np.arange(session.n_units)
-    for low, high in itertools.pairwise(ends.T):
-        parts = [train[a:b] for train, a, b in zip(trains, low, high, strict=True)]
-        yield np.concatenate(parts), np.repeat(units, high - low)
+        own = np.bincount((first_bin[span] + bins)[inside], minlength=total)
+        if (most := own.max()) > np.iinfo(counts.dtype).max:
+            counts = counts.astype(np.min_scalar_type(most))
+        counts[:, unit] = own
+    return counts
 
 
 def _observed(session: Session, left: Floats, right: Floats, tolerance: float) -> Array:

@@ -1,4 +1,5 @@
-"""Times as seconds on the one clock of a session: units of time, dates, times that fall back, and what does not fit.
+"""Times as seconds on the one clock of a session: units of time, dates, and what does not fit; and their order: marks
+of invalid spikes, lone outliers, clocks that restart.
 
 The session's clock is that of its spikes. A table or series whose times do not fit it gets a warning or is left out; no
 time is changed to fit.
@@ -16,8 +17,17 @@ import pandas as pd
 import xarray as xr
 
 from ldmfilter.config import parse_ticks
-from ldmfilter.data.order import in_order, rate_of
-from ldmfilter.data.tables import Floats, Ints, bounds_in, make_intervals, shorten
+from ldmfilter.data.tables import (
+    Array,
+    Columns,
+    Floats,
+    Ints,
+    bounds_in,
+    make_intervals,
+    plain_array,
+    plain_ids,
+    shorten,
+)
 from ldmfilter.errors import InputError, warn
 
 if TYPE_CHECKING:
@@ -76,27 +86,30 @@ PLAIN = Reading()
 
 @dataclass(frozen=True)
 class Clock:
-    """The clock of a session. zero: the date of 0 s in UTC, None where the session's own times carry no date."""
+    """The clock of a session.
 
-    zero: np.datetime64 | None = None
+    zero: the date of 0 s in UTC, None where the session's own times carry no date
+    reading: what a person says of the times
+    """
+
+    zero: np.datetime64 | None
+    reading: Reading
 
     @classmethod
-    def of(cls, times: Any, started: str, where: str, before: float = 0.0) -> Clock:
+    def of(cls, times: Any, source: Source, reading: Reading, where: str, before: float = 0.0) -> Clock:
         """The clock of the session's own times: of its spikes, or of the centres of its bins.
 
         0 s is the session's start where that is known, else the date since which the times are counted; where that is
         merely the first of them, as xarray writes dates, `before` s before the earliest.
-
-        started: the session's start in ISO 8601, or ""
         """
         seconds, date = relative(times, where)
-        start = _date(started)
+        start = _date(source.session_start_time)
         if date is None or not np.isfinite(seconds).any():
-            return cls(start)
+            return cls(start, reading)
         first = date + np.timedelta64(round((float(np.nanmin(seconds)) - before) * 1e9), "ns")
         if start is not None and -_SECOND < first - start < _DAY:
-            return cls(start)
-        return cls(first if seconds.flat[0] == 0 else date)
+            return cls(start, reading)
+        return cls(first if seconds.flat[0] == 0 else date, reading)
 
     def seconds(self, times: Any, where: str) -> Floats:
         """Times in s on this clock: numbers in the unit of their attribute `units`, durations or dates.
@@ -113,63 +126,33 @@ class Clock:
             seconds = seconds + (date - self.zero) / _SECOND
         return seconds
 
-    def dated(self, source: Source) -> Source:
-        """The source of a session; where it does not say when that started, it did so at 0 s."""
-        started = "" if self.zero is None else f"{np.datetime_as_string(self.zero, unit='us')}+00:00"
-        return replace(source, session_start_time=source.session_start_time or started)
-
-    def table(self, columns: Mapping[str, Any] | pd.DataFrame, where: str) -> xr.Dataset:
-        """An interval table, of a session or made of columns, with times in s: start_time, stop_time, and any in a unit
-        of time, in dates or in durations.
+    def table(self, name: str, columns: Columns, path: str) -> xr.Dataset:
+        """An interval table with times in s: start_time, stop_time, and any in a unit of time, in dates or in ticks.
 
         Raises InputError as `seconds` and `make_intervals`.
         """
-        if (
-            isinstance(columns, xr.Dataset)
-            and "interval" in columns.dims
-            and {"start_time", "stop_time"} <= set(columns)
-        ):
-            times = {name: column for name, column in columns.items() if is_time(column)}
-            return columns.assign(
-                {name: (one.dims, self.seconds(one, f"{where}: {name}")) for name, one in times.items()}
-            )
+        where, hz = f"{path}: {name}", self.reading.hz.get(name)
         found: dict[str, Any] = {}
-        for name, column in columns.items():
-            if is_time(column) or name in ("start_time", "stop_time"):
-                found[str(name)] = self.seconds(column, f"{where}: {name}")
-            elif isinstance(column, xr.Variable | xr.DataArray) and column.ndim == 2:
-                found[str(name)] = column.values.tolist()
-            else:
-                found[str(name)] = column if isinstance(column, list) else np.asarray(column)
-        return make_intervals(found, where)
+        for key, column in columns.items():
+            timed = is_time(column) or key in ("start_time", "stop_time")
+            found[str(key)] = self.seconds(column, f"{where}: {key}") if timed else column
+        has_ids = isinstance(columns, xr.Dataset) and "interval" in columns.coords
+        table = make_intervals(found, where, plain_array(columns["interval"].values) if has_ids else None)
+        if hz is None:
+            return table
+        ticks = [key for key in table if str(key).endswith("_time") and table[key].dtype.kind in "iuf"]
+        return table.assign({key: table[key] / hz for key in ticks})
 
-    def parts(
-        self,
-        intervals: Mapping[str, Any] | None,
-        behavior: Mapping[str, xr.DataArray] | None,
-        reading: Reading,
-        where: str,
-    ) -> dict[str, Any]:
-        """The fields of a session that hold interval tables and behaviour, with times in s on this clock.
-
-        Raises InputError as `table` and `series`.
-        """
-        series = {name: self.series(one, f"{where}: {name}", reading) for name, one in (behavior or {}).items()}
-        return {
-            "intervals": {name: self.table(one, f"{where}: {name}") for name, one in (intervals or {}).items()},
-            "behavior": {name: one for name, one in series.items() if one is not None},
-        }
-
-    def series(self, series: xr.DataArray, where: str, reading: Reading) -> xr.DataArray | None:
+    def series(self, name: str, series: xr.DataArray, path: str) -> xr.DataArray | None:
         """Behaviour (time,) or (time, component), times in s, as `in_order` gives it, with a warning of each change."""
-        time = self.seconds(series["time"], where)
-        if len(time) != series.sizes["time"]:
-            raise InputError(f"{where}: {len(time)} times for {len(series)} values; write the series anew")
-        notes: list[str] = []
-        ordered = in_order(series, time, notes, reading.sort_times)
-        for note in notes:
-            warn(f"{where}: {note}")
-        return ordered
+        where, hz = f"{path}: {name}", self.reading.hz.get(name)
+        if series.dims[:1] != ("time",) or series.ndim > 2 or "time" not in series.coords:
+            raise InputError(f"{where}: must have dims (time,) or (time, component) and a coordinate time")
+        found = in_order(series, self.seconds(series["time"], where), where, self.reading.sort_times)
+        if found is None or hz is None:
+            return found
+        time = found["time"].values / hz
+        return found.assign_coords(time=time).assign_attrs(rate=rate_of(time))
 
 
 def is_time(column: Any) -> bool:
@@ -206,7 +189,7 @@ def relative(times: Any, where: str) -> tuple[Floats, np.datetime64 | None]:
         raise InputError(
             f"{where} is in {(unit + since + date_text)!r:.60}, which is no unit of time known here; give seconds"
         )
-    return values.astype(np.float64) * scale, date
+    return values if values.dtype == np.float64 and scale == 1 else values.astype(np.float64) * scale, date
 
 
 def _date(text: str) -> np.datetime64 | None:
@@ -220,56 +203,40 @@ def _date(text: str) -> np.datetime64 | None:
 
 
 def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
-    """The session with all times in s, without what lies on another clock.
+    """The session without what lies on another clock.
 
     A table or series is left out, with a warning, where its times cannot be seconds beside these spikes; there is a
     warning of single times far from the spikes.
 
     times: of counts or a signal, s, whose unit is known, in place of those of the spikes
 
-    Raises InputError where the spikes' own unit of time is in doubt, and for ticks of an object that does not exist.
+    Raises InputError where the spikes' own unit of time is in doubt.
     """
-    where, hz = session.source.path, reading.hz
-    observed = session.observed if times is None else None  # of counts it follows from their bins
+    where, own = session.source.path, times is None
+    times = session.spike_times if times is None else times
+    if times.size < _FEW_SPIKES:
+        return session
     intervals, behavior = dict(session.intervals), dict(session.behavior)
-    known = ["spikes", *["obs_intervals"] * (observed is not None), *intervals, *behavior]
-    unknown = [name for name in hz if name not in known]
-    if unknown:
-        raise InputError(f"{where}: no {shorten(unknown)} to give ticks of; it has {shorten(known)}")
-    spikes, in_doubt = session.spike_times, times is None and "spikes" not in hz
-    if times is None:
-        times = spikes = spikes if in_doubt else spikes / hz["spikes"]
-    if observed is not None and "obs_intervals" in hz:
-        observed = replace(observed, intervals=observed.intervals / hz["obs_intervals"])
-    for name in intervals.keys() & hz:
-        table = intervals[name]
-        columns = [key for key in table if str(key).endswith("_time") and table[key].dtype.kind in "iuf"]
-        intervals[name] = table.assign({key: table[key] / hz[name] for key in columns})
-    for name in behavior.keys() & hz:
-        time = behavior[name]["time"].values / hz[name]
-        behavior[name] = behavior[name].assign_coords(time=time).assign_attrs(rate=rate_of(time))
-    if times.size >= _FEW_SPIKES:
-        others = {} if observed is None else {"obs_intervals": observed.intervals.ravel()}
-        others |= {name: bounds_in(table).T.ravel() for name, table in intervals.items()}
-        others |= {name: series["time"].values for name, series in behavior.items()}
-        others = {name: t[np.isfinite(t)] for name, t in others.items() if name not in hz}
-        others = {name: t for name, t in others.items() if t.size}
-        span = float(times.min()), float(times.max())
-        if in_doubt:
-            _check_spikes_unit(times, session.spike_times_index, span, others, where)
-        for name, t in others.items():
-            doubt = _doubt(t, span)
-            if doubt and name == "obs_intervals":
-                raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
-            told = f"left out, {doubt}; {_way_out(name)}" if doubt else _apart(t, span)
-            if told:
-                warn(f"{where}: {name}: {told}")
-            if doubt:
-                intervals.pop(name, None)
-                behavior.pop(name, None)
-    return replace(
-        session, spike_times=spikes, intervals=intervals, behavior=behavior, observed=observed or session.observed
-    )
+    others = {name: bounds_in(table).T.ravel() for name, table in intervals.items()}
+    others |= {name: series["time"].values for name, series in behavior.items()}
+    if own and session.observed is not None:  # of counts it follows from their bins
+        others = {"obs_intervals": session.observed.intervals.ravel(), **others}
+    others = {name: t[np.isfinite(t)] for name, t in others.items() if name not in reading.hz}
+    others = {name: t for name, t in others.items() if t.size}
+    span = float(times.min()), float(times.max())
+    if own and "spikes" not in reading.hz:
+        _check_spikes_unit(times, session.spike_times_index, span, others, where)
+    for name, t in others.items():
+        doubt = _doubt(t, span)
+        if doubt and name == "obs_intervals":
+            raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
+        told = f"left out, {doubt}; {_way_out(name)}" if doubt else _apart(t, span)
+        if told:
+            warn(f"{where}: {name}: {told}")
+        if doubt:
+            intervals.pop(name, None)
+            behavior.pop(name, None)
+    return replace(session, intervals=intervals, behavior=behavior)
 
 
 def _way_out(name: str) -> str:
@@ -332,3 +299,188 @@ def _apart(times: Floats, span: tuple[float, float]) -> str:
     if times.size >= _FEW_SPIKES and _APART * np.ptp(times) < width:
         return f"spans {np.ptp(times):.6g} s only, the spikes {width:,.6g} s; give --ticks where it is in another unit"
     return ""
+
+
+# Among fewer times no outlier can be told; of more, so many are looked at.
+_FEW, _MANY = 100, 2**20
+# Share of all times, at most, that may be outliers.
+_RARE = 1e-3
+# A time that one unit repeats so often is a mark, where a smaller share of all spikes coincide.
+_REPEATED, _COINCIDENT = 3, 0.01
+# s: spikes out of order by less were detected in pieces; by more, their clock may have restarted.
+_JITTER = 0.05
+# Share of the firing units whose times must fall back for the clock to be taken as the reason.
+_SHARED = 0.2
+
+
+def check_spikes(
+    times: Floats, index: Ints, ids: Array, where: str, sort: bool = False, drop: bool = False
+) -> tuple[Floats, Ints]:
+    """Spike times (spike,), sorted within each unit, and their cumulative ends (unit,).
+
+    Marks of invalid spikes, as -1, and lone outliers are left out, and unsorted times sorted, each with a warning.
+    sort: sort all times that fall back, though a clock may have restarted
+    drop: leave out times that are NaN or infinite, with a warning too
+
+    Raises InputError for ids that repeat, where `index` is no cumulative count of `times`, without `drop` for times
+    that are NaN or infinite, and where times fall back in many units, as those of trials with own clocks do.
+    """
+    if len(ids) != len(index):
+        raise InputError(f"{where}: units: {len(ids)} ids for {len(index)} units; write the unit table anew")
+    plain_ids(ids, f"{where}: units")
+    if (np.diff(index, prepend=0) < 0).any() or (index[-1] if index.size else 0) != times.size:
+        raise InputError(
+            f"{where}: units: spike_times_index does not fit its {times.size} spike_times; write them anew"
+        )
+    bad = ~np.isfinite(times)
+    if bad.any():
+        of = shorten(ids[np.unique(_units_of(np.flatnonzero(bad), index))].tolist())
+        what = f"{bad.sum()} of {times.size} spikes, NaN or infinite spike_times in unit {of}"
+        if not drop:
+            raise InputError(f"{where}: units: {what}; give --drop-nan to leave these spikes out, or mend the file")
+        warn(f"{where}: units: left out {what}")
+        times, index = _without(times, index, bad)
+    while (found := _invalid(times, index)) is not None:
+        invalid, why = found
+        number = len(np.unique(_units_of(np.flatnonzero(invalid), index)))
+        values = shorten((f"{value:g}" for value in np.unique(times[invalid])), most=3)
+        warn(f"{where}: units: left out {invalid.sum()} spikes of {number} units at {values} s, {why}")
+        times, index = _without(times, index, invalid)
+    back = np.flatnonzero(np.diff(times) < 0) + 1
+    back = back[~np.isin(back, index)]
+    if back.size:
+        unsorted = np.unique(_units_of(back, index))
+        if not sort:
+            _check_order(times, index, back, ids, where)
+        times = times.copy()
+        for unit in unsorted:
+            times[index[unit - 1] if unit else 0 : index[unit]].sort()
+        warn(f"{where}: units: sorted the spike_times of {unsorted.size} unsorted units")
+    return times, index
+
+
+def _without(times: Floats, index: Ints, out: Array) -> tuple[Floats, Ints]:
+    """Times and cumulative ends without the spikes `out` (spike,)."""
+    return times[~out], index - np.concatenate([[0], np.cumsum(out)])[index]
+
+
+def _units_of(spikes: Ints, index: Ints) -> Ints:
+    return np.searchsorted(index, spikes, side="right")
+
+
+def _invalid(times: Floats, index: Ints) -> tuple[Array, str] | None:
+    """Spikes (spike,) that are not valid, and the reason; None where there are none."""
+    if times.size < _FEW:
+        return None
+    low, high = times.min(), times.max()
+    negative = times < 0
+    if low == -1 and (times[negative] == -1).all() and not negative.all():
+        return negative, "marks of invalid spikes"
+    for value in (low, high):
+        at = times == value
+        if (
+            low < high
+            and at.sum() >= _REPEATED
+            and np.bincount(_units_of(np.flatnonzero(at), index)).max() >= _REPEATED
+        ):
+            rest = times[~at]
+            if rest.size >= _FEW and (np.diff(rest) == 0).mean() < _COINCIDENT:
+                return at, "which units repeat: marks of invalid spikes"
+    stray = strays(times)
+    return None if stray is None else (stray, "far from all others")
+
+
+def strays(times: Floats) -> Array | None:
+    """The times (item,) that lie farther from nearly all others than those span, few and rare; None where none do."""
+    if times.size < _FEW:
+        return None
+    some = np.unique(times[:: 1 + times.size // _MANY])
+    if some.size < _FEW:
+        return None
+    edge = max(1, int(0.005 * some.size))
+    low, high = some[edge], some[-1 - edge]
+    width = high - low
+    stray = (times < low - width) | (times > high + width)
+    return stray if stray.any() and stray.sum() <= max(2, _RARE * times.size) else None
+
+
+def _check_order(times: Floats, index: Ints, back: Ints, ids: Array, where: str) -> None:
+    """Raise InputError where spike times that fall back at the spikes `back` show that a clock restarted.
+
+    In trials with own clocks, after a reset and after an overflow, times of many units rise in runs. Times without any
+    order fall back at every second spike.
+    """
+    length = np.diff(index, prepend=0)
+    falls = times[back - 1] - times[back]
+    units = np.unique(_units_of(back[falls > _JITTER], index))
+    firing = int((length > 1).sum())
+    if len(units) < max(2, _SHARED * firing) and not len(units) == firing == 1:
+        return
+    pairs = int((length - 1)[np.unique(_units_of(back, index))].sum())
+    # The number of descents of a random order has a mean of half the pairs and a variance of a twelfth.
+    if back.size / pairs > 0.5 - 4 / np.sqrt(12 * pairs):
+        return
+    spike = back[np.argmax(falls)]
+    unit = int(_units_of(spike, index))
+    raise InputError(
+        f"{where}: units: spike_times fall back in {len(units)} of {firing} units (unit {ids[unit]}: from "
+        f"{times[spike - 1]:g} to {times[spike]:g} s), as in trials with clocks of their own or where a clock was "
+        "reset; write them on one clock, or give --sort-times where it is mere disorder"
+    )
+
+
+def rate_of(time: Floats) -> float:
+    """Rate of samples, Hz, by the median of their steps; NaN where there is none."""
+    step = float(np.nanmedian(np.diff(time))) if len(time) > 1 else 0.0
+    return 1 / step if step > 0 else float("nan")
+
+
+def in_order(series: xr.DataArray, time: Floats, where: str, sort: bool) -> xr.DataArray | None:
+    """Behaviour (time,) or (time, component) in order of its times (time,), s, samples without a time left out; None
+    where their clock may have restarted.
+
+    A warning tells each change. sort: as for `check_spikes`
+    """
+    values, known = series.values, np.isfinite(time)
+    if not known.all():
+        warn(f"{where}: left out {(~known).sum()} of {len(time)} samples, their timestamps are NaN or infinite")
+        time, values = time[known], values[known]
+    steps = np.diff(time)
+    back = np.flatnonzero(steps < 0)
+    if back.size:
+        rising = steps[steps > 0]
+        large = max(1.0, 10 * float(np.median(rising))) if rising.size else np.inf
+        stray = strays(time)
+        kept = time if stray is None else time[~stray]
+        behind = (kept < np.maximum.accumulate(kept)).sum()
+        if not sort and steps.min() < -large and behind > max(5, 0.005 * kept.size):
+            at = int(np.argmin(steps))
+            warn(
+                f"{where}: left out, its times fall back from {time[at]:g} to {time[at + 1]:g} s, as where a clock was "
+                "reset; write them on one clock, or give --sort-times where it is mere disorder"
+            )
+            return None
+        warn(f"{where}: timestamps step back {back.size} times, samples put in order")
+        order = np.argsort(time, kind="stable")
+        time, values = time[order], values[order]
+    attrs = {
+        **series.attrs,
+        "unit": str(series.attrs.get("unit", series.attrs.get("units", ""))),
+        "description": str(series.attrs.get("description", series.attrs.get("long_name", ""))),
+    }
+    attrs.setdefault("rate", rate_of(time))
+    dims = ("time", "component")[: values.ndim]
+    return xr.DataArray(values, dims=dims, coords={"time": time}, name=series.name, attrs=attrs)
+
+
+def from_the_start(frames: Ints, where: str) -> Array:
+    """The frames (spike,) of 0 or more; a few others are left out with a warning. Raises InputError for many."""
+    negative = frames < 0
+    if negative.sum() > max(3, 0.01 * frames.size):
+        raise InputError(
+            f"{where}: {negative.sum()} of {frames.size} spikes before the recording's start; sort it again, or write "
+            "frames without overflow"
+        )
+    if negative.any():
+        warn(f"{where}: left out {negative.sum()} spikes before the recording's start")
+    return ~negative

@@ -4,16 +4,10 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.tables import Array, Floats
-from ldmfilter.errors import InputError, warn
+from ldmfilter.errors import InputError
 
 LONG_BIN = 3.0  # s, the farthest that spikes are predicted
 _MOST = 2**31  # spikes of a unit in a bin
-
-
-def warn_turned(shape: tuple[int, ...], what: str, where: str) -> None:
-    """Warn of an array without labels that has far more units than bins, and a thousand, as one (unit, time) has."""
-    if shape[1] > max(10 * shape[0], 999):
-        warn(f"{where}: {shape[0]} bins of {shape[1]} {what}; the array is read as (time, unit): is it turned?")
 
 
 def is_signal(counts: xr.DataArray) -> bool:

@@ -8,9 +8,8 @@ import xarray as xr
 
 from ldmfilter.config import DataConfig
 from ldmfilter.data.binned import BinnedSession
-from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
+from ldmfilter.data.binning import as_session, bin_spikes, choose_spans, choose_units
 from ldmfilter.data.counts import check_counts
-from ldmfilter.data.memory import as_session
 from ldmfilter.data.session import Session
 
 

@@ -1,6 +1,5 @@
 """The simulated session of the README, as an NWB file: always the same."""
 
-import os
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from pynwb import NWBHDF5IO, H5DataIO, NWBFile, TimeSeries
 
 from ldmfilter.data.session import Session
 from ldmfilter.data.simulate import linear_track_session
-from ldmfilter.files import replacing
+from ldmfilter.files import AnyPath, replacing
 
 SEED = 1
 IDENTIFIER = f"ldmfilter-linear-track-sim-{SEED}"
@@ -27,7 +26,7 @@ _COLUMNS = {
 }
 
 
-def write_sample(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+def write_sample(path: AnyPath, overwrite: bool = False) -> Path:
     """Write the sample session, ten minutes of a simulated rat on a linear track, as NWB; whole or not at all.
 
     With the same versions of numpy, h5py and pynwb the bytes are the same, and with them the checksum.

@@ -10,8 +10,18 @@ import xarray as xr
 
 from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
-from ldmfilter.data.spans import Span, bounds_of, intersect, join_overlaps, union
-from ldmfilter.data.tables import Array, bounds_in, shorten, tagged, tags_in
+from ldmfilter.data.tables import (
+    Array,
+    Span,
+    bounds_in,
+    bounds_of,
+    cut,
+    join_overlaps,
+    shorten,
+    tagged,
+    tags_in,
+    union,
+)
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.errors import InputError, warn
 
@@ -68,15 +78,14 @@ def choose_spans(
         if not span.stop > span.start:
             raise InputError(f"{where}: span {span.clock} is empty; give START:STOP in seconds, STOP after START")
     given = join_overlaps(given, where)
-    bounds = bounds_of(chosen)
-    both, rows, cuts = intersect(bounds, bounds_of(given))
-    if not len(both):
+    given = [span._replace(label=span.clock) for span in given]
+    found = cut(given, bounds_of(chosen)) if interval is None else cut(chosen, bounds_of(given))
+    if not found:
         what = "the session" if interval is None else f"interval {interval!r}"
-        extent = f"{bounds[0, 0]:g} to {bounds[-1, 1]:g} s"
+        extent = f"{chosen[0].start:g} to {chosen[-1].stop:g} s"
         text = shorten(span.clock for span in given)
         raise InputError(f"{where}: span {text} is empty: {what} is {extent}; give a span within it")
-    labels = [given[cut].clock for cut in cuts] if interval is None else [chosen[row].label for row in rows]
-    return [Span(start, stop, label) for (start, stop), label in zip(both.tolist(), labels, strict=True)]
+    return found
 
 
 def observed_table(session: Session) -> str | None:
@@ -93,16 +102,7 @@ def observed_table(session: Session) -> str | None:
 
 def _interval_spans(session: Session, interval: str) -> list[Span]:
     where, tables = session.source.path, session.intervals
-    name, tag = interval, None
-    if interval not in tables and "=" in interval:
-        # A table's own name may hold "=": the longest name that fits wins.
-        fits = [table for table in tables if interval.startswith(f"{table}=")]
-        name = max(fits, key=len) if fits else interval.partition("=")[0]
-        tag = interval[len(name) + 1 :]
-    if name not in tables:
-        have = f"it has {shorten(tables)}" if tables else "it has none, use spans"
-        meant = next((f"; {name} is a tag: give {one}={name}" for one in tables if name in tags_in(tables[one])), "")
-        raise InputError(f"{where}: no interval table {name!r}; {have}{meant}")
+    name, tag = (interval, None) if interval in tables else _parted(session, interval, "=")
     table = tables[name]
     bounds = bounds_in(table)
     if tag is not None:
@@ -118,6 +118,23 @@ def _interval_spans(session: Session, interval: str) -> list[Span]:
         lost = f"{(~usable).sum()} of {len(bounds)} rows of interval {interval!r}"
         warn(f"{where}: left out {lost}: no start, no stop or no length")
     return [Span(start, stop, tag or name) for start, stop in bounds[usable].tolist()]
+
+
+def _parted(session: Session, text: str, mark: str) -> tuple[str, str]:
+    """The interval table that a text begins with, and what follows behind the mark; both may hold the mark too.
+
+    Raises InputError, with a list of those that exist, where there is no such table.
+    """
+    tables = session.intervals
+    if fits := [name for name in tables if text.startswith(f"{name}{mark}")]:
+        name = max(fits, key=len)
+        return name, text[len(name) + 1 :]
+    name = text.partition(mark)[0]
+    hint = "; name a column as TABLE.COLUMN" if mark == "." else ""
+    meant = next((f"; {name} is a tag: give {one}={name}" for one in tables if name in tags_in(tables[one])), "")
+    raise InputError(
+        f"{session.source.path}: no interval table {name!r}; it has {shorten(tables) or 'none'}{hint}{meant}"
+    )
 
 
 def choose_units(
@@ -177,9 +194,10 @@ def choose_units(
     keep = fits & ~silent & ~slow
     if not keep.any():
         those = f"all {fits.sum()} {what}" + ("" if query is None else " that fit the query")
-        if not slow.any():
-            raise InputError(f"{where}: units: {those} are {still} in the chosen time; choose other {what} or time")
-        raise InputError(f"{where}: units: {those} fire below {min_rate:g} Hz; lower the minimal rate")
+        why = f"are {still} in the chosen time; choose other {what} or time"
+        if slow.any():
+            why = f"fire below {min_rate:g} Hz; lower the minimal rate"
+        raise InputError(f"{where}: units: {those} {why}")
     if keep.all():
         return session, ""
     reasons = {"by the query": ~fits, still: silent, f"below {min_rate:g} Hz": slow}
@@ -263,15 +281,9 @@ def find_column(session: Session, text: str, kinds: str = "biufU") -> tuple[str,
     other values or of several a row.
     """
     where, tables = session.source.path, session.intervals
-    fits = [name for name in tables if text.startswith(f"{name}.")]
-    if not fits:
-        have = f"it has {shorten(tables)}" if tables else "it has none"
-        if text in tables:
-            raise InputError(f"{where}: {text!r} is an interval table; name a column of it, as {text}.start_time")
-        name = text.rpartition(".")[0] or text
-        raise InputError(f"{where}: no interval table {name!r}; {have}; name a column as TABLE.COLUMN")
-    table = max(fits, key=len)
-    column = text[len(table) + 1 :]
+    if text in tables:
+        raise InputError(f"{where}: {text!r} is an interval table; name a column of it, as {text}.start_time")
+    table, column = _parted(session, text, ".")
     columns = [name for name, values in flat_columns(tables[table]).items() if values.dtype.kind in kinds]
     if column not in columns:
         what = "column" if "U" in kinds else "column of times"

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.clocks import PLAIN, Clock, Reading, settle
-from ldmfilter.data.order import check_spikes
-from ldmfilter.data.spans import intersect, union
-from ldmfilter.data.tables import Array, Floats, Ints, concatenate, make_table, shorten
+from ldmfilter.data.clocks import PLAIN, Clock, Reading, check_spikes, settle
+from ldmfilter.data.tables import Array, Columns, Floats, Ints, concatenate, intersect, make_table, shorten, union
 from ldmfilter.errors import InputError
+from ldmfilter.files import AnyPath
 from ldmfilter.html import table
 
 _INSTANT = 1e-9  # s, less than a tick of any clock; no rate is computed over less
@@ -39,12 +37,6 @@ class Source:
     session_start_time: str = ""
     checksum: str = ""
     format: str = ""
-
-    @classmethod
-    def noted(cls, path: Path, checksum: str, attrs: Mapping[str, Any]) -> Source:
-        """A file with what its attributes say of the session."""
-        about = {key: str(attrs.get(key, "")) for key in ("identifier", "session_id", "session_start_time")}
-        return cls(str(path), checksum=checksum, **about)
 
     def attrs(self) -> dict[str, str]:
         """The fields that go with data, all but the format."""
@@ -147,8 +139,8 @@ class Session:
     def from_spikes(
         cls,
         spike_times: Sequence[npt.ArrayLike] | Mapping[Any, npt.ArrayLike],
-        units: Mapping[str, Any] | pd.DataFrame | None = None,
-        intervals: Mapping[str, Mapping[str, Any] | pd.DataFrame] | None = None,
+        units: Columns | None = None,
+        intervals: Mapping[str, Columns] | None = None,
         behavior: Mapping[str, xr.DataArray] | None = None,
         *,
         sort_times: bool = False,
@@ -189,38 +181,80 @@ class Session:
         (2, 3, 0.4)
         """
         mapping = spike_times if isinstance(spike_times, Mapping) else dict(enumerate(spike_times))
-        for name, series in (behavior or {}).items():
-            if "time" not in series.coords or series.dims[0] != "time" or series.ndim > 2:
-                raise InputError(f"memory: behavior {name!r} must have dims (time,) or (time, component) and a time")
         reading = Reading(sort_times=sort_times, ticks=tuple(ticks), drop_nan=drop_nan)
-        raw = [np.asarray(times).ravel() for times in mapping.values()]
-        clock = Clock.of(np.concatenate([times for times in raw if times.size] or [np.empty(0)]), "", "memory: spikes")
-        trains = [clock.seconds(times, "memory: spikes") for times in raw]
-        parts = clock.parts(intervals, behavior, reading, "memory")
-        ids = np.asarray(list(mapping))
-        return cls.checked(*concatenate(trains), ids, units, clock.dated(MEMORY), reading, **parts)
+        trains = [np.asarray(times).ravel() for times in mapping.values()]
+        times = np.concatenate([train for train in trains if train.size] or [np.empty(0)])
+        index, ids = np.cumsum([len(train) for train in trains], dtype=np.int64), np.asarray(list(mapping))
+        return cls.checked(times, index, ids, units, MEMORY, reading, intervals=intervals, behavior=behavior)
 
     @classmethod
     def checked(
         cls,
-        times: Floats,
+        times: Any,
         index: Ints,
         ids: Array,
-        columns: Mapping[str, Any] | pd.DataFrame | None = None,
+        units: Columns | None = None,
         source: Source = MEMORY,
         reading: Reading = PLAIN,
+        observed: Observed | None = None,
         **parts: Any,
     ) -> Session:
-        """A session from spike times (spike,), s, their cumulative ends (unit,), ids (unit,) and unit columns.
+        """A session from spike times (spike,), their cumulative ends (unit,), ids (unit,) and unit columns.
+
+        Times are numbers in s or in the unit of their attribute, durations or dates.
 
         reading: what a person says of the times
-        **parts: other fields of the session
+        **parts: as for `assembled`
 
-        Raises InputError as `check_spikes`, `make_table` and `settle`.
+        Raises InputError as `Clock.seconds`, `check_spikes` and `assembled`.
         """
-        spikes, index = check_spikes(times, index, ids, source.path, reading.sort_times, reading.drop_nan)
-        units = make_table(columns, "unit", ids, where=f"{source.path}: units")
-        return settle(cls(spikes, index, units, source=source, **parts), reading)
+        where = f"{source.path}: spike_times"
+        clock, hz = Clock.of(times, source, reading, where), reading.hz
+        spikes, index = check_spikes(
+            clock.seconds(times, where), index, ids, source.path, reading.sort_times, reading.drop_nan
+        )
+        if "spikes" in hz:
+            spikes = spikes / hz["spikes"]
+        if observed is not None:
+            seconds = clock.seconds(observed.intervals, f"{source.path}: obs_intervals")
+            observed = replace(observed, intervals=seconds / hz.get("obs_intervals", 1))
+        parts |= {"spike_times": spikes, "spike_times_index": index, "observed": observed}
+        return cls.assembled(clock, ids, units, source, **parts)
+
+    @classmethod
+    def assembled(
+        cls,
+        clock: Clock,
+        ids: Array,
+        units: Columns | None,
+        source: Source,
+        intervals: Mapping[str, Columns] | None = None,
+        behavior: Mapping[str, xr.DataArray] | None = None,
+        times: Floats | None = None,
+        **fields: Any,
+    ) -> Self:
+        """A session with its unit columns, interval tables and behaviour, all times in s on its clock.
+
+        times: as for `settle`
+        **fields: other fields of the session
+
+        Raises InputError as `make_table`, `Clock.table`, `Clock.series` and `settle`, and for ticks of an object that
+        does not exist.
+        """
+        where, intervals, behavior = source.path, intervals or {}, behavior or {}
+        has_own = times is None and fields.get("observed") is not None
+        known = ["spikes", *["obs_intervals"] * has_own, *intervals, *behavior]
+        if unknown := [name for name in clock.reading.hz if name not in known]:
+            raise InputError(f"{where}: no {shorten(unknown)} to give ticks of; it has {shorten(known)}")
+        table = make_table(units, "unit", ids, where=f"{where}: units")
+        series = {name: clock.series(name, one, where) for name, one in behavior.items()}
+        fields |= {
+            "intervals": {name: clock.table(name, one, where) for name, one in intervals.items()},
+            "behavior": {name: one for name, one in series.items() if one is not None},
+        }
+        if clock.zero is not None and not source.session_start_time:
+            source = replace(source, session_start_time=f"{np.datetime_as_string(clock.zero, unit='us')}+00:00")
+        return settle(cls(units=table, source=source, **fields), clock.reading, times)
 
     @property
     def n_units(self) -> int:
@@ -336,17 +370,16 @@ class Session:
         >>> session.select_units([9]).n_spikes
         1
         """
-        wanted = np.asarray(mask_or_ids)
+        wanted, ids = np.asarray(mask_or_ids), pd.Index(self.units["unit"].values)
         if wanted.dtype == bool:
             if wanted.shape != (self.n_units,):
                 raise InputError(f"{self.source.path}: a mask of {wanted.size} units for a session of {self.n_units}")
             rows = np.flatnonzero(wanted).tolist()
         else:
-            row_of = {unit: row for row, unit in enumerate(self.units["unit"].values.tolist())}
-            missing = [unit for unit in wanted.tolist() if unit not in row_of]
-            if missing:
-                raise InputError(f"{self.source.path}: units: no unit {shorten(missing)}; it has {shorten(row_of)}")
-            rows = [row_of[unit] for unit in wanted.tolist()]
+            rows = ids.get_indexer(pd.Index(wanted)).tolist()
+            if -1 in rows:
+                missing = shorten(unit for unit, row in zip(wanted.tolist(), rows, strict=True) if row < 0)
+                raise InputError(f"{self.source.path}: units: no unit {missing}; it has {shorten(ids)}")
         times, index = concatenate([self.spikes_of(row) for row in rows])
         observed = self.observed
         if observed is not None:
@@ -360,7 +393,7 @@ class Session:
             extent=self._extent,  # the recording was no shorter for the units that are left out
         )
 
-    def to_zarr(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    def to_zarr(self, path: AnyPath, overwrite: bool = False) -> Path:
         """Write the session as a zarr store, whole or not at all.
 
         Parameters

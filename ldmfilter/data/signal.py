@@ -1,24 +1,29 @@
 """Sessions of a signal in place of spikes: fluorescence, or any other numbers (time, channel). A channel is a unit."""
 
-import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import xarray as xr
 
-from ldmfilter.data.binned import BinnedSession
-from ldmfilter.data.clocks import PLAIN, Clock, Reading, relative, settle
-from ldmfilter.data.counts import LONG_BIN, warn_turned
+from ldmfilter.data.binned import BinnedSession, axis, labelled
+from ldmfilter.data.clocks import PLAIN, Reading
+from ldmfilter.data.counts import LONG_BIN
 from ldmfilter.data.frames import sums
 from ldmfilter.data.session import MEMORY, Session, Source
-from ldmfilter.data.spans import Span, bounds_of, intersect, union
-from ldmfilter.data.tables import Array, Floats, make_table, places, plain_ids, shorten
+from ldmfilter.data.tables import (
+    Array,
+    Columns,
+    Floats,
+    Span,
+    cut,
+    inside,
+    places,
+    shorten,
+    union,
+)
 from ldmfilter.errors import InputError, warn
 
 _GAP = 1.0  # s without a frame, which end a stretch; in a shorter gap frames are missing
@@ -55,12 +60,10 @@ class SignalSession(BinnedSession):
             raise InputError(
                 f"{where}: frames of {own:g} s cannot be told in bins of {bin_size:g} s; give {own:g} s or more"
             )
-        ordered = sorted(spans)
-        pieces, rows, _ = intersect(bounds_of(ordered), self.stretches)
-        if not len(pieces):
+        pieces = cut(sorted(spans), self.stretches)
+        if not pieces:
             raise InputError(f"{where}: no frame lies in the chosen time; choose another")
-        cut = [Span(start, stop, ordered[row].label) for (start, stop), row in zip(pieces.tolist(), rows, strict=True)]
-        return own if abs(bin_size / own - 1) < _SAME else bin_size, cut
+        return own if abs(bin_size / own - 1) < _SAME else bin_size, pieces
 
     def means(self, left: Floats, right: Floats) -> Array:
         """Means (time, unit), float32, of the frames in bins (time,), s; NaN where less than half of a bin was seen."""
@@ -75,8 +78,7 @@ class SignalSession(BinnedSession):
 
     def rates_within(self, bounds: Floats) -> Floats:
         """A signal has no rates: NaN (unit,), and 0 for a channel that is constant or missing within the intervals."""
-        inside = np.searchsorted(union(bounds).ravel(), self.signal["time"].values, side="right") % 2 == 1
-        values = self.signal.values[inside]
+        values = self.signal.values[inside(union(bounds), self.signal["time"].values)]
         varies = np.fmax.reduce(values, 0, initial=np.nan) > np.fmin.reduce(values, 0, initial=np.nan)
         return np.where(varies, np.nan, np.zeros(len(varies)))
 
@@ -86,20 +88,16 @@ class SignalSession(BinnedSession):
         assert isinstance(fewer, SignalSession)
         return replace(fewer, signal=self.signal.sel(unit=fewer.units["unit"].values))
 
-    def to_zarr(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-        """As `Session.to_zarr`."""
-        return Session.to_zarr(self, path, overwrite)
-
 
 def from_signal(
     signal: xr.DataArray | npt.ArrayLike,
     bin_size: float | None = None,
     *,
     name: str = "",
-    units: Mapping[str, Any] | pd.DataFrame | None = None,
+    units: Columns | None = None,
     source: Source = MEMORY,
     reading: Reading = PLAIN,
-    intervals: Mapping[str, Any] | None = None,
+    intervals: Mapping[str, Columns] | None = None,
     behavior: Mapping[str, xr.DataArray] | None = None,
     **parts: Any,
 ) -> SignalSession:
@@ -142,8 +140,12 @@ def from_signal(
     (3, 5.0)
     """
     where = source.path
-    values, ids, time, clock = _labelled(signal, bin_size, reading, source.session_start_time, where)
-    name = name or str(getattr(signal, "name", "") or "signal")
+    table, ids = labelled(signal, "signal", where)
+    for mark in ("observed", "unit_observed"):
+        if mark in table.coords:
+            table = table.where(table[mark])
+    clock, time, _ = axis(table, bin_size, source, reading)
+    name, values = name or str(table.name or "signal"), table.values.astype(np.float32)
     where = f"{where}: {name}"
     known = np.isfinite(time)
     if not known.all():
@@ -166,21 +168,23 @@ def from_signal(
     rows, centres, stretches, kept = _regular(time, size)
     full = np.full((len(centres), len(ids)), np.nan, dtype=np.float32)
     full[rows] = values[kept]
-    attrs = dict(getattr(signal, "attrs", {}))
     coords = {"time": ("time", centres, {"units": "s"}), "unit": ids}
-    session = SignalSession(
+    return SignalSession.assembled(
+        clock,
+        ids,
+        units,
+        source,
+        intervals,
+        behavior,
+        centres,
         spike_times=np.empty(0),
         spike_times_index=np.zeros(len(ids), dtype=np.int64),
-        units=make_table(units, "unit", ids, where=f"{where}: channels"),
-        source=clock.dated(source),
         extent=(float(stretches[0, 0]), float(stretches[-1, 1])),
         bin_size=size,
         stretches=stretches,
-        signal=xr.DataArray(full, dims=("time", "unit"), coords=coords, name=name, attrs=attrs),
-        **clock.parts(intervals, behavior, reading, source.path),
+        signal=xr.DataArray(full, dims=("time", "unit"), coords=coords, name=name, attrs=table.attrs),
         **parts,
     )
-    return settle(session, reading, centres)
 
 
 def choose_series(found: Mapping[str, str], wanted: str | None, where: str, likely: Sequence[str]) -> str:
@@ -201,39 +205,6 @@ def choose_series(found: Mapping[str, str], wanted: str | None, where: str, like
         what = f"no series {wanted!r}" if not fits else f"{len(fits)} series {wanted!r}"
         raise InputError(f"{where}: has {what}; there is: {listed}")
     return fits[0]
-
-
-def _labelled(
-    signal: xr.DataArray | npt.ArrayLike, bin_size: float | None, reading: Reading, started: str, where: str
-) -> tuple[Array, Array, Floats, Clock]:
-    """Values (time, unit), float32, ids (unit,), times (time,), s, and their clock."""
-    if not isinstance(signal, xr.DataArray):
-        array = np.asarray(signal)
-        if array.ndim not in (1, 2):
-            raise InputError(f"{where}: a signal of shape {array.shape}; give (time, channel)")
-        signal = xr.DataArray(array.reshape(len(array), -1), dims=("time", "channel"))
-        warn_turned(signal.shape, "channels", where)
-    others = [dim for dim in signal.dims if dim != "time"]
-    if "time" not in signal.dims or len(others) != 1 or signal.dtype.kind not in "biuf" or not signal.size:
-        raise InputError(
-            f"{where}: a signal of {signal.dtype} with dims {dict(signal.sizes)}; give numbers of dims (time, channel)"
-        )
-    for mark in ("observed", "unit_observed"):
-        if mark in signal.coords:
-            signal = signal.where(signal[mark])
-    signal = signal.transpose("time", ...)
-    ids = plain_ids(signal[others[0]].values, f"{where}: channels")
-    if "time" in signal.coords:
-        hz = reading.hz.get("spikes")
-        time: Any = signal["time"] if hz is None else signal["time"].values / hz
-    elif bin_size is not None and math.isfinite(bin_size) and bin_size > 0:
-        time = (np.arange(len(signal)) + 0.5) * bin_size
-    else:
-        raise InputError(f"{where}: does not say how long a frame is; give --bin-size, in Python bin_size")
-    steps = np.diff(relative(time, f"{where}: time")[0])
-    before = float(np.nanmedian(steps)) / 2 if steps.size else 0.0
-    clock = Clock.of(time, started, f"{where}: time", before)
-    return signal.values.astype(np.float32), ids, clock.seconds(time, f"{where}: time"), clock
 
 
 def _regular(time: Floats, size: float) -> tuple[Array, Floats, Floats, Array]:

@@ -1,4 +1,4 @@
-"""The zarr layout of a session, and its writing; `formats.zarr` reads it. Zarr format 2, with zarr 2 and 3 alike.
+"""The zarr layout of a session, and its writing; `formats.arrays` reads it. Zarr format 2, with zarr 2 and 3 alike.
 
     spike_times (spike,), spike_times_index (unit,), unit_id (unit,)
     units/<column> (unit,), or the column beside unit_id
@@ -11,7 +11,6 @@ Names of tables and series are quoted as in a URL, so that none can lead out of 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ import zarr
 
 from ldmfilter.data.untrusted.zarr_store import ZARR_3, is_store
 from ldmfilter.errors import InputError
-from ldmfilter.files import replacing
+from ldmfilter.files import AnyPath, replacing
 
 if TYPE_CHECKING:
     from ldmfilter.data.session import Session
@@ -34,7 +33,7 @@ VERSION = 1
 DIMS = "_ARRAY_DIMENSIONS"  # the attribute in which xarray finds the names of dims
 
 
-def write_session(session: Session, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+def write_session(session: Session, path: AnyPath, overwrite: bool = False) -> Path:
     """Write a session as a zarr store, whole or not at all, and return its path.
 
     Raises InputError where the path exists and `overwrite` is not set or it is no zarr store, and where it
@@ -43,7 +42,9 @@ def write_session(session: Session, path: str | os.PathLike[str], overwrite: boo
     path = Path(path)
     if overwrite and path.exists() and not is_store(path):
         raise InputError(f"{path}: is no zarr store and is not overwritten; give another path")
-    source = session.source
+    source, signal = session.source, getattr(session, "signal", None)
+    if signal is None and hasattr(session, "bin_size"):  # a BinnedSession
+        raise InputError(f"{source.path}: counts that came binned have no spike times to write; keep that file")
     with replacing(path, overwrite) as store:
         root = zarr.open_group(str(store), mode="w", **({"zarr_format": 2} if ZARR_3 else {"zarr_version": 2}))
         root.attrs.update(
@@ -68,9 +69,9 @@ def write_session(session: Session, path: str | os.PathLike[str], overwrite: boo
         _put_dataset(root.create_group("units"), session.units.drop_vars("unit"))
         intervals, behavior = root.create_group("intervals"), root.create_group("behavior")
         for name, table in session.intervals.items():
-            _put_dataset(intervals.create_group(_key(name)), table)
-        series = [(behavior.create_group(_key(name)), one) for name, one in session.behavior.items()]
-        if (signal := getattr(session, "signal", None)) is not None:
+            _put_dataset(intervals.create_group(key_of(name)), table)
+        series = [(behavior.create_group(key_of(name)), one) for name, one in session.behavior.items()]
+        if signal is not None:
             series.append((root.create_group("signal"), signal.drop_vars("unit")))
         for group, one in series:
             group.attrs["name"] = one.name
@@ -80,14 +81,13 @@ def write_session(session: Session, path: str | os.PathLike[str], overwrite: boo
     return path
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
     """A name as a key that is one folder within the store: no separators, no leading dot."""
     return re.sub(r"^\.", "%2E", quote(name, safe=" "))
 
 
 def _put_dataset(group: Any, dataset: xr.Dataset) -> None:
     _put_arrays(group, {str(name): variable for name, variable in dataset.variables.items()})
-    group.attrs["coordinate_names"] = [str(name) for name in dataset.coords]
     group.attrs["order"] = [str(name) for name in dataset.data_vars]
 
 
@@ -98,8 +98,8 @@ def _put_arrays(group: Any, variables: Mapping[str, xr.Variable]) -> None:
         if values.dtype.kind not in "biufU":
             raise InputError(f"{name}: values of type {values.dtype} cannot be stored; use numbers, bools or strings")
         if ZARR_3:
-            array = group.create_array(_key(name), data=values, fill_value=None, config={"write_empty_chunks": True})
+            array = group.create_array(key_of(name), data=values, fill_value=None, config={"write_empty_chunks": True})
         else:
-            array = group.create_dataset(_key(name), data=values, fill_value=None)
+            array = group.create_dataset(key_of(name), data=values, fill_value=None)
         plain = {str(key): v.item() if isinstance(v, np.generic) else v for key, v in variable.attrs.items()}
         array.attrs.update({**plain, DIMS: [str(dim) for dim in variable.dims]})

@@ -14,8 +14,7 @@ from ldmfilter.data.binned import BinnedSession
 from ldmfilter.data.selection import observed_table
 from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
-from ldmfilter.data.spans import union
-from ldmfilter.data.tables import Floats, bounds_in, tagged, tags_in
+from ldmfilter.data.tables import Floats, bounds_in, inside, tagged, tags_in, time_in
 
 _NO_UNIT = {"n/a", "na", "none", "unknown", "a.u.", "au", "unitless"}
 _REST = re.compile("rest|sleep", re.IGNORECASE)  # a tag of time in which the animal does not move
@@ -34,7 +33,7 @@ def summarise(session: Session, odd: Sequence[str] = (), given: str = "") -> dic
     bin size of a session that has spike times.
     """
     rates = session.rates
-    quantiles = [_number(rate) for rate in np.quantile(rates, [0, 0.5, 1])] if session.n_units else [None] * 3
+    low, median, high = map(_number, np.quantile(rates, [0, 0.5, 1])) if session.n_units else (None,) * 3
     return {
         **session.source.attrs(),
         **{name: getattr(session, name) for name in ("start", "stop", "duration")},
@@ -48,7 +47,9 @@ def summarise(session: Session, odd: Sequence[str] = (), given: str = "") -> dic
             "number": session.n_units,
             "spikes": session.n_spikes,
             "silent": int((rates == 0).sum()),
-            **dict(zip(("rate_min", "rate_median", "rate_max"), quantiles, strict=True)),
+            "rate_min": low,
+            "rate_median": median,
+            "rate_max": high,
             "columns": [str(name) for name in session.units],
             "observed_intervals": session.observed is not None,
             "table": [
@@ -145,20 +146,13 @@ def _odd_angles(session: Session) -> list[str]:
 
 def _measured(session: Session, table: xr.Dataset, tag: str) -> bool:
     """True where some behaviour was measured in half of the time of a table's rows with a tag, or more."""
-    bounds = bounds_in(table)[tagged(table, tag)]
-    bounds = union(bounds[np.isfinite(bounds).all(axis=1)])
-    for one in session.behavior.values():
-        time = one["time"].values
-        inside = np.searchsorted(bounds.ravel(), time, side="right") % 2 == 1
-        if time.size > 1 and inside.sum() * np.median(np.diff(time)) > 0.5 * np.diff(bounds).sum():
-            return True
-    return False
+    bounds = time_in(table, tagged(table, tag))
+    times = [one["time"].values for one in session.behavior.values() if one.sizes["time"] > 1]
+    return any(inside(bounds, t).sum() * np.median(np.diff(t)) > 0.5 * np.diff(bounds).sum() for t in times)
 
 
 def _seconds(table: xr.Dataset, rows: Any = slice(None)) -> float:
-    """Seconds in rows of a table, each stretch once."""
-    bounds = bounds_in(table)[rows]
-    return float(np.diff(union(bounds[np.isfinite(bounds).all(axis=1)])).sum())
+    return float(np.diff(time_in(table, rows)).sum())
 
 
 def _by_tag(table: xr.Dataset, tags: Sequence[str]) -> dict[str, float]:
@@ -170,9 +164,7 @@ def _events(table: xr.Dataset) -> dict[str, dict[str, Any]]:
     found = {}
     for name, column in table.items():
         text = str(name)
-        if text in ("start_time", "stop_time"):
-            continue
-        if column.ndim != 1 or column.dtype.kind != "f":
+        if text in ("start_time", "stop_time") or column.ndim != 1 or column.dtype.kind != "f":
             continue
         some = np.isfinite(column.values)
         known, (starts, stops) = column.values[some], bounds_in(table)[some].T

@@ -1,18 +1,22 @@
-"""Plain arrays and tables, the form in which every reader gives its columns and spike times."""
+"""Plain arrays, tables and spans of time, the form in which every reader gives what it read.
+
+Spans are labelled, or arrays (span, 2) of start and stop, s.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, warn
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Columns = Mapping[str, Any] | pd.DataFrame | xr.Dataset
 
 
 def concatenate(parts: Sequence[Array]) -> tuple[Floats, Ints]:
@@ -45,7 +49,7 @@ def plain_ids(values: Array, where: str) -> Array:
     return ids
 
 
-def make_table(columns: Mapping[str, Any] | pd.DataFrame | None, dim: str, ids: Array, where: str) -> xr.Dataset:
+def make_table(columns: Columns | None, dim: str, ids: Array, where: str) -> xr.Dataset:
     """A Dataset with one dim and one variable a column, in dtypes that every store can hold; None has no columns.
 
     Raises InputError for a column of another length or of values that are no numbers, bools or strings.
@@ -61,15 +65,15 @@ def make_table(columns: Mapping[str, Any] | pd.DataFrame | None, dim: str, ids: 
     return xr.Dataset(variables, coords={dim: ids})
 
 
-def make_intervals(columns: Mapping[str, Any] | pd.DataFrame, where: str, ids: Array | None = None) -> xr.Dataset:
+def make_intervals(columns: Columns, where: str, ids: Array | None = None) -> xr.Dataset:
     """An interval table: dim "interval", start_time and stop_time (float64, s) and further columns.
 
     Raises InputError as `make_table` does, and where start_time or stop_time is missing.
     """
-    if not {"start_time", "stop_time"} <= set(columns):
-        raise InputError(f"{where}: an interval table needs the columns start_time and stop_time")
     table: dict[str, Any] = {str(name): column for name, column in columns.items()}
     for name in ("start_time", "stop_time"):
+        if name not in table or np.ndim(table[name]) != 1:
+            raise InputError(f"{where}: an interval table needs the columns start_time and stop_time")
         table[name] = np.asarray(table[name], dtype=np.float64)
     rows = np.arange(len(table["start_time"])) if ids is None else ids
     return make_table(table, "interval", rows, where)
@@ -115,10 +119,10 @@ def plain_array(values: Any) -> Array | None:
         array = np.asarray(values)
     except ValueError:  # lists of different lengths
         return None
-    if array.dtype.kind in "biuf":
+    if array.dtype.kind in "biufU":
         # Files hold either byte order; arithmetic and stores want the machine's own.
         return array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype.kind in "OSUT":
+    if array.dtype.kind in "OST":
         # A missing value in a column of strings (None, NaN, NA) becomes an empty string.
         values = ["" if pd.api.types.is_scalar(v) and pd.isna(v) else v for v in array.ravel().tolist()]
         if not all(isinstance(v, str | bytes | int | float) for v in values):
@@ -137,3 +141,93 @@ def shorten(items: Any, most: int = 12) -> str:
     names = [str(item) for item in items]
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+class Span(NamedTuple):
+    """A stretch of time [start, stop), s, and its label."""
+
+    start: float
+    stop: float
+    label: str = ""
+
+    @property
+    def clock(self) -> str:
+        """START:STOP, as it is written on the command line."""
+        return f"{self.start:g}:{self.stop:g}"
+
+
+def bounds_of(spans: Sequence[Span]) -> Floats:
+    """The spans without their labels, (span, 2), s."""
+    return np.asarray([span[:2] for span in spans], dtype=np.float64).reshape(-1, 2)
+
+
+def join_overlaps(spans: Sequence[Span], where: str) -> list[Span]:
+    """The spans in order, those that overlap joined into one, with a warning; touching spans stay apart."""
+    ordered = sorted(spans)
+    joined: list[Span] = []
+    for span, is_new in zip(ordered, _begins_union(bounds_of(ordered), touching=False), strict=True):
+        if is_new:
+            joined.append(span)
+        else:
+            last = joined[-1]
+            labels = dict.fromkeys([*last.label.split("+"), span.label])
+            joined[-1] = Span(last.start, max(last.stop, span.stop), "+".join(labels))
+    if len(joined) < len(ordered):
+        warn(f"{where}: joined {len(ordered)} overlapping spans into {len(joined)}")
+    return joined
+
+
+def union(bounds: Floats) -> Floats:
+    """Disjoint intervals (interval, 2) in order that cover the same time; empty ones vanish.
+
+    >>> union(np.array([[2.0, 3.0], [0.0, 1.0], [1.0, 1.5]])).tolist()
+    [[0.0, 1.5], [2.0, 3.0]]
+    """
+    bounds = bounds[bounds[:, 1] > bounds[:, 0]]
+    bounds = bounds[np.argsort(bounds[:, 0], kind="stable")]
+    first = np.flatnonzero(_begins_union(bounds, touching=True))
+    if not first.size:
+        return bounds
+    return np.stack([bounds[first, 0], np.maximum.reduceat(bounds[:, 1], first)], axis=1)
+
+
+def time_in(table: xr.Dataset, rows: Any = slice(None)) -> Floats:
+    """The time in rows of an interval table, each stretch once, (interval, 2), s."""
+    bounds = bounds_in(table)[rows]
+    return union(bounds[np.isfinite(bounds).all(axis=1)])
+
+
+def inside(bounds: Floats, times: Floats) -> Array:
+    """The times (time,) that lie within disjoint, ordered intervals (interval, 2), bool."""
+    return np.searchsorted(bounds.ravel(), times, side="right") % 2 == 1
+
+
+def intersect(a: Floats, b: Floats) -> tuple[Floats, Ints, Ints]:
+    """The intersection of two lists of disjoint, ordered intervals (interval, 2), and the rows it came from.
+
+    >>> intersect(np.array([[0.0, 2.0], [3.0, 5.0]]), np.array([[1.0, 4.0]]))[0].tolist()
+    [[1.0, 2.0], [3.0, 4.0]]
+    """
+    low = np.searchsorted(b[:, 1], a[:, 0], side="right")
+    high = np.maximum(np.searchsorted(b[:, 0], a[:, 1], side="left"), low)
+    many = high - low
+    rows = np.repeat(np.arange(len(a)), many)
+    others = places(many) + np.repeat(low, many)
+    both = np.stack([np.maximum(a[rows, 0], b[others, 0]), np.minimum(a[rows, 1], b[others, 1])], axis=1)
+    return both, rows, others
+
+
+def cut(spans: Sequence[Span], bounds: Floats) -> list[Span]:
+    """The parts of spans within intervals (interval, 2), s, both in order and disjoint, with the spans' labels."""
+    both, rows, _ = intersect(bounds_of(spans), bounds)
+    return [Span(start, stop, spans[row].label) for (start, stop), row in zip(both.tolist(), rows, strict=True)]
+
+
+def _begins_union(bounds: Floats, touching: bool) -> np.ndarray:
+    """(interval,) bool, for intervals in order of their starts: True where none before reaches to this one.
+
+    touching: count intervals that only touch as one
+    """
+    reach = np.maximum.accumulate(bounds[:, 1])[:-1]
+    starts = bounds[1:, 0]
+    return np.concatenate([[True], starts > reach if touching else starts >= reach])[: len(bounds)]

@@ -7,6 +7,8 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.counts import check_counts, where_of
+from ldmfilter.data.frames import first_bins, sums
+from ldmfilter.data.tables import Array
 from ldmfilter.errors import InputError
 
 #: Number of held-out blocks, spread over the recording so that they meet all of the behaviour.
@@ -28,10 +30,10 @@ class Windows:
     """
 
     window: int
-    train_starts: np.ndarray
-    held_starts: np.ndarray
-    train_bins: np.ndarray
-    held_bins: np.ndarray
+    train_starts: Array
+    held_starts: Array
+    train_bins: Array
+    held_bins: Array
 
 
 def split_windows(
@@ -65,7 +67,7 @@ def split_windows(
     train_starts = _starts(usable & ~held, segment, window)
     held_starts = _starts(usable & held, segment, window)
     if not train_starts.size or not held_starts.size or time.size < least * window:
-        longest = int(_run_lengths(usable, segment).max(initial=0))
+        longest = int(np.diff(_edges(time, segment)).max(initial=0))
         raise InputError(
             f"{where_of(counts)}: {time.size} observed bins, {longest} in a row at the longest, are too few to train "
             f"on windows of {window} bins and hold some out; use a longer span, smaller bins or a shorter --window"
@@ -79,7 +81,7 @@ def split_windows(
     return Windows(window, train_starts, held_starts[keep], time[~held[time]], time[held[time]])
 
 
-def _usable(counts: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+def _usable(counts: xr.DataArray) -> tuple[Array, Array]:
     """The segment (time,) of each bin, and the bins (time,) that are observed."""
     segment = np.asarray(counts["segment"])
     return segment, np.asarray(counts["observed"]) & (segment >= 0)
@@ -145,7 +147,7 @@ def typical_stretch(counts: xr.DataArray) -> int:
     return int(np.median(np.repeat(lengths, lengths))) if time.size else 0
 
 
-def outside(time: np.ndarray, spans: list[tuple[float, float]], guard: float) -> np.ndarray:
+def outside(time: Array, spans: list[tuple[float, float]], guard: float) -> Array:
     """(time,) bool: True for each of the times (time,), s, sorted, that is more than `guard` s away from every span."""
     near = np.zeros(len(time) + 1, dtype=np.int64)
     for start, stop in spans:
@@ -154,7 +156,7 @@ def outside(time: np.ndarray, spans: list[tuple[float, float]], guard: float) ->
     return np.cumsum(near)[:-1] == 0
 
 
-def _blocks(time: np.ndarray, segment: np.ndarray, blocks: int, length: int) -> np.ndarray:
+def _blocks(time: Array, segment: Array, blocks: int, length: int) -> Array:
     """(bin,) bool: blocks of about `length` of the usable bins `time`, spread evenly over them, with what is not usable
     inside a block. An edge moves to the next edge of a trial where trials are shorter than half a block."""
     inside = np.zeros(len(segment), dtype=bool)
@@ -166,26 +168,20 @@ def _blocks(time: np.ndarray, segment: np.ndarray, blocks: int, length: int) -> 
     return inside
 
 
-def _edges(time: np.ndarray, segment: np.ndarray) -> np.ndarray:
+def _edges(time: Array, segment: Array) -> Array:
     """(stretch + 1,) int: where in the usable bins `time` (bin,) each stretch without a gap begins, and their end."""
     new = (np.diff(time, prepend=-2) != 1) | (np.diff(segment[time], prepend=-1) != 0)
     return np.append(np.flatnonzero(new), time.size)
 
 
-def _nearest(edges: np.ndarray, edge: int, most: int) -> int:
+def _nearest(edges: Array, edge: int, most: int) -> int:
     """The one of `edges` that lies nearest, where it is at most `most` away; else `edge`."""
     nearest = int(edges[np.abs(edges - edge).argmin()])
     return nearest if abs(nearest - edge) <= most else edge
 
 
-def _run_lengths(usable: np.ndarray, segment: np.ndarray) -> np.ndarray:
-    """(bin,) int: the usable bins of a bin's own segment that follow in a row, itself included."""
-    time = np.flatnonzero(usable)
-    edges = _edges(time, segment)
-    following = np.zeros(len(usable), dtype=np.int64)
-    following[time] = np.repeat(edges[1:], np.diff(edges)) - np.arange(time.size)
-    return following
-
-
-def _starts(usable: np.ndarray, segment: np.ndarray, window: int) -> np.ndarray:
-    return np.flatnonzero(_run_lengths(usable, segment) >= window)
+def _starts(usable: Array, segment: Array, window: int) -> Array:
+    """The bins that begin a window of usable bins in one segment."""
+    last = np.arange(window - 1, len(usable))
+    whole = sums(usable[:, None], last - window + 1, last + 1)[:, 0] == window
+    return np.flatnonzero(whole & (first_bins(segment)[last] <= last - window + 1))

@@ -10,11 +10,9 @@ Each writes whole or not at all, one block of time after the other, and needs on
 from collections.abc import Callable
 from pathlib import Path
 
+from ldmfilter.export.formats import to_csv, to_netcdf, to_parquet, to_pynapple
 from ldmfilter.export.latents import FORMATS, check_export, read_latents
-from ldmfilter.export.netcdf import to_netcdf
 from ldmfilter.export.nwb import to_nwb
-from ldmfilter.export.pynapple import to_pynapple
-from ldmfilter.export.tables import to_csv, to_parquet
 
 __all__ = ["FORMATS", "check_export", "read_latents", "to_csv", "to_netcdf", "to_nwb", "to_parquet", "to_pynapple"]
 

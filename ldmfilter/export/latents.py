@@ -1,10 +1,14 @@
-"""States on their way out: where they may go, blocks of time, columns with units, segments."""
+"""States on their way out: where they may go, blocks of time, columns with units, segments, and disks that are full."""
 
 from __future__ import annotations
 
-import json
+import errno
 import os
+import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +16,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ldmfilter.data.untrusted.damage import json_object
 from ldmfilter.data.windows import stretches
 from ldmfilter.errors import InputError, one_line
-from ldmfilter.files import check_target
+from ldmfilter.files import AnyPath, check_target
 from ldmfilter.filter.latents import check_latents, open_latents, reading, source_of
 
 #: Formats by name, and how their files end; a folder of pynapple's files has no ending.
@@ -26,7 +31,7 @@ Block = tuple[slice, xr.Dataset]  # some bins, and their place among all
 Follow = Callable[[Iterator[Block]], Iterator[Block]]  # passes blocks on, and shows how far they are
 
 
-def read_latents(path: str | os.PathLike[str]) -> xr.Dataset:
+def read_latents(path: AnyPath) -> xr.Dataset:
     """Open a store of states that ``ldmfilter decode`` made; values are read when they are used.
 
     Parameters
@@ -56,9 +61,7 @@ def read_latents(path: str | os.PathLike[str]) -> xr.Dataset:
     return open_latents(Path(path))
 
 
-def check_export(
-    to: str, out: str | os.PathLike[str], overwrite: bool, kept: Sequence[str | os.PathLike[str]] = ()
-) -> None:
+def check_export(to: str, out: AnyPath, overwrite: bool, kept: Sequence[AnyPath] = ()) -> None:
     """Refuse a target where states cannot be written, before they are computed.
 
     Parameters
@@ -93,22 +96,13 @@ def check_export(
         if same or target in (one.resolve(), *one.resolve().parents) or one.resolve() in target.parents:
             raise InputError(f"{out}: is {one} or would replace a part of it; choose another name")
     if path.exists() and to == "pynapple":
-        if not _is_ours(path):
+        if json_object(path / ABOUT).get("format") != PYNAPPLE:
             raise InputError(f"{path}: is no folder of states for pynapple and is not replaced; choose another name")
     elif path.is_dir():
         raise InputError(f"{out}: is a folder, and {to} is one file; choose another name")
 
 
-def _is_ours(path: Path) -> bool:
-    """True for a folder of states for pynapple."""
-    try:
-        about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(about, dict) and about.get("format") == PYNAPPLE
-
-
-def checked(to: str, latents: xr.Dataset, out: str | os.PathLike[str], overwrite: bool) -> Path:
+def checked(to: str, latents: xr.Dataset, out: AnyPath, overwrite: bool) -> Path:
     """The target, once states and target are known to be fit for each other."""
     check_latents(latents)
     store = latents.encoding.get("source")
@@ -210,12 +204,14 @@ def columns(latents: xr.Dataset) -> list[Column]:
     """The columns of a table of states, one row a bin: all but `beyond_tables`."""
     table = [Column("time", "time", {}, "s")]
     table += [Column(name, name, {}) for name in ("segment", "interval", "observed", "trained") if name in latents]
-    for i in range(latents.sizes["state"]):
-        for key, end in _OF_STATES.items():
-            table += split(latents, key, f"state_{i}{end}", {"state": i})
-    for i, unit in enumerate(latents["unit"].to_numpy().tolist() if "rate" in latents else ()):
-        for key, end in _OF_UNITS.items():
-            table += split(latents, key, f"rate_{clean(unit)}{end}", {"unit": i}, "Hz")
+    units = latents["unit"].to_numpy().tolist() if "rate" in latents else ()
+    for dim, stem, ends, labels, unit in (
+        ("state", "state", _OF_STATES, range(latents.sizes["state"]), ""),
+        ("unit", "rate", _OF_UNITS, units, "Hz"),
+    ):
+        for i, label in enumerate(labels):
+            for key, end in ends.items():
+                table += split(latents, key, f"{stem}_{clean(label)}{end}", {dim: i}, unit)
     for name in _read(latents, "_mean", 1):
         for key in (f"{name}_mean", f"{name}_ci", f"{name}_true"):
             table += split(latents, key, key, {}, _unit(latents, f"{name}_mean"))
@@ -265,3 +261,35 @@ def series(latents: xr.Dataset) -> list[Column]:
 def attributes(latents: xr.Dataset) -> dict[str, str | int | float]:
     """The attributes as JSON can hold them."""
     return {str(k): v.item() if isinstance(v, np.generic) else v for k, v in latents.attrs.items()}
+
+
+_NUMBER = re.compile(r"errno(?: =|:)? (\d+)", re.IGNORECASE)
+
+
+@contextmanager
+def full_disks() -> Iterator[None]:
+    """Turn errors of HDF5 that hold the number of a system's error in their text into an OSError of that number."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        found: BaseException | None = error
+        while found is not None:
+            match = _NUMBER.search(str(found))
+            if match and (not isinstance(found, OSError) or found.errno is None or found is not error):
+                raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
+            found = found.__cause__ or found.__context__
+        raise
+
+
+def reserve(folder: Path, latents: xr.Dataset) -> None:
+    """Check for the space that states take at most: HDF5 may crash the process when it runs out of space.
+
+    Raises OSError where the disk has less.
+    """
+    # A text takes some 48 bytes beside its letters.
+    size = latents.nbytes + 48 * latents.sizes["time"] + 2**20
+    if hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    elif shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

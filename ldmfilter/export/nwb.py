@@ -20,13 +20,23 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from ldmfilter.data.untrusted.checksums import file_checksum
-from ldmfilter.data.untrusted.damage import reason_of
+from ldmfilter.data.formats.format import file_checksum
+from ldmfilter.data.untrusted.damage import damage
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, remote_address
 from ldmfilter.errors import InputError
-from ldmfilter.export.hdf5 import full_disks, reserve
-from ldmfilter.export.latents import BLOCK, Column, Follow, attributes, blocks, check_export, segments, series
-from ldmfilter.files import replacing
+from ldmfilter.export.latents import (
+    BLOCK,
+    Column,
+    Follow,
+    attributes,
+    blocks,
+    check_export,
+    full_disks,
+    reserve,
+    segments,
+    series,
+)
+from ldmfilter.files import AnyPath, replacing
 from ldmfilter.filter.latents import check_latents
 
 MODULE = "processing/ldmfilter"
@@ -60,8 +70,8 @@ _PARTS = {
 
 def to_nwb(
     latents: xr.Dataset,
-    session: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None = None,
+    session: AnyPath,
+    out: AnyPath | None = None,
     overwrite: bool = False,
     in_place: bool = False,
     follow: Follow = iter,
@@ -145,14 +155,14 @@ def check_session(session: Path, overwrite: bool, in_place: bool) -> None:
     from ldmfilter.data.formats.nwb_open import check_nwb  # pynwb, which other formats start without
 
     address = remote_address(session)
-    if address is not None:
-        raise InputError(f"{address}: lies on a server; download it, or choose another format to export to")
-    if not session.exists():
-        raise InputError(f"{session}: no such file; say where the session lies now with --session")
-    if is_nwb_in_zarr(session):
-        raise InputError(f"{session}: is NWB in zarr; {_NEVER}")
-    if in_place and not os.access(session, os.W_OK):
-        raise InputError(f"{session}: is read-only; leave out --in-place and take a copy")
+    for is_so, line in (
+        (address, "lies on a server; download it, or choose another format to export to"),
+        (not session.exists(), "no such file; say where the session lies now with --session"),
+        (is_nwb_in_zarr(session), f"is NWB in zarr; {_NEVER}"),
+        (in_place and not os.access(session, os.W_OK), "is read-only; leave out --in-place and take a copy"),
+    ):
+        if is_so:
+            raise InputError(f"{address or session}: {line}")
     try:
         if session.is_file():
             session.open("rb").close()  # raises OSError with the reason where it cannot be read
@@ -179,15 +189,14 @@ def check_session(session: Path, overwrite: bool, in_place: bool) -> None:
 @contextmanager
 def _damage(session: Path) -> Iterator[None]:
     """Turn errors of damaged files into one line. A full disk stays an OSError."""
-    try:
-        with full_disks():
-            yield
-    except InputError:
-        raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise InputError(f"{session}: is perhaps damaged ({reason_of(error)}); copy or download it again") from error
+    with damage(session, "NWB file", "copy or download it again", (RuntimeError, ValueError, LookupError, TypeError)):
+        try:
+            with full_disks():
+                yield
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise RuntimeError(*error.args) from error  # HDF5's own
 
 
 def _relocate(file: h5py.File, session: Path, folder: Path) -> None:

@@ -142,9 +142,8 @@ def open_latents(path: Path) -> xr.Dataset:
     """
     import zarr
 
-    from ldmfilter.data.untrusted.codecs import checked
     from ldmfilter.data.untrusted.npy import check_text
-    from ldmfilter.data.untrusted.zarr_store import ZARR_3, check_arrays
+    from ldmfilter.data.untrusted.zarr_store import ZARR_3, check_arrays, checked
 
     if not path.exists():
         raise InputError(f"{path}: no such store; `ldmfilter decode --out {path}` makes one")

@@ -157,7 +157,7 @@ def test_bins_of_counts(simulated, tmp_path):
 
 def test_npy(counts, tmp_path):
     np.save(tmp_path / "counts.npy", counts.values)
-    line = "counts.npy: does not say how long a bin is; give --bin-size"
+    line = "counts.npy: does not say how long a bin or frame is; give --bin-size"
     refused(here("inspect", "counts.npy", cwd=tmp_path), line)
     refused(here("train", "counts.npy", *QUICK, cwd=tmp_path), line)
     assert not (tmp_path / "runs").exists()

@@ -15,7 +15,7 @@ from ldmfilter_cli.main import app
 from typer.testing import CliRunner
 
 from ldmfilter import bin_spikes
-from ldmfilter.data.formats.zarr import read_zarr
+from ldmfilter.data import read_session
 from ldmfilter.filter.runs import Run
 
 COMMAND = [sys.executable, "-m", "ldmfilter_cli", "stream"]
@@ -29,7 +29,7 @@ def model(trained):
 
 @pytest.fixture(scope="module")
 def counts(session_file, model) -> xr.DataArray:
-    return bin_spikes(read_zarr(session_file), model.bin_size_, "epochs=run")[:120]
+    return bin_spikes(read_session(session_file), model.bin_size_, "epochs=run")[:120]
 
 
 def stream(trained: Path, lines: Sequence[str | bytes], *words: str) -> tuple[list[str], list[str], int]:

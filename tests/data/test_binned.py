@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldmfilter.data import read_session
+from ldmfilter.data.binned import BinnedSession, from_counts
 from ldmfilter.data.binning import bin_spikes, choose_units
-from ldmfilter.data.formats.binned import BinnedSession, from_counts
 from ldmfilter.data.formats.pynapple import from_pynapple
 from ldmfilter.data.session import Session
 from ldmfilter.data.simulate import linear_track_session
@@ -175,7 +175,7 @@ def test_text_ids_from_pandas(counts, tmp_path):
 def test_npy_is_told_its_bins(tmp_path):
     np.save(tmp_path / "counts.npy", VALUES)
     assert line_of(read_session, tmp_path / "counts.npy").endswith(
-        "counts.npy: does not say how long a bin is; give --bin-size, in Python bin_size"
+        "counts.npy: does not say how long a bin or frame is; give --bin-size, in Python bin_size"
     )
     session = read_session(tmp_path / "counts.npy", bin_size=0.2)
     np.testing.assert_array_equal(bin_spikes(session, 0.2), VALUES)
@@ -260,19 +260,23 @@ TIME = ("time", np.arange(6.0))
 @pytest.mark.parametrize(
     ("counts", "size", "line"),
     [
-        (VALUES, None, "does not say how long a bin is; give --bin-size, in Python bin_size"),
+        (VALUES, None, "does not say how long a bin or frame is; give --bin-size, in Python bin_size"),
         (VALUES[:1], 0.0, "bin_size is 0.0; it must be a positive number of seconds"),
         (table().assign_attrs(bin_size="x"), None, "bin_size is 'x'; it must be a positive number of seconds"),
-        (VALUES[:, 0], 0.1, "counts have 1 dims; give an array (time, unit)"),
-        (VALUES[:0], 0.1, "counts are empty, 0 bins of 3 units; give some"),
-        (xr.DataArray(VALUES, dims=("x", "y")), 0.1, "counts have dims (x, y); give (time, unit)"),
+        (VALUES[:, 0], 0.1, "counts of int64 with dims {'dim_0': 6}; give numbers of dims (time, unit)"),
+        (VALUES[:0], 0.1, "counts of int64 with dims {'time': 0, 'unit': 3}; give numbers of dims (time, unit)"),
+        (
+            xr.DataArray(VALUES, dims=("x", "y")),
+            0.1,
+            "counts of int64 with dims {'x': 6, 'y': 3}; give numbers of dims (time, unit)",
+        ),
         (VALUES - 1, 0.1, "counts: -1 at 0.05 s in unit 1 is no count (10 such values); give whole numbers"),
         (VALUES + 0.5, 0.1, "counts: 2.5 at 0.05 s in unit 0 is no count (18 such values)"),
         (np.where(VALUES, np.inf, 0), 0.1, "is no count"),
         (VALUES * 10**8, 0.1, "counts: 2,400,000,000 spikes in all are more than fit into memory; are they counts?"),
-        (VALUES.astype(str), 0.1, "counts are <U21 values; give whole numbers of 0 or more"),
-        (VALUES.astype(complex), 0.1, "counts are complex128 values"),
-        (table(time=TIME, unit=["a", "a", "b"]), None, "unit: id a is given twice; give each unit its own"),
+        (VALUES.astype(str), 0.1, "counts of <U21 with dims"),
+        (VALUES.astype(complex), 0.1, "counts of complex128 with dims"),
+        (table(time=TIME, unit=["a", "a", "b"]), None, "units: id a is given twice; give each unit its own"),
         (table(time=-np.arange(6.0)), None, "time does not rise from bin to bin"),
         (table(time=[0, 1, 2, np.nan, 4, 5.0]), None, "time does not rise from bin to bin"),
         (table(time=[0, 1, 2, 2.5, 3, 4.0]), None, "time steps by 0.5 s where a bin has 1 s; give bins"),
@@ -299,11 +303,15 @@ def damaged_series(path):
 @pytest.mark.parametrize(
     ("name", "make", "line"),
     [
-        ("a.nc", two_tables, "holds several variables with dims (time, unit): a, b; name the counts `counts`"),
+        (
+            "a.nc",
+            two_tables,
+            "needs one variable with dims (time, unit), or one named `counts`; it holds a (time, unit), b",
+        ),
         (
             "a.nc",
             lambda p: xr.Dataset({"a": ("time", [1])}).to_netcdf(p, engine="h5netcdf"),
-            "holds no variable with dims (time, unit): a (time); name the counts `counts`",
+            "needs one variable with dims (time, unit), or one named `counts`; it holds a (time)",
         ),
         ("a.npz", lambda p: np.savez(p, a=VALUES, b=VALUES), "holds no array counts (time, unit); it has a, b"),
         ("a.npz", lambda p: np.savez(p, counts=[1]), "holds no array counts (time, unit); it has counts"),
@@ -313,11 +321,15 @@ def damaged_series(path):
             lambda p: np.savez(p, counts=VALUES, time=np.zeros((6, 2))),
             "time has shape (6, 2), counts (6, 3); save them anew",
         ),
-        ("a.npz", lambda p: np.savez(p, counts=VALUES, bin_size=[1, 2]), "does not say how long a bin is"),
+        ("a.npz", lambda p: np.savez(p, counts=VALUES, bin_size=[1, 2]), "does not say how long a bin or frame is"),
         ("a.npz", damaged_series, "behavior/speed: needs `time` and one more array; write the series anew"),
         ("a.npz", lambda p: p.write_bytes(b"PK\x03\x04 no archive"), "is a damaged .npz file ("),
         ("a.npy", lambda p: p.write_bytes(b"\x93NUMPY no array"), "is a damaged numpy file ("),
-        ("a.npy", lambda p: np.save(p, np.zeros(3)), "counts have 1 dims; give an array (time, unit)"),
+        (
+            "a.npy",
+            lambda p: np.save(p, np.zeros(3)),
+            "counts of float64 with dims {'dim_0': 3}; give numbers of dims (time, unit)",
+        ),
         ("a.nc3", lambda p: p.write_bytes(b"CDF\x01 no file"), "cannot be read as a netCDF file of counts ("),
     ],
 )

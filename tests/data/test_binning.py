@@ -94,19 +94,10 @@ def test_thousands_of_trials_equal_one_at_a_time():
 @pytest.mark.parametrize(
     ("spikes", "dtype"), [(255, np.uint8), (256, np.uint16), (65_535, np.uint16), (65_536, np.uint32)]
 )
-def test_smallest_dtype_that_holds_the_counts(spikes, dtype, monkeypatch):
-    # Chunks shorter than a bin's spikes: a count may grow from one chunk to the next.
-    monkeypatch.setattr("ldmfilter.data.binning._CHUNK", 5000)
+def test_smallest_dtype_that_holds_the_counts(spikes, dtype):
     counts = bin_spikes(Session.from_spikes([np.linspace(0.1, 0.9, spikes), [1.5]]), 1.0, [(0, 2)])
     assert counts.dtype == dtype
     np.testing.assert_array_equal(counts, [[spikes, 0], [0, 1]])
-
-
-def test_chunks_do_not_matter(monkeypatch):
-    session = poisson_session(5)
-    whole = bin_spikes(session, 0.25)
-    monkeypatch.setattr("ldmfilter.data.binning._CHUNK", 7)
-    np.testing.assert_array_equal(bin_spikes(session, 0.25), whole)
 
 
 def test_unobserved_time_is_marked():

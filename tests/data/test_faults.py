@@ -22,7 +22,7 @@ from ldmfilter.data.binned import from_counts
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.session import Session
 from ldmfilter.data.summary import summarise
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, InputWarning
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 START = np.datetime64("2024-05-01T09:00:00", "ns")
@@ -38,7 +38,7 @@ def told(read, *args, **options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         session = read(*args, **options)
-    lines = [str(one.message) for one in caught if one.category is UserWarning]
+    lines = [str(one.message) for one in caught if one.category is InputWarning]
     assert all("\n" not in line for line in lines)
     return session, lines
 

@@ -63,7 +63,7 @@ def test_counts(labels):
     for counts in (bin_spikes(table, 0.1), as_counts(table, 0.1)):
         np.testing.assert_array_equal(counts, COUNTS)
         np.testing.assert_allclose(counts["time"], np.arange(10) * 0.1 + 0.05)
-    with pytest.raises(InputError, match="does not say how long a bin is"):
+    with pytest.raises(InputError, match="does not say how long a bin or frame is"):
         as_counts(table)
 
 

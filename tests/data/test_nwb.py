@@ -198,7 +198,7 @@ def test_damaged_data(nwb, read, tmp_path):
         data.attrs.update({"namespace": "hdmf-common", "neurodata_type": "VectorData", "description": "d"})
         data.attrs["object_id"] = "x"
         data.id.write_direct_chunk((0,), b"no gzip")
-    assert "is perhaps damaged" in line_of(path)
+    assert "is a damaged NWB file (" in line_of(path)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_units_that_cannot_be_used(nwb, read, tmp_path, damage, line):
 def test_a_file_that_is_refused_is_not_read_to_its_end(nwb, read, tmp_path, monkeypatch):
     read(with_units(nwb, [1.0, 2.0], [3.0]))
     read_whole = []
-    monkeypatch.setattr("ldmfilter.data.formats.nwb.file_checksum", lambda path: read_whole.append(path) or "sha256:0")
+    monkeypatch.setattr("ldmfilter.data.formats.nwb.path_checksum", lambda path: read_whole.append(path) or "sha256:0")
     with pytest.raises(InputError, match="has no series 'dff'"):
         read_session(tmp_path / "made.nwb", series="dff")
     assert read_whole == []

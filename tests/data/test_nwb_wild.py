@@ -28,8 +28,8 @@ from pynwb.epoch import TimeIntervals
 from pynwb.misc import IntervalSeries
 from pynwb.spec import NWBAttributeSpec, NWBGroupSpec, NWBNamespaceBuilder
 
+import ldmfilter.data.formats.nwb
 import ldmfilter.data.formats.nwb_open
-import ldmfilter.data.formats.nwb_series
 from ldmfilter.data import read_session
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.untrusted.plain_objects import read_objects
@@ -401,8 +401,8 @@ def test_what_is_too_large_is_named(nwb, said, monkeypatch):
     for name in ("a", "b", "c"):
         nwb.add_acquisition(TimeSeries(name=name, data=np.zeros(60), unit="V", rate=1.0))
     nwb.add_acquisition(TimeSeries(name="huge", data=np.zeros(101), unit="V", rate=1.0))
-    monkeypatch.setattr(ldmfilter.data.formats.nwb_series, "_MOST_VALUES", 100)
-    monkeypatch.setattr(ldmfilter.data.formats.nwb_series, "_MOST_IN_ALL", 130)
+    monkeypatch.setattr(ldmfilter.data.formats.nwb, "_MOST_VALUES", 100)
+    monkeypatch.setattr(ldmfilter.data.formats.nwb, "_MOST_IN_ALL", 130)
     session, lines = said()
     assert list(session.behavior) == ["acquisition/a", "acquisition/b"]
     assert lines == ["2 series left out, too large for behaviour: acquisition/c, acquisition/huge"]

@@ -7,9 +7,9 @@ import pytest
 
 from ldmfilter.data import read_session
 from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
-from ldmfilter.data.order import check_spikes
+from ldmfilter.data.clocks import check_spikes
 from ldmfilter.data.session import Observed, Session
-from ldmfilter.data.spans import bounds_of, intersect, union
+from ldmfilter.data.tables import bounds_of, intersect, union
 from ldmfilter.errors import InputError
 
 
@@ -120,7 +120,7 @@ def test_time_that_cannot_be_chosen(session, kwargs, line):
 
 def test_no_tables_at_all():
     assert line_of(choose_spans, Session.from_spikes([[1.0]]), interval="epochs=run") == (
-        "memory: no interval table 'epochs'; it has none, use spans"
+        "memory: no interval table 'epochs'; it has none"
     )
 
 

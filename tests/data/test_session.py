@@ -104,7 +104,7 @@ def test_spikes_at_no_time_are_refused(bad):
         ),
         (
             {"behavior": {"x": xr.DataArray([1.0], dims="frame")}},
-            "memory: behavior 'x' must have dims (time,) or (time, component) and a time",
+            "memory: x: must have dims (time,) or (time, component) and a coordinate time",
         ),
     ],
 )

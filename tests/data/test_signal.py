@@ -112,14 +112,14 @@ def test_constant_channels_are_left_out():
             lambda: from_signal(series(np.where(VALUES[4, 1] == VALUES, np.inf, VALUES))),
             "memory: dff: is infinite at 10.1333 s in channel b; give NaN where missing",
         ),
-        (lambda: from_signal(series(ids="aab")), "memory: channels: id a is given twice; give each unit its own"),
+        (lambda: from_signal(series(ids="aab")), "memory: units: id a is given twice; give each unit its own"),
         (
             lambda: from_signal(VALUES),
-            "memory: does not say how long a frame is; give --bin-size, in Python bin_size",
+            "memory: does not say how long a bin or frame is; give --bin-size, in Python bin_size",
         ),
         (
             lambda: from_signal(series().rename(time="frame")),
-            "memory: a signal of float32 with dims {'frame': 400, 'roi': 3}; give numbers of dims (time, channel)",
+            "memory: signal of float32 with dims {'frame': 400, 'roi': 3}; give numbers of dims (time, unit)",
         ),
         (
             lambda: bin_spikes(from_signal(series()), 0.01),
@@ -260,12 +260,13 @@ def _replaced(name: str, change):
             _replaced("timestamps", lambda time: time[:-2]),
             None,
             f"{PATH}/dff: its data (400, 3) do not fit 398 times of 3 regions of interest; "
-            "write a row for each time and a column for each channel",
+            "write them as (time, channel)",
         ),
         (
             _replaced("data", lambda values: values.T),
             None,
-            f"{PATH}/dff: its data (3, 400) look like (channel, time); write them as (time, channel)",
+            f"{PATH}/dff: its data (3, 400) do not fit 400 times of 3 regions of interest; "
+            "write them as (time, channel)",
         ),
         (
             _replaced("data", lambda values: np.full_like(values, np.nan)),

@@ -11,8 +11,8 @@ import xarray as xr
 from pynwb import NWBHDF5IO, NWBFile, TimeSeries
 from pynwb.image import ImageSeries
 
+import ldmfilter.export.formats
 import ldmfilter.export.latents
-import ldmfilter.export.netcdf
 import ldmfilter.export.nwb
 
 BINS, STATES, LATENTS, BIN = 500, 3, 2, 0.1
@@ -111,7 +111,7 @@ def states() -> xr.Dataset:
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Several blocks of time, the last one shorter."""
-    for module in (ldmfilter.export.latents, ldmfilter.export.netcdf, ldmfilter.export.nwb):
+    for module in (ldmfilter.export.latents, ldmfilter.export.formats, ldmfilter.export.nwb):
         monkeypatch.setattr(module, "BLOCK", 96)
 
 

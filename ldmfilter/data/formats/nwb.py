@@ -1,8 +1,9 @@
-"""NWB files: which of their contents are units, intervals and behaviour."""
+"""NWB files: which of their contents are units, intervals, behaviour, and signals in place of spikes."""
 
+import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,21 +15,42 @@ from hdmf.common import DynamicTable, DynamicTableRegion, EnumData, VectorIndex
 from hdmf.utils import LabelledDict
 from pynwb import NWBFile, TimeSeries
 from pynwb.base import TimeSeriesReferenceVectorData
-from pynwb.misc import IntervalSeries, Units
+from pynwb.behavior import CompassDirection, EyeTracking, Position
+from pynwb.ecephys import ElectricalSeries
+from pynwb.icephys import PatchClampSeries
+from pynwb.image import ImageSeries, IndexSeries
+from pynwb.misc import AnnotationSeries, DecompositionSeries, IntervalSeries, Units
+from pynwb.ogen import OptogeneticSeries
+from pynwb.ophys import RoiResponseSeries
 
-from ldmfilter.data.clocks import PLAIN, Reading
-from ldmfilter.data.formats.format import Format
-from ldmfilter.data.formats.nwb_open import UNREADABLE, Notes, leaving_out, open_nwb
-from ldmfilter.data.formats.nwb_series import describe, find_series, read_behavior, read_signal, rois_of
+from ldmfilter.data.clocks import PLAIN, Reading, in_order
+from ldmfilter.data.formats.format import Format, path_checksum
+from ldmfilter.data.formats.nwb_open import UNREADABLE, leaving_out, open_nwb
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import choose_series, from_signal
-from ldmfilter.data.spans import intersect, union
-from ldmfilter.data.tables import Array, Floats, Ints, bounds_in, make_intervals, plain_array, shorten
-from ldmfilter.data.untrusted.checksums import file_checksum, folder_checksum
-from ldmfilter.data.untrusted.damage import reason_of
+from ldmfilter.data.tables import Array, Floats, Ints, intersect, make_intervals, plain_array, shorten, time_in, union
+from ldmfilter.data.untrusted.damage import damage
 from ldmfilter.data.untrusted.hdf5 import is_hdf5
 from ldmfilter.data.untrusted.remote import is_nwb_in_zarr, open_remote, remote_address
-from ldmfilter.errors import InputError, warn
+from ldmfilter.errors import InputError, InputWarning, warn
+
+_NO_SIGNAL = (ImageSeries, IndexSeries, AnnotationSeries, IntervalSeries)
+# Series that are neural, optical or marks in time rather than behaviour.
+_NOT_BEHAVIOR = (
+    *_NO_SIGNAL,
+    ElectricalSeries,
+    PatchClampSeries,
+    RoiResponseSeries,
+    OptogeneticSeries,
+    DecompositionSeries,
+)
+# Behaviour has a handful of columns; more is a raw recording. 2**26 values are 0.5 GB of float64.
+_MOST_COLUMNS = 64
+_MOST_ROWS = 8  # of a transposed array: a place, an eye, a pose in space
+_FEW_VALUES = 1000  # less is no recording
+_MOST_VALUES = 2**26
+_MOST_IN_ALL = 2**27
+_MOST_OF_SIGNAL = 2**30  # 4 GB of float32
 
 # Columns that hold no values of their own.
 _POINTERS = (VectorIndex, DynamicTableRegion, TimeSeriesReferenceVectorData)
@@ -48,27 +70,17 @@ def read_nwb(path: Path | str, reading: Reading = PLAIN) -> Session:
     Raises InputError for a file that is truncated, damaged or not NWB, for one that a server does not give in
     pieces, and for units that are missing, without spike times, or with spike times that are NaN.
     """
-    if address := remote_address(path):
-        remote = open_remote(address)
-        return _read(remote.where, remote.file, lambda: remote.checksum, reading)
-    here = Path(path)
-    checksum = folder_checksum if here.is_dir() else file_checksum
-    return _read(str(here), here, lambda: checksum(here), reading)
+    remote = open_remote(address) if (address := remote_address(path)) else None
+    where, file = (str(path), Path(path)) if remote is None else (remote.where, remote.file)
 
+    def read() -> Session:
+        with open_nwb(where, file) as nwb:
+            return _session(nwb, where, reading)
 
-@contextmanager
-def _damage(where: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        reason = reason_of(error)
-        if "truncated" in reason:
-            raise InputError(f"{where}: is truncated; copy or download it again") from error
-        if "unable to lock file" in reason:
-            raise InputError(f"{where}: is open in a program that writes to it; close it there") from error
-        raise InputError(f"{where}: cannot be read, is perhaps damaged ({reason}); copy it again") from error
+    with damage(where, "NWB file", "copy it again", UNREADABLE):
+        session = _telling(where, read)
+        checksum = path_checksum(file) if remote is None else remote.checksum  # last: it reads the whole file
+    return replace(session, source=replace(session.source, checksum=checksum))
 
 
 def from_nwb(nwb: NWBFile, series: str | None = None) -> Session:
@@ -77,68 +89,53 @@ def from_nwb(nwb: NWBFile, series: str | None = None) -> Session:
     The object's own arrays are taken as they are: of a file that a stranger made, `read_nwb` is the safe way.
     Raises InputError as `read_nwb`.
     """
-    where, notes = str(nwb.container_source or "memory"), Notes()
-    return _made(_gather(nwb, where, lambda: "", Reading(series=series), notes), where, notes)
+    where = str(nwb.container_source or "memory")
+    return _telling(where, lambda: _session(nwb, where, Reading(series=series)))
 
 
-def _read(where: str, file: Any, checksum: Callable[[], str], reading: Reading) -> Session:
-    notes: Notes = []  # warnings for the user, given after the readers' own are silenced no more
-    with _damage(where):
-        with warnings.catch_warnings():
-            # pynwb and hdmf warn about schema versions and style, which a reader of the file cannot change.
-            warnings.simplefilter("ignore")
-            with open_nwb(where, file, notes) as nwb:
-                make = _gather(nwb, where, checksum, reading, notes)
-        return _made(make, where, notes)
+def _telling(where: str, read: Callable[[], Session]) -> Session:
+    """The session that `read` gives. Its warnings are told when the file is closed, and begin with its name; those of
+    pynwb and hdmf, on schema versions and style, which a reader of the file cannot change, are not."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        session = read()
+    for line in dict.fromkeys(str(one.message) for one in caught if one.category is InputWarning):
+        warn(line if line.startswith(where) else f"{where}: {line}")
+    return session
 
 
-def _gather(
-    nwb: NWBFile, where: str, checksum: Callable[[], str], reading: Reading, notes: Notes
-) -> Callable[[], Session]:
-    """Read what a session is made of; what makes it is called when the file is closed."""
-    series = find_series(_contents(nwb))
-    about = {path: describe(one) for path, one in series.items()}
-    units = _units_table(nwb, where, notes) if reading.series is None else None
-    chosen = ""
-    make: Callable[..., Session]
-    if units is not None:
-        spikes, index, ids, columns, observed = _units(units, where, notes)
-        make = partial(Session.checked, spikes, index, ids, columns, observed=observed)
-    else:
-        chosen = choose_series(about, reading.series, where, rois_of(series))
-        signal, table, rows = read_signal(series[chosen], chosen, where, notes)
-        found = {} if table is None else _scalar_columns(table, chosen, notes)
-        make = partial(from_signal, signal, name=chosen, units={key: values[rows] for key, values in found.items()})
-    intervals = dict(_intervals(nwb, notes))
-    behavior = read_behavior(_contents(nwb), notes, reading.sort_times)
-    behavior.pop(chosen, None)
+def _session(nwb: NWBFile, where: str, reading: Reading) -> Session:
+    series = _find_series(_contents(nwb))
+    about = {path: _describe(one) for path, one in series.items()}
     source = Source(
         path=where,
         identifier=nwb.identifier or "",
         session_id=nwb.session_id or "",
         session_start_time=nwb.session_start_time.isoformat() if nwb.session_start_time else "",
-        checksum=checksum(),  # last: it reads the whole file
     )
-    return partial(make, source=source, reading=reading, intervals=intervals, behavior=behavior, series=about)
+    parts: dict[str, Any] = {"source": source, "reading": reading, "series": about}
+    if reading.series is None and (units := _units_table(nwb, where)) is not None:
+        spikes, index, ids, columns, parts["observed"] = _units(units, where)
+        make: Callable[..., Session] = partial(Session.checked, spikes, index, ids, columns)
+        chosen = ""
+    else:
+        rois = [path for path, one in series.items() if isinstance(one, RoiResponseSeries)]
+        chosen = choose_series(about, reading.series, where, rois)
+        signal, columns = _signal(series[chosen], chosen, where)
+        make = partial(from_signal, signal, name=chosen, units=columns)
+    intervals, behavior = dict(_intervals(nwb)), _read_behavior(_contents(nwb), reading.sort_times)
+    behavior.pop(chosen, None)
+    return _restricted(make(intervals=intervals, behavior=behavior, **parts))
 
 
-def _made(make: Callable[[], Session], where: str, notes: Notes) -> Session:
-    session = _restricted(make(), notes)
-    for note in notes:
-        warn(f"{where}: {note}")
-    return session
-
-
-def _units(
-    table: DynamicTable, where: str, notes: Notes
-) -> tuple[Floats, Ints, Array, dict[str, Array], Observed | None]:
+def _units(table: DynamicTable, where: str) -> tuple[Floats, Ints, Array, dict[str, Array], Observed | None]:
     """Spike times (spike,), their cumulative ends (unit,), ids (unit,), unit columns, and when each was observed."""
     if "spike_times" not in table.colnames:
         raise InputError(f"{where}: units: no column spike_times; add the units' spike times to the file")
     ids = np.asarray(table.id.data[:])
-    columns = _scalar_columns(table, "units", notes, skip=("spike_times", "obs_intervals"))
+    columns = _scalar_columns(table, "units", skip=("spike_times", "obs_intervals"))
     if len(np.unique(ids)) < len(ids):
-        notes.append(f"units: ids are given twice; numbered 0 to {len(ids) - 1}, the file's own are the column `id`")
+        warn(f"units: ids are given twice; numbered 0 to {len(ids) - 1}, the file's own are the column `id`")
         columns["id"], ids = ids, np.arange(len(ids))
     spikes, index = _ragged(table["spike_times"])
     if spikes.ndim != 1 or spikes.dtype.kind not in "iuf" or index.shape != ids.shape:
@@ -156,44 +153,41 @@ def _units(
     return spikes.astype(np.float64, copy=False), index, ids, columns, observed
 
 
-def _units_table(nwb: NWBFile, where: str, notes: Notes) -> DynamicTable | None:
+def _units_table(nwb: NWBFile, where: str) -> DynamicTable | None:
     """The table of units: that of the file, else the only one in its modules, or None; of others a note tells."""
     others = [(path, item) for path, item in _contents(nwb) if isinstance(item, Units) and len(item.id)]
     names = shorten(f"{path} ({len(item.id)} units)" for path, item in others)
     if nwb.units is not None and len(nwb.units.id):
         if others:
-            notes.append(f"{names}: left out, the units are those of /units; move the others there to use them")
+            warn(f"{names}: left out, the units are those of /units; move the others there to use them")
         return nwb.units
     if len(others) > 1:
         raise InputError(f"{where}: has several units tables, none of them at /units: {names}; move one there")
     if not others:
         return None
-    notes.append(f"{names}: taken as the units, there are none at /units")
+    warn(f"{names}: taken as the units, there are none at /units")
     return others[0][1]
 
 
-def _restricted(session: Session, notes: Notes) -> Session:
+def _restricted(session: Session) -> Session:
     """The session with each unit observed within its own intervals and outside the session's invalid times."""
     invalid = session.intervals.get("invalid_times")
-    lost = np.empty((0, 2))
-    if invalid is not None:
-        bounds = bounds_in(invalid)
-        lost = union(bounds[np.isfinite(bounds).all(axis=1)])
+    lost = np.empty((0, 2)) if invalid is None else time_in(invalid)
     if session.observed is None and not len(lost):
         return session
-    each = [session.whole] * session.n_units
-    if session.observed is not None:
-        own = [session.observed.of(unit) for unit in range(session.n_units)]
+    edges = np.concatenate([[-np.inf], lost.ravel(), [np.inf]]).reshape(-1, 2)
+    each, empty = [], 0
+    for unit in range(session.n_units):
+        own = session.whole if session.observed is None else session.observed.of(unit)
         # A unit that fires was observed, though its row is empty.
-        empty = [not len(bounds) and len(session.spikes_of(unit)) > 0 for unit, bounds in enumerate(own)]
-        each = [whole if missing else bounds for whole, bounds, missing in zip(each, own, empty, strict=True)]
-        if any(empty):
-            notes.append(f"units: {sum(empty)} units with spikes have no obs_intervals, taken as observed throughout")
+        if not len(own) and len(session.spikes_of(unit)):
+            own, empty = session.whole, empty + 1
+        each.append(intersect(union(own), edges)[0] if len(lost) else own)
+    if empty:
+        warn(f"units: {empty} units with spikes have no obs_intervals, taken as observed throughout")
     if len(lost):
         seconds = np.diff(lost).sum()
-        notes.append(f"invalid_times: {len(lost)} stretches, {seconds:g} s in all, taken as not observed for any unit")
-        edges = np.concatenate([[-np.inf], lost.ravel(), [np.inf]]).reshape(-1, 2)
-        each = [intersect(union(bounds), edges)[0] for bounds in each]
+        warn(f"invalid_times: {len(lost)} stretches, {seconds:g} s in all, taken as not observed for any unit")
     return replace(session, observed=Observed.from_units(each), extent=(session.start, session.stop))
 
 
@@ -205,7 +199,7 @@ def _ragged(column: Any) -> tuple[Array, Ints]:
     return values, np.arange(1, len(values) + 1, dtype=np.int64)
 
 
-def _scalar_columns(table: DynamicTable, name: str, notes: Notes, skip: tuple[str, ...] = ()) -> dict[str, Array]:
+def _scalar_columns(table: DynamicTable, name: str, skip: tuple[str, ...] = ()) -> dict[str, Array]:
     """The columns with one number, bool or string a row; others (waveforms, regions) are never read."""
     columns = {}
     for key in table.colnames:
@@ -214,7 +208,7 @@ def _scalar_columns(table: DynamicTable, name: str, notes: Notes, skip: tuple[st
             continue
         if len(getattr(column.data, "shape", np.shape(column.data))) != 1:
             continue
-        with leaving_out(f"{name}/{key}", notes):
+        with leaving_out(f"{name}/{key}"):
             values = column.data[:]
             if isinstance(column, EnumData):
                 values = np.asarray(column.elements.data[:])[np.asarray(values)]
@@ -226,29 +220,29 @@ def _scalar_columns(table: DynamicTable, name: str, notes: Notes, skip: tuple[st
     return columns
 
 
-def _intervals(nwb: NWBFile, notes: Notes) -> Iterator[tuple[str, xr.Dataset]]:
+def _intervals(nwb: NWBFile) -> Iterator[tuple[str, xr.Dataset]]:
     """Every table with a start and a stop a row, and every IntervalSeries, by its path (of /intervals, its name)."""
     # In a file these three are among the intervals; in an NWBFile that is being made they stand beside them.
     own = {name: getattr(nwb, name) for name in ("epochs", "trials", "invalid_times")}
     for name, item in ({key: one for key, one in own.items() if one is not None} | dict(nwb.intervals or {})).items():
-        with leaving_out(f"intervals/{name}", notes):
-            yield name, _interval_table(item, name, notes)
+        with leaving_out(f"intervals/{name}"):
+            yield name, _interval_table(item, name)
     for path, item in _contents(nwb):
-        with leaving_out(path, notes):
+        with leaving_out(path):
             if isinstance(item, DynamicTable) and {"start_time", "stop_time"} <= set(item.colnames):
-                yield path, _interval_table(item, path, notes)
+                yield path, _interval_table(item, path)
             elif isinstance(item, IntervalSeries):
                 yield path, _interval_series(item, path)
 
 
-def _interval_table(table: DynamicTable, name: str, notes: Notes) -> xr.Dataset:
-    columns: dict[str, Any] = dict(_scalar_columns(table, name, notes))
+def _interval_table(table: DynamicTable, name: str) -> xr.Dataset:
+    columns: dict[str, Any] = dict(_scalar_columns(table, name))
     for key in table.colnames:
         column = table[key]
         # Regions and references lead to other objects; reading them would read those.
         if not isinstance(column, VectorIndex) or isinstance(column.target, _POINTERS):
             continue
-        with leaving_out(f"{name}/{key}", notes):
+        with leaving_out(f"{name}/{key}"):
             values, ends = _ragged(column)
             if values.ndim == 1 and values.dtype.kind in "OSU":
                 text = plain_array(values)
@@ -297,6 +291,160 @@ def _walk(item: Any, path: str, is_link: bool = False) -> Iterator[tuple[str, An
             children |= {id(child): child for child in held.values()}
     for child in children.values():
         yield from _walk(child, f"{path}/{child.name}", is_link or child.parent is not item)
+
+
+def _find_series(contents: Iterator[tuple[str, Any]]) -> dict[str, TimeSeries]:
+    """The series of numbers (time,) or (time, channel) among a file's contents, by their paths."""
+    return {
+        path: item
+        for path, item in contents
+        if isinstance(item, TimeSeries)
+        and not isinstance(item, _NO_SIGNAL)
+        and len(np.shape(item.data)) in (1, 2)
+        and getattr(getattr(item.data, "dtype", None), "kind", "f") in "biuf"
+    }
+
+
+def _describe(series: TimeSeries) -> str:
+    """Size, rate and unit in a few words."""
+    rate = [f"{series.rate:g} Hz"] if series.rate else []
+    return ", ".join([" x ".join(map(str, np.shape(series.data))), *rate, *filter(None, [str(series.unit or "")])])
+
+
+def _signal(series: TimeSeries, name: str, path: str) -> tuple[xr.DataArray, dict[str, Array]]:
+    """The values (time, unit) of a series, in its own unit, and the columns of its regions of interest, whose ids are
+    those of their table.
+
+    Raises InputError for data and times, or data and regions, of different length.
+    """
+    shape, where = tuple(np.shape(series.data)), f"{path}: {name}"
+    if math.prod(shape) > _MOST_OF_SIGNAL:
+        raise InputError(f"{where}: {shape} are more values than fit into memory; write the channels of interest apart")
+    time = _times(series, shape[0])
+    n = len(time)
+    if not n:
+        raise InputError(f"{where}: has neither timestamps nor a rate; write one of them")
+    region = getattr(series, "rois", None)
+    rows = np.arange(math.prod(shape[1:])) if region is None else np.asarray(region.data[:]).astype(np.int64)
+    wanted = (n, len(rows)) if len(shape) == 2 else (n,)
+    if shape != wanted or len(rows) > n:
+        of = "" if region is None else f" of {len(rows)} regions of interest"
+        raise InputError(f"{where}: its data {shape} do not fit {n} times{of}; write them as (time, channel)")
+    values = np.asarray(series.data[:]).reshape(n, -1).astype(np.float32)
+    values = _scaled(values, series, name)
+    ids, columns = rows, {}
+    if region is not None:
+        table_ids = np.asarray(region.table.id[:])
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(table_ids):
+            raise InputError(f"{where}: its rois are rows that {region.table.name} does not have; write them anew")
+        ids = table_ids[rows] if len(np.unique(table_ids[rows])) == len(rows) else np.arange(len(rows))
+        columns = {key: values[rows] for key, values in _scalar_columns(region.table, name).items()}
+    attrs = {"unit": series.unit or "", "description": series.description or ""}
+    return xr.DataArray(values, dims=("time", "unit"), coords={"time": time, "unit": ids}, attrs=attrs), columns
+
+
+def _times(series: TimeSeries, samples: int) -> Floats:
+    """Times (time,), s; none where the series has neither timestamps nor a rate."""
+    if series.timestamps is not None:
+        return np.asarray(series.timestamps[:], dtype=np.float64)
+    return (series.starting_time or 0.0) + np.arange(samples) / series.rate if series.rate else np.empty(0)
+
+
+def _scaled(values: Array, series: TimeSeries, name: str) -> Array:
+    """Values in the series' own unit: data * conversion + offset."""
+    for key, neutral in (("conversion", 1.0), ("offset", 0.0)):
+        given = getattr(series, key)
+        if given is not None and math.isnan(given):
+            warn(f"{name}: {key} is NaN, taken as {neutral:g}")
+        elif given is not None and given != neutral:
+            values = values * float(given) if key == "conversion" else values + float(given)
+    return values
+
+
+def _read_behavior(contents: Iterator[tuple[str, Any]], sort: bool) -> dict[str, xr.DataArray]:
+    """Every series of a file's contents that is behaviour, by its path, as (time,) or (time, component).
+
+    A container whose series follow one another, as one for each epoch, gives their whole too.
+
+    sort: take all times that fall back as disorder
+    """
+    found: dict[str, xr.DataArray] = {}
+    pieces: dict[str, list[xr.DataArray]] = {}  # by the container's path
+    left, large, other = _MOST_IN_ALL, [], []
+    for path, series in contents:
+        if not isinstance(series, TimeSeries) or isinstance(series, _NOT_BEHAVIOR):
+            continue
+        with leaving_out(path):
+            shape = tuple(np.shape(series.data))
+            if 0 in shape:
+                continue
+            if len(shape) not in (1, 2) or (math.prod(shape[1:]) > _MOST_COLUMNS and not _is_transposed(series, shape)):
+                wide = path.startswith("acquisition/") and len(shape) == 2  # raw channels are expected
+                other += [f"{path} {shape}"] * (math.prod(shape) >= _FEW_VALUES and not wide)
+                continue
+            if math.prod(shape) > min(left, _MOST_VALUES):
+                large.append(path)
+                continue
+            values = _behavior(series, path, shape, sort)
+            if values is not None:
+                left -= values.size
+                found[path] = values
+                if isinstance(series.parent, Position | CompassDirection | EyeTracking):
+                    pieces.setdefault(path.rpartition("/")[0], []).append(values)
+    if large:
+        warn(f"{len(large)} series left out, too large for behaviour: {shorten(large)}")
+    if other:
+        warn(f"left out, no (time,) or (time, up to {_MOST_COLUMNS} columns): {shorten(other)}")
+    whole = {path: _joined(path, parts) for path, parts in pieces.items()}
+    return found | {path: one for path, one in whole.items() if one is not None}
+
+
+def _is_transposed(series: TimeSeries, shape: tuple[int, ...]) -> bool:
+    """True for (component, time): as many timestamps as columns, or a few long rows where a rate stands for them."""
+    if len(shape) != 2 or shape[0] == shape[1]:
+        return False
+    if series.timestamps is not None:
+        return len(series.timestamps) == shape[1]
+    return shape[0] <= _MOST_ROWS and math.prod(shape) >= _FEW_VALUES
+
+
+def _behavior(series: TimeSeries, name: str, shape: tuple[int, ...], sort: bool) -> xr.DataArray | None:
+    """A series as (time,) or (time, component), or None where it holds no numbers or has no times."""
+    dtype = getattr(series.data, "dtype", None)
+    values = plain_array(series.data[:]) if dtype is None or dtype.kind in "biuf" else None
+    if values is None or values.dtype.kind not in "biuf":
+        return None
+    if _is_transposed(series, shape):
+        warn(f"{name}: {shape} is taken as transposed, (time, component) {shape[::-1]}")
+        values, shape = values.T, shape[::-1]
+    if shape[1:] == (1,):
+        values = values[:, 0]
+    time = _times(series, shape[0])
+    if time.shape != shape[:1]:
+        warn(f"{name}: left out, its timestamps {time.shape} do not fit its data {shape}")
+        return None
+    attrs = {"unit": series.unit or "", "description": series.description or ""}
+    attrs |= {"rate": float(series.rate)} if series.rate else {}
+    if isinstance(series.parent, CompassDirection):
+        attrs["circular"] = True  # whatever the unit says: pynwb before 1.5 wrote meters everywhere
+    values = _scaled(values, series, name)
+    ordered = in_order(xr.DataArray(values, name=series.name, attrs=attrs), time, name, sort)
+    return None if ordered is None or not ordered.size else ordered
+
+
+def _joined(path: str, pieces: list[xr.DataArray]) -> xr.DataArray | None:
+    """Series of one container that follow one another, as one; None where they do not."""
+    pieces.sort(key=lambda piece: float(piece["time"][0]))
+    alike = {(piece.shape[1:], piece.attrs["unit"]) for piece in pieces}
+    apart = all(float(a["time"][-1]) < float(b["time"][0]) for a, b in itertools.pairwise(pieces))
+    if len(pieces) < 2 or len(alike) > 1 or not apart:
+        return None
+    names = shorten(str(piece.name) for piece in pieces)
+    attrs = pieces[0].attrs | {"description": f"{len(pieces)} series, one after the other: {names}"}
+    time = np.concatenate([piece["time"].values for piece in pieces])
+    whole = np.concatenate([piece.values for piece in pieces])
+    name = path.rpartition("/")[2]
+    return xr.DataArray(whole, dims=pieces[0].dims, coords={"time": time}, name=name, attrs=attrs)
 
 
 #: Any file in HDF5 that no other format knows; its reader says what it lacks.

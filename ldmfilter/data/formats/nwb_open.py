@@ -21,11 +21,11 @@ from hdmf.build.errors import ConstructError
 from pynwb import NWBHDF5IO, NWBFile, get_type_map
 
 from ldmfilter.data.tables import shorten
-from ldmfilter.data.untrusted.codecs import checked
 from ldmfilter.data.untrusted.damage import DAMAGE, reason_of
 from ldmfilter.data.untrusted.hdf5 import check_heaps, check_scalars, is_foreign
 from ldmfilter.data.untrusted.plain_objects import PlainObjects
-from ldmfilter.errors import InputError
+from ldmfilter.data.untrusted.zarr_store import checked
+from ldmfilter.errors import InputError, warn
 
 # More broken objects than this make the whole file unusable.
 _MOST_BROKEN = 32
@@ -34,17 +34,16 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 #: Errors on a part of a file that cannot be read.
 UNREADABLE: tuple[type[Exception], ...] = (*DAMAGE, MemoryError)
 
-Notes = list[str]
 Place = tuple[str, str]  # an object: the file that it lies in, its path there
 
 
 @contextmanager
-def leaving_out(name: str, notes: Notes) -> Iterator[None]:
-    """Leave out a part of the file that cannot be read, with a note."""
+def leaving_out(name: str) -> Iterator[None]:
+    """Leave out a part of the file that cannot be read, with a warning."""
     try:
         yield
     except UNREADABLE as error:
-        notes.append(f"{name}: left out, cannot be read ({reason_of(error)})")
+        warn(f"{name}: left out, cannot be read ({reason_of(error)})")
 
 
 def check_nwb(where: str, file: Any) -> None:
@@ -81,8 +80,8 @@ def _opener(where: str, file: Any) -> Callable[[BuildManager], HDMFIO]:
 
 
 @contextmanager
-def open_nwb(where: str, file: Any, notes: Notes) -> Iterator[NWBFile]:
-    """The contents of a file, while it is open; `notes` gets a line for each part that was left out.
+def open_nwb(where: str, file: Any) -> Iterator[NWBFile]:
+    """The contents of a file, while it is open; a warning tells what was left out.
 
     file: a path, of a folder in zarr too, or a file object that reads and seeks
 
@@ -94,15 +93,11 @@ def open_nwb(where: str, file: Any, notes: Notes) -> Iterator[NWBFile]:
         stack.enter_context(checked(PlainObjects))  # objects in zarr are programs: read as data, or refused
         while True:
             attempt = stack.enter_context(ExitStack())
-            found: Notes = []
             try:
-                nwb = _read(attempt, where, opener, left_out, found)
+                nwb = _read(attempt, where, opener, left_out)
                 break
-            except (OSError, InputError):
+            except (OSError, InputError, UnicodeDecodeError):
                 raise
-            except UnicodeDecodeError as error:
-                line = f"{where}: is damaged (text that cannot be read); copy or download it again"
-                raise InputError(line) from error
             except Exception as error:  # hdmf raises errors of many kinds on a schema that is not followed
                 # The object that could not be built, and the first line of why.
                 builder = error.args[0] if isinstance(error, ConstructError) else None
@@ -116,15 +111,14 @@ def open_nwb(where: str, file: Any, notes: Notes) -> Iterator[NWBFile]:
                     raise InputError(f"{line}; check it with nwbinspector") from error
                 left_out[place] = f"left out, does not follow the NWB schema ({reason})"
                 attempt.close()
-        notes += found
         for reason in dict.fromkeys(left_out.values()):
             places = [_shown(place) for place, why in left_out.items() if why == reason]
-            notes.append(f"{shorten(places)}: {reason}")
+            warn(f"{shorten(places)}: {reason}")
         yield nwb
 
 
 def _read(
-    stack: ExitStack, where: str, opener: Callable[[BuildManager], HDMFIO], left_out: dict[Place, str], notes: Notes
+    stack: ExitStack, where: str, opener: Callable[[BuildManager], HDMFIO], left_out: dict[Place, str]
 ) -> NWBFile:
     types = get_type_map()
     io = stack.enter_context(opener(BuildManager(types)))
@@ -133,7 +127,7 @@ def _read(
     except OSError:
         raise
     except Exception as error:  # JSON, or what it describes, that is anything but a specification
-        notes.append(f"specifications: cannot be read ({reason_of(error)}), installed extensions are used")
+        warn(f"specifications: cannot be read ({reason_of(error)}), installed extensions are used")
         types = get_type_map()  # the other one may be half filled
         io = stack.enter_context(opener(BuildManager(types)))
     with warnings.catch_warnings(record=True) as caught:
@@ -143,7 +137,7 @@ def _read(
     for warning in caught:
         if issubclass(warning.category, BrokenLinkWarning):
             name = str(warning.message).removeprefix(prefix).strip("/")
-            notes.append(f"{name}: left out, a link that leads nowhere; put the linked file beside this one")
+            warn(f"{name}: left out, a link that leads nowhere; put the linked file beside this one")
     _load_installed(types, root)
     _prune(where, root, types, left_out)
     return io.read()
@@ -188,19 +182,11 @@ def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str
             linked.add(place[0])
             with h5py.File(place[0], "r") as file:
                 check_scalars(file, place[0])
-        data = getattr(builder, "data", None)
-        if is_foreign(getattr(data, "dataset", data)):
-            if _is_essential(place):
-                raise InputError(f"{where}: {_shown(place)}: its values lie in another file, refused; write them anew")
-            left_out[place] = "left out, its values lie in another file; write them into this one"
-        if place not in left_out and (table := _leads_to(builder, left_out)):
-            left_out[place] = f"left out, it leads to {_shown(table)}, which is"
-        if place not in left_out and (needed := _unknown(builder, types)):
-            if _is_essential(place):
-                raise InputError(f"{where}: {_shown(place)}: {needed}")
-            # What lies below an object that is left out needs no line of its own.
-            if not any(place[0] == file and place[1].startswith(f"{path}/") for file, path in left_out):
-                left_out[place] = f"left out, {needed}"
+        why = _fault(builder, types, left_out)
+        if why and _is_essential(place):
+            raise InputError(f"{where}: {_shown(place)}: {why}")
+        if why:
+            left_out.setdefault(place, f"left out, {why}")
         if place in left_out:
             gone.add(id(builder))
     for group in [root, *(builder for builder in _walk(root) if isinstance(builder, GroupBuilder))]:
@@ -211,6 +197,19 @@ def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str
                 columns = group.attributes.get("colnames")
                 if columns is not None:
                     group.attributes["colnames"] = [column for column in columns if column != name]
+
+
+def _fault(builder: Any, types: Any, left_out: dict[Place, str]) -> str:
+    """The reason for which an object cannot be read, and what to do, or ""."""
+    data, (file, path) = getattr(builder, "data", None), _place(builder)
+    if is_foreign(getattr(data, "dataset", data)):
+        return "its values lie in another file, refused; write them into this one"
+    if table := _leads_to(builder, left_out):
+        return f"it leads to {_shown(table)}, which is left out"
+    # What lies below an object that is left out needs no line of its own.
+    if any(file == place[0] and f"{path}/".startswith(f"{place[1]}/") for place in left_out):
+        return ""
+    return _unknown(builder, types)
 
 
 def _leads_to(builder: Any, left_out: dict[Place, str], depth: int = 2) -> Place | None:

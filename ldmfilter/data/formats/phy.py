@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ldmfilter.data.clocks import PLAIN, Reading
-from ldmfilter.data.formats.format import Format
-from ldmfilter.data.order import from_the_start
+from ldmfilter.data.clocks import PLAIN, Reading, from_the_start
+from ldmfilter.data.formats.format import Format, files_checksum
 from ldmfilter.data.session import Session, Source
 from ldmfilter.data.tables import Array, Floats, Ints, plain_columns, shorten
-from ldmfilter.data.untrusted.checksums import files_checksum
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.data.untrusted.npy import read_npy, whole_numbers
 from ldmfilter.errors import InputError, warn

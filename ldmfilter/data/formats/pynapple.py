@@ -10,11 +10,10 @@ import xarray as xr
 
 from ldmfilter.data.binned import from_counts
 from ldmfilter.data.clocks import PLAIN, Reading
-from ldmfilter.data.formats.format import Format, starts_with
+from ldmfilter.data.formats.format import Format, file_checksum, starts_with
 from ldmfilter.data.session import Observed, Session, Source
 from ldmfilter.data.signal import from_signal
-from ldmfilter.data.tables import Array, Floats, concatenate, make_intervals, plain_columns, shorten
-from ldmfilter.data.untrusted.checksums import file_checksum
+from ldmfilter.data.tables import Array, Floats, concatenate, plain_columns, shorten
 from ldmfilter.data.untrusted.npy import npz_names, read_member, read_npz
 from ldmfilter.errors import InputError, warn
 
@@ -105,16 +104,13 @@ def _of_trains(
 ) -> Session:
     if not len(ids):
         raise InputError(f"{source.path}: has no units; save a TsGroup that has some")
-    support = make_intervals({"start_time": bounds[:, 0], "stop_time": bounds[:, 1]}, f"{source.path}: {SUPPORT}")
-    return Session.checked(
-        *concatenate(trains),
-        ids,
-        plain_columns(columns),
-        source,
-        reading,
-        intervals={SUPPORT: support},
-        observed=Observed.from_units([bounds] * len(ids)),
-    )
+    observed = Observed.from_units([bounds] * len(ids))
+    parts: dict[str, Any] = {"intervals": _support(bounds), "observed": observed}
+    return Session.checked(*concatenate(trains), ids, plain_columns(columns), source, reading, **parts)
+
+
+def _support(bounds: Floats) -> dict[str, Any]:
+    return {SUPPORT: {"start_time": bounds[:, 0], "stop_time": bounds[:, 1]}}
 
 
 def _of_counts(
@@ -130,8 +126,7 @@ def _of_counts(
         shapes = f"shape {counts.shape} for {len(times)} times and {len(ids)} columns"
         raise InputError(f"{source.path}: counts have {shapes}")
     table = xr.DataArray(counts, dims=("time", "unit"), coords={"time": times, "unit": ids})
-    support = {SUPPORT: {"start_time": bounds[:, 0], "stop_time": bounds[:, 1]}}
-    parts: dict[str, Any] = {"units": plain_columns(columns), "intervals": support, "source": source}
+    parts: dict[str, Any] = {"units": plain_columns(columns), "intervals": _support(bounds), "source": source}
     if counts.dtype.kind == "f" and (counts[np.isfinite(counts)] % 1).any():  # no counts: a signal
         return from_signal(table, name="frames", reading=reading, **parts)
     return from_counts(table, reading=reading, **parts)

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ldmfilter.data.clocks import PLAIN, Reading
-from ldmfilter.data.formats.format import Format
+from ldmfilter.data.clocks import PLAIN, Reading, from_the_start
+from ldmfilter.data.formats.format import Format, files_checksum, folder_checksum
 from ldmfilter.data.formats.phy import grouped, read_phy
-from ldmfilter.data.order import from_the_start
 from ldmfilter.data.session import Session, Source
 from ldmfilter.data.tables import Array, concatenate, plain_array, plain_columns
-from ldmfilter.data.untrusted.checksums import files_checksum, folder_checksum
 from ldmfilter.data.untrusted.damage import json_object, reason_of
 from ldmfilter.data.untrusted.npy import check_text, read_npy, whole_numbers
 from ldmfilter.data.untrusted.zarr_store import (
@@ -246,15 +244,16 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _is_analyzer(path: Path) -> bool:
-    return (path / "spikeinterface_info.json").exists() or "spikeinterface_info" in json_object(path / ".zattrs")
-
-
-def _is_sorting(path: Path) -> bool:
-    return (path / "numpysorting_info.json").exists() or (path / "spikes" / "sample_index").is_dir()
-
-
+_INFO = "spikeinterface_info"
 FORMATS = {
-    "sorting": Format(_is_sorting, read_sorting, "folder"),
-    "analyzer": Format(_is_analyzer, read_analyzer, "folder"),
+    "sorting": Format(
+        lambda path: (path / "numpysorting_info.json").exists() or (path / "spikes" / "sample_index").is_dir(),
+        read_sorting,
+        "folder",
+    ),
+    "analyzer": Format(
+        lambda path: (path / f"{_INFO}.json").exists() or _INFO in json_object(path / ".zattrs"),
+        read_analyzer,
+        "folder",
+    ),
 }

@@ -18,6 +18,13 @@ DAMAGE: tuple[type[Exception], ...] = (
 )  # fmt: skip
 
 
+# What libraries say of a file, and what it means.
+_KNOWN = {
+    "truncated": "is truncated; copy or download it again",
+    "unable to lock file": "is open in a program that writes to it; close it there",
+}
+
+
 def reason_of(error: BaseException) -> str:
     """The first line of an error, or its type where it has none."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__
@@ -42,4 +49,8 @@ def damage(
     except InputError:
         raise
     except errors as error:
-        raise InputError(f"{where}: is a damaged {kind} ({reason_of(error)}); {advice}") from error
+        reason = reason_of(error)
+        line = next(
+            (line for sign, line in _KNOWN.items() if sign in reason), f"is a damaged {kind} ({reason}); {advice}"
+        )
+        raise InputError(f"{where}: {line}") from error

@@ -17,6 +17,11 @@ _LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
 }
+#: What makes the values that have an instruction of their own.
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple,
+}  # fmt: skip
 
 
 class _Name(NamedTuple):
@@ -103,16 +108,8 @@ def _made(program: bytes) -> Any:
                 pass
             case literal if literal in _LITERALS:
                 stack.append(argument)
-            case "NONE":
-                stack.append(None)
-            case "NEWTRUE" | "NEWFALSE" as name:
-                stack.append(name == "NEWTRUE")
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_TUPLE":
-                stack.append(())
+            case constant if constant in _CONSTANTS:
+                stack.append(_CONSTANTS[constant]())
             case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
                 stack.append(tuple(taken(int(name[-1]))))
             case "MARK":

@@ -10,6 +10,7 @@ from typing import Any
 
 from ldmfilter.data.untrusted.damage import json_object
 from ldmfilter.errors import InputError
+from ldmfilter.files import AnyPath
 
 _TIMEOUT = (10.0, 60.0)  # s: to connect, and between two pieces of an answer
 
@@ -29,7 +30,7 @@ class RemoteFile:
     checksum: str
 
 
-def remote_address(path: str | os.PathLike[str]) -> str | None:
+def remote_address(path: AnyPath) -> str | None:
     """The address that a path is, with both slashes, of which `Path` keeps one; None for a path on this machine.
 
     >>> remote_address("https://host/a.nwb"), remote_address("a.nwb")
@@ -47,12 +48,12 @@ def remote_address(path: str | os.PathLike[str]) -> str | None:
     return f"{match[1].lower()}://{text[match.end() :]}"
 
 
-def absolute(path: str | os.PathLike[str]) -> str:
+def absolute(path: AnyPath) -> str:
     """A path or address as a process in another folder finds it."""
     return remote_address(path) or os.path.abspath(path)
 
 
-def is_nwb_in_zarr(path: str | os.PathLike[str]) -> bool:
+def is_nwb_in_zarr(path: AnyPath) -> bool:
     """True for a folder that declares itself as NWB in zarr."""
     attributes = json_object(Path(path) / ".zattrs")
     return "nwb_version" in attributes or ".specloc" in attributes
@@ -103,12 +104,6 @@ class _Pieces(io.RawIOBase):
 
     def __init__(self, where: str, file: Any, size: int):
         self._where, self._file, self._size = where, file, size
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._file.seek(offset, whence)

@@ -1,22 +1,26 @@
 """Zarr stores as data: arrays of numbers, bools and fixed-width text; objects and links are refused.
 
-Runs on zarr 2 and 3 and reads zarr format 2.
+A chunk is checked before a C library trusts it. Runs on zarr 2 and 3 and reads zarr format 2.
 """
 
 import json
 import math
 import os
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numcodecs
 import numpy as np
 import zarr
+from numcodecs.abc import Codec
+from numcodecs.registry import codec_registry
 
 from ldmfilter.data.tables import Array
-from ldmfilter.data.untrusted.codecs import checked
 from ldmfilter.data.untrusted.damage import DAMAGE, damage
 from ldmfilter.errors import InputError, UnsafeInputError
 
@@ -95,3 +99,36 @@ def check_array(metadata: Path, where: str, long_text: bool = False) -> None:
     if foreign or not (isinstance(dtype, str) and _PLAIN_DTYPE.fullmatch(dtype)):
         what = f"codec {foreign[0]}" if foreign else f"type {dtype}"
         raise UnsafeInputError(f"{where}: {what} is refused, it may run code; store numbers, bools or fixed-width text")
+
+
+_HEADER = struct.Struct("<4B3I")  # of Blosc 1: version, version of the codec, flags, size of an item; three lengths
+_COPIED = 0x2  # the flag of a chunk that is stored as it is
+
+
+class CheckedBlosc(numcodecs.Blosc):
+    """Blosc that checks the lengths written in a chunk, which the C library trusts."""
+
+    def decode(self, buf: Any, out: Any = None) -> Any:
+        """The chunk, decompressed. Raises ValueError where its lengths are wrong."""
+        chunk = memoryview(buf).cast("B")
+        if len(chunk) < _HEADER.size:
+            raise ValueError("a chunk that is cut short")
+        _, _, flags, _, size, block, length = _HEADER.unpack_from(chunk)
+        blocks = -(-size // block) if block else 0
+        starts = _HEADER.size + 4 * blocks
+        if length != len(chunk) or (size and not 0 < block <= size):
+            raise ValueError("a chunk that is damaged")
+        if not flags & _COPIED:
+            if starts > length:
+                raise ValueError("a chunk that is damaged")
+            if any(not starts <= start <= length - 4 for (start,) in struct.iter_unpack("<i", chunk[16:starts])):
+                raise ValueError("a chunk that is damaged")
+        return super().decode(buf, out)
+
+
+@contextmanager
+def checked(*codecs: type[Codec]) -> Iterator[None]:
+    """In this block, arrays in zarr are opened with `CheckedBlosc` and with these codecs, by their ids."""
+    mine: tuple[Any, ...] = (*codecs, CheckedBlosc)
+    with patch.dict(codec_registry, {codec.codec_id: codec for codec in mine}):
+        yield
