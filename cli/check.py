@@ -54,7 +54,6 @@ def check(
     from ldmfilter.analysis.behavior import choose_behavior
     from ldmfilter.analysis.decode_session import stopped_early
     from ldmfilter.analysis.readout import read_behavior
-    from ldmfilter.analysis.text import show_checks
 
     the_run = open_run(one_folder(run, run_option)).choose(session)
     model = the_run.model()
@@ -73,7 +72,7 @@ def check(
     elif sys.stdout.isatty():
         console = open_console()
         console.print(shown(str(the_run.folder), style="bold", overflow="fold"))
-        show_checks(console, diagnosis)
+        checks.show_checks(console, diagnosis)
     else:
         _write(diagnosis, str(the_run.folder))
     if strict and not diagnosis.ok:
@@ -82,7 +81,7 @@ def check(
 
 def _write(diagnosis: "Diagnosis", folder: str) -> None:
     """For a pipe: one line a finding, in aligned columns with tabs between them, then what to look at."""
-    from ldmfilter.analysis.text import words
+    from ldmfilter.analysis.checks import words
 
     print(one_line(f"{folder}: {diagnosis.summary}"))
     rows = [

@@ -40,8 +40,7 @@ def score(
     Beside them the same readouts of smoothed counts, a causal PCA and factor analysis. Of several runs each has its
     lead over the best of these, and the first its lead over the others.
     """
-    from ldmfilter.analysis.score import AHEAD, score_runs
-    from ldmfilter.analysis.text import show_scores
+    from ldmfilter.analysis.score import AHEAD, score_runs, show_scores
     from ldmfilter.filter.runs import Run
 
     folders = [*(runs or []), *(run_option or [])]

@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 from scipy.ndimage import gaussian_filter1d
 
+from ldmfilter.analysis.behavior import Behavior, cross, thin
 from ldmfilter.analysis.blocks import Bins
 from ldmfilter.analysis.statistics import Array
-from ldmfilter.analysis.variable import Behavior, cross, thin
 
 WINDOWS = (1, 3, 5, 9, 15)  # bins of counts, of which the decoded bin is the last
 CURVE_BINS = 40  # of a tuning curve

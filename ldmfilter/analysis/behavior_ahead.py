@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import xarray as xr
 
+from ldmfilter.analysis.behavior import Behavior
 from ldmfilter.analysis.blocks import GUARD
 from ldmfilter.analysis.nested import FAST
 from ldmfilter.analysis.readout import BehaviorReport, read_behavior
-from ldmfilter.analysis.variable import Behavior
 
 LEVEL = 0.95
 SHIFTS = 20  # of the control, which is not reported

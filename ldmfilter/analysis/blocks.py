@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 from sklearn.model_selection import KFold, StratifiedKFold
 
+from ldmfilter.analysis.behavior import Behavior, align, speed, thin
 from ldmfilter.analysis.statistics import Array
 from ldmfilter.analysis.text import REASONS, show_report
-from ldmfilter.analysis.variable import Behavior, align, speed, thin
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside, stretches
 from ldmfilter.errors import InputError

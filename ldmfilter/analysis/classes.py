@@ -19,11 +19,11 @@ from sklearn.metrics import balanced_accuracy_score, recall_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from ldmfilter.analysis.bayesian_decoder import decode_counts
+from ldmfilter.analysis.behavior import cross, thin
 from ldmfilter.analysis.blocks import Bins, Judged, against_surrogates
-from ldmfilter.analysis.calibration import block_means
+from ldmfilter.analysis.intervals import block_means
 from ldmfilter.analysis.nested import MOST_FITTED, NEIGHBOURS
 from ldmfilter.analysis.statistics import Array
-from ldmfilter.analysis.variable import cross, thin
 
 SHRINKAGES = (0.1, 0.01)  # of the covariance within classes: candidates, the first is the control's
 STEPS = 10  # of probability, in which calibration is judged

@@ -12,10 +12,10 @@ import xarray as xr
 from scipy.special import ndtri
 from sklearn.neighbors import KNeighborsRegressor
 
+from ldmfilter.analysis.behavior import Behavior, cross
 from ldmfilter.analysis.blocks import GUARD, Bins, bins_of
-from ldmfilter.analysis.calibration import conformal_quantile
+from ldmfilter.analysis.intervals import conformal_quantile
 from ldmfilter.analysis.nested import fit_bins
-from ldmfilter.analysis.variable import Behavior, cross
 from ldmfilter.filter.linalg import one_thread
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ldmfilter.analysis import statistics
 from ldmfilter.analysis.baselines import NO_MEMORY, Baseline, causal_pca, log_likelihoods
-from ldmfilter.analysis.calibration import unit_of
 from ldmfilter.analysis.judged import Bins, bins_of, excerpt, thinned
 from ldmfilter.analysis.score import Judge, means_without
 from ldmfilter.analysis.statistics import Array
+from ldmfilter.analysis.text import unit_of
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import apart
 from ldmfilter.data.prepare import as_counts
@@ -31,7 +31,7 @@ from ldmfilter.filter.network import together
 from ldmfilter.filter.spikes_ahead import horizons_of, spikes_ahead
 
 if TYPE_CHECKING:
-    from ldmfilter.analysis.calibration import Third
+    from ldmfilter.analysis.intervals import Third
     from ldmfilter.analysis.readout import AnyReport
     from ldmfilter.filter.model import LDMFilter
 

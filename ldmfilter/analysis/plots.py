@@ -15,7 +15,7 @@ import xarray as xr
 from sklearn.cluster import KMeans
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from ldmfilter.analysis.variable import positions
+from ldmfilter.analysis.behavior import positions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

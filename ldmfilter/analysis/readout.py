@@ -17,16 +17,15 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.analysis.bayesian_decoder import Decoder, decode_counts
-from ldmfilter.analysis.behavior import as_behavior
+from ldmfilter.analysis.behavior import Behavior, as_behavior, cross, r2, score, speed
 from ldmfilter.analysis.blocks import GUARD, LEAST_FOLDS, Bins, Judged, against_surrogates, bins_of
-from ldmfilter.analysis.calibration import SPEED, SPIKES, DistributionScore, IntervalScore, Third
 from ldmfilter.analysis.classes import ClassReport, read_classes
 from ldmfilter.analysis.intervals import LEVELS as LEVELS
-from ldmfilter.analysis.intervals import Reader, VariableReading
+from ldmfilter.analysis.intervals import DistributionScore, IntervalScore, Reader, Third, VariableReading
 from ldmfilter.analysis.nested import FAST as FAST
 from ldmfilter.analysis.nested import READOUTS, Readout, keys_of, predict_all
 from ldmfilter.analysis.statistics import Array
-from ldmfilter.analysis.variable import Behavior, cross, r2, score, speed
+from ldmfilter.analysis.text import SPEED, SPIKES
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import frame_bins, sum_frames
 from ldmfilter.errors import InputError

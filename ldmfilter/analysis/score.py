@@ -29,7 +29,6 @@ import xarray as xr
 from ldmfilter.analysis.baselines import SMOOTHING, STATES, causal_pca
 from ldmfilter.analysis.judged import GUARD, Array, Bins, bins_of, check_model, excerpt, thinned
 from ldmfilter.analysis.peers import chosen
-from ldmfilter.analysis.text import score_notes, score_table, show_scores
 from ldmfilter.data.counts import is_signal, where_of
 from ldmfilter.data.prepare import as_counts
 from ldmfilter.errors import InputError
@@ -40,9 +39,11 @@ from ldmfilter.filter.runs import Run
 from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead, folds_of, spikes_ahead
 from ldmfilter.html import table
 from ldmfilter.progress import Told, teller
-from ldmfilter.text import finite, plain
+from ldmfilter.text import finite, plain, print_lines, print_table
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ldmfilter.filter.model import LDMFilter
 
 AHEAD = (0.1, 0.2, 0.5, 1.0, 2.0)  # s
@@ -427,3 +428,49 @@ def _told(tell: Callable[[str], None], name: str, states: States, hidden: Array)
     """Tell of states that take long, then make them."""
     tell(f"{name}, {hidden.size} units hidden")
     return states(hidden)
+
+
+def score_table(scores: Scores) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Heads and rows: a column for each source of states, the lead of each filter, that of the first over others."""
+    widths, (first, *others) = scores.widths, scores.models
+    sources = [
+        f">{source}, {widths[source]:g} s" if source in widths else f">{source}"
+        for source in next(iter(scores.rows.values()))
+    ]
+    leads = {"lead over the best of the simpler methods": (first, list(widths))}
+    if others:
+        leads = {f"lead of {name}": (name, list(widths)) for name in scores.models}
+        leads |= {f"lead of {first} over {name}": (first, [name]) for name in others}
+    return [scores.unit, *sources, *leads], [
+        (name, *map(_number, row.values()), *(_lead(row, *pair) for pair in leads.values()))
+        for name, row in scores.rows.items()
+    ]
+
+
+def score_notes(scores: Scores) -> list[str]:
+    """Lines that say which bins and units are scored, and the reasons for scores that are missing."""
+    left = f"; {scores.silent} left out, which never fire on held-out time or in training" if scores.silent else ""
+    spikes = f" with {scores.spikes} spikes" * (scores.spikes > 0)
+    of = f"{scores.judged} held-out bins, {scores.units} units{spikes}{left}"
+    errors = "in brackets standard errors over blocks of time"
+    later = [f"{'; '.join(scores.peers)}: have seen bins to come: not judged ahead, and not counted in the lead"]
+    missing = [f"{name}: not judged: {reason}" for name, reason in scores.missing.items()]
+    return [f"{of}; {errors}", *later[: len(scores.peers)], *missing]
+
+
+def show_scores(console: Console, scores: Scores) -> None:
+    """A table of scores, and notes."""
+    print_table(console, *score_table(scores))
+    print_lines(console, *score_notes(scores))
+
+
+def _number(one: SpikesAhead) -> str:
+    return "-" if math.isnan(one.value) else f"{one.value:.3f} ({one.error:.3f})"
+
+
+def _lead(row: dict[str, SpikesAhead], name: str, others: list[str]) -> str:
+    """The lead of a filter over the best of others, named where there are several."""
+    best = max(others, key=lambda other: -math.inf if math.isnan(row[other].value) else row[other].value)
+    lead, error = row[name].lead(row[best])
+    over = f" over {best}" * (len(others) > 1)
+    return "" if math.isnan(lead) else f"{lead:+.3f} ({error:.3f}){over}"

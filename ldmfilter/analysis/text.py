@@ -1,23 +1,18 @@
-"""Scores, checks and reports on behaviour as text: what commands print, and what the objects show of themselves."""
+"""Reports on behaviour as text: what commands print, and what the objects show of themselves."""
 
 from __future__ import annotations
 
-import itertools
-import math
 from typing import TYPE_CHECKING, Any
 
-from ldmfilter.analysis.calibration import unit_of
-from ldmfilter.text import print_lines, print_table, shown
+from ldmfilter.text import print_lines, print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ldmfilter.analysis.checks import Diagnosis
     from ldmfilter.analysis.classes import ClassReport
-    from ldmfilter.analysis.findings import Finding
     from ldmfilter.analysis.readout import AnyReport, BehaviorReport
-    from ldmfilter.analysis.score import Scores
-    from ldmfilter.filter.spikes_ahead import SpikesAhead
+
+SPIKES, SPEED = "spikes in the last second", "speed"  # what judged bins are ordered by, with width and value
 
 REASONS = {
     "trained": "that training saw",
@@ -42,88 +37,15 @@ def reason_in_words(name: str) -> str:
     return REASONS.get(name, name)
 
 
-def score_table(scores: Scores) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Heads and rows: a column for each source of states, the lead of each filter, that of the first over others."""
-    widths, (first, *others) = scores.widths, scores.models
-    sources = [
-        f">{source}, {widths[source]:g} s" if source in widths else f">{source}"
-        for source in next(iter(scores.rows.values()))
-    ]
-    leads = {"lead over the best of the simpler methods": (first, list(widths))}
-    if others:
-        leads = {f"lead of {name}": (name, list(widths)) for name in scores.models}
-        leads |= {f"lead of {first} over {name}": (first, [name]) for name in others}
-    return [scores.unit, *sources, *leads], [
-        (name, *map(_number, row.values()), *(_lead(row, *pair) for pair in leads.values()))
-        for name, row in scores.rows.items()
-    ]
+def unit_of(by: str, unit: str) -> str:
+    """The unit of what a third is ordered by, with a space before it, where the behaviour has this one.
 
-
-def score_notes(scores: Scores) -> list[str]:
-    """Lines that say which bins and units are scored, and the reasons for scores that are missing."""
-    left = f"; {scores.silent} left out, which never fire on held-out time or in training" if scores.silent else ""
-    spikes = f" with {scores.spikes} spikes" * (scores.spikes > 0)
-    of = f"{scores.judged} held-out bins, {scores.units} units{spikes}{left}"
-    errors = "in brackets standard errors over blocks of time"
-    later = [f"{'; '.join(scores.peers)}: have seen bins to come: not judged ahead, and not counted in the lead"]
-    missing = [f"{name}: not judged: {reason}" for name, reason in scores.missing.items()]
-    return [f"{of}; {errors}", *later[: len(scores.peers)], *missing]
-
-
-def show_scores(console: Console, scores: Scores) -> None:
-    """A table of scores, and notes."""
-    print_table(console, *score_table(scores))
-    print_lines(console, *score_notes(scores))
-
-
-def _number(one: SpikesAhead) -> str:
-    return "-" if math.isnan(one.value) else f"{one.value:.3f} ({one.error:.3f})"
-
-
-def _lead(row: dict[str, SpikesAhead], name: str, others: list[str]) -> str:
-    """The lead of a filter over the best of others, named where there are several."""
-    best = max(others, key=lambda other: -math.inf if math.isnan(row[other].value) else row[other].value)
-    lead, error = row[name].lead(row[best])
-    over = f" over {best}" * (len(others) > 1)
-    return "" if math.isnan(lead) else f"{lead:+.3f} ({error:.3f}){over}"
-
-
-def show_checks(console: Console, diagnosis: Diagnosis) -> None:
-    """A summary, a table of findings under their questions, and what to do about those that are not well."""
-    from rich.table import Table
-
-    print_lines(console, diagnosis.summary)
-    grid = Table(box=None, pad_edge=False, header_style="dim")
-    grid.add_column("", no_wrap=True)
-    grid.add_column("finding", overflow="fold", ratio=1)
-    for head in ("value", "wanted"):
-        grid.add_column(head, justify="right", no_wrap=True)
-    for question, group in itertools.groupby(diagnosis.findings, lambda one: one.question):
-        findings = list(group)
-        wrong = sum(not one.ok for one in findings)
-        grid.add_row("", shown(f"{question} {f'{wrong} to look at' if wrong else 'yes'}", style="bold"))
-        for one in findings:
-            style = "" if one.ok else "bold yellow"
-            grid.add_row(*(shown(text, style=style) for text in (one.sign, one.name, one.number, one.wanted)))
-    console.print()
-    console.print(grid)
-    if any(one.doubtful for one in diagnosis.findings):
-        print_lines(console, "ok~: not as wanted, but chance may explain it, or it cannot be judged", style="dim")
-    for one in diagnosis.findings:
-        if not one.ok:
-            console.print()
-            print_lines(console, one.name, style="bold yellow")
-            print_lines(console, *words(one))
-
-
-def words(finding: Finding) -> list[str]:
-    """A finding in sentences, with the number, the threshold and the remedy."""
-    return [
-        f"Found: {finding.verdict}.",
-        f"Number: {' '.join((finding.number, finding.unit)).strip()}{finding.sure}; wanted {finding.wanted}.",
-        f"Why there: {finding.reason}.",
-        f"Remedy: {finding.remedy}.",
-    ]
+    >>> unit_of("speed", "cm"), unit_of("value", "cm"), unit_of("speed", "")
+    (' cm/s', ' cm', '')
+    """
+    if not unit or by == SPIKES:
+        return ""
+    return f" {unit}/s" if by == SPEED else f" {unit}"
 
 
 def show_report(console: Console, one: AnyReport) -> None:

@@ -10,10 +10,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import recall_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of
+from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of, positions
 from ldmfilter.analysis.blocks import count_trials
 from ldmfilter.analysis.statistics import Array
-from ldmfilter.analysis.variable import positions
 from ldmfilter.data.selection import choose_trials, find_column, flat_columns
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import shorten

@@ -15,8 +15,7 @@ from ldmfilter.analysis.checks import diagnose
 from ldmfilter.analysis.lags import read_at_lags, widths_at_lags
 from ldmfilter.analysis.readout import AnyReport, read_behavior
 from ldmfilter.analysis.report.inputs import Inputs
-from ldmfilter.analysis.report.page import listed, write_page
-from ldmfilter.analysis.report.pictures import Picture
+from ldmfilter.analysis.report.page import Picture, listed, write_page
 from ldmfilter.analysis.report.sections import SECTIONS
 from ldmfilter.analysis.trials import choose_condition, read_trials
 from ldmfilter.data.counts import check_counts
