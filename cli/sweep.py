@@ -24,8 +24,8 @@ from ldmfilter.progress import follow
 from ldmfilter.text import open_console, print_table, shown
 
 if TYPE_CHECKING:
+    from ldmfilter.analysis.combinations import Combination, SweepRun
     from ldmfilter.analysis.sweep import Sweep
-    from ldmfilter.analysis.sweep_scores import Combination, SweepRun
 
 
 MANY = (*SWEPT, "seed")
@@ -209,8 +209,8 @@ def _introduce(sweep: "Sweep", session: Path | None) -> None:
 
 def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, session: Path | None, quiet: bool) -> list[Exception]:
     """Do what is missing and show the progress. Returns why a sweep could not go on."""
+    from ldmfilter.analysis.combinations import describe
     from ldmfilter.analysis.sweep import run_sweeps
-    from ldmfilter.analysis.sweep_scores import describe
     from ldmfilter.cluster import workers
 
     runs, left = sum(one.n_runs for one in sweeps), sum(one.n_left for one in sweeps)
@@ -257,7 +257,7 @@ def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, session: Path | 
 
 def _print(sweeps: "list[Sweep]", several: bool, as_json: bool, quiet: bool) -> list[Exception]:
     """Print the tables of sweeps, and draw them. Returns a failure for each that has no best run."""
-    from ldmfilter.analysis.sweep_scores import best_run, draw_scores
+    from ldmfilter.analysis.combinations import best_run, draw_scores
 
     tables = [(one, one.results()) for one in sweeps]
     if as_json:
@@ -291,7 +291,7 @@ def _print(sweeps: "list[Sweep]", several: bool, as_json: bool, quiet: bool) -> 
 
 def summarise(sweep: "Sweep", results: "list[Combination]") -> dict[str, Any]:
     """The table that `sweep --json` prints, the best combination first. Scores in bits per spike, null without one."""
-    from ldmfilter.analysis.sweep_scores import best_run
+    from ldmfilter.analysis.combinations import best_run
 
     def about(run: "SweepRun") -> dict[str, Any]:
         names = ("seed", "state", "score", "hidden_units", "step", "effective_rank", "seconds")
@@ -315,7 +315,7 @@ def summarise(sweep: "Sweep", results: "list[Combination]") -> dict[str, Any]:
 
 
 def _show(sweep: "Sweep", results: "list[Combination]") -> None:
-    from ldmfilter.analysis.sweep_scores import show
+    from ldmfilter.analysis.combinations import show
 
     # In a pipe a line is a row, however long; on a terminal the reasons of failures stand below the table.
     terminal, several = sys.stdout.isatty(), len(sweep.seeds) > 1

@@ -37,9 +37,8 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from ldmfilter.analysis.combinations import Draws, combinations
+from ldmfilter.analysis.combinations import Combination, Draws, Options, SweepRun, best_run, combinations, group
 from ldmfilter.analysis.score import hidden_units
-from ldmfilter.analysis.sweep_scores import Combination, Options, SweepRun, best_run, group
 from ldmfilter.cluster import cancelled, work
 from ldmfilter.config import Config, DataConfig
 from ldmfilter.data import read_session

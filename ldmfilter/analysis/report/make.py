@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ldmfilter.analysis.behavior import choose_behavior
+from ldmfilter.analysis.behavior_ahead import read_at_lags, widths_at_lags
 from ldmfilter.analysis.checks import diagnose
-from ldmfilter.analysis.lags import read_at_lags, widths_at_lags
 from ldmfilter.analysis.readout import AnyReport, read_behavior
 from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.page import Picture, listed, write_page
@@ -178,14 +178,12 @@ def report(
     counts = check_counts(counts)
     latents = model.decode(counts, rates=not model.signal_)
     read: tuple[AnyReport, ...] = ()
-    lags: dict[str, Any] = {}
     if chosen:
         say(f"behaviour: {listed([one.name for one in chosen])}")
         reading = read_behavior(latents, chosen, counts, min_speed=min_speed)
         latents, read = reading.latents, reading.reports
         say("behaviour: lags")
-        found = read_at_lags(model, counts, chosen, min_speed)
-        lags = {name: [vars(row) for row in rows] for name, rows in found.items()}
+        lags = read_at_lags(model, counts, chosen, min_speed)
     else:
         say("states: lags")
         lags = widths_at_lags(model, counts)
