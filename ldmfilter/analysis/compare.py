@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from ldmfilter.analysis.judged import GUARD
 from ldmfilter.analysis.score import HIDDEN, check_same_session, common_counts, hidden_units
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
+from ldmfilter.files import AnyPath
 from ldmfilter.filter.runs import Run
 from ldmfilter.text import finite
 
@@ -65,7 +65,7 @@ class Comparison:
         return content
 
 
-def compare(runs: Sequence[Run], session: str | os.PathLike[str] | None = None) -> Comparison:
+def compare(runs: Sequence[Run], session: AnyPath | None = None) -> Comparison:
     """Compare runs of one session, on time that none of them was trained on. `session` is where it lies now, None for
     where it lay.
 

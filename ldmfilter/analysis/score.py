@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +31,7 @@ from ldmfilter.analysis.peers import chosen
 from ldmfilter.data.counts import is_signal, where_of
 from ldmfilter.data.prepare import as_counts
 from ldmfilter.errors import InputError
+from ldmfilter.files import AnyPath
 from ldmfilter.filter.decode import sound
 from ldmfilter.filter.forecast import check_horizons
 from ldmfilter.filter.linalg import one_thread
@@ -141,7 +141,7 @@ def score_runs(
     ahead: float | Sequence[float] = AHEAD,
     peers: Sequence[str] = (),
     progress: Told = False,
-    session: str | os.PathLike[str] | None = None,
+    session: AnyPath | None = None,
 ) -> Scores:
     """Score runs of one session, side by side; as `score`. `session` is where it lies now, None for where it lay.
 
@@ -152,7 +152,7 @@ def score_runs(
     return score({str(run.folder): run.model() for run in runs}, counts, ahead, peers, progress)
 
 
-def common_counts(runs: Sequence[Run], session: str | os.PathLike[str] | None = None) -> xr.DataArray:
+def common_counts(runs: Sequence[Run], session: AnyPath | None = None) -> xr.DataArray:
     """The counts of all runs. Raises: InputError, where they are of different sessions, or have other bins or units."""
     check_same_session(runs)
     counts = runs[0].recording(session)[1]

@@ -47,7 +47,7 @@ from ldmfilter.data.session import Session
 from ldmfilter.data.untrusted.remote import absolute
 from ldmfilter.data.windows import reserve
 from ldmfilter.errors import BusyError, InputError, TrainingError
-from ldmfilter.files import disk_errors, plain_name, write_bytes
+from ldmfilter.files import AnyPath, disk_errors, plain_name, write_bytes
 from ldmfilter.filter.candidates import candidates
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.model import MODEL_FILE
@@ -103,8 +103,8 @@ class Sweep:
     @classmethod
     def create(
         cls,
-        folder: str | os.PathLike[str] | None,
-        session: str | os.PathLike[str],
+        folder: AnyPath | None,
+        session: AnyPath,
         config: Config,
         grid: Mapping[str, Sequence],
         seeds: Sequence[int],
@@ -165,7 +165,7 @@ class Sweep:
         return found
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> Sweep:
+    def open(cls, folder: AnyPath) -> Sweep:
         """Open a sweep folder.
 
         Raises:
@@ -198,7 +198,7 @@ class Sweep:
         self.runs()
         return self.n_runs - self.ended
 
-    def recording(self, path: str | os.PathLike[str] | None = None) -> tuple[Session, xr.DataArray]:
+    def recording(self, path: AnyPath | None = None) -> tuple[Session, xr.DataArray]:
         """The session, and its counts (time, unit) that every run trains on, without the reserved time.
 
         It is read where it lies now, `path`, or where it lay. Raises: InputError, where it cannot be read, or has
@@ -224,7 +224,7 @@ class Sweep:
         """The combinations so far, the best first, those without a score last."""
         return group(self.runs())
 
-    def train(self, number: int, session: str | os.PathLike[str] | None = None) -> Generator[None, None, None]:
+    def train(self, number: int, session: AnyPath | None = None) -> Generator[None, None, None]:
         """Train one run, or go on with it from its checkpoint. It can be stopped at each yield: when the run begins, at
         each evaluation, and at its end. There is none where the run has ended, or another process trains it.
 
@@ -360,9 +360,7 @@ def _frozen(value: Any) -> Any:
 Moves = Generator[tuple[Sweep, SweepRun | InputError | TrainingError], None, None]
 
 
-def run_sweeps(
-    sweeps: Sequence[Sweep], session: str | os.PathLike[str] | None = None, executor: Executor | None = None
-) -> Moves:
+def run_sweeps(sweeps: Sequence[Sweep], session: AnyPath | None = None, executor: Executor | None = None) -> Moves:
     """Do what is missing in sweeps: every run that has not ended, in order, from its last checkpoint. It may be stopped
     at any moment. An error ends its sweep, not the others.
 
@@ -392,7 +390,7 @@ def run_sweeps(
             yield sweep, error
 
 
-def _run_here(runs: list[tuple[Sweep, int]], session: str | os.PathLike[str] | None) -> Moves:
+def _run_here(runs: list[tuple[Sweep, int]], session: AnyPath | None) -> Moves:
     failed = []
     for sweep, number in runs:
         if sweep in failed:
@@ -406,7 +404,7 @@ def _run_here(runs: list[tuple[Sweep, int]], session: str | os.PathLike[str] | N
             yield sweep, error
 
 
-def _run_on(executor: Executor, runs: list[tuple[Sweep, int]], session: str | os.PathLike[str] | None) -> Moves:
+def _run_on(executor: Executor, runs: list[tuple[Sweep, int]], session: AnyPath | None) -> Moves:
     tasks = [
         (os.path.abspath(sweep.folder), sweep.identity, number, absolute(session or sweep.session_path))
         for sweep, number in runs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from ldmfilter.analysis.report.sections import SECTIONS
 from ldmfilter.analysis.trials import choose_condition, read_trials
 from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError
-from ldmfilter.files import check_target, replacing
+from ldmfilter.files import AnyPath, check_target, replacing
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.runs import Run
 from ldmfilter.progress import Told, teller
@@ -66,7 +65,7 @@ class Report:
         """The page, in one file that needs no network."""
         return self.page
 
-    def write(self, path: str | os.PathLike[str], overwrite: bool = False) -> tuple[Path, Path]:
+    def write(self, path: AnyPath, overwrite: bool = False) -> tuple[Path, Path]:
         """Write the page, and its numbers beside it as JSON with the same stem: both whole or not at all.
 
         Parameters
@@ -98,7 +97,7 @@ class Report:
         return page, numbers
 
 
-def check_report(path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, Path]:
+def check_report(path: AnyPath, overwrite: bool) -> tuple[Path, Path]:
     """Paths of a report's page and numbers; called before the work, it refuses a wrong path at once.
 
     Raises:
@@ -111,7 +110,7 @@ def check_report(path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, P
 
 
 def report(
-    run: Run | str | os.PathLike[str],
+    run: Run | AnyPath,
     behavior: Sequence[str] = (),
     circular: Sequence[str] = (),
     min_speed: float = 0.0,
@@ -120,7 +119,7 @@ def report(
     window: tuple[float, float] | None = None,
     query: str | None = None,
     condition: str | None = None,
-    session: str | os.PathLike[str] | None = None,
+    session: AnyPath | None = None,
     tell: Told = None,
 ) -> Report:
     """A run's report, from its folder and its session.
