@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -14,11 +14,13 @@ from sklearn.model_selection import KFold, StratifiedKFold
 
 from ldmfilter.analysis.behavior import Behavior, align, speed, thin
 from ldmfilter.analysis.statistics import Array
-from ldmfilter.analysis.text import REASONS, show_report
 from ldmfilter.data.tables import shorten
 from ldmfilter.data.windows import outside, stretches
 from ldmfilter.errors import InputError
-from ldmfilter.text import plain
+from ldmfilter.text import plain, print_lines
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 GUARD = 2.0  # s between bins of different use: several time constants of the counts
 FOLDS = 5
@@ -26,6 +28,18 @@ LEAST_FOLDS = 4  # for intervals: one judges, one calibrates, and two are needed
 BLOCK_SECONDS = (10.0, 60.0)  # a block is a tenth of the judged time, but not shorter or longer
 LEAST_BINS = 10  # a block of fewer usable bins is left out
 MOST_CONTROL = 5_000  # bins of the control
+REASONS = {
+    "trained": "that training saw",
+    "guard": "at the edges of blocks",
+    "short block": "in blocks of too few bins",
+    "unobserved": "without a frame of observed counts",
+    "nan": "without a value",
+    "lost": "where tracking was lost",
+    "gap": "in gaps of the behaviour",
+    "outside": "before, after or between its times",
+    "slow": "slower than --min-speed",
+    "rare": "of classes in too few trials",
+}
 
 
 #: The block (time,) of each bin, -1 for none; the exclusion reason (time,), "" inside a block; True if training never
@@ -111,15 +125,41 @@ def count_reasons(reason: Array) -> dict[str, int]:
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
+def reason_in_words(name: str) -> str:
+    """The exclusion reason of bins, as it is read after their number.
+
+    >>> reason_in_words("trained"), reason_in_words("used")
+    ('that training saw', 'used')
+    """
+    return REASONS.get(name, name)
+
+
+@dataclass(frozen=True)
+class Surrogates:
+    """Scores of behaviour that was shifted in a circle among the judged bins, or shuffled among trials.
+
+    shifts: their number; shifted_*: mean and 95th percentile; p: share of these, and the behaviour itself, that are
+        read as well
+    """
+
+    shifts: int
+    shifted_mean: float
+    shifted_95: float
+    p: float
+
+
 @dataclass(frozen=True, repr=False)
 class Judged:
-    """The bins of a report on one variable.
+    """A report on one variable: its bins, and the accuracy of its readouts.
 
     bins: number of bins that are used, and of others by exclusion reason
     blocks, folds: their number; guard: s between blocks of different use
     min_speed: bins in which the first variable changes more slowly, its unit per s, are left out
     held_out: whether training never saw the judged bins
     note: assumptions about the behaviour, or why something is missing
+    readouts: the score of each kind on the test blocks, but of networks for few bins; empty without test blocks
+    chosen: the readout with the least error on all judged blocks
+    read: the score of each fold's chosen readout; None without test blocks
     """
 
     name: str
@@ -131,9 +171,31 @@ class Judged:
     guard: float
     min_speed: float
     held_out: bool
+    readouts: Mapping[str, Any]
+    chosen: str
+    read: Any
 
     def __repr__(self) -> str:
-        return plain(lambda console: show_report(console, self))  # type: ignore[arg-type]
+        return plain(self.show)
+
+    def show(self, console: Console) -> None:
+        """Print the bins of the variable, and the scores of its readouts."""
+        left = ", ".join(f"{n} {reason_in_words(why)}" for why, n in self.bins.items() if why != "used")
+        blocks = f"{self.blocks} block{'s' if self.blocks != 1 else ''}"
+        print_lines(console, f"{self.path}{self.kind}, {self.name} in the store", style="bold")
+        print_lines(
+            console, f"{self.bins['used']} bins in {blocks}" + (f"; left out {left}" if left else ""), self.note
+        )
+
+    @property
+    def kind(self) -> str:
+        """What is special of the variable, in words that follow its path."""
+        raise NotImplementedError
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Scores of what is read, each fold by the readout that is best on the others, and of each readout alone."""
+        return {"as read: by the best on other blocks": self.read, **self.readouts} if self.read else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +329,7 @@ def _usable(variable: Behavior, truth: Array, block: Array, reason: Array, where
     InputError, where too few bins are left."""
     used = reason == "used"
     if not used.any():
-        left = ", ".join(f"{n} {REASONS.get(why, why)}" for why, n in count_reasons(reason).items())
+        left = ", ".join(f"{n} {reason_in_words(why)}" for why, n in count_reasons(reason).items())
         raise InputError(f"{where}: no bin is left to read it in ({left}); lower --min-speed or reserve time")
     if variable.stop is None:
         short = used & (np.bincount(block[used], minlength=block.max() + 1)[block] < LEAST_BINS)

@@ -8,8 +8,8 @@ chosen by log loss on inner folds of the others.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -20,10 +20,14 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from ldmfilter.analysis.bayesian_decoder import decode_counts
 from ldmfilter.analysis.behavior import cross, thin
-from ldmfilter.analysis.blocks import Bins, Judged, against_surrogates
+from ldmfilter.analysis.blocks import Bins, Judged, Surrogates, against_surrogates
 from ldmfilter.analysis.intervals import block_means
 from ldmfilter.analysis.nested import MOST_FITTED, NEIGHBOURS
 from ldmfilter.analysis.statistics import Array
+from ldmfilter.text import print_lines, print_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SHRINKAGES = (0.1, 0.01)  # of the covariance within classes: candidates, the first is the control's
 STEPS = 10  # of probability, in which calibration is judged
@@ -41,16 +45,10 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
-class ClassControl:
-    """Balanced accuracy of the linear classifier: `accuracy` of the classes as they were, shifted_* when they are
-    shifted in a circle among the judged bins, or shuffled among trials; p: share of these, and the classes
-    themselves, that are read as well."""
+class ClassControl(Surrogates):
+    """Balanced accuracy of the linear classifier of surrogates, and `accuracy` of the classes as they were."""
 
-    shifts: int
     accuracy: float
-    shifted_mean: float
-    shifted_95: float
-    p: float
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,7 @@ class ClassReport(Judged):
     """
 
     classes: list[str]
-    readouts: dict[str, ClassScore]
-    chosen: str
     chance: float
-    read: ClassScore | None = None
     accuracy_se: float = math.nan
     recall: dict[str, float] = field(default_factory=dict)
     control: ClassControl | None = None
@@ -101,6 +96,39 @@ class ClassReport(Judged):
         """Plain types, as JSON holds them; keys as of `BehaviorReport` where both have them."""
         same: dict[str, Any] = {"unit": "", "period": None, "circular": False, "categories": True, "intervals": []}
         return {**asdict(self), **same, "calibrated": bool(self.calibration)}
+
+    @property
+    def kind(self) -> str:
+        """What is special of the variable, in words that follow its path."""
+        return f", {len(self.classes)} classes"
+
+    def row(self) -> tuple[str, str, str]:
+        """Accuracy, error and coverage, in words."""
+        return f"balanced {self.read.balanced_accuracy:.1%}, chance {self.chance:.1%}" if self.read else "", "", ""
+
+    def show(self, console: Console) -> None:
+        """Print the scores of each classifier, beside the supervised decoder and chance, and the calibration."""
+        super().show(console)
+        rows = [
+            (name, f"{score.balanced_accuracy:.1%}", f"{score.accuracy:.1%}", f"{score.log_loss:.3g}")
+            for name, score in self.scores.items()
+        ]
+        others = {"a guess": self.chance}
+        if self.decoder:
+            others = {f"Bayesian decoder, {self.decoder.window:g} s": self.decoder.balanced_accuracy} | others
+        if self.control:
+            others["shifted or shuffled, 95th percentile"] = self.control.shifted_95
+        rows += [(name, f"{accuracy:.1%}", "", "") for name, accuracy in others.items()]
+        print_table(console, ["readout", ">balanced accuracy", ">accuracy", ">nats a bin"], rows)
+        if self.control:
+            print_lines(console, f"p {self.control.p:.2g} against {self.control.shifts} surrogates")
+        if self.recall:
+            print_lines(console, "read right: " + ", ".join(f"{name} {one:.0%}" for name, one in self.recall.items()))
+        if self.calibration:
+            steps = [
+                (f"{i.probability:.1%}", f"{i.share:.1%} +- {i.share_se:.1%}", f"{i.pairs:,}") for i in self.calibration
+            ]
+            print_table(console, ["probability", ">share", ">bins and classes"], steps)
 
 
 def read_classes(bins: Bins, counts: xr.DataArray | None, shifts: int) -> tuple[ClassReport, dict[str, Any]]:
@@ -122,28 +150,29 @@ def read_classes(bins: Bins, counts: xr.DataArray | None, shifts: int) -> tuple[
     tested, present = bins.tested, np.unique(bins.truth[rows]).astype(int)
     truth, told, block = bins.truth[tested].astype(int), probability[tested], bins.block[tested]
     seen = "" if bins.held_out or bins.note else "training saw all of the time: the readout is not judged on new time"
-    report = ClassReport(
-        **bins.about(seen),
-        classes=[variable.label(value) for value in range(variable.kinds)],
-        readouts={kind: _score(truth, values[tested]) for kind, values in by_kind.items()},
-        chosen=chosen,
-        chance=1 / present.size,
-    )
+    judged: dict[str, Any] = {}
     if tested.any():
         right = told.argmax(1) == truth
         recall = recall_score(truth, told.argmax(1), labels=present, average=None)
         calibration = _calibration(truth, told, block)
         off = [abs(one.share - one.probability) for one in calibration]
-        report = replace(
-            report,
-            read=_score(truth, told),
-            control=_control(bins, shifts),
-            decoder=None if counts is None else _decoder(bins, counts),
-            recall={variable.label(value): float(one) for value, one in zip(present, recall, strict=True)},
-            accuracy_se=block_means(block, right=right)["right_se"],
-            calibration=calibration,
-            calibration_error=float(np.average(off, weights=[one.pairs for one in calibration])),
-        )
+        judged = {
+            "control": _control(bins, shifts),
+            "decoder": None if counts is None else _decoder(bins, counts),
+            "recall": {variable.label(value): float(one) for value, one in zip(present, recall, strict=True)},
+            "accuracy_se": block_means(block, right=right)["right_se"],
+            "calibration": calibration,
+            "calibration_error": float(np.average(off, weights=[one.pairs for one in calibration])),
+        }
+    report = ClassReport(
+        **bins.about(seen),
+        classes=[variable.label(value) for value in range(variable.kinds)],
+        readouts={kind: _score(truth, values[tested]) for kind, values in by_kind.items()},
+        chosen=chosen,
+        read=_score(truth, told) if tested.any() else None,
+        chance=1 / present.size,
+        **judged,
+    )
     return report, _variables(bins, probability)
 
 

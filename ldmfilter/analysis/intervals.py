@@ -35,6 +35,7 @@ _LEAST_WIDTH = 0.003  # of the behaviour's range: least blur of a distribution
 _COMPARED = (0.8, 0.95)  # levels at which intervals that follow the state are compared with others
 _MOST_COMPARED = 600  # bins, to that end
 _CHUNK = 8_192  # bins handled at a time
+SPIKES, SPEED = "spikes in the last second", "speed"  # what judged bins are ordered by, with width and value
 BAND = 0.03  # coverage of each third may differ from its level by as much
 TAIL = 4.0  # widths beyond the outermost error, where a distribution is taken to end
 QUANTILES = (np.arange(100) + 0.5) / 100  # that the CRPS is summed over
@@ -86,6 +87,21 @@ class Third:
     width: float
     width_se: float
     outside: bool
+
+    def where(self, unit: str) -> str:
+        """What the bins were ordered by, and its range in them, where the behaviour has this unit."""
+        return f"{self.by} of {self.low:.3g} to {self.high:.3g}{unit_of(self.by, unit)}"
+
+
+def unit_of(by: str, unit: str) -> str:
+    """The unit of what a third is ordered by, with a space before it, where the behaviour has this one.
+
+    >>> unit_of("speed", "cm"), unit_of("value", "cm"), unit_of("speed", "")
+    (' cm/s', ' cm', '')
+    """
+    if not unit or by == SPIKES:
+        return ""
+    return f" {unit}/s" if by == SPEED else f" {unit}"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from ldmfilter.analysis.baselines import NO_MEMORY, Baseline, causal_pca, log_li
 from ldmfilter.analysis.judged import Bins, bins_of, excerpt, thinned
 from ldmfilter.analysis.score import Judge, means_without
 from ldmfilter.analysis.statistics import Array
-from ldmfilter.analysis.text import unit_of
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import apart
 from ldmfilter.data.prepare import as_counts
@@ -193,8 +192,7 @@ class Measures:
         """The thirds of bins in which intervals of behaviour hold too few or too many, in words; where chance may
         explain all, that which is furthest off."""
         return "; ".join(
-            f"{third.coverage:.1%} of {one.name} in bins with {third.by} of {third.low:.3g} to {third.high:.3g}"
-            + unit_of(third.by, getattr(one, "unit", ""))
+            f"{third.coverage:.1%} of {one.name} in bins with {third.where(getattr(one, 'unit', ''))}"
             for third, one in [pair for pair in self.thirds if pair[0].outside] or self.thirds[:1]
         )
 

@@ -11,26 +11,29 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from ldmfilter.analysis.bayesian_decoder import Decoder, decode_counts
 from ldmfilter.analysis.behavior import Behavior, as_behavior, cross, r2, score, speed
-from ldmfilter.analysis.blocks import GUARD, LEAST_FOLDS, Bins, Judged, against_surrogates, bins_of
+from ldmfilter.analysis.blocks import GUARD, LEAST_FOLDS, Bins, Judged, Surrogates, against_surrogates, bins_of
 from ldmfilter.analysis.classes import ClassReport, read_classes
 from ldmfilter.analysis.intervals import LEVELS as LEVELS
-from ldmfilter.analysis.intervals import DistributionScore, IntervalScore, Reader, Third, VariableReading
+from ldmfilter.analysis.intervals import SPEED, SPIKES, DistributionScore, IntervalScore, Reader, Third, VariableReading
 from ldmfilter.analysis.nested import FAST as FAST
 from ldmfilter.analysis.nested import READOUTS, Readout, keys_of, predict_all
 from ldmfilter.analysis.statistics import Array
-from ldmfilter.analysis.text import SPEED, SPIKES
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import frame_bins, sum_frames
 from ldmfilter.errors import InputError
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.html import table
+from ldmfilter.text import print_lines, print_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SHIFTS = 99  # of the control
 
@@ -44,21 +47,14 @@ class ReadoutScore:
 
 
 @dataclass(frozen=True)
-class Control:
-    """Readout of behaviour that was shifted in a circle among the judged bins, or shuffled among trials.
+class Control(Surrogates):
+    """Readout of surrogates of the behaviour, by R2, beside that of the behaviour as it was, `r2`.
 
-    Only the fast readouts, `linear` and `neighbours`, are fitted to shifted behaviour. So r2 is theirs too, and may
-    be below that of `BehaviorReport.read`.
-
-    r2: of the best fast readout, with the behaviour as it was; shifted_*: of the best one for each shift; p: share of
-    shifts, and the behaviour itself, that are read as well
+    Only the fast readouts, `linear` and `neighbours`, of which the best counts, are fitted to surrogates. So r2 is
+    theirs too, and may be below that of `BehaviorReport.read`.
     """
 
-    shifts: int
     r2: float
-    shifted_mean: float
-    shifted_95: float
-    p: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,11 +63,9 @@ class BehaviorReport(Judged):
 
     As `Judged`, and
     calibrated: whether the intervals were calibrated
-    readouts: each of `READOUTS` on the test blocks, but networks for few bins; empty without test blocks
-    chosen: the readout with the least error on all judged blocks; chosen_in: share of the folds that are read by it
+    chosen_in: share of the folds that are read by the chosen readout
     follow_state: share of the folds whose intervals are made of errors near the state, not of all errors; 0 without
         intervals
-    read: of each fold its chosen readout, as `<name>_mean` holds them
     intervals: one for each level, empty where not calibrated
     distribution: score of the distribution whose quantiles are the bounds of all intervals; None where not calibrated
     thirds: coverage and width of intervals of level `ci` in thirds of the judged bins by spikes in the last second,
@@ -82,11 +76,8 @@ class BehaviorReport(Judged):
     unit: str
     period: float | None
     calibrated: bool
-    readouts: dict[str, ReadoutScore]
-    chosen: str
     chosen_in: float
     follow_state: float
-    read: ReadoutScore | None
     control: Control | None
     decoder: Decoder | None
     intervals: tuple[IntervalScore, ...]
@@ -102,6 +93,67 @@ class BehaviorReport(Judged):
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON holds them."""
         return {**asdict(self), "circular": self.circular, "categories": False}
+
+    @property
+    def kind(self) -> str:
+        """What is special of the variable, in words that follow its path."""
+        return ", circular" * self.circular
+
+    def row(self) -> tuple[str, str, str]:
+        """Accuracy, error and coverage, in words."""
+        of = [i for i in self.intervals if i.level == 0.95]
+        accuracy, error = "", ""
+        if self.read:
+            accuracy, error = f"R2 {self.read.r2:.3f}", f"{self.read.median_error:.3g} {self.unit}, the median"
+        return accuracy, error, "".join(f"{i.coverage:.1%}, {i.width:.3g} {self.unit} wide" for i in of)
+
+    def show(self, console: Console) -> None:
+        """Print the scores of each readout, beside the supervised decoder and chance, and of the intervals."""
+        super().show(console)
+        rows = [(name, f"{score.r2:.3f}", f"{score.median_error:.3g}") for name, score in self.scores.items()]
+        read, decoder, unit = self.read, self.decoder, self.unit or "its unit"
+        if decoder:
+            rows.append((f"Bayesian decoder, {decoder.window:g} s", f"{decoder.r2:.3f}", f"{decoder.median_error:.3g}"))
+        if self.control:
+            rows.append(("shifted behaviour, 95th percentile", f"{self.control.shifted_95:.3f}", ""))
+        if rows:
+            print_table(console, ["readout", ">R2", f">median error, {unit}"], rows)
+        if self.control:
+            best = f"of the best of the fast readouts (R2 {self.control.r2:.3f})"
+            print_lines(console, f"p {self.control.p:.2g} against {self.control.shifts} shifts, {best}")
+        if read and decoder and (decoder.r2 < read.r2) != (decoder.median_error > read.median_error):
+            print_lines(console, "R2 and median error disagree: R2 counts few large errors most, the median not at all")
+        if self.intervals:
+            levels = [
+                (
+                    f"{i.level:.0%}",
+                    f"{i.coverage:.1%} +- {i.coverage_se:.1%}",
+                    f"{i.width:.3g} +- {i.width_se:.2g}",
+                    f"{i.score:.4g} +- {i.score_se:.2g}",
+                    f"{min(i.constant_score, i.same_coverage_score):.4g}",
+                )
+                for i in self.intervals
+            ]
+            heads = ["interval", ">covers", f">width, {unit}", ">Winkler score", ">best at one width"]
+            print_table(console, heads, levels)
+            print_lines(console, "Winkler score: the width, and more for values outside; the lower the better")
+        if self.value_range:
+            low, high = self.value_range
+            print_lines(console, f"{self.name} goes from {low:.3g} to {high:.3g} {self.unit}".rstrip())
+        if one := self.distribution:
+            rank = f"{one.width_rank:.2f} +- {one.width_rank_se:.2f}"
+            print_lines(
+                console,
+                f"CRPS {one.crps:.4g} +- {one.crps_se:.2g} {self.unit}".rstrip(),
+                f"rank correlation of width and error {rank} (0: widths tell nothing of the error)",
+            )
+        off = [
+            f"intervals hold {third.coverage:.1%} +- {third.coverage_se:.1%} in bins with {third.where(self.unit)}"
+            for third in self.thirds
+            if third.outside
+        ]
+        end = "where they hold more than their level they are wider than needed, where less too narrow"
+        print_lines(console, *off, end if off else "")
 
 
 AnyReport = BehaviorReport | ClassReport
@@ -135,20 +187,11 @@ class Reading:
     def _repr_html_(self) -> str:
         """For a notebook: a row for each variable."""
         heads = ("behaviour", "read by", "accuracy", "error", "95 % intervals hold", "p", "")
-        return table("behaviour, read from states", map(_row, self.reports), heads)
-
-
-def _row(one: AnyReport) -> tuple[str, ...]:
-    """A report as a row: name, readout, R2 or balanced accuracy, median error, coverage, p of the control, note."""
-    accuracy = error = coverage = ""
-    if isinstance(one, ClassReport):
-        accuracy = f"balanced {one.read.balanced_accuracy:.1%}, chance {one.chance:.1%}" if one.read else ""
-    else:
-        error = f"{one.read.median_error:.3g} {one.unit}, the median" if one.read else ""
-        accuracy = f"R2 {one.read.r2:.3f}" if one.read else ""
-        of = [i for i in one.intervals if i.level == 0.95]
-        coverage = "".join(f"{i.coverage:.1%}, {i.width:.3g} {one.unit} wide" for i in of)
-    return one.name, one.chosen, accuracy, error, coverage, f"{one.control.p:.2g}" if one.control else "", one.note
+        rows = (
+            (one.name, one.chosen, *one.row(), f"{one.control.p:.2g}" if one.control else "", one.note)
+            for one in self.reports
+        )
+        return table("behaviour, read from states", rows, heads)
 
 
 def read_behavior(

@@ -23,8 +23,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.environment import TemplateModule
 from markupsafe import Markup, escape
 
+from ldmfilter.analysis.blocks import reason_in_words
+from ldmfilter.analysis.intervals import unit_of
 from ldmfilter.analysis.plots import COLOURS
-from ldmfilter.analysis.text import reason_in_words, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
