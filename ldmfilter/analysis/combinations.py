@@ -130,12 +130,12 @@ class SweepRun:
         number: its place in the sweep.
         options: the swept options, by their names in `FilterConfig`.
         seed: of everything random.
+        folder: its run folder.
         state: "waiting", "started" (running now, or left behind), "done" or "failed" (collapsed or diverged).
         score: prediction of spikes ahead in training, bits per spike; None where there is none (yet).
         step, effective_rank: the kept step while and after training, and the rank of held-out z there.
         seconds: of training, without those of a process that was killed.
         reason: why it failed, else "".
-        folder: its run folder.
         trained: share of its steps that is done.
         hidden_units: that row of `score`, on reserved time, bits per spike; None where there is none.
     """
@@ -143,13 +143,13 @@ class SweepRun:
     number: int
     options: Options
     seed: int
-    state: str
-    score: float | None
-    step: int | None
-    effective_rank: float | None
-    seconds: float
-    reason: str
     folder: Path
+    state: str = "waiting"
+    score: float | None = None
+    step: int | None = None
+    effective_rank: float | None = None
+    seconds: float = 0.0
+    reason: str = ""
     trained: float = 0.0
     hidden_units: float | None = None
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 import os
 import shutil
 import time
@@ -53,7 +52,7 @@ from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.model import MODEL_FILE
 from ldmfilter.filter.runs import RUNS, Run
 from ldmfilter.filter.training import Training, read_history
-from ldmfilter.tensors import damaged, read_tensors
+from ldmfilter.tensors import read_tensors, reading
 from ldmfilter.text import finite
 from ldmfilter.version import __version__
 
@@ -174,7 +173,7 @@ class Sweep:
         path = Path(folder) / _SWEEP
         if not path.is_file():
             raise InputError(f"{folder}: is not a sweep folder (no {_SWEEP}); name one that `ldmfilter sweep` made")
-        try:
+        with reading(path):
             about = json.loads(path.read_text(encoding="utf-8"))
             if (made := about["format"]) != SWEEP_FORMAT:
                 by = f", made by ldmfilter {about.get('package_version')}, is"
@@ -182,10 +181,6 @@ class Sweep:
                 older = " is not read any more; sweep anew. Its runs are run folders like any other"
                 raise InputError(f"{path}: sweep format {made}{newer if made > SWEEP_FORMAT else older}")
             return cls(path.parent, about)
-        except InputError:
-            raise
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"{path}: damaged ({type(error).__name__}); sweep anew") from None
 
     @property
     def n_runs(self) -> int:
@@ -277,8 +272,9 @@ class Sweep:
     def _read(self, number: int, options: Options, seed: int) -> SweepRun:
         if number in self._known:
             return self._known[number]
-        run = SweepRun(number, options, seed, "waiting", None, None, None, 0.0, "", self.folder / f"{number:03d}")
-        run = _read_run(run, _steps(self.config.replace(**options)))
+        run = SweepRun(number, options, seed, self.folder / f"{number:03d}")
+        if run.folder.exists():
+            run = replace(run, **_state_of(run.folder, _steps(self.config.replace(**options))))
         if run.ended:
             self._known[number] = run
         return run
@@ -306,39 +302,28 @@ def _hidden_units(run: Run, counts: xr.DataArray) -> float | None:
         return None
 
 
-def _read_run(run: SweepRun, steps: int) -> SweepRun:
-    """A waiting run, as its folder tells of it. Raises: InputError, where a file in it is damaged."""
-    if not run.folder.exists():
-        return run
+def _state_of(folder: Path, steps: int) -> dict[str, Any]:
+    """The state of a run of so many steps, as its folder tells of it. Raises: InputError, where a file is damaged."""
     outcome: dict[str, Any] = {"seconds": 0.0, "ended": False, "reason": ""}
-    header: dict[str, Any] = {}
-    path = run.folder / _OUTCOME
-    try:
+    with reading(path := folder / _OUTCOME):
         if path.exists():
             outcome = json.loads(path.read_text(encoding="utf-8"))
         ended, seconds, reason = outcome["ended"], float(outcome["seconds"]), str(outcome["reason"])
         hidden = outcome.get("hidden_units")  # none of a sweep of before
         hidden = None if hidden is None else float(hidden)
-        path = run.folder / MODEL_FILE
-        if path.exists():
-            header = read_tensors(path)[1]
+    with reading(path := folder / MODEL_FILE):
+        header: dict[str, Any] = read_tensors(path)[1] if path.exists() else {}
         history, kept = read_history(header.get("history", [])), header.get("kept", {})
-    except InputError:
-        raise
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise damaged(path, error) from None
+    found = {"state": "done" if ended and history else "started", "seconds": seconds, "hidden_units": hidden}
     if history:
-        score, step = kept.get("bits_per_spike"), kept.get("kept_step", history[-1].kept_step)
-        score = None if score is None or not math.isfinite(score) else score
+        score, step = finite(kept.get("bits_per_spike")), kept.get("kept_step", history[-1].kept_step)
         own = (one for one in history if (one.candidate, one.step) == (kept.get("name", ""), step))
         done = sum({one.candidate: one.step for one in history}.values()) / steps
-        rank = next(own, history[-1]).effective_rank
-        run = replace(run, score=score, step=step, effective_rank=rank, trained=1.0 if ended else min(0.99, done))
+        found |= {"score": score, "step": step, "effective_rank": next(own, history[-1]).effective_rank}
+        found["trained"] = 1.0 if ended else min(0.99, done)
         if ended and kept and score is None:
             reason = reason or "no spikes could be predicted on held-out time; try a longer span"
-    state = "done" if ended and history else "started"
-    run = replace(run, state=state, seconds=seconds, reason=reason, hidden_units=hidden)
-    return replace(run, state="failed", score=None, trained=1.0) if reason else run
+    return found | ({"reason": reason, "state": "failed", "score": None, "trained": 1.0} if reason else {})
 
 
 @functools.lru_cache(maxsize=1)

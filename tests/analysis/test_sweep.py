@@ -230,7 +230,7 @@ def test_combinations():
 
 def run(number, latent_dim, seed, score, tmp_path):
     state = "done" if score is not None else "failed"
-    return SweepRun(number, {"latent_dim": latent_dim}, seed, state, score, 50, 2.0, 1.0, "", tmp_path)
+    return SweepRun(number, {"latent_dim": latent_dim}, seed, tmp_path, state, score, 50, 2.0, 1.0)
 
 
 @pytest.fixture
