@@ -105,12 +105,47 @@ class Scores:
         return [name for name in next(iter(self.rows.values())) if name not in {*self.widths, *self.peers}]
 
     def __repr__(self) -> str:
-        return plain(lambda console: show_scores(console, self))
+        return plain(self.show)
 
     def _repr_html_(self) -> str:
         """For a notebook: the same table."""
-        heads, rows = score_table(self)
-        return table("score", rows, [head.lstrip(">") for head in heads], "; ".join(score_notes(self)))
+        heads, rows = self._table()
+        return table("score", rows, [head.lstrip(">") for head in heads], "; ".join(self._notes()))
+
+    def show(self, console: Console) -> None:
+        """Print a table of scores, and notes."""
+        print_table(console, *self._table())
+        print_lines(console, *self._notes())
+
+    def _table(self) -> tuple[list[str], list[tuple[str, ...]]]:
+        """Heads and rows: a column for each source of states, the lead of each filter, that of the first over
+        others."""
+        first, *others = self.models
+        leads = {"lead over the best of the simpler methods": (first, list(self.widths))}
+        if others:
+            leads = {f"lead of {name}": (name, list(self.widths)) for name in self.models}
+            leads |= {f"lead of {first} over {name}": (first, [name]) for name in others}
+        sources = [
+            f">{source}, {self.widths[source]:g} s" if source in self.widths else f">{source}"
+            for source in next(iter(self.rows.values()))
+        ]
+        return [self.unit, *sources, *leads], [
+            (name, *map(_number, row.values()), *(_lead(row, *pair) for pair in leads.values()))
+            for name, row in self.rows.items()
+        ]
+
+    def _notes(self) -> list[str]:
+        """Lines that say which bins and units are scored, and the reasons for scores that are missing."""
+        left = f"; {self.silent} left out, which never fire on held-out time or in training" if self.silent else ""
+        spikes = f" with {self.spikes} spikes" * (self.spikes > 0)
+        notes = [
+            f"{self.judged} held-out bins, {self.units} units{spikes}{left}; in brackets standard errors over blocks of "
+            "time"
+        ]
+        if self.peers:
+            seen = "have seen bins to come: not judged ahead, and not counted in the lead"
+            notes.append(f"{'; '.join(self.peers)}: {seen}")
+        return notes + [f"{name}: not judged: {reason}" for name, reason in self.missing.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """Scores in plain types, as JSON takes them.
@@ -428,40 +463,6 @@ def _told(tell: Callable[[str], None], name: str, states: States, hidden: Array)
     """Tell of states that take long, then make them."""
     tell(f"{name}, {hidden.size} units hidden")
     return states(hidden)
-
-
-def score_table(scores: Scores) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Heads and rows: a column for each source of states, the lead of each filter, that of the first over others."""
-    widths, (first, *others) = scores.widths, scores.models
-    sources = [
-        f">{source}, {widths[source]:g} s" if source in widths else f">{source}"
-        for source in next(iter(scores.rows.values()))
-    ]
-    leads = {"lead over the best of the simpler methods": (first, list(widths))}
-    if others:
-        leads = {f"lead of {name}": (name, list(widths)) for name in scores.models}
-        leads |= {f"lead of {first} over {name}": (first, [name]) for name in others}
-    return [scores.unit, *sources, *leads], [
-        (name, *map(_number, row.values()), *(_lead(row, *pair) for pair in leads.values()))
-        for name, row in scores.rows.items()
-    ]
-
-
-def score_notes(scores: Scores) -> list[str]:
-    """Lines that say which bins and units are scored, and the reasons for scores that are missing."""
-    left = f"; {scores.silent} left out, which never fire on held-out time or in training" if scores.silent else ""
-    spikes = f" with {scores.spikes} spikes" * (scores.spikes > 0)
-    of = f"{scores.judged} held-out bins, {scores.units} units{spikes}{left}"
-    errors = "in brackets standard errors over blocks of time"
-    later = [f"{'; '.join(scores.peers)}: have seen bins to come: not judged ahead, and not counted in the lead"]
-    missing = [f"{name}: not judged: {reason}" for name, reason in scores.missing.items()]
-    return [f"{of}; {errors}", *later[: len(scores.peers)], *missing]
-
-
-def show_scores(console: Console, scores: Scores) -> None:
-    """A table of scores, and notes."""
-    print_table(console, *score_table(scores))
-    print_lines(console, *score_notes(scores))
 
 
 def _number(one: SpikesAhead) -> str:
