@@ -13,7 +13,8 @@ from sklearn.decomposition import PCA, FactorAnalysis
 from torch import Tensor
 
 from ldmfilter.analysis.judged import Bins
-from ldmfilter.analysis.statistics import Array, covariance, log_likelihood, normalised
+from ldmfilter.analysis.statistics import covariance, log_likelihood, normalised
+from ldmfilter.data.tables import Array
 from ldmfilter.filter.kalman import LinearGaussian, filter, smooth
 from ldmfilter.filter.linalg import linear_recurrence, safe_cholesky, stationary_covariance, symmetrise
 from ldmfilter.filter.spikes_ahead import standardised
@@ -152,57 +153,41 @@ def _first_guess(x: Array, starts: Array, state_dim: int) -> LinearGaussian:
     return LinearGaussian(a, q, c, r, b=a.new_zeros(n), P0=stationary_covariance(a, q))
 
 
-def smoothed_roots(
-    counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False, width: float = SMOOTHING
-) -> Array:
+def smoothed_roots(bins: Bins, width: float = SMOOTHING) -> Array:
     """Exponential averages (time, unit) of the past root counts less their mean, with a time constant of `width` s;
-    of a signal those of its standardised channels. A unit without a spike in the bins `fit` is 0: no readout could
-    learn what its spikes elsewhere tell, and their traces in `fit` are as small as one likes.
-
-    Args:
-        counts: (time, unit), NaN where a unit is not observed, which then enters as its mean.
-        starts: (time,) bool, the first bins of gap-free stretches, where the averages begin at the mean.
-        fit: (time,) bool, the bins that a mean is fitted to.
-        bin_size: s.
-        signal: whether they are a signal.
-        width: s.
-    """
-    centred = centred_roots(counts, fit, signal)
-    forget = math.exp(-bin_size / width)
-    parts = np.split(centred, np.flatnonzero(starts)[1:])
+    of a signal those of its standardised channels. They begin at the mean in each gap-free stretch, and a unit that is
+    not observed enters as its mean. A unit without a spike in `bins.fit` is 0: no readout could learn what its spikes
+    elsewhere tell, and their traces there are as small as one likes."""
+    forget = math.exp(-bins.size / width)
+    parts = np.split(centred_roots(bins), np.flatnonzero(bins.starts)[1:])
     return np.concatenate([lfilter([1 - forget], [1, -forget], part, axis=0) for part in parts])
 
 
-def centred_roots(counts: Array, fit: Array, signal: bool = False) -> Array:
-    """Root counts (time, unit) less their mean, of a signal its standardised channels, as `smoothed_roots` averages
-    them."""
-    roots = counts.astype(np.float64)
-    roots = standardised(roots, fit) if signal else np.sqrt(roots)
-    seen = ~np.isnan(roots[fit])
-    mean = np.where(seen, roots[fit], 0).sum(0) / np.maximum(seen.sum(0), 1)
-    centred: Array = np.where(np.nan_to_num(roots[fit]).any(0), np.nan_to_num(roots - mean), 0)
-    return centred
+def centred_roots(bins: Bins) -> Array:
+    """Root counts (time, unit) less their mean in `bins.fit`, of a signal its standardised channels, as
+    `smoothed_roots` averages them."""
+    roots = bins.counts.astype(float)
+    roots = standardised(roots, bins.fit) if bins.signal else np.sqrt(roots)
+    fitted = roots[bins.fit]
+    seen = ~np.isnan(fitted)
+    mean = np.where(seen, fitted, 0).sum(0) / np.maximum(seen.sum(0), 1)
+    return np.asarray(np.where(np.nan_to_num(fitted).any(0), np.nan_to_num(roots - mean), 0))
 
 
-def causal_pca(
-    counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False, width: float = SMOOTHING
-) -> Array:
-    """States (time, dim) of no model: the `DIMS` first principal components of `smoothed_roots`, of the same arguments;
-    the components are fitted to the bins `fit`."""
-    smooth = smoothed_roots(counts, starts, fit, bin_size, signal, width)
-    states: Array = PCA(min(DIMS, counts.shape[1]), random_state=0).fit(smooth[fit]).transform(smooth)
-    return states
+def causal_pca(bins: Bins, width: float = SMOOTHING) -> Array:
+    """States (time, dim) of no model: the `DIMS` first principal components of `smoothed_roots`, fitted to the bins
+    `bins.fit`."""
+    smooth = smoothed_roots(bins, width)
+    pca = PCA(min(DIMS, smooth.shape[1]), random_state=0).fit(smooth[bins.fit])
+    return np.asarray(pca.transform(smooth))
 
 
-def factor_analysis(
-    counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False, width: float = SMOOTHING
-) -> Array:
+def factor_analysis(bins: Bins, width: float = SMOOTHING) -> Array:
     """States (time, dim) as `causal_pca`, by factor analysis: means of the factors given `smoothed_roots`."""
-    smooth = smoothed_roots(counts, starts, fit, bin_size, signal, width)
-    dims = n_factors(counts.shape[1])
+    smooth = smoothed_roots(bins, width)
     # It ends when a step adds less than 1 nat to all fitted bins together.
-    states: Array = FactorAnalysis(dims, tol=1.0, svd_method="lapack").fit(smooth[fit]).transform(smooth)
-    return states
+    factors = FactorAnalysis(n_factors(smooth.shape[1]), tol=1.0, svd_method="lapack").fit(smooth[bins.fit])
+    return np.asarray(factors.transform(smooth))
 
 
 def n_factors(units: int) -> int:
@@ -210,7 +195,7 @@ def n_factors(units: int) -> int:
     return max(1, min(DIMS, int(units + 0.5 - math.sqrt(2 * units + 0.25))))
 
 
-#: States of simpler methods, by name: functions of counts, as `smoothed_roots` takes them.
+#: States of simpler methods, by name.
 STATES: dict[str, Callable[..., Array]] = {
     "smoothed counts": smoothed_roots,
     "causal PCA": causal_pca,

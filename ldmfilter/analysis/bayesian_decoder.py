@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from ldmfilter.analysis.behavior import Behavior, cross, thin
 from ldmfilter.analysis.blocks import Bins
-from ldmfilter.analysis.statistics import Array
+from ldmfilter.data.tables import Array
 
 WINDOWS = (1, 3, 5, 9, 15)  # bins of counts, of which the decoded bin is the last
 CURVE_BINS = 40  # of a tuning curve
@@ -56,10 +56,10 @@ def decode_counts(bins: Bins, counts: xr.DataArray) -> tuple[Array, float]:
 
 def _trailing_means(counts: xr.DataArray, rows: Array) -> dict[int, Array]:
     """For each window mean counts (bin, unit) of the bins up to this one in its segment; NaN for an unseen unit."""
-    values = counts.to_numpy().astype(np.float64)
+    values = counts.values.astype(float)
     if "unit_observed" in counts.coords:
-        values = np.where(counts["unit_observed"].to_numpy(), values, np.nan)
-    segment = np.asarray(counts["segment"])
+        values = np.where(counts["unit_observed"].values, values, np.nan)
+    segment = counts["segment"].values
     result, total = {}, np.zeros((rows.size, values.shape[1]))
     number = np.zeros(rows.size)
     for back in range(max(WINDOWS)):

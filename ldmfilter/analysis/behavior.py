@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ldmfilter.analysis.statistics import Array
 from ldmfilter.data.selection import find_column, flat_columns
 from ldmfilter.data.session import Session
-from ldmfilter.data.tables import shorten
+from ldmfilter.data.tables import Array, shorten
 from ldmfilter.errors import InputError
 
 #: Behaviour is interpolated over gaps of at most so many bins, or of its own usual step where that is longer.
@@ -319,7 +318,7 @@ def _of_table(session: Session, name: str, path: str, forced: bool) -> Behavior:
     if classes is not None:
         held = positions(held, classes)
     lost, note = np.zeros(rows.size, dtype=bool), _circular_note(period)
-    return Behavior(name, path, "", start[rows], held.astype(np.float64), lost, period, classes, stop[rows], note)
+    return Behavior(name, path, "", start[rows], held.astype(float), lost, period, classes, stop[rows], note)
 
 
 def as_labels(values: Array) -> Array:
@@ -368,7 +367,7 @@ def _forced(text: str, names: dict[str, str], where: str) -> list[str]:
 
 
 def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) -> Behavior:
-    time, values = np.asarray(series["time"], dtype=np.float64), np.asarray(series, dtype=np.float64).copy()
+    time, values = series["time"].values.astype(float), np.asarray(series, dtype=np.float64).copy()
     unit = str(series.attrs.get("unit", "")).strip()
     unit = "" if _NO_UNIT.fullmatch(unit) else unit
     values[~np.isfinite(values)] = np.nan

@@ -98,7 +98,7 @@ def read_behavior_ahead(
     """
     pieces: dict[str, list[xr.DataArray]] = {}
     found = []
-    for i, horizon in enumerate(latents["ahead"].to_numpy().tolist()):
+    for i, horizon in enumerate(latents["ahead"].values.tolist()):
         later = [
             dataclasses.replace(one, time=one.time - horizon, stop=None if one.stop is None else one.stop - horizon)
             for one in behavior
@@ -162,9 +162,9 @@ def widths_at_lags(model: LDMFilter, counts: xr.DataArray) -> Lags:
     the kind of states ("slow states", "fast states", or "states" alone); for sessions without behaviour."""
     found: Lags = {}
     for lag, latents in _at_lags(model, counts):
-        cov = latents["filtered_cov"].to_numpy()[latents["observed"].to_numpy()]
+        cov = latents["filtered_cov"].values[latents["observed"].values]
         width = 2 * float(ndtri(0.5 + 0.5 * LEVEL)) * np.sqrt(np.diagonal(cov, axis1=1, axis2=2)).mean(0)
-        kinds = latents["dynamics"].to_numpy() if "dynamics" in latents else np.full(width.size, "")
+        kinds = latents["dynamics"].values if "dynamics" in latents else np.full(width.size, "")
         for kind in dict.fromkeys(kinds.tolist()):
             rows = found.setdefault(f"{kind} states".strip(), [])
             rows.append({"lag": lag, "width": float(width[kinds == kind].mean())})

@@ -13,8 +13,7 @@ import xarray as xr
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from ldmfilter.analysis.behavior import Behavior, align, speed, thin
-from ldmfilter.analysis.statistics import Array
-from ldmfilter.data.tables import shorten
+from ldmfilter.data.tables import Array, shorten
 from ldmfilter.data.windows import outside, stretches
 from ldmfilter.errors import InputError
 from ldmfilter.text import plain, print_lines
@@ -49,8 +48,8 @@ Blocks = tuple[Array, Array, bool, str]
 
 def _known(latents: xr.Dataset) -> tuple[Array, Array, Array]:
     """The time (time,), s, of each bin, and True (time,) where it was observed, and where training saw it."""
-    time, observed = np.asarray(latents["time"], dtype=np.float64), np.asarray(latents["observed"])
-    return time, observed, np.asarray(latents["trained"]) if "trained" in latents else np.zeros(time.size, dtype=bool)
+    time, observed = latents["time"].values.astype(float), latents["observed"].values
+    return time, observed, latents["trained"].values if "trained" in latents else np.zeros(time.size, dtype=bool)
 
 
 def time_blocks(latents: xr.Dataset, guard: float) -> Blocks:
@@ -293,7 +292,7 @@ def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float,
         InputError: a variable does not overlap with the states; no bins are left, they are too few, or hold one value
             only.
     """
-    time, segment = np.asarray(latents["time"], dtype=np.float64), np.asarray(latents["segment"])
+    time, segment = latents["time"].values.astype(float), latents["segment"].values
     size, path = float(latents.attrs["bin_size"]), str(latents.attrs.get("source_path") or "behaviour")
     aligned = []
     for one in behavior:
@@ -316,10 +315,10 @@ def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float,
         reason = _usable(one, truth, block, np.where(excluded == "", missing, excluded), where)
         used = reason == "used"
         fold, folds = _deal(one, block, used, truth)
-        covs = latents["filtered_cov"].to_numpy()
+        covs = latents["filtered_cov"].values
         values, vectors = np.linalg.eigh(covs[used].mean(0, dtype=np.float64))
         metric = vectors / np.sqrt(np.maximum(values, 1e-9 * values[-1]))
-        states = latents["filtered_mean"].to_numpy().astype(np.float64) @ metric
+        states = latents["filtered_mean"].values.astype(float) @ metric
         about = size, guard, min_speed, held_out, note
         yield Bins(one, states, covs, metric, truth, reason, block, fold, folds, *about)
 

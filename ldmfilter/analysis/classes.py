@@ -23,7 +23,7 @@ from ldmfilter.analysis.behavior import cross, thin
 from ldmfilter.analysis.blocks import Bins, Judged, Surrogates, against_surrogates
 from ldmfilter.analysis.intervals import block_means
 from ldmfilter.analysis.nested import MOST_FITTED, NEIGHBOURS
-from ldmfilter.analysis.statistics import Array
+from ldmfilter.data.tables import Array
 from ldmfilter.text import print_lines, print_table
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from ldmfilter.analysis.judged import GUARD
 from ldmfilter.analysis.score import HIDDEN, check_same_session, common_counts, hidden_units
+from ldmfilter.data.tables import Array, Floats
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.files import AnyPath
@@ -25,8 +25,6 @@ from ldmfilter.text import finite
 FOLDS = 5
 SHIFTS = 20  # circular shifts of the shuffled control
 IN_TRAINING = "spikes ahead, in training"
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -84,20 +82,20 @@ def compare(runs: Sequence[Run], session: AnyPath | None = None) -> Comparison:
     for run in runs:
         model = models[str(run.folder)]
         latents = model.decode(run.recording(session)[1])[["filtered_mean", "observed"]]
-        latents["free"] = "time", outside(latents["time"].to_numpy(), model.trained_spans_, GUARD)
+        latents["free"] = "time", outside(latents["time"].values, model.trained_spans_, GUARD)
         if decoded:  # at the bins of the first run, whose times may differ by a rounding error
             absent = {"filtered_mean": np.nan, "observed": False, "free": False}
             latents = latents.reindex_like(
                 decoded[0]["time"], method="nearest", tolerance=bin_size / 8, fill_value=absent
             )
         decoded.append(latents)
-    seen, free = (np.all([one[name].to_numpy() for one in decoded], axis=0) for name in ("observed", "free"))
+    seen, free = (np.all([one[name].values for one in decoded], axis=0) for name in ("observed", "free"))
     if seen.sum() < 10 * FOLDS:
         raise InputError(f"{runs[0].folder}: {seen.sum()} bins in common with the other runs; compare runs of one span")
     held_out = bool((seen & free).sum() >= 10 * FOLDS)
     judged = seen & free if held_out else seen
-    fold = _folds(decoded[0]["time"].to_numpy()[judged], bin_size)
-    states = [one["filtered_mean"].to_numpy().astype(np.float64)[judged] for one in decoded]
+    fold = _folds(decoded[0]["time"].values[judged], bin_size)
+    states = [one["filtered_mean"].values.astype(float)[judged] for one in decoded]
     r2, control = np.eye(len(runs)), np.zeros((len(runs), len(runs)))
     pairs = list(itertools.permutations(range(len(runs)), 2))
     for i, j in pairs:
@@ -115,7 +113,7 @@ def compare(runs: Sequence[Run], session: AnyPath | None = None) -> Comparison:
     return Comparison(names, r2, control, predicted, unjudged, bits, int(judged.sum()), held_out, median, chance)
 
 
-def agreement(one: Floats, other: Floats, fold: NDArray[np.integer]) -> tuple[float, float]:
+def agreement(one: Floats, other: Floats, fold: Array) -> tuple[float, float]:
     """Cross-validated R2 of the best affine map from `one` (time, state) to `other` (time, state_2), and the 95th
     percentile of the same for circular shifts of `other`."""
     shifts = np.linspace(0, len(one), SHIFTS + 2).astype(int)[:-1]
@@ -130,9 +128,9 @@ def agreement(one: Floats, other: Floats, fold: NDArray[np.integer]) -> tuple[fl
     return float(r2[0]), float(np.quantile(r2[1:], 0.95))
 
 
-def _folds(time: Floats, bin_size: float) -> NDArray[np.integer]:
+def _folds(time: Floats, bin_size: float) -> Array:
     """(time,) the fold of each bin: blocks of time dealt out in turn; a long stretch without a gap is cut first."""
-    block: NDArray[np.integer] = np.cumsum(np.diff(time, prepend=time[0]) > 1.5 * bin_size)
+    block: Array = np.cumsum(np.diff(time, prepend=time[0]) > 1.5 * bin_size)
     if block[-1] + 1 < FOLDS:
         block = np.arange(len(time)) * FOLDS // len(time)
     return block % FOLDS

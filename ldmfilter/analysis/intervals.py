@@ -25,7 +25,8 @@ from sklearn.neighbors import NearestNeighbors
 from ldmfilter.analysis.behavior import Behavior, cross, thin
 from ldmfilter.analysis.blocks import Bins, split_halves
 from ldmfilter.analysis.nested import MOST_FITTED, Readout, choose, fit_bins, keys_of, read_nested
-from ldmfilter.analysis.statistics import Array, block_bootstrap
+from ldmfilter.analysis.statistics import block_bootstrap
+from ldmfilter.data.tables import Array
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 ERRORS = 80  # nearest states whose errors make a distribution: fewer say nothing of its tails
@@ -358,7 +359,7 @@ class _Errors:
             values = self.value[around]
             values = bins.variable.difference(values, bins.variable.mean(values, 1)[:, None])
             slope = _local_slopes(bins.states[around], values) @ bins.metric.T
-            variance = np.einsum("ts,tsr,tr->t", slope, covs.astype(np.float64), slope)
+            variance = np.einsum("ts,tsr,tr->t", slope, covs.astype(float), slope)
             return ErrorDistribution(self.error[nearest], np.minimum(np.sqrt(variance), span / 4) + least)
 
         return near

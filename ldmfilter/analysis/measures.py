@@ -18,10 +18,9 @@ from ldmfilter.analysis import statistics
 from ldmfilter.analysis.baselines import NO_MEMORY, Baseline, causal_pca, log_likelihoods
 from ldmfilter.analysis.judged import Bins, bins_of, excerpt, thinned
 from ldmfilter.analysis.score import Judge, means_without
-from ldmfilter.analysis.statistics import Array
-from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import apart
 from ldmfilter.data.prepare import as_counts
+from ldmfilter.data.tables import Array
 from ldmfilter.filter.decode import sound
 from ldmfilter.filter.forecast import Forecast
 from ldmfilter.filter.kalman import LinearGaussian
@@ -205,16 +204,16 @@ class Measures:
 def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> SpikesPredicted:
     """Spikes ahead of judged bins, from the states of all bins and from a causal PCA of the width that `score` has."""
     latents = model.decode(counts)
-    bins = bins_of(counts, np.asarray(latents["trained"]), model.trained_spans_)
+    bins = bins_of(counts, latents["trained"].values, model.trained_spans_)
     fit, judged = bins.halves
     judged = thinned(judged, PIECE_BINS, bins.size, seed)
-    judge = Judge(dataclasses.replace(bins, fit=fit, judged=judged), is_signal(counts), ())
+    judge = Judge(dataclasses.replace(bins, fit=fit, judged=judged))
     states, shown = partial(means_without, model, counts, latents), np.zeros(0, np.int64)  # to which no unit is hidden
     by_states, by_pca = (
-        spikes_ahead(each, judge.counts, bins.segment, fit, judged, bins.size, judge.signal)
+        spikes_ahead(each, judge.bins.counts, bins.segment, fit, judged, bins.size, bins.signal)
         for each in (states(shown), judge.made(partial(causal_pca, width=judge.width()), shown))
     )
-    horizons = horizons_of(judge.counts, bins.segment, judged, bins.size)
+    horizons = horizons_of(judge.bins.counts, bins.segment, judged, bins.size)
     hidden = judge.hidden(states)
 
     def interval(value: float, error: float) -> tuple[float, tuple[float, float]]:
@@ -246,11 +245,11 @@ def measure(
             progress(f"innovations{of}")
             frames, part = apart(counts, part.frame_bins_), part._of_frames()
             latents = part.decode(frames)
-            bins = bins_of(frames, np.asarray(latents["trained"]), part.trained_spans_)
+            bins = bins_of(frames, latents["trained"].values, part.trained_spans_)
             judged, scale = bins.judged, 1 / bins.size  # from nats a bin to nats a second
             taken = part.network_.observe(torch.from_numpy(bins.counts))
             z, evidence = taken[0].numpy(), None if taken[1] is None else taken[1].numpy()
-            error, cov = (latents[name].to_numpy().astype(np.float64) for name in ("innovation", "innovation_cov"))
+            error, cov = (latents[name].values.astype(float) for name in ("innovation", "innovation_cov"))
             x = statistics.normalised(error, cov)
             scores = scale * statistics.log_likelihood(error, cov)
             progress(f"other predictors of the same pseudo-observations{of}")

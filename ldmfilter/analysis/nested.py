@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ldmfilter.analysis.behavior import cross, thin
 from ldmfilter.analysis.blocks import Bins, split_halves
-from ldmfilter.analysis.statistics import Array
+from ldmfilter.data.tables import Array
 
 NEIGHBOURS = (10, 25, 50)  # candidates
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of the ridge, in variances of a state: candidates

@@ -12,12 +12,14 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
 
 from ldmfilter.analysis.baselines import DIMS, centred_roots, n_factors
-from ldmfilter.analysis.judged import Array, thinned
+from ldmfilter.analysis.judged import Bins, thinned
+from ldmfilter.data.tables import Array
 from ldmfilter.errors import InputError
 
 MOST_FITTED = 10_000  # bins that GPFA is fitted to, 500 pieces of 20 bins
@@ -28,23 +30,23 @@ APART = 10  # bins between CEBRA's pairs, half a trial where trials are shorter
 ITERATIONS, RATE = 500, 1e-3  # of CEBRA's learning
 
 
-def gpfa(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False) -> Array:
+def gpfa(bins: Bins) -> Array:
     """States (time, dim) of Gaussian-process factor analysis of root counts (Yu et al. 2009, J Neurophysiol 102:614),
-    by elephant; NaN in bins not observed. Arguments as of `baselines.smoothed_roots`.
+    by elephant; NaN in bins not observed.
 
     It takes time to the third power of a trial's length: elephant fits it to pieces of 20 bins (shorter trials are left
     out, unless all are), and a state is computed from a window of 60 bins or what there is of it.
     """
     from elephant.gpfa import gpfa_core
 
-    roots = centred_roots(counts, fit, signal)
-    roots = roots[:, roots[fit].any(0)]
+    roots = centred_roots(bins)
+    roots = roots[:, roots[bins.fit].any(0)]
     states = np.full((len(roots), n_factors(roots.shape[1])), np.nan)
     if not roots.shape[1]:  # none of these units fires where it is fitted
         return states
     windows = [
         (rows[max(first - CONTEXT, 0) : first + 2 * CONTEXT], rows[first : first + CONTEXT])
-        for rows in _stretches(~np.isnan(counts).all(1), starts)
+        for rows in _stretches(bins, ~np.isnan(bins.counts).all(1))
         for first in range(0, len(rows), CONTEXT)
     ]
 
@@ -52,9 +54,9 @@ def gpfa(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool
         return np.array([(len(rows), roots[rows].T) for rows in parts], [("T", int), ("y", object)])
 
     with _aside():
-        learnt = _stretches(thinned(fit, MOST_FITTED, bin_size, 0), starts)
+        learnt = _stretches(bins, thinned(bins.fit, MOST_FITTED, bins.size, 0))
         found, _ = gpfa_core.fit(
-            trials(learnt), states.shape[1], 1000 * bin_size, em_max_iters=STEPS, tau_init=5000 * bin_size
+            trials(learnt), states.shape[1], 1000 * bins.size, em_max_iters=STEPS, tau_init=5000 * bins.size
         )
         inferred, _ = gpfa_core.exact_inference_with_ll(trials([window for window, _ in windows]), found, get_ll=False)
     for (window, kept), latent in zip(windows, inferred["latent_variable"], strict=True):
@@ -62,22 +64,22 @@ def gpfa(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool
     return states
 
 
-def cebra_time(counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False) -> Array:
+def cebra_time(bins: Bins) -> Array:
     """States (time, dim) of CEBRA-Time (Schneider, Lee & Mathis 2023, Nature 617:360), whose pairs are `APART` bins
-    apart; NaN in bins not observed. Arguments as of `baselines.smoothed_roots`.
+    apart; NaN in bins not observed.
 
     Its window reaches over the ends of trials, where the first or last bin is repeated.
     """
     from cebra import CEBRA
 
-    roots = centred_roots(counts, fit, signal).astype(np.float32)
+    roots = centred_roots(bins).astype(np.float32)
     states = np.full((len(roots), min(DIMS, roots.shape[1])), np.nan)
 
     def padded(parts: Sequence[Array]) -> tuple[Array, Array]:
         own = [np.pad(np.ones(len(rows), bool), (BEFORE, AFTER)) for rows in parts]
         return np.concatenate([np.pad(rows, (BEFORE, AFTER), "edge") for rows in parts]), np.concatenate(own)
 
-    learnt = _stretches(fit, starts)
+    learnt = _stretches(bins, bins.fit)
     apart = min(APART, max(1, int(np.median([len(rows) for rows in learnt])) // 2))
     with _aside(), torch.enable_grad():
         model = CEBRA(
@@ -85,12 +87,12 @@ def cebra_time(counts: Array, starts: Array, fit: Array, bin_size: float, signal
             max_iterations=ITERATIONS, time_offsets=apart, conditional="time", distance="cosine", device="cpu",
         )  # fmt: skip
         model.fit(roots[padded(learnt)[0]])
-        rows, own = padded(_stretches(~np.isnan(counts).all(1), starts))
+        rows, own = padded(_stretches(bins, ~np.isnan(bins.counts).all(1)))
         states[rows[own]] = model.transform(roots[rows])[own]
     return states
 
 
-#: Package and states of peers, by name: functions of counts as `baselines.STATES`.
+#: Package and states of peers, by name.
 PEERS: dict[str, tuple[str, Callable[..., Array]]] = {
     "GPFA": ("elephant", gpfa),
     "CEBRA": ("cebra", cebra_time),
@@ -115,10 +117,10 @@ def chosen(names: Sequence[str]) -> dict[str, Callable[..., Array]]:
     return made
 
 
-def _stretches(chosen: Array, starts: Array) -> list[Array]:
-    """Numbers of the chosen bins, in stretches without a gap; `starts` (time,) are first bins of trials."""
+def _stretches(bins: Bins, chosen: Any) -> list[Array]:
+    """Numbers of the chosen bins (time,), in stretches without a gap."""
     rows = np.flatnonzero(chosen)
-    return np.split(rows, np.flatnonzero((np.diff(rows) != 1) | starts[rows[1:]]) + 1)
+    return np.split(rows, np.flatnonzero((np.diff(rows) != 1) | bins.starts[rows[1:]]) + 1)
 
 
 @contextlib.contextmanager

@@ -24,9 +24,9 @@ from ldmfilter.analysis.intervals import LEVELS as LEVELS
 from ldmfilter.analysis.intervals import SPEED, SPIKES, DistributionScore, IntervalScore, Reader, Third, VariableReading
 from ldmfilter.analysis.nested import FAST as FAST
 from ldmfilter.analysis.nested import READOUTS, Readout, keys_of, predict_all
-from ldmfilter.analysis.statistics import Array
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import frame_bins, sum_frames
+from ldmfilter.data.tables import Array
 from ldmfilter.errors import InputError
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.html import table
@@ -261,7 +261,7 @@ def read_behavior(
         )
     if counts is not None and is_signal(counts):  # which has no spikes to decode
         counts = None
-    segment = np.asarray(latents["segment"])
+    segment = latents["segment"].values
     added: dict[str, Any] = {}
     reports: list[AnyReport] = []
     readers: dict[str, Reader] = {}
@@ -289,8 +289,8 @@ def _spikes(latents: xr.Dataset, counts: xr.DataArray | None) -> Array:
     if counts is None:
         return np.full(latents.sizes["time"], np.nan)
     k = frame_bins(1.0, float(latents.attrs["bin_size"]))
-    total = counts.to_numpy().sum(1, dtype=np.float32)[:, None]
-    return sum_frames(total, np.asarray(latents["segment"]), k)[:, 0].astype(np.float64)
+    total = counts.values.sum(1, dtype=np.float32)[:, None]
+    return sum_frames(total, latents["segment"].values, k)[:, 0].astype(float)
 
 
 def _report(

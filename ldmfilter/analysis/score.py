@@ -26,10 +26,11 @@ import torch
 import xarray as xr
 
 from ldmfilter.analysis.baselines import SMOOTHING, STATES, causal_pca
-from ldmfilter.analysis.judged import GUARD, Array, Bins, bins_of, check_model, excerpt, thinned
+from ldmfilter.analysis.judged import GUARD, Bins, bins_of, check_model, excerpt, thinned
 from ldmfilter.analysis.peers import chosen
-from ldmfilter.data.counts import is_signal, where_of
+from ldmfilter.data.counts import where_of
 from ldmfilter.data.prepare import as_counts
+from ldmfilter.data.tables import Array
 from ldmfilter.errors import InputError
 from ldmfilter.files import AnyPath
 from ldmfilter.filter.decode import sound
@@ -138,10 +139,8 @@ class Scores:
         """Lines that say which bins and units are scored, and the reasons for scores that are missing."""
         left = f"; {self.silent} left out, which never fire on held-out time or in training" if self.silent else ""
         spikes = f" with {self.spikes} spikes" * (self.spikes > 0)
-        notes = [
-            f"{self.judged} held-out bins, {self.units} units{spikes}{left}; in brackets standard errors over blocks of "
-            "time"
-        ]
+        of = f"{self.judged} held-out bins, {self.units} units{spikes}{left}"
+        notes = [f"{of}; in brackets standard errors over blocks of time"]
         if self.peers:
             seen = "have seen bins to come: not judged ahead, and not counted in the lead"
             notes.append(f"{'; '.join(self.peers)}: {seen}")
@@ -284,9 +283,9 @@ def score(
             found[name] = judge.scores(partial(_told, tell, name, states), causal=False)
     rows = {row: {name: one[row] for name, one in found.items()} for row in found[first]}
     missing = {row: judge.reason(row) for row, each in rows.items() if math.isnan(each[first].value)}
-    unit = "share of variance" if judge.signal else "bits per spike"
-    units, n_judged = len(judge.units), int(judge.judged.sum())
-    silent = judge.counts.shape[1] - units
+    unit = "share of variance" if judge.bins.signal else "bits per spike"
+    units, n_judged = len(judge.units), int(judge.bins.judged.sum())
+    silent = judge.bins.counts.shape[1] - units
     return Scores(
         rows, missing, dict.fromkeys(STATES, width), n_judged, judge.spikes, units, silent, unit, list(others)
     )
@@ -309,8 +308,10 @@ def _judging(
     counts = excerpt(as_counts(counts, leading.bin_size_), 0)
     with one_thread(every_library=True), torch.no_grad(), sound(leading, counts):
         whole = {name: one.decode(counts, smooth=smooth) for name, one in models.items()}
-        judge = Judge(_common(models, whole, counts), is_signal(counts), ahead)
-        yield judge, {name: partial(means_without, one, counts, whole[name]) for name, one in models.items()}
+        yield (
+            Judge(_common(models, whole, counts), ahead),
+            {name: partial(means_without, one, counts, whole[name]) for name, one in models.items()},
+        )
 
 
 class Judge:
@@ -318,22 +319,20 @@ class Judge:
 
     Args:
         bins: of the recording.
-        signal: whether its counts are a signal.
         ahead: horizons, s.
     """
 
-    def __init__(self, bins: Bins, signal: bool, ahead: Sequence[float]):
-        self.bins, self.signal = bins, signal
+    def __init__(self, bins: Bins, ahead: Sequence[float] = ()):
+        judged = thinned(bins.judged, MOST_JUDGED, bins.size, 0)
+        at = bins.time[judged]  # on the clock: between trials there may be seconds that were not recorded
+        near = np.searchsorted(at, bins.time - GUARD) < np.searchsorted(at, bins.time + GUARD, "right")
+        counts = np.where(bins.observed[:, None], bins.counts, np.nan).astype(float)
+        self.bins = bins = dataclasses.replace(bins, counts=counts, judged=judged, fit=bins.fit & ~near)
         steps = [(seconds, round(seconds / bins.size)) for seconds in ahead]
         self.ahead = {f"{n * bins.size if n else seconds:g} s ahead": n for seconds, n in steps}
-        self.counts = np.where(bins.observed[:, None], bins.counts, np.nan).astype(np.float64)
-        self.judged = thinned(bins.judged, MOST_JUDGED, bins.size, 0)
-        at = bins.time[self.judged]  # on the clock: between trials there may be seconds that were not recorded
-        near = np.searchsorted(at, bins.time - GUARD) < np.searchsorted(at, bins.time + GUARD, "right")
-        self.fit = bins.fit & ~near
-        fired = [np.nan_to_num(self.counts[rows]).any(0) for rows in (self.fit, self.judged)]
+        fired = [np.nan_to_num(counts[rows]).any(0) for rows in (bins.fit, judged)]
         self.units, self.mute = np.flatnonzero(fired[0] & fired[1]), np.flatnonzero(~fired[0])
-        self.spikes = 0 if signal else int(np.nansum(self.counts[self.judged][:, self.units]))
+        self.spikes = 0 if bins.signal else int(np.nansum(counts[judged][:, self.units]))
 
     def scores(self, states: States, causal: bool = True) -> dict[str, SpikesAhead]:
         """The score of every row; ahead only of causal states, as others have seen what they would predict."""
@@ -360,30 +359,28 @@ class Judge:
         turn, so that all quarters have units of all rates, and a unit that is silent has no part. In the second
         grouping the next four begin one quarter later.
         """
-        size, rank = np.nansum(np.abs(self.counts[self.judged]), 0), np.arange(self.units.size)
+        size, rank = np.nansum(np.abs(self.bins.counts[self.bins.judged]), 0), np.arange(self.units.size)
         ranked = self.units[np.argsort(-size[self.units], kind="stable")]
         for turn in range(groupings if rank.size > 1 else 0):
             quarter = (rank + turn * (rank // QUARTERS)) % QUARTERS
             for number in np.unique(quarter):
                 group = np.sort(ranked[quarter == number])
-                yield states(group), group, group.size if self.signal else int(size[group].sum())
+                yield states(group), group, group.size if self.bins.signal else int(size[group].sum())
 
     def made(self, make: Callable[..., Array], hidden: Array, **options: float) -> Array:
         """States of a simpler method (`baselines.STATES`) without the hidden units, and without those that never fire
         where it is fitted, which would count among the units that set the number of factors."""
-        kept = np.delete(self.counts, np.union1d(hidden, self.mute), axis=1)
-        if not kept.shape[1]:
-            return np.zeros((len(kept), 1))
-        return make(kept, self.bins.starts, self.fit, self.bins.size, self.signal, **options)
+        kept = np.delete(self.bins.counts, np.union1d(hidden, self.mute), axis=1)
+        return make(dataclasses.replace(self.bins, counts=kept), **options) if kept.size else np.zeros((len(kept), 1))
 
     def width(self) -> float:
         """The one of `WIDTHS`, s, with which a causal PCA is best on training time, in the mean over the counts `AHEAD`
         and those of hidden units, each half of the time judged by what was fitted on the other."""
-        half, values = folds_of(self.fit, self.bins.size, 2), np.full((2, len(WIDTHS), len(AHEAD) + 1), np.nan)
+        bins, values = self.bins, np.full((2, len(WIDTHS), len(AHEAD) + 1), np.nan)
+        half = folds_of(bins.fit, bins.size, 2)
         for number in range(2):
-            judged = thinned(self.fit & (half == number), MOST_CHOOSE, self.bins.size, 0)
-            bins = dataclasses.replace(self.bins, fit=self.fit & (half != number), judged=judged)
-            judge = Judge(bins, self.signal, AHEAD)
+            judged = thinned(bins.fit & (half == number), MOST_CHOOSE, bins.size, 0)
+            judge = Judge(dataclasses.replace(bins, fit=bins.fit & (half != number), judged=judged), AHEAD)
             for row, width in zip(values[number], WIDTHS, strict=True):
                 states = partial(judge.made, causal_pca, width=width)
                 ahead = judge._ahead(states(NONE))
@@ -403,10 +400,9 @@ class Judge:
 
     def _predicted(self, states: Array, units: Array, steps: int = 0, few: Array | None = None) -> SpikesAhead:
         """The score of the units' counts so many bins ahead, 0 for those of the bin itself."""
-        bins, counts = self.bins, self.counts[:, units]
-        return spikes_ahead(
-            states, counts, bins.segment, self.fit, self.judged, bins.size, self.signal, [(steps - 1, 1)], few, guard=0
-        )
+        bins, horizons = self.bins, [(steps - 1, 1)]
+        seen = bins.counts[:, units], bins.segment, bins.fit, bins.judged, bins.size, bins.signal
+        return spikes_ahead(states, *seen, horizons, few, guard=0)
 
     def _pooled(
         self, groups: Iterable[tuple[Array, Array, int]], draws: Sequence[Array | None] = (None,)
@@ -422,10 +418,10 @@ class Judge:
 
     def _few(self) -> list[Array]:
         """Draws (time,) of the fitted bins that few-shot readouts learn from."""
-        rows, rng = np.flatnonzero(self.fit), np.random.default_rng(0)
+        rows, rng = np.flatnonzero(self.bins.fit), np.random.default_rng(0)
         if rows.size < 2 * FEW:
             return []
-        return [np.isin(np.arange(len(self.counts)), rng.choice(rows, FEW, replace=False)) for _ in range(DRAWS)]
+        return [np.isin(np.arange(len(self.bins.time)), rng.choice(rows, FEW, replace=False)) for _ in range(DRAWS)]
 
 
 def _common(models: Mapping[str, LDMFilter], whole: Mapping[str, xr.Dataset], counts: xr.DataArray) -> Bins:
@@ -435,7 +431,7 @@ def _common(models: Mapping[str, LDMFilter], whole: Mapping[str, xr.Dataset], co
     Raises:
         InputError: they are too few, or no time is held out.
     """
-    found = [bins_of(counts, whole[name]["trained"].to_numpy(), one.trained_spans_) for name, one in models.items()]
+    found = [bins_of(counts, whole[name]["trained"].values, one.trained_spans_) for name, one in models.items()]
     fit, judged = (np.all([getattr(one, name) for one in found], axis=0) for name in ("fit", "judged"))
     none = [name for name, one in zip(models, found, strict=True) if not one.held_out]
     if none or not judged.any() or not fit.any():
@@ -453,10 +449,10 @@ def means_without(
     """Filtered (or smoothed) means (time, state) of a model that is not shown the hidden units; `whole` holds those of
     all units."""
     if hidden.size:
-        seen = counts.coords.get("unit_observed", xr.ones_like(counts, bool)).to_numpy()
+        seen = counts.coords.get("unit_observed", xr.ones_like(counts, bool)).values
         seen = seen & ~np.isin(np.arange(counts.shape[1]), hidden)
         whole = model.decode(counts.assign_coords(unit_observed=(("time", "unit"), seen)), smooth=smooth)
-    return whole["smoothed_mean" if smooth else "filtered_mean"].to_numpy().astype(np.float64)
+    return whole["smoothed_mean" if smooth else "filtered_mean"].values.astype(float)
 
 
 def _told(tell: Callable[[str], None], name: str, states: States, hidden: Array) -> Array:

@@ -27,6 +27,7 @@ from sklearn.preprocessing import StandardScaler
 import ldmfilter
 from ldmfilter.analysis.baselines import causal_pca
 from ldmfilter.analysis.compare import agreement
+from ldmfilter.analysis.judged import Bins
 from ldmfilter.analysis.score import WIDTHS
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -101,7 +102,9 @@ def main() -> None:
             folds = [(rows_read[one], rows_read[other]) for one, other in KFold(10).split(rows_read)]
         else:
             folds = [(np.flatnonzero(judged & fit), np.flatnonzero(judged & ~fit))]
-        peers = (causal_pca(counts.to_numpy(), starts, fit, BIN, width=width) for width in WIDTHS)
+        time, observed = counts["time"].to_numpy(), counts["observed"].to_numpy()
+        bins = Bins(counts.to_numpy(), time, BIN, starts, observed, fit, ~fit, True)
+        peers = (causal_pca(bins, width) for width in WIDTHS)
         pca = min(error(one, place, folds) for one in peers)
         by_seed = []
         for seed in range(given.seeds):

@@ -14,6 +14,7 @@ from sklearn.decomposition import PCA
 
 from ldmfilter.analysis.plots import class_positions
 from ldmfilter.data.counts import is_signal
+from ldmfilter.data.tables import Array
 from ldmfilter.data.windows import stretches
 
 if TYPE_CHECKING:
@@ -62,26 +63,26 @@ class Inputs:
         return [str(one["name"]) for one in self.reports]
 
     @property
-    def time(self) -> np.ndarray:
+    def time(self) -> Array:
         """(time,) middles of the bins, s."""
-        return self.latents["time"].to_numpy()
+        return self.latents["time"].values
 
     @property
-    def judged(self) -> np.ndarray:
+    def judged(self) -> Array:
         """(time,) observed bins that training never saw; where there are none, all observed ones."""
-        observed = self.latents["observed"].to_numpy()
-        judged = ~self.latents["trained"].to_numpy() & observed
+        observed = self.latents["observed"].values
+        judged = ~self.latents["trained"].values & observed
         return judged if judged.any() else observed
 
-    def measured(self, name: str) -> np.ndarray:
+    def measured(self, name: str) -> Array:
         """(time,) a behaviour as it was measured, of classes their positions; NaN where it was not."""
         if f"{name}_class" in self.latents:
             return class_positions(self.latents, name)
-        return self.latents[f"{name}_true"].to_numpy()
+        return self.latents[f"{name}_true"].values
 
-    def spike_times(self, column: int) -> np.ndarray:
+    def spike_times(self, column: int) -> Array:
         """(spike,) s, of the unit in a column of the counts."""
-        units = self.session.units["unit"].to_numpy()
+        units = self.session.units["unit"].values
         return self.session.spikes_of(int(np.flatnonzero(units == self.model.unit_ids_[column])[0]))
 
     def busiest(self, seconds: float) -> Span:
@@ -89,7 +90,7 @@ class Inputs:
         most spikes; where no judged stretch is so long, the longest one."""
         spans = stretches(self.counts.isel(time=np.flatnonzero(self.judged)))
         seconds = min(seconds, max(stop - start for start, stop in spans))
-        value = self.measured(self.names[0]) if self.names else self.counts.sum("unit").to_numpy().astype(np.float64)
+        value = self.measured(self.names[0]) if self.names else self.counts.sum("unit").values.astype(float)
 
         def activity(start: float) -> float:
             inside = value[(self.time >= start) & (self.time < start + seconds) & np.isfinite(value)]
@@ -111,17 +112,17 @@ class Inputs:
         first = min(max(middle - seconds / 2, start), max(stop - seconds, start))
         return first, min(first + seconds, stop)
 
-    def unit_order(self) -> np.ndarray:
+    def unit_order(self) -> Array:
         """Columns of the counts, by the value of the first behaviour at which units fire most; without behaviour, by
         their covariance with the leading component of the states."""
-        counts = self.counts.to_numpy().astype(np.float64)
+        counts = self.counts.values.astype(float)
         if not self.names:
-            leading = PCA(1).fit_transform(self.latents["filtered_mean"].to_numpy().astype(np.float64))[:, 0]
+            leading = PCA(1).fit_transform(self.latents["filtered_mean"].values.astype(float))[:, 0]
             scale = counts.std(0) + 1e-12 if is_signal(self.counts) else np.sqrt(counts.sum(0) + 1)
             return np.argsort((counts - counts.mean(0)).T @ leading / scale, kind="stable")
         value = self.measured(self.names[0])
         known = np.isfinite(value)
         place = pd.qcut(value[known], _PLACES, labels=False, duplicates="drop")
-        means = pd.DataFrame(counts[known]).groupby(place).mean().to_numpy()
+        means = pd.DataFrame(counts[known]).groupby(place).mean().values
         smooth = means + 0.5 * np.roll(means, 1, 0) + 0.5 * np.roll(means, -1, 0)
         return np.argsort(smooth.argmax(0), kind="stable")

@@ -41,6 +41,7 @@ from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.page import Picture, Section, one_plot, pair, plain_number
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data.counts import is_signal
+from ldmfilter.data.tables import Array
 from ldmfilter.data.windows import stretches
 from ldmfilter.filter.candidates import labels
 from ldmfilter.text import clean, finite
@@ -66,8 +67,8 @@ UNITS_SHOWN = 10  # in the picture; the table has all
 def summary(inputs: Inputs) -> Section:
     """The session, the part of it that was used, and the model."""
     source, model, counts = inputs.session.source, inputs.model, inputs.counts
-    observed = inputs.latents["observed"].to_numpy()
-    unseen = observed & ~inputs.latents["trained"].to_numpy()
+    observed = inputs.latents["observed"].values
+    unseen = observed & ~inputs.latents["trained"].values
     size, spans = float(counts.attrs["bin_size"]), stretches(counts)
     data = inputs.run.config.data
     parts = [
@@ -179,7 +180,7 @@ def _end(start: float, stop: float, narrow: bool) -> float:
 def _states(inputs: Inputs) -> Picture:
     start, stop = inputs.around(inputs.busiest(RASTER_SHOWN), STATES_SHOWN)
     shown = inputs.latents.sel(time=slice(start, stop))
-    unseen = ~shown["trained"].to_numpy()
+    unseen = ~shown["trained"].values
     marked, evidence = bool(unseen.any() and not unseen.all()), inputs.model.evidence > 0
     leading = leading_states(shown, 4)
     numbers = {
@@ -195,7 +196,7 @@ def _states(inputs: Inputs) -> Picture:
 
     def draw(figure: Figure, narrow: bool) -> None:
         part = shown.sel(time=slice(_end(start, stop, narrow)))
-        time = part["time"].to_numpy()
+        time = part["time"].values
         if evidence:
             axes, *below = figure.subplots(3, 1, sharex=True, height_ratios=[4, 0.8, 0.8])
             _evidence(inputs, part, leading, *below)
@@ -203,7 +204,7 @@ def _states(inputs: Inputs) -> Picture:
             axes = figure.add_subplot()
         plot_states(part.sel(state=leading), axes, number=4)
         if marked:
-            foot: Any = {"where": ~part["trained"].to_numpy(), "transform": axes.get_xaxis_transform(), "step": "mid"}
+            foot: Any = {"where": ~part["trained"].values, "transform": axes.get_xaxis_transform(), "step": "mid"}
             axes.fill_between(time, 0, 0.012, color=COLOURS[1], linewidth=0, **foot)
         axes.set(xlim=(time[0], time[-1]), ylabel="state", xlabel="" if evidence else axes.get_xlabel())
 
@@ -217,7 +218,7 @@ def _evidence(inputs: Inputs, part: xr.Dataset, shown: Sequence[int], above: Axe
     def widths(latents: xr.Dataset) -> xr.DataArray:
         return latents["ci"].sel(state=shown).diff("bound").mean(("state", "bound"))
 
-    time = part["time"].to_numpy()
+    time = part["time"].values
     spikes = inputs.counts.sum("unit").sel(time=time)
     above.fill_between(time, spikes, step="mid", color="0.5", alpha=0.6, linewidth=0)
     above.set_ylim(0, None)
@@ -228,8 +229,8 @@ def _evidence(inputs: Inputs, part: xr.Dataset, shown: Sequence[int], above: Axe
 
 def _space(inputs: Inputs) -> Picture:
     """The still picture of the state space, and the points and colours that the page's script turns."""
-    observed = np.flatnonzero(inputs.latents["observed"].to_numpy())
-    mean = inputs.latents["filtered_mean"].to_numpy()[observed].astype(np.float64)
+    observed = np.flatnonzero(inputs.latents["observed"].values)
+    mean = inputs.latents["filtered_mean"].values[observed].astype(float)
     axes_by, shown = _apart(inputs, mean, observed), mean
     if axes_by is not None:
         shown = (mean - mean.mean(0)) @ axes_by
@@ -273,7 +274,7 @@ def _space(inputs: Inputs) -> Picture:
     return Picture(draw, numbers, wide=(5.6, 4.6), data=finite(data))
 
 
-def _apart(inputs: Inputs, mean: np.ndarray, observed: np.ndarray) -> np.ndarray | None:
+def _apart(inputs: Inputs, mean: Array, observed: Array) -> Array | None:
     """Axes (state, 3) along which the first behaviour, all columns of its series, differs most in filtered means
     (bin, state), found where training was; None where there are none, or no more than three states."""
     first = [one for one in inputs.reports if _series(one) == _series(inputs.reports[0])]
@@ -281,7 +282,7 @@ def _apart(inputs: Inputs, mean: np.ndarray, observed: np.ndarray) -> np.ndarray
         return None
     columns = [flat(inputs.measured(one["name"])[observed], one.get("period")) for one in first]
     values = np.concatenate(columns, 1)
-    seen = np.isfinite(values).all(1) & inputs.latents["trained"].to_numpy()[observed]
+    seen = np.isfinite(values).all(1) & inputs.latents["trained"].values[observed]
     return directions(mean[seen], values[seen], 3) if seen.any() else None
 
 
@@ -290,7 +291,7 @@ def _series(report: Mapping[str, Any]) -> str:
     return str(report["path"].split("[")[0])
 
 
-def _colouring(about: Mapping[str, Any], values: np.ndarray) -> dict[str, Any]:
+def _colouring(about: Mapping[str, Any], values: Array) -> dict[str, Any]:
     """Colours of points (point,) by one variable, for the page's script and for the still picture. A variable of few
     values is shown as classes, by their rank."""
     classes = np.unique(values[np.isfinite(values)]).tolist()
@@ -421,8 +422,8 @@ def trials(inputs: Inputs) -> Section:
 
 def _most_apart(found: Trials, number: int) -> list[int]:
     """The states whose means over trials and time differ most between conditions, in order."""
-    values = found.aligned["filtered_mean"].to_numpy()
-    seen = found.aligned["observed"].to_numpy()
+    values = found.aligned["filtered_mean"].values
+    seen = found.aligned["observed"].values
     means = np.stack([values[seen & (found.number == i)[:, None]].mean(0) for i in range(len(found.names))])
     return np.sort(np.argsort(-means.var(0))[:number]).tolist()
 
@@ -547,7 +548,7 @@ def _units(measures: Measures) -> Picture:
     return one_plot(lambda axes: _bars(axes, names, loss[shown], label, "unit"), numbers, 1.0 + 0.2 * len(shown))
 
 
-def _bars(axes: Axes, names: list[str], values: np.ndarray, x: str, y: str) -> None:
+def _bars(axes: Axes, names: list[str], values: Array, x: str, y: str) -> None:
     """Values as horizontal bars with their names, the first at the top."""
     rows = np.arange(len(names))
     axes.barh(rows, values, height=0.62, color=COLOURS[0], alpha=0.85, linewidth=0)
