@@ -24,7 +24,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from ldmfilter.analysis.behavior import Behavior, cross, thin
 from ldmfilter.analysis.blocks import Bins, split_halves
-from ldmfilter.analysis.nested import MOST_FITTED, Readout, choose, fit_bins, keys_of, read_nested
+from ldmfilter.analysis.nested import MOST_FITTED, Readout, candidates_of, choose, fit_candidate, read_nested
 from ldmfilter.analysis.statistics import block_bootstrap
 from ldmfilter.data.tables import Array
 
@@ -416,15 +416,15 @@ class VariableReading:
         n = bins.truth.size
         self.bins, self.ci = bins, ci
         self.levels = {level: i for i, level in enumerate(sorted({*LEVELS, ci}))}
-        self.readouts = {one.name: one for one in readouts if one.least_bins <= bins.judged.sum()}
+        self.candidates = candidates_of(one for one in readouts if one.least_bins <= bins.judged.sum())
         self.mean, self.pit = np.full((2, n), np.nan)
         self.bounds, self.constant = np.full((2, n, len(self.levels)), np.nan), np.full((n, len(self.levels)), np.nan)
-        self.by_readout = {name: np.full(n, np.nan) for name in self.readouts}
+        self.by_readout = {readout.name: np.full(n, np.nan) for readout, _ in self.candidates}
         self.chosen_of: list[str] = []
         self.local_of: list[bool] = []
         self.reader: Reader | None = None
         group = bins.fold if bins.folds > 1 else split_halves(bins.fold, bins.judged)
-        self._keys, readings = keys_of(self.readouts.values()), read_nested(bins, self.readouts.values(), group)
+        readings = read_nested(bins, self.candidates, group)
         scores = [self._read_fold(g, group, readings) for g in range(group.max() + 1)]
         self.chosen = self._read_rest(readings[:, group, np.arange(n)], np.concatenate(scores))
 
@@ -432,7 +432,7 @@ class VariableReading:
         """Read one group without anything seen of it. Returns the nonconformity scores that calibrated it."""
         bins, out = self.bins, np.flatnonzero(group == g)
         others = np.flatnonzero(bins.judged & (group != g))
-        best = choose(bins, self._keys, readings[:, g], others)
+        best = choose(bins, self.candidates, readings[:, g], others)
         for name, place in best.items():
             self.by_readout[name][out] = readings[place, g, out]
         chosen = next(iter(best))
@@ -453,10 +453,8 @@ class VariableReading:
         """Read the bins of no fold by the readout that is best in all judged bins, fitted on all; return its name."""
         bins, rows = self.bins, np.flatnonzero(self.bins.judged)
         new = np.flatnonzero((bins.fold < 0) | (bins.folds < 2))
-        chosen, place = next(iter(choose(bins, self._keys, values, rows).items()))
-        train = thin(rows, self.readouts[chosen].most_bins)
-        estimator = self.readouts[chosen].candidates(train.size)[self._keys[place][1]]
-        fitted = fit_bins(bins, estimator, bins.truth[train], train)
+        chosen, place = next(iter(choose(bins, self.candidates, values, rows).items()))
+        fitted = fit_candidate(bins, self.candidates[place], bins.truth[rows], rows)
         if new.size:
             self.mean[new] = fitted.predict(bins.states[new])
         if bins.calibrated:

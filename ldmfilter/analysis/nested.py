@@ -77,23 +77,29 @@ def fit_bins(bins: Bins, estimator: Any, y: Array, train: Array) -> Any:
         return TransformedTargetRegressor(estimator, **both).fit(bins.states[train], y)
 
 
-def keys_of(readouts: Iterable[Readout]) -> list[tuple[str, int]]:
-    """The name of its readout, and its number there, of every candidate."""
-    return [(readout.name, i) for readout in readouts for i in range(len(readout.candidates(1)))]
+#: A readout, and the number of one of its candidates.
+Candidate = tuple[Readout, int]
 
 
-def predict_all(bins: Bins, readouts: Iterable[Readout], y: Array, rows: Array, new: Array) -> Array:
-    """Values (candidate, bin) or (candidate, bin, series) of `new` bins by every candidate, fitted to y (bin,) or (bin,
-    series) in the bins `rows`."""
-    found = []
-    for readout in readouts:
-        some = thin(np.arange(rows.size), readout.most_bins)
-        for estimator in readout.candidates(some.size):
-            found.append(fit_bins(bins, estimator, y[some], rows[some]).predict(bins.states[new]))
-    return np.stack(found)
+def candidates_of(readouts: Iterable[Readout]) -> list[Candidate]:
+    """Every candidate of the readouts."""
+    return [(readout, i) for readout in readouts for i in range(len(readout.candidates(1)))]
 
 
-def read_nested(bins: Bins, readouts: Collection[Readout], group: Array) -> Array:
+def fit_candidate(bins: Bins, candidate: Candidate, y: Array, rows: Array) -> Any:
+    """The candidate, fitted to y (bin,) or (bin, series) in the bins `rows`."""
+    readout, i = candidate
+    some = thin(np.arange(rows.size), readout.most_bins)
+    return fit_bins(bins, readout.candidates(some.size)[i], y[some], rows[some])
+
+
+def predict_all(bins: Bins, candidates: Iterable[Candidate], y: Array, rows: Array, new: Array) -> Array:
+    """Values (candidate, bin) or (candidate, bin, series) of `new` bins by every candidate, fitted as
+    `fit_candidate`."""
+    return np.stack([fit_candidate(bins, one, y, rows).predict(bins.states[new]) for one in candidates])
+
+
+def read_nested(bins: Bins, candidates: Collection[Candidate], group: Array) -> Array:
     """Readings (candidate, group, bin) that are honest for one group each.
 
     Those of g hold, for a bin of another group, the reading of the candidate fitted without g and without the bin's
@@ -101,7 +107,7 @@ def read_nested(bins: Bins, readouts: Collection[Readout], group: Array) -> Arra
     """
     inner = group if group.max() > 1 else split_halves(group, bins.judged)
     fits: dict[bytes, Array] = {}
-    result = np.full((len(keys_of(readouts)), group.max() + 1, group.size), np.nan)
+    result = np.full((len(candidates), group.max() + 1, group.size), np.nan)
     for g in range(group.max() + 1):
         rows = np.flatnonzero(bins.judged & (group != g))
         outer, together = group == g, []
@@ -109,7 +115,7 @@ def read_nested(bins: Bins, readouts: Collection[Readout], group: Array) -> Arra
             if (key := train.tobytes()) not in fits:
                 new = np.flatnonzero((group >= 0) & ~np.isin(inner, inner[train]))
                 fits[key] = np.full((len(result), group.size), np.nan)
-                fits[key][:, new] = predict_all(bins, readouts, bins.truth[train], train, new)
+                fits[key][:, new] = predict_all(bins, candidates, bins.truth[train], train, new)
             together.append(fits[key][:, outer])
             part = inner == inner[held[0]]
             result[:, g, part] = fits[key][:, part]
@@ -117,11 +123,11 @@ def read_nested(bins: Bins, readouts: Collection[Readout], group: Array) -> Arra
     return result
 
 
-def choose(bins: Bins, keys: Sequence[tuple[str, int]], values: Array, rows: Array) -> dict[str, int]:
+def choose(bins: Bins, candidates: Sequence[Candidate], values: Array, rows: Array) -> dict[str, int]:
     """The row of the best candidate of each readout, by squared error of values (candidate, bin) in the bins `rows`;
     the best readout first."""
     squared = (bins.variable.difference(bins.truth[rows], values[:, rows]) ** 2).mean(1)
     best: dict[str, int] = {}
     for place in np.argsort(squared, kind="stable").tolist():
-        best.setdefault(keys[place][0], place)
+        best.setdefault(candidates[place][0].name, place)
     return best

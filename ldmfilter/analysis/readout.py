@@ -23,7 +23,7 @@ from ldmfilter.analysis.classes import ClassReport, read_classes
 from ldmfilter.analysis.intervals import LEVELS as LEVELS
 from ldmfilter.analysis.intervals import SPEED, SPIKES, DistributionScore, IntervalScore, Reader, Third, VariableReading
 from ldmfilter.analysis.nested import FAST as FAST
-from ldmfilter.analysis.nested import READOUTS, Readout, keys_of, predict_all
+from ldmfilter.analysis.nested import READOUTS, Candidate, Readout, predict_all
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import frame_bins, sum_frames
 from ldmfilter.data.tables import Array
@@ -311,7 +311,7 @@ def _report(
     if counts is not None and rows.size:
         decoded, window = decode_counts(bins, counts)
         decoder = Decoder(*score(variable, bins.truth[rows], decoded), window=window)
-    fast = [readout for readout in reading.readouts.values() if readout.fast]
+    fast = [one for one in reading.candidates if one[0].fast]
     return BehaviorReport(
         **bins.about(note),
         unit=variable.unit,
@@ -328,11 +328,11 @@ def _report(
     )
 
 
-def _control(bins: Bins, readouts: Sequence[Readout], shifts: int) -> Control:
+def _control(bins: Bins, candidates: Sequence[Candidate], shifts: int) -> Control:
     """Compare the best fast readout of the behaviour with that of each of its surrogates."""
     rows, shifted = bins.surrogates(shifts)
-    read = np.full((len(keys_of(readouts)), *shifted.shape), np.nan)
+    read = np.full((len(candidates), *shifted.shape), np.nan)
     for train, test in cross(np.arange(rows.size), bins.fold[rows]):
-        read[:, test] = predict_all(bins, readouts, shifted[train], rows[train], rows[test])
+        read[:, test] = predict_all(bins, candidates, shifted[train], rows[train], rows[test])
     best = np.max([r2(bins.variable, shifted, values) for values in read], axis=0)
     return Control(r2=float(best[0]), **against_surrogates(best))
