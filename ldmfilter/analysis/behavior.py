@@ -200,7 +200,7 @@ def speed(behavior: Behavior, values: Array, segment: Array, bin_size: float) ->
     step[segment[1:] != segment[:-1]] = np.nan
     both = np.stack([np.append(np.nan, step), np.append(step, np.nan)])
     with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(values), np.abs(np.nansum(both, 0)) / np.isfinite(both).sum(0), np.nan)
+        return np.asarray(np.abs(np.nansum(both, 0)) / np.isfinite(both).sum(0))
 
 
 def choose_behavior(

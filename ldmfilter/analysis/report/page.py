@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+WIDE, PHONE = 9.2, 3.3  # inches, of a picture
+HALF = (3.3, 2.9), 4.3  # heights and width of one that is half as wide as the page
 # Pictures are drawn in these colours and then take the page's, which change with its theme.
 _INK, _MUTED, _LINE = "#111213", "#717273", "#d1d2d3"
 _THEME = {_INK: "var(--ink)", _MUTED: "var(--muted)", _LINE: "var(--line)"} | {
@@ -62,14 +64,15 @@ class Picture:
     Attributes:
         draw: (figure, narrow) draws it.
         numbers: that its caption names; report.json holds them beside the caption.
-        wide, narrow: size in inches.
+        heights: in inches, on a wide page and on a phone.
+        width: in inches, on a wide page; on a phone it is `PHONE`.
         data: for the page's script, plain types.
     """
 
     draw: Callable[[Figure, bool], None]
     numbers: Mapping[str, Any] = field(default_factory=dict)
-    wide: tuple[float, float] = (9.2, 3.2)
-    narrow: tuple[float, float] = (3.3, 3.0)
+    heights: tuple[float, float] = (3.2, 3.0)
+    width: float = WIDE
     data: Any = None
 
     def svg(self, name: str, label: str, narrow: bool = False) -> Markup:
@@ -90,7 +93,8 @@ class Picture:
             # The browser has letters that matplotlib's own font lacks.
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
             warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
-            figure = Figure(figsize=self.narrow if narrow else self.wide, layout="constrained", dpi=144)
+            size = PHONE if narrow else self.width, self.heights[narrow]
+            figure = Figure(figsize=size, layout="constrained", dpi=144)
             self.draw(figure, narrow)
             buffer = io.StringIO()
             figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -107,8 +111,8 @@ Section = tuple[dict[str, Any], dict[str, Picture]]
 
 def one_plot(draw: Callable[[Axes], None], numbers: Mapping[str, Any] | None = None, high: float = 0.0) -> Picture:
     """A picture of one plot: half as wide as the page, or, where `high` is given, as wide as the page and so high."""
-    sizes = ((9.2, high), (3.3, high)) if high else ((4.3, 3.3), (3.3, 2.9))
-    return Picture(lambda figure, _: draw(figure.add_subplot()), numbers or {}, *sizes)
+    size = ((high, high), WIDE) if high else HALF
+    return Picture(lambda figure, _: draw(figure.add_subplot()), numbers or {}, *size)
 
 
 def pair(figure: Figure, narrow: bool, **options: Any) -> Sequence[Axes]:

@@ -38,7 +38,7 @@ from ldmfilter.analysis.plots import (
     reference,
 )
 from ldmfilter.analysis.report.inputs import Inputs
-from ldmfilter.analysis.report.page import Picture, Section, one_plot, pair, plain_number
+from ldmfilter.analysis.report.page import HALF, Picture, Section, one_plot, pair, plain_number
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.tables import Array
@@ -161,8 +161,7 @@ def behavior(inputs: Inputs) -> Section:
     if classes:
         pictures["probabilities"] = one_plot(lambda axes: plot_reports(classes, axes))
     if inputs.lags:
-        sizes = ((9.2, 3.2), (3.3, 4.8)) if inputs.reports else ((4.3, 3.3), (3.3, 2.9))
-        pictures["lags"] = Picture(draw_lags, {}, *sizes)
+        pictures["lags"] = Picture(draw_lags, {}, *(((3.2, 4.8),) if inputs.reports else HALF))
     return {"behavior": inputs.reports, "lags": inputs.lags}, pictures
 
 
@@ -209,7 +208,7 @@ def _states(inputs: Inputs) -> Picture:
         axes.set(xlim=(time[0], time[-1]), ylabel="state", xlabel="" if evidence else axes.get_xlabel())
 
     more = 1.7 * evidence
-    return Picture(draw, numbers, wide=(9.2, 3.9 + more), narrow=(3.3, 3.4 + more))
+    return Picture(draw, numbers, (3.9 + more, 3.4 + more))
 
 
 def _evidence(inputs: Inputs, part: xr.Dataset, shown: Sequence[int], above: Axes, below: Axes) -> None:
@@ -271,7 +270,7 @@ def _space(inputs: Inputs) -> Picture:
     }
     data = {**dict(zip("xyz", points.T.round(4), strict=True)), "time": time.round(2)}
     data |= {"choices": choices, "axes": labels}
-    return Picture(draw, numbers, wide=(5.6, 4.6), data=finite(data))
+    return Picture(draw, numbers, (4.6, 3.0), 5.6, finite(data))
 
 
 def _apart(inputs: Inputs, mean: Array, observed: Array) -> Array | None:
@@ -372,7 +371,7 @@ def _raster(inputs: Inputs) -> Picture:
             grid[1].legend(loc="lower left", bbox_to_anchor=(0, 0.98), ncols=1 if narrow else 3, borderaxespad=0)
 
     high = 3.4 + 1.3 * len(behaviors)
-    return Picture(draw, numbers, wide=(9.2, high), narrow=(3.3, high))
+    return Picture(draw, numbers, (high, high))
 
 
 def trials(inputs: Inputs) -> Section:
@@ -415,8 +414,8 @@ def trials(inputs: Inputs) -> Section:
     numbers = {"best_time": found.time[best], "best": found.accuracy[best], "shuffled": found.shuffled[best]}
     data["best_recall"] = found.recall[best]
     return {"trials": data, "trials_note": ""}, {
-        "trials": Picture(draw, about, wide=(9.2, high), narrow=(3.3, 1.8 * len(shown) + 0.8)),
-        "conditions": Picture(draw_read, numbers, wide=(9.2, 3.4), narrow=(3.3, 3.6)),
+        "trials": Picture(draw, about, (high, 1.8 * len(shown) + 0.8)),
+        "conditions": Picture(draw_read, numbers, (3.4, 3.6)),
     }
 
 
@@ -529,7 +528,7 @@ def _drift(measures: Measures) -> Picture:
         if narrow:
             both[0].set_xlabel("")
 
-    return Picture(draw, wide=(9.2, 2.5), narrow=(3.3, 3.4))
+    return Picture(draw, heights=(2.5, 3.4))
 
 
 def _units(measures: Measures) -> Picture:
