@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -22,9 +22,7 @@ from ldmfilter.analysis.intervals import conformal_quantile
 from ldmfilter.analysis.nested import FAST, fit_bins
 from ldmfilter.analysis.readout import BehaviorReport, read_behavior
 from ldmfilter.filter.linalg import one_thread
-
-if TYPE_CHECKING:
-    from ldmfilter.filter.model import LDMFilter
+from ldmfilter.filter.model import LDMFilter
 
 LEVEL = 0.95
 SHIFTS = 20  # of the control, which is not reported

@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from rich.console import Console
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from ldmfilter.analysis.behavior import Behavior, align, speed, thin
@@ -17,9 +18,6 @@ from ldmfilter.data.tables import Array, shorten
 from ldmfilter.data.windows import outside, stretches
 from ldmfilter.errors import InputError
 from ldmfilter.text import plain, print_lines
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 GUARD = 2.0  # s between bins of different use: several time constants of the counts
 FOLDS = 5

@@ -11,22 +11,20 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from rich.console import Console
 
 from ldmfilter.analysis.baselines import LINEAR_SYSTEM, LOCAL_LEVEL, NO_MEMORY, RANDOM_WALK
 from ldmfilter.analysis.intervals import BAND
 from ldmfilter.analysis.judged import GUARD, check_model
 from ldmfilter.analysis.measures import LEVEL, SURROGATES, Measures, measure
+from ldmfilter.analysis.readout import AnyReport
 from ldmfilter.analysis.statistics import INFORMATION_UNIT
+from ldmfilter.filter.model import LDMFilter
 from ldmfilter.html import table
 from ldmfilter.progress import Told, teller
 from ldmfilter.text import finite, plain, print_lines, shown
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ldmfilter.analysis.readout import AnyReport
-    from ldmfilter.filter.model import LDMFilter
 
 QUESTIONS = USEFUL, HONEST, FIT = "are the states useful?", "are the intervals honest?", "do the dynamics fit?"
 
@@ -251,7 +249,14 @@ _IN_A_THIRD = (
 )
 
 
-def _lead_check(name: str, baseline: str, at: Bound, reason: str, fine: str, strict: bool) -> Check:
+def _lead_check(
+    name: str,
+    baseline: str,
+    strict: bool,
+    at: Bound = 0.0,
+    reason: str = "below 0 the simpler predictor is the better one",
+    fine: str = "better than",
+) -> Check:
     return Check(
         name,
         FIT,
@@ -462,19 +467,13 @@ CHECKS = (
         "of an innovation could have been predicted from one before",
         fine="little is left to predict in the innovations ({m.consistency.hosking})",
     ),
-    *(
-        _lead_check(
-            name, baseline, 0.0, "below 0 the simpler predictor is the better one", "better than", strict
-        )
-        for name, baseline, strict in (
-            ("lead over a random walk", RANDOM_WALK, True), ("lead over a walk in noise", LOCAL_LEVEL, False)
-        )
-    ),
+    _lead_check("lead over a random walk", RANDOM_WALK, strict=True),
+    _lead_check("lead over a walk in noise", LOCAL_LEVEL, strict=False),
     _lead_check(
-        "lead over a linear system", LINEAR_SYSTEM,
+        "lead over a linear system", LINEAR_SYSTEM, False,
         lambda m: -LAG_BEHIND * len(m.spectrum.z) * (1 / m.bin_size),
         "the filter is one itself and should come near the best; 0.02 nats a frame and dimension are errors 2 % larger",
-        "as well as", strict=False,
+        "as well as",
     ),
     Check(
         "states without memory", FIT, lambda m: Number(float((m.memory.time_constant < m.bin_size).sum())),

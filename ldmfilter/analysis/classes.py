@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from rich.console import Console
 from scipy.optimize import minimize_scalar
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import balanced_accuracy_score, recall_score
@@ -25,9 +26,6 @@ from ldmfilter.analysis.intervals import block_means
 from ldmfilter.analysis.nested import MOST_FITTED, NEIGHBOURS
 from ldmfilter.data.tables import Array
 from ldmfilter.text import print_lines, print_table
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 SHRINKAGES = (0.1, 0.01)  # of the covariance within classes: candidates, the first is the control's
 STEPS = 10  # of probability, in which calibration is judged

@@ -486,7 +486,7 @@ class VariableReading:
         """Scores of the intervals and of their distribution in the judged bins: `intervals`, `distribution`,
         `thirds`, by quantities (time,), width and value, and `value_range` of a `BehaviorReport`."""
         if not self.bins.calibrated:
-            return {"intervals": (), "distribution": None, "thirds": (), "value_range": None}
+            return {}
         rows = self.bins.tested
         seen, mean, block = self.bins.truth[rows], self.mean[rows], self.bins.block[rows]
         bounds, half = self.bounds[:, rows], self.constant[rows]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ldmfilter.analysis import statistics
 from ldmfilter.analysis.baselines import NO_MEMORY, Baseline, causal_pca, log_likelihoods
+from ldmfilter.analysis.intervals import Third
 from ldmfilter.analysis.judged import Bins, bins_of, excerpt, thinned
+from ldmfilter.analysis.readout import AnyReport
 from ldmfilter.analysis.score import Judge, means_without
 from ldmfilter.data.frames import apart
 from ldmfilter.data.prepare import as_counts
@@ -25,13 +27,9 @@ from ldmfilter.filter.decode import sound
 from ldmfilter.filter.forecast import Forecast
 from ldmfilter.filter.kalman import LinearGaussian
 from ldmfilter.filter.linalg import one_thread
+from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.network import together
 from ldmfilter.filter.spikes_ahead import horizons_of, spikes_ahead
-
-if TYPE_CHECKING:
-    from ldmfilter.analysis.intervals import Third
-    from ldmfilter.analysis.readout import AnyReport
-    from ldmfilter.filter.model import LDMFilter
 
 PIECE_BINS = 20_000  # judged bins, at most, in which spikes ahead are predicted
 FIT_BINS = 10_000  # bins that the linear system and the local level are fitted to

@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from rich.console import Console
 
 from ldmfilter.analysis.bayesian_decoder import Decoder, decode_counts
 from ldmfilter.analysis.behavior import Behavior, as_behavior, cross, r2, score, speed
@@ -31,9 +32,6 @@ from ldmfilter.errors import InputError
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.html import table
 from ldmfilter.text import print_lines, print_table
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 SHIFTS = 99  # of the control
 
@@ -80,10 +78,10 @@ class BehaviorReport(Judged):
     follow_state: float
     control: Control | None
     decoder: Decoder | None
-    intervals: tuple[IntervalScore, ...]
-    distribution: DistributionScore | None
-    thirds: tuple[Third, ...]
-    value_range: tuple[float, float] | None
+    intervals: tuple[IntervalScore, ...] = ()
+    distribution: DistributionScore | None = None
+    thirds: tuple[Third, ...] = ()
+    value_range: tuple[float, float] | None = None
 
     @property
     def circular(self) -> bool:

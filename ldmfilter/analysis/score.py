@@ -19,11 +19,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from rich.console import Console
 
 from ldmfilter.analysis.baselines import SMOOTHING, STATES, causal_pca
 from ldmfilter.analysis.judged import GUARD, Bins, bins_of, check_model, excerpt, thinned
@@ -36,16 +37,12 @@ from ldmfilter.files import AnyPath
 from ldmfilter.filter.decode import sound
 from ldmfilter.filter.forecast import check_horizons
 from ldmfilter.filter.linalg import one_thread
+from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.runs import Run
 from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead, folds_of, spikes_ahead
 from ldmfilter.html import table
 from ldmfilter.progress import Told, teller
 from ldmfilter.text import finite, plain, print_lines, print_table
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ldmfilter.filter.model import LDMFilter
 
 AHEAD = (0.1, 0.2, 0.5, 1.0, 2.0)  # s
 QUARTERS, GROUPINGS = 4, 2  # groups of units that are hidden in turn; ways to group them

@@ -29,10 +29,11 @@ import os
 import shutil
 import time
 from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import xarray as xr
 
@@ -55,9 +56,6 @@ from ldmfilter.filter.training import Training, read_history
 from ldmfilter.tensors import read_tensors, reading
 from ldmfilter.text import finite
 from ldmfilter.version import __version__
-
-if TYPE_CHECKING:
-    from concurrent.futures import Executor
 
 SWEEP_FORMAT = 2  # 1 kept its runs in a database
 MOST_RUNS = 2_000  # that are trained

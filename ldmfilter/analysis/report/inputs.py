@@ -5,24 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from sklearn.decomposition import PCA
 
+from ldmfilter.analysis.checks import Diagnosis
 from ldmfilter.analysis.plots import class_positions
+from ldmfilter.analysis.trials import Trials
 from ldmfilter.data.counts import is_signal
+from ldmfilter.data.session import Session
 from ldmfilter.data.tables import Array
 from ldmfilter.data.windows import stretches
-
-if TYPE_CHECKING:
-    from ldmfilter.analysis.checks import Diagnosis
-    from ldmfilter.analysis.trials import Trials
-    from ldmfilter.data.session import Session
-    from ldmfilter.filter.model import LDMFilter
-    from ldmfilter.filter.runs import Run
+from ldmfilter.filter.model import LDMFilter
+from ldmfilter.filter.runs import Run
 
 Span = tuple[float, float]
 _PLACES = 20  # bins of the first behaviour by which units are ordered, with as many observations in each

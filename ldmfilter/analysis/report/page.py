@@ -17,19 +17,18 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.environment import TemplateModule
 from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ldmfilter.analysis.blocks import reason_in_words
 from ldmfilter.analysis.intervals import unit_of
 from ldmfilter.analysis.plots import COLOURS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 WIDE, PHONE = 9.2, 3.3  # inches, of a picture
 HALF = (3.3, 2.9), 4.3  # heights and width of one that is half as wide as the page
@@ -84,9 +83,6 @@ class Picture:
             label: description of the picture, for screen readers.
             narrow: in the size for a phone.
         """
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-
         name += "-n" if narrow else "-w"
         style: dict[Any, Any] = mpl.rcParamsDefault | _STYLE | {"svg.hashsalt": name}
         with mpl.rc_context(style), warnings.catch_warnings():

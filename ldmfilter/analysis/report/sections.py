@@ -11,10 +11,13 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 
 from ldmfilter.analysis.measures import Measures
 from ldmfilter.analysis.plots import (
@@ -39,20 +42,15 @@ from ldmfilter.analysis.plots import (
 )
 from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.page import HALF, Picture, Section, one_plot, pair, plain_number
+from ldmfilter.analysis.trials import Trials
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.tables import Array
 from ldmfilter.data.windows import stretches
 from ldmfilter.filter.candidates import labels
+from ldmfilter.filter.evaluation import Record
 from ldmfilter.text import clean, finite
 from ldmfilter.version import __version__
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from ldmfilter.analysis.trials import Trials
-    from ldmfilter.filter.evaluation import Record
 
 _LIBRARIES = ("torch", "numpy", "scipy", "xarray", "zarr", "pynwb", "scikit-learn", "pynapple", "matplotlib", "plotly")
 POINTS = 3000  # of the state space, at most: what a phone turns smoothly
@@ -245,8 +243,6 @@ def _space(inputs: Inputs) -> Picture:
     values = np.array(first["values"], dtype=np.float64)
 
     def draw(figure: Figure, narrow: bool) -> None:
-        from matplotlib.colors import LinearSegmentedColormap
-
         colours = LinearSegmentedColormap.from_list("page", [colour for _, colour in first["colorscale"]])
         axes: Any = figure.add_subplot(projection="3d")
         x, y, z, value = np.column_stack([points, values])[::2][np.isfinite(values[::2])].T
