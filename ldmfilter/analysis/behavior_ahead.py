@@ -18,8 +18,7 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from ldmfilter.analysis.behavior import Behavior, cross
 from ldmfilter.analysis.blocks import GUARD, Bins, bins_of
-from ldmfilter.analysis.intervals import conformal_quantile
-from ldmfilter.analysis.nested import FAST, fit_bins
+from ldmfilter.analysis.intervals import FAST, conformal_quantile, fit_bins
 from ldmfilter.analysis.readout import BehaviorReport, read_behavior
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.model import LDMFilter

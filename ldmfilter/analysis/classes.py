@@ -22,8 +22,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from ldmfilter.analysis.bayesian_decoder import decode_counts
 from ldmfilter.analysis.behavior import cross, thin
 from ldmfilter.analysis.blocks import Bins, Judged, Surrogates, against_surrogates
-from ldmfilter.analysis.intervals import block_means
-from ldmfilter.analysis.nested import MOST_FITTED, NEIGHBOURS
+from ldmfilter.analysis.intervals import MOST_FITTED, NEIGHBOURS, block_means
 from ldmfilter.data.tables import Array
 from ldmfilter.text import print_lines, print_table
 

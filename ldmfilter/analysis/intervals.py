@@ -1,5 +1,4 @@
-"""Intervals of what is read from states: made from errors at other folds, calibrated, and judged by coverage, width and
-interval score with standard errors.
+"""Readouts of behaviour from states, and their intervals: made from errors at other folds, calibrated, and judged.
 
 The distribution for a bin is made of the readout's errors at the nearest states of other folds, each blurred by
 W P W': the filter's covariance P through the local linear map W of the readout. Its nonconformity is measured on the
@@ -12,6 +11,7 @@ states.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,14 +20,24 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 from scipy.stats import rankdata
-from sklearn.neighbors import NearestNeighbors
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import BaggingRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsRegressor, NearestNeighbors
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from ldmfilter.analysis.behavior import Behavior, cross, thin
 from ldmfilter.analysis.blocks import Bins, split_halves
-from ldmfilter.analysis.nested import MOST_FITTED, Readout, candidates_of, choose, fit_candidate, read_nested
 from ldmfilter.analysis.statistics import block_bootstrap
 from ldmfilter.data.tables import Array
 
+NEIGHBOURS = (10, 25, 50)  # candidates
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of the ridge, in variances of a state: candidates
+MOST_FITTED = 20_000  # bins that a readout is fitted on
+_MOST_NETWORK = 3_000  # bins that networks are fitted on: with more they take most of the time
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 ERRORS = 80  # nearest states whose errors make a distribution: fewer say nothing of its tails
 SLOPE_NEIGHBOURS = 40  # nearest states that a local linear map is fitted to
@@ -43,6 +53,60 @@ QUANTILES = (np.arange(100) + 0.5) / 100  # that the CRPS is summed over
 TENTHS = 10  # of a histogram of probabilities
 
 Bounds = Array | tuple[Array, Array]  # lower and upper (bin,)
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A kind of regression from states to behaviour.
+
+    candidates: scikit-learn estimators for a number of fitted bins, always as many; the choice among them is made on
+        inner folds. Inputs are states in coordinates of unit filter covariance, targets `Behavior.encode`.
+    most_bins: it is fitted on at most so many, evenly spread; least_bins: with fewer judged bins it is left out
+    fast: whether the shift control uses it
+    """
+
+    name: str
+    candidates: Callable[[int], list[Any]]
+    most_bins: int = MOST_FITTED
+    least_bins: int = 1
+    fast: bool = True
+
+
+def _networks(bins: int) -> list[Any]:
+    network = MLPRegressor(
+        hidden_layer_sizes=(64, 64), alpha=1e-2, early_stopping=bins >= 100, n_iter_no_change=5, max_iter=80,
+        batch_size=min(500, max(bins // 10, 8)), learning_rate_init=5e-3,
+    )  # fmt: skip
+    ensemble = BaggingRegressor(network, n_estimators=3, bootstrap=False, random_state=0)
+    return [make_pipeline(StandardScaler(), TransformedTargetRegressor(ensemble, transformer=StandardScaler()))]
+
+
+#: The readouts that are compared.
+READOUTS = (
+    Readout("linear", lambda bins: [make_pipeline(StandardScaler(), Ridge(alpha=p * bins)) for p in PENALTIES]),
+    Readout(
+        "neighbours", lambda bins: [KNeighborsRegressor(n_neighbors=min(k, max(bins // 4, 1))) for k in NEIGHBOURS]
+    ),
+    Readout("networks", _networks, most_bins=_MOST_NETWORK, least_bins=1_000, fast=False),
+)
+FAST = tuple(readout for readout in READOUTS if readout.fast)
+
+
+def fit_bins(bins: Bins, estimator: Any, y: Array, train: Array) -> Any:
+    """The estimator, fitted to values y (bin,) or (bin, series) in the bins `train`; on a line it reads none beyond."""
+
+    def decode(targets: Array) -> Array:
+        values = bins.variable.decode(targets)
+        return values if bins.variable.period is not None else np.clip(values, y.min(0), y.max(0))
+
+    both = {"func": bins.variable.encode, "inverse_func": decode, "check_inverse": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return TransformedTargetRegressor(estimator, **both).fit(bins.states[train], y)
+
+
+#: A readout, and the number of one of its candidates.
+Candidate = tuple[Readout, int]
 
 
 @dataclass(frozen=True)
@@ -416,23 +480,67 @@ class VariableReading:
         n = bins.truth.size
         self.bins, self.ci = bins, ci
         self.levels = {level: i for i, level in enumerate(sorted({*LEVELS, ci}))}
-        self.candidates = candidates_of(one for one in readouts if one.least_bins <= bins.judged.sum())
+        kept = [one for one in readouts if one.least_bins <= bins.judged.sum()]
+        self.candidates = [(readout, i) for readout in kept for i in range(len(readout.candidates(1)))]
         self.mean, self.pit = np.full((2, n), np.nan)
         self.bounds, self.constant = np.full((2, n, len(self.levels)), np.nan), np.full((n, len(self.levels)), np.nan)
-        self.by_readout = {readout.name: np.full(n, np.nan) for readout, _ in self.candidates}
+        self.by_readout = {readout.name: np.full(n, np.nan) for readout in kept}
         self.chosen_of: list[str] = []
         self.local_of: list[bool] = []
         self.reader: Reader | None = None
         group = bins.fold if bins.folds > 1 else split_halves(bins.fold, bins.judged)
-        readings = read_nested(bins, self.candidates, group)
+        readings = self._read_nested(group)
         scores = [self._read_fold(g, group, readings) for g in range(group.max() + 1)]
         self.chosen = self._read_rest(readings[:, group, np.arange(n)], np.concatenate(scores))
+
+    def predict(self, candidates: Iterable[Candidate], y: Array, rows: Array, new: Array) -> Array:
+        """Values (candidate, bin) or (candidate, bin, series) of `new` bins by candidates, fitted to y (bin,) or (bin,
+        series) in the bins `rows`."""
+        return np.stack([self._fit(one, y, rows).predict(self.bins.states[new]) for one in candidates])
+
+    def _fit(self, candidate: Candidate, y: Array, rows: Array) -> Any:
+        readout, i = candidate
+        some = thin(np.arange(rows.size), readout.most_bins)
+        return fit_bins(self.bins, readout.candidates(some.size)[i], y[some], rows[some])
+
+    def _read_nested(self, group: Array) -> Array:
+        """Readings (candidate, group, bin) that are honest for one group each.
+
+        Those of g hold, for a bin of another group, the reading of the candidate fitted without g and without the bin's
+        group; for a bin of g, the mean of all these fits. So with five folds ten pairs are fitted.
+        """
+        bins = self.bins
+        inner = group if group.max() > 1 else split_halves(group, bins.judged)
+        fits: dict[bytes, Array] = {}
+        result = np.full((len(self.candidates), group.max() + 1, group.size), np.nan)
+        for g in range(group.max() + 1):
+            rows = np.flatnonzero(bins.judged & (group != g))
+            outer, together = group == g, []
+            for train, held in cross(rows, inner[rows]):
+                if (key := train.tobytes()) not in fits:
+                    new = np.flatnonzero((group >= 0) & ~np.isin(inner, inner[train]))
+                    fits[key] = np.full((len(result), group.size), np.nan)
+                    fits[key][:, new] = self.predict(self.candidates, bins.truth[train], train, new)
+                together.append(fits[key][:, outer])
+                part = inner == inner[held[0]]
+                result[:, g, part] = fits[key][:, part]
+            result[:, g, outer] = bins.variable.mean(np.stack(together), 0)
+        return result
+
+    def _choose(self, values: Array, rows: Array) -> dict[str, int]:
+        """The row of the best candidate of each readout, by squared error of values (candidate, bin) in the bins
+        `rows`; the best readout first."""
+        squared = (self.bins.variable.difference(self.bins.truth[rows], values[:, rows]) ** 2).mean(1)
+        best: dict[str, int] = {}
+        for place in np.argsort(squared, kind="stable").tolist():
+            best.setdefault(self.candidates[place][0].name, place)
+        return best
 
     def _read_fold(self, g: int, group: Array, readings: Array) -> Array:
         """Read one group without anything seen of it. Returns the nonconformity scores that calibrated it."""
         bins, out = self.bins, np.flatnonzero(group == g)
         others = np.flatnonzero(bins.judged & (group != g))
-        best = choose(bins, self.candidates, readings[:, g], others)
+        best = self._choose(readings[:, g], others)
         for name, place in best.items():
             self.by_readout[name][out] = readings[place, g, out]
         chosen = next(iter(best))
@@ -453,8 +561,8 @@ class VariableReading:
         """Read the bins of no fold by the readout that is best in all judged bins, fitted on all; return its name."""
         bins, rows = self.bins, np.flatnonzero(self.bins.judged)
         new = np.flatnonzero((bins.fold < 0) | (bins.folds < 2))
-        chosen, place = next(iter(choose(bins, self.candidates, values, rows).items()))
-        fitted = fit_candidate(bins, self.candidates[place], bins.truth[rows], rows)
+        chosen, place = next(iter(self._choose(values, rows).items()))
+        fitted = self._fit(self.candidates[place], bins.truth[rows], rows)
         if new.size:
             self.mean[new] = fitted.predict(bins.states[new])
         if bins.calibrated:

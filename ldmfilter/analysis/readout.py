@@ -19,12 +19,21 @@ from rich.console import Console
 
 from ldmfilter.analysis.bayesian_decoder import Decoder, decode_counts
 from ldmfilter.analysis.behavior import Behavior, as_behavior, cross, r2, score, speed
-from ldmfilter.analysis.blocks import GUARD, LEAST_FOLDS, Bins, Judged, Surrogates, against_surrogates, bins_of
+from ldmfilter.analysis.blocks import GUARD, LEAST_FOLDS, Judged, Surrogates, against_surrogates, bins_of
 from ldmfilter.analysis.classes import ClassReport, read_classes
+from ldmfilter.analysis.intervals import FAST as FAST
 from ldmfilter.analysis.intervals import LEVELS as LEVELS
-from ldmfilter.analysis.intervals import SPEED, SPIKES, DistributionScore, IntervalScore, Reader, Third, VariableReading
-from ldmfilter.analysis.nested import FAST as FAST
-from ldmfilter.analysis.nested import READOUTS, Candidate, Readout, predict_all
+from ldmfilter.analysis.intervals import (
+    READOUTS,
+    SPEED,
+    SPIKES,
+    DistributionScore,
+    IntervalScore,
+    Reader,
+    Readout,
+    Third,
+    VariableReading,
+)
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import frame_bins, sum_frames
 from ldmfilter.data.tables import Array
@@ -309,7 +318,6 @@ def _report(
     if counts is not None and rows.size:
         decoded, window = decode_counts(bins, counts)
         decoder = Decoder(*score(variable, bins.truth[rows], decoded), window=window)
-    fast = [one for one in reading.candidates if one[0].fast]
     return BehaviorReport(
         **bins.about(note),
         unit=variable.unit,
@@ -320,17 +328,18 @@ def _report(
         chosen_in=reading.chosen_of.count(reading.chosen) / len(reading.chosen_of) if rows.size else 1.0,
         follow_state=float(np.mean(reading.local_of)) if reading.local_of else 0.0,
         read=scored(reading.mean) if rows.size else None,
-        control=_control(bins, fast, shifts) if rows.size else None,
+        control=_control(reading, shifts) if rows.size else None,
         decoder=decoder,
         **reading.scores(ordered),
     )
 
 
-def _control(bins: Bins, candidates: Sequence[Candidate], shifts: int) -> Control:
+def _control(reading: VariableReading, shifts: int) -> Control:
     """Compare the best fast readout of the behaviour with that of each of its surrogates."""
+    bins, fast = reading.bins, [one for one in reading.candidates if one[0].fast]
     rows, shifted = bins.surrogates(shifts)
-    read = np.full((len(candidates), *shifted.shape), np.nan)
+    read = np.full((len(fast), *shifted.shape), np.nan)
     for train, test in cross(np.arange(rows.size), bins.fold[rows]):
-        read[:, test] = predict_all(bins, candidates, shifted[train], rows[train], rows[test])
+        read[:, test] = reading.predict(fast, shifted[train], rows[train], rows[test])
     best = np.max([r2(bins.variable, shifted, values) for values in read], axis=0)
     return Control(r2=float(best[0]), **against_surrogates(best))

@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from ldmfilter.analysis.behavior import Behavior
 from ldmfilter.analysis.checks import CHECKS
+from ldmfilter.analysis.intervals import Readout
 from ldmfilter.analysis.measures import Measures
-from ldmfilter.analysis.nested import Readout
 from ldmfilter.analysis.readout import FAST, LEVELS, READOUTS, Reading, read_behavior
 from ldmfilter.errors import InputError
 

@@ -13,9 +13,8 @@ from ldmfilter.analysis.behavior import choose_behavior
 from ldmfilter.analysis.behavior_ahead import read_at_lags, widths_at_lags
 from ldmfilter.analysis.checks import diagnose
 from ldmfilter.analysis.readout import AnyReport, read_behavior
-from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.page import Picture, listed, write_page
-from ldmfilter.analysis.report.sections import SECTIONS
+from ldmfilter.analysis.report.sections import SECTIONS, Inputs
 from ldmfilter.analysis.trials import choose_condition, read_trials
 from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError
