@@ -2,17 +2,18 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from ldmfilter_cli.console import FAILED, Quiet, command, say
 from ldmfilter_cli.options import (
+    AsJson,
     Behaviors,
     Circular,
     MinSpeed,
     RunArgument,
     RunOption,
+    RunSession,
     one_folder,
     open_run,
     where_now,
@@ -29,14 +30,11 @@ if TYPE_CHECKING:
 def check(
     run: RunArgument = None,
     run_option: RunOption = None,
-    session: Annotated[
-        Path | None,
-        typer.Option(metavar="SESSION", help="Which of the run's sessions, or where it lies now, if it was moved."),
-    ] = None,
+    session: RunSession = None,
     behavior: Behaviors = None,
     circular: Circular = None,
     min_speed: MinSpeed = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="All numbers, as JSON.")] = False,
+    as_json: AsJson = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where something is found.")] = False,
     quiet: Quiet = False,
 ) -> None:

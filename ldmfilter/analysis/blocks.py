@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,10 +68,11 @@ def time_blocks(latents: xr.Dataset, guard: float) -> Blocks:
         at = (time[stretch] - time[stretch[0]]) / size  # bins from the first one
         pieces = max(1, int((at[-1] + 1 + gap) / (length / size + gap) + 1e-6))
         edges = np.linspace(0, round(at[-1]) + 1 + gap, pieces + 1).round()
-        for start, stop in itertools.pairwise(edges.tolist()):
-            block[stretch[(at > start - 0.25) & (at < stop - gap - 0.25)]] = number
-            why[stretch[(at > stop - gap - 0.25) & (at < stop - 0.25)]] = "guard"
-            number += 1
+        place = np.searchsorted(edges - 0.25, at, side="right") - 1
+        inside = at < edges[place + 1] - gap - 0.25
+        block[stretch[inside]] = number + place[inside]
+        why[stretch[~inside]] = "guard"
+        number += pieces
     why[(why == "") & ~observed] = "unobserved"
     return block, why, held_out, ""
 

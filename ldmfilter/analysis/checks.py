@@ -608,8 +608,7 @@ class Diagnosis(Measures):
         """
         shown = ("ok", "summary", "predictive", "unpredictive")
         content = {name: getattr(self, name) for name in shown} | dataclasses.asdict(self)
-        plain: dict[str, Any] = finite(content | {"behavior": [one.to_dict() for one in self.behavior]})
-        return plain
+        return dict(finite(content | {"behavior": [one.to_dict() for one in self.behavior]}))
 
 
 def check(

@@ -59,8 +59,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON takes them."""
-        content: dict[str, Any] = finite(vars(self))
-        return content
+        return dict(finite(vars(self)))
 
 
 def compare(runs: Sequence[Run], session: AnyPath | None = None) -> Comparison:

@@ -19,7 +19,7 @@ from ldmfilter.analysis.baselines import NO_MEMORY, Baseline, causal_pca, log_li
 from ldmfilter.analysis.intervals import Third
 from ldmfilter.analysis.judged import Bins, bins_of, excerpt, thinned
 from ldmfilter.analysis.readout import AnyReport
-from ldmfilter.analysis.score import Judge, means_without
+from ldmfilter.analysis.score import NONE, Judge, means_without
 from ldmfilter.data.frames import apart
 from ldmfilter.data.prepare import as_counts
 from ldmfilter.data.tables import Array
@@ -206,10 +206,10 @@ def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> Spike
     fit, judged = bins.halves
     judged = thinned(judged, PIECE_BINS, bins.size, seed)
     judge = Judge(dataclasses.replace(bins, fit=fit, judged=judged))
-    states, shown = partial(means_without, model, counts, latents), np.zeros(0, np.int64)  # to which no unit is hidden
+    states = partial(means_without, model, counts, latents)
     by_states, by_pca = (
         spikes_ahead(each, judge.bins.counts, bins.segment, fit, judged, bins.size, bins.signal)
-        for each in (states(shown), judge.made(partial(causal_pca, width=judge.width()), shown))
+        for each in (states(NONE), judge.made(causal_pca, NONE, width=judge.width()))
     )
     horizons = horizons_of(judge.bins.counts, bins.segment, judged, bins.size)
     hidden = judge.hidden(states)
@@ -321,9 +321,10 @@ def drift(z: Array, x: Array, information: Array, bins: Bins, seed: int) -> Drif
         "nis": np.asarray([(x[part] ** 2).mean() for part in parts]),
         "mean_z": np.stack([z[part].mean(0) for part in parts]),
     }
+    first, last = bins.time[[part[[0, -1]] for part in parts]].T
     return Drift(
-        np.asarray([bins.time[part[0]] - bins.size / 2 for part in parts]),
-        np.asarray([bins.time[part[-1]] + bins.size / 2 for part in parts]),
+        first - bins.size / 2,
+        last + bins.size / 2,
         **by_block,
         changes={name: statistics.trend(values, middle, seed) for name, values in by_block.items()},
     )

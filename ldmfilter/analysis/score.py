@@ -163,8 +163,7 @@ class Scores:
                 | ({} if one is first else {"first_leads_by": first.lead(one)})
                 for source, one in row.items()
             }
-        content: dict[str, Any] = finite(vars(self) | {"rows": rows})
-        return content
+        return dict(finite(vars(self) | {"rows": rows}))
 
 
 def score_runs(

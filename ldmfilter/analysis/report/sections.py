@@ -57,6 +57,7 @@ from ldmfilter.filter.candidates import labels
 from ldmfilter.filter.evaluation import Record
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.runs import Run
+from ldmfilter.filter.spikes_ahead import thin
 from ldmfilter.text import clean, finite
 from ldmfilter.version import __version__
 
@@ -343,11 +344,12 @@ def _space(inputs: Inputs) -> Picture:
         shown = (mean - mean.mean(0)) @ axes_by
     # The slowest come first. As all states have the same variance, principal components would be no better a choice.
     shown = np.pad(shown, ((0, 0), (0, max(3 - shown.shape[1], 0))))[:, :3]  # one or two states lie in a plane
-    drawn = np.unique(np.linspace(0, len(observed) - 1, min(POINTS, len(observed))).astype(np.int64))
+    drawn = thin(np.arange(len(observed)), POINTS)
+    at = observed[drawn]
     points = shown[drawn] / max(float(np.abs(shown).max()), np.finfo(float).tiny)
     labels = [f"h{number}" if axes_by is None else f"axis {number + 1}" for number in range(3)]
-    time = inputs.time[observed][drawn]
-    choices = [_colouring(one, inputs.measured(one["name"])[observed][drawn]) for one in inputs.reports]
+    time = inputs.time[at]
+    choices = [_colouring(one, inputs.measured(one["name"])[at]) for one in inputs.reports]
     choices.append(_colouring({"name": "time", "unit": "s"}, time))
     first = choices[0]
     values = np.array(first["values"], dtype=np.float64)
