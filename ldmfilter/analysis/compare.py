@@ -96,10 +96,10 @@ def compare(runs: Sequence[Run], session: AnyPath | None = None) -> Comparison:
     fold = _folds(decoded[0]["time"].values[judged], bin_size)
     states = [one["filtered_mean"].values.astype(float)[judged] for one in decoded]
     r2, control = np.eye(len(runs)), np.zeros((len(runs), len(runs)))
-    pairs = list(itertools.permutations(range(len(runs)), 2))
-    for i, j in pairs:
+    for i, j in itertools.permutations(range(len(runs)), 2):
         r2[i, j], control[i, j] = agreement(states[i], states[j], fold)
-    median, chance = float(np.median([r2[pair] for pair in pairs])), max(float(control[pair]) for pair in pairs)
+    others = ~np.eye(len(runs), dtype=bool)
+    median, chance = float(np.median(r2[others])), float(control[others].max())
     unjudged = ""
     try:
         found = hidden_units(models, common_counts(runs, session))

@@ -428,13 +428,18 @@ class _Errors:
 
         return near
 
+    def at(self, new: Array, among: Array) -> Iterator[tuple[Array, ErrorDistribution]]:
+        """The bins `new`, some at a time, with distributions from the errors in `among`."""
+        near = self.among(among)
+        for first in range(0, new.size, _CHUNK):
+            rows = new[first : first + _CHUNK]
+            yield rows, near(self.bins.states[rows], self.bins.covs[rows])
+
     def cross(self, rows: Array, among: Array) -> Iterator[tuple[Array, ErrorDistribution]]:
         """Bins of `rows` by fold, with distributions from the errors in `among` at other folds."""
         fold = self.bins.fold
         for _, held in cross(rows, fold[rows]):
-            near = self.among(among[fold[among] != fold[held[0]]])
-            for new in _chunks(held):
-                yield new, near(self.bins.states[new], self.bins.covs[new])
+            yield from self.at(held, among[fold[among] != fold[held[0]]])
 
     def scores(self, pairs: Iterable[tuple[Array, ErrorDistribution]]) -> Array:
         """Nonconformity (row,) of the errors in the bins that `cross` gave."""
@@ -449,10 +454,6 @@ class _Errors:
             bounds = near.bounds(conformal_quantile(scores, level))
             total += float(interval_score(self.error[new], bounds, level).sum())
         return total
-
-
-def _chunks(rows: Array) -> Iterator[Array]:
-    return (rows[first : first + _CHUNK] for first in range(0, rows.size, _CHUNK))
 
 
 def _local_slopes(states: Array, values: Array) -> Array:
@@ -575,13 +576,12 @@ class VariableReading:
 
     def _set_bounds(self, errors: _Errors, new: Array, among: Array, scores: Array, levels: Iterable[float]) -> None:
         """Set the bounds of the bins `new`, calibrated by `scores`."""
-        bins, distributions = self.bins, errors.among(among)
-        for rows in _chunks(new):
-            near = distributions(bins.states[rows], bins.covs[rows])
+        seen = self.bins.truth[among]
+        for rows, near in errors.at(new, among):
             self.pit[rows] = near.pit(errors.error[rows], scores)
             for level in levels:
                 ends = near.bounds(conformal_quantile(scores, level))
-                self.bounds[:, rows, self.levels[level]] = self._clip(self.mean[rows], *ends, bins.truth[among])
+                self.bounds[:, rows, self.levels[level]] = self._clip(self.mean[rows], *ends, seen)
 
     def _clip(self, mean: Array, low: Any, high: Any, seen: Array) -> Array:
         """Bounds (bound, bin) from deviations: within the range of the values `seen`, on a circle within one turn."""

@@ -307,14 +307,14 @@ def _state_of(folder: Path, steps: int) -> dict[str, Any]:
         if path.exists():
             outcome = json.loads(path.read_text(encoding="utf-8"))
         ended, seconds, reason = outcome["ended"], float(outcome["seconds"]), str(outcome["reason"])
-        hidden = outcome.get("hidden_units")  # none of a sweep of before
-        hidden = None if hidden is None else float(hidden)
+        hidden = _known(outcome.get("hidden_units"))  # none of a sweep of before
     with reading(path := folder / MODEL_FILE):
         header: dict[str, Any] = read_tensors(path)[1] if path.exists() else {}
         history, kept = read_history(header.get("history", [])), header.get("kept", {})
+        score = _known(kept.get("bits_per_spike"))
     found = {"state": "done" if ended and history else "started", "seconds": seconds, "hidden_units": hidden}
     if history:
-        score, step = finite(kept.get("bits_per_spike")), kept.get("kept_step", history[-1].kept_step)
+        step = kept.get("kept_step", history[-1].kept_step)
         own = (one for one in history if (one.candidate, one.step) == (kept.get("name", ""), step))
         done = sum({one.candidate: one.step for one in history}.values()) / steps
         found |= {"score": score, "step": step, "effective_rank": next(own, history[-1]).effective_rank}
@@ -322,6 +322,11 @@ def _state_of(folder: Path, steps: int) -> dict[str, Any]:
         if ended and kept and score is None:
             reason = reason or "no spikes could be predicted on held-out time; try a longer span"
     return found | ({"reason": reason, "state": "failed", "score": None, "trained": 1.0} if reason else {})
+
+
+def _known(value: Any) -> float | None:
+    """A number of a file; None for none, and for what is not finite."""
+    return None if value is None else finite(float(value))
 
 
 @functools.lru_cache(maxsize=1)
