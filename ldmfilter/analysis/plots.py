@@ -122,10 +122,14 @@ def plot_behavior(latents: xr.Dataset, name: str, axes: Axes, period: float | No
     if f"{name}_ci" in latents:
         ci = latents[f"{name}_ci"]
         low, high = (ci.sel(bound=bound).values for bound in ("lower", "upper"))
-        parts = [(low, high)] if period is None else _wrapped(low, high, np.nanmin(true), period)
-        level = f"{float(ci.attrs['level']):.0%}" if "level" in ci.attrs else "the"
-        for number, (lower, upper) in enumerate(parts):
-            _band(axes, time, lower, upper, COLOURS[0], None if number else f"{level} interval")
+        label = f"{float(ci.attrs['level']):.0%} interval" if "level" in ci.attrs else "the interval"
+        start, stop, turns = -np.inf, np.inf, [0.0]
+        if period is not None:  # what sticks out at one end of the turn is brought back at the other
+            start = np.floor(np.nanmin(true) / period) * period if np.nanmin(true) >= 0 else -period / 2
+            stop, turns = start + period, [0.0, -period, period]
+        for turn in turns:
+            lower, upper = (np.clip(end + turn, start, stop) for end in (low, high))
+            _band(axes, time, np.where(lower < upper, lower, np.nan), upper, COLOURS[0], None if turn else label)
     axes.plot(time, mean, color=COLOURS[0], linewidth=1.3, label="decoded")
     axes.plot(time, true, color=ink(), linewidth=1.0, linestyle=(0, (3, 1.5)), label="measured")
     finish(axes, "time, s")
@@ -232,15 +236,3 @@ def _broken(values: Array, period: float) -> Array:
     """The same with NaN where a circular variable steps over its end."""
     jump = np.abs(np.diff(values, prepend=values[:1])) > period / 2
     return np.where(jump, np.nan, values)
-
-
-def _wrapped(low: Array, high: Array, origin: float, period: float) -> list[tuple[Array, Array]]:
-    """An interval on the circle as pieces on the line from the origin's turn: itself, and what sticks out at
-    either end, brought back at the other."""
-    base = np.floor(origin / period) * period if origin >= 0 else -period / 2
-    top = base + period
-    return [
-        (np.clip(low, base, top), np.clip(high, base, top)),
-        (np.where(high > top, base, np.nan), np.where(high > top, high - period, np.nan)),
-        (np.where(low < base, low + period, np.nan), np.where(low < base, top, np.nan)),
-    ]

@@ -10,7 +10,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import recall_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of, positions
+from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of, positions, thin
 from ldmfilter.analysis.blocks import count_trials
 from ldmfilter.data.selection import choose_trials, find_column, flat_columns
 from ldmfilter.data.session import Session
@@ -124,7 +124,7 @@ def read_trials(
     unseen = all(((number == place) & ~seen).sum() >= folds for place in range(kept.size))
     read = np.where(seen & unseen, -1, number)
     states, bins = aligned["filtered_mean"].values, observed.shape[1]
-    times = np.unique(np.linspace(0, bins - 1, min(MOST_TIMES, bins)).round().astype(int))
+    times = thin(np.arange(bins), MOST_TIMES)
     along = [_read(states[:, t], np.where(observed[:, t], read, -1), kept.size, folds) for t in times]
     recall, shuffled = map(np.array, zip(*along, strict=True))
     return Trials(
