@@ -231,7 +231,6 @@ def measure(
     behavior: Sequence[AnyReport] = (),
 ) -> dict[str, Measures]:
     """Measure a model on a recording, each part by its name; see `checks.check` for arguments and errors."""
-    model.check_fitted()
     counts = excerpt(as_counts(counts, model.bin_size_), seed)
     progress("spikes ahead")
     found = {}
@@ -254,10 +253,14 @@ def measure(
             system, states = part.network_.linear_gaussian(), part.sized_.states
             some = thinned(bins.fit, FIT_BINS, bins.size, seed)
             others = {name: scale * nats for name, nats in log_likelihoods(z, bins, some, states, evidence).items()}
-            leads = {
-                name: statistics.mean_interval((scores - own)[judged], bins.time[judged], seed)
+            baselines = [
+                Baseline(
+                    name,
+                    float(own[judged].mean()),
+                    *statistics.mean_interval((scores - own)[judged], bins.time[judged], seed),
+                )
                 for name, own in others.items()
-            }
+            ]
             progress(f"units{of}")
             units = unit_importance(part, bins, seed)
             progress(f"spikes shifted in time{of}")
@@ -273,9 +276,7 @@ def measure(
                 ahead=forecasts(system, z, bins, seed, evidence),
                 spectrum=statistics.spectrum(z[judged], (z - error)[judged]),
                 log_likelihood=float(scores[judged].mean()),
-                baselines=tuple(
-                    Baseline(name, float(own[judged].mean()), *leads[name]) for name, own in others.items()
-                ),
+                baselines=tuple(baselines),
                 memory=statistics.memory(system.A[:states, :states].numpy(), bins.size),
                 units=units,
                 drift=drift(z, x, scores - others[NO_MEMORY], bins, seed),
