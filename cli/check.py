@@ -70,7 +70,7 @@ def check(
     elif sys.stdout.isatty():
         console = open_console()
         console.print(shown(str(the_run.folder), style="bold", overflow="fold"))
-        checks.show_checks(console, diagnosis)
+        diagnosis.show(console)
     else:
         _write(diagnosis, str(the_run.folder))
     if strict and not diagnosis.ok:
@@ -79,8 +79,6 @@ def check(
 
 def _write(diagnosis: "Diagnosis", folder: str) -> None:
     """For a pipe: one line a finding, in aligned columns with tabs between them, then what to look at."""
-    from ldmfilter.analysis.checks import words
-
     print(one_line(f"{folder}: {diagnosis.summary}"))
     rows = [
         [one_line(text) for text in (one.sign, one.name, one.number, one.unit, one.wanted, one.verdict)]
@@ -91,4 +89,4 @@ def _write(diagnosis: "Diagnosis", folder: str) -> None:
         print("\t".join([*map(str.ljust, cells, widths), verdict]))
     for finding in diagnosis.findings:
         if not finding.ok:
-            print("", *map(one_line, (finding.name, *words(finding))), sep="\n")
+            print("", *map(one_line, (finding.name, *finding.words)), sep="\n")

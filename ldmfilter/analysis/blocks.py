@@ -270,16 +270,11 @@ class Bins:
         return {f"{self.variable.name}_fold": ("time", fold, about)}
 
 
-def against_surrogates(scores: Array) -> dict[str, Any]:
-    """A comparison of the first score with the others, which are of surrogates: their number, mean and 95th percentile,
-    and the share of all scores that are as high."""
+def against_surrogates(scores: Array) -> tuple[int, float, float, float, float]:
+    """The fields of `Surrogates` from scores of which all but the first are of surrogates, and the first."""
     others = scores[1:]
-    return {
-        "shifts": others.size,
-        "shifted_mean": float(others.mean()),
-        "shifted_95": float(np.quantile(others, 0.95)),
-        "p": float((1 + (others >= scores[0]).sum()) / scores.size),
-    }
+    p = float((1 + (others >= scores[0]).sum()) / scores.size)
+    return others.size, float(others.mean()), float(np.quantile(others, 0.95)), p, float(scores[0])
 
 
 def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float, guard: float) -> Iterator[Bins]:

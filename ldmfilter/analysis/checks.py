@@ -97,6 +97,16 @@ class Finding:
             return f"<= {_short(high)}"
         return f">= {_short(low)}" if high is None else f"{_short(low)} to {_short(high)}"
 
+    @property
+    def words(self) -> list[str]:
+        """A finding in sentences, with the number, the threshold and the remedy."""
+        return [
+            f"Found: {self.verdict}.",
+            f"Number: {' '.join((self.number, self.unit)).strip()}{self.sure}; wanted {self.wanted}.",
+            f"Why there: {self.reason}.",
+            f"Remedy: {self.remedy}.",
+        ]
+
 
 def _short(value: float | None) -> str:
     """A number with three significant digits and without an exponent where it is large; "" for None."""
@@ -583,7 +593,34 @@ class Diagnosis(Measures):
         return f"{first}Something predictive was found that the units share. {where} {doubts}"
 
     def __repr__(self) -> str:
-        return plain(lambda console: show_checks(console, self))
+        return plain(self.show)
+
+    def show(self, console: Console) -> None:
+        """A summary, a table of findings under their questions, and what to do about those that are not well."""
+        from rich.table import Table
+
+        print_lines(console, self.summary)
+        grid = Table(box=None, pad_edge=False, header_style="dim")
+        grid.add_column("", no_wrap=True)
+        grid.add_column("finding", overflow="fold", ratio=1)
+        for head in ("value", "wanted"):
+            grid.add_column(head, justify="right", no_wrap=True)
+        for question, group in itertools.groupby(self.findings, lambda one: one.question):
+            findings = list(group)
+            wrong = sum(not one.ok for one in findings)
+            grid.add_row("", shown(f"{question} {f'{wrong} to look at' if wrong else 'yes'}", style="bold"))
+            for one in findings:
+                style = "" if one.ok else "bold yellow"
+                grid.add_row(*(shown(text, style=style) for text in (one.sign, one.name, one.number, one.wanted)))
+        console.print()
+        console.print(grid)
+        if any(one.doubtful for one in self.findings):
+            print_lines(console, "ok~: not as wanted, but chance may explain it, or it cannot be judged", style="dim")
+        for one in self.findings:
+            if not one.ok:
+                console.print()
+                print_lines(console, one.name, style="bold yellow")
+                print_lines(console, *one.words)
 
     def _repr_html_(self) -> str:
         """For a notebook: the summary, and a row for each check."""
@@ -683,41 +720,3 @@ def diagnose(
     parts = measures if len(measures) > 1 else {}
     first = next(iter(measures.values()))
     return Diagnosis(**vars(first), findings=tuple(findings), signal=model.signal_, parts=parts)
-
-
-def show_checks(console: Console, diagnosis: Diagnosis) -> None:
-    """A summary, a table of findings under their questions, and what to do about those that are not well."""
-    from rich.table import Table
-
-    print_lines(console, diagnosis.summary)
-    grid = Table(box=None, pad_edge=False, header_style="dim")
-    grid.add_column("", no_wrap=True)
-    grid.add_column("finding", overflow="fold", ratio=1)
-    for head in ("value", "wanted"):
-        grid.add_column(head, justify="right", no_wrap=True)
-    for question, group in itertools.groupby(diagnosis.findings, lambda one: one.question):
-        findings = list(group)
-        wrong = sum(not one.ok for one in findings)
-        grid.add_row("", shown(f"{question} {f'{wrong} to look at' if wrong else 'yes'}", style="bold"))
-        for one in findings:
-            style = "" if one.ok else "bold yellow"
-            grid.add_row(*(shown(text, style=style) for text in (one.sign, one.name, one.number, one.wanted)))
-    console.print()
-    console.print(grid)
-    if any(one.doubtful for one in diagnosis.findings):
-        print_lines(console, "ok~: not as wanted, but chance may explain it, or it cannot be judged", style="dim")
-    for one in diagnosis.findings:
-        if not one.ok:
-            console.print()
-            print_lines(console, one.name, style="bold yellow")
-            print_lines(console, *words(one))
-
-
-def words(finding: Finding) -> list[str]:
-    """A finding in sentences, with the number, the threshold and the remedy."""
-    return [
-        f"Found: {finding.verdict}.",
-        f"Number: {' '.join((finding.number, finding.unit)).strip()}{finding.sure}; wanted {finding.wanted}.",
-        f"Why there: {finding.reason}.",
-        f"Remedy: {finding.remedy}.",
-    ]

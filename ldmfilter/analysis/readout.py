@@ -497,7 +497,7 @@ def _class_control(bins: Bins, shifts: int) -> ClassControl:
         for i in range(values.shape[1]):
             read[test, i] = _predict(bins, linear, values[train, i], rows[train], rows[test]).argmax(1)
     scores = np.array([balanced_accuracy_score(one, got) for one, got in zip(values.T, read.T, strict=True)])
-    return ClassControl(accuracy=float(scores[0]), **against_surrogates(scores))
+    return ClassControl(*against_surrogates(scores))
 
 
 def _class_decoder(bins: Bins, counts: xr.DataArray) -> ClassDecoder:
@@ -704,4 +704,4 @@ def _control(reading: VariableReading, shifts: int) -> Control:
     for train, test in cross(np.arange(rows.size), bins.fold[rows]):
         read[:, test] = reading.predict(fast, shifted[train], rows[train], rows[test])
     best = np.max([r2(bins.variable, shifted, values) for values in read], axis=0)
-    return Control(r2=float(best[0]), **against_surrogates(best))
+    return Control(*against_surrogates(best))
