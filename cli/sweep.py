@@ -21,7 +21,7 @@ from ldmfilter.data.untrusted.remote import absolute, remote_address
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.files import plain_names
 from ldmfilter.progress import follow
-from ldmfilter.text import open_console, print_table, shown
+from ldmfilter.text import open_console, print_lines, print_table
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.sweep import Sweep
@@ -335,8 +335,7 @@ def _show(sweep: "Sweep", results: list[Combination]) -> None:
         rows.append([*row, f"{sum(run.seconds for run in one.runs):.0f}", "; ".join(remarks)])
         failed += wrong
     print_table(console, heads, rows)
-    for run in failed if terminal else ():
-        console.print(shown(f"{run.folder.name}  {run.reason}", style="dim"))
+    print_lines(console, *(f"{run.folder.name}  {run.reason}" for run in failed if terminal), style="dim")
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -30,7 +30,7 @@ from ldmfilter.analysis.blocks import reason_in_words
 from ldmfilter.analysis.intervals import unit_of
 from ldmfilter.analysis.plots import COLOURS
 
-WIDE, PHONE = 9.2, 3.3  # inches, of a picture
+WIDE, NARROW = 9.2, 3.3  # inches, of a picture
 HALF = (3.3, 2.9), 4.3  # heights and width of one that is half as wide as the page
 # Pictures are drawn in these colours and then take the page's, which change with its theme.
 _INK, _MUTED, _LINE = "#111213", "#717273", "#d1d2d3"
@@ -64,7 +64,7 @@ class Picture:
         draw: (figure, narrow) draws it.
         numbers: that its caption names; report.json holds them beside the caption.
         heights: in inches, on a wide page and on a phone.
-        width: in inches, on a wide page; on a phone it is `PHONE`.
+        width: in inches, on a wide page; on a phone it is `NARROW`.
         data: for the page's script, plain types.
     """
 
@@ -89,7 +89,7 @@ class Picture:
             # The browser has letters that matplotlib's own font lacks.
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
             warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
-            size = PHONE if narrow else self.width, self.heights[narrow]
+            size = NARROW if narrow else self.width, self.heights[narrow]
             figure = Figure(figsize=size, layout="constrained", dpi=144)
             self.draw(figure, narrow)
             buffer = io.StringIO()
