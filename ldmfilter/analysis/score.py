@@ -26,9 +26,8 @@ import torch
 import xarray as xr
 from rich.console import Console
 
-from ldmfilter.analysis.baselines import SMOOTHING, STATES, causal_pca
+from ldmfilter.analysis.baselines import SMOOTHING, STATES, causal_pca, chosen
 from ldmfilter.analysis.judged import GUARD, Bins, bins_of, check_model, excerpt, thinned
-from ldmfilter.analysis.peers import chosen
 from ldmfilter.data.counts import where_of
 from ldmfilter.data.prepare import as_counts
 from ldmfilter.data.tables import Array

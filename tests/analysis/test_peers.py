@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from ldmfilter.analysis import peers
+from ldmfilter.analysis import baselines as peers
 from ldmfilter.analysis.judged import Bins
 
 
@@ -23,7 +23,7 @@ def world():
 def test_peers_tell_the_state(world, name, monkeypatch):
     package, make = peers.PEERS[name]
     pytest.importorskip(package)
-    monkeypatch.setattr(peers, "STEPS", 5)
+    monkeypatch.setattr(peers, "GPFA_STEPS", 5)
     monkeypatch.setattr(peers, "ITERATIONS", 10)
     state, counts = world
     starts, seen = np.arange(1200) % 50 == 0, ~np.isnan(counts[:, 0])
