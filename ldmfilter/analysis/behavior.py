@@ -367,7 +367,7 @@ def _forced(text: str, names: dict[str, str], where: str) -> list[str]:
 
 
 def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) -> Behavior:
-    time, values = series["time"].values.astype(float), np.asarray(series, dtype=np.float64).copy()
+    time, values = (one.values.astype(float) for one in (series["time"], series))
     unit = str(series.attrs.get("unit", "")).strip()
     unit = "" if _NO_UNIT.fullmatch(unit) else unit
     values[~np.isfinite(values)] = np.nan
@@ -378,10 +378,10 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
         raise InputError(f"{where} holds no value that is not NaN; choose another behaviour")
     distinct = np.unique(values[np.isfinite(values)])
     categories = distinct.size <= MOST_CATEGORIES and values.size >= 10 * distinct.size
-    sentinel = None if categories else _sentinel(values, distinct)
-    lost = values == (np.nan if sentinel is None else sentinel)
+    sentinel = np.nan if categories else _sentinel(values, distinct)
+    lost = values == sentinel
     values[lost] = np.nan
-    notes = [] if sentinel is None else [f"{sentinel:g} taken as tracking lost, {int(lost.sum())} samples"]
+    notes = [f"{sentinel:g} taken as tracking lost, {lost.sum()} samples"] if lost.any() else []
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if low == high:
         held = " where tracking was not lost" if notes else ""
@@ -404,13 +404,13 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
     return Behavior(name, path, unit, time, values, lost, period, classes, note=note)
 
 
-def _sentinel(values: Array, distinct: Array) -> float | None:
-    """Value that stands for "tracking lost", -1 as a rule (times the file's conversion), or None.
+def _sentinel(values: Array, distinct: Array) -> float:
+    """Value that stands for "tracking lost", -1 as a rule (times the file's conversion), or NaN.
 
     It is the only negative value, recurs exactly, and the series jumps to it much farther than it moves otherwise.
     """
     if distinct.size < 2 or not distinct[0] < 0 <= distinct[1]:
-        return None
+        return np.nan
     known = values[np.isfinite(values)]  # lost tracking often goes through NaN first
     at = known == distinct[0]
     steps = np.abs(np.diff(known))
@@ -418,7 +418,7 @@ def _sentinel(values: Array, distinct: Array) -> float | None:
     jumps, moves = steps[into], steps[~into]
     moves = moves[moves > 0]
     if not jumps.size or not moves.size or np.median(jumps) <= 5 * np.median(moves):
-        return None
+        return np.nan
     return float(distinct[0])
 
 

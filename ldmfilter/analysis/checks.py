@@ -168,7 +168,7 @@ class Check:
 
     name: str
     question: str
-    number: Callable[[Measures], Number]
+    number: Callable[[Measures], Number | float]
     _: dataclasses.KW_ONLY
     unit: str = ""
     low: Limit | None = None
@@ -194,7 +194,8 @@ class Check:
 
     def judge(self, measures: Measures) -> Finding:
         """The check's finding."""
-        value, interval, p, missing = self.number(measures)
+        number = self.number(measures)
+        value, interval, p, missing = number if isinstance(number, Number) else Number(float(number))
         low, high = (limit and limit.of(measures) for limit in (self.low, self.high))
         least, most = -math.inf if low is None else low, math.inf if high is None else high
         first, last = (value, value) if interval is None or self.strict else interval
@@ -369,7 +370,7 @@ CHECKS = (
         fine="states that are not shown a unit tell its spikes, so that what they follow is shared",
     ),
     Check(
-        "rank of z", USEFUL, lambda m: Number(m.spectrum.z_rank),
+        "rank of z", USEFUL, lambda m: m.spectrum.z_rank,
         unit="dimensions",
         low=Limit(
             lambda m: 0.5 * len(m.spectrum.z),
@@ -380,7 +381,7 @@ CHECKS = (
         fine="the pseudo-observations use their {m.spectrum.z.size} dimensions",
     ),
     Check(
-        "rank of the prediction", USEFUL, lambda m: Number(m.spectrum.prediction_rank),
+        "rank of the prediction", USEFUL, lambda m: m.spectrum.prediction_rank,
         unit="dimensions",
         low=Limit(
             lambda m: 0.25 * len(m.spectrum.z),
@@ -391,7 +392,7 @@ CHECKS = (
         fine="prediction is spread over several dimensions",
     ),
     Check(
-        "largest unit", USEFUL, lambda m: Number(float(m.units.share.max())),
+        "largest unit", USEFUL, lambda m: m.units.share.max(),
         high=Limit(
             lambda m: max(0.5, 1.5 / len(m.units.share)),
             "unit {m.units.largest} carries {value:.0%} of what single units add: the filter follows one unit",
@@ -466,7 +467,7 @@ CHECKS = (
         of="whole",
     ),
     Check(
-        "innovation correlation", FIT, lambda m: Number(float(m.consistency.correlation.max())),
+        "innovation correlation", FIT, lambda m: m.consistency.correlation.max(),
         high=Limit(
             lambda m: math.hypot(float(m.consistency.white.max()), CORRELATION),
             "innovations predict each other, most of all {m.consistency.worst_lag:g} s apart: the dynamics miss "
@@ -486,7 +487,7 @@ CHECKS = (
         "as well as",
     ),
     Check(
-        "states without memory", FIT, lambda m: Number(float((m.memory.time_constant < m.bin_size).sum())),
+        "states without memory", FIT, lambda m: (m.memory.time_constant < m.bin_size).sum(),
         unit="states",
         high=Limit(
             lambda m: 0.5 * len(m.memory.time_constant),
@@ -497,7 +498,7 @@ CHECKS = (
         fine="{value:.0f} of {m.memory.time_constant.size} states have time constants below a bin",
     ),
     Check(
-        "slowest state", FIT, lambda m: Number(float(m.memory.time_constant.max())),
+        "slowest state", FIT, lambda m: m.memory.time_constant.max(),
         unit="s",
         high=Limit(
             lambda m: m.duration,
