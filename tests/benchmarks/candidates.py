@@ -26,9 +26,8 @@ from sklearn.preprocessing import StandardScaler
 
 import ldmfilter
 from ldmfilter.analysis.baselines import causal_pca
-from ldmfilter.analysis.compare import agreement
 from ldmfilter.analysis.judged import Bins
-from ldmfilter.analysis.score import WIDTHS
+from ldmfilter.analysis.score import WIDTHS, agreement
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmarks.report import present
@@ -70,7 +69,7 @@ def error(states: np.ndarray, place: np.ndarray, folds: list[tuple[np.ndarray, n
 
 
 def agreement_of(states: list[np.ndarray]) -> float:
-    """The median agreement of pairs (`ldmfilter.analysis.compare`), by blocks of a fifth of the time."""
+    """The median agreement of pairs (`ldmfilter.analysis.score`), by blocks of a fifth of the time."""
     fold = np.arange(len(states[0])) * 5 // len(states[0])
     return float(
         np.median([agreement(one, other, fold)[0] for one, other in itertools.permutations(states, 2)] or [np.nan])
