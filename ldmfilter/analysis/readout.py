@@ -385,13 +385,15 @@ def read_classes(bins: Bins, counts: xr.DataArray | None, shifts: int) -> tuple[
     seen = "" if bins.held_out or bins.note else "training saw all of the time: the readout is not judged on new time"
     judged: dict[str, Any] = {}
     if tested.any():
+        if counts is not None:
+            decoded, window = decode_counts(bins, counts)
+            judged["decoder"] = ClassDecoder(float(balanced_accuracy_score(truth, decoded.round())), window)
         right = told.argmax(1) == truth
         recall = recall_score(truth, told.argmax(1), labels=present, average=None)
         calibration = _steps(truth, told, block)
         off = [abs(one.share - one.probability) for one in calibration]
-        judged = {
+        judged |= {
             "control": _class_control(bins, shifts),
-            "decoder": None if counts is None else _class_decoder(bins, counts),
             "recall": {variable.label(value): float(one) for value, one in zip(present, recall, strict=True)},
             "accuracy_se": block_means(block, right=right)["right_se"],
             "calibration": calibration,
@@ -498,11 +500,6 @@ def _class_control(bins: Bins, shifts: int) -> ClassControl:
             read[test, i] = _predict(bins, linear, values[train, i], rows[train], rows[test]).argmax(1)
     scores = np.array([balanced_accuracy_score(one, got) for one, got in zip(values.T, read.T, strict=True)])
     return ClassControl(*against_surrogates(scores))
-
-
-def _class_decoder(bins: Bins, counts: xr.DataArray) -> ClassDecoder:
-    decoded, window = decode_counts(bins, counts)
-    return ClassDecoder(float(balanced_accuracy_score(bins.truth[bins.tested], decoded.round())), window)
 
 
 def _class_variables(bins: Bins, probability: Array) -> dict[str, Any]:
