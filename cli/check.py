@@ -2,17 +2,18 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from ldmfilter_cli.console import FAILED, Quiet, command, say
 from ldmfilter_cli.options import (
+    AsJson,
     Behaviors,
     Circular,
     MinSpeed,
     RunArgument,
     RunOption,
+    RunSession,
     one_folder,
     open_run,
     where_now,
@@ -29,14 +30,11 @@ if TYPE_CHECKING:
 def check(
     run: RunArgument = None,
     run_option: RunOption = None,
-    session: Annotated[
-        Path | None,
-        typer.Option(metavar="SESSION", help="Which of the run's sessions, or where it lies now, if it was moved."),
-    ] = None,
+    session: RunSession = None,
     behavior: Behaviors = None,
     circular: Circular = None,
     min_speed: MinSpeed = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="All numbers, as JSON.")] = False,
+    as_json: AsJson = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where something is found.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -54,7 +52,6 @@ def check(
     from ldmfilter.analysis.behavior import choose_behavior
     from ldmfilter.analysis.decode_session import stopped_early
     from ldmfilter.analysis.readout import read_behavior
-    from ldmfilter.analysis.text import show_checks
 
     the_run = open_run(one_folder(run, run_option)).choose(session)
     model = the_run.model()
@@ -73,7 +70,7 @@ def check(
     elif sys.stdout.isatty():
         console = open_console()
         console.print(shown(str(the_run.folder), style="bold", overflow="fold"))
-        show_checks(console, diagnosis)
+        diagnosis.show(console)
     else:
         _write(diagnosis, str(the_run.folder))
     if strict and not diagnosis.ok:
@@ -82,8 +79,6 @@ def check(
 
 def _write(diagnosis: "Diagnosis", folder: str) -> None:
     """For a pipe: one line a finding, in aligned columns with tabs between them, then what to look at."""
-    from ldmfilter.analysis.text import words
-
     print(one_line(f"{folder}: {diagnosis.summary}"))
     rows = [
         [one_line(text) for text in (one.sign, one.name, one.number, one.unit, one.wanted, one.verdict)]
@@ -94,4 +89,4 @@ def _write(diagnosis: "Diagnosis", folder: str) -> None:
         print("\t".join([*map(str.ljust, cells, widths), verdict]))
     for finding in diagnosis.findings:
         if not finding.ok:
-            print("", *map(one_line, (finding.name, *words(finding))), sep="\n")
+            print("", *map(one_line, (finding.name, *finding.words)), sep="\n")

@@ -11,7 +11,7 @@ from ldmfilter_cli.options import AsJson, Runs, RunSession, where_now
 from ldmfilter.text import open_console, print_table
 
 if TYPE_CHECKING:
-    from ldmfilter.analysis.compare import Comparison
+    from ldmfilter.analysis.score import Comparison
 
 
 @command
@@ -30,8 +30,8 @@ def compare(
     was trained on, beside what chance gives; and the bits per spike of hidden units there, as `ldmfilter score` has
     them. Without such time it is those of spikes ahead by which each training chose its filter.
     """
-    from ldmfilter.analysis.compare import compare as compare_runs
     from ldmfilter.analysis.decode_session import stopped_early
+    from ldmfilter.analysis.score import compare as compare_runs
     from ldmfilter.filter.runs import Run
 
     opened = [Run.open(one).choose(session) for one in [*(runs or []), *(run_option or [])]]

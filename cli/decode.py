@@ -101,7 +101,6 @@ def decode(
     from ldmfilter_cli.several import contents, decode_several, reports_in
 
     from ldmfilter.analysis.decode_session import WINDOW, DecodeOptions, decode_session
-    from ldmfilter.analysis.text import show_report
     from ldmfilter.filter.decode import follow_blocks
     from ldmfilter.filter.latents import check_store
 
@@ -126,7 +125,7 @@ def decode(
             console = open_console(stderr=True)
             for report in reports:
                 console.print()
-                show_report(console, report)
+                report.show(console)
             _show_ahead(reports_in(out, "behavior_ahead"))
         print(out)
 

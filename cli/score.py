@@ -41,7 +41,6 @@ def score(
     lead over the best of these, and the first its lead over the others.
     """
     from ldmfilter.analysis.score import AHEAD, score_runs
-    from ldmfilter.analysis.text import show_scores
     from ldmfilter.filter.runs import Run
 
     folders = [*(runs or []), *(run_option or [])]
@@ -51,4 +50,4 @@ def score(
     if as_json:
         print(json.dumps(scores.to_dict(), indent=1, allow_nan=False))
     else:
-        show_scores(open_console(), scores)
+        scores.show(open_console())

@@ -15,17 +15,16 @@ import typer
 from ldmfilter_cli.console import INTERRUPTED, Command, Quiet, command, give_up, say
 from ldmfilter_cli.options import ConfigFile, Dask, parse_widths, with_options
 
-from ldmfilter.analysis.combinations import SWEPT
+from ldmfilter.analysis.combinations import SWEPT, Combination, SweepRun, best_run, describe, draw_scores, show
 from ldmfilter.config import OPTIONS, Config, kind
 from ldmfilter.data.untrusted.remote import absolute, remote_address
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.files import plain_names
 from ldmfilter.progress import follow
-from ldmfilter.text import open_console, print_table, shown
+from ldmfilter.text import open_console, print_lines, print_table
 
 if TYPE_CHECKING:
     from ldmfilter.analysis.sweep import Sweep
-    from ldmfilter.analysis.sweep_scores import Combination, SweepRun
 
 
 MANY = (*SWEPT, "seed")
@@ -209,7 +208,6 @@ def _introduce(sweep: "Sweep", session: Path | None) -> None:
 def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, session: Path | None, quiet: bool) -> list[Exception]:
     """Do what is missing and show the progress. Returns why a sweep could not go on."""
     from ldmfilter.analysis.sweep import run_sweeps
-    from ldmfilter.analysis.sweep_scores import describe
     from ldmfilter.cluster import workers
 
     runs, left = sum(one.n_runs for one in sweeps), sum(one.n_left for one in sweeps)
@@ -256,8 +254,6 @@ def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, session: Path | 
 
 def _print(sweeps: "list[Sweep]", several: bool, as_json: bool, quiet: bool) -> list[Exception]:
     """Print the tables of sweeps, and draw them. Returns a failure for each that has no best run."""
-    from ldmfilter.analysis.sweep_scores import best_run, draw_scores
-
     tables = [(one, one.results()) for one in sweeps]
     if as_json:
         summaries = [summarise(*table) for table in tables]
@@ -288,11 +284,10 @@ def _print(sweeps: "list[Sweep]", several: bool, as_json: bool, quiet: bool) -> 
     return failures
 
 
-def summarise(sweep: "Sweep", results: "list[Combination]") -> dict[str, Any]:
+def summarise(sweep: "Sweep", results: list[Combination]) -> dict[str, Any]:
     """The table that `sweep --json` prints, the best combination first. Scores in bits per spike, null without one."""
-    from ldmfilter.analysis.sweep_scores import best_run
 
-    def about(run: "SweepRun") -> dict[str, Any]:
+    def about(run: SweepRun) -> dict[str, Any]:
         names = ("seed", "state", "score", "hidden_units", "step", "effective_rank", "seconds")
         return {"run": str(run.folder), **{name: getattr(run, name) for name in names}, "reason": run.reason or None}
 
@@ -313,9 +308,7 @@ def summarise(sweep: "Sweep", results: "list[Combination]") -> dict[str, Any]:
     }
 
 
-def _show(sweep: "Sweep", results: "list[Combination]") -> None:
-    from ldmfilter.analysis.sweep_scores import show
-
+def _show(sweep: "Sweep", results: list[Combination]) -> None:
     # In a pipe a line is a row, however long; on a terminal the reasons of failures stand below the table.
     terminal, several = sys.stdout.isatty(), len(sweep.seeds) > 1
     console = open_console()
@@ -341,8 +334,7 @@ def _show(sweep: "Sweep", results: "list[Combination]") -> None:
         rows.append([*row, f"{sum(run.seconds for run in one.runs):.0f}", "; ".join(remarks)])
         failed += wrong
     print_table(console, heads, rows)
-    for run in failed if terminal else ():
-        console.print(shown(f"{run.folder.name}  {run.reason}", style="dim"))
+    print_lines(console, *(f"{run.folder.name}  {run.reason}" for run in failed if terminal), style="dim")
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -17,9 +17,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from ldmfilter.analysis import plots
-from ldmfilter.analysis.behavior import as_labels, choose_behavior, classes_of
+from ldmfilter.analysis.behavior import Behavior, align, as_labels, choose_behavior, classes_of, positions
 from ldmfilter.analysis.readout import Reading
-from ldmfilter.analysis.variable import Behavior, align, positions
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 

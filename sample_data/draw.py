@@ -7,7 +7,6 @@ import numpy as np
 import xarray as xr
 
 import ldmfilter
-from ldmfilter.analysis.plots import plot_state_space, plot_states
 
 START, STOP = 380.0, 480.0  # s, the end of the run: laps that the picture shows
 
@@ -32,16 +31,15 @@ def main(store: str, path: str, picture: str) -> None:
     top.set_ylabel("place, cm")
     top.spines[["top", "right"]].set_visible(False)
     below = figure.add_subplot(grid[1, :2], sharex=top)
-    plot_states(latents.isel(time=shown, state=slice(4)), below, number=4)
+    ldmfilter.plot.states(latents.isel(time=shown, state=slice(4)), 4, below)
     top.tick_params(labelbottom=False)
 
     # Along the track and back is one lap: place and direction together lie on a ring.
     length = np.nanmax(place)
     lap = np.where(heading > 0, place, 2 * length - place) / (2 * length)
     space = figure.add_subplot(grid[:, 2])
-    points = plot_state_space(latents, space, lap, cmap="hsv")
-    bar = figure.colorbar(points, ax=space, shrink=0.6, ticks=[0, 0.5, 1])
-    bar.ax.set_yticklabels(["start", "far end", "start"])
+    ldmfilter.plot.state_space(latents, lap, period=1.0, ax=space)
+    figure.axes[-1].set_yticks([0, 0.5, 1], ["start", "far end", "start"])
     space.set_title("states, by place in the lap", fontsize=10)
     figure.savefig(picture, dpi=130)
 

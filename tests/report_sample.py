@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from ldmfilter.analysis.readout import FAST, read_behavior
 from ldmfilter.analysis.report import Report, report
-from ldmfilter.analysis.report.pictures import Picture
+from ldmfilter.analysis.report.page import Picture
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data import read_session
 from ldmfilter.data.binning import bin_spikes

@@ -138,8 +138,8 @@ def _innovations(model: LDMFilter, counts: xr.DataArray) -> tuple[NDArray[np.flo
     """Normalised innovations (time, latent) of the observed bins, and whether training saw these (time,)."""
     found, trained = [], []
     for latents in decode_blocks(model, counts):
-        x = normalised(*(latents[name].to_numpy().astype(np.float64) for name in ("innovation", "innovation_cov")))
+        x = normalised(*(latents[name].values.astype(float) for name in ("innovation", "innovation_cov")))
         observed = np.isfinite(x).all(1)
         found.append(x[observed])
-        trained.append(latents["trained"].to_numpy()[observed])
+        trained.append(latents["trained"].values[observed])
     return np.concatenate(found), np.concatenate(trained)

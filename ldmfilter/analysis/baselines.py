@@ -1,18 +1,31 @@
-"""Simpler methods to compare a filter with: predictors of the same pseudo-observations z, and states from counts."""
+"""Methods to compare a filter with: simpler predictors of the same pseudo-observations z, and states from counts.
+
+Simpler ones are causal. Peers, GPFA and CEBRA, need the extra `bench`. A state of either has seen bins after its own:
+GPFA `CONTEXT` bins or more, the rest of a short trial; CEBRA 4. Counts that a state has seen are no forecast, so
+`score` leaves their cells ahead empty. At hidden units, which neither sees, they have these bins in advance of a causal
+state: the smoothed states are set beside them there.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.signal import lfilter
 from sklearn.decomposition import PCA, FactorAnalysis
 
-from ldmfilter.analysis.judged import Bins
-from ldmfilter.analysis.statistics import Array, covariance, log_likelihood, normalised
+from ldmfilter.analysis.judged import Bins, thinned
+from ldmfilter.analysis.statistics import covariance, log_likelihood, normalised
+from ldmfilter.data.tables import Array
+from ldmfilter.errors import InputError
 from ldmfilter.filter.linalg import linear_recurrence
 from ldmfilter.filter.linear_system import fit_linear_system
 from ldmfilter.filter.spikes_ahead import standardised
@@ -20,6 +33,12 @@ from ldmfilter.filter.spikes_ahead import standardised
 NO_MEMORY, RANDOM_WALK = "a Gaussian without memory", "a random walk"
 SMOOTHING, DIMS = 0.5, 16  # s of the exponential averages where none is chosen; dimensions of PCA and factor analysis
 LOCAL_LEVEL, LINEAR_SYSTEM = "a random walk seen through noise", "a linear dynamical system fitted to them"
+MOST_FITTED = 10_000  # bins that GPFA is fitted to, 500 pieces of 20 bins
+GPFA_STEPS = 100  # of its expectation maximisation at most
+CONTEXT = 20  # bins before and after as many whose states are kept: as long as the pieces that GPFA is fitted to
+BEFORE, AFTER = 5, 4  # bins that CEBRA's `offset10-model` reads beside its own
+APART = 10  # bins between CEBRA's pairs, half a trial where trials are shorter
+ITERATIONS, RATE = 500, 1e-3  # of CEBRA's learning
 
 
 @dataclass(frozen=True)
@@ -95,57 +114,41 @@ def fit_local_level(z: Array, starts: Array, fit: Array) -> Array:
     return gains[errors.argmin(0)]
 
 
-def smoothed_roots(
-    counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False, width: float = SMOOTHING
-) -> Array:
+def smoothed_roots(bins: Bins, width: float = SMOOTHING) -> Array:
     """Exponential averages (time, unit) of the past root counts less their mean, with a time constant of `width` s;
-    of a signal those of its standardised channels. A unit without a spike in the bins `fit` is 0: no readout could
-    learn what its spikes elsewhere tell, and their traces in `fit` are as small as one likes.
-
-    Args:
-        counts: (time, unit), NaN where a unit is not observed, which then enters as its mean.
-        starts: (time,) bool, the first bins of gap-free stretches, where the averages begin at the mean.
-        fit: (time,) bool, the bins that a mean is fitted to.
-        bin_size: s.
-        signal: whether they are a signal.
-        width: s.
-    """
-    centred = centred_roots(counts, fit, signal)
-    forget = math.exp(-bin_size / width)
-    parts = np.split(centred, np.flatnonzero(starts)[1:])
+    of a signal those of its standardised channels. They begin at the mean in each gap-free stretch, and a unit that is
+    not observed enters as its mean. A unit without a spike in `bins.fit` is 0: no readout could learn what its spikes
+    elsewhere tell, and their traces there are as small as one likes."""
+    forget = math.exp(-bins.size / width)
+    parts = np.split(centred_roots(bins), np.flatnonzero(bins.starts)[1:])
     return np.concatenate([lfilter([1 - forget], [1, -forget], part, axis=0) for part in parts])
 
 
-def centred_roots(counts: Array, fit: Array, signal: bool = False) -> Array:
-    """Root counts (time, unit) less their mean, of a signal its standardised channels, as `smoothed_roots` averages
-    them."""
-    roots = counts.astype(np.float64)
-    roots = standardised(roots, fit) if signal else np.sqrt(roots)
-    seen = ~np.isnan(roots[fit])
-    mean = np.where(seen, roots[fit], 0).sum(0) / np.maximum(seen.sum(0), 1)
-    centred: Array = np.where(np.nan_to_num(roots[fit]).any(0), np.nan_to_num(roots - mean), 0)
-    return centred
+def centred_roots(bins: Bins) -> Array:
+    """Root counts (time, unit) less their mean in `bins.fit`, of a signal its standardised channels, as
+    `smoothed_roots` averages them."""
+    roots = bins.counts.astype(float)
+    roots = standardised(roots, bins.fit) if bins.signal else np.sqrt(roots)
+    fitted = roots[bins.fit]
+    seen = ~np.isnan(fitted)
+    mean = np.where(seen, fitted, 0).sum(0) / np.maximum(seen.sum(0), 1)
+    return np.asarray(np.where(np.nan_to_num(fitted).any(0), np.nan_to_num(roots - mean), 0))
 
 
-def causal_pca(
-    counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False, width: float = SMOOTHING
-) -> Array:
-    """States (time, dim) of no model: the `DIMS` first principal components of `smoothed_roots`, of the same arguments;
-    the components are fitted to the bins `fit`."""
-    smooth = smoothed_roots(counts, starts, fit, bin_size, signal, width)
-    states: Array = PCA(min(DIMS, counts.shape[1]), random_state=0).fit(smooth[fit]).transform(smooth)
-    return states
+def causal_pca(bins: Bins, width: float = SMOOTHING) -> Array:
+    """States (time, dim) of no model: the `DIMS` first principal components of `smoothed_roots`, fitted to the bins
+    `bins.fit`."""
+    smooth = smoothed_roots(bins, width)
+    pca = PCA(min(DIMS, smooth.shape[1]), random_state=0).fit(smooth[bins.fit])
+    return np.asarray(pca.transform(smooth))
 
 
-def factor_analysis(
-    counts: Array, starts: Array, fit: Array, bin_size: float, signal: bool = False, width: float = SMOOTHING
-) -> Array:
+def factor_analysis(bins: Bins, width: float = SMOOTHING) -> Array:
     """States (time, dim) as `causal_pca`, by factor analysis: means of the factors given `smoothed_roots`."""
-    smooth = smoothed_roots(counts, starts, fit, bin_size, signal, width)
-    dims = n_factors(counts.shape[1])
+    smooth = smoothed_roots(bins, width)
     # It ends when a step adds less than 1 nat to all fitted bins together.
-    states: Array = FactorAnalysis(dims, tol=1.0, svd_method="lapack").fit(smooth[fit]).transform(smooth)
-    return states
+    factors = FactorAnalysis(n_factors(smooth.shape[1]), tol=1.0, svd_method="lapack").fit(smooth[bins.fit])
+    return np.asarray(factors.transform(smooth))
 
 
 def n_factors(units: int) -> int:
@@ -153,9 +156,115 @@ def n_factors(units: int) -> int:
     return max(1, min(DIMS, int(units + 0.5 - math.sqrt(2 * units + 0.25))))
 
 
-#: States of simpler methods, by name: functions of counts, as `smoothed_roots` takes them.
+#: States of simpler methods, by name.
 STATES: dict[str, Callable[..., Array]] = {
     "smoothed counts": smoothed_roots,
     "causal PCA": causal_pca,
     "factor analysis": factor_analysis,
 }
+
+
+def gpfa(bins: Bins) -> Array:
+    """States (time, dim) of Gaussian-process factor analysis of root counts (Yu et al. 2009, J Neurophysiol 102:614),
+    by elephant; NaN in bins not observed.
+
+    It takes time to the third power of a trial's length: elephant fits it to pieces of 20 bins (shorter trials are left
+    out, unless all are), and a state is computed from a window of 60 bins or what there is of it.
+    """
+    from elephant.gpfa import gpfa_core
+
+    roots = centred_roots(bins)
+    roots = roots[:, roots[bins.fit].any(0)]
+    states = np.full((len(roots), n_factors(roots.shape[1])), np.nan)
+    if not roots.shape[1]:  # none of these units fires where it is fitted
+        return states
+    windows = [
+        (rows[max(first - CONTEXT, 0) : first + 2 * CONTEXT], rows[first : first + CONTEXT])
+        for rows in _stretches(bins, ~np.isnan(bins.counts).all(1))
+        for first in range(0, len(rows), CONTEXT)
+    ]
+
+    def trials(parts: Sequence[Array]) -> Array:
+        return np.array([(len(rows), roots[rows].T) for rows in parts], [("T", int), ("y", object)])
+
+    with _aside():
+        learnt = _stretches(bins, thinned(bins.fit, MOST_FITTED, bins.size, 0))
+        found, _ = gpfa_core.fit(
+            trials(learnt), states.shape[1], 1000 * bins.size, em_max_iters=GPFA_STEPS, tau_init=5000 * bins.size
+        )
+        inferred, _ = gpfa_core.exact_inference_with_ll(trials([window for window, _ in windows]), found, get_ll=False)
+    for (window, kept), latent in zip(windows, inferred["latent_variable"], strict=True):
+        states[kept] = latent.T[np.isin(window, kept)]
+    return states
+
+
+def cebra_time(bins: Bins) -> Array:
+    """States (time, dim) of CEBRA-Time (Schneider, Lee & Mathis 2023, Nature 617:360), whose pairs are `APART` bins
+    apart; NaN in bins not observed.
+
+    Its window reaches over the ends of trials, where the first or last bin is repeated.
+    """
+    from cebra import CEBRA
+
+    roots = centred_roots(bins).astype(np.float32)
+    states = np.full((len(roots), min(DIMS, roots.shape[1])), np.nan)
+
+    def padded(parts: Sequence[Array]) -> tuple[Array, Array]:
+        own = [np.pad(np.ones(len(rows), bool), (BEFORE, AFTER)) for rows in parts]
+        return np.concatenate([np.pad(rows, (BEFORE, AFTER), "edge") for rows in parts]), np.concatenate(own)
+
+    learnt = _stretches(bins, bins.fit)
+    apart = min(APART, max(1, int(np.median([len(rows) for rows in learnt])) // 2))
+    with _aside(), torch.enable_grad():
+        model = CEBRA(
+            model_architecture="offset10-model", batch_size=512, learning_rate=RATE, output_dimension=states.shape[1],
+            max_iterations=ITERATIONS, time_offsets=apart, conditional="time", distance="cosine", device="cpu",
+        )  # fmt: skip
+        model.fit(roots[padded(learnt)[0]])
+        rows, own = padded(_stretches(bins, ~np.isnan(bins.counts).all(1)))
+        states[rows[own]] = model.transform(roots[rows])[own]
+    return states
+
+
+#: Package and states of peers, by name.
+PEERS: dict[str, tuple[str, Callable[..., Array]]] = {
+    "GPFA": ("elephant", gpfa),
+    "CEBRA": ("cebra", cebra_time),
+}
+
+
+def chosen(names: Sequence[str]) -> dict[str, Callable[..., Array]]:
+    """The named peers, in any case of letters.
+
+    Raises:
+        InputError: no such peer, or its package is not installed.
+    """
+    made = {}
+    for name in map(str.upper, names):
+        if name not in PEERS:
+            raise InputError(f"peer {name}: not known; choose from {', '.join(PEERS)}")
+        package, made[name] = PEERS[name]
+        try:
+            import_module(package)
+        except ImportError:
+            raise InputError(f"peer {name}: the package {package} is missing; pip install 'ldmfilter[bench]'") from None
+    return made
+
+
+def _stretches(bins: Bins, chosen: Any) -> list[Array]:
+    """Numbers of the chosen bins (time,), in stretches without a gap."""
+    rows = np.flatnonzero(chosen)
+    return np.split(rows, np.flatnonzero((np.diff(rows) != 1) | bins.starts[rows[1:]]) + 1)
+
+
+@contextlib.contextmanager
+def _aside() -> Iterator[None]:
+    """Keep the peers' prints and warnings off the terminal, and draw the same numbers each time, apart from others'."""
+    before = np.random.get_state()  # noqa: NPY002  both draw from the global generators
+    with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(before)  # noqa: NPY002

@@ -1,20 +1,32 @@
-"""Behaviour some time ahead, read from forecasts of the state, with intervals that are calibrated at each horizon."""
+"""Behaviour at other times than now: some time ahead, from forecasts of the state, and from states that wait.
+
+Forecasts have intervals that are calibrated at each horizon. Behaviour is read at several lags, or without behaviour
+the states' own certainty is measured there, so that a lag can be chosen.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import xarray as xr
+from scipy.special import ndtri
+from sklearn.neighbors import KNeighborsRegressor
 
-from ldmfilter.analysis.blocks import GUARD
-from ldmfilter.analysis.nested import FAST
+from ldmfilter.analysis.behavior import Behavior, cross
+from ldmfilter.analysis.blocks import GUARD, Bins, bins_of
+from ldmfilter.analysis.intervals import FAST, conformal_quantile, fit_bins
 from ldmfilter.analysis.readout import BehaviorReport, read_behavior
-from ldmfilter.analysis.variable import Behavior
+from ldmfilter.filter.linalg import one_thread
+from ldmfilter.filter.model import LDMFilter
 
 LEVEL = 0.95
 SHIFTS = 20  # of the control, which is not reported
+LAGS = (0.1, 0.2, 0.5, 1.0, 2.0)  # s
+NEIGHBOURS = 25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +95,7 @@ def read_behavior_ahead(
     """
     pieces: dict[str, list[xr.DataArray]] = {}
     found = []
-    for i, horizon in enumerate(latents["ahead"].to_numpy().tolist()):
+    for i, horizon in enumerate(latents["ahead"].values.tolist()):
         later = [
             dataclasses.replace(one, time=one.time - horizon, stop=None if one.stop is None else one.stop - horizon)
             for one in behavior
@@ -108,3 +120,77 @@ def read_behavior_ahead(
             result[name].attrs = parts[0].attrs | ({"of": name.replace("_ci", "_mean")} if name.endswith("_ci") else {})
     result.attrs["behavior_ahead"] = json.dumps([dataclasses.asdict(one) for one in found])
     return result, tuple(found)
+
+
+#: By the name of a variable, or of a kind of states, a row for filtered states (`lag` 0), for each lag, s, and for
+#: smoothed states (None).
+Lags = dict[str, list[dict[str, Any]]]
+
+
+@one_thread(every_library=True)
+def read_at_lags(model: LDMFilter, counts: xr.DataArray, behavior: Sequence[Behavior], min_speed: float = 0.0) -> Lags:
+    """Read behaviour at each of `LAGS`, in whole frames of the shortest, from 25 nearest neighbours in other
+    blocks.
+
+    Args:
+        model: a fitted filter.
+        counts: (time, unit) of the session.
+        behavior, min_speed: as `read_behavior` takes them; variables of classes are left out.
+
+    Returns:
+        In the behaviour's unit the `median_error`, absolute, and the `width` of intervals of one width, which hold 95 %
+        of the errors in other blocks; the `coverage`, the share of the values inside these. Without the variables whose
+        judged time is a single block.
+
+    Raises:
+        InputError: as `read_behavior`.
+    """
+    found: Lags = {}
+    behavior = [] if all(one.categories for one in behavior) else behavior
+    for lag, latents in _at_lags(model, counts) if behavior else ():
+        for bins in bins_of(latents, behavior, min_speed, GUARD):
+            if bins.folds > 1 and not bins.variable.categories:
+                found.setdefault(bins.variable.name, []).append({"lag": lag, **_errors(bins)})
+    return found
+
+
+def widths_at_lags(model: LDMFilter, counts: xr.DataArray) -> Lags:
+    """The mean `width` of the states' 95 % intervals over observed bins, of standard deviations, at each of `LAGS`, by
+    the kind of states ("slow states", "fast states", or "states" alone); for sessions without behaviour."""
+    found: Lags = {}
+    for lag, latents in _at_lags(model, counts):
+        cov = latents["filtered_cov"].values[latents["observed"].values]
+        width = 2 * float(ndtri(0.5 + 0.5 * LEVEL)) * np.sqrt(np.diagonal(cov, axis1=1, axis2=2)).mean(0)
+        kinds = latents["dynamics"].values if "dynamics" in latents else np.full(width.size, "")
+        for kind in dict.fromkeys(kinds.tolist()):
+            rows = found.setdefault(f"{kind} states".strip(), [])
+            rows.append({"lag": lag, "width": float(width[kinds == kind].mean())})
+    return found
+
+
+def _at_lags(model: LDMFilter, counts: xr.DataArray) -> Iterator[tuple[float | None, xr.Dataset]]:
+    """Filtered states (0), those at each of `LAGS` (s) and smoothed ones (None), each as `filtered_mean` and
+    `filtered_cov`."""
+    frame = min(part.frame_bins_ for part in model.parts) * model.bin_size_
+    seconds = counts.sizes["time"] * model.bin_size_
+    lags = sorted({n * frame for n in (int(lag / frame + 1e-6) for lag in LAGS) if n and n * frame <= seconds})
+    for lag in (0.0, *lags, None):
+        latents = model.decode(counts, smooth=lag is None, lag=lag or None)
+        kind = "filtered" if lag == 0 else "smoothed" if lag is None else "lagged"
+        yield lag, latents.assign({f"filtered_{part}": latents[f"{kind}_{part}"] for part in ("mean", "cov")})
+
+
+def _errors(bins: Bins) -> dict[str, float]:
+    rows = np.flatnonzero(bins.judged)
+    error, fold = np.full(bins.truth.size, np.nan), bins.fold[rows]
+    for train, test in cross(rows, fold):
+        neighbours = KNeighborsRegressor(n_neighbors=min(NEIGHBOURS, train.size))
+        read = fit_bins(bins, neighbours, bins.truth[train], train).predict(bins.states[test])
+        error[test] = np.abs(bins.variable.difference(bins.truth[test], read))
+    error = error[rows]
+    half = np.array([conformal_quantile(error[fold != number], LEVEL) for number in fold])
+    return {
+        "median_error": float(np.median(error)),
+        "width": float(2 * half.mean()),
+        "coverage": float((error <= half).mean()),
+    }

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from rich.console import Console
 from sklearn.model_selection import KFold, StratifiedKFold
 
-from ldmfilter.analysis.statistics import Array
-from ldmfilter.analysis.text import REASONS, show_report
-from ldmfilter.analysis.variable import Behavior, align, speed, thin
-from ldmfilter.data.tables import shorten
+from ldmfilter.analysis.behavior import Behavior, align, speed, thin
+from ldmfilter.data.tables import Array, shorten
 from ldmfilter.data.windows import outside, stretches
 from ldmfilter.errors import InputError
-from ldmfilter.text import plain
+from ldmfilter.text import plain, print_lines
 
 GUARD = 2.0  # s between bins of different use: several time constants of the counts
 FOLDS = 5
@@ -26,6 +24,18 @@ LEAST_FOLDS = 4  # for intervals: one judges, one calibrates, and two are needed
 BLOCK_SECONDS = (10.0, 60.0)  # a block is a tenth of the judged time, but not shorter or longer
 LEAST_BINS = 10  # a block of fewer usable bins is left out
 MOST_CONTROL = 5_000  # bins of the control
+REASONS = {
+    "trained": "that training saw",
+    "guard": "at the edges of blocks",
+    "short block": "in blocks of too few bins",
+    "unobserved": "without a frame of observed counts",
+    "nan": "without a value",
+    "lost": "where tracking was lost",
+    "gap": "in gaps of the behaviour",
+    "outside": "before, after or between its times",
+    "slow": "slower than --min-speed",
+    "rare": "of classes in too few trials",
+}
 
 
 #: The block (time,) of each bin, -1 for none; the exclusion reason (time,), "" inside a block; True if training never
@@ -35,8 +45,8 @@ Blocks = tuple[Array, Array, bool, str]
 
 def _known(latents: xr.Dataset) -> tuple[Array, Array, Array]:
     """The time (time,), s, of each bin, and True (time,) where it was observed, and where training saw it."""
-    time, observed = np.asarray(latents["time"], dtype=np.float64), np.asarray(latents["observed"])
-    return time, observed, np.asarray(latents["trained"]) if "trained" in latents else np.zeros(time.size, dtype=bool)
+    time, observed = latents["time"].values.astype(float), latents["observed"].values
+    return time, observed, latents["trained"].values if "trained" in latents else np.zeros(time.size, dtype=bool)
 
 
 def time_blocks(latents: xr.Dataset, guard: float) -> Blocks:
@@ -58,10 +68,11 @@ def time_blocks(latents: xr.Dataset, guard: float) -> Blocks:
         at = (time[stretch] - time[stretch[0]]) / size  # bins from the first one
         pieces = max(1, int((at[-1] + 1 + gap) / (length / size + gap) + 1e-6))
         edges = np.linspace(0, round(at[-1]) + 1 + gap, pieces + 1).round()
-        for start, stop in itertools.pairwise(edges.tolist()):
-            block[stretch[(at > start - 0.25) & (at < stop - gap - 0.25)]] = number
-            why[stretch[(at > stop - gap - 0.25) & (at < stop - 0.25)]] = "guard"
-            number += 1
+        place = np.searchsorted(edges - 0.25, at, side="right") - 1
+        inside = at < edges[place + 1] - gap - 0.25
+        block[stretch[inside]] = number + place[inside]
+        why[stretch[~inside]] = "guard"
+        number += pieces
     why[(why == "") & ~observed] = "unobserved"
     return block, why, held_out, ""
 
@@ -111,15 +122,41 @@ def count_reasons(reason: Array) -> dict[str, int]:
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
+def reason_in_words(name: str) -> str:
+    """The exclusion reason of bins, as it is read after their number.
+
+    >>> reason_in_words("trained"), reason_in_words("used")
+    ('that training saw', 'used')
+    """
+    return REASONS.get(name, name)
+
+
+@dataclass(frozen=True)
+class Surrogates:
+    """Scores of behaviour that was shifted in a circle among the judged bins, or shuffled among trials.
+
+    shifts: their number; shifted_*: mean and 95th percentile; p: share of these, and the behaviour itself, that are
+        read as well
+    """
+
+    shifts: int
+    shifted_mean: float
+    shifted_95: float
+    p: float
+
+
 @dataclass(frozen=True, repr=False)
 class Judged:
-    """The bins of a report on one variable.
+    """A report on one variable: its bins, and the accuracy of its readouts.
 
     bins: number of bins that are used, and of others by exclusion reason
     blocks, folds: their number; guard: s between blocks of different use
     min_speed: bins in which the first variable changes more slowly, its unit per s, are left out
     held_out: whether training never saw the judged bins
     note: assumptions about the behaviour, or why something is missing
+    readouts: the score of each kind on the test blocks, but of networks for few bins; empty without test blocks
+    chosen: the readout with the least error on all judged blocks
+    read: the score of each fold's chosen readout; None without test blocks
     """
 
     name: str
@@ -131,9 +168,31 @@ class Judged:
     guard: float
     min_speed: float
     held_out: bool
+    readouts: Mapping[str, Any]
+    chosen: str
+    read: Any
 
     def __repr__(self) -> str:
-        return plain(lambda console: show_report(console, self))  # type: ignore[arg-type]
+        return plain(self.show)
+
+    def show(self, console: Console) -> None:
+        """Print the bins of the variable, and the scores of its readouts."""
+        left = ", ".join(f"{n} {reason_in_words(why)}" for why, n in self.bins.items() if why != "used")
+        blocks = f"{self.blocks} block{'s' if self.blocks != 1 else ''}"
+        print_lines(console, f"{self.path}{self.kind}, {self.name} in the store", style="bold")
+        print_lines(
+            console, f"{self.bins['used']} bins in {blocks}" + (f"; left out {left}" if left else ""), self.note
+        )
+
+    @property
+    def kind(self) -> str:
+        """What is special of the variable, in words that follow its path."""
+        raise NotImplementedError
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Scores of what is read, each fold by the readout that is best on the others, and of each readout alone."""
+        return {"as read: by the best on other blocks": self.read, **self.readouts} if self.read else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,16 +270,11 @@ class Bins:
         return {f"{self.variable.name}_fold": ("time", fold, about)}
 
 
-def against_surrogates(scores: Array) -> dict[str, Any]:
-    """A comparison of the first score with the others, which are of surrogates: their number, mean and 95th percentile,
-    and the share of all scores that are as high."""
+def against_surrogates(scores: Array) -> tuple[int, float, float, float, float]:
+    """The fields of `Surrogates` from scores of which all but the first are of surrogates, and the first."""
     others = scores[1:]
-    return {
-        "shifts": others.size,
-        "shifted_mean": float(others.mean()),
-        "shifted_95": float(np.quantile(others, 0.95)),
-        "p": float((1 + (others >= scores[0]).sum()) / scores.size),
-    }
+    p = float((1 + (others >= scores[0]).sum()) / scores.size)
+    return others.size, float(others.mean()), float(np.quantile(others, 0.95)), p, float(scores[0])
 
 
 def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float, guard: float) -> Iterator[Bins]:
@@ -231,7 +285,7 @@ def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float,
         InputError: a variable does not overlap with the states; no bins are left, they are too few, or hold one value
             only.
     """
-    time, segment = np.asarray(latents["time"], dtype=np.float64), np.asarray(latents["segment"])
+    time, segment = latents["time"].values.astype(float), latents["segment"].values
     size, path = float(latents.attrs["bin_size"]), str(latents.attrs.get("source_path") or "behaviour")
     aligned = []
     for one in behavior:
@@ -254,10 +308,10 @@ def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float,
         reason = _usable(one, truth, block, np.where(excluded == "", missing, excluded), where)
         used = reason == "used"
         fold, folds = _deal(one, block, used, truth)
-        covs = latents["filtered_cov"].to_numpy()
+        covs = latents["filtered_cov"].values
         values, vectors = np.linalg.eigh(covs[used].mean(0, dtype=np.float64))
         metric = vectors / np.sqrt(np.maximum(values, 1e-9 * values[-1]))
-        states = latents["filtered_mean"].to_numpy().astype(np.float64) @ metric
+        states = latents["filtered_mean"].values.astype(float) @ metric
         about = size, guard, min_speed, held_out, note
         yield Bins(one, states, covs, metric, truth, reason, block, fold, folds, *about)
 
@@ -267,7 +321,7 @@ def _usable(variable: Behavior, truth: Array, block: Array, reason: Array, where
     InputError, where too few bins are left."""
     used = reason == "used"
     if not used.any():
-        left = ", ".join(f"{n} {REASONS.get(why, why)}" for why, n in count_reasons(reason).items())
+        left = ", ".join(f"{n} {reason_in_words(why)}" for why, n in count_reasons(reason).items())
         raise InputError(f"{where}: no bin is left to read it in ({left}); lower --min-speed or reserve time")
     if variable.stop is None:
         short = used & (np.bincount(block[used], minlength=block.max() + 1)[block] < LEAST_BINS)

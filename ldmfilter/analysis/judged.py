@@ -12,12 +12,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ldmfilter.data.counts import check_counts
+from ldmfilter.data.counts import check_counts, is_signal
+from ldmfilter.data.tables import Array
 from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
 from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter
-
-Array = np.ndarray
 
 GUARD = 2.0  # s between time that was trained on and time that is judged: the slowest part of behaviour's memory
 LEAST_BINS = 100  # judged bins below which a number is too uncertain to report
@@ -46,6 +45,7 @@ class Bins:
         fit: (time,) bool, the bins that baselines are fitted to.
         judged: (time,) bool; each has an observed bin before it.
         held_out: whether training saw none of the judged bins.
+        signal: whether the counts are a signal.
     """
 
     counts: Array
@@ -56,6 +56,7 @@ class Bins:
     fit: Array
     judged: Array
     held_out: bool
+    signal: bool = False
 
     @property
     def segment(self) -> Array:
@@ -100,10 +101,10 @@ def bins_of(counts: xr.DataArray, trained: Array, trained_spans: list[tuple[floa
     Raises:
         InputError: fewer than `LEAST_BINS` bins to fit to or to judge on.
     """
-    time, segment, observed = (counts[name].to_numpy() for name in ("time", "segment", "observed"))
-    values = counts.to_numpy().astype(np.float32)
+    time, segment, observed = (counts[name].values for name in ("time", "segment", "observed"))
+    values = counts.values.astype(np.float32)
     if "unit_observed" in counts.coords:
-        values[~counts["unit_observed"].to_numpy()] = np.nan
+        values[~counts["unit_observed"].values] = np.nan
     starts = np.diff(segment, prepend=segment[0] - 1) != 0
     usable = observed & ~_fresh(starts, observed)
     fit, judged, held_out = usable & trained, usable & outside(time, trained_spans, GUARD), True
@@ -117,7 +118,9 @@ def bins_of(counts: xr.DataArray, trained: Array, trained_spans: list[tuple[floa
             f"{counts.attrs.get('path') or 'counts'}: {int(judged.sum())} observed bins are too few to judge a filter "
             f"on; give a span of {LEAST_BINS} bins or more"
         )
-    return Bins(values, time, float(counts.attrs["bin_size"]), starts, observed, fit, judged, held_out)
+    return Bins(
+        values, time, float(counts.attrs["bin_size"]), starts, observed, fit, judged, held_out, is_signal(counts)
+    )
 
 
 def _fresh(starts: Array, observed: Array) -> Array:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,24 +16,20 @@ from torch import Tensor
 
 from ldmfilter.analysis import statistics
 from ldmfilter.analysis.baselines import NO_MEMORY, Baseline, causal_pca, log_likelihoods
-from ldmfilter.analysis.calibration import unit_of
+from ldmfilter.analysis.intervals import Third
 from ldmfilter.analysis.judged import Bins, bins_of, excerpt, thinned
-from ldmfilter.analysis.score import Judge, means_without
-from ldmfilter.analysis.statistics import Array
-from ldmfilter.data.counts import is_signal
+from ldmfilter.analysis.readout import AnyReport
+from ldmfilter.analysis.score import NONE, Judge, means_without
 from ldmfilter.data.frames import apart
 from ldmfilter.data.prepare import as_counts
+from ldmfilter.data.tables import Array
 from ldmfilter.filter.decode import sound
 from ldmfilter.filter.forecast import Forecast
 from ldmfilter.filter.kalman import LinearGaussian
 from ldmfilter.filter.linalg import one_thread
+from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.network import together
 from ldmfilter.filter.spikes_ahead import horizons_of, spikes_ahead
-
-if TYPE_CHECKING:
-    from ldmfilter.analysis.calibration import Third
-    from ldmfilter.analysis.readout import AnyReport
-    from ldmfilter.filter.model import LDMFilter
 
 PIECE_BINS = 20_000  # judged bins, at most, in which spikes ahead are predicted
 FIT_BINS = 10_000  # bins that the linear system and the local level are fitted to
@@ -193,8 +189,7 @@ class Measures:
         """The thirds of bins in which intervals of behaviour hold too few or too many, in words; where chance may
         explain all, that which is furthest off."""
         return "; ".join(
-            f"{third.coverage:.1%} of {one.name} in bins with {third.by} of {third.low:.3g} to {third.high:.3g}"
-            + unit_of(third.by, getattr(one, "unit", ""))
+            f"{third.coverage:.1%} of {one.name} in bins with {third.where(getattr(one, 'unit', ''))}"
             for third, one in [pair for pair in self.thirds if pair[0].outside] or self.thirds[:1]
         )
 
@@ -207,16 +202,16 @@ class Measures:
 def spikes_predicted(model: LDMFilter, counts: xr.DataArray, seed: int) -> SpikesPredicted:
     """Spikes ahead of judged bins, from the states of all bins and from a causal PCA of the width that `score` has."""
     latents = model.decode(counts)
-    bins = bins_of(counts, np.asarray(latents["trained"]), model.trained_spans_)
+    bins = bins_of(counts, latents["trained"].values, model.trained_spans_)
     fit, judged = bins.halves
     judged = thinned(judged, PIECE_BINS, bins.size, seed)
-    judge = Judge(dataclasses.replace(bins, fit=fit, judged=judged), is_signal(counts), ())
-    states, shown = partial(means_without, model, counts, latents), np.zeros(0, np.int64)  # to which no unit is hidden
+    judge = Judge(dataclasses.replace(bins, fit=fit, judged=judged))
+    states = partial(means_without, model, counts, latents)
     by_states, by_pca = (
-        spikes_ahead(each, judge.counts, bins.segment, fit, judged, bins.size, judge.signal)
-        for each in (states(shown), judge.made(partial(causal_pca, width=judge.width()), shown))
+        spikes_ahead(each, judge.bins.counts, bins.segment, fit, judged, bins.size, bins.signal)
+        for each in (states(NONE), judge.made(causal_pca, NONE, width=judge.width()))
     )
-    horizons = horizons_of(judge.counts, bins.segment, judged, bins.size)
+    horizons = horizons_of(judge.bins.counts, bins.segment, judged, bins.size)
     hidden = judge.hidden(states)
 
     def interval(value: float, error: float) -> tuple[float, tuple[float, float]]:
@@ -236,7 +231,6 @@ def measure(
     behavior: Sequence[AnyReport] = (),
 ) -> dict[str, Measures]:
     """Measure a model on a recording, each part by its name; see `checks.check` for arguments and errors."""
-    model.check_fitted()
     counts = excerpt(as_counts(counts, model.bin_size_), seed)
     progress("spikes ahead")
     found = {}
@@ -248,21 +242,25 @@ def measure(
             progress(f"innovations{of}")
             frames, part = apart(counts, part.frame_bins_), part._of_frames()
             latents = part.decode(frames)
-            bins = bins_of(frames, np.asarray(latents["trained"]), part.trained_spans_)
+            bins = bins_of(frames, latents["trained"].values, part.trained_spans_)
             judged, scale = bins.judged, 1 / bins.size  # from nats a bin to nats a second
             taken = part.network_.observe(torch.from_numpy(bins.counts))
             z, evidence = taken[0].numpy(), None if taken[1] is None else taken[1].numpy()
-            error, cov = (latents[name].to_numpy().astype(np.float64) for name in ("innovation", "innovation_cov"))
+            error, cov = (latents[name].values.astype(float) for name in ("innovation", "innovation_cov"))
             x = statistics.normalised(error, cov)
             scores = scale * statistics.log_likelihood(error, cov)
             progress(f"other predictors of the same pseudo-observations{of}")
             system, states = part.network_.linear_gaussian(), part.sized_.states
             some = thinned(bins.fit, FIT_BINS, bins.size, seed)
             others = {name: scale * nats for name, nats in log_likelihoods(z, bins, some, states, evidence).items()}
-            leads = {
-                name: statistics.mean_interval((scores - own)[judged], bins.time[judged], seed)
+            baselines = [
+                Baseline(
+                    name,
+                    float(own[judged].mean()),
+                    *statistics.mean_interval((scores - own)[judged], bins.time[judged], seed),
+                )
                 for name, own in others.items()
-            }
+            ]
             progress(f"units{of}")
             units = unit_importance(part, bins, seed)
             progress(f"spikes shifted in time{of}")
@@ -278,9 +276,7 @@ def measure(
                 ahead=forecasts(system, z, bins, seed, evidence),
                 spectrum=statistics.spectrum(z[judged], (z - error)[judged]),
                 log_likelihood=float(scores[judged].mean()),
-                baselines=tuple(
-                    Baseline(name, float(own[judged].mean()), *leads[name]) for name, own in others.items()
-                ),
+                baselines=tuple(baselines),
                 memory=statistics.memory(system.A.numpy(), bins.size, states),
                 units=units,
                 drift=drift(z, x, scores - others[NO_MEMORY], bins, seed),
@@ -326,9 +322,10 @@ def drift(z: Array, x: Array, information: Array, bins: Bins, seed: int) -> Drif
         "nis": np.asarray([(x[part] ** 2).mean() for part in parts]),
         "mean_z": np.stack([z[part].mean(0) for part in parts]),
     }
+    first, last = bins.time[[part[[0, -1]] for part in parts]].T
     return Drift(
-        np.asarray([bins.time[part[0]] - bins.size / 2 for part in parts]),
-        np.asarray([bins.time[part[-1]] + bins.size / 2 for part in parts]),
+        first - bins.size / 2,
+        last + bins.size / 2,
         **by_block,
         changes={name: statistics.trend(values, middle, seed) for name, values in by_block.items()},
     )

@@ -10,8 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmfilter.analysis.calibration import ErrorDistribution, conformal_quantile
-from ldmfilter.analysis.intervals import Reader
+from ldmfilter.analysis.intervals import ErrorDistribution, Reader, conformal_quantile
 from ldmfilter.errors import InputError
 
 #: Step of the chance of a miss, per second. Gibbs & Candes take 0.005 for each value, of values that miss one by one.

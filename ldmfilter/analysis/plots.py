@@ -15,7 +15,8 @@ import xarray as xr
 from sklearn.cluster import KMeans
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from ldmfilter.analysis.variable import positions
+from ldmfilter.analysis.behavior import positions
+from ldmfilter.data.tables import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,14 +33,14 @@ SINGLE_TRIALS = 12  # of a condition that are drawn, at most
 
 def leading_states(latents: xr.Dataset, number: int) -> list[int]:
     """The state dimensions whose filtered mean varies most, the slowest first."""
-    variance = latents["filtered_mean"].var("time").to_numpy()
-    return latents["state"].to_numpy()[np.sort(np.argsort(-variance)[:number])].tolist()
+    variance = latents["filtered_mean"].var("time").values
+    return latents["state"].values[np.sort(np.argsort(-variance)[:number])].tolist()
 
 
 def plot_states(latents: xr.Dataset, axes: Axes, number: int = 3) -> None:
     """Filtered means in time with their intervals, the `number` dimensions that vary most, one above the other."""
     chosen = leading_states(latents, number)
-    time = latents["time"].to_numpy()
+    time = latents["time"].values
     ci = latents["ci"].sel(state=chosen)
     spacing = float(np.nanmax(ci.max("time") - ci.min("time")))
     shifts = [-row * spacing for row in range(len(chosen))]
@@ -52,14 +53,14 @@ def plot_states(latents: xr.Dataset, axes: Axes, number: int = 3) -> None:
     finish(axes, "time, s", f"state, {latents['ci'].attrs['level']:.0%} interval")
 
 
-def flat(values: np.ndarray, period: float | None) -> np.ndarray:
+def flat(values: Array, period: float | None) -> Array:
     """Values (bin,) as columns (bin, column) whose distances tell how far apart they are: of circular values the cosine
     and sine, of others the value in its deviations."""
     turn = 2 * np.pi * values / (period or np.inf)
     return np.column_stack([np.cos(turn), np.sin(turn)] if period else [values / (np.nanstd(values) or 1.0)])
 
 
-def directions(mean: np.ndarray, values: np.ndarray, number: int) -> np.ndarray | None:
+def directions(mean: Array, values: Array, number: int) -> Array | None:
     """Axes (state, number) along which filtered means (bin, state) differ most between values (bin, column): a linear
     discriminant of the values, or of `GROUPS` groups of near ones, found by k-means. None where values or states are
     too few, or bins to know how states vary within a group."""
@@ -72,7 +73,7 @@ def directions(mean: np.ndarray, values: np.ndarray, number: int) -> np.ndarray 
     return LinearDiscriminantAnalysis().fit(mean, groups).scalings_[:, :number]
 
 
-def plot_raster(spike_times: Sequence[np.ndarray], axes: Axes, start: float, stop: float) -> None:
+def plot_raster(spike_times: Sequence[Array], axes: Axes, start: float, stop: float) -> None:
     """Spikes as ticks, from `start` to `stop`, s; a row for each unit's spike times, s, the first at the top."""
     shown = [times[(times >= start) & (times < stop)] for times in spike_times]
     row = np.repeat(np.arange(len(shown)), [len(times) for times in shown])
@@ -90,18 +91,18 @@ def plot_rates(shares: xr.DataArray, axes: Axes) -> None:
     above which the shade is the same."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
-    time = shares["time"].to_numpy()
+    time = shares["time"].values
     half = 0.5 * (time[-1] - time[0]) / max(time.size - 1, 1)
     shades = LinearSegmentedColormap.from_list("shades", [to_rgba(COLOURS[0], alpha) for alpha in (0, 0.6)])
     extent = (time[0] - half, time[-1] + half, shares.sizes["unit"] - 0.5, -0.5)
-    axes.imshow(shares.to_numpy().T, aspect="auto", extent=extent, vmin=0, vmax=1, cmap=shades, interpolation="nearest")
+    axes.imshow(shares.values.T, aspect="auto", extent=extent, vmin=0, vmax=1, cmap=shades, interpolation="nearest")
 
 
 def plot_signal(signal: xr.DataArray, axes: Axes, start: float, stop: float) -> None:
     """A signal (time, unit) from `start` to `stop`, s: a row for each channel, in its deviations, the first on top."""
-    time = signal["time"].to_numpy()
+    time = signal["time"].values
     values = (signal - signal.mean("time")) / (signal.std("time") + 1e-12)
-    shown = values.isel(time=np.flatnonzero((time >= start) & (time < stop))).to_numpy().T
+    shown = values.isel(time=np.flatnonzero((time >= start) & (time < stop))).values.T
     extent = (start, stop, len(shown) - 0.5, -0.5)
     axes.imshow(shown, aspect="auto", extent=extent, vmin=-1, vmax=4, cmap="viridis", interpolation="nearest")
     axes.set(yticks=[])
@@ -114,35 +115,39 @@ def plot_behavior(latents: xr.Dataset, name: str, axes: Axes, period: float | No
     The states have `<name>_mean`, `<name>_true` (time,) and, where intervals were calibrated, `<name>_ci` (time,
     bound), as `read_behavior` gives them. Lines are not drawn across the end of a period, in the behaviour's unit.
     """
-    time = latents["time"].to_numpy()
-    true, mean = latents[f"{name}_true"].to_numpy(), latents[f"{name}_mean"].to_numpy()
+    time = latents["time"].values
+    true, mean = latents[f"{name}_true"].values, latents[f"{name}_mean"].values
     if period is not None:
         true, mean = _broken(true, period), _broken(mean, period)
     if f"{name}_ci" in latents:
         ci = latents[f"{name}_ci"]
-        low, high = (ci.sel(bound=bound).to_numpy() for bound in ("lower", "upper"))
-        parts = [(low, high)] if period is None else _wrapped(low, high, np.nanmin(true), period)
-        level = f"{float(ci.attrs['level']):.0%}" if "level" in ci.attrs else "the"
-        for number, (lower, upper) in enumerate(parts):
-            _band(axes, time, lower, upper, COLOURS[0], None if number else f"{level} interval")
+        low, high = (ci.sel(bound=bound).values for bound in ("lower", "upper"))
+        label = f"{float(ci.attrs['level']):.0%} interval" if "level" in ci.attrs else "the interval"
+        start, stop, turns = -np.inf, np.inf, [0.0]
+        if period is not None:  # what sticks out at one end of the turn is brought back at the other
+            start = np.floor(np.nanmin(true) / period) * period if np.nanmin(true) >= 0 else -period / 2
+            stop, turns = start + period, [0.0, -period, period]
+        for turn in turns:
+            lower, upper = (np.clip(end + turn, start, stop) for end in (low, high))
+            _band(axes, time, np.where(lower < upper, lower, np.nan), upper, COLOURS[0], None if turn else label)
     axes.plot(time, mean, color=COLOURS[0], linewidth=1.3, label="decoded")
     axes.plot(time, true, color=ink(), linewidth=1.0, linestyle=(0, (3, 1.5)), label="measured")
     finish(axes, "time, s")
 
 
-def class_positions(latents: xr.Dataset, name: str) -> np.ndarray:
+def class_positions(latents: xr.Dataset, name: str) -> Array:
     """Position (time,) among the labels of the class that was measured, NaN for none."""
-    true = latents[f"{name}_true"].to_numpy()
-    labels = latents[f"{name}_class"].to_numpy().astype(true.dtype)
+    true = latents[f"{name}_true"].values
+    labels = latents[f"{name}_class"].values.astype(true.dtype)
     return positions(true, labels)
 
 
 def plot_classes(latents: xr.Dataset, name: str, axes: Axes) -> None:
     """Probabilities of classes read from the states, `<name>_probability` (time, `<name>_class`), a row for each class,
     whose height is the probability; over it a line while the class was measured, by `<name>_true` (time,)."""
-    time, labels = latents["time"].to_numpy(), latents[f"{name}_class"].to_numpy().tolist()
+    time, labels = latents["time"].values, latents[f"{name}_class"].values.tolist()
     measured = class_positions(latents, name)
-    probability = latents[f"{name}_probability"].to_numpy()
+    probability = latents[f"{name}_probability"].values
     for row in range(len(labels)):
         half = 0.45 * probability[:, row]
         _band(axes, time, row - half, row + half, COLOURS[0], None if row else "probability")
@@ -153,12 +158,12 @@ def plot_classes(latents: xr.Dataset, name: str, axes: Axes) -> None:
     finish(axes, "time, s")
 
 
-def plot_trials(aligned: xr.Dataset, state: int, condition: np.ndarray, names: Sequence[str], axes: Axes) -> None:
+def plot_trials(aligned: xr.Dataset, state: int, condition: Array, names: Sequence[str], axes: Axes) -> None:
     """A state along trials, as `ldmfilter.align` gives them: the mean of each condition in its 95 % band (1.96 standard
     errors), single trials thin behind. `condition` (trial,) is the position among `names`; other trials are not drawn.
     """
-    time = aligned["time"].to_numpy()
-    values = aligned["filtered_mean"].sel(state=state).where(aligned["observed"]).to_numpy()
+    time = aligned["time"].values
+    values = aligned["filtered_mean"].sel(state=state).where(aligned["observed"]).values
     for number, name in enumerate(names):
         own, colour = values[condition == number], COLOURS[number % len(COLOURS)]
         for one in own[:: max(len(own) // SINGLE_TRIALS, 1)][:SINGLE_TRIALS]:
@@ -210,7 +215,7 @@ def finish(axes: Axes, x: str, y: str = "", left: bool = True) -> None:
     axes.spines[["top", "right"] if left else ["top", "right", "left"]].set_visible(False)
 
 
-def _band(axes: Axes, x: np.ndarray, low: Any, high: Any, colour: str, label: str | None = None) -> None:
+def _band(axes: Axes, x: Array, low: Any, high: Any, colour: str, label: str | None = None) -> None:
     """An interval about a line."""
     axes.fill_between(x, low, high, color=colour, alpha=BAND, linewidth=0, label=label)
 
@@ -227,19 +232,7 @@ def ink() -> str:
     return str(mpl.rcParams["text.color"])
 
 
-def _broken(values: np.ndarray, period: float) -> np.ndarray:
+def _broken(values: Array, period: float) -> Array:
     """The same with NaN where a circular variable steps over its end."""
     jump = np.abs(np.diff(values, prepend=values[:1])) > period / 2
     return np.where(jump, np.nan, values)
-
-
-def _wrapped(low: np.ndarray, high: np.ndarray, origin: float, period: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """An interval on the circle as pieces on the line from the origin's turn: itself, and what sticks out at
-    either end, brought back at the other."""
-    base = np.floor(origin / period) * period if origin >= 0 else -period / 2
-    top = base + period
-    return [
-        (np.clip(low, base, top), np.clip(high, base, top)),
-        (np.where(high > top, base, np.nan), np.where(high > top, high - period, np.nan)),
-        (np.where(low < base, low + period, np.nan), np.where(low < base, top, np.nan)),
-    ]

@@ -1,39 +1,153 @@
-"""Readout of behaviour from states, with conformal intervals, judged on time that neither of them saw.
+"""Readout of behaviour from states, with conformal intervals, or as classes with probabilities; judged on time that
+neither readouts nor intervals saw.
 
-The states are causal and fixed; only the readout is fitted. The judged time is cut into blocks, which are dealt to
-folds. For each pair of folds every readout is fitted on the other folds and reads both. A fold is judged by the mean
-of the readouts of all pairs that it is in. The errors of these readouts at the other fold of their pair choose the
-readout and calibrate its intervals (`analysis.intervals`). None of this saw a block of the judged fold.
+The states are causal and fixed; only the readout is fitted. The judged time is cut into blocks, or into whole trials,
+which are dealt to folds. For each pair of folds every readout is fitted on the other folds and reads both. A fold is
+judged by the mean of the readouts of all pairs that it is in. The errors of these readouts at the other fold of their
+pair choose the readout and calibrate its intervals (`analysis.intervals`). None of this saw a block of the judged fold.
+
+Classes of a fold are read by classifiers that saw none of it. A classifier, and the temperature that its probabilities
+are raised to (Guo et al. 2017, ICML), are chosen by log loss on inner folds of the others.
+
+Beside both stands a supervised baseline: a Bayesian decoder of the counts.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from rich.console import Console
+from scipy.ndimage import gaussian_filter1d
+from scipy.optimize import minimize_scalar
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import balanced_accuracy_score, recall_score
+from sklearn.neighbors import KNeighborsClassifier
 
-from ldmfilter.analysis.bayesian_decoder import Decoder, decode_counts
-from ldmfilter.analysis.behavior import as_behavior
-from ldmfilter.analysis.blocks import GUARD, LEAST_FOLDS, Bins, Judged, against_surrogates, bins_of
-from ldmfilter.analysis.calibration import SPEED, SPIKES, DistributionScore, IntervalScore, Third
-from ldmfilter.analysis.classes import ClassReport, read_classes
+from ldmfilter.analysis.behavior import Behavior, as_behavior, cross, r2, score, speed, thin
+from ldmfilter.analysis.blocks import GUARD, LEAST_FOLDS, Bins, Judged, Surrogates, against_surrogates, bins_of
+from ldmfilter.analysis.intervals import FAST as FAST
 from ldmfilter.analysis.intervals import LEVELS as LEVELS
-from ldmfilter.analysis.intervals import Reader, VariableReading
-from ldmfilter.analysis.nested import FAST as FAST
-from ldmfilter.analysis.nested import READOUTS, Readout, keys_of, predict_all
-from ldmfilter.analysis.statistics import Array
-from ldmfilter.analysis.variable import Behavior, cross, r2, score, speed
+from ldmfilter.analysis.intervals import (
+    MOST_FITTED,
+    NEIGHBOURS,
+    READOUTS,
+    SPEED,
+    SPIKES,
+    DistributionScore,
+    IntervalScore,
+    Reader,
+    Readout,
+    Third,
+    VariableReading,
+    block_means,
+)
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.frames import frame_bins, sum_frames
+from ldmfilter.data.tables import Array
 from ldmfilter.errors import InputError
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.html import table
+from ldmfilter.text import print_lines, print_table
 
 SHIFTS = 99  # of the control
+SHRINKAGES = (0.1, 0.01)  # of the covariance within classes: candidates, the first is the control's
+STEPS = 10  # of probability, in which calibration is judged
+_LEAST = 1e-3  # probability at least, before the temperature: neighbours give 0
+_MOST_CHOSEN = 5_000  # bins on which a classifier is chosen
+WINDOWS = (1, 3, 5, 9, 15)  # bins of counts, of which the decoded bin is the last
+CURVE_BINS = 40  # of a tuning curve
+MOST_COMPARED = 2_000  # bins on which a window is chosen
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The supervised baseline: a Bayesian decoder of the counts of independent Poisson units.
+
+    r2; median_error: median absolute error, in the behaviour's unit
+    window: s of counts, the decoded bin's the last, chosen inside the fitted blocks (median over the folds)
+    """
+
+    r2: float
+    median_error: float
+    window: float
+
+
+def decode_counts(bins: Bins, counts: xr.DataArray) -> tuple[Array, float]:
+    """Decode the values (row,) of a variable in the tested bins from counts (time, unit), each fold by tuning curves of
+    the others. Returns them and the window, s."""
+    variable, rows = bins.variable, np.flatnonzero(bins.tested)
+    y, fold = bins.truth[rows], bins.fold[rows]
+    windows = _trailing_means(counts, rows)
+    edges = _edges(variable, y)
+
+    def decode(window: int, train: Array, new: Array) -> Array:
+        return _most_probable(windows[window][train], y[train], windows[window][new], edges, variable)
+
+    decoded, chosen = np.full(rows.size, np.nan), []
+    for train, test in cross(np.arange(rows.size), fold):
+        some = thin(train, MOST_COMPARED)
+        errors = dict.fromkeys(WINDOWS, 0.0)
+        for inner, held in cross(some, fold[some]) if np.unique(fold[some]).size > 1 else ():
+            for window in WINDOWS:
+                away = variable.difference(decode(window, inner, held), y[held])
+                errors[window] += float((away != 0).sum() if variable.categories else np.abs(away).sum())
+        chosen.append(min(errors, key=errors.__getitem__))
+        decoded[test] = decode(chosen[-1], train, test)
+    return decoded, float(np.median(chosen)) * bins.size
+
+
+def _trailing_means(counts: xr.DataArray, rows: Array) -> dict[int, Array]:
+    """For each window mean counts (bin, unit) of the bins up to this one in its segment; NaN for an unseen unit."""
+    values = counts.values.astype(float)
+    if "unit_observed" in counts.coords:
+        values = np.where(counts["unit_observed"].values, values, np.nan)
+    segment = counts["segment"].values
+    result, total = {}, np.zeros((rows.size, values.shape[1]))
+    number = np.zeros(rows.size)
+    for back in range(max(WINDOWS)):
+        at = np.maximum(rows - back, 0)
+        there = (rows >= back) & (segment[at] == segment[rows])
+        total = total + np.where(there[:, None], values[at], 0.0)
+        number += there
+        if back + 1 in WINDOWS:
+            result[back + 1] = total / number[:, None]
+    return result
+
+
+def _edges(variable: Behavior, y: Array) -> Array:
+    """Edges of the tuning curves' bins: one bin a category, or `CURVE_BINS` over the range or the period."""
+    if variable.categories:
+        return np.arange(variable.kinds + 1) - 0.5
+    low, high = float(y.min()), float(y.max())
+    if variable.period is not None:
+        low, high = variable.start, variable.start + variable.period
+    return np.linspace(low, high, CURVE_BINS + 1)
+
+
+def _most_probable(counted: Array, y: Array, new: Array, edges: Array, variable: Behavior) -> Array:
+    """Most probable value (bin,) of counts `new` (bin, unit) under independent Poisson units and a flat prior (Zhang et
+    al. 1998), by tuning curves of other counts and their values y (bin,). A unit is left out where it was not seen.
+
+    Counts are means a bin over a window: a flat prior has its maximum at the same value as for their sum.
+    """
+    place = (np.searchsorted(edges, y, side="right") - 1).clip(0, edges.size - 2)
+    inside = np.eye(edges.size - 1)[place].T
+    occupancy, summed = inside @ np.isfinite(counted), inside @ np.nan_to_num(counted)  # (place, unit)
+    if not variable.categories:
+        # Neighbouring values are alike; what was visited seldom borrows from them.
+        mode = "wrap" if variable.period is not None else "nearest"
+        occupancy, summed = (gaussian_filter1d(one, 1.0, axis=0, mode=mode) for one in (occupancy, summed))
+    visited = occupancy.max(1) > 0.1
+    rate = (summed / np.maximum(occupancy, 1e-12))[visited].clip(0.02 / len(y))
+    likelihood = np.nan_to_num(new) @ np.log(rate).T - np.isfinite(new) @ rate.T
+    middle = (edges[:-1] + edges[1:]) / 2
+    return middle[visited][likelihood.argmax(1)]
 
 
 @dataclass(frozen=True)
@@ -45,21 +159,14 @@ class ReadoutScore:
 
 
 @dataclass(frozen=True)
-class Control:
-    """Readout of behaviour that was shifted in a circle among the judged bins, or shuffled among trials.
+class Control(Surrogates):
+    """Readout of surrogates of the behaviour, by R2, beside that of the behaviour as it was, `r2`.
 
-    Only the fast readouts, `linear` and `neighbours`, are fitted to shifted behaviour. So r2 is theirs too, and may
-    be below that of `BehaviorReport.read`.
-
-    r2: of the best fast readout, with the behaviour as it was; shifted_*: of the best one for each shift; p: share of
-    shifts, and the behaviour itself, that are read as well
+    Only the fast readouts, `linear` and `neighbours`, of which the best counts, are fitted to surrogates. So r2 is
+    theirs too, and may be below that of `BehaviorReport.read`.
     """
 
-    shifts: int
     r2: float
-    shifted_mean: float
-    shifted_95: float
-    p: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,11 +175,9 @@ class BehaviorReport(Judged):
 
     As `Judged`, and
     calibrated: whether the intervals were calibrated
-    readouts: each of `READOUTS` on the test blocks, but networks for few bins; empty without test blocks
-    chosen: the readout with the least error on all judged blocks; chosen_in: share of the folds that are read by it
+    chosen_in: share of the folds that are read by the chosen readout
     follow_state: share of the folds whose intervals are made of errors near the state, not of all errors; 0 without
         intervals
-    read: of each fold its chosen readout, as `<name>_mean` holds them
     intervals: one for each level, empty where not calibrated
     distribution: score of the distribution whose quantiles are the bounds of all intervals; None where not calibrated
     thirds: coverage and width of intervals of level `ci` in thirds of the judged bins by spikes in the last second,
@@ -83,17 +188,14 @@ class BehaviorReport(Judged):
     unit: str
     period: float | None
     calibrated: bool
-    readouts: dict[str, ReadoutScore]
-    chosen: str
     chosen_in: float
     follow_state: float
-    read: ReadoutScore | None
     control: Control | None
     decoder: Decoder | None
-    intervals: tuple[IntervalScore, ...]
-    distribution: DistributionScore | None
-    thirds: tuple[Third, ...]
-    value_range: tuple[float, float] | None
+    intervals: tuple[IntervalScore, ...] = ()
+    distribution: DistributionScore | None = None
+    thirds: tuple[Third, ...] = ()
+    value_range: tuple[float, float] | None = None
 
     @property
     def circular(self) -> bool:
@@ -103,6 +205,321 @@ class BehaviorReport(Judged):
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON holds them."""
         return {**asdict(self), "circular": self.circular, "categories": False}
+
+    @property
+    def kind(self) -> str:
+        """What is special of the variable, in words that follow its path."""
+        return ", circular" * self.circular
+
+    def row(self) -> tuple[str, str, str]:
+        """Accuracy, error and coverage, in words."""
+        of = [i for i in self.intervals if i.level == 0.95]
+        accuracy, error = "", ""
+        if self.read:
+            accuracy, error = f"R2 {self.read.r2:.3f}", f"{self.read.median_error:.3g} {self.unit}, the median"
+        return accuracy, error, "".join(f"{i.coverage:.1%}, {i.width:.3g} {self.unit} wide" for i in of)
+
+    def show(self, console: Console) -> None:
+        """Print the scores of each readout, beside the supervised decoder and chance, and of the intervals."""
+        super().show(console)
+        rows = [(name, f"{score.r2:.3f}", f"{score.median_error:.3g}") for name, score in self.scores.items()]
+        read, decoder, unit = self.read, self.decoder, self.unit or "its unit"
+        if decoder:
+            rows.append((f"Bayesian decoder, {decoder.window:g} s", f"{decoder.r2:.3f}", f"{decoder.median_error:.3g}"))
+        if self.control:
+            rows.append(("shifted behaviour, 95th percentile", f"{self.control.shifted_95:.3f}", ""))
+        if rows:
+            print_table(console, ["readout", ">R2", f">median error, {unit}"], rows)
+        if self.control:
+            best = f"of the best of the fast readouts (R2 {self.control.r2:.3f})"
+            print_lines(console, f"p {self.control.p:.2g} against {self.control.shifts} shifts, {best}")
+        if read and decoder and (decoder.r2 < read.r2) != (decoder.median_error > read.median_error):
+            print_lines(console, "R2 and median error disagree: R2 counts few large errors most, the median not at all")
+        if self.intervals:
+            levels = [
+                (
+                    f"{i.level:.0%}",
+                    f"{i.coverage:.1%} +- {i.coverage_se:.1%}",
+                    f"{i.width:.3g} +- {i.width_se:.2g}",
+                    f"{i.score:.4g} +- {i.score_se:.2g}",
+                    f"{min(i.constant_score, i.same_coverage_score):.4g}",
+                )
+                for i in self.intervals
+            ]
+            heads = ["interval", ">covers", f">width, {unit}", ">Winkler score", ">best at one width"]
+            print_table(console, heads, levels)
+            print_lines(console, "Winkler score: the width, and more for values outside; the lower the better")
+        if self.value_range:
+            low, high = self.value_range
+            print_lines(console, f"{self.name} goes from {low:.3g} to {high:.3g} {self.unit}".rstrip())
+        if one := self.distribution:
+            rank = f"{one.width_rank:.2f} +- {one.width_rank_se:.2f}"
+            print_lines(
+                console,
+                f"CRPS {one.crps:.4g} +- {one.crps_se:.2g} {self.unit}".rstrip(),
+                f"rank correlation of width and error {rank} (0: widths tell nothing of the error)",
+            )
+        off = [
+            f"intervals hold {third.coverage:.1%} +- {third.coverage_se:.1%} in bins with {third.where(self.unit)}"
+            for third in self.thirds
+            if third.outside
+        ]
+        end = "where they hold more than their level they are wider than needed, where less too narrow"
+        print_lines(console, *off, end if off else "")
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Accuracy on the test blocks: share of bins read right, its mean over classes, and nats a bin."""
+
+    accuracy: float
+    balanced_accuracy: float
+    log_loss: float
+
+
+@dataclass(frozen=True)
+class ClassControl(Surrogates):
+    """Balanced accuracy of the linear classifier of surrogates, and `accuracy` of the classes as they were."""
+
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class ClassDecoder:
+    """The supervised baseline, a Bayesian decoder of `window` s of counts, by balanced accuracy."""
+
+    balanced_accuracy: float
+    window: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Bins and classes whose probability was about the same, all classes together.
+
+    probability: mean, as it was read; share: of these, how many were the class, with its standard error by block
+    bootstrap; pairs: their number
+    """
+
+    probability: float
+    share: float
+    share_se: float
+    pairs: int
+
+
+@dataclass(frozen=True, repr=False)
+class ClassReport(Judged):
+    """Accuracy and calibration of the readout of a variable that has classes.
+
+    As `Judged` and `BehaviorReport`, and
+    classes: the labels; recall: of each the share of its bins that is read right
+    chance: balanced accuracy of a guess; accuracy_se: of read.accuracy, by block bootstrap
+    calibration: by steps of probability; calibration_error: mean distance of probability and share, by pairs
+    """
+
+    classes: list[str]
+    chance: float
+    accuracy_se: float = math.nan
+    recall: dict[str, float] = field(default_factory=dict)
+    control: ClassControl | None = None
+    decoder: ClassDecoder | None = None
+    calibration: tuple[Calibration, ...] = ()
+    calibration_error: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, as JSON holds them; keys as of `BehaviorReport` where both have them."""
+        same: dict[str, Any] = {"unit": "", "period": None, "circular": False, "categories": True, "intervals": []}
+        return {**asdict(self), **same, "calibrated": bool(self.calibration)}
+
+    @property
+    def kind(self) -> str:
+        """What is special of the variable, in words that follow its path."""
+        return f", {len(self.classes)} classes"
+
+    def row(self) -> tuple[str, str, str]:
+        """Accuracy, error and coverage, in words."""
+        return f"balanced {self.read.balanced_accuracy:.1%}, chance {self.chance:.1%}" if self.read else "", "", ""
+
+    def show(self, console: Console) -> None:
+        """Print the scores of each classifier, beside the supervised decoder and chance, and the calibration."""
+        super().show(console)
+        rows = [
+            (name, f"{score.balanced_accuracy:.1%}", f"{score.accuracy:.1%}", f"{score.log_loss:.3g}")
+            for name, score in self.scores.items()
+        ]
+        others = {"a guess": self.chance}
+        if self.decoder:
+            others = {f"Bayesian decoder, {self.decoder.window:g} s": self.decoder.balanced_accuracy} | others
+        if self.control:
+            others["shifted or shuffled, 95th percentile"] = self.control.shifted_95
+        rows += [(name, f"{accuracy:.1%}", "", "") for name, accuracy in others.items()]
+        print_table(console, ["readout", ">balanced accuracy", ">accuracy", ">nats a bin"], rows)
+        if self.control:
+            print_lines(console, f"p {self.control.p:.2g} against {self.control.shifts} surrogates")
+        if self.recall:
+            print_lines(console, "read right: " + ", ".join(f"{name} {one:.0%}" for name, one in self.recall.items()))
+        if self.calibration:
+            steps = [
+                (f"{i.probability:.1%}", f"{i.share:.1%} +- {i.share_se:.1%}", f"{i.pairs:,}") for i in self.calibration
+            ]
+            print_table(console, ["probability", ">share", ">bins and classes"], steps)
+
+
+def read_classes(bins: Bins, counts: xr.DataArray | None, shifts: int) -> tuple[ClassReport, dict[str, Any]]:
+    """Read the variable of `bins`, judge it, and give what is added to the states.
+
+    Without counts (time, unit) the supervised decoder is left out. The control has `shifts` surrogates.
+    """
+    variable, rows, new = bins.variable, np.flatnonzero(bins.judged), np.flatnonzero(~bins.tested)
+    probability = np.full((bins.truth.size, variable.kinds), np.nan)
+    by_kind: dict[str, Array] = {}
+    # Bins of no fold are read by what is fitted to all.
+    rest, chosen = _read_kinds(bins, rows, new)
+    probability[new] = rest[chosen]
+    for train, test in cross(rows, bins.fold[rows]) if bins.folds > 1 else ():
+        read, best = _read_kinds(bins, train, test)
+        probability[test] = read[best]
+        for kind, values in read.items():
+            by_kind.setdefault(kind, np.full(probability.shape, np.nan))[test] = values
+    tested, present = bins.tested, np.unique(bins.truth[rows]).astype(int)
+    truth, told, block = bins.truth[tested].astype(int), probability[tested], bins.block[tested]
+    seen = "" if bins.held_out or bins.note else "training saw all of the time: the readout is not judged on new time"
+    judged: dict[str, Any] = {}
+    if tested.any():
+        if counts is not None:
+            decoded, window = decode_counts(bins, counts)
+            judged["decoder"] = ClassDecoder(float(balanced_accuracy_score(truth, decoded.round())), window)
+        right = told.argmax(1) == truth
+        recall = recall_score(truth, told.argmax(1), labels=present, average=None)
+        calibration = _steps(truth, told, block)
+        off = [abs(one.share - one.probability) for one in calibration]
+        judged |= {
+            "control": _class_control(bins, shifts),
+            "recall": {variable.label(value): float(one) for value, one in zip(present, recall, strict=True)},
+            "accuracy_se": block_means(block, right=right)["right_se"],
+            "calibration": calibration,
+            "calibration_error": float(np.average(off, weights=[one.pairs for one in calibration])),
+        }
+    report = ClassReport(
+        **bins.about(seen),
+        classes=[variable.label(value) for value in range(variable.kinds)],
+        readouts={kind: _class_score(truth, values[tested]) for kind, values in by_kind.items()},
+        chosen=chosen,
+        read=_class_score(truth, told) if tested.any() else None,
+        chance=1 / present.size,
+        **judged,
+    )
+    return report, _class_variables(bins, probability)
+
+
+def classifiers(bins: int) -> dict[str, list[Any]]:
+    """Classifiers by kind, for so many fitted bins."""
+    return {
+        "linear": [LinearDiscriminantAnalysis(solver="lsqr", shrinkage=share) for share in SHRINKAGES],
+        "neighbours": [KNeighborsClassifier(min(k, max(bins // 4, 1))) for k in NEIGHBOURS],
+    }
+
+
+def _predict(bins: Bins, classifier: Any, y: Array, train: Array, new: Array) -> Array:
+    """Probabilities (bin, class) of the bins `new`, from y (train,) in the bins `train`."""
+    result = np.zeros((new.size, bins.variable.kinds))
+    seen = np.unique(y).astype(int)
+    if seen.size == 1:
+        result[:, seen] = 1.0
+    elif new.size:
+        result[:, seen] = classifier.fit(bins.states[train], y).predict_proba(bins.states[new])
+    return result
+
+
+def _tempered(probability: Array, temperature: float) -> Array:
+    raised = np.clip(probability, _LEAST, None) ** (1 / temperature)
+    return raised / raised.sum(1, keepdims=True)
+
+
+def _log_loss(probability: Array, y: Array) -> float:
+    return float(-np.log(probability[np.arange(y.size), y.astype(int)]).mean())
+
+
+def _read_kinds(bins: Bins, rows: Array, new: Array) -> tuple[dict[str, Array], str]:
+    """Probabilities (bin, class) of the bins `new` by the best candidate of each kind, fitted to `rows`, and the best
+    kind."""
+    some, rows = thin(rows, _MOST_CHOSEN), thin(rows, MOST_FITTED)
+    inner, y = bins.fold[some], bins.truth[some]
+    if np.unique(inner).size < 2:
+        inner = 2 * np.arange(some.size) // some.size
+    best: dict[str, tuple[float, int, float]] = {}
+    for kind, several in classifiers(some.size // 2).items():
+        found = []
+        for i, classifier in enumerate(several):
+            held = np.zeros((some.size, bins.variable.kinds))
+            for train, test in cross(np.arange(some.size), inner):
+                held[test] = _predict(bins, classifier, y[train], some[train], some[test])
+
+            def loss(power: float, held: Array = held) -> float:
+                return _log_loss(_tempered(held, float(np.exp(power))), y)
+
+            least = minimize_scalar(loss, bounds=(-1, 3), method="bounded")
+            found.append((least.fun, i, float(np.exp(least.x))))
+        best[kind] = min(found)
+    fitted = classifiers(rows.size)
+    read = {
+        kind: _tempered(_predict(bins, fitted[kind][i], bins.truth[rows], rows, new), temperature)
+        for kind, (_, i, temperature) in best.items()
+    }
+    return read, min(best, key=lambda kind: best[kind][0])
+
+
+def _class_score(truth: Array, probability: Array) -> ClassScore:
+    read = probability.argmax(1)
+    return ClassScore(
+        float((read == truth).mean()), float(balanced_accuracy_score(truth, read)), _log_loss(probability, truth)
+    )
+
+
+def _steps(truth: Array, probability: Array, block: Array) -> tuple[Calibration, ...]:
+    """Probabilities (bin, class), by steps, and how often the class was there."""
+    right = truth[:, None] == np.arange(probability.shape[1])
+    blocks = np.broadcast_to(block[:, None], right.shape)
+    step = np.minimum((probability * STEPS).astype(int), STEPS - 1)
+    return tuple(
+        Calibration(
+            probability=float(probability[pairs].mean()),
+            **block_means(blocks[pairs], share=right[pairs]),
+            pairs=int(pairs.sum()),
+        )
+        for pairs in (step == one for one in np.unique(step))
+    )
+
+
+def _class_control(bins: Bins, shifts: int) -> ClassControl:
+    """Compare the linear classifier of the classes with that of their surrogates."""
+    rows, values = bins.surrogates(shifts)
+    read = np.full(values.shape, np.nan)
+    linear = classifiers(rows.size)["linear"][0]
+    for train, test in cross(np.arange(rows.size), bins.fold[rows]):
+        for i in range(values.shape[1]):
+            read[test, i] = _predict(bins, linear, values[train, i], rows[train], rows[test]).argmax(1)
+    scores = np.array([balanced_accuracy_score(one, got) for one, got in zip(values.T, read.T, strict=True)])
+    return ClassControl(*against_surrogates(scores))
+
+
+def _class_variables(bins: Bins, probability: Array) -> dict[str, Any]:
+    """The variables that are added to the states."""
+    variable, name = bins.variable, bins.variable.name
+    classes = np.asarray(variable.classes)
+    kind, none = ("U", "") if classes.dtype.kind == "U" else (np.float32, np.nan)
+    labels = np.append(classes, none).astype(kind)  # the last one stands for none
+    about = {"path": variable.path} | ({"unit": variable.unit} if variable.unit else {})
+    return {
+        f"{name}_class": (f"{name}_class", classes, about),
+        f"{name}_probability": (
+            ("time", f"{name}_class"),
+            probability.astype(np.float32),
+            {**about, "time_index": "t|t"},
+        ),
+        f"{name}_read": ("time", labels[probability.argmax(1)], {**about, "long_name": "the most probable class"}),
+        f"{name}_true": ("time", labels[np.nan_to_num(bins.truth, nan=-1).astype(int)], about),
+        **bins.fold_variable(),
+    }
 
 
 AnyReport = BehaviorReport | ClassReport
@@ -136,20 +553,11 @@ class Reading:
     def _repr_html_(self) -> str:
         """For a notebook: a row for each variable."""
         heads = ("behaviour", "read by", "accuracy", "error", "95 % intervals hold", "p", "")
-        return table("behaviour, read from states", map(_row, self.reports), heads)
-
-
-def _row(one: AnyReport) -> tuple[str, ...]:
-    """A report as a row: name, readout, R2 or balanced accuracy, median error, coverage, p of the control, note."""
-    accuracy = error = coverage = ""
-    if isinstance(one, ClassReport):
-        accuracy = f"balanced {one.read.balanced_accuracy:.1%}, chance {one.chance:.1%}" if one.read else ""
-    else:
-        error = f"{one.read.median_error:.3g} {one.unit}, the median" if one.read else ""
-        accuracy = f"R2 {one.read.r2:.3f}" if one.read else ""
-        of = [i for i in one.intervals if i.level == 0.95]
-        coverage = "".join(f"{i.coverage:.1%}, {i.width:.3g} {one.unit} wide" for i in of)
-    return one.name, one.chosen, accuracy, error, coverage, f"{one.control.p:.2g}" if one.control else "", one.note
+        rows = (
+            (one.name, one.chosen, *one.row(), f"{one.control.p:.2g}" if one.control else "", one.note)
+            for one in self.reports
+        )
+        return table("behaviour, read from states", rows, heads)
 
 
 def read_behavior(
@@ -219,7 +627,7 @@ def read_behavior(
         )
     if counts is not None and is_signal(counts):  # which has no spikes to decode
         counts = None
-    segment = np.asarray(latents["segment"])
+    segment = latents["segment"].values
     added: dict[str, Any] = {}
     reports: list[AnyReport] = []
     readers: dict[str, Reader] = {}
@@ -247,8 +655,8 @@ def _spikes(latents: xr.Dataset, counts: xr.DataArray | None) -> Array:
     if counts is None:
         return np.full(latents.sizes["time"], np.nan)
     k = frame_bins(1.0, float(latents.attrs["bin_size"]))
-    total = counts.to_numpy().sum(1, dtype=np.float32)[:, None]
-    return sum_frames(total, np.asarray(latents["segment"]), k)[:, 0].astype(np.float64)
+    total = counts.values.sum(1, dtype=np.float32)[:, None]
+    return sum_frames(total, latents["segment"].values, k)[:, 0].astype(float)
 
 
 def _report(
@@ -269,7 +677,6 @@ def _report(
     if counts is not None and rows.size:
         decoded, window = decode_counts(bins, counts)
         decoder = Decoder(*score(variable, bins.truth[rows], decoded), window=window)
-    fast = [readout for readout in reading.readouts.values() if readout.fast]
     return BehaviorReport(
         **bins.about(note),
         unit=variable.unit,
@@ -280,17 +687,18 @@ def _report(
         chosen_in=reading.chosen_of.count(reading.chosen) / len(reading.chosen_of) if rows.size else 1.0,
         follow_state=float(np.mean(reading.local_of)) if reading.local_of else 0.0,
         read=scored(reading.mean) if rows.size else None,
-        control=_control(bins, fast, shifts) if rows.size else None,
+        control=_control(reading, shifts) if rows.size else None,
         decoder=decoder,
         **reading.scores(ordered),
     )
 
 
-def _control(bins: Bins, readouts: Sequence[Readout], shifts: int) -> Control:
+def _control(reading: VariableReading, shifts: int) -> Control:
     """Compare the best fast readout of the behaviour with that of each of its surrogates."""
+    bins, fast = reading.bins, [one for one in reading.candidates if one[0].fast]
     rows, shifted = bins.surrogates(shifts)
-    read = np.full((len(keys_of(readouts)), *shifted.shape), np.nan)
+    read = np.full((len(fast), *shifted.shape), np.nan)
     for train, test in cross(np.arange(rows.size), bins.fold[rows]):
-        read[:, test] = predict_all(bins, readouts, shifted[train], rows[train], rows[test])
+        read[:, test] = reading.predict(fast, shifted[train], rows[train], rows[test])
     best = np.max([r2(bins.variable, shifted, values) for values in read], axis=0)
-    return Control(r2=float(best[0]), **against_surrogates(best))
+    return Control(*against_surrogates(best))

@@ -9,41 +9,46 @@ that the state has seen.
 Training saw all units, hidden ones too: the weights know on training time what the hidden units did. The baselines
 are fitted without the hidden units, and so are the peers. The baselines average over one of `WIDTHS`, chosen on
 training time.
+
+Fits of one session agree where an affine map takes the states of one to those of another (`compare`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from rich.console import Console
+from sklearn.dummy import DummyRegressor
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
-from ldmfilter.analysis.baselines import SMOOTHING, STATES, causal_pca
-from ldmfilter.analysis.judged import GUARD, Array, Bins, bins_of, check_model, excerpt, thinned
-from ldmfilter.analysis.peers import chosen
-from ldmfilter.analysis.text import score_notes, score_table, show_scores
-from ldmfilter.data.counts import is_signal, where_of
+from ldmfilter.analysis.baselines import SMOOTHING, STATES, causal_pca, chosen
+from ldmfilter.analysis.judged import GUARD, Bins, bins_of, check_model, excerpt, thinned
+from ldmfilter.data.counts import where_of
 from ldmfilter.data.prepare import as_counts
+from ldmfilter.data.tables import Array, Floats
+from ldmfilter.data.windows import outside
 from ldmfilter.errors import InputError
+from ldmfilter.files import AnyPath
 from ldmfilter.filter.decode import sound
 from ldmfilter.filter.forecast import check_horizons
 from ldmfilter.filter.linalg import one_thread
+from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.runs import Run
 from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead, folds_of, spikes_ahead
 from ldmfilter.html import table
 from ldmfilter.progress import Told, teller
-from ldmfilter.text import finite, plain
-
-if TYPE_CHECKING:
-    from ldmfilter.filter.model import LDMFilter
+from ldmfilter.text import finite, plain, print_lines, print_table
 
 AHEAD = (0.1, 0.2, 0.5, 1.0, 2.0)  # s
 QUARTERS, GROUPINGS = 4, 2  # groups of units that are hidden in turn; ways to group them
@@ -54,6 +59,8 @@ MOST_JUDGED = 10_000  # bins
 UNNAMED = "states"  # of a single model's, which has no name
 HIDDEN, FEW_SHOT = "hidden units", f"hidden units, learnt from {FEW} bins"
 THIS_BIN = "this bin, which the state has seen"
+FOLDS, SHIFTS = 5, 20  # of an affine map; circular shifts of its control
+IN_TRAINING = "spikes ahead, in training"
 
 NONE = np.zeros(0, np.int64)  # no unit is hidden
 
@@ -104,12 +111,45 @@ class Scores:
         return [name for name in next(iter(self.rows.values())) if name not in {*self.widths, *self.peers}]
 
     def __repr__(self) -> str:
-        return plain(lambda console: show_scores(console, self))
+        return plain(self.show)
 
     def _repr_html_(self) -> str:
         """For a notebook: the same table."""
-        heads, rows = score_table(self)
-        return table("score", rows, [head.lstrip(">") for head in heads], "; ".join(score_notes(self)))
+        heads, rows = self._table()
+        return table("score", rows, [head.lstrip(">") for head in heads], "; ".join(self._notes()))
+
+    def show(self, console: Console) -> None:
+        """Print a table of scores, and notes."""
+        print_table(console, *self._table())
+        print_lines(console, *self._notes())
+
+    def _table(self) -> tuple[list[str], list[tuple[str, ...]]]:
+        """Heads and rows: a column for each source of states, the lead of each filter, that of the first over
+        others."""
+        first, *others = self.models
+        leads = {"lead over the best of the simpler methods": (first, list(self.widths))}
+        if others:
+            leads = {f"lead of {name}": (name, list(self.widths)) for name in self.models}
+            leads |= {f"lead of {first} over {name}": (first, [name]) for name in others}
+        sources = [
+            f">{source}, {self.widths[source]:g} s" if source in self.widths else f">{source}"
+            for source in next(iter(self.rows.values()))
+        ]
+        return [self.unit, *sources, *leads], [
+            (name, *map(_number, row.values()), *(_lead(row, *pair) for pair in leads.values()))
+            for name, row in self.rows.items()
+        ]
+
+    def _notes(self) -> list[str]:
+        """Lines that say which bins and units are scored, and the reasons for scores that are missing."""
+        left = f"; {self.silent} left out, which never fire on held-out time or in training" if self.silent else ""
+        spikes = f" with {self.spikes} spikes" * (self.spikes > 0)
+        of = f"{self.judged} held-out bins, {self.units} units{spikes}{left}"
+        notes = [f"{of}; in brackets standard errors over blocks of time"]
+        if self.peers:
+            seen = "have seen bins to come: not judged ahead, and not counted in the lead"
+            notes.append(f"{'; '.join(self.peers)}: {seen}")
+        return notes + [f"{name}: not judged: {reason}" for name, reason in self.missing.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """Scores in plain types, as JSON takes them.
@@ -131,8 +171,7 @@ class Scores:
                 | ({} if one is first else {"first_leads_by": first.lead(one)})
                 for source, one in row.items()
             }
-        content: dict[str, Any] = finite(vars(self) | {"rows": rows})
-        return content
+        return dict(finite(vars(self) | {"rows": rows}))
 
 
 def score_runs(
@@ -140,7 +179,7 @@ def score_runs(
     ahead: float | Sequence[float] = AHEAD,
     peers: Sequence[str] = (),
     progress: Told = False,
-    session: str | os.PathLike[str] | None = None,
+    session: AnyPath | None = None,
 ) -> Scores:
     """Score runs of one session, side by side; as `score`. `session` is where it lies now, None for where it lay.
 
@@ -151,7 +190,7 @@ def score_runs(
     return score({str(run.folder): run.model() for run in runs}, counts, ahead, peers, progress)
 
 
-def common_counts(runs: Sequence[Run], session: str | os.PathLike[str] | None = None) -> xr.DataArray:
+def common_counts(runs: Sequence[Run], session: AnyPath | None = None) -> xr.DataArray:
     """The counts of all runs. Raises: InputError, where they are of different sessions, or have other bins or units."""
     check_same_session(runs)
     counts = runs[0].recording(session)[1]
@@ -248,9 +287,9 @@ def score(
             found[name] = judge.scores(partial(_told, tell, name, states), causal=False)
     rows = {row: {name: one[row] for name, one in found.items()} for row in found[first]}
     missing = {row: judge.reason(row) for row, each in rows.items() if math.isnan(each[first].value)}
-    unit = "share of variance" if judge.signal else "bits per spike"
-    units, n_judged = len(judge.units), int(judge.judged.sum())
-    silent = judge.counts.shape[1] - units
+    unit = "share of variance" if judge.bins.signal else "bits per spike"
+    units, n_judged = len(judge.units), int(judge.bins.judged.sum())
+    silent = judge.bins.counts.shape[1] - units
     return Scores(
         rows, missing, dict.fromkeys(STATES, width), n_judged, judge.spikes, units, silent, unit, list(others)
     )
@@ -273,8 +312,10 @@ def _judging(
     counts = excerpt(as_counts(counts, leading.bin_size_), 0)
     with one_thread(every_library=True), torch.no_grad(), sound(leading, counts):
         whole = {name: one.decode(counts, smooth=smooth) for name, one in models.items()}
-        judge = Judge(_common(models, whole, counts), is_signal(counts), ahead)
-        yield judge, {name: partial(means_without, one, counts, whole[name]) for name, one in models.items()}
+        yield (
+            Judge(_common(models, whole, counts), ahead),
+            {name: partial(means_without, one, counts, whole[name]) for name, one in models.items()},
+        )
 
 
 class Judge:
@@ -282,22 +323,20 @@ class Judge:
 
     Args:
         bins: of the recording.
-        signal: whether its counts are a signal.
         ahead: horizons, s.
     """
 
-    def __init__(self, bins: Bins, signal: bool, ahead: Sequence[float]):
-        self.bins, self.signal = bins, signal
+    def __init__(self, bins: Bins, ahead: Sequence[float] = ()):
+        judged = thinned(bins.judged, MOST_JUDGED, bins.size, 0)
+        at = bins.time[judged]  # on the clock: between trials there may be seconds that were not recorded
+        near = np.searchsorted(at, bins.time - GUARD) < np.searchsorted(at, bins.time + GUARD, "right")
+        counts = np.where(bins.observed[:, None], bins.counts, np.nan).astype(float)
+        self.bins = bins = dataclasses.replace(bins, counts=counts, judged=judged, fit=bins.fit & ~near)
         steps = [(seconds, round(seconds / bins.size)) for seconds in ahead]
         self.ahead = {f"{n * bins.size if n else seconds:g} s ahead": n for seconds, n in steps}
-        self.counts = np.where(bins.observed[:, None], bins.counts, np.nan).astype(np.float64)
-        self.judged = thinned(bins.judged, MOST_JUDGED, bins.size, 0)
-        at = bins.time[self.judged]  # on the clock: between trials there may be seconds that were not recorded
-        near = np.searchsorted(at, bins.time - GUARD) < np.searchsorted(at, bins.time + GUARD, "right")
-        self.fit = bins.fit & ~near
-        fired = [np.nan_to_num(self.counts[rows]).any(0) for rows in (self.fit, self.judged)]
+        fired = [np.nan_to_num(counts[rows]).any(0) for rows in (bins.fit, judged)]
         self.units, self.mute = np.flatnonzero(fired[0] & fired[1]), np.flatnonzero(~fired[0])
-        self.spikes = 0 if signal else int(np.nansum(self.counts[self.judged][:, self.units]))
+        self.spikes = 0 if bins.signal else int(np.nansum(counts[judged][:, self.units]))
 
     def scores(self, states: States, causal: bool = True) -> dict[str, SpikesAhead]:
         """The score of every row; ahead only of causal states, as others have seen what they would predict."""
@@ -324,30 +363,28 @@ class Judge:
         turn, so that all quarters have units of all rates, and a unit that is silent has no part. In the second
         grouping the next four begin one quarter later.
         """
-        size, rank = np.nansum(np.abs(self.counts[self.judged]), 0), np.arange(self.units.size)
+        size, rank = np.nansum(np.abs(self.bins.counts[self.bins.judged]), 0), np.arange(self.units.size)
         ranked = self.units[np.argsort(-size[self.units], kind="stable")]
         for turn in range(groupings if rank.size > 1 else 0):
             quarter = (rank + turn * (rank // QUARTERS)) % QUARTERS
             for number in np.unique(quarter):
                 group = np.sort(ranked[quarter == number])
-                yield states(group), group, group.size if self.signal else int(size[group].sum())
+                yield states(group), group, group.size if self.bins.signal else int(size[group].sum())
 
     def made(self, make: Callable[..., Array], hidden: Array, **options: float) -> Array:
         """States of a simpler method (`baselines.STATES`) without the hidden units, and without those that never fire
         where it is fitted, which would count among the units that set the number of factors."""
-        kept = np.delete(self.counts, np.union1d(hidden, self.mute), axis=1)
-        if not kept.shape[1]:
-            return np.zeros((len(kept), 1))
-        return make(kept, self.bins.starts, self.fit, self.bins.size, self.signal, **options)
+        kept = np.delete(self.bins.counts, np.union1d(hidden, self.mute), axis=1)
+        return make(dataclasses.replace(self.bins, counts=kept), **options) if kept.size else np.zeros((len(kept), 1))
 
     def width(self) -> float:
         """The one of `WIDTHS`, s, with which a causal PCA is best on training time, in the mean over the counts `AHEAD`
         and those of hidden units, each half of the time judged by what was fitted on the other."""
-        half, values = folds_of(self.fit, self.bins.size, 2), np.full((2, len(WIDTHS), len(AHEAD) + 1), np.nan)
+        bins, values = self.bins, np.full((2, len(WIDTHS), len(AHEAD) + 1), np.nan)
+        half = folds_of(bins.fit, bins.size, 2)
         for number in range(2):
-            judged = thinned(self.fit & (half == number), MOST_CHOOSE, self.bins.size, 0)
-            bins = dataclasses.replace(self.bins, fit=self.fit & (half != number), judged=judged)
-            judge = Judge(bins, self.signal, AHEAD)
+            judged = thinned(bins.fit & (half == number), MOST_CHOOSE, bins.size, 0)
+            judge = Judge(dataclasses.replace(bins, fit=bins.fit & (half != number), judged=judged), AHEAD)
             for row, width in zip(values[number], WIDTHS, strict=True):
                 states = partial(judge.made, causal_pca, width=width)
                 ahead = judge._ahead(states(NONE))
@@ -367,10 +404,9 @@ class Judge:
 
     def _predicted(self, states: Array, units: Array, steps: int = 0, few: Array | None = None) -> SpikesAhead:
         """The score of the units' counts so many bins ahead, 0 for those of the bin itself."""
-        bins, counts = self.bins, self.counts[:, units]
-        return spikes_ahead(
-            states, counts, bins.segment, self.fit, self.judged, bins.size, self.signal, [(steps - 1, 1)], few, guard=0
-        )
+        bins, horizons = self.bins, [(steps - 1, 1)]
+        seen = bins.counts[:, units], bins.segment, bins.fit, bins.judged, bins.size, bins.signal
+        return spikes_ahead(states, *seen, horizons, few, guard=0)
 
     def _pooled(
         self, groups: Iterable[tuple[Array, Array, int]], draws: Sequence[Array | None] = (None,)
@@ -386,10 +422,10 @@ class Judge:
 
     def _few(self) -> list[Array]:
         """Draws (time,) of the fitted bins that few-shot readouts learn from."""
-        rows, rng = np.flatnonzero(self.fit), np.random.default_rng(0)
+        rows, rng = np.flatnonzero(self.bins.fit), np.random.default_rng(0)
         if rows.size < 2 * FEW:
             return []
-        return [np.isin(np.arange(len(self.counts)), rng.choice(rows, FEW, replace=False)) for _ in range(DRAWS)]
+        return [np.isin(np.arange(len(self.bins.time)), rng.choice(rows, FEW, replace=False)) for _ in range(DRAWS)]
 
 
 def _common(models: Mapping[str, LDMFilter], whole: Mapping[str, xr.Dataset], counts: xr.DataArray) -> Bins:
@@ -399,7 +435,7 @@ def _common(models: Mapping[str, LDMFilter], whole: Mapping[str, xr.Dataset], co
     Raises:
         InputError: they are too few, or no time is held out.
     """
-    found = [bins_of(counts, whole[name]["trained"].to_numpy(), one.trained_spans_) for name, one in models.items()]
+    found = [bins_of(counts, whole[name]["trained"].values, one.trained_spans_) for name, one in models.items()]
     fit, judged = (np.all([getattr(one, name) for one in found], axis=0) for name in ("fit", "judged"))
     none = [name for name, one in zip(models, found, strict=True) if not one.held_out]
     if none or not judged.any() or not fit.any():
@@ -417,13 +453,133 @@ def means_without(
     """Filtered (or smoothed) means (time, state) of a model that is not shown the hidden units; `whole` holds those of
     all units."""
     if hidden.size:
-        seen = counts.coords.get("unit_observed", xr.ones_like(counts, bool)).to_numpy()
+        seen = counts.coords.get("unit_observed", xr.ones_like(counts, bool)).values
         seen = seen & ~np.isin(np.arange(counts.shape[1]), hidden)
         whole = model.decode(counts.assign_coords(unit_observed=(("time", "unit"), seen)), smooth=smooth)
-    return whole["smoothed_mean" if smooth else "filtered_mean"].to_numpy().astype(np.float64)
+    return whole["smoothed_mean" if smooth else "filtered_mean"].values.astype(float)
 
 
 def _told(tell: Callable[[str], None], name: str, states: States, hidden: Array) -> Array:
     """Tell of states that take long, then make them."""
     tell(f"{name}, {hidden.size} units hidden")
     return states(hidden)
+
+
+def _number(one: SpikesAhead) -> str:
+    return "-" if math.isnan(one.value) else f"{one.value:.3f} ({one.error:.3f})"
+
+
+def _lead(row: dict[str, SpikesAhead], name: str, others: list[str]) -> str:
+    """The lead of a filter over the best of others, named where there are several."""
+    best = max(others, key=lambda other: -math.inf if math.isnan(row[other].value) else row[other].value)
+    lead, error = row[name].lead(row[best])
+    over = f" over {best}" * (len(others) > 1)
+    return "" if math.isnan(lead) else f"{lead:+.3f} ({error:.3f}){over}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Pairwise agreement of runs of one session.
+
+    Attributes:
+        runs: (run,) their folders.
+        r2: (run, run) R2 of the best affine map from the states of the run of the row to those of the run of the
+            column, over all dimensions together, on held-out folds of time; 1 on the diagonal.
+        control: (run, run) its 95th percentile where the states of the column are shifted in time.
+        predicted: name of the row of `score` that is in `bits_per_spike`; `IN_TRAINING` where no time is held out by
+            all runs, or their counts differ: then that by which training chose (`filter.spikes_ahead`).
+        unjudged: why hidden units could not be judged, else "".
+        bits_per_spike: (run,) of a signal the share of variance; None where it could not be judged.
+        bins: number of bins that were judged.
+        held_out: whether none of the runs was trained on these bins.
+        median: of R2 over all ordered pairs.
+        chance: the highest control of any pair.
+    """
+
+    runs: tuple[str, ...]
+    r2: Floats
+    control: Floats
+    predicted: str
+    unjudged: str
+    bits_per_spike: tuple[float | None, ...]
+    bins: int
+    held_out: bool
+    median: float
+    chance: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, as JSON takes them."""
+        return dict(finite(vars(self)))
+
+
+def compare(runs: Sequence[Run], session: AnyPath | None = None) -> Comparison:
+    """Compare runs of one session, on time that none of them was trained on. `session` is where it lies now, None for
+    where it lay.
+
+    With a Gaussian predictor the latents are determined up to an affine map (method.md, section 5): the R2 of the best
+    one is to runs what the consistency of embeddings is to CEBRA (Schneider, Lee & Mathis 2023).
+
+    Raises:
+        InputError: fewer than two runs, of different sessions or bins, or without common time.
+    """
+    if len(runs) < 2:
+        raise InputError("a comparison needs two runs or more; name another run folder")
+    check_same_session(runs)
+    bin_size = runs[0].config.data.bin_size
+    decoded: list[xr.Dataset] = []
+    models = {str(run.folder): run.model() for run in runs}
+    for run in runs:
+        model = models[str(run.folder)]
+        latents = model.decode(run.recording(session)[1])[["filtered_mean", "observed"]]
+        latents["free"] = "time", outside(latents["time"].values, model.trained_spans_, GUARD)
+        if decoded:  # at the bins of the first run, whose times may differ by a rounding error
+            absent = {"filtered_mean": np.nan, "observed": False, "free": False}
+            latents = latents.reindex_like(
+                decoded[0]["time"], method="nearest", tolerance=bin_size / 8, fill_value=absent
+            )
+        decoded.append(latents)
+    seen, free = (np.all([one[name].values for one in decoded], axis=0) for name in ("observed", "free"))
+    if seen.sum() < 10 * FOLDS:
+        raise InputError(f"{runs[0].folder}: {seen.sum()} bins in common with the other runs; compare runs of one span")
+    held_out = bool((seen & free).sum() >= 10 * FOLDS)
+    judged = seen & free if held_out else seen
+    fold = _folds(decoded[0]["time"].values[judged], bin_size)
+    states = [one["filtered_mean"].values.astype(float)[judged] for one in decoded]
+    r2, control = np.eye(len(runs)), np.zeros((len(runs), len(runs)))
+    for i, j in itertools.permutations(range(len(runs)), 2):
+        r2[i, j], control[i, j] = agreement(states[i], states[j], fold)
+    others = ~np.eye(len(runs), dtype=bool)
+    median, chance = float(np.median(r2[others])), float(control[others].max())
+    unjudged = ""
+    try:
+        found = hidden_units(models, common_counts(runs, session))
+        predicted, scores = HIDDEN, {name: one.value for name, one in found.items()}
+    except InputError as error:
+        unjudged = str(error)
+        predicted, scores = IN_TRAINING, {name: one.kept_.bits_per_spike for name, one in models.items()}
+    names = tuple(str(run.folder) for run in runs)
+    bits = tuple(finite(scores[name]) for name in names)
+    return Comparison(names, r2, control, predicted, unjudged, bits, int(judged.sum()), held_out, median, chance)
+
+
+def agreement(one: Floats, other: Floats, fold: Array) -> tuple[float, float]:
+    """Cross-validated R2 of the best affine map from `one` (time, state) to `other` (time, state_2), and the 95th
+    percentile of the same for circular shifts of `other`."""
+    shifts = np.linspace(0, len(one), SHIFTS + 2).astype(int)[:-1]
+    targets = np.concatenate([np.roll(other, shift, axis=0) for shift in shifts], axis=1)
+
+    def squares(regressor: LinearRegression | DummyRegressor) -> Floats:
+        error = targets - cross_val_predict(regressor, one, targets, cv=PredefinedSplit(fold))
+        return (error.reshape(len(one), len(shifts), -1) ** 2).sum((0, 2))
+
+    residual, total = squares(LinearRegression()), squares(DummyRegressor())
+    r2 = 1 - residual / np.maximum(total, np.finfo(float).tiny)
+    return float(r2[0]), float(np.quantile(r2[1:], 0.95))
+
+
+def _folds(time: Floats, bin_size: float) -> Array:
+    """(time,) the fold of each bin: blocks of time dealt out in turn; a long stretch without a gap is cut first."""
+    block: Array = np.cumsum(np.diff(time, prepend=time[0]) > 1.5 * bin_size)
+    if block[-1] + 1 < FOLDS:
+        block = np.arange(len(time)) * FOLDS // len(time)
+    return block % FOLDS

@@ -14,7 +14,7 @@ from scipy.signal import lfilter
 from scipy.stats import chi2, entropy
 from sklearn.linear_model import Ridge
 
-Array = np.ndarray
+from ldmfilter.data.tables import Array
 
 INFORMATION_UNIT = "nats per second"  # of log-likelihoods and predictive information
 BLOCK = 5.0  # s, a block of the bootstrap: longer than what neighbouring bins remember of each other
@@ -167,7 +167,7 @@ def consistency(x: Array, judged: Array, segment: Array, time: Array, bin_size: 
     told[0] = True
     return Consistency(
         *mean_interval(nis / latent, time, seed),
-        *mean_interval((nis > chi2.ppf(0.95, latent)).astype(np.float64), time, seed),
+        *mean_interval((nis > chi2.ppf(0.95, latent)).astype(float), time, seed),
         levels,
         np.quantile(nis, levels),
         chi2.ppf(levels, latent),

@@ -25,21 +25,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 import os
 import shutil
 import time
 from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import xarray as xr
 
-from ldmfilter.analysis.combinations import Draws, combinations
+from ldmfilter.analysis.combinations import Combination, Draws, Options, SweepRun, best_run, combinations, group
 from ldmfilter.analysis.score import hidden_units
-from ldmfilter.analysis.sweep_scores import Combination, Options, SweepRun, best_run, group
 from ldmfilter.cluster import cancelled, work
 from ldmfilter.config import Config, DataConfig
 from ldmfilter.data import read_session
@@ -48,18 +47,15 @@ from ldmfilter.data.session import Session
 from ldmfilter.data.untrusted.remote import absolute
 from ldmfilter.data.windows import reserve
 from ldmfilter.errors import BusyError, InputError, TrainingError
-from ldmfilter.files import disk_errors, plain_name, write_bytes
+from ldmfilter.files import AnyPath, disk_errors, plain_name, write_bytes
 from ldmfilter.filter.candidates import candidates
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.model import MODEL_FILE
 from ldmfilter.filter.runs import RUNS, Run
 from ldmfilter.filter.training import Training, read_history
-from ldmfilter.tensors import damaged, read_tensors
+from ldmfilter.tensors import read_tensors, reading
 from ldmfilter.text import finite
 from ldmfilter.version import __version__
-
-if TYPE_CHECKING:
-    from concurrent.futures import Executor
 
 SWEEP_FORMAT = 2  # 1 kept its runs in a database
 MOST_RUNS = 2_000  # that are trained
@@ -104,8 +100,8 @@ class Sweep:
     @classmethod
     def create(
         cls,
-        folder: str | os.PathLike[str] | None,
-        session: str | os.PathLike[str],
+        folder: AnyPath | None,
+        session: AnyPath,
         config: Config,
         grid: Mapping[str, Sequence],
         seeds: Sequence[int],
@@ -166,7 +162,7 @@ class Sweep:
         return found
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> Sweep:
+    def open(cls, folder: AnyPath) -> Sweep:
         """Open a sweep folder.
 
         Raises:
@@ -175,7 +171,7 @@ class Sweep:
         path = Path(folder) / _SWEEP
         if not path.is_file():
             raise InputError(f"{folder}: is not a sweep folder (no {_SWEEP}); name one that `ldmfilter sweep` made")
-        try:
+        with reading(path):
             about = json.loads(path.read_text(encoding="utf-8"))
             if (made := about["format"]) != SWEEP_FORMAT:
                 by = f", made by ldmfilter {about.get('package_version')}, is"
@@ -183,10 +179,6 @@ class Sweep:
                 older = " is not read any more; sweep anew. Its runs are run folders like any other"
                 raise InputError(f"{path}: sweep format {made}{newer if made > SWEEP_FORMAT else older}")
             return cls(path.parent, about)
-        except InputError:
-            raise
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"{path}: damaged ({type(error).__name__}); sweep anew") from None
 
     @property
     def n_runs(self) -> int:
@@ -199,7 +191,7 @@ class Sweep:
         self.runs()
         return self.n_runs - self.ended
 
-    def recording(self, path: str | os.PathLike[str] | None = None) -> tuple[Session, xr.DataArray]:
+    def recording(self, path: AnyPath | None = None) -> tuple[Session, xr.DataArray]:
         """The session, and its counts (time, unit) that every run trains on, without the reserved time.
 
         It is read where it lies now, `path`, or where it lay. Raises: InputError, where it cannot be read, or has
@@ -225,7 +217,7 @@ class Sweep:
         """The combinations so far, the best first, those without a score last."""
         return group(self.runs())
 
-    def train(self, number: int, session: str | os.PathLike[str] | None = None) -> Generator[None, None, None]:
+    def train(self, number: int, session: AnyPath | None = None) -> Generator[None, None, None]:
         """Train one run, or go on with it from its checkpoint. It can be stopped at each yield: when the run begins, at
         each evaluation, and at its end. There is none where the run has ended, or another process trains it.
 
@@ -278,8 +270,9 @@ class Sweep:
     def _read(self, number: int, options: Options, seed: int) -> SweepRun:
         if number in self._known:
             return self._known[number]
-        run = SweepRun(number, options, seed, "waiting", None, None, None, 0.0, "", self.folder / f"{number:03d}")
-        run = _read_run(run, _steps(self.config.replace(**options)))
+        run = SweepRun(number, options, seed, self.folder / f"{number:03d}")
+        if run.folder.exists():
+            run = replace(run, **_state_of(run.folder, _steps(self.config.replace(**options))))
         if run.ended:
             self._known[number] = run
         return run
@@ -307,39 +300,33 @@ def _hidden_units(run: Run, counts: xr.DataArray) -> float | None:
         return None
 
 
-def _read_run(run: SweepRun, steps: int) -> SweepRun:
-    """A waiting run, as its folder tells of it. Raises: InputError, where a file in it is damaged."""
-    if not run.folder.exists():
-        return run
+def _state_of(folder: Path, steps: int) -> dict[str, Any]:
+    """The state of a run of so many steps, as its folder tells of it. Raises: InputError, where a file is damaged."""
     outcome: dict[str, Any] = {"seconds": 0.0, "ended": False, "reason": ""}
-    header: dict[str, Any] = {}
-    path = run.folder / _OUTCOME
-    try:
+    with reading(path := folder / _OUTCOME):
         if path.exists():
             outcome = json.loads(path.read_text(encoding="utf-8"))
         ended, seconds, reason = outcome["ended"], float(outcome["seconds"]), str(outcome["reason"])
-        hidden = outcome.get("hidden_units")  # none of a sweep of before
-        hidden = None if hidden is None else float(hidden)
-        path = run.folder / MODEL_FILE
-        if path.exists():
-            header = read_tensors(path)[1]
+        hidden = _known(outcome.get("hidden_units"))  # none of a sweep of before
+    with reading(path := folder / MODEL_FILE):
+        header: dict[str, Any] = read_tensors(path)[1] if path.exists() else {}
         history, kept = read_history(header.get("history", [])), header.get("kept", {})
-    except InputError:
-        raise
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise damaged(path, error) from None
+        score = _known(kept.get("bits_per_spike"))
+    found = {"state": "done" if ended and history else "started", "seconds": seconds, "hidden_units": hidden}
     if history:
-        score, step = kept.get("bits_per_spike"), kept.get("kept_step", history[-1].kept_step)
-        score = None if score is None or not math.isfinite(score) else score
+        step = kept.get("kept_step", history[-1].kept_step)
         own = (one for one in history if (one.candidate, one.step) == (kept.get("name", ""), step))
         done = sum({one.candidate: one.step for one in history}.values()) / steps
-        rank = next(own, history[-1]).effective_rank
-        run = replace(run, score=score, step=step, effective_rank=rank, trained=1.0 if ended else min(0.99, done))
+        found |= {"score": score, "step": step, "effective_rank": next(own, history[-1]).effective_rank}
+        found["trained"] = 1.0 if ended else min(0.99, done)
         if ended and kept and score is None:
             reason = reason or "no spikes could be predicted on held-out time; try a longer span"
-    state = "done" if ended and history else "started"
-    run = replace(run, state=state, seconds=seconds, reason=reason, hidden_units=hidden)
-    return replace(run, state="failed", score=None, trained=1.0) if reason else run
+    return found | ({"reason": reason, "state": "failed", "score": None, "trained": 1.0} if reason else {})
+
+
+def _known(value: Any) -> float | None:
+    """A number of a file; None for none, and for what is not finite."""
+    return None if value is None else finite(float(value))
 
 
 @functools.lru_cache(maxsize=1)
@@ -361,9 +348,7 @@ def _frozen(value: Any) -> Any:
 Moves = Generator[tuple[Sweep, SweepRun | InputError | TrainingError], None, None]
 
 
-def run_sweeps(
-    sweeps: Sequence[Sweep], session: str | os.PathLike[str] | None = None, executor: Executor | None = None
-) -> Moves:
+def run_sweeps(sweeps: Sequence[Sweep], session: AnyPath | None = None, executor: Executor | None = None) -> Moves:
     """Do what is missing in sweeps: every run that has not ended, in order, from its last checkpoint. It may be stopped
     at any moment. An error ends its sweep, not the others.
 
@@ -393,7 +378,7 @@ def run_sweeps(
             yield sweep, error
 
 
-def _run_here(runs: list[tuple[Sweep, int]], session: str | os.PathLike[str] | None) -> Moves:
+def _run_here(runs: list[tuple[Sweep, int]], session: AnyPath | None) -> Moves:
     failed = []
     for sweep, number in runs:
         if sweep in failed:
@@ -407,7 +392,7 @@ def _run_here(runs: list[tuple[Sweep, int]], session: str | os.PathLike[str] | N
             yield sweep, error
 
 
-def _run_on(executor: Executor, runs: list[tuple[Sweep, int]], session: str | os.PathLike[str] | None) -> Moves:
+def _run_on(executor: Executor, runs: list[tuple[Sweep, int]], session: AnyPath | None) -> Moves:
     tasks = [
         (os.path.abspath(sweep.folder), sweep.identity, number, absolute(session or sweep.session_path))
         for sweep, number in runs

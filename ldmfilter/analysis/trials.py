@@ -10,13 +10,11 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import recall_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of
+from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of, positions, thin
 from ldmfilter.analysis.blocks import count_trials
-from ldmfilter.analysis.statistics import Array
-from ldmfilter.analysis.variable import positions
 from ldmfilter.data.selection import choose_trials, find_column, flat_columns
 from ldmfilter.data.session import Session
-from ldmfilter.data.tables import shorten
+from ldmfilter.data.tables import Array, shorten
 from ldmfilter.errors import InputError
 from ldmfilter.filter.aligned import align
 
@@ -110,7 +108,7 @@ def read_trials(
     if window is None:
         window = (0.0, _length(table, at, float(latents.attrs["bin_size"])))
     aligned = align(latents, session, event, window, query)
-    observed = aligned["observed"].to_numpy()
+    observed = aligned["observed"].values
     values = as_labels(table[column].values)
     known = observed.any(1) & np.isin(values, classes_of(values, few=False))
     found, count, folds = count_trials(values[known])
@@ -122,11 +120,11 @@ def read_trials(
     labels = np.array([str(one) if found.dtype.kind == "U" else f"{one:g}" for one in found])
     kept, names, rare = found[count >= folds], labels[count >= folds].tolist(), labels[count < folds].tolist()
     number = np.where(known, positions(values, kept, -1), -1)
-    seen = (aligned["trained"].to_numpy() & observed).any(1)
+    seen = (aligned["trained"].values & observed).any(1)
     unseen = all(((number == place) & ~seen).sum() >= folds for place in range(kept.size))
     read = np.where(seen & unseen, -1, number)
-    states, bins = aligned["filtered_mean"].to_numpy(), observed.shape[1]
-    times = np.unique(np.linspace(0, bins - 1, min(MOST_TIMES, bins)).round().astype(int))
+    states, bins = aligned["filtered_mean"].values, observed.shape[1]
+    times = thin(np.arange(bins), MOST_TIMES)
     along = [_read(states[:, t], np.where(observed[:, t], read, -1), kept.size, folds) for t in times]
     recall, shuffled = map(np.array, zip(*along, strict=True))
     return Trials(
@@ -138,7 +136,7 @@ def read_trials(
         number=number,
         trials={name: int((read == place).sum()) for place, name in enumerate(names)},
         unseen=unseen,
-        time=aligned["time"].to_numpy()[times],
+        time=aligned["time"].values[times],
         recall=recall,
         accuracy=recall.mean(1),
         shuffled=shuffled,
@@ -160,7 +158,7 @@ def _read(states: Array, number: Array, conditions: int, folds: int) -> tuple[Ar
     y = number[rows]
     if np.bincount(y, minlength=conditions).min() < folds:
         return np.full(conditions, np.nan), np.nan
-    x = states[rows].astype(np.float64)
+    x = states[rows].astype(float)
     splits = list(StratifiedKFold(folds, shuffle=True, random_state=0).split(x, y))
     linear = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE)
 

@@ -25,11 +25,10 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure, SubFigure
 
-from ldmfilter.analysis.behavior import choose_behavior
+from ldmfilter.analysis.behavior import Behavior, align, choose_behavior
 from ldmfilter.analysis.intervals import LEVELS
 from ldmfilter.analysis.plots import plot_behavior, plot_raster
 from ldmfilter.analysis.readout import BehaviorReport, read_behavior
-from ldmfilter.analysis.variable import Behavior, align
 from ldmfilter.config import DataConfig
 from ldmfilter.data import read_session
 from ldmfilter.data.prepare import prepare

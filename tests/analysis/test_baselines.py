@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ldmfilter.analysis import baselines
+from ldmfilter.analysis.judged import Bins
 from ldmfilter.analysis.statistics import log_likelihood
 from ldmfilter.filter.kalman import LinearGaussian, filter
 from ldmfilter.filter.linalg import stationary_covariance
@@ -16,6 +17,11 @@ def system_of(world, Q=1.0, R=1.0) -> LinearGaussian:
     """The world's own parameters, with Q and R as many times as large."""
     A, Q, C, R, b = (torch.from_numpy(x) for x in (world.A, Q * world.Q, world.C, R * world.R, world.b))
     return LinearGaussian(A, Q, C, R, b, stationary_covariance(A, Q))
+
+
+def bins_of(counts, fit) -> Bins:
+    time = np.arange(len(counts))
+    return Bins(counts, 0.1 * time, 0.1, time == 0, time >= 0, fit, ~fit, True)
 
 
 def test_smoothing_errors_as_a_loop():
@@ -61,7 +67,7 @@ def test_smoothed_counts_of_a_unit_that_readouts_cannot_learn_of_are_0():
     counts = np.random.default_rng(0).poisson(1.0, (400, 3)).astype(float)
     fit = np.arange(400) >= 200
     counts[fit, 2] = 0  # its spikes before leave traces below 1e-100 in the fitted bins
-    smooth = baselines.smoothed_roots(counts, np.arange(400) == 0, fit, 0.1)
+    smooth = baselines.smoothed_roots(bins_of(counts, fit))
     assert not smooth[:, 2].any()
     average, rows = 0.0, np.sqrt(counts[:, 0]) - np.sqrt(counts[fit, 0]).mean()
     for t, row in enumerate(rows):
@@ -71,5 +77,5 @@ def test_smoothed_counts_of_a_unit_that_readouts_cannot_learn_of_are_0():
 
 def test_a_causal_pca_of_few_bins_is_the_same_every_time():
     counts, every = np.random.default_rng(0).poisson(1.0, (550, 60)).astype(float), np.ones(550, dtype=bool)
-    one, other = (baselines.causal_pca(counts, np.arange(550) == 0, every, 0.1) for _ in range(2))
+    one, other = (baselines.causal_pca(bins_of(counts, every)) for _ in range(2))
     np.testing.assert_array_equal(one, other)

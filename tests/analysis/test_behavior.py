@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ldmfilter.analysis.behavior import as_behavior, choose_behavior
-from ldmfilter.analysis.variable import align, speed
+from ldmfilter.analysis.behavior import align, as_behavior, choose_behavior, speed
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import ndtr, ndtri
 from scipy.stats import spearmanr
 
-from ldmfilter.analysis.calibration import (
+from ldmfilter.analysis.intervals import (
     ErrorDistribution,
     block_means,
     conformal_quantile,

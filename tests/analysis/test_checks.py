@@ -14,8 +14,17 @@ import xarray as xr
 
 from ldmfilter import InputError, LDMFilter, bin_spikes, reserve
 from ldmfilter.analysis import judged, measures
-from ldmfilter.analysis.check_table import CHECKS, COUPLING, HIDDEN_UNITS, QUESTIONS, SPIKES_AHEAD, of_signal
-from ldmfilter.analysis.checks import Diagnosis, Finding, check
+from ldmfilter.analysis.checks import (
+    CHECKS,
+    COUPLING,
+    HIDDEN_UNITS,
+    QUESTIONS,
+    SPIKES_AHEAD,
+    Diagnosis,
+    Finding,
+    check,
+    of_signal,
+)
 from ldmfilter.analysis.statistics import consistency, normalised
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.simulate import linear_track_session

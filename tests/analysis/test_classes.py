@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ldmfilter.analysis.behavior import choose_behavior
+from ldmfilter.analysis.behavior import Behavior, choose_behavior
 from ldmfilter.analysis.readout import read_behavior
-from ldmfilter.analysis.variable import Behavior
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
 from tests.analysis.test_readout import world

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from ldmfilter.analysis.compare import IN_TRAINING, agreement, compare
-from ldmfilter.analysis.score import score_runs
+from ldmfilter.analysis.score import IN_TRAINING, agreement, compare, score_runs
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data import read_session
 from ldmfilter.data.prepare import prepare

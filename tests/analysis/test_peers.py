@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from ldmfilter.analysis import peers
+from ldmfilter.analysis import baselines as peers
+from ldmfilter.analysis.judged import Bins
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +23,12 @@ def world():
 def test_peers_tell_the_state(world, name, monkeypatch):
     package, make = peers.PEERS[name]
     pytest.importorskip(package)
-    monkeypatch.setattr(peers, "STEPS", 5)
+    monkeypatch.setattr(peers, "GPFA_STEPS", 5)
     monkeypatch.setattr(peers, "ITERATIONS", 10)
     state, counts = world
     starts, seen = np.arange(1200) % 50 == 0, ~np.isnan(counts[:, 0])
     fit, rest = seen & (np.arange(1200) < 900), np.arange(1200) >= 900
-    found = make(counts, starts, fit, 0.1)
+    found = make(Bins(counts, 0.1 * np.arange(1200), 0.1, starts, seen, fit, rest, True))
     np.testing.assert_array_equal(np.isfinite(found).all(1), seen)
     read, bins = LinearRegression(), np.sqrt(np.nan_to_num(counts))
     of_peer, of_bins = (read.fit(x[fit], state[fit]).score(x[rest], state[rest]) for x in (found, bins))

@@ -10,11 +10,11 @@ from scipy.signal import lfilter
 from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from ldmfilter.analysis.check_table import CHECKS
+from ldmfilter.analysis.behavior import Behavior
+from ldmfilter.analysis.checks import CHECKS
+from ldmfilter.analysis.intervals import Readout
 from ldmfilter.analysis.measures import Measures
-from ldmfilter.analysis.nested import Readout
 from ldmfilter.analysis.readout import FAST, LEVELS, READOUTS, Reading, read_behavior
-from ldmfilter.analysis.variable import Behavior
 from ldmfilter.errors import InputError
 
 BIN = 0.1

@@ -15,11 +15,8 @@ from matplotlib.figure import Figure
 from sklearn.linear_model import LinearRegression
 
 from ldmfilter.analysis.report import Report
-from ldmfilter.analysis.report.inputs import Inputs
-from ldmfilter.analysis.report.page import environment, short, write_section
-from ldmfilter.analysis.report.pictures import Picture
-from ldmfilter.analysis.report.sections import SECTIONS
-from ldmfilter.analysis.report.states import _apart, _evidence
+from ldmfilter.analysis.report.page import Picture, environment, short, write_section
+from ldmfilter.analysis.report.sections import SECTIONS, Inputs, _apart, _evidence
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError

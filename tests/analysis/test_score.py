@@ -31,11 +31,14 @@ def true(world):
     return judge_of(world[2]).scores(lambda hidden: world[0])
 
 
-def judge_of(counts) -> Judge:
+def bins_of(counts) -> Bins:
     """Fitted on the first half, judged on the second."""
     time, fit = np.arange(N), np.arange(N) < N // 2
-    bins = Bins(counts, (time + 0.5) * SIZE, SIZE, time == 0, time >= 0, fit, ~fit, True)
-    return Judge(bins, False, (0.01, STEPS * SIZE, 900.0))
+    return Bins(counts, (time + 0.5) * SIZE, SIZE, time == 0, time >= 0, fit, ~fit, True)
+
+
+def judge_of(counts) -> Judge:
+    return Judge(bins_of(counts), (0.01, STEPS * SIZE, 900.0))
 
 
 def ceiling(rates, counts, steps, units) -> float:
@@ -131,9 +134,9 @@ def test_the_width_is_that_of_the_world(world):
 
 
 def test_horizons_are_whole_bins_and_the_guard_is_time_on_the_clock(world):
-    judge = judge_of(world[2])
-    judge = Judge(judge.bins, False, (0.07, 0.1, 0.26))
+    bins = bins_of(world[2])
+    judge = Judge(bins, (0.07, 0.1, 0.26))
     assert judge.ahead == {"0.1 s ahead": 1, "0.3 s ahead": 3}
-    assert judge.fit.sum() == N // 2 - 20
-    later = np.where(judge.bins.judged, 5.0, 0.0) + judge.bins.time  # seconds that were not recorded
-    assert Judge(dataclasses.replace(judge.bins, time=later), False, ()).fit.sum() == N // 2
+    assert judge.bins.fit.sum() == N // 2 - 20
+    later = np.where(bins.judged, 5.0, 0.0) + bins.time  # seconds that were not recorded
+    assert Judge(dataclasses.replace(bins, time=later)).bins.fit.sum() == N // 2

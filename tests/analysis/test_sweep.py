@@ -9,9 +9,8 @@ import pytest
 import xarray as xr
 
 from ldmfilter import LDMFilter, bin_spikes, reserve
-from ldmfilter.analysis.combinations import Draws, combinations
+from ldmfilter.analysis.combinations import Draws, SweepRun, best_run, combinations, draw_scores, group, plot_scores
 from ldmfilter.analysis.sweep import Sweep, run_sweeps
-from ldmfilter.analysis.sweep_scores import SweepRun, best_run, draw_scores, group, plot_scores
 from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data import read_session
 from ldmfilter.data.simulate import linear_track_session
@@ -231,7 +230,7 @@ def test_combinations():
 
 def run(number, latent_dim, seed, score, tmp_path):
     state = "done" if score is not None else "failed"
-    return SweepRun(number, {"latent_dim": latent_dim}, seed, state, score, 50, 2.0, 1.0, "", tmp_path)
+    return SweepRun(number, {"latent_dim": latent_dim}, seed, tmp_path, state, score, 50, 2.0, 1.0)
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import pytest
 import xarray as xr
 
 import ldmfilter.analysis.trials
-from ldmfilter.analysis.report.inputs import Inputs
 from ldmfilter.analysis.report.page import write_section
-from ldmfilter.analysis.report.sections import SECTIONS
+from ldmfilter.analysis.report.sections import SECTIONS, Inputs
 from ldmfilter.analysis.trials import Trials, choose_condition, read_trials
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError

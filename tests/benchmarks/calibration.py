@@ -10,7 +10,7 @@ width, calibrated on the same blocks; "same coverage" one width that is tuned on
 rank correlation is that of the 95 % intervals' width with the absolute error, of place in two dimensions of both
 lengths, and of trace P_t, where it varies (--evidence). Else its first coordinate is judged, in bins in which the
 animal moves faster than the speed in the name. `--lags`: its error and one width of intervals by states that wait, by
-nearest neighbours (ldmfilter.analysis.lags).
+nearest neighbours (ldmfilter.analysis.behavior_ahead).
 """
 
 import argparse
@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 
 import ldmfilter
 from ldmfilter.analysis.behavior import choose_behavior
-from ldmfilter.analysis.lags import AtLag, read_at_lags
+from ldmfilter.analysis.behavior_ahead import read_at_lags
 from ldmfilter.analysis.readout import LEVELS, Reading
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -82,7 +82,7 @@ def main() -> None:
         behavior = choose_behavior(session, [place])
         reports: dict[float, list] = {speed: [] for speed in speeds}
         found: dict[float, list[tuple[float, float]]] = {speed: [] for speed in speeds}
-        lags: dict[float, list[tuple[AtLag, ...]]] = {speed: [] for speed in speeds}
+        lags: dict[float, list[list[dict]]] = {speed: [] for speed in speeds}
         for seed in range(given.seeds):
             model = ldmfilter.LDMFilter(seed=seed, evidence=given.evidence).fit(ldmfilter.reserve(counts, 0.4))
             latents = model.decode(counts)
@@ -112,10 +112,10 @@ def main() -> None:
                 )  # fmt: skip
             for at_lag in zip(*lags[speed], strict=True):
                 error, ratio, width = np.median(
-                    [(a.median_error, a.median_error / b[0].median_error, a.width)
+                    [(a["median_error"], a["median_error"] / b[0]["median_error"], a["width"])
                      for a, b in zip(at_lag, lags[speed], strict=True)], 0,
                 )  # fmt: skip
-                lag = at_lag[0].lag
+                lag = at_lag[0]["lag"]
                 waited.append([label, "all" if lag is None else f"{lag:g} s", error, ratio, width])
             read.append(
                 [

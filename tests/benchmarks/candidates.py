@@ -26,8 +26,8 @@ from sklearn.preprocessing import StandardScaler
 
 import ldmfilter
 from ldmfilter.analysis.baselines import causal_pca
-from ldmfilter.analysis.compare import agreement
-from ldmfilter.analysis.score import WIDTHS
+from ldmfilter.analysis.judged import Bins
+from ldmfilter.analysis.score import WIDTHS, agreement
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmarks.report import present
@@ -69,7 +69,7 @@ def error(states: np.ndarray, place: np.ndarray, folds: list[tuple[np.ndarray, n
 
 
 def agreement_of(states: list[np.ndarray]) -> float:
-    """The median agreement of pairs (`ldmfilter.analysis.compare`), by blocks of a fifth of the time."""
+    """The median agreement of pairs (`ldmfilter.analysis.score`), by blocks of a fifth of the time."""
     fold = np.arange(len(states[0])) * 5 // len(states[0])
     return float(
         np.median([agreement(one, other, fold)[0] for one, other in itertools.permutations(states, 2)] or [np.nan])
@@ -101,7 +101,9 @@ def main() -> None:
             folds = [(rows_read[one], rows_read[other]) for one, other in KFold(10).split(rows_read)]
         else:
             folds = [(np.flatnonzero(judged & fit), np.flatnonzero(judged & ~fit))]
-        peers = (causal_pca(counts.to_numpy(), starts, fit, BIN, width=width) for width in WIDTHS)
+        time, observed = counts["time"].to_numpy(), counts["observed"].to_numpy()
+        bins = Bins(counts.to_numpy(), time, BIN, starts, observed, fit, ~fit, True)
+        peers = (causal_pca(bins, width) for width in WIDTHS)
         pca = min(error(one, place, folds) for one in peers)
         by_seed = []
         for seed in range(given.seeds):

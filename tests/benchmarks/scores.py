@@ -18,10 +18,9 @@ import numpy as np
 import torch
 
 import ldmfilter
-from ldmfilter.analysis.baselines import STATES
+from ldmfilter.analysis.baselines import PEERS, STATES
 from ldmfilter.analysis.judged import bins_of
 from ldmfilter.analysis.measures import forecasts
-from ldmfilter.analysis.peers import PEERS
 from ldmfilter.data.frames import apart
 
 sys.path.insert(0, str(Path(__file__).parents[2]))

@@ -81,7 +81,7 @@ def rows_of(name: str, session: ldmfilter.Session, bin_size: float, seeds: int) 
         share = read(latents["filtered_mean"].to_numpy(), counts, condition)
         rows.append([name, bin_size, f"states, seed {seed}", share])
     bins = bins_of(counts, latents["trained"].to_numpy(), [])
-    peers = (causal_pca(bins.counts, bins.starts, bins.fit, bin_size, width=width) for width in WIDTHS)
+    peers = (causal_pca(bins, width) for width in WIDTHS)
     return [*rows, [name, bin_size, "causal PCA", max(read(one, counts, condition) for one in peers)]]
 
 

@@ -32,6 +32,7 @@ from sklearn.preprocessing import StandardScaler
 
 import ldmfilter
 from ldmfilter.analysis.baselines import causal_pca
+from ldmfilter.analysis.judged import Bins
 from ldmfilter.analysis.score import WIDTHS
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -159,13 +160,14 @@ WORLDS: dict[str, Callable[[], World]] = {
 def rows_of(name: str, seeds: int) -> list[list[object]]:
     """A row for each seed's states, then the causal PCA's and the decoder's."""
     of, rows = WORLDS[name](), []
-    starts = np.arange(len(of.counts)) == 0
     for seed in range(seeds):
         model = ldmfilter.LDMFilter(seed=seed).fit(ldmfilter.bin_spikes(of.counts[of.fit], of.bin_size))
         states = model.decode(ldmfilter.bin_spikes(of.counts, of.bin_size))["filtered_mean"].to_numpy()
         rows.append([name, f"states, seed {seed}", states.shape[1], *read(states, of)])
         print(*rows[-1], file=sys.stderr)
-    peers = [causal_pca(of.counts, starts, of.fit, of.bin_size, width=width) for width in WIDTHS]
+    time = np.arange(len(of.counts))
+    bins = Bins(of.counts, time * of.bin_size, of.bin_size, time == 0, time >= 0, of.fit, ~of.fit, True)
+    peers = [causal_pca(bins, width) for width in WIDTHS]
     neighbours, networks, r2 = zip(*(read(one, of) for one in peers), strict=True)
     best = [name, "causal PCA", peers[0].shape[1], min(neighbours), min(networks), max(r2)]
     return [*rows, best, [name, "Bayesian decoder", None, bayesian(of)]]

@@ -9,8 +9,7 @@ import pytest
 
 from ldmfilter import InputError, score
 from ldmfilter.analysis import score as module
-from ldmfilter.analysis.baselines import SMOOTHING, STATES
-from ldmfilter.analysis.peers import PEERS, chosen
+from ldmfilter.analysis.baselines import PEERS, SMOOTHING, STATES, chosen
 from ldmfilter.data.counts import check_counts
 from ldmfilter.filter.forecast import check_horizons
 from ldmfilter.filter.runs import Run

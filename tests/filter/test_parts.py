@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from ldmfilter import OnlineFilter
-from ldmfilter.analysis.lags import widths_at_lags
+from ldmfilter.analysis.behavior_ahead import widths_at_lags
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError

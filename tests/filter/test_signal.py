@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ldmfilter import bin_spikes
-from ldmfilter.analysis.check_table import CHECKS, of_signal
+from ldmfilter.analysis.checks import CHECKS, of_signal
 from ldmfilter.data.simulate import calcium_session
 from ldmfilter.errors import InputError
 from ldmfilter.filter.encoder import Encoder

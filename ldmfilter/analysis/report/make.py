@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ldmfilter.analysis.behavior import choose_behavior
+from ldmfilter.analysis.behavior_ahead import read_at_lags, widths_at_lags
 from ldmfilter.analysis.checks import diagnose
-from ldmfilter.analysis.lags import read_at_lags, widths_at_lags
 from ldmfilter.analysis.readout import AnyReport, read_behavior
-from ldmfilter.analysis.report.inputs import Inputs
-from ldmfilter.analysis.report.page import listed, write_page
-from ldmfilter.analysis.report.pictures import Picture
-from ldmfilter.analysis.report.sections import SECTIONS
+from ldmfilter.analysis.report.page import Picture, listed, write_page
+from ldmfilter.analysis.report.sections import SECTIONS, Inputs
 from ldmfilter.analysis.trials import choose_condition, read_trials
 from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError
-from ldmfilter.files import check_target, replacing
+from ldmfilter.files import AnyPath, check_target, replacing
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.runs import Run
 from ldmfilter.progress import Told, teller
@@ -67,7 +64,7 @@ class Report:
         """The page, in one file that needs no network."""
         return self.page
 
-    def write(self, path: str | os.PathLike[str], overwrite: bool = False) -> tuple[Path, Path]:
+    def write(self, path: AnyPath, overwrite: bool = False) -> tuple[Path, Path]:
         """Write the page, and its numbers beside it as JSON with the same stem: both whole or not at all.
 
         Parameters
@@ -99,7 +96,7 @@ class Report:
         return page, numbers
 
 
-def check_report(path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, Path]:
+def check_report(path: AnyPath, overwrite: bool) -> tuple[Path, Path]:
     """Paths of a report's page and numbers; called before the work, it refuses a wrong path at once.
 
     Raises:
@@ -112,7 +109,7 @@ def check_report(path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, P
 
 
 def report(
-    run: Run | str | os.PathLike[str],
+    run: Run | AnyPath,
     behavior: Sequence[str] = (),
     circular: Sequence[str] = (),
     min_speed: float = 0.0,
@@ -121,7 +118,7 @@ def report(
     window: tuple[float, float] | None = None,
     query: str | None = None,
     condition: str | None = None,
-    session: str | os.PathLike[str] | None = None,
+    session: AnyPath | None = None,
     tell: Told = None,
 ) -> Report:
     """A run's report, from its folder and its session.
@@ -179,14 +176,12 @@ def report(
     counts = check_counts(counts)
     latents = model.decode(counts, rates=not model.signal_)
     read: tuple[AnyReport, ...] = ()
-    lags: dict[str, Any] = {}
     if chosen:
         say(f"behaviour: {listed([one.name for one in chosen])}")
         reading = read_behavior(latents, chosen, counts, min_speed=min_speed)
         latents, read = reading.latents, reading.reports
         say("behaviour: lags")
-        found = read_at_lags(model, counts, chosen, min_speed)
-        lags = {name: [vars(row) for row in rows] for name, rows in found.items()}
+        lags = read_at_lags(model, counts, chosen, min_speed)
     else:
         say("states: lags")
         lags = widths_at_lags(model, counts)
