@@ -128,7 +128,7 @@ class Network(nn.Module):
     def set_system(self, system: LinearGaussian) -> None:
         """Use these dynamics in place of those of training."""
         for name, value in system._asdict().items():
-            self.register_buffer(f"{_SYSTEM}{name}", value)
+            self.register_buffer(f"{_SYSTEM}{name}", value.contiguous())  # as files hold it
 
     def take(self, tensors: Tensors, strict: bool = True) -> "Network":
         """Take the tensors of a network's `state_dict`, those of a system too; with `strict`, all have to be there."""
