@@ -136,11 +136,14 @@ def test_refitted_dynamics_are_those_of_the_world(monkeypatch):
     assert all(torch.equal(*pair) for pair in zip(again.linear_gaussian(), network.linear_gaussian(), strict=True))
 
 
-def test_a_refitted_filter_is_the_same_offline_and_online(counts):
-    model = LDMFilter(**SMALL, refit=True).fit(counts)
+@pytest.mark.parametrize("sizes", [{}, {"latent_dim": 1, "state_dim": 10}])
+def test_a_refitted_filter_is_the_same_offline_and_online(counts, sizes):
+    """Also of many more states than dimensions of z."""
+    settings = SMALL | sizes
+    model = LDMFilter(**settings, refit=True).fit(counts)
     latents = model.decode(counts[:300], smooth=True)
-    assert latents["filtered_mean"].shape == (300, SMALL["state_dim"])
-    assert latents["smoothed_cov"].shape == (300, SMALL["state_dim"], SMALL["state_dim"])
+    assert latents["filtered_mean"].shape == (300, settings["state_dim"])
+    assert latents["smoothed_cov"].shape == (300, settings["state_dim"], settings["state_dim"])
     online = OnlineFilter(model)
     for row in counts[:300].to_numpy():
         mean, cov = online.step(row)
