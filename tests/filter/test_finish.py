@@ -136,6 +136,17 @@ def test_refitted_dynamics_are_those_of_the_world(monkeypatch):
     assert all(torch.equal(*pair) for pair in zip(again.linear_gaussian(), network.linear_gaussian(), strict=True))
 
 
+@pytest.mark.parametrize(("name", "shape"), [("A", (3, 3)), ("R", ()), ("C", (1, 4)), ("b", (1,))])
+def test_refitted_dynamics_of_a_file_have_to_fit_together(name, shape):
+    network = Network([3], FilterConfig(latent_dim=2, state_dim=2), 0.1)
+    eye = torch.eye(4, dtype=torch.float64)
+    network.set_system(LinearGaussian(0.5 * eye, eye, eye[:2], eye[:2, :2], eye[0], eye))
+    tensors = network.state_dict()
+    network.take(tensors)
+    with pytest.raises(ValueError, match="refitted dynamics do not fit together"):
+        network.take(tensors | {f"system_{name}": torch.zeros(shape, dtype=torch.float64)})
+
+
 @pytest.mark.parametrize("sizes", [{}, {"latent_dim": 1, "state_dim": 10}])
 def test_a_refitted_filter_is_the_same_offline_and_online(counts, sizes):
     """Also of many more states than dimensions of z."""
