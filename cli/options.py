@@ -45,7 +45,8 @@ RunArgument = Annotated[
     typer.Argument(metavar="RUN", help="Run folder; without it the latest below runs/.", show_default=False),
 ]
 RunOption = Annotated[
-    Path | None, typer.Option("--run", metavar="FOLDER", help="The run folder, as other commands take it.")
+    Path | None,
+    typer.Option("--run", metavar="FOLDER", help="Run folder; without it the latest below runs/."),
 ]
 Runs = Annotated[
     list[Path] | None,

@@ -151,7 +151,7 @@ class Check:
     """A row of the table.
 
     Texts are templates (`str.format`) of `value`, `low`, `high`, `p`, the measures `m`, and `refit`, which is `REFIT`
-    where noise has not been refitted. A remedy says what it costs.
+    where dynamics have not been refitted. A remedy says what it costs.
 
     Attributes:
         name, unit: of the number; the unit is empty for a ratio.

@@ -116,12 +116,6 @@ class Recording:
         moved: Tensor = self._fabric.to_device(torch.from_numpy(np.ascontiguousarray(values)))
         return moved
 
-    def train(self, most: int) -> Float[Tensor, "window time unit"]:
-        """At most so many training windows that do not overlap, spread evenly."""
-        starts = self.windows.train_starts
-        apart = starts[np.diff(starts // self.windows.window, prepend=-1) != 0]
-        return self._windows(thin(apart, most))
-
     def batches(self, picks: np.ndarray) -> Iterator[Float[Tensor, "batch time unit"]]:
         """Training windows by their number (step, batch), a batch for each step."""
         starts = self.windows.train_starts[picks]

@@ -69,7 +69,7 @@ class Candidate:
 #: Slow states seen in long frames suit place on tracks and tell what comes a second later; states of all speeds suit
 #: what changes within a second (heading, place in an open box) and tell what comes next. Where one is chosen, the first
 #: is taken where prediction tells no difference.
-#: Refitted noise predicts z and spikes better, and leaves what fast states tell as it is; slow ones tell less of place.
+#: Refitted dynamics predict z and spikes better; of slow states they tell less of place.
 CANDIDATES = (
     Candidate("slow", 0.5, (5.0, 5.0), 1.0, dropout=0.1),
     Candidate("fast", 0.1, (0.3, 8.0), 10.0, dropout=0.2, refit=True, shortens=True),
@@ -112,7 +112,8 @@ class Trained:
     Attributes:
         name: of the candidate, or `BOTH`.
         frame: length of its frames, s; of both that of the longer ones.
-        refit: whether its noise was refitted after training (`finish.refit`); of both, that of all parts.
+        refit: whether its dynamics were refitted after training (`finish.refit_dynamics`), or, by an older version, its
+            noise; of both, that of all parts.
         bits_per_spike: prediction of spikes ahead (`spikes_ahead`); NaN where it could not be judged.
         lead: how far it is ahead of the one kept before it, of both that of the better part alone, bits per spike, and
             the standard error of that.

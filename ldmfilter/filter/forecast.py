@@ -5,7 +5,9 @@ With X the stationary covariance and s = horizon / frame, from the state's mean 
     m_h = b + A^s (m - b),  P_h = X - A^s (X - P) A^s'.
 
 For whole s this is the prediction over s frames, as X = A X A' + Q. Between frames A^s is the principal power (Higham &
-Lin 2011, SIAM J. Matrix Anal. Appl. 32), which reads the same process in continuous time.
+Lin 2011, SIAM J. Matrix Anal. Appl. 32), which reads the same process in continuous time. Where there is none, as of a
+state that changes sign with every frame, or none of which X - A^s X A^s' is a covariance, the powers of the frames
+before and after are interpolated linearly: each takes nothing from X that is not there, and so does their mean.
 """
 
 from __future__ import annotations
@@ -98,11 +100,7 @@ class Forecast:
 
     @classmethod
     def over(cls, dynamics: LinearGaussian, states: int, horizons: Sequence[float], frame: float) -> Forecast:
-        """The forecasts of a filter whose dynamics step by `frame` s, of its first `states` states.
-
-        Raises:
-            InputError: a horizon lies between frames, and A has no power there that is a random process.
-        """
+        """The forecasts of a filter whose dynamics step by `frame` s, of its first `states` states."""
         A, b, X = (value.detach().cpu().double().numpy() for value in (dynamics.A, dynamics.b, dynamics.P0))
         return cls(np.stack([_power(A, X, horizon, frame)[:states] for horizon in horizons]), b, X)
 
@@ -116,18 +114,15 @@ class Forecast:
 
 
 def _power(A: Floats, X: Floats, horizon: float, frame: float) -> Floats:
-    """A^(horizon / frame). Raises: InputError, as `Forecast.over`."""
+    """A^(horizon / frame), or where there is none the powers before and after, interpolated."""
     steps = horizon / frame
     if abs(steps - round(steps)) < _WHOLE:
         return np.linalg.matrix_power(A, round(steps))
+    before, share = np.linalg.matrix_power(A, int(steps)), steps % 1
     eigenvalues = np.linalg.eigvals(A)
-    power = np.full_like(A, np.nan)
     if not ((np.abs(eigenvalues.imag) <= 1e-12) & (eigenvalues.real <= 0)).any():
-        power = np.real(fractional_matrix_power(A, steps % 1)) @ np.linalg.matrix_power(A, int(steps))
-    noise = X - power @ X @ power.T  # of the time in between
-    if not (np.isfinite(power).all() and np.linalg.eigvalsh(noise)[0] >= -_NEGATIVE * np.abs(X).max()):
-        raise InputError(
-            f"ahead is {horizon:g} s, between frames of {frame:g} s, where the dynamics of this filter say nothing; "
-            f"give a multiple of {frame:g} s"
-        )
-    return power
+        power = np.real(fractional_matrix_power(A, share)) @ before
+        noise = X - power @ X @ power.T  # of the time in between
+        if np.isfinite(power).all() and np.linalg.eigvalsh(noise)[0] >= -_NEGATIVE * np.abs(X).max():
+            return power
+    return (1 - share) * before + share * A @ before

@@ -14,7 +14,7 @@ from ldmfilter.data.tables import Array, Floats
 from ldmfilter.filter.kalman import Filtered, LinearGaussian, filter, smooth
 from ldmfilter.filter.linalg import safe_cholesky, stationary_covariance, symmetrise
 
-STEPS, LAGS = 30, 8  # of the expectation maximisation at most; of the covariances that it begins with
+STEPS, LAGS = 30, 8  # of the expectation maximisation at most; of the covariances that it begins with at least
 ENOUGH = 0.002  # nats a bin: it ends when a step adds less
 
 
@@ -76,17 +76,18 @@ def _total(table: Float[Tensor, "row state state"], rows: Tensor) -> Float[Tenso
 
 
 def _first_guess(x: Floats, starts: Array, state_dim: int) -> LinearGaussian:
-    """A system from the covariances of white x (time, latent) at lags 1 to 2 `LAGS`, G_k = C A^(k-1) N, N = A X C':
-    the matrix of blocks G_(i+j) has the rank of the state, and its factors hold C, A and N (Ho & Kalman 1966)."""
-    latent, segment = x.shape[1], np.cumsum(starts)
+    """A system from the covariances of white x (time, latent) at lags 1 to 2 `LAGS`, or more where states are many:
+    G_k = C A^(k-1) N, N = A X C'. The matrix of blocks G_(i+j) has the rank of the state, and its factors hold C, A and
+    N (Ho & Kalman 1966)."""
+    latent, n, segment = x.shape[1], state_dim, np.cumsum(starts)
+    lags = max(LAGS, 1 + math.ceil(n / latent))
 
     def lagged(k: int) -> Floats:
         both = segment[k:] == segment[:-k]
         products: Floats = x[k:][both].T @ x[:-k][both] / max(int(both.sum()), 1)
         return products
 
-    U, size, V = np.linalg.svd(np.block([[lagged(i + j + 1) for j in range(LAGS)] for i in range(LAGS)]))
-    n = min(state_dim, len(size))
+    U, size, V = np.linalg.svd(np.block([[lagged(i + j + 1) for j in range(lags)] for i in range(lags)]))
     root = np.sqrt(np.maximum(size[:n], 1e-6))
     seen, N = U[:, :n] * root, (root[:, None] * V[:n])[:, :latent]  # seen: C, C A, C A^2, ...
     C = seen[:latent]

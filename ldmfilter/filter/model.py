@@ -328,8 +328,8 @@ class LDMFilter(FilterConfig):
         ------
         InputError
             Not fitted; other units, another bin size, no bins, or a level outside (0, 1); a horizon or a lag that is
-            not above 0, or longer than the session; a horizon between frames where the dynamics have no such power; a
-            lag shorter than every frame; rates of a signal, or of bins of which training saw too few.
+            not above 0, or longer than the session; a lag shorter than every frame; rates of a signal, or of bins of
+            which training saw too few.
         TrainingError
             The device is not there.
 

@@ -128,12 +128,20 @@ class Network(nn.Module):
     def set_system(self, system: LinearGaussian) -> None:
         """Use these dynamics in place of those of training."""
         for name, value in system._asdict().items():
-            self.register_buffer(f"{_SYSTEM}{name}", value)
+            self.register_buffer(f"{_SYSTEM}{name}", value.contiguous())  # as files hold it
 
     def take(self, tensors: Tensors, strict: bool = True) -> "Network":
-        """Take the tensors of a network's `state_dict`, those of a system too; with `strict`, all have to be there."""
+        """Take the tensors of a network's `state_dict`, those of a system too; with `strict`, all have to be there.
+
+        Raises: KeyError, RuntimeError, ValueError where they are of another network, or of none.
+        """
         if f"{_SYSTEM}A" in tensors:
-            self.set_system(LinearGaussian._make(tensors[f"{_SYSTEM}{name}"] for name in LinearGaussian._fields))
+            system = LinearGaussian._make(tensors[f"{_SYSTEM}{name}"] for name in LinearGaussian._fields)
+            n, latents = system.b.numel(), self.dynamics.noise.numel()
+            shapes = (n, n), (n, n), (latents, n), (latents, latents), (n,), (n, n)
+            if tuple(tuple(one.shape) for one in system) != shapes:
+                raise ValueError("its refitted dynamics do not fit together")
+            self.set_system(system)
         self.load_state_dict(tensors, strict=strict)
         return self
 

@@ -189,7 +189,7 @@ class OnlineFilter:
         Raises
         ------
         InputError
-            Not above 0, not finite, or between frames where the dynamics have no such power.
+            Not above 0, or not finite.
 
         References
         ----------

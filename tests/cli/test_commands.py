@@ -46,6 +46,11 @@ def test_help_begins_with_an_example(words, tmp_path):
     assert text.startswith(("Example: ldmfilter ", "Example: acquisition | ldmfilter "))
 
 
+@pytest.mark.parametrize("name", ["check", "decode", "export", "report", "score", "stream"])
+def test_help_says_which_run_is_taken_without_one(name, tmp_path):
+    assert "latest below runs/" in " ".join(here(name, "--help", cwd=tmp_path).out.replace("│", " ").split())
+
+
 @pytest.mark.parametrize("module", ["ldmfilter", "ldmfilter_cli"])
 def test_as_a_module(module, tmp_path):
     command = [sys.executable, "-m", module, "--version"]

@@ -93,14 +93,18 @@ def test_a_forecast_between_frames_takes_half_a_step(series):
             np.testing.assert_allclose(covs[step // 2], cov, atol=1e-9)
 
 
-def test_dynamics_without_a_power_between_frames_are_refused():
-    """A state that changes sign with every frame, and one that gains what it has lost."""
+def test_between_frames_without_a_power_forecasts_are_between_those_of_frames():
+    """Of a state that changes sign with every frame, and of one that gains what it has lost. Covariances are positive,
+    and no larger than those of states of which nothing is known."""
     rotation = 0.99 * np.array([[-0.9, 0.4], [-0.4, -0.9]])
     for A in (np.diag([0.9, -0.5]), rotation @ np.diag([1.0, 0.05])):
-        model = world(A)
-        assert Forecast.over(model, 2, (0.5, 1.0), 0.5).powers.shape == (2, 2, 2)
-        with pytest.raises(InputError, match=r"ahead is 0.2 s, between frames of 0.5 s.*give a multiple of 0.5 s"):
-            Forecast.over(model, 2, (0.2,), 0.5)
+        model, mean = world(A), np.array([1.0, -2.0])
+        X, some = model.P0.numpy(), 0.1 * model.P0.numpy()
+        means, covs = Forecast.over(model, 2, (0.5, 0.7, 1.0, 0.2), 0.5)(mean, some)
+        np.testing.assert_allclose(means[1], 0.6 * means[0] + 0.4 * means[2], atol=1e-12)
+        np.testing.assert_allclose(means[3], 0.6 * mean + 0.4 * means[0], atol=1e-12)
+        assert np.linalg.eigvalsh(covs).min() > 0
+        assert np.linalg.eigvalsh(X - covs).min() > -1e-12
 
 
 def test_variables_say_what_they_are(fitted, counts):

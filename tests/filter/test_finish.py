@@ -131,15 +131,30 @@ def test_refitted_dynamics_are_those_of_the_world(monkeypatch):
     np.testing.assert_allclose((found.C @ found.P0 @ found.C.mT).numpy(), 0.85 * np.eye(2), atol=0.08)
     np.testing.assert_allclose(found.R.numpy(), white * np.eye(2), atol=0.04)
     assert float(found.C[:, 2:].abs().max()) < 1e-9 < abs(float(torch.linalg.det(found.C[:, :2])))
+    assert all(one.is_contiguous() for one in found)  # or rounding differs where it is read from a file
     again = Network([3], FilterConfig(latent_dim=2, state_dim=2), 0.1).take(network.state_dict())
     assert all(torch.equal(*pair) for pair in zip(again.linear_gaussian(), network.linear_gaussian(), strict=True))
 
 
-def test_a_refitted_filter_is_the_same_offline_and_online(counts):
-    model = LDMFilter(**SMALL, refit=True).fit(counts)
+@pytest.mark.parametrize(("name", "shape"), [("A", (3, 3)), ("R", ()), ("C", (1, 4)), ("b", (1,))])
+def test_refitted_dynamics_of_a_file_have_to_fit_together(name, shape):
+    network = Network([3], FilterConfig(latent_dim=2, state_dim=2), 0.1)
+    eye = torch.eye(4, dtype=torch.float64)
+    network.set_system(LinearGaussian(0.5 * eye, eye, eye[:2], eye[:2, :2], eye[0], eye))
+    tensors = network.state_dict()
+    network.take(tensors)
+    with pytest.raises(ValueError, match="refitted dynamics do not fit together"):
+        network.take(tensors | {f"system_{name}": torch.zeros(shape, dtype=torch.float64)})
+
+
+@pytest.mark.parametrize("sizes", [{}, {"latent_dim": 1, "state_dim": 10}])
+def test_a_refitted_filter_is_the_same_offline_and_online(counts, sizes):
+    """Also of many more states than dimensions of z."""
+    settings = SMALL | sizes
+    model = LDMFilter(**settings, refit=True).fit(counts)
     latents = model.decode(counts[:300], smooth=True)
-    assert latents["filtered_mean"].shape == (300, SMALL["state_dim"])
-    assert latents["smoothed_cov"].shape == (300, SMALL["state_dim"], SMALL["state_dim"])
+    assert latents["filtered_mean"].shape == (300, settings["state_dim"])
+    assert latents["smoothed_cov"].shape == (300, settings["state_dim"], settings["state_dim"])
     online = OnlineFilter(model)
     for row in counts[:300].to_numpy():
         mean, cov = online.step(row)
