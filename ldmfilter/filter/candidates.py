@@ -19,9 +19,7 @@ from ldmfilter.data.tables import Floats
 
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
-#: Frames in a trial at least, where dynamics are refitted: in shorter ones they learn the time in the trial. There,
-#: fewer dimensions are tried.
-TRIAL_FRAMES = 16
+REFIT_FRAMES = 16  # in a trial at least, where dynamics are refitted: of fewer they learn the time in the trial
 BOTH = "slow and fast"  # the name of a filter of both
 WINDOWS = (32, 16, 8, 4, 3)  # frames in a training window, where the configuration names no time: the most that fit
 
@@ -81,7 +79,7 @@ def candidates(config: FilterConfig, stretch: float = math.inf) -> list[Candidat
     named = {name: value for name in ("frame", "dropout") if (value := getattr(config, name)) is not None}
     own = [replace(one, frame=min(one.frame, stretch / FRAMES)) if one.shortens else one for one in CANDIDATES]
     own = [replace(one, **named) for one in own if config.dynamics in ("auto", one.name)]
-    return [replace(one, refit=one.refit and stretch >= TRIAL_FRAMES * one.frame) for one in own]
+    return [replace(one, refit=one.refit and stretch >= REFIT_FRAMES * one.frame) for one in own]
 
 
 def are_shared(config: FilterConfig, number: int) -> bool:

@@ -20,7 +20,6 @@ from ldmfilter.filter.batches import Judged, Recording, check_sessions
 from ldmfilter.filter.candidates import (
     BOTH,
     CANDIDATES,
-    TRIAL_FRAMES,
     WINDOWS,
     Candidate,
     Trained,
@@ -46,7 +45,6 @@ SHORT_TRIALS = 20  # windows of the shortest length that a recording needs to be
 # Of the steps: where held-out z was best before, few blocks may mislead, and the last step is kept unless that one
 # predicts spikes better.
 EARLY = 0.5
-LEAST_DIMENSIONS = 2  # that are tried where trials are short
 SURE = 2.0  # standard errors by which another step, refitted dynamics or a restart have to lead; others one
 
 
@@ -66,12 +64,10 @@ class Training:
     Every candidate that the settings leave open (`candidates.CANDIDATES`) is trained. Where they share the dimensions
     (`candidates.are_shared`) each is a part of the filter and keeps what predicts spikes best
     (`Fit.spikes_ahead`), of several first weights where `restarts` asks for them; a part that predicts better alone
-    than beside the other is the filter. With fewer dimensions the best candidate is kept. In trials of less than
-    `TRIAL_FRAMES` frames it is trained again with half of its dimensions, where the settings leave them open, until
-    that predicts no better. At last it is trained again as often as `restarts` says. Of several candidates what came
-    earlier is kept unless a lead is beyond its standard error. Of the same dynamics the lead has to be beyond `SURE` of
-    them: what was fitted to the bins that judge it leads in them by a little. A candidate whose windows do not fit into
-    the recording is left out.
+    than beside the other is the filter. With fewer dimensions the best candidate is kept, and trained again as often
+    as `restarts` says. There what came earlier is kept unless a lead is beyond its standard error. Of the same dynamics
+    the lead has to be beyond `SURE` of them: what was fitted to the bins that judge it leads in them by a little. A
+    candidate whose windows do not fit into the recording is left out.
 
     Args:
         config: the filter's settings.
@@ -128,13 +124,9 @@ class Training:
             for one, (window, warmup) in windows.items()
         ]
         units = min(one.sizes["unit"] for one in self.counts)
-        is_open = config.latent_dim is None and config.state_dim is None and not onto
         self.config = config = config.sized(units, shared=len(self._fits) == len(CANDIDATES))
         self._both = are_shared(config, len(self._fits))
         self._again = 0 if onto else config.restarts * (len(self._fits) if self._both else 1)
-        in_trials = all(self._stretch < TRIAL_FRAMES * one.bins(self._bin_size) for one, *_ in self._fits)
-        halves = [config.latents >> i for i in range(1, 10) if config.latents >> i >= LEAST_DIMENSIONS]
-        self._halves = halves if is_open and in_trials and not self._both else []
         self.trained: list[Trained] = []
         self._past: list[Record] = []
         self._kept: dict[str, Kept] = {}  # by part
@@ -168,34 +160,28 @@ class Training:
 
     def _fit(self, number: int) -> Fit:
         """The training of this number, of all in turn."""
-        n, config = len(self._fits), self.config
-        size = config.latents
+        n = len(self._fits)
         if self._both or number < n:
             restart, number = divmod(number, n)
-        else:  # the candidate that is kept, in fewer dimensions or again
-            fewer, left = self._fewer, number - n
-            restart = max(0, left + 1 - len(fewer))
-            size = self._dimensions if restart else fewer[left]
-            number = next(i for i, one in enumerate(self._fits) if one[0].name == self.kept.dynamics)
+        else:  # the candidate that is kept, again
+            restart, kept = number + 1 - n, self.kept.dynamics
+            number = next(i for i, one in enumerate(self._fits) if one[0].name == kept)
         candidate, warmup, recordings = self._fits[number]
-        if size < config.latents:
-            config = dataclasses.replace(config, latent_dim=size, state_dim=size)
-            candidate = dataclasses.replace(candidate, name=f"{candidate.name} in {size} dimensions")
         candidate = candidate.again(restart) if restart else candidate
         frame = candidate.bins(self._bin_size) * self._bin_size
-        config = share(config, number) if self._both else config
+        config = share(self.config, number) if self._both else self.config
         onto = self._onto[number][0] if self._onto else None
         return Fit(config, candidate, recordings, frame, warmup, self._fabric, onto)
 
     @property
     def steps(self) -> int:
-        """Training steps of all candidates together, where all are trained that may be."""
-        return self.config.max_steps * (len(self._fits) + len(self._halves) + self._again)
+        """Training steps of all candidates together."""
+        return self.config.max_steps * self._trainings
 
     @property
     def step(self) -> int:
-        """Training steps done; in the end all."""
-        return self.steps if self.ended else self.config.max_steps * self._done + self._now.step
+        """Training steps done."""
+        return self.config.max_steps * self._done + (0 if self.ended else self._now.step)
 
     @property
     def ended(self) -> bool:
@@ -204,22 +190,7 @@ class Training:
 
     @property
     def _trainings(self) -> int:
-        return len(self._fits) + len(self._fewer) + self._again
-
-    @property
-    def _fewer(self) -> list[int]:
-        """The numbers of dimensions that are tried after all candidates: halves, until one predicts no better."""
-        found = []
-        for size in self._halves:
-            found.append(size)
-            if self._dimensions != size:  # not tried yet, or not kept
-                break
-        return found
-
-    @property
-    def _dimensions(self) -> int:
-        """Of z of the candidate that is kept so far, of a filter of one part."""
-        return len(self._kept[""].network["encoders.0.z_mean"]) if self._kept else self.config.latents
+        return len(self._fits) + self._again
 
     @property
     def _done(self) -> int:
