@@ -131,12 +131,13 @@ def covariance_scale(filtered: Filtered, held: Array) -> float:
 def optimism(system: LinearGaussian, bins: int) -> float:
     """The factor by which innovations are larger on new time than on the `bins` that the system was fitted to.
 
-    That of Akaike's final prediction error (1969, Ann. Inst. Stat. Math. 21:243) to first order, 1 + 2 p / bins, for p
-    free parameters per dimension of z: n states and d dimensions have 2 n d of A, C and Q in any coordinates, and d
-    more of R, as the autocovariances of z tell.
+    That of Akaike's final prediction error (1969, Ann. Inst. Stat. Math. 21:243), (bins + p) / (bins - p), for p free
+    parameters per dimension of z: n states and d dimensions have 2 n d of A, C and Q in any coordinates, and d more of
+    R, as the autocovariances of z tell. Of fewer bins than p + 1 it is that of p + 1.
     """
-    states = len(system.A)
-    return 1 + 2 * (2 * states + 1) / max(bins, 1)
+    p = 2 * len(system.A) + 1
+    bins = max(bins, p + 1)
+    return (bins + p) / (bins - p)
 
 
 def innovation_scale(

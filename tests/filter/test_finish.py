@@ -195,7 +195,9 @@ def test_parameters_that_dynamics_were_fitted_with_are_counted(states, latents):
     jacobian = torch.autograd.functional.jacobian(autocovariances, (A, Q, C, R))
     free = int(torch.linalg.matrix_rank(torch.cat([one.flatten(3).flatten(0, 2) for one in jacobian], 1), rtol=1e-9))
     system = LinearGaussian(A, Q, C, R, A[0], Q)
-    assert optimism(system, 500) == pytest.approx(1 + 2 * free / latents / 500)
+    p = free / latents
+    assert optimism(system, 500) == pytest.approx((500 + p) / (500 - p))
+    assert optimism(system, 3) == pytest.approx(2 * p + 1)
 
 
 def test_a_refit_predicts_better(counts, fitted):
