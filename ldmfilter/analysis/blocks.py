@@ -186,7 +186,7 @@ class Judged:
 
     @property
     def kind(self) -> str:
-        """What is special of the variable, in words that follow its path."""
+        """The kind of the variable, in words that follow its path."""
         raise NotImplementedError
 
     @property

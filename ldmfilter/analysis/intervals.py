@@ -154,7 +154,7 @@ class Third:
     outside: bool
 
     def where(self, unit: str) -> str:
-        """What the bins were ordered by, and its range in them, where the behaviour has this unit."""
+        """The quantity that the bins were ordered by, and its range in them, where the behaviour has this unit."""
         return f"{self.by} of {self.low:.3g} to {self.high:.3g}{unit_of(self.by, unit)}"
 
 

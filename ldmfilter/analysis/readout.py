@@ -208,7 +208,7 @@ class BehaviorReport(Judged):
 
     @property
     def kind(self) -> str:
-        """What is special of the variable, in words that follow its path."""
+        """The kind of the variable, in words that follow its path."""
         return ", circular" * self.circular
 
     def row(self) -> tuple[str, str, str]:
@@ -332,7 +332,7 @@ class ClassReport(Judged):
 
     @property
     def kind(self) -> str:
-        """What is special of the variable, in words that follow its path."""
+        """The kind of the variable, in words that follow its path."""
         return f", {len(self.classes)} classes"
 
     def row(self) -> tuple[str, str, str]:

@@ -254,7 +254,7 @@ class Fit:
         try:
             with self._random.active(advance):
                 yield
-        except torch.linalg.LinAlgError as error:
+        except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
             # Numbers that are not finite any more are first met by a factorisation.
             raise self._diverged() from error
 

@@ -126,6 +126,17 @@ def test_dynamics_are_refitted_where_that_is_kept(few):
     assert str(found[None]) == str(found[False] + found[True])
 
 
+def test_dynamics_that_cannot_be_refitted_leave_those_of_training(few, monkeypatch):
+    def singular(*_):
+        raise np.linalg.LinAlgError("singular")
+
+    monkeypatch.setattr("ldmfilter.filter.finish.fit_linear_system", singular)
+    training = Training(FilterConfig(**TINY | {"dynamics": "fast", "refit": None, "restarts": 0}), few)
+    list(training.run())
+    assert [bool(one.failure) for one in training.trained] == [one.refit for one in training.trained] == [False, True]
+    assert training.kept.refit is False
+
+
 @pytest.mark.parametrize(("lead", "kept"), [((0.02, 0.01), "fast"), ((0.01, 0.02), "slow"), ((-0.1, 0.01), "slow")])
 def test_a_lead_within_its_standard_error_is_none(few, monkeypatch, lead, kept):
     """Two blocks of bits whose difference has this sum and this standard error."""
