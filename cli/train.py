@@ -111,7 +111,13 @@ def _follow(
         _say_start(run, training)
     try:
         for _ in follow(
-            records, training.steps, lambda _: training.step, lambda record: record.text, "step", quiet, training.step
+            records,
+            lambda: training.steps,
+            lambda _: training.step,
+            lambda record: record.text,
+            "step",
+            quiet,
+            training.step,
         ):
             pass
     except KeyboardInterrupt:
@@ -156,6 +162,7 @@ def _say_start(run: "Run", training: "Training") -> None:
     step = f", from step {training.step}" if training.step else ""
     each = run.config.filter.max_steps
     of = f" ({training.steps // each} trainings of {each})" if training.steps > each else ""
+    of += ", then perhaps fewer dimensions" if training.tries_fewer and not training.ended else ""
     bins = sum(int(one["observed"].sum()) for one in counts)
     several = f" in {len(counts)} sessions" if len(counts) > 1 else ""
     say(
@@ -172,7 +179,7 @@ def _say_start(run: "Run", training: "Training") -> None:
 def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
     """The step that was kept, and a warning of sessions that fit together in more than one way."""
     from ldmfilter.data.counts import is_signal
-    from ldmfilter.filter.candidates import listed
+    from ldmfilter.filter.candidates import SURELY, listed
 
     best, kept = training.kept_records, training.kept
     bits = kept.bits_per_spike
@@ -185,10 +192,9 @@ def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
         )
         without = "".join(f"; {one} left out: no stretch is long enough for its windows" for one in training.left_out)
         ahead = any(one.bits_per_spike > bits for one in training.trained)
-        by_chance = (
-            ", where a lead has to be beyond its standard error, of refitted dynamics beyond two" if ahead else ""
-        )
-        say(f"kept: {kept.label}; {what} predicted ahead, {unit}: {listed(training.trained)}{by_chance}{without}")
+        by_chance = f" ({SURELY})" if ahead else ""
+        both = f"{what} predicted ahead / of hidden {'channels' if what == 'the signal' else 'units'}"
+        say(f"kept: {kept.label}; {both}, {unit}: {listed(training.trained)}{by_chance}{without}")
     for one, (part, network) in zip(best, training.parts, strict=True):
         which = f"{part.label}: " if len(best) > 1 else ""
         if one.step == 0:

@@ -112,7 +112,8 @@ class FilterConfig:
     """Shape of the filter and the settings of its training. The upper bounds of sizes catch errors of typing."""
 
     latent_dim: int | None = option(
-        None, "Dimensions of the pseudo-observation z, of slow and fast together; without it by the units, 32 at most.",
+        None, "Dimensions of the pseudo-observation z, of slow and fast together; without it by the units, at most 32; "
+        "fewer of one kind alone where these predict spikes better.",
         MODEL, least=1, most=1024,
     )  # fmt: skip
     state_dim: int | None = option(

@@ -31,7 +31,7 @@ def _ignore(_: str) -> None:
 
 def follow(
     items: Iterable[Item],
-    total: int,
+    total: int | Callable[[], int],
     done: Callable[[Item], int],
     text: Callable[[Item], str],
     unit: str,
@@ -39,7 +39,9 @@ def follow(
     start: int = 0,
 ) -> Iterator[Item]:
     """Pass items through and show how far they are: a bar with a time estimate on a terminal and in a notebook that has
-    ipywidgets, a line for every tenth elsewhere. `done` tells of an item how much of `total` is behind it."""
+    ipywidgets, a line for every tenth elsewhere. `done` tells of an item how much of `total`, which may grow, is
+    behind it."""
+    whole = total if callable(total) else lambda: total
     if quiet:
         yield from items
     elif sys.stderr.isatty() or _in_notebook():
@@ -50,22 +52,22 @@ def follow(
         # On a narrow terminal the numbers at the end are cut, not how far it is.
         columns = [
             BarColumn(bar_width=20, table_column=Column(min_width=5)),
-            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(total)) + 1)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(whole())) + 1)),
             TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
             TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
         ]
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=total, completed=start)
+            task = bar.add_task("", total=whole(), completed=start)
             for item in items:
-                bar.update(task, completed=done(item), description=text(item))
+                bar.update(task, total=whole(), completed=done(item), description=text(item))
                 yield item
     else:
-        last = -total
+        last = -whole()
         for item in items:
-            now = done(item)
-            if now - last >= total / 10 or now == total:
+            now, of = done(item), whole()
+            if now - last >= of / 10 or now == of:
                 last = now
-                print(short(f"{unit} {now}/{total}  {text(item)}".rstrip()), file=sys.stderr, flush=True)
+                print(short(f"{unit} {now}/{of}  {text(item)}".rstrip()), file=sys.stderr, flush=True)
             yield item
 
 

@@ -20,6 +20,12 @@ from ldmfilter.data.tables import Floats
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
 REFIT_FRAMES = 16  # in a trial at least, where dynamics are refitted: of fewer they learn the time in the trial
+LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number open
+#: The rule by which a later one takes the place of what is kept.
+SURELY = (
+    "a lead counts beyond its standard error; of the same dynamics beyond two, in one number, where the other is not "
+    "behind by one"
+)
 BOTH = "slow and fast"  # the name of a filter of both
 WINDOWS = (32, 16, 8, 4, 3)  # frames in a training window, where the configuration names no time: the most that fit
 
@@ -54,9 +60,11 @@ class Candidate:
         """Bins in a frame."""
         return frame_bins(self.frame, bin_size)
 
-    def again(self, restart: int) -> Candidate:
-        """The same from other first weights."""
-        return replace(self, name=f"{self.name} {restart + 1}", restart=restart)
+    def variant(self, restart: int, dimensions: int | None) -> Candidate:
+        """The same from other first weights, or in fewer dimensions."""
+        again = f" {restart + 1}" if restart else ""
+        fewer = f" in {dimensions} dimensions" if dimensions else ""
+        return replace(self, name=f"{self.name}{again}{fewer}", restart=restart)
 
     def decay(self, states: int, frame: float) -> Floats:
         """Eigenvalues (state,) of A before training, per frame of this length."""
@@ -93,6 +101,15 @@ def share(config: FilterConfig, part: int) -> FilterConfig:
     return replace(config, latent_dim=latents, state_dim=states)
 
 
+def halves(config: FilterConfig, kept: int) -> list[int]:
+    """Numbers of dimensions to be tried where the best so far has `kept`: halves, down to one that is not kept."""
+    sizes, size = [], config.latents
+    while size // 2 >= LEAST_DIMENSIONS and size >= kept:
+        size //= 2
+        sizes.append(size)
+    return sizes
+
+
 def window_frames(config: FilterConfig, frame: float) -> list[tuple[int, int]]:
     """Frames of a training window and of its warm-up, for frames of this length, s, in the order of trying."""
     windows = WINDOWS if config.window is None else [max(3, round(config.window / frame))]
@@ -115,6 +132,9 @@ class Trained:
         bits_per_spike: prediction of spikes ahead (`spikes_ahead`); NaN where it could not be judged.
         lead: how far it is ahead of the one kept before it, of both that of the better part alone, bits per spike, and
             the standard error of that.
+        hidden: prediction of units that were hidden (`Fit.hidden_units`), bits per spike; NaN where it could not be
+            judged, and of both.
+        hidden_lead: the same of `hidden`.
         kept_step: the step that was kept; of both the last one of the parts'.
         failure: why its training failed, else "".
     """
@@ -124,6 +144,8 @@ class Trained:
     refit: bool = False
     bits_per_spike: float = math.nan
     lead: tuple[float, float] = (math.nan, math.nan)
+    hidden: float = math.nan
+    hidden_lead: tuple[float, float] = (math.nan, math.nan)
     kept_step: int = 0
     failure: str = ""
 
@@ -139,10 +161,12 @@ class Trained:
 
     @property
     def told(self) -> str:
-        """Its prediction of spikes, or that it failed, for a line of text."""
+        """Its prediction of spikes ahead, and of hidden units, or that it failed, for a line of text."""
         if self.failure:
             return "failed"
-        return "not judged" if math.isnan(self.bits_per_spike) else f"{self.bits_per_spike:.3f}"
+        if math.isnan(self.bits_per_spike):
+            return "not judged"
+        return f"{self.bits_per_spike:.3f}" + ("" if math.isnan(self.hidden) else f" / {self.hidden:.3f}")
 
 
 def labels(trained: Sequence[Trained]) -> list[str]:
@@ -158,7 +182,8 @@ def listed(trained: Sequence[Trained]) -> str:
 
 def read_trained(raw: dict[str, Any]) -> Trained:
     """A trained candidate as a file holds it. Raises: KeyError, TypeError, ValueError where it is none."""
-    one = Trained(**(raw | {"lead": tuple(map(float, raw["lead"]))}))
+    leads: dict[str, Any] = {name: tuple(map(float, raw[name])) for name in ("lead", "hidden_lead") if name in raw}
+    one = Trained(**(raw | leads))
     if not isinstance(one.name, str) or not 0 < one.frame < math.inf or type(one.kept_step) is not int:
         raise ValueError("a candidate of no name, frame or step")
     return one

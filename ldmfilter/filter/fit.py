@@ -37,6 +37,8 @@ COLLAPSED_SCALE = 1e6  # an entry of the whitening above it means that z is cons
 GRACE = 100  # steps in which a collapse is not an error
 RESTART_SEED = 1_000_003  # between the seeds of restarts
 JUDGED_BINS = 2**16  # bins at most, about, that predicted spikes are judged and their readouts fitted on
+HIDDEN_BINS = 2**14  # the same, of spikes of hidden units
+HIDDEN = 4  # groups of units that are hidden in turn, of all rates each
 
 
 class Fit:
@@ -148,6 +150,25 @@ class Fit:
             seen, size = ~np.isnan(judged.counts).all(1), self.frame / recording.frame
             found.append(spikes_ahead_of_all(states, judged.counts, judged.runs, seen, size, recording.signal))
         return mean_of(found)  # a short one, which cannot be judged, does not decide for the others
+
+    def hidden_units(self, state: Tensors) -> SpikesAhead:
+        """Prediction of each unit's spikes in a bin by causal states of the finished network `state` that were not
+        shown the unit: a quarter of the units is hidden at a time, each in turn (`HIDDEN`); the mean over quarters and
+        sessions."""
+        found = []
+        with self._own_torch(advance=False):
+            network = self._network_of(state)
+            for i, recording in enumerate(self._recordings):
+                judged = recording.judged(HIDDEN_BINS // len(self._recordings))
+                seen, size = ~np.isnan(judged.counts).all(1), self.frame / recording.frame
+                rank = np.argsort(np.argsort(-np.nansum(np.abs(judged.counts), 0), kind="stable"))
+                for quarter in range(min(HIDDEN, recording.n_units - 1)):
+                    hidden, frames = rank % HIDDEN == quarter, judged.frames.clone()
+                    frames[:, torch.from_numpy(hidden)] = math.nan
+                    states = filtered_means(network, i, judged._replace(frames=frames), recording.frame)
+                    those = states, judged.counts[:, hidden], judged.runs, seen, size, recording.signal
+                    found.append(spikes_ahead_of_all(*those, horizons=[(-1, 1)]))
+        return mean_of(found)
 
     def _make_network(self) -> Network:
         signals = [one.signal for one in self._recordings]

@@ -796,7 +796,9 @@ def several(counts: Any) -> list[Any]:
 
 def _drive(training: Training, progress: Progress) -> None:
     quiet = progress is not True
-    for record in follow(training.run(), training.steps, lambda _: training.step, lambda one: one.text, "step", quiet):
+    for record in follow(
+        training.run(), lambda: training.steps, lambda _: training.step, lambda one: one.text, "step", quiet
+    ):
         log.info("step %d: held-out score %.3f nats per bin", record.step, record.score)
         if callable(progress):
             progress(record)

@@ -150,14 +150,17 @@ def spikes_ahead_of_all(
     judge: Array,
     bin_size: float,
     signal: bool = False,
+    horizons: Sequence[tuple[int, int]] | None = None,
 ) -> SpikesAhead:
     """`spikes_ahead`, where all bins judge in turn: in blocks of time that are dealt to folds, each judged by readouts
     that were fitted on the others."""
     fold = folds_of(judge, bin_size, FOLDS)
     return mean_of(
         [
-            spikes_ahead(states, counts, segment, judge & (fold != number), judge & (fold == number), bin_size, signal)
-            for number in np.unique(fold)
+            spikes_ahead(
+                states, counts, segment, judge & (fold != one), judge & (fold == one), bin_size, signal, horizons
+            )
+            for one in np.unique(fold)
         ]
     )
 

@@ -25,6 +25,7 @@ from ldmfilter.filter.candidates import (
     Trained,
     are_shared,
     candidates,
+    halves,
     read_trained,
     share,
     window_frames,
@@ -45,16 +46,22 @@ SHORT_TRIALS = 20  # windows of the shortest length that a recording needs to be
 # Of the steps: where held-out z was best before, few blocks may mislead, and the last step is kept unless that one
 # predicts spikes better.
 EARLY = 0.5
-SURE = 2.0  # standard errors by which another step, refitted dynamics or a restart have to lead; others one
+SURE = 2.0  # standard errors by which another of the same dynamics has to lead; others one
 
 
 class Kept(NamedTuple):
     """The finished network that is kept so far: of all candidates, or of those of one part of a filter of both."""
 
     trained: Trained
-    found: SpikesAhead
+    ahead: SpikesAhead
+    hidden: SpikesAhead
     network: Tensors
     matches: list[Match]
+
+    @property
+    def dimensions(self) -> int:
+        """Of z."""
+        return len(self.network["encoders.0.z_mean"])
 
 
 class Training:
@@ -65,9 +72,12 @@ class Training:
     (`candidates.are_shared`) each is a part of the filter and keeps what predicts spikes best
     (`Fit.spikes_ahead`), of several first weights where `restarts` asks for them; a part that predicts better alone
     than beside the other is the filter. With fewer dimensions the best candidate is kept, and trained again as often
-    as `restarts` says. There what came earlier is kept unless a lead is beyond its standard error. Of the same dynamics
-    the lead has to be beyond `SURE` of them: what was fitted to the bins that judge it leads in them by a little. A
-    candidate whose windows do not fit into the recording is left out.
+    as `restarts` says. A filter of one part is tried in half of its dimensions, where the settings leave them open,
+    until that is not kept. What came earlier is kept unless a lead is beyond its standard error. Of the same dynamics
+    the lead has to be beyond `SURE` of them: what was fitted to the bins that judge it leads in them by a little. There
+    hidden units of the bin itself (`Fit.hidden_units`) count as much as spikes ahead, which tell less of the present:
+    it has to lead in one and not be behind in the other. A candidate whose windows do not fit into the recording is
+    left out.
 
     Args:
         config: the filter's settings.
@@ -81,6 +91,7 @@ class Training:
         history: one record an evaluation, of all candidates in turn.
         config: the settings, with numbers for all sizes.
         trained: the candidates that are done, each as often as it was finished.
+        tries_fewer: whether a filter of one part is tried in fewer dimensions.
         left_out: names of the candidates whose windows do not fit into the recording.
 
     Raises:
@@ -124,9 +135,10 @@ class Training:
             for one, (window, warmup) in windows.items()
         ]
         units = min(one.sizes["unit"] for one in self.counts)
-        self.config = config = config.sized(units, shared=len(self._fits) == len(CANDIDATES))
-        self._both = are_shared(config, len(self._fits))
-        self._again = 0 if onto else config.restarts * (len(self._fits) if self._both else 1)
+        given, self.config = config, config.sized(units, shared=len(self._fits) == len(CANDIDATES))
+        self._both = are_shared(self.config, len(self._fits))
+        self._again = 0 if onto else given.restarts
+        self.tries_fewer = not onto and given.latent_dim is None and given.state_dim is None
         self.trained: list[Trained] = []
         self._past: list[Record] = []
         self._kept: dict[str, Kept] = {}  # by part
@@ -160,22 +172,33 @@ class Training:
 
     def _fit(self, number: int) -> Fit:
         """The training of this number, of all in turn."""
-        n = len(self._fits)
-        if self._both or number < n:
-            restart, number = divmod(number, n)
-        else:  # the candidate that is kept, again
-            restart, kept = number + 1 - n, self.kept.dynamics
-            number = next(i for i, one in enumerate(self._fits) if one[0].name == kept)
-        candidate, warmup, recordings = self._fits[number]
-        candidate = candidate.again(restart) if restart else candidate
+        restart, part = divmod(number, len(self._fits))
+        dimensions = None
+        if (later := number - self._first) >= 0:  # the candidate that is kept, in fewer dimensions or again
+            fewer, (kept,) = self._fewer, self._kept.values()
+            part, restart = self._part_of(kept), max(0, later + 1 - len(fewer))
+            size = kept.dimensions if restart else fewer[later]
+            dimensions = size if size < self._config_of(part).latents else None
+        candidate, warmup, recordings = self._fits[part]
+        config = self._config_of(part)
+        if dimensions:
+            config = dataclasses.replace(config, latent_dim=dimensions, state_dim=dimensions)
+        candidate = candidate.variant(restart, dimensions)
         frame = candidate.bins(self._bin_size) * self._bin_size
-        config = share(self.config, number) if self._both else self.config
-        onto = self._onto[number][0] if self._onto else None
+        onto = self._onto[part][0] if self._onto else None
         return Fit(config, candidate, recordings, frame, warmup, self._fabric, onto)
+
+    def _part_of(self, kept: Kept) -> int:
+        """The position of its dynamics among the candidates."""
+        return next(i for i, (one, *_) in enumerate(self._fits) if one.name == kept.trained.dynamics)
+
+    def _config_of(self, part: int) -> FilterConfig:
+        """The settings of a candidate: a part of a filter of both has its share of the dimensions."""
+        return share(self.config, part) if self._both else self.config
 
     @property
     def steps(self) -> int:
-        """Training steps of all candidates together."""
+        """Training steps of all candidates together, as far as is known."""
         return self.config.max_steps * self._trainings
 
     @property
@@ -189,8 +212,21 @@ class Training:
         return self._done == self._trainings
 
     @property
+    def _first(self) -> int:
+        """The number of trainings of all candidates, in all dimensions; parts of a filter of both are restarted."""
+        return len(self._fits) * (1 + self._again * self._both)
+
+    @property
     def _trainings(self) -> int:
-        return len(self._fits) + self._again
+        return self._first + len(self._fewer) + self._again * (not self._both)
+
+    @property
+    def _fewer(self) -> list[int]:
+        """The numbers of dimensions that are tried after all candidates, with the one that is kept."""
+        if not self.tries_fewer or len(self._kept) != 1 or self._done < self._first:
+            return []
+        (kept,) = self._kept.values()
+        return halves(self._config_of(self._part_of(kept)), kept.dimensions)
 
     @property
     def _done(self) -> int:
@@ -255,12 +291,12 @@ class Training:
             except TrainingError as error:
                 failure = error
             self._judge(failure)
-            if self.ended and len(self._kept) < max(1, len(self._onto)):
+            if self._done >= self._first and len(self._kept) < max(1, len(self._onto)):
                 raise TrainingError(next(one.failure for one in reversed(self.trained) if one.failure))
+            if self._done == self._first and len(self._kept) > 1:
+                self._judge_both()
             if not self.ended:
                 self._now = self._fit(self._done)
-            elif len(self._kept) > 1:
-                self._judge_both()
             if self._kept:  # before, there is nothing to be kept
                 yield from untold()
 
@@ -278,16 +314,17 @@ class Training:
                 if failure is not None:
                     raise failure
                 state = fit.finished_state(refit, last=step > fit.kept_step)
-                found = fit.spikes_ahead(fit.judged(state))
+                ahead, hidden = fit.spikes_ahead(fit.judged(state)), fit.hidden_units(state)
             except TrainingError as error:
                 self.trained.append(Trained(name, fit.frame, refit, kept_step=step, failure=str(error)))
                 continue
             kept = self._kept.get(part)
-            lead = found.lead(NOT_JUDGED if kept is None else kept.found)
-            one = Trained(name, fit.frame, refit, found.value, lead, step)
+            before = (kept.ahead, kept.hidden) if kept else (NOT_JUDGED, NOT_JUDGED)
+            leads = ahead.lead(before[0]), hidden.lead(before[1])
+            one = Trained(name, fit.frame, refit, ahead.value, leads[0], hidden.value, leads[1], step)
             self.trained.append(one)
             if kept is None or _leads(one, kept.trained):
-                self._kept[part] = Kept(one, found, state, fit.matches)
+                self._kept[part] = Kept(one, ahead, hidden, state, fit.matches)
                 order = [one[0].name for one in self._fits] if self._both else [""]
                 self._kept = {name: self._kept[name] for name in order if name in self._kept}
 
@@ -298,9 +335,9 @@ class Training:
         found = fits[0].spikes_ahead([side_by_side(one) for one in zip(*each, strict=True)])
         parts = [one.trained for one in self._kept.values()]
         best = max(self._kept.values(), key=lambda one: one.trained.bits_per_spike)
-        lead = found.lead(best.found)
+        lead = found.lead(best.ahead)
         frame, step = max(one.frame for one in parts), max(one.kept_step for one in parts)
-        self.trained.append(Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, step))
+        self.trained.append(Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, kept_step=step))
         if lead[0] < 0 and not self._onto:
             self._kept = {name: one for name, one in self._kept.items() if one is best}
 
@@ -316,7 +353,7 @@ class Training:
             tensors |= {f"kept.{part}.{name}": value.contiguous() for name, value in one.network.items()}
             values["kept"][part] = {
                 "trained": dataclasses.asdict(one.trained),
-                "bits": [one.found.value, one.found.blocks.tolist()],
+                "bits": [[found.value, found.blocks.tolist()] for found in (one.ahead, one.hidden)],
                 "matches": [[one.rotation.tolist(), one.likeness, one.runner_up] for one in one.matches],
             }
         return tensors, values
@@ -327,18 +364,22 @@ class Training:
         Raises:
             KeyError, TypeError, ValueError, RuntimeError: the state is of another network, or none.
         """
-        self.trained = [read_trained(one) for one in values.get("trained", [])]  # version 0.1.0 had no candidates
-        if self._done > self._trainings:
-            raise ValueError(f"it has {self._done} candidates")
+        trained = values.get("trained", [])  # version 0.1.0 had no candidates, others no hidden units
+        self.trained = list(map(read_trained, trained))
+        self.tries_fewer &= all("hidden" in one for one in trained)
         self._past, self._kept = read_history(values.get("past", [])), {}
         for part, raw in values.get("kept", {}).items():
-            value, blocks = raw["bits"]
+            bits = raw["bits"] if isinstance(raw["bits"][0], list) else [raw["bits"], [math.nan, [math.nan]]]
+            ahead, hidden = (SpikesAhead(float(value), np.asarray(blocks, float)) for value, blocks in bits)
             self._kept[part] = Kept(
                 read_trained(raw["trained"]),
-                SpikesAhead(float(value), np.asarray(blocks, float)),
+                ahead,
+                hidden,
                 current_names(below(f"kept.{part}.", tensors)),
                 [Match(np.asarray(one[0]), float(one[1]), float(one[2])) for one in raw["matches"]],
             )
+        if self._done > self._trainings:
+            raise ValueError(f"it has {self._done} candidates")
         self._now = self._fit(min(self._done, self._trainings - 1))  # a restart is of the candidate that is kept
         last = [one for one in self.trained if one.name != BOTH][-1:]
         if not (self.ended and last[0].failure):  # nothing goes on from where it failed
@@ -349,8 +390,10 @@ def _leads(one: Trained, kept: Trained) -> bool:
     """True where one that was judged later takes the place of what is kept."""
     if math.isnan(kept.bits_per_spike):  # held-out z alone chooses between the steps of a training
         return one.name == kept.name and one.kept_step < kept.kept_step
-    lead, error = one.lead
-    return lead > error * (SURE if one.dynamics == kept.dynamics else 1.0)
+    if one.dynamics != kept.dynamics:
+        return one.lead[0] > one.lead[1]
+    leads = one.lead, one.hidden_lead
+    return any(lead > SURE * error for lead, error in leads) and not any(lead < -error for lead, error in leads)
 
 
 def side_by_side(parts: Sequence[tuple[np.ndarray, Judged]]) -> tuple[np.ndarray, Judged]:

@@ -35,7 +35,18 @@ pytestmark = pytest.mark.usefixtures("short_trainings")
 
 def better(one: Trained, kept: Trained) -> Trained:
     """The one that should be kept."""
-    return one if one.lead[0] > one.lead[1] * (2 if one.dynamics == kept.dynamics else 1) else kept
+    (ahead, error), (hidden, other_error) = one.lead, one.hidden_lead
+    if one.dynamics != kept.dynamics:
+        return one if ahead > error else kept
+    by_ahead = ahead > 2 * error and hidden >= -other_error
+    by_hidden = hidden > 2 * other_error and ahead >= -error
+    return one if by_ahead or by_hidden else kept
+
+
+def blocks_of(lead: float, error: float) -> SpikesAhead:
+    """Two blocks of bits with this sum and this standard error."""
+    blocks = np.array([lead - error, lead + error]) / 2
+    return SpikesAhead(blocks.sum(), blocks)
 
 
 @pytest.fixture(scope="module")
@@ -153,14 +164,82 @@ def test_a_lead_within_its_standard_error_is_none(few, monkeypatch, lead, kept):
     assert same(network, training._now.finished_state(False)) is (kept == "fast")  # the last one trained
 
 
-@pytest.mark.parametrize(("lead", "refitted"), [((0.03, 0.01), True), ((0.015, 0.01), False)])
-def test_refitted_dynamics_have_to_lead_by_two_standard_errors(few, monkeypatch, lead, refitted):
-    blocks = iter([np.zeros(2), np.array([lead[0] - lead[1], lead[0] + lead[1]]) / 2])
-    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: SpikesAhead((now := next(blocks)).sum(), now))
+@pytest.mark.parametrize(
+    ("ahead", "hidden", "refitted"),
+    [
+        ((0.03, 0.01), (-0.001, 0.002), True),
+        ((0.015, 0.01), (0.001, 0.002), False),  # no clear lead in either
+        ((0.03, 0.01), (-0.003, 0.002), False),  # behind in the other
+        ((-0.005, 0.01), (0.005, 0.002), True),
+        ((-0.015, 0.01), (0.005, 0.002), False),
+    ],
+)
+def test_refitted_dynamics_have_to_lead_by_two_standard_errors(few, monkeypatch, ahead, hidden, refitted):
+    for name, lead in (("spikes_ahead", ahead), ("hidden_units", hidden)):
+        found = iter([blocks_of(0, 0), blocks_of(*lead)])
+        monkeypatch.setattr(Fit, name, lambda *_, found=found: next(found))
     training = Training(FilterConfig(**TINY | {"dynamics": "fast", "max_steps": 2}), few)
     list(training.run())
-    assert training.trained[1].lead == pytest.approx(lead)
+    assert training.trained[1].lead == pytest.approx(ahead)
+    assert training.trained[1].hidden_lead == pytest.approx(hidden)
     assert training.kept.refit is refitted
+
+
+OPEN = TINY | {"latent_dim": None, "dynamics": "fast", "max_steps": 4, "refit": False}
+
+
+@pytest.mark.parametrize(
+    ("hidden", "tried"),
+    [({8: 0.3, 4: 0.3}, [8, 4]), ({8: 0.3, 4: 0.4, 2: 0.2}, [8, 4, 2]), ({8: 0.1, 4: 0.2, 2: 0.3}, [8, 4, 2])],
+)
+def test_fewer_dimensions_are_tried_while_they_lead(few, monkeypatch, tmp_path, hidden, tried):
+    """Half of 8 dimensions, for 16 units, and half of these; resumed after each record, and read from a file."""
+    monkeypatch.setattr(Fit, "hidden_units", lambda fit, _: blocks_of(hidden[fit.config.latents], 0.01))
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0, 0.01))
+    training = Training(FilterConfig(**OPEN), few)
+    records = list(training.run())
+    names = ["fast", *(f"fast in {size} dimensions" for size in tried[1:])]
+    assert [one.name for one in training.trained] == names
+    assert [one.candidate for one in records] == [name for name in names for _ in range(2)]
+    best = max(tried, key=hidden.__getitem__)  # of two the first
+    assert training.kept.name == names[tried.index(best)]
+    assert training.step == training.steps == 4 * len(tried)
+    model = LDMFilter(**OPEN)._take(training)
+    assert model.sized_.latents == model.sized_.states == best
+    model.save(tmp_path)
+    assert load(tmp_path).decode(few).sizes["state"] == best
+    again = Training(FilterConfig(**OPEN), few)
+    for number in range(len(records)):
+        assert str(list(itertools.islice(again.run(), 1))) == str(records[number : number + 1])
+        tensors, values = again.state()
+        again = Training(FilterConfig(**OPEN), few)
+        again.restore(tensors, json.loads(json.dumps(values)))
+    assert again.ended
+    assert same(again.parts[0][1], training.parts[0][1])
+
+
+def test_dimensions_that_are_given_stay(few):
+    training = Training(FilterConfig(**OPEN | {"latent_dim": 8}), few)
+    list(training.run())
+    assert [one.name for one in training.trained] == ["fast"]
+
+
+def test_each_unit_is_hidden_once(few, monkeypatch):
+    training = Training(FilterConfig(**TINY | {"dynamics": "fast", "max_steps": 2}), few)
+    fitted, shown = training._now, []
+    measured = fit.filtered_means
+
+    def seen(network, session, judged, frame):
+        shown.append(~torch.isnan(judged.frames).all(0).numpy())
+        return measured(network, session, judged, frame)
+
+    monkeypatch.setattr(fit, "filtered_means", seen)
+    found = fitted.hidden_units(fitted.finished_state(False))
+    assert np.isfinite(found.value)
+    hidden = ~np.stack(shown)
+    assert hidden.shape == (4, 16)
+    assert (hidden.sum(0) == 1).all()
+    assert (hidden.sum(1) == 4).all()
 
 
 def test_resumed_equals_undisturbed(few, undisturbed):
