@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @command
 def compare(
     runs: Annotated[
-        list[Path] | None, typer.Argument(help="Run folders of one session, two or more.", metavar="RUN RUN...")
+        list[Path] | None, typer.Argument(help="Run folders of one session, two or more.", metavar="RUN")
     ] = None,
     run_option: Runs = None,
     session: RunSession = None,

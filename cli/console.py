@@ -117,15 +117,23 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 class _Help:
-    """Help that shows no type beside a flag, which takes no value, and leaves out the options that are `FOLDED`."""
+    """Help that shows no type beside an argument or a flag, has defaults in its sentences, and leaves out the options
+    that are `FOLDED`."""
 
     name: str | None
 
     def get_params(self, ctx: Any) -> list[Any]:
         parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for one in parameters:
-            if getattr(one, "is_flag", False):
+            if one.param_type_name == "argument":
+                one.display_type = lambda ctx: ""
+            elif one.is_flag:
                 one.metavar = ""
+            elif one.show_default and one.default is not None:
+                one.help, one.show_default = (
+                    f"{one.help} (default: {getattr(one.default, 'value', one.default)})",
+                    False,
+                )
             one.hidden = one.name in FOLDED.get(self.name or "", ()) and ctx.meta.get(HELP_ALL, True)
         return parameters
 
