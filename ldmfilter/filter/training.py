@@ -126,6 +126,15 @@ class Training:
         units = min(one.sizes["unit"] for one in self.counts)
         self.config = config = config.sized(units, shared=len(self._fits) == len(CANDIDATES))
         self._both = are_shared(config, len(self._fits))
+        latents = (share(config, 0) if self._both else config).latents
+        # The rank of a perceptron, to which that of a linear map is added for a session alone.
+        most = min(config.hidden, default=0) + units * (len(self.counts) == 1 or not config.hidden)
+        if latents > most:
+            layers = f"and hidden layers of {config.hidden}" if config.hidden else "without hidden layers"
+            raise InputError(
+                f"{latents} latent dimensions{' of each part' * self._both} are more than an encoder of {units} units "
+                f"{layers} can fill; choose {most} or fewer, or wider hidden layers"
+            )
         self._again = 0 if onto else config.restarts * (len(self._fits) if self._both else 1)
         self.trained: list[Trained] = []
         self._past: list[Record] = []

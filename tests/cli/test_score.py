@@ -85,6 +85,10 @@ def test_what_cannot_be_scored_is_told_in_one_line(trained, model_and_counts, mo
     with pytest.raises(InputError, match="model is 'run'; give a fitted LDMFilter"):
         score("run", counts)
     assert check_horizons(0.5) == check_horizons([0.5]) == (0.5,)
+    for name, peers in (("causal PCA", []), ("GPFA", ["GPFA"])):
+        monkeypatch.setitem(PEERS, "GPFA", ("numpy", STATES["causal PCA"]))
+        with pytest.raises(InputError, match=f"model '{name}': .*; give it another name"):
+            score({name: model}, counts, peers=peers)
     with pytest.raises(InputError, match="no model is given"):
         score({}, counts)
     everything = model._keep([0])
