@@ -444,7 +444,7 @@ def _common(models: Mapping[str, LDMFilter], whole: Mapping[str, xr.Dataset], co
         of = "" if [*models] == [UNNAMED] else f"{none[0] if none else ', '.join(models)}: "
         raise InputError(
             f"{of}{where_of(counts)}: no time is held out, {GUARD:g} s away from training, to score states on; train "
-            "with --reserve 0.4"
+            "with 0.4 of it reserved"
         )
     return dataclasses.replace(found[0], fit=fit, judged=judged)
 

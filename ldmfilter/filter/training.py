@@ -164,7 +164,7 @@ class Training:
                     fitting[one] = window
                     break
         if problem is not None and len(fitting) < (len(open_ones) if self._onto else 1):
-            raise InputError(f"{problem}, or --dynamics fast") if self.config.dynamics == "slow" else problem
+            raise InputError(f"{problem}, or fast dynamics") if self.config.dynamics == "slow" else problem
         return fitting
 
     def _fit(self, number: int) -> Fit:

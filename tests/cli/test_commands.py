@@ -354,7 +354,7 @@ def test_existing_outputs_are_kept(session_file, trained, tmp_path):
     out = tmp_path / "mine"
     out.mkdir()
     (out / "notes.txt").write_text("precious")
-    refused(here("decode", "--run", "run", "--out", out, cwd=trained), "exists already", "--overwrite")
+    refused(here("decode", "--run", "run", "--out", out, cwd=trained), "exists already", "overwrite it")
     for name in (out, trained / "run", trained):  # whatever is not a store of states is never replaced
         ended = here("decode", "--run", "run", "--out", name, "--overwrite", cwd=trained)
         refused(ended, "is no store of latent states")

@@ -93,7 +93,9 @@ def test_what_cannot_be_scored_is_told_in_one_line(trained, model_and_counts, mo
         score({}, counts)
     everything = model._keep([0])
     everything.sessions_ = [dataclasses.replace(model.sessions_[0], trained_spans=[(0.0, 120.0)])]
-    with pytest.raises(InputError, match=r"no time is held out, 2 s away from training, .* train with --reserve 0.4"):
+    with pytest.raises(
+        InputError, match=r"no time is held out, 2 s away from training, .* train with 0.4 of it reserved"
+    ):
         score(everything, counts)
     with pytest.raises(InputError, match="too few to judge"):
         score(model, counts[:50].to_numpy())

@@ -96,7 +96,7 @@ def test_divergence_is_told(counts):
     training = Training(FilterConfig(**SMALL), counts)
     with torch.no_grad():
         training._now._network.encoder().layers[-1].weight.fill_(math.nan)
-    with pytest.raises(TrainingError, match=r"training diverged at step 0: .*--learning-rate below 0\.01"):
+    with pytest.raises(TrainingError, match=r"training diverged at step 0: .*learning rate below 0\.01"):
         list(training.run())
 
 
@@ -177,7 +177,7 @@ def test_counts_that_are_read_from_a_store_train_to_the_same_bits(counts, fitted
 
 
 def test_too_few_bins(counts):
-    with pytest.raises(InputError, match=r"40 observed bins, 40 in a row .* windows of 24 bins .*--window"):
+    with pytest.raises(InputError, match=r"40 observed bins, 40 in a row .* windows of 24 bins .* shorter window"):
         Training(FilterConfig(**SMALL), counts[:40])
 
 
