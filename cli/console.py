@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import os
 import sys
 import time
 import traceback
@@ -87,15 +86,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             try:
                 function(*args, quiet=quiet, **kwargs)
                 sys.stdout.flush()
-            except (typer.Exit, typer.Abort, typer.BadParameter):
-                raise
+            except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+                raise  # of output whose reader has gone, as `head` does, typer says nothing, and ends with 1
             except KeyboardInterrupt:
                 say("ldmfilter: interrupted")
                 raise typer.Exit(INTERRUPTED) from None
-            except BrokenPipeError:
-                # The reader of our output has gone, as `head` does: nothing is left to say, or to flush to it.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise typer.Exit(FAILED) from None
             except Exception as error:
                 if debug:
                     traceback.print_exc()
