@@ -324,6 +324,9 @@ def test_what_inspect_proposes_first():
     assert "epochs=track" in one[1]
     one = summarise(Session.from_spikes(trains(), intervals={"epochs": epochs}))["next"]
     assert "epochs=foraging" in one[1]
+    wide = {"emg": xr.DataArray(np.zeros((len(time), 4)), dims=("time", "column"), coords={"time": time})}
+    one = summarise(Session.from_spikes(trains(), behavior=wide))["next"]
+    assert one[-1] == "ldmfilter decode --out latents.zarr"  # which takes some of its columns, not all
 
 
 def test_what_inspect_tells():
