@@ -91,7 +91,8 @@ def _widths(columns: Sequence[Sequence[Text]], right: Sequence[bool], room: int)
     least = [min(NARROW, width) for width in widths]
     for i, (head, *cells) in enumerate(columns):
         if right[i]:
-            least[i] = max(min(NARROW, max(map(len, f"{head}".split()))), *(cell.cell_len for cell in cells))
+            words = [min(NARROW, len(word)) for word in f"{head}".split()]
+            least[i] = max([*words, *(cell.cell_len for cell in cells)], default=0)
     while sum(widths) + 2 * (len(widths) - 1) > room:
         spare = [i for i, width in enumerate(widths) if width > least[i]]
         if not spare:

@@ -34,6 +34,13 @@ def test_a_table_that_does_not_fit_is_a_list_of_heads_and_cells_for_each_row(wid
     assert found == [(name, cell) for row in ROWS for name, cell in zip(names, row, strict=True) if cell]
 
 
+def test_a_table_may_have_no_rows_and_a_head_no_letters():
+    text = io.StringIO()
+    print_table(Console(file=text, width=20), ["name", ">R2"], [])
+    print_table(Console(file=text, width=20), ["name", ">"], [("a", "0.1")])
+    assert text.getvalue().split() == ["name", "R2", "name", "a", "0.1"]
+
+
 def test_texts_are_folded_between_words_and_numbers_are_not():
     assert len(printed(200)) == 3
     lines = printed(100)
