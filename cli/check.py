@@ -55,7 +55,7 @@ def check(
 
     the_run = open_run(one_folder(run, run_option)).choose(session)
     model = the_run.model()
-    if (warning := stopped_early(the_run)) and not quiet:
+    if (warning := stopped_early(the_run, model)) and not quiet:
         say(warning)
     recording, counts = the_run.recording(where_now(the_run, session))
     chosen = choose_behavior(recording, behavior or (), circular or ())

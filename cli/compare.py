@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @command
 def compare(
     runs: Annotated[
-        list[Path] | None, typer.Argument(help="Run folders of one session, two or more.", metavar="RUN RUN...")
+        list[Path] | None, typer.Argument(help="Run folders of one session, two or more.", metavar="RUN")
     ] = None,
     run_option: Runs = None,
     session: RunSession = None,
@@ -35,8 +35,9 @@ def compare(
     from ldmfilter.filter.runs import Run
 
     opened = [Run.open(one).choose(session) for one in [*(runs or []), *(run_option or [])]]
-    for warning in filter(None, map(stopped_early, opened if not quiet else ())):
-        say(warning)
+    for one in opened if not quiet else ():
+        if warning := stopped_early(one, one.model()):
+            say(warning)
     result = compare_runs(opened, where_now(opened[0], session) if opened else None)
     if not result.held_out and not quiet:
         say("warning: no time is held out by all runs; judged where they were trained, which flatters them")

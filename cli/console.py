@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import os
 import sys
 import time
 import traceback
@@ -87,15 +86,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             try:
                 function(*args, quiet=quiet, **kwargs)
                 sys.stdout.flush()
-            except (typer.Exit, typer.Abort, typer.BadParameter):
-                raise
+            except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+                raise  # of output whose reader has gone, as `head` does, typer says nothing, and ends with 1
             except KeyboardInterrupt:
                 say("ldmfilter: interrupted")
                 raise typer.Exit(INTERRUPTED) from None
-            except BrokenPipeError:
-                # The reader of our output has gone, as `head` does: nothing is left to say, or to flush to it.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise typer.Exit(FAILED) from None
             except Exception as error:
                 if debug:
                     traceback.print_exc()
@@ -117,15 +112,23 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 class _Help:
-    """Help that shows no type beside a flag, which takes no value, and leaves out the options that are `FOLDED`."""
+    """Help that shows no type beside an argument or a flag, has defaults in its sentences, and leaves out the options
+    that are `FOLDED`."""
 
     name: str | None
 
     def get_params(self, ctx: Any) -> list[Any]:
         parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for one in parameters:
-            if getattr(one, "is_flag", False):
+            if one.param_type_name == "argument":
+                one.display_type = lambda ctx: ""
+            elif one.is_flag:
                 one.metavar = ""
+            elif one.show_default and one.default is not None:
+                one.help, one.show_default = (
+                    f"{one.help} (default: {getattr(one.default, 'value', one.default)})",
+                    False,
+                )
             one.hidden = one.name in FOLDED.get(self.name or "", ()) and ctx.meta.get(HELP_ALL, True)
         return parameters
 

@@ -37,13 +37,13 @@ def decode(
     ],
     sessions: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="SESSION...", help="Sessions; without one the run's own.", show_default=False),
+        typer.Argument(metavar="SESSION", help="Sessions; without one the run's own.", show_default=False),
     ] = None,
     format: Format = None,
     run: RunOption = None,
     *,
     options: dict[str, Any],
-    ci: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
+    ci: Annotated[float, typer.Option(metavar="LEVEL", help="Level of the intervals.")] = 0.95,
     smooth: Annotated[bool, typer.Option("--smooth", help="Add each bin's state given its whole segment.")] = False,
     ahead: Annotated[
         list[float] | None,

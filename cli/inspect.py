@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @command
 @with_options("series", "sort_times", "ticks", "drop_nan")
 def inspect(
-    session: Annotated[Path, typer.Argument(help=SESSION)],
+    session: Annotated[Path, typer.Argument(metavar="SESSION", help=SESSION)],
     format: Format = None,
     bin_size: Annotated[
         float | None, typer.Option(metavar="S", help="Width of a time bin of counts that do not say it, s.")

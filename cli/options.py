@@ -35,8 +35,8 @@ Format = Annotated[
     str | None,
     typer.Option(
         "--format",
-        metavar="|".join(FORMATS),
-        help="What the session is; without it its content decides.",
+        metavar="FORMAT",
+        help=f"What the session is; without it its content decides. One of {', '.join(FORMATS)}.",
         autocompletion=completing(list(FORMATS)),
     ),
 ]
@@ -84,6 +84,7 @@ Circular = Annotated[
 MinSpeed = Annotated[
     float,
     typer.Option(
+        metavar="SPEED",
         min=0.0,
         help="Leave out bins in which the first behaviour changes more slowly, its unit per s.",
         rich_help_panel=BEHAVIOR,
@@ -194,21 +195,24 @@ def _parameter(name: str, several: bool) -> inspect.Parameter:
     one = OPTIONS[name]
     about, default = one.metadata, one.default
     text, parser = _TEXTS.get(kind(one), (kind(one), None))
-    metavar, noun = about.get("metavar") or "|".join(about.get("choices", ())) or None, about.get("noun", "a number")
+    choices, noun = about.get("choices", ()), about.get("noun", "a number")
+    metavar, told = about.get("metavar") or "|".join(choices) or "N", about["help"]
+    if len(choices) > 3:
+        metavar, told = "NAME", f"{told} One of {', '.join(choices)}."
     if text is float:
-        parser, metavar = partial(parse_number, noun=noun), metavar or _METAVARS[noun]
+        parser, metavar = partial(parse_number, noun=noun), about.get("metavar") or _METAVARS[noun]
     if several:
-        text, metavar = list[text], f"{metavar or ('N' if text is int else 'X')} ..."  # type: ignore[valid-type]
+        text, metavar = list[text], f"{metavar} ..."  # type: ignore[valid-type]
     if isinstance(default, tuple):
         default = ",".join(map(str, default)) or None
     made = typer.Option(
         *([f"--{about['flag']}"] if "flag" in about else []),
         metavar=metavar,
         parser=parser,
-        help=about["help"] + ("" if default is None else f" (default: {default})"),
+        help=told + ("" if default is None else f" (default: {default})"),
         rich_help_panel=about["panel"],
         show_default=False,
-        autocompletion=completing(about["choices"]) if "choices" in about else None,
+        autocompletion=completing(choices) if choices else None,
     )
     annotation = Annotated[text | None, made]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

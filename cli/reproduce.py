@@ -31,7 +31,7 @@ def reproduce(
             "track; without, a simulated one is taken. Others take none.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")] = 0,
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="The written numbers on stdout too.")] = False,
     quiet: Quiet = False,

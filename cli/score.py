@@ -15,7 +15,7 @@ from ldmfilter.text import open_console
 def score(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(help="Run folders of one session; without one the latest below runs/.", metavar="RUN..."),
+        typer.Argument(help="Run folders of one session; without one the latest below runs/.", metavar="RUN"),
     ] = None,
     run_option: Runs = None,
     session: RunSession = None,

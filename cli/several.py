@@ -39,7 +39,8 @@ def decode_several(
     folder = _folder(out) if len(paths) > 1 else check_target(out, overwrite=True).absolute().parent
     run = os.path.abspath(the_run.folder)
     tasks = [(run, path, os.path.abspath(store), options, overwrite) for path, store in zip(paths, stores, strict=True)]
-    notes = [stopped_early(the_run), "" if options.lag is None else lag_note(the_run.model(), options.lag)]
+    model = the_run.model()
+    notes = [stopped_early(the_run, model), "" if options.lag is None else lag_note(model, options.lag)]
     for note in filter(None, notes):
         if not quiet:
             say(note)

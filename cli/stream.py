@@ -45,7 +45,9 @@ def stream(
     session: RunSession = None,
     format: Annotated[
         Format | None,
-        typer.Option(help="Without it each line shows its own.", rich_help_panel=_IN, show_default=False),
+        typer.Option(
+            metavar="json|csv", help="Without it each line shows its own.", rich_help_panel=_IN, show_default=False
+        ),
     ] = None,
     header: Annotated[
         bool | None,
@@ -56,7 +58,9 @@ def stream(
             show_default=False,
         ),
     ] = None,
-    out_format: Annotated[Format, typer.Option(help="How states are written.", rich_help_panel=_OUT)] = Format.json,
+    out_format: Annotated[
+        Format, typer.Option(metavar="json|csv", help="How states are written.", rich_help_panel=_OUT)
+    ] = Format.json,
     ci: Annotated[
         float | None, typer.Option(metavar="LEVEL", help="Add intervals of this level, as 0.95.", rich_help_panel=_OUT)
     ] = None,

@@ -95,7 +95,7 @@ def sweep(
     sessions: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="SESSION...", help="Sessions, each swept by itself; not needed with --resume.", show_default=False
+            metavar="SESSION", help="Sessions, each swept by itself; not needed with --resume.", show_default=False
         ),
     ] = None,
     *,

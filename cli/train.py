@@ -27,6 +27,7 @@ def train(
     session: Annotated[
         list[Path] | None,
         typer.Argument(
+            metavar="SESSION",
             help=f"{SESSION} Several share one filter, with an encoder each. Not needed with --resume.",
             show_default=False,
         ),

@@ -80,8 +80,8 @@ class TrainingError(RuntimeError):
 
     Examples
     --------
-    >>> str(ldmfilter.TrainingError("the loss is not finite at step 7; lower --learning-rate"))
-    'the loss is not finite at step 7; lower --learning-rate'
+    >>> str(ldmfilter.TrainingError("the loss is not finite at step 7; lower the learning rate"))
+    'the loss is not finite at step 7; lower the learning rate'
     """
 
     def __init__(self, line: str):

@@ -52,7 +52,7 @@ def check_target(path: AnyPath, overwrite: bool) -> Path:
     if path.is_symlink():
         path = path.resolve()
     if not overwrite and path.exists():
-        raise InputError(f"{path}: exists already; choose another name or give --overwrite")
+        raise InputError(f"{path}: exists already; choose another name or overwrite it")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: its folder does not exist; make it first or write elsewhere")
     with disk_errors(path):  # only writing shows whether one can write

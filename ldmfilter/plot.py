@@ -99,8 +99,8 @@ def state_space(
     Raises
     ------
     InputError
-        The session has no such behaviour, `by` has another number of values than there are bins, or ``dims="by"`` and
-        there are fewer than three values, two states or enough bins for both.
+        The session has no such behaviour, `by` has another number of values than there are bins, there are no such
+        states, or ``dims="by"`` and there are fewer than three values, two states or enough bins for both.
 
     Examples
     --------
@@ -111,7 +111,9 @@ def state_space(
     from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 
     ax = _axes(ax, (5.5, 4.5))
-    if isinstance(by, list | tuple) and len(by) == 1 and isinstance(by[0], Behavior):  # of `choose_behavior`
+    if isinstance(by, list | tuple) and by and isinstance(by[0], Behavior):  # of `choose_behavior`
+        if len(by) > 1:
+            raise InputError(f"by is {len(by)} behaviours; draw one at a time")
         by = by[0]
     classes, label, values = None, "", by
     cmap: Any
@@ -154,6 +156,8 @@ def state_space(
             raise InputError("by has fewer than three values, or states or bins are too few; give two dims")
         mean = (mean - mean.mean(0)) @ axes
     else:
+        if np.shape(dims) != (2,) or not np.isin(dims, latents["state"]).all():
+            raise InputError(f"dims is {dims!r}; give two of the {latents.sizes['state']} states, from 0, or 'by'")
         mean, labels = mean[:, list(dims)], [f"h{one}" for one in dims]
     points = ax.scatter(mean[known, 0], mean[known, 1], c=colour[known], s=4, cmap=cmap, linewidths=0, alpha=0.8)
     points.set_clim(*limits)

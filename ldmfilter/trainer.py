@@ -39,7 +39,7 @@ class Trainer:
         rate: Callable[[int], float],
         what: str,
         *,
-        remedy: str = "try another --seed",
+        remedy: str = "try another seed",
         norm: float | None = None,
         device: str = "cpu",
         precision: Any = "32-true",

@@ -1,6 +1,7 @@
 """Imports run one way through the packages, no files import each other in a circle, and data starts without torch."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -109,3 +110,26 @@ def test_data_starts_without_torch():
 def test_exports_start_without_pynwb():
     code = "import sys, ldmfilter.export; assert not {'torch', 'pynwb', 'pynapple'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+#: Modules whose messages only commands show.
+OF_COMMANDS = "cluster filter.runs filter.run_files analysis.decode_session analysis.sweep paper ldmfilter_cli"
+
+
+def messages(path: Path) -> Iterable[str]:
+    """The texts that a module raises or warns with."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and ast.unparse(node.func).endswith("warn")):
+            yield "".join(
+                one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and str(one.value) == one.value
+            )
+
+
+def test_messages_that_python_shows_too_do_not_name_options_of_the_command_line_alone():
+    some = 0
+    for name, path in MODULES.items():
+        if not any(name.removeprefix("ldmfilter.").startswith(one) for one in OF_COMMANDS.split()):
+            for text in messages(path):
+                some += bool(text)
+                assert not re.search(r"--[a-z]", text) or "in Python" in text or "`ldmfilter " in text, (name, text)
+    assert some > 300

@@ -112,11 +112,17 @@ def test_texts_and_chosen_variables_colour(latents, session, ax):
     assert points.get_array().tolist() == [0] * 20 + [1] * 20
 
 
-def test_what_cannot_be_drawn_is_told(latents, ax):
+def test_what_cannot_be_drawn_is_told(latents, session, ax):
     with pytest.raises(ldmfilter.InputError, match="without their intervals, ci"):
         ldmfilter.plot.states(latents.drop_vars("ci"), ax=ax)
     with pytest.raises(ldmfilter.InputError, match="by holds no numbers and no texts"):
         ldmfilter.plot.state_space(latents, [{}] * 40, ax=ax)
+    both = ldmfilter.choose_behavior(session, ["place", "heading"])
+    with pytest.raises(ldmfilter.InputError, match="by is 2 behaviours; draw one at a time"):
+        ldmfilter.plot.state_space(latents, both, ax=ax)
+    for dims in ((0, 1, 2), (0, 9), 3, "x"):
+        with pytest.raises(ldmfilter.InputError, match=r"dims is .*; give two of the 3 states, from 0, or 'by'"):
+            ldmfilter.plot.state_space(latents, dims=dims, ax=ax)
 
 
 def test_the_modules_are_there_without_an_import():

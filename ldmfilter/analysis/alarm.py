@@ -85,7 +85,7 @@ class Alarm:
             raise InputError(
                 f"{where_of(counts)}: {length:g} s that training never saw hold {n} of the "
                 f"windows of {seconds:g} s; an alarm needs {LEAST_WINDOWS} to know what chance gives; shorten the "
-                "windows or train with a larger --reserve"
+                "windows or train with more time reserved"
             )
         degrees = n - 1 + max(len(seen) - 1, 0)
         s = math.sqrt(sum(((one - one.mean()) ** 2).sum() for one in (unseen, seen) if len(one)) / degrees)

@@ -12,14 +12,12 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.selection import find_column, flat_columns
-from ldmfilter.data.session import Session
+from ldmfilter.data.session import MOST_COLUMNS, Session
 from ldmfilter.data.tables import Array, shorten
 from ldmfilter.errors import InputError
 
 #: Behaviour is interpolated over gaps of at most so many bins, or of its own usual step where that is longer.
 WIDEST_GAP = 3.0
-#: Columns of one series that are read at once: a place has up to three.
-MOST_COLUMNS = 3
 #: A series of at most so many distinct values is one of classes, which are not interpolated.
 MOST_CATEGORIES = 8
 TIMES = ("start_time", "stop_time")

@@ -33,7 +33,7 @@ REASONS = {
     "lost": "where tracking was lost",
     "gap": "in gaps of the behaviour",
     "outside": "before, after or between its times",
-    "slow": "slower than --min-speed",
+    "slow": "slower than the lowest speed",
     "rare": "of classes in too few trials",
 }
 
@@ -322,7 +322,7 @@ def _usable(variable: Behavior, truth: Array, block: Array, reason: Array, where
     used = reason == "used"
     if not used.any():
         left = ", ".join(f"{n} {reason_in_words(why)}" for why, n in count_reasons(reason).items())
-        raise InputError(f"{where}: no bin is left to read it in ({left}); lower --min-speed or reserve time")
+        raise InputError(f"{where}: no bin is left to read it in ({left}); lower that speed or reserve time")
     if variable.stop is None:
         short = used & (np.bincount(block[used], minlength=block.max() + 1)[block] < LEAST_BINS)
         if (used & ~short).any():

@@ -116,7 +116,7 @@ def decode_session(
     check_store(out, overwrite)
     if session is None and recording.source.checksum != run.checksum:
         say(f"warning: {recording.source.path}: has changed since {run.folder} was trained on it")
-    if stopped := stopped_early(run):
+    if stopped := stopped_early(run, model):
         say(stopped)
     if options.align:
         choose_trials(recording, options.align, options.filter)
@@ -170,9 +170,8 @@ def decode_session(
     return reports
 
 
-def stopped_early(run: Run) -> str:
-    """A warning about a run whose training was stopped; else ""."""
-    model = run.model()
+def stopped_early(run: Run, model: LDMFilter) -> str:
+    """A warning about a run whose training was stopped, of its model; else ""."""
     if model.ended_:
         return ""
     last, wanted = model.history_[-1], run.config.filter.max_steps

@@ -252,8 +252,8 @@ def score(
     Raises
     ------
     InputError
-        No model or one that is not fitted, counts of other units or bins, no or too little held-out time, a horizon
-        that is no positive number, or a peer that is unknown or not installed.
+        No model, one that is not fitted or has the name of a simpler method, counts of other units or bins, no or too
+        little held-out time, a horizon that is no positive number, or a peer that is unknown or not installed.
 
     References
     ----------
@@ -270,8 +270,10 @@ def score(
     models = dict(model) if isinstance(model, Mapping) else {UNNAMED: model}
     if not models:
         raise InputError("score: no model is given; give one that is fitted, or several by name")
-    horizons = check_horizons(ahead)
-    first = next(iter(models))
+    horizons, first = check_horizons(ahead), next(iter(models))
+    for name in models:
+        if name in {*STATES, *made}:
+            raise InputError(f"model {name!r}: a method that it is compared with is called so; give it another name")
     with _judging(models, counts, horizons, smooth=bool(made)) as (judge, causal):
         tell("width of averages")
         width = judge.width()
@@ -442,7 +444,7 @@ def _common(models: Mapping[str, LDMFilter], whole: Mapping[str, xr.Dataset], co
         of = "" if [*models] == [UNNAMED] else f"{none[0] if none else ', '.join(models)}: "
         raise InputError(
             f"{of}{where_of(counts)}: no time is held out, {GUARD:g} s away from training, to score states on; train "
-            "with --reserve 0.4"
+            "with 0.4 of it reserved"
         )
     return dataclasses.replace(found[0], fit=fit, judged=judged)
 

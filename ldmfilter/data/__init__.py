@@ -104,7 +104,7 @@ def read_session(
             raise InputError(f"{path}: is a {kind}, which no session of format {format} is; let its content decide")
     try:
         if series is not None and not declared.series:
-            raise InputError(f"{path}: its format holds spikes or counts alone, no series; leave --series out")
+            raise InputError(f"{path}: its format holds spikes or counts alone, no series; leave the series out")
         reading = Reading(bin_size, series, sort_times, tuple(ticks), drop_nan)
         session = declared.read(address or Path(path).absolute(), reading)
         return replace(session, source=replace(session.source, format=format or ""))
@@ -136,7 +136,7 @@ def _recognised(path: Path) -> Format:
         if declared.recognises(path):
             return declared
     if (path / "run.json").is_file():
-        raise InputError(f"{path}: is a run folder, not a session; commands that take a run know it by --run")
+        raise InputError(f"{path}: is a run folder, not a session; give it as --run, in Python to ldmfilter.load")
     if path.is_dir():
         from ldmfilter.data.tables import shorten
 

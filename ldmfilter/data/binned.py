@@ -262,6 +262,6 @@ def _bins(counts: xr.DataArray, given: float | None, source: Source, reading: Re
         if not (np.abs(steps - size) < _WAVER * size).any() or (whole and given is None):
             raise InputError(
                 f"{where}: time steps by {np.median(steps):g} without saying in which unit; give the attribute `units` "
-                "or bin_size, or --ticks spikes=1 where it is in s, spikes=1000 in ms"
+                "or bin_size, or ticks, as spikes=1 where it is in s, spikes=1000 in ms"
             )
     return clock, size, centres

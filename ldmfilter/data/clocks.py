@@ -240,7 +240,7 @@ def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
 
 
 def _way_out(name: str) -> str:
-    return f"give --ticks {name}=1000 where they are ms, or as many as there are in a second, 1 where they are s"
+    return f"give ticks, as {name}=1000 where they are ms, or as many as there are in a second, 1 where they are s"
 
 
 def _check_spikes_unit(
@@ -253,7 +253,7 @@ def _check_spikes_unit(
     if (times == np.floor(times)).all():
         raise InputError(
             f"{where}: units: all {times.size:,} spike_times are whole numbers, as samples and ms are; give "
-            "--ticks spikes=30000 for samples at 30 kHz, spikes=1000 for ms, spikes=1 for s"
+            "ticks, as spikes=30000 for samples at 30 kHz, spikes=1000 for ms, spikes=1 for s"
         )
     number = np.diff(index, prepend=0)
     rate = float(np.median(number[number > 0])) / width
@@ -267,7 +267,7 @@ def _check_spikes_unit(
     if rate < _LOWEST_RATE:
         warn(
             f"{where}: units: a median rate of {rate:.3g} Hz over {width:,.6g} s; if spike_times are not "
-            "s, give --ticks spikes=1000 for ms"
+            "s, give ticks, as spikes=1000 for ms"
         )
 
 
@@ -297,7 +297,7 @@ def _apart(times: Floats, span: tuple[float, float]) -> str:
         values = shorten((f"{value:.12g}" for value in np.unique(times[far])), most=3)
         return f"{far.sum()} of {times.size} times lie far from {around}: {values} s; ignored"
     if times.size >= _FEW_SPIKES and _APART * np.ptp(times) < width:
-        return f"spans {np.ptp(times):.6g} s only, the spikes {width:,.6g} s; give --ticks where it is in another unit"
+        return f"spans {np.ptp(times):.6g} s only, the spikes {width:,.6g} s; give ticks where it is in another unit"
     return ""
 
 
@@ -337,7 +337,8 @@ def check_spikes(
         of = shorten(ids[np.unique(_units_of(np.flatnonzero(bad), index))].tolist())
         what = f"{bad.sum()} of {times.size} spikes, NaN or infinite spike_times in unit {of}"
         if not drop:
-            raise InputError(f"{where}: units: {what}; give --drop-nan to leave these spikes out, or mend the file")
+            way = "give --drop-nan, in Python drop_nan, to leave these spikes out, or mend the file"
+            raise InputError(f"{where}: units: {what}; {way}")
         warn(f"{where}: units: left out {what}")
         times, index = _without(times, index, bad)
     while (found := _invalid(times, index)) is not None:
@@ -425,7 +426,7 @@ def _check_order(times: Floats, index: Ints, back: Ints, ids: Array, where: str)
     raise InputError(
         f"{where}: units: spike_times fall back in {len(units)} of {firing} units (unit {ids[unit]}: from "
         f"{times[spike - 1]:g} to {times[spike]:g} s), as in trials with clocks of their own or where a clock was "
-        "reset; write them on one clock, or give --sort-times where it is mere disorder"
+        "reset; write them on one clock, or give --sort-times, in Python sort_times, where it is mere disorder"
     )
 
 
@@ -457,7 +458,7 @@ def in_order(series: xr.DataArray, time: Floats, where: str, sort: bool) -> xr.D
             at = int(np.argmin(steps))
             warn(
                 f"{where}: left out, its times fall back from {time[at]:g} to {time[at + 1]:g} s, as where a clock was "
-                "reset; write them on one clock, or give --sort-times where it is mere disorder"
+                "reset; write them on one clock, or give --sort-times, in Python sort_times, where it is mere disorder"
             )
             return None
         warn(f"{where}: timestamps step back {back.size} times, samples put in order")

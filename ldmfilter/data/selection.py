@@ -179,7 +179,7 @@ def choose_units(
         raise InputError(f"{where}: a minimal rate of {min_rate:g} Hz cannot be used; give 0 or more")
     signal = isinstance(session, SignalSession)
     if signal and min_rate > 0:
-        raise InputError(f"{where}: a signal has no rates; leave --min-rate out")
+        raise InputError(f"{where}: a signal has no rates; leave the minimal rate out")
     what, still = ("channels", "constant or missing") if signal else ("units", "silent")
     rates = session.rates if spans is None else session.rates_within(bounds_of(spans))
     fits = np.ones(session.n_units, dtype=bool)

@@ -19,6 +19,8 @@ from ldmfilter.errors import InputError
 from ldmfilter.files import AnyPath
 from ldmfilter.html import table
 
+#: Columns of one series of behaviour that are read at once: a place has up to three.
+MOST_COLUMNS = 3
 _INSTANT = 1e-9  # s, less than a tick of any clock; no rate is computed over less
 
 

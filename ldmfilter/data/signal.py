@@ -199,7 +199,9 @@ def choose_series(found: Mapping[str, str], wanted: str | None, where: str, like
             return likely[0]
         if not found:
             raise InputError(f"{where}: has no units table with rows; sort the spikes and add units to the file")
-        raise InputError(f"{where}: has no units table with rows; name one of its series with --series: {listed}")
+        raise InputError(
+            f"{where}: has no units table with rows; name one of its series (--series, in Python series): {listed}"
+        )
     fits = [path for path in found if path == wanted] or [path for path in found if f"/{path}".endswith(f"/{wanted}")]
     if len(fits) != 1:
         what = f"no series {wanted!r}" if not fits else f"{len(fits)} series {wanted!r}"

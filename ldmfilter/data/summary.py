@@ -12,7 +12,7 @@ import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession
 from ldmfilter.data.selection import observed_table
-from ldmfilter.data.session import Session
+from ldmfilter.data.session import MOST_COLUMNS, Session
 from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.tables import Floats, bounds_in, inside, tagged, tags_in, time_in
 
@@ -110,7 +110,8 @@ def _next(session: Session, given: str) -> list[str]:
     within = [
         (not _PLACE.search(path), one.ndim, f" --behavior {shlex.quote(path)}")
         for path, one in session.behavior.items()
-        if ((one["time"] >= session.start) & (one["time"] <= session.stop)).any()
+        if math.prod(one.shape[1:]) <= MOST_COLUMNS
+        and ((one["time"] >= session.start) & (one["time"] <= session.stop)).any()
     ]
     behavior = min(within, key=lambda one: one[:2], default=("", "", ""))[2]
     same = f" --interval {shlex.quote(parts[0])}" if parts and interval != "trials" else ""

@@ -70,7 +70,7 @@ def split_windows(
         longest = int(np.diff(_edges(time, segment)).max(initial=0))
         raise InputError(
             f"{where_of(counts)}: {time.size} observed bins, {longest} in a row at the longest, are too few to train "
-            f"on windows of {window} bins and hold some out; use a longer span, smaller bins or a shorter --window"
+            f"on windows of {window} bins and hold some out; use a longer span, smaller bins or a shorter window"
         )
     # Neighbouring held-out windows of a phase overlap by half: more would only count the same frames again.
     keep = np.zeros(held_starts.size, dtype=bool)

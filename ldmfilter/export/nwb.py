@@ -157,9 +157,9 @@ def check_session(session: Path, overwrite: bool, in_place: bool) -> None:
     address = remote_address(session)
     for is_so, line in (
         (address, "lies on a server; download it, or choose another format to export to"),
-        (not session.exists(), "no such file; say where the session lies now with --session"),
+        (not session.exists(), "no such file; say where the session lies now"),
         (is_nwb_in_zarr(session), f"is NWB in zarr; {_NEVER}"),
-        (in_place and not os.access(session, os.W_OK), "is read-only; leave out --in-place and take a copy"),
+        (in_place and not os.access(session, os.W_OK), "is read-only; write into a copy, not in place"),
     ):
         if is_so:
             raise InputError(f"{address or session}: {line}")
@@ -178,7 +178,9 @@ def check_session(session: Path, overwrite: bool, in_place: bool) -> None:
                         f"{session}: its processing modules are a link or no group; choose another format to export to"
                     )
                 if modules is not None and "ldmfilter" in file["processing"] and not overwrite:
-                    raise InputError(f"{session}: holds {MODULE} already; give --overwrite to replace it")
+                    raise InputError(
+                        f"{session}: holds {MODULE} already; overwrite it, or choose another format to export to"
+                    )
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise InputError(

@@ -32,7 +32,7 @@ def check_sessions(counts: Sequence[xr.DataArray]) -> None:
         if not np.isclose(size, first, rtol=1e-9):
             raise InputError(f"{path}: bins of {size:g} s beside others of {first:g} s; bin all sessions alike")
         if is_signal(one) != is_signal(counts[0]):
-            raise InputError(f"{path}: spikes beside a signal; train on one of them, and --add the other")
+            raise InputError(f"{path}: spikes beside a signal; train on one of them, and add the other")
         if checksum and checksum in seen:
             raise InputError(f"{path}: is the same session as {seen[checksum]}; name each session once")
         seen[checksum] = path

@@ -25,7 +25,7 @@ def resolve_device(device: str) -> str:
         raise InputError(f"device is {device!r}; choose one of {', '.join(DEVICES)}")
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise TrainingError("no CUDA device was found; use --device cpu or auto")
+        raise TrainingError("no CUDA device was found; use the device cpu or auto")
     return "cuda" if device != "cpu" and available else "cpu"
 
 

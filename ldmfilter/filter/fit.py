@@ -257,7 +257,7 @@ class Fit:
         if record.step >= GRACE and (constant or record.effective_rank < limit):
             raise TrainingError(
                 f"training collapsed at step {record.step}: z of {self.config.latents} dimensions has an effective "
-                f"rank of {record.effective_rank:.1f}; try --entropy logdet, fewer --latent-dim or more spikes"
+                f"rank of {record.effective_rank:.1f}; try the entropy logdet, fewer latent dimensions or more spikes"
             )
 
     def _diverged(self) -> TrainingError:
@@ -267,7 +267,7 @@ class Fit:
             return TrainingError(f"too few bins ({bins}) to train on for {units} units; use a longer span")
         return TrainingError(
             f"training diverged at step {self.step}: its numbers are not finite any more; "
-            f"try a --learning-rate below {self.config.learning_rate:g}"
+            f"try a learning rate below {self.config.learning_rate:g}"
         )
 
     @contextmanager

@@ -53,7 +53,7 @@ def whole_lag(model: LDMFilter, lag: float, seconds: float = math.inf) -> int:
         InputError: there is none, or the lag is no number, or longer than the session's `seconds`.
     """
     if _seconds("lag", lag) > seconds:
-        raise InputError(f"lag is {lag:g} s, but the session has {seconds:g} s; give a shorter one, or --smooth")
+        raise InputError(f"lag is {lag:g} s, but the session has {seconds:g} s; give a shorter one, or smooth it")
     k = min(part.frame_bins_ for part in model.parts)
     frame = k * model.bin_size_
     frames = int(lag / frame + _WHOLE)

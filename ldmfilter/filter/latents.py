@@ -177,7 +177,7 @@ def check_latents(latents: xr.Dataset) -> None:
     if latents.attrs.get("format") == ALIGNED:
         raise InputError(
             f"{where}: holds states in trials (around {latents.attrs.get('align')}), where states in time are needed; "
-            "decode without --align"
+            "decode without aligning"
         )
     for name, (dims, _) in VARIABLES.items():
         if name not in latents.variables:

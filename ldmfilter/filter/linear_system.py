@@ -20,7 +20,8 @@ ENOUGH = 0.002  # nats a bin: it ends when a step adds less
 
 def fit_linear_system(z: Floats, starts: Array, state_dim: int) -> LinearGaussian:
     """The most likely linear dynamical system of z (time, latent) less its mean, by expectation maximisation (Shumway &
-    Stoffer 1982), which begins with the covariances at several lags (`_first_guess`).
+    Stoffer 1982), which begins with the covariances at several lags (`_first_guess`). A step may lower the likelihood,
+    as each keeps A stable and the prior stationary: there it ends, with the system before.
 
     Args:
         z: pseudo-observations.
@@ -30,13 +31,17 @@ def fit_linear_system(z: Floats, starts: Array, state_dim: int) -> LinearGaussia
     centred = z - z.mean(0)
     root = np.linalg.cholesky(centred.T @ centred / len(z))
     x, new = torch.from_numpy(np.linalg.solve(root, centred.T).T.copy()), torch.from_numpy(starts)
-    system, before = _first_guess(x.numpy(), starts, state_dim), -math.inf
+    system = following = _first_guess(x.numpy(), starts, state_dim)
+    before = -math.inf
     for _ in range(STEPS):
-        filtered = filter(system, x, starts=new)
+        filtered = filter(following, x, starts=new)
         now = _log_likelihood(filtered)
-        if now - before < ENOUGH:
+        gain = now - before
+        if gain > 0:
+            system, before = following, now
+        if gain < ENOUGH:
             break
-        system, before = _maximised(system, x, new, filtered), now
+        following = _maximised(system, x, new, filtered)
     scale = torch.from_numpy(root)
     return system._replace(C=scale @ system.C, R=symmetrise(scale @ system.R @ scale.mT))
 

@@ -147,7 +147,9 @@ class LDMFilter(FilterConfig):
     if not TYPE_CHECKING:  # which knows the settings
 
         @wraps(FilterConfig.__init__)
-        def __init__(self, **given: Any):
+        def __init__(self, *unnamed: Any, **given: Any):
+            if unnamed:
+                raise InputError(f"{unnamed[0]!r} has no name; give settings by name, as LDMFilter(latent_dim=8)")
             check_names(given)
             super().__init__(**given)
 

@@ -139,10 +139,23 @@ class Training:
         self._both = are_shared(self.config, len(self._fits))
         self._again = 0 if onto else given.restarts
         self.tries_fewer = not onto and given.latent_dim is None and given.state_dim is None
+        self._check_dimensions(units)
         self.trained: list[Trained] = []
         self._past: list[Record] = []
         self._kept: dict[str, Kept] = {}  # by part
         self._now = self._fit(0)
+
+    def _check_dimensions(self, units: int) -> None:
+        """Raises: InputError where z has more dimensions than an encoder can give."""
+        hidden, latents = self.config.hidden, self._config_of(0).latents
+        # The rank of a perceptron, to which that of a linear map is added for a session alone.
+        most = min(hidden, default=0) + units * (len(self.counts) == 1 or not hidden)
+        if latents > most:
+            layers = f"and hidden layers of {hidden}" if hidden else "without hidden layers"
+            raise InputError(
+                f"{latents} latent dimensions{' of each part' * self._both} are more than an encoder of {units} units "
+                f"{layers} can fill; choose {most} or fewer, or wider hidden layers"
+            )
 
     def _windows(self, open_ones: Sequence[Candidate]) -> dict[Candidate, tuple[int, int]]:
         """Frames of a window and of its warm-up for each candidate whose windows fit into all recordings: the most
@@ -167,7 +180,7 @@ class Training:
                     fitting[one] = window
                     break
         if problem is not None and len(fitting) < (len(open_ones) if self._onto else 1):
-            raise InputError(f"{problem}, or --dynamics fast") if self.config.dynamics == "slow" else problem
+            raise InputError(f"{problem}, or fast dynamics") if self.config.dynamics == "slow" else problem
         return fitting
 
     def _fit(self, number: int) -> Fit:

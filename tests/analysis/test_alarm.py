@@ -48,7 +48,7 @@ def test_sizes_are_those_of_a_plain_mean(alarm):
 def test_too_little_time_that_training_never_saw(alarm):
     counts = xr.DataArray(attrs={"path": "session.nwb"})
     with pytest.raises(
-        InputError, match=r"session.nwb: 400 s .* hold 6 of the windows of 60 s; an alarm needs 8.*--reserve"
+        InputError, match=r"session.nwb: 400 s .* hold 6 of the windows of 60 s; an alarm needs 8.*reserved"
     ):
         Alarm(SimpleNamespace(bin_size_=0.1), counts, seconds=60.0)
     with pytest.raises(InputError, match="give more than 0"):

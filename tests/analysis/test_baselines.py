@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import solve_discrete_lyapunov
+from scipy.stats import multivariate_normal
 
 from ldmfilter.analysis import baselines
 from ldmfilter.analysis.judged import Bins
 from ldmfilter.analysis.statistics import log_likelihood
+from ldmfilter.filter import linear_system
 from ldmfilter.filter.kalman import LinearGaussian, filter
 from ldmfilter.filter.linalg import stationary_covariance
 from ldmfilter.filter.linear_system import fit_linear_system
@@ -61,6 +64,32 @@ def test_linear_system_comes_near_the_true_one(state_dim):
     true = score(system_of(world))
     assert true - memoryless > 0.1
     assert true - score(fitted, z[:half].mean(0)) < 0.1 * (true - memoryless)
+
+
+@pytest.mark.parametrize(("n", "latent", "state_dim"), [(30, 3, 7), (40, 3, 7), (60, 2, 4)])
+def test_a_linear_system_of_few_bins_is_the_best_that_was_seen(monkeypatch, n, latent, state_dim):
+    """Its likelihood is that of the normal distribution of all bins together."""
+    seen, real = [], linear_system._log_likelihood
+    monkeypatch.setattr(linear_system, "_log_likelihood", lambda filtered: seen.append(real(filtered)) or seen[-1])
+    fell = 0
+    for seed in range(8):
+        rng, z = np.random.default_rng(seed), np.zeros((n, latent))
+        for t in range(1, n):
+            z[t] = 0.9 * z[t - 1] + 0.44 * rng.standard_normal(latent)
+        z += 0.7 * rng.standard_normal((n, latent))
+        seen.clear()
+        A, Q, C, R, *_ = (one.numpy() for one in fit_linear_system(z, np.arange(n) == 0, state_dim))
+        X, cov = solve_discrete_lyapunov(A, Q), np.zeros((n, latent, n, latent))
+        for t in range(n):
+            for s in range(t + 1):
+                cov[t, :, s] = C @ np.linalg.matrix_power(A, t - s) @ X @ C.T + (t == s) * R
+                cov[s, :, t] = cov[t, :, s].T
+        normal = multivariate_normal(cov=cov.reshape(n * latent, -1), allow_singular=True)
+        found = normal.logpdf((z - z.mean(0)).ravel()) / n + latent / 2 * np.log(2 * np.pi)
+        found += 0.5 * np.linalg.slogdet(np.cov(z.T, bias=True))[1]  # it is fitted to white z
+        assert found == pytest.approx(max(seen), abs=1e-6)
+        fell += seen[-1] < max(seen)
+    assert fell
 
 
 def test_smoothed_counts_of_a_unit_that_readouts_cannot_learn_of_are_0():

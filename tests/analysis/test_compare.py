@@ -79,7 +79,9 @@ def test_runs_are_compared_where_none_was_trained(session, tmp_path):
     everything = make_run(tmp_path / "c", session, steps=1, reserve=0.0)
     result = compare([first, everything])
     assert (result.held_out, result.predicted) == (False, IN_TRAINING)
-    with pytest.raises(InputError, match=rf"{everything.folder}: .*: no time is held out, .* train with --reserve 0.4"):
+    with pytest.raises(
+        InputError, match=rf"{everything.folder}: .*: no time is held out, .* train with 0.4 of it reserved"
+    ):
         score_runs([first, everything])
 
     coarse = make_run(tmp_path / "d", session, steps=1, bin_size=0.2)

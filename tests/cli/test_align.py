@@ -39,7 +39,7 @@ def test_states_in_trials(trained):
         assert refused.code == 3
         assert refused.err == (
             "ldmfilter: trials.zarr: holds states in trials (around trials.start_time), where states in time are "
-            "needed; decode without --align\n"
+            "needed; decode without aligning\n"
         )
 
 

@@ -42,7 +42,7 @@ def test_behaviour_comes_with_the_states(folder):
     assert ended.out == "l.zarr\n"
     assert "processing/behavior/theta_phase: taken as circular, one turn 2 pi" in ended.err
     assert "Bayesian decoder" in ended.err
-    assert "slower than --min-speed" in ended.err  # words in place of the names of reasons
+    assert "slower than the lowest speed" in ended.err  # words in place of the names of reasons
     assert "width, cm" in ended.err
     with xr.open_zarr(folder / "l.zarr") as latents:
         assert latents["linear_position_ci"].dims == ("time", "bound")

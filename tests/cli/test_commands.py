@@ -17,6 +17,7 @@ import xarray as xr
 
 from ldmfilter.data.session import Session
 from ldmfilter.data.simulate import linear_track_session
+from ldmfilter.filter import runs
 from ldmfilter.version import __version__
 from tests.cli.conftest import QUICK, here, ldmfilter
 from tests.cli.forked import Forked
@@ -246,6 +247,15 @@ def test_stopped_and_resumed_equals_undisturbed(session_file, undisturbed, tmp_p
     assert outputs(tmp_path / "run") == undisturbed
 
 
+@pytest.mark.parametrize("words", [["decode", "--out", "latents.zarr"], ["check"]])
+def test_a_model_is_read_once(trained, tmp_path, monkeypatch, words):
+    read, real = [], runs.load
+    monkeypatch.setattr(runs, "load", lambda path: read.append(path) or real(path))
+    shutil.copytree(trained / "run", tmp_path / "run")
+    assert here(*words, "--run", "run", cwd=tmp_path).code == 0
+    assert len(read) == 1
+
+
 def test_resuming_what_is_finished_changes_nothing(trained, tmp_path):
     shutil.copytree(trained / "run", tmp_path / "run")
     before = outputs(tmp_path / "run")
@@ -354,7 +364,7 @@ def test_existing_outputs_are_kept(session_file, trained, tmp_path):
     out = tmp_path / "mine"
     out.mkdir()
     (out / "notes.txt").write_text("precious")
-    refused(here("decode", "--run", "run", "--out", out, cwd=trained), "exists already", "--overwrite")
+    refused(here("decode", "--run", "run", "--out", out, cwd=trained), "exists already", "overwrite it")
     for name in (out, trained / "run", trained):  # whatever is not a store of states is never replaced
         ended = here("decode", "--run", "run", "--out", name, "--overwrite", cwd=trained)
         refused(ended, "is no store of latent states")

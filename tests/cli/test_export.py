@@ -67,7 +67,7 @@ def test_the_latest_run_under_the_session_s_name(folder, decoded, to):
     assert not list(folder.glob(".*"))
     refused(
         here("export", "--to", to, cwd=folder),
-        f"rat_1-latents{ENDINGS[to]}: exists already; choose another name or give --overwrite",
+        f"rat_1-latents{ENDINGS[to]}: exists already; choose another name or overwrite it",
     )
     again = here("export", "runs/one", "--to", to, "--overwrite", "--quiet", cwd=folder)
     assert (again.code, again.out, again.err) == (0, ended.out, "")
@@ -123,7 +123,7 @@ def test_in_place(folder, tmp_path):
     words = ["export", "--to", "nwb", "--session", session]
     refused(
         here(*words, cwd=tmp_path),
-        f"{session}: holds processing/ldmfilter already; give --overwrite to replace it",
+        f"{session}: holds processing/ldmfilter already; overwrite it, or choose another format to export to",
     )
     refused(
         here(*words, "--overwrite", cwd=tmp_path),
@@ -142,7 +142,7 @@ def test_refusals_before_any_work(folder, tmp_path):
     make = "`ldmfilter decode --out nothing.zarr` makes one"
     address = "https://host/session.nwb"
     server = f"{address}: lies on a server; download it, or choose another format to export to"
-    gone = "no such file; say where the session lies now with --session"
+    gone = "no such file; say where the session lies now"
     replaced = "or would replace a part of it; choose another name"
     for words, said in {
         ("nothing.zarr", "--to", "csv"): f"nothing.zarr: no such store; {make}",

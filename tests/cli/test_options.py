@@ -6,6 +6,7 @@ import re
 
 import pytest
 import typer
+from ldmfilter_cli.console import FOLDED
 from ldmfilter_cli.main import app
 from ldmfilter_cli.options import with_options
 from typer.testing import CliRunner
@@ -78,7 +79,9 @@ def test_train_has_every_option_with_its_help():
     shown = {one.name: one.help for one in train.params}
     for name, one in OPTIONS.items():
         default = "" if one.default in (None, ()) else str(one.default).strip("()").replace(", ", ",")
-        assert shown[name] == one.metadata["help"] + (f" (default: {default})" if default else "")
+        choices = one.metadata.get("choices", ())
+        one_of = f" One of {', '.join(choices)}." if len(choices) > 3 else ""
+        assert shown[name] == one.metadata["help"] + one_of + (f" (default: {default})" if default else "")
 
 
 def test_a_new_field_is_an_option(monkeypatch):
@@ -113,6 +116,14 @@ def test_a_long_help_leaves_rare_options_out_and_help_all_shows_them():
     texts = [CliRunner().invoke(app, ["train", flag]).output for flag in ("--help", "--help-all", "--help")]
     assert ["--weight-decay" in text for text in texts] == [False, True, False]
     assert all("--bin-size" in text for text in texts)
+
+
+@pytest.mark.parametrize("name", ["inspect", "train", "decode", "stream", "sweep", "check", "export", "reproduce"])
+def test_helps_show_no_type_and_defaults_in_their_sentences(name):
+    text = CliRunner().invoke(app, [name, "--help-all" if name in FOLDED else "--help"]).output
+    assert not re.search(r"<|\[default", text)
+    words = " ".join(text.replace("│", " ").split())
+    assert ("Level of the intervals. (default: 0.95)" in words) == (name == "decode")
 
 
 @pytest.mark.parametrize("name", ["train", "decode", "stream", "sweep"])

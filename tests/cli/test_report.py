@@ -31,7 +31,7 @@ def test_prints_the_page_and_says_where_the_numbers_are(made, trained):
 
 
 def test_refusals_before_any_work(made, trained):
-    refused(here("report", "run", "--out", "page.html", cwd=trained), "page.html", "--overwrite")
+    refused(here("report", "run", "--out", "page.html", cwd=trained), "page.html", "overwrite it")
     refused(here("report", "run", "--out", "page.json", cwd=trained), "page.json", ".html")
     refused(here("report", "run", "--out", "no/page.html", cwd=trained), "no/page.html", "folder does not exist")
     refused(here("report", "nowhere", "--out", "page.html", cwd=trained), "nowhere", "run folder")

@@ -98,7 +98,7 @@ def test_what_is_refused(tmp_path, words, line):
 def test_existing_files_are_replaced_only_where_asked(quick, tmp_path):
     (tmp_path / "fig2c.json").write_text("mine")
     ended = here("reproduce", "fig2c", cwd=tmp_path)
-    line = "ldmfilter: fig2c.json: exists already; choose another name or give --overwrite\n"
+    line = "ldmfilter: fig2c.json: exists already; choose another name or overwrite it\n"
     assert (ended.code, ended.out, ended.err) == (3, "", line)
     assert (tmp_path / "fig2c.json").read_text() == "mine"
     assert here("reproduce", "fig2c", "--overwrite", cwd=tmp_path).code == 0

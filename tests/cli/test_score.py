@@ -85,11 +85,17 @@ def test_what_cannot_be_scored_is_told_in_one_line(trained, model_and_counts, mo
     with pytest.raises(InputError, match="model is 'run'; give a fitted LDMFilter"):
         score("run", counts)
     assert check_horizons(0.5) == check_horizons([0.5]) == (0.5,)
+    for name, peers in (("causal PCA", []), ("GPFA", ["GPFA"])):
+        monkeypatch.setitem(PEERS, "GPFA", ("numpy", STATES["causal PCA"]))
+        with pytest.raises(InputError, match=f"model '{name}': .*; give it another name"):
+            score({name: model}, counts, peers=peers)
     with pytest.raises(InputError, match="no model is given"):
         score({}, counts)
     everything = model._keep([0])
     everything.sessions_ = [dataclasses.replace(model.sessions_[0], trained_spans=[(0.0, 120.0)])]
-    with pytest.raises(InputError, match=r"no time is held out, 2 s away from training, .* train with --reserve 0.4"):
+    with pytest.raises(
+        InputError, match=r"no time is held out, 2 s away from training, .* train with 0.4 of it reserved"
+    ):
         score(everything, counts)
     with pytest.raises(InputError, match="too few to judge"):
         score(model, counts[:50].to_numpy())

@@ -187,7 +187,7 @@ def test_what_is_there_is_not_done_again(work):
     ended = here(*command, "--ci", 0.5, cwd=work)
     assert (ended.code, ended.out) == (3, "")
     assert [line for line in ended.err.splitlines() if line.startswith("ldmfilter")] == [
-        f"ldmfilter: {work}/{x}.npz: {work}/out/{x}.zarr: exists already; choose another name or give --overwrite"
+        f"ldmfilter: {work}/{x}.npz: {work}/out/{x}.zarr: exists already; choose another name or overwrite it"
         for x in "abc"
     ]
     shutil.copy(work / "b.npz", work / "c.npz")

@@ -273,7 +273,7 @@ def test_behaviour_and_tables_in_another_unit_are_left_out():
     session, lines = told(Session.from_spikes, trains(), behavior={"x": ms, "y": frames}, intervals={"trials": trials})
     assert not session.behavior
     assert not session.intervals
-    assert [f"--ticks {name}=" in line for name, line in zip(("trials", "x", "y"), lines, strict=True)] == [True] * 3
+    assert [f"ticks, as {name}=" in line for name, line in zip(("trials", "x", "y"), lines, strict=True)] == [True] * 3
     session, lines = told(
         Session.from_spikes, trains(), behavior={"x": ms, "y": frames}, intervals={"trials": trials},
         ticks=["x=1000", "y=50", "trials=1000"],
@@ -324,6 +324,9 @@ def test_what_inspect_proposes_first():
     assert "epochs=track" in one[1]
     one = summarise(Session.from_spikes(trains(), intervals={"epochs": epochs}))["next"]
     assert "epochs=foraging" in one[1]
+    wide = {"emg": xr.DataArray(np.zeros((len(time), 4)), dims=("time", "column"), coords={"time": time})}
+    one = summarise(Session.from_spikes(trains(), behavior=wide))["next"]
+    assert one[-1] == "ldmfilter decode --out latents.zarr"  # which takes some of its columns, not all
 
 
 def test_what_inspect_tells():
@@ -521,7 +524,7 @@ def test_shared_cases(case, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(sys, "argv", [str(case), str(tmp_path)])
         runpy.run_path(str(case))
     made = {Path(one["path"]).name: one for one in map(json.loads, capsys.readouterr().out.splitlines())}
-    refusals = {"trialised.nwb": "--sort-times", "ms.nwb": "--ticks spikes=1000"}
+    refusals = {"trialised.nwb": "--sort-times", "ms.nwb": "ticks, as spikes=1000"}
     for name, truth in made.items():
         if name in refusals:
             assert refusals[name] in refused(read_session, truth["path"])

@@ -211,8 +211,8 @@ def test_damaged_data(nwb, read, tmp_path):
         ),
         (
             lambda f: f["units/spike_times"].write_direct(np.array([1.0, 2.0, np.nan])),
-            "units: 1 of 3 spikes, NaN or infinite spike_times in unit 1; give --drop-nan to leave these spikes out, "
-            "or mend the file",
+            "units: 1 of 3 spikes, NaN or infinite spike_times in unit 1; give --drop-nan, in Python "
+            "drop_nan, to leave these spikes out, or mend the file",
         ),
     ],
 )

@@ -83,7 +83,7 @@ def test_spikes_at_no_time_are_refused(bad):
     trains = {"a": [1.0], "b": [bad, 2.0], "c": [bad]}
     line = "2 of 4 spikes, NaN or infinite spike_times in unit b, c"
     assert line_of(Session.from_spikes, trains) == (
-        f"memory: units: {line}; give --drop-nan to leave these spikes out, or mend the file"
+        f"memory: units: {line}; give --drop-nan, in Python drop_nan, to leave these spikes out, or mend the file"
     )
     with pytest.warns(UserWarning, match=f"^memory: units: left out {line}$"):
         session = Session.from_spikes(trains, drop_nan=True)

@@ -131,7 +131,7 @@ def test_constant_channels_are_left_out():
         ),
         (
             lambda: prepare(from_signal(series()), DataConfig(min_rate=1)),
-            "memory: a signal has no rates; leave --min-rate out",
+            "memory: a signal has no rates; leave the minimal rate out",
         ),
     ],
 )
@@ -193,7 +193,7 @@ def imaged(imaged_twice):
 def test_several_series_are_listed(imaged_twice):
     listed = f"{PATH}/dff (400 x 3, dF/F), {PATH}/raw (400 x 3, dF/F)"
     assert line_of(read_session, imaged_twice) == (
-        f"{imaged_twice}: has no units table with rows; name one of its series with --series: {listed}"
+        f"{imaged_twice}: has no units table with rows; name one of its series (--series, in Python series): {listed}"
     )
     assert read_session(imaged_twice, series="raw").name == f"{PATH}/raw"
 
@@ -253,8 +253,8 @@ def _replaced(name: str, change):
         (
             lambda file: file.pop(f"{PATH}/dff"),
             None,
-            "has no units table with rows; name one of its series with --series: processing/behavior/place "
-            "(600, 50 Hz, cm)",
+            "has no units table with rows; name one of its series (--series, in Python series): "
+            "processing/behavior/place (600, 50 Hz, cm)",
         ),
         (
             _replaced("timestamps", lambda time: time[:-2]),
@@ -288,7 +288,7 @@ def test_netcdf_zarr_and_arrays(tmp_path):
     both["dff"].to_netcdf(tmp_path / "one.nc")
     assert read_session(tmp_path / "one.nc").name == "dff"
     both.to_netcdf(tmp_path / "two.nc")
-    assert "with --series: dff (400 x 3), raw (400 x 3)" in line_of(read_session, tmp_path / "two.nc")
+    assert "in Python series): dff (400 x 3), raw (400 x 3)" in line_of(read_session, tmp_path / "two.nc")
     both.to_zarr(tmp_path / "two.zarr", zarr_format=2)
     np.savez(tmp_path / "two.npz", dff=VALUES, raw=2 * VALUES, time=TIME)
     for name in ("two.nc", "two.zarr", "two.npz"):

@@ -58,7 +58,7 @@ def line_of(read, path):
 
 
 def test_phy(phy, spikes):
-    with pytest.warns(UserWarning, match="1 of 3 units are labelled noise; --units \"group != 'noise'\""):
+    with pytest.warns(UserWarning, match="1 of 3 units are labelled noise; the query \"group != 'noise'\""):
         session = read_session(phy)
     frames, clusters = spikes
     assert session.units["unit"].values.tolist() == [2, 5, 11]

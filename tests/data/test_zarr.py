@@ -92,7 +92,7 @@ def test_xarray_opens_the_groups(session, tmp_path):
 def test_an_existing_store_is_kept_without_overwrite(session, tmp_path):
     path = session.to_zarr(tmp_path / "session.zarr")
     other = Session.from_spikes([[1.0]])
-    assert line_of(lambda p: other.to_zarr(p), path) == "exists already; choose another name or give --overwrite"
+    assert line_of(lambda p: other.to_zarr(p), path) == "exists already; choose another name or overwrite it"
     assert_same(session, read_session(path))
     other.to_zarr(path, overwrite=True)
     assert read_session(path).n_units == 1

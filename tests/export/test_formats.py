@@ -189,7 +189,7 @@ def test_what_exists_is_replaced_only_when_asked(states, to, tmp_path):
     ending = FORMATS[to]
     out = tmp_path / f"s{ending}"
     WRITERS[to](states, out)
-    assert line(WRITERS[to], states, out) == f"{out}: exists already; choose another name or give --overwrite"
+    assert line(WRITERS[to], states, out) == f"{out}: exists already; choose another name or overwrite it"
     WRITERS[to](states, out, True)
     # Never a folder or file of another kind.
     other = tmp_path / f"other{ending}"

@@ -218,7 +218,7 @@ def test_in_place(session, states, tmp_path):
     )
     again = make_states(session).isel(time=slice(0, 100))
     assert line(to_nwb, again, session, in_place=True) == (
-        f"{session}: holds processing/ldmfilter already; give --overwrite to replace it"
+        f"{session}: holds processing/ldmfilter already; overwrite it, or choose another format to export to"
     )
     to_nwb(again, session, in_place=True, overwrite=True)
     with h5py.File(session) as file:
@@ -243,9 +243,7 @@ def test_what_others_write_meanwhile_is_kept(session, states):
 def test_a_read_only_session_stays_so(session, states, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     before = session.read_bytes()
-    assert line(to_nwb, states, session, in_place=True) == (
-        f"{session}: is read-only; leave out --in-place and take a copy"
-    )
+    assert line(to_nwb, states, session, in_place=True) == (f"{session}: is read-only; write into a copy, not in place")
     assert session.read_bytes() == before
 
 
@@ -275,7 +273,7 @@ def test_sessions_that_are_none(session, states, tmp_path):
             "https://host/session.nwb: lies on a server; download it, or choose another format to export to"
         )
     gone = tmp_path / "gone.nwb"
-    assert line(to_nwb, states, gone, out) == (f"{gone}: no such file; say where the session lies now with --session")
+    assert line(to_nwb, states, gone, out) == (f"{gone}: no such file; say where the session lies now")
     raw = session.with_name("raw.h5")
     assert line(to_nwb, states, raw, out) == f"{raw}: is HDF5 but not NWB (no nwb_version); give an NWB file"
     cut = tmp_path / "cut.nwb"

@@ -354,7 +354,7 @@ def test_a_recording_too_short_for_slow_windows_trains_fast_alone(few):
     assert training.left_out == ["slow"]
     assert [r.candidate for r in training.run()] == ["fast", "fast"]
     assert {one.name for one in training.trained} == {training.kept.name} == {"fast"}
-    with pytest.raises(InputError, match=r"30 observed bins, 30 in a row .* windows of 15 bins .* or --dynamics fast"):
+    with pytest.raises(InputError, match=r"30 observed bins, 30 in a row .* windows of 15 bins .* or fast dynamics"):
         Training(FilterConfig(**TINY, dynamics="slow"), short)
     with pytest.raises(InputError, match="0 observed bins, 0 in a row"):
         Training(FilterConfig(**TINY), short.assign_coords(observed=("time", np.zeros(30, bool))))

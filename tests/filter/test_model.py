@@ -129,7 +129,7 @@ def test_schema_and_store(fitted, counts, tmp_path):
         assert json.loads(store.attrs["config"])["latent_dim"] == 3
         assert all(variable.dtype.kind in "fibuU" for variable in store.variables.values())
     assert [p.name for p in tmp_path.iterdir()] == ["latents.zarr"]
-    with pytest.raises(InputError, match="exists already; choose another name or give --overwrite"):
+    with pytest.raises(InputError, match="exists already; choose another name or overwrite it"):
         write_latents(latents, tmp_path / "latents.zarr")
     (tmp_path / "mine").mkdir()
     (tmp_path / "notes.txt").write_text("precious")

@@ -62,6 +62,8 @@ def test_progress_is_lines_in_a_log(counts, capsys):
 def test_settings_are_named_as_in_python(counts):
     with pytest.raises(InputError, match="unknown setting 'latent_dims'; do you mean latent_dim"):
         LDMFilter(latent_dims=3)
+    with pytest.raises(InputError, match="8 has no name; give settings by name"):
+        LDMFilter(8)
     with pytest.raises(InputError, match="latent_dim is -3; it must be a whole number of 1 or more"):
         LDMFilter(latent_dim=-3).fit(counts)
     assert list(inspect.signature(LDMFilter).parameters) == list(LDMFilter().get_params())

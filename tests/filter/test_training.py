@@ -96,7 +96,7 @@ def test_divergence_is_told(counts):
     training = Training(FilterConfig(**SMALL), counts)
     with torch.no_grad():
         training._now._network.encoder().layers[-1].weight.fill_(math.nan)
-    with pytest.raises(TrainingError, match=r"training diverged at step 0: .*--learning-rate below 0\.01"):
+    with pytest.raises(TrainingError, match=r"training diverged at step 0: .*learning rate below 0\.01"):
         list(training.run())
 
 
@@ -177,7 +177,7 @@ def test_counts_that_are_read_from_a_store_train_to_the_same_bits(counts, fitted
 
 
 def test_too_few_bins(counts):
-    with pytest.raises(InputError, match=r"40 observed bins, 40 in a row .* windows of 24 bins .*--window"):
+    with pytest.raises(InputError, match=r"40 observed bins, 40 in a row .* windows of 24 bins .* shorter window"):
         Training(FilterConfig(**SMALL), counts[:40])
 
 
@@ -216,3 +216,14 @@ def test_the_bias_of_a_fitted_gaussian():
     assert covariance_bias(n, d) == pytest.approx(bias, abs=0.01)
     assert abs(covariance_bias(100_000, d)) < 1e-3
     assert math.isfinite(covariance_bias(3, d))
+
+
+@pytest.mark.parametrize(("hidden", "most"), [((), 5), ((32, 3), 8)])
+def test_more_latent_dimensions_than_the_encoder_can_fill_are_refused(noise_counts, hidden, most):
+    tiny = SMALL | {"hidden": hidden, "latent_dim": most, "state_dim": most, "max_steps": 2}
+    assert len(LDMFilter(**tiny).fit(noise_counts).history_) == 2
+    told = rf"{most + 1} latent dimensions are more than .* 5 units .*; choose {most} or fewer, or wider hidden layers"
+    with pytest.raises(InputError, match=told):
+        LDMFilter(**tiny | {"latent_dim": most + 1, "state_dim": most + 1}).fit(noise_counts)
+    with pytest.raises(InputError, match="15 latent dimensions of each part are more"):
+        LDMFilter(**tiny | {"latent_dim": 30, "state_dim": 30, "dynamics": "auto", "frame": None}).fit(noise_counts)

@@ -138,7 +138,7 @@ def test_an_output_that_exists_is_refused_before_the_work(figure, tmp_path, exis
     (tmp_path / existing).write_text("mine")
     with pytest.raises(InputError) as refused:
         reproduce("toy", out=tmp_path)
-    assert str(refused.value) == f"{tmp_path / existing}: exists already; choose another name or give --overwrite"
+    assert str(refused.value) == f"{tmp_path / existing}: exists already; choose another name or overwrite it"
     assert not figure.asked
     assert [path.name for path in tmp_path.iterdir()] == [existing]
     assert (tmp_path / existing).read_text() == "mine"

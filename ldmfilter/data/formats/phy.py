@@ -54,7 +54,7 @@ def read_phy(path: Path, reading: Reading = PLAIN) -> Session:
         columns.setdefault("quality", label)
     noise = int((columns["group"] == "noise").sum()) if "group" in columns else 0
     if noise:
-        warn(f"{path}: {noise} of {len(ids)} units are labelled noise; --units \"group != 'noise'\" leaves them out")
+        warn(f"{path}: {noise} of {len(ids)} units are labelled noise; the query \"group != 'noise'\" leaves them out")
     source = Source(path=str(path), checksum=files_checksum([times_file, clusters_file, rate_file, *tables], path))
     return grouped(seconds, units, ids, columns, source, reading)
 
