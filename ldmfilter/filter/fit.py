@@ -37,7 +37,7 @@ COLLAPSED_SCALE = 1e6  # an entry of the whitening above it means that z is cons
 GRACE = 100  # steps in which a collapse is not an error
 RESTART_SEED = 1_000_003  # between the seeds of restarts
 JUDGED_BINS = 2**16  # bins at most, about, that predicted spikes are judged and their readouts fitted on
-HIDDEN_BINS = 2**14  # the same, of spikes of hidden units
+HIDDEN_BINS = 2**15  # the same, of spikes of hidden units
 HIDDEN = 4  # groups of units that are hidden in turn, of all rates each
 
 
