@@ -299,7 +299,8 @@ def _hits(session: Session, name: str) -> list[str]:
 
 
 def _of_table(session: Session, name: str, path: str, forced: bool) -> Behavior:
-    """A column of an interval table: classes where it holds texts, bools or a few numbers."""
+    """A column of an interval table: classes where it holds texts, bools or a few numbers and is not `forced` to be
+    circular."""
     table_name, column = find_column(session, path)
     table, where = session.intervals[table_name], f"{session.source.path}: {path}"
     start, stop = (table[key].values for key in TIMES)
@@ -313,8 +314,10 @@ def _of_table(session: Session, name: str, path: str, forced: bool) -> Behavior:
         raise InputError(f"{where}: {distinct.size} distinct texts are more than {MOST_CLASSES}; choose another")
     if distinct.size == 1:
         raise InputError(f"{where} is constant ({distinct[0]}); choose another behaviour")
-    period = None if text else _period(path, "", distinct[0], distinct[-1], forced)
-    classes = classes_of(held) if period is None else None
+    classes = None if forced else classes_of(held)
+    period = None if text or classes is not None else _period(column, "", distinct[0], distinct[-1], forced)
+    if forced and period is None:
+        raise InputError(f"{where}: {shorten(distinct)} fit no turn of 2 pi or 360; it cannot be taken as circular")
     if classes is not None:
         held = positions(held, classes)
     lost, note = np.zeros(rows.size, dtype=bool), _circular_note(period)

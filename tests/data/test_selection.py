@@ -82,6 +82,24 @@ def test_rows_without_a_length_are_left_out_with_a_warning():
         assert choose_spans(session, interval="trials") == [(0, 1, "trials")]
 
 
+def test_time_of_a_table_beyond_the_spikes_is_no_silence():
+    times = {"start_time": [-30.0, -0.5, 40.0, 90.0, 130.0], "stop_time": [-20.0, 10.0, 50.0, 120.0, 140.0]}
+    tables = {"trials": times, "later": {"start_time": [200.0], "stop_time": [300.0]}}
+    session = Session.from_spikes([np.linspace(0, 100, 150)], intervals=tables)
+    with pytest.warns(UserWarning, match="interval 'trials': left out 40 s of 3 rows, outside the recording, whose"):
+        assert choose_spans(session, interval="trials") == [
+            (-0.5, 10, "trials"),
+            (40, 50, "trials"),
+            (90, 100, "trials"),
+        ]
+    assert line_of(choose_spans, session, interval="later") == (
+        "memory: interval 'later' lies outside the recording, whose spikes are at 0 to 100 s; choose another, or write "
+        "both on one clock"
+    )
+    seen = replace(session, observed=Observed.from_units([np.array([[0.0, 140.0]])]))  # so that nothing was missed
+    assert len(choose_spans(seen, interval="trials")) == 5
+
+
 @pytest.mark.parametrize(
     ("kwargs", "line"),
     [
