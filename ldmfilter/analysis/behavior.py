@@ -22,6 +22,8 @@ WIDEST_GAP = 3.0
 MOST_COLUMNS = 3
 #: A series of at most so many distinct values is one of classes, which are not interpolated.
 MOST_CATEGORIES = 8
+#: Angles that go through this share of a turn have its unit, whatever is written.
+FILLED = 0.9
 TIMES = ("start_time", "stop_time")
 #: Distinct texts of a column that are read as classes at most: more are names, not conditions.
 MOST_CLASSES = 50
@@ -433,16 +435,17 @@ def _period(path: str, unit: str, low: float, high: float, forced: bool) -> floa
         for turn, first in starts.items()
         if any(low >= start - 0.01 * turn and high <= start + turn + 0.01 * turn for start in first)
     ]
+    width = high - low
     if _ANGLE.fullmatch(unit):
         own = _turn(unit)
-        # Values that fill a turn of radians, in "degrees", are radians; those far beyond one, in "radians", degrees.
-        if own == 360.0 and 2 * math.pi in turns and high - low > math.pi:
-            return 2 * math.pi
-        if own < 7 and own not in turns and 360.0 in turns and high - low > 8 * math.pi:
-            return 360.0
-        return own if forced or own in turns else None
-    if forced or (not unit and _DIRECTION.search(path)):
+        # Values that fill a turn of the other unit are in that one.
+        filled = [turn for turn in turns if turn != own and width > FILLED * turn]
+        return filled[0] if filled else own if forced or own in turns else None
+    if forced:
         return turns[0] if turns else None
+    if not unit and _DIRECTION.search(path):
+        # Within half a turn a circle is a line, and nothing tells the unit.
+        return next((turn for turn in turns if width > turn / 2), None)
     return None
 
 

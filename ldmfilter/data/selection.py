@@ -29,7 +29,7 @@ from ldmfilter.errors import InputError, warn
 WHOLE = "session"  # label of the whole session
 _SAME = 1e-3  # s, between the ends of a trial and those of its observation
 # s, and share of the recording: time farther before the first spike, or after the last, was not recorded.
-_QUIET, _QUIET_SHARE = 1.0, 0.005
+_QUIET, _QUIET_SHARE = 2.0, 0.005
 
 
 def choose_spans(

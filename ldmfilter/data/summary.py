@@ -17,6 +17,7 @@ from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.tables import Floats, bounds_in, inside, tagged, tags_in, time_in
 
 _NO_UNIT = {"n/a", "na", "none", "unknown", "a.u.", "au", "unitless"}
+_TURNS = {"radians": 2 * math.pi, "degrees": 360.0}
 _REST = re.compile("rest|sleep", re.IGNORECASE)  # a tag of time in which the animal does not move
 _PLACE = re.compile("pos|place|location", re.IGNORECASE)  # a path of behaviour that others are derived from
 _PART = 0.25  # share of the time, at least, of a part that is proposed to train on
@@ -135,8 +136,9 @@ def _odd_angles(session: Session) -> list[str]:
         if not values.size or not told:
             continue
         low, high = float(values.min()), float(values.max())
-        width, turn = high - low, 2 * math.pi
-        looks = "radians" if math.pi < width <= 1.01 * turn else "degrees" if 8 * math.pi < width <= 361 else ""
+        width = high - low
+        some = 0.9 if is_angle else 0.5  # of a turn, as `choose_behavior` has it
+        looks = next((kind for kind, one in _TURNS.items() if some * one < width <= 1.01 * one), "")
         if looks and not unit.startswith(looks[:3]):
             lines.append(
                 f"{session.source.path}: {path}: {low:g} to {high:g} in {unit!r} look like {looks}; taken as these"

@@ -85,6 +85,9 @@ def test_names_are_safe_and_apart():
         ("theta", TIME % (2 * np.pi) - np.pi, "rad", 2 * np.pi),
         ("theta", 20 * TIME % 360, "degrees", 360.0),
         ("theta", 20 * TIME, "degrees", None),  # a wheel that was turned three times is no direction
+        ("theta", np.linspace(-21, 12, len(TIME)), "radians", None),  # five turns, not unwound
+        ("eye", 2.4 * np.sin(TIME), "degrees", 360.0),  # a few degrees, and no radians
+        ("heading", TIME / TIME.max(), "a.u.", None),  # parts of a turn, of which nothing tells the unit
         ("theta", TIME % (2 * np.pi), "rad/s", None),
         ("head_direction", TIME % (2 * np.pi), "", 2 * np.pi),
         ("head_direction", 20 * TIME % 360 - 180, "a.u.", 360.0),

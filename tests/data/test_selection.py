@@ -75,6 +75,17 @@ def test_overlaps_are_joined_with_a_warning(session):
     assert spans == [(0, 20, "0:20"), (20, 30, "20:30")]
 
 
+@pytest.mark.parametrize("over", [1e-10, 1e-3])
+def test_trials_that_touch_stay_apart_though_their_times_are_rounded(over):
+    start = 0.3 * np.arange(40)
+    times = {"start_time": start, "stop_time": start + 0.3 + over}
+    session = Session.from_spikes([np.linspace(0, 12, 99)], intervals={"trials": times})
+    spans = bounds_of(choose_spans(session, interval="trials"))
+    np.testing.assert_array_equal(spans[:, 0], start)
+    np.testing.assert_array_equal(spans[:-1, 1], start[1:])
+    assert np.bincount(bin_spikes(session, 0.1, "trials")["segment"]).tolist() == [3] * 40
+
+
 def test_rows_without_a_length_are_left_out_with_a_warning():
     times = {"start_time": [0.0, 2.0, np.nan], "stop_time": [1.0, 2.0, 4.0]}
     session = Session.from_spikes([[0.5]], intervals={"trials": times})

@@ -52,6 +52,8 @@ _MOST_VALUES = 2**26
 _MOST_IN_ALL = 2**27
 _MOST_OF_SIGNAL = 2**30  # 4 GB of float32
 
+_FEW_OUTSIDE = 0.01  # share of spikes outside the time that was observed, at the edges of trials
+
 # Columns that hold no values of their own.
 _POINTERS = (VectorIndex, DynamicTableRegion, TimeSeriesReferenceVectorData)
 
@@ -176,15 +178,19 @@ def _restricted(session: Session) -> Session:
     if session.observed is None and not len(lost):
         return session
     edges = np.concatenate([[-np.inf], lost.ravel(), [np.inf]]).reshape(-1, 2)
-    each, empty = [], 0
+    each, empty, outside = [], 0, session.n_spikes
     for unit in range(session.n_units):
-        own = session.whole if session.observed is None else session.observed.of(unit)
+        own, spikes = session.whole if session.observed is None else session.observed.of(unit), session.spikes_of(unit)
         # A unit that fires was observed, though its row is empty.
-        if not len(own) and len(session.spikes_of(unit)):
+        if not len(own) and len(spikes):
             own, empty = session.whole, empty + 1
-        each.append(intersect(union(own), edges)[0] if len(lost) else own)
+        covered = union(own)
+        outside -= np.diff(np.searchsorted(spikes, covered)).sum()
+        each.append(intersect(covered, edges)[0] if len(lost) else own)
     if empty:
         warn(f"units: {empty} units with spikes have no obs_intervals, taken as observed throughout")
+    if outside > _FEW_OUTSIDE * session.n_spikes:
+        warn(f"units: {outside:,} of {session.n_spikes:,} spikes lie outside their units' obs_intervals; not used")
     if len(lost):
         seconds = np.diff(lost).sum()
         warn(f"invalid_times: {len(lost)} stretches, {seconds:g} s in all, taken as not observed for any unit")
