@@ -494,6 +494,23 @@ def test_electrodes_that_lack_a_column(tmp_path, column):
     assert session.units["electrode_group"].values[0] == "shank"
 
 
+def test_units_lie_where_their_electrodes_do(tmp_path):
+    def fill(nwb, taken=False):
+        group = nwb.create_electrode_group("shank", "d", "HPC", nwb.create_device("probe"))
+        for place in ("CA1", "DG", "CA1"):
+            nwb.add_electrode(location=place, group=group)
+        if taken:
+            nwb.add_unit_column("location", "of the file itself")
+        for electrodes in ([0], [1], [2, 1, 0], []):
+            own = {"location": "probe"} if taken else {}
+            nwb.add_unit(spike_times=[0.5, 1.5], electrodes=electrodes, **own)
+
+    session = read_session(nwb_file(tmp_path / "s.nwb", [], fill))
+    assert session.units["location"].values.tolist() == ["CA1", "DG", "CA1+DG", ""]
+    session = read_session(nwb_file(tmp_path / "t.nwb", [], lambda nwb: fill(nwb, taken=True)))
+    assert set(session.units["location"].values) == {"probe"}
+
+
 def test_spikes_that_are_all_at_one_time():
     assert refused(Session.from_spikes, [np.zeros(150)]) == "memory: units: all 150 spike_times are 0; write them anew"
 

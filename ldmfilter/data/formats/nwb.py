@@ -136,6 +136,9 @@ def _units(table: DynamicTable, where: str) -> tuple[Floats, Ints, Array, dict[s
         raise InputError(f"{where}: units: no column spike_times; add the units' spike times to the file")
     ids = np.asarray(table.id.data[:])
     columns = _scalar_columns(table, "units", skip=("spike_times", "obs_intervals"))
+    if "electrodes" in table.colnames and "location" not in columns:
+        with leaving_out("units/electrodes"):
+            columns |= _locations(table["electrodes"])
     if len(np.unique(ids)) < len(ids):
         warn(f"units: ids are given twice; numbered 0 to {len(ids) - 1}, the file's own are the column `id`")
         columns["id"], ids = ids, np.arange(len(ids))
@@ -224,6 +227,17 @@ def _scalar_columns(table: DynamicTable, name: str, skip: tuple[str, ...] = ()) 
             if values is not None and values.ndim == 1:
                 columns[key] = values
     return columns
+
+
+def _locations(electrodes: DynamicTableRegion | VectorIndex) -> dict[str, Array]:
+    """The column `location` of units, by the electrodes of each; several places are joined by "+"."""
+    rows, ends = _ragged(electrodes)
+    table = (electrodes.target if isinstance(electrodes, VectorIndex) else electrodes).table
+    places = plain_array(table["location"].data[:]) if "location" in table.colnames else None
+    if places is None:
+        return {}
+    each = ["+".join(np.unique(places[own]).tolist()) for own in np.split(rows, ends[:-1])]
+    return {"location": np.asarray(each, dtype=np.str_)}
 
 
 def _intervals(nwb: NWBFile) -> Iterator[tuple[str, xr.Dataset]]:
