@@ -95,6 +95,9 @@ def _next(session: Session, given: str) -> list[str]:
         all_of_it = 0.99 * session.duration if interval != "trials" else math.inf  # trials begin anew even so
         by_tag = _by_tag(tables[interval], tags_in(tables[interval])[:_MOST_TAGS])
         long = [tag for tag in by_tag if _PART * seconds < by_tag[tag] < all_of_it]
+        long = list(
+            {tagged(tables[interval], tag).tobytes(): tag for tag in reversed(long)}.values()
+        )  # one for the same rows
         unmeasured = {tag: not _measured(session, tables[interval], tag) for tag in long}
         long.sort(key=lambda tag: (unmeasured[tag], _REST.search(tag) is not None, -by_tag[tag]))
         parts = [f"{interval}={tag}" for tag in long]

@@ -338,6 +338,8 @@ def test_what_inspect_tells():
     assert summary["odd"] == ["odd"]
     parts = [f"ldmfilter train memory --interval trials={tag}  # or only this part" for tag in "ba"]
     assert summary["next"][1:3] == parts  # the longest first
+    again = summarise(Session.from_spikes(trains(), intervals={"trials": trials | {"side": ["left", "right"]}}))
+    assert again["next"] == summary["next"]  # once for the same rows
     assert summary["next"][-1] == "ldmfilter decode --align trials.go --window 0:7.5 --out trials.zarr"
     whole = {"start_time": [0.0, 30.0], "stop_time": [30.0, 60.0], "kind": ["wake", "wake"]}
     assert len(summarise(Session.from_spikes(trains(), intervals={"epochs": whole}))["next"]) == 2  # no part
