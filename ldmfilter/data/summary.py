@@ -112,11 +112,13 @@ def _next(session: Session, given: str) -> list[str]:
             f"ldmfilter train {path}{forced} --interval {shlex.quote(one)}  # or only this part" for one in parts
         ]
     within = [
-        (not _PLACE.search(path), one.ndim, f" --behavior {shlex.quote(path)}")
+        # Of more columns than are read at once the first; pieces of a whole come after it.
+        (not _PLACE.search(path), one.ndim, path.rpartition("/")[0] in session.behavior, path, one[0].size > 3)
         for path, one in session.behavior.items()
         if ((one["time"] >= session.start) & (one["time"] <= session.stop)).any()
     ]
-    behavior = min(within, key=lambda one: one[:2], default=("", "", ""))[2]
+    chosen = min(within, key=lambda one: one[:3], default=None)
+    behavior = f" --behavior {shlex.quote(chosen[3] + '[0]' * chosen[4])}" if chosen else ""
     same = f" --interval {shlex.quote(parts[0])}" if parts and interval != "trials" else ""
     commands.append(f"ldmfilter decode{same} --out latents.zarr{behavior}")
     if "trials" in tables:

@@ -326,6 +326,15 @@ def test_what_inspect_proposes_first():
     assert "epochs=foraging" in one[1]
 
 
+def test_inspect_proposes_behaviour_that_can_be_read():
+    time = np.arange(0, 60, 0.5)
+    four = xr.DataArray(np.ones((120, 4)), {"time": time}, ("time", "component"))
+    behavior = {"m/position/run": four, "m/position/rest": four, "m/position": four}
+    assert summarise(Session.from_spikes(trains(), behavior=behavior))["next"][-1].endswith(
+        "--behavior 'm/position[0]'"
+    )
+
+
 def test_what_inspect_tells():
     trials = {
         "start_time": [0.0, 10.0], "stop_time": [5.0, 20.0], "go": [1.0, np.nan], "rt": [300.0, 200.0],
