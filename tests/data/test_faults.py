@@ -293,6 +293,25 @@ def test_time_axis_of_counts_without_a_unit():
     assert (right.bin_size, right.start, right.stop) == pytest.approx((0.1, 0, 5))
 
 
+# --- what hardly any neuron does
+
+
+def test_a_pause_of_the_recording_is_told():
+    paused = [np.where(train > 30, train + 3600, train) for train in trains()]
+    _, lines = told(Session.from_spikes, paused)
+    (line,) = lines
+    assert "no unit fires for 3,5" in line
+    assert line.endswith("; where nothing was recorded, leave it out with --span")
+    assert not told(Session.from_spikes, trains(stop=300))[1]
+    assert not told(Session.from_spikes, [[0.5, 1000.0, 2000.5]])[1]  # too few to tell
+
+
+def test_spikes_that_are_there_twice_are_told():
+    _, lines = told(Session.from_spikes, [np.repeat(train, 2) for train in trains()])
+    n = sum(map(len, trains()))
+    assert lines == [f"memory: units: {n:,} of {2 * n:,} spikes are at the time of another; is each there twice?"]
+
+
 # --- the extent
 
 
