@@ -261,8 +261,9 @@ def as_behavior(series: Mapping[str, xr.DataArray]) -> list[Behavior]:
         InputError: other dims, or as `choose_behavior`.
     """
     for name, one in series.items():
-        if one.dims != ("time",) or "time" not in one.coords:
-            raise InputError(f"memory: behavior {name!r} has dims {one.dims}; give (time,) with a coordinate time, s")
+        if not isinstance(one, xr.DataArray) or one.dims != ("time",) or "time" not in one.coords:
+            what = f"has dims {one.dims}" if isinstance(one, xr.DataArray) else f"is a {type(one).__name__}"
+            raise InputError(f"memory: behavior {name!r} {what}; give a DataArray (time,) with a coordinate time, s")
     names = _names(list(series))
     return [_make(f"memory: {name}", names[name], name, one, False) for name, one in series.items()]
 

@@ -150,8 +150,11 @@ class Clock:
     def series(self, name: str, series: xr.DataArray, path: str) -> xr.DataArray | None:
         """Behaviour (time,) or (time, component), times in s, as `in_order` gives it, with a warning of each change."""
         where, hz = f"{path}: {name}", self.reading.hz.get(name)
-        if series.dims[:1] != ("time",) or series.ndim > 2 or "time" not in series.coords:
-            raise InputError(f"{where}: must have dims (time,) or (time, component) and a coordinate time")
+        known = isinstance(series, xr.DataArray) and "time" in series.coords
+        if not known or series.dims[:1] != ("time",) or series.ndim > 2:
+            raise InputError(
+                f"{where}: must be a DataArray with dims (time,) or (time, component) and a coordinate time"
+            )
         found = in_order(series, self.seconds(series["time"], where), where, self.reading.sort_times)
         if found is None or hz is None:
             return found

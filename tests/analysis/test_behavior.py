@@ -102,6 +102,15 @@ def test_circular_variables_are_recognised(name, values, unit, period):
     assert ("taken as circular" in chosen.note) == (period is not None)
 
 
+@pytest.mark.parametrize(
+    ("series", "what"),
+    [(np.ones(3), "is a ndarray"), (xr.DataArray(np.ones(3), dims="t"), r"has dims \('t',\)")],
+)
+def test_behaviour_in_memory_has_times(series, what):
+    with pytest.raises(InputError, match=rf"memory: behavior 'x' {what}; give a DataArray \(time,\) with a coordinate"):
+        as_behavior({"x": series})
+
+
 def test_circular_by_word():
     assert one("x", ["x"], x=(TIME % 6.2, "")).period == 2 * np.pi
     assert one("x", ["x"], x=(5 * TIME, "")).period == 360

@@ -110,7 +110,11 @@ def test_spikes_at_no_time_are_refused(bad):
         ),
         (
             {"behavior": {"x": xr.DataArray([1.0], dims="frame")}},
-            "memory: x: must have dims (time,) or (time, component) and a coordinate time",
+            "memory: x: must be a DataArray with dims (time,) or (time, component) and a coordinate time",
+        ),
+        (
+            {"behavior": {"x": np.ones(3)}},
+            "memory: x: must be a DataArray with dims (time,) or (time, component) and a coordinate time",
         ),
     ],
 )
