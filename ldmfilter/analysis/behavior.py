@@ -22,6 +22,8 @@ WIDEST_GAP = 3.0
 MOST_COLUMNS = 3
 #: A series of at most so many distinct values is one of classes, which are not interpolated.
 MOST_CATEGORIES = 8
+#: Times the usual step: so much farther a series jumps where tracking is lost.
+FAR = 5.0
 #: Angles that go through this share of a turn have its unit, whatever is written.
 FILLED = 0.9
 TIMES = ("start_time", "stop_time")
@@ -293,7 +295,22 @@ def _find(session: Session, text: str) -> dict[str, xr.DataArray | None]:
         raise InputError(f"{where}: {path} has {width} columns, [0] to [{width - 1}], and no [{column}]")
     if series.ndim == 1:
         return {path: series}
+    series = _tracked(series)
     return {f"{path}[{i}]": series[:, i] for i in (range(width) if column is None else [column])}
+
+
+def _tracked(series: xr.DataArray) -> xr.DataArray:
+    """A series (time, component) without the samples that are 0 in every component where it jumps there and back much
+    farther than it moves otherwise: so tracking that was lost is often written."""
+    values = series.values
+    zero = (values == 0).all(1)
+    steps = np.linalg.norm(np.diff(values.astype(float), axis=0), axis=1)
+    change = zero[1:] != zero[:-1]
+    moves, jumps = steps[~change & (steps > 0)], steps[change & np.isfinite(steps)]
+    if series.shape[1] < 2 or not moves.size or not jumps.size or jumps.min() <= FAR * np.median(moves):
+        return series
+    note = f"0 in all of {series.shape[1]} columns taken as tracking lost, {zero.sum()} samples"
+    return series.where(~xr.DataArray(zero, dims="time")).assign_attrs(series.attrs, note=note)
 
 
 def _hits(session: Session, name: str) -> list[str]:
@@ -387,10 +404,12 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
     sentinel = np.nan if categories else _sentinel(values, distinct)
     lost = values == sentinel
     values[lost] = np.nan
-    notes = [f"{sentinel:g} taken as tracking lost, {lost.sum()} samples"] if lost.any() else []
+    notes = [str(series.attrs.get("note", ""))]
+    if lost.any():
+        notes.append(f"{sentinel:g} taken as tracking lost, {lost.sum()} samples")
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if low == high:
-        held = " where tracking was not lost" if notes else ""
+        held = " where tracking was not lost" if any(notes) else ""
         raise InputError(f"{where} is constant ({low:g}){held}; choose another behaviour")
     typed = bool(series.attrs.get("circular"))  # as NWB's CompassDirection says, whatever the unit
     period = _period(path, unit, low, high, forced or typed) if forced or typed or not categories else None
@@ -423,7 +442,7 @@ def _sentinel(values: Array, distinct: Array) -> float:
     into = at[1:] != at[:-1]
     jumps, moves = steps[into], steps[~into]
     moves = moves[moves > 0]
-    if not jumps.size or not moves.size or np.median(jumps) <= 5 * np.median(moves):
+    if not jumps.size or not moves.size or np.median(jumps) <= FAR * np.median(moves):
         return np.nan
     return float(distinct[0])
 

@@ -111,6 +111,18 @@ def test_behaviour_in_memory_has_times(series, what):
         as_behavior({"x": series})
 
 
+def test_a_place_of_zeros_is_lost_tracking():
+    place = np.stack([WALK, 2 * WALK], axis=1)
+    place[100:130] = 0
+    place[400] = np.nan
+    for column in choose_behavior(session(place=place), ["place"]):
+        assert column.note == "0 in all of 2 columns taken as tracking lost, 30 samples"
+        assert np.flatnonzero(np.isnan(column.values)).tolist() == [*range(100, 130), 400]
+    corner = np.abs(np.stack([np.sin(TIME), np.sin(TIME)], axis=1))
+    corner[np.abs(corner) < 0.05] = 0  # an animal that walks to it
+    assert not any(one.note for one in choose_behavior(session(place=corner), ["place"]))
+
+
 def test_circular_by_word():
     assert one("x", ["x"], x=(TIME % 6.2, "")).period == 2 * np.pi
     assert one("x", ["x"], x=(5 * TIME, "")).period == 360
