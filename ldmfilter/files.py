@@ -46,11 +46,14 @@ def replacing(path: AnyPath, overwrite: bool) -> Iterator[Path]:
 def check_target(path: AnyPath, overwrite: bool) -> Path:
     """The path of an output, links resolved, before any work is done for it.
 
-    Raises InputError where it exists and `overwrite` is False, or its folder does not exist or cannot be written to.
+    Raises InputError where it exists and `overwrite` is False, or it is no file or folder; where its folder does not
+    exist or cannot be written to.
     """
     path = Path(path)
     if path.is_symlink():
         path = path.resolve()
+    if path.exists() and not (path.is_file() or path.is_dir()):  # it would be replaced, for all who use it
+        raise InputError(f"{path}: is a device or a pipe, not a file; give the name of a file")
     if not overwrite and path.exists():
         raise InputError(f"{path}: exists already; choose another name or overwrite it")
     if not path.absolute().parent.is_dir():

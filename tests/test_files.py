@@ -70,6 +70,14 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     assert (tmp_path / "mine").read_text() == "precious"
 
 
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="is a device or a pipe, not a file; give the name of a file"):
+        check_target(pipe, overwrite=True)
+    assert pipe.is_fifo()
+
+
 def test_bytes(tmp_path):
     write_bytes(tmp_path / "x", b"one")
     write_bytes(tmp_path / "x", b"two")

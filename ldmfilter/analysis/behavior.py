@@ -20,6 +20,10 @@ from ldmfilter.errors import InputError
 WIDEST_GAP = 3.0
 #: A series of at most so many distinct values is one of classes, which are not interpolated.
 MOST_CATEGORIES = 8
+#: Times the usual step: so much farther a series jumps where tracking is lost.
+FAR = 5.0
+#: Angles that go through this share of a turn have its unit, whatever is written.
+FILLED = 0.9
 TIMES = ("start_time", "stop_time")
 #: Distinct texts of a column that are read as classes at most: more are names, not conditions.
 MOST_CLASSES = 50
@@ -257,8 +261,9 @@ def as_behavior(series: Mapping[str, xr.DataArray]) -> list[Behavior]:
         InputError: other dims, or as `choose_behavior`.
     """
     for name, one in series.items():
-        if one.dims != ("time",) or "time" not in one.coords:
-            raise InputError(f"memory: behavior {name!r} has dims {one.dims}; give (time,) with a coordinate time, s")
+        if not isinstance(one, xr.DataArray) or one.dims != ("time",) or "time" not in one.coords:
+            what = f"has dims {one.dims}" if isinstance(one, xr.DataArray) else f"is a {type(one).__name__}"
+            raise InputError(f"memory: behavior {name!r} {what}; give a DataArray (time,) with a coordinate time, s")
     names = _names(list(series))
     return [_make(f"memory: {name}", names[name], name, one, False) for name, one in series.items()]
 
@@ -288,7 +293,22 @@ def _find(session: Session, text: str) -> dict[str, xr.DataArray | None]:
         raise InputError(f"{where}: {path} has {width} columns, [0] to [{width - 1}], and no [{column}]")
     if series.ndim == 1:
         return {path: series}
+    series = _tracked(series)
     return {f"{path}[{i}]": series[:, i] for i in (range(width) if column is None else [column])}
+
+
+def _tracked(series: xr.DataArray) -> xr.DataArray:
+    """A series (time, component) without the samples that are 0 in every component where it jumps there and back much
+    farther than it moves otherwise: so tracking that was lost is often written."""
+    values = series.values
+    zero = (values == 0).all(1)
+    steps = np.linalg.norm(np.diff(values.astype(float), axis=0), axis=1)
+    change = zero[1:] != zero[:-1]
+    moves, jumps = steps[~change & (steps > 0)], steps[change & np.isfinite(steps)]
+    if series.shape[1] < 2 or not moves.size or not jumps.size or jumps.min() <= FAR * np.median(moves):
+        return series
+    note = f"0 in all of {series.shape[1]} columns taken as tracking lost, {zero.sum()} samples"
+    return series.where(~xr.DataArray(zero, dims="time")).assign_attrs(series.attrs, note=note)
 
 
 def _hits(session: Session, name: str) -> list[str]:
@@ -297,7 +317,8 @@ def _hits(session: Session, name: str) -> list[str]:
 
 
 def _of_table(session: Session, name: str, path: str, forced: bool) -> Behavior:
-    """A column of an interval table: classes where it holds texts, bools or a few numbers."""
+    """A column of an interval table: classes where it holds texts, bools or a few numbers and is not `forced` to be
+    circular."""
     table_name, column = find_column(session, path)
     table, where = session.intervals[table_name], f"{session.source.path}: {path}"
     start, stop = (table[key].values for key in TIMES)
@@ -311,8 +332,10 @@ def _of_table(session: Session, name: str, path: str, forced: bool) -> Behavior:
         raise InputError(f"{where}: {distinct.size} distinct texts are more than {MOST_CLASSES}; choose another")
     if distinct.size == 1:
         raise InputError(f"{where} is constant ({distinct[0]}); choose another behaviour")
-    period = None if text else _period(path, "", distinct[0], distinct[-1], forced)
-    classes = classes_of(held) if period is None else None
+    classes = None if forced else classes_of(held)
+    period = None if text or classes is not None else _period(column, "", distinct[0], distinct[-1], forced)
+    if forced and period is None:
+        raise InputError(f"{where}: {shorten(distinct)} fit no turn of 2 pi or 360; it cannot be taken as circular")
     if classes is not None:
         held = positions(held, classes)
     lost, note = np.zeros(rows.size, dtype=bool), _circular_note(period)
@@ -379,10 +402,12 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
     sentinel = np.nan if categories else _sentinel(values, distinct)
     lost = values == sentinel
     values[lost] = np.nan
-    notes = [f"{sentinel:g} taken as tracking lost, {lost.sum()} samples"] if lost.any() else []
+    notes = [str(series.attrs.get("note", ""))]
+    if lost.any():
+        notes.append(f"{sentinel:g} taken as tracking lost, {lost.sum()} samples")
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if low == high:
-        held = " where tracking was not lost" if notes else ""
+        held = " where tracking was not lost" if any(notes) else ""
         raise InputError(f"{where} is constant ({low:g}){held}; choose another behaviour")
     typed = bool(series.attrs.get("circular"))  # as NWB's CompassDirection says, whatever the unit
     period = _period(path, unit, low, high, forced or typed) if forced or typed or not categories else None
@@ -415,7 +440,7 @@ def _sentinel(values: Array, distinct: Array) -> float:
     into = at[1:] != at[:-1]
     jumps, moves = steps[into], steps[~into]
     moves = moves[moves > 0]
-    if not jumps.size or not moves.size or np.median(jumps) <= 5 * np.median(moves):
+    if not jumps.size or not moves.size or np.median(jumps) <= FAR * np.median(moves):
         return np.nan
     return float(distinct[0])
 
@@ -428,16 +453,17 @@ def _period(path: str, unit: str, low: float, high: float, forced: bool) -> floa
         for turn, first in starts.items()
         if any(low >= start - 0.01 * turn and high <= start + turn + 0.01 * turn for start in first)
     ]
+    width = high - low
     if _ANGLE.fullmatch(unit):
         own = _turn(unit)
-        # Values that fill a turn of radians, in "degrees", are radians; those far beyond one, in "radians", degrees.
-        if own == 360.0 and 2 * math.pi in turns and high - low > math.pi:
-            return 2 * math.pi
-        if own < 7 and own not in turns and 360.0 in turns and high - low > 8 * math.pi:
-            return 360.0
-        return own if forced or own in turns else None
-    if forced or (not unit and _DIRECTION.search(path)):
+        # Values that fill a turn of the other unit are in that one.
+        filled = [turn for turn in turns if turn != own and width > FILLED * turn]
+        return filled[0] if filled else own if forced or own in turns else None
+    if forced:
         return turns[0] if turns else None
+    if not unit and _DIRECTION.search(path):
+        # Within half a turn a circle is a line, and nothing tells the unit.
+        return next((turn for turn in turns if width > turn / 2), None)
     return None
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -426,7 +427,9 @@ def _predict(bins: Bins, classifier: Any, y: Array, train: Array, new: Array) ->
     if seen.size == 1:
         result[:, seen] = 1.0
     elif new.size:
-        result[:, seen] = classifier.fit(bins.states[train], y).predict_proba(bins.states[new])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Only one sample")  # of a rare class
+            result[:, seen] = classifier.fit(bins.states[train], y).predict_proba(bins.states[new])
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,10 +163,13 @@ def _read(states: Array, number: Array, conditions: int, folds: int) -> tuple[Ar
     splits = list(StratifiedKFold(folds, shuffle=True, random_state=0).split(x, y))
     linear = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE)
 
-    def recall(y: Array) -> Array:
-        read = cross_val_predict(linear, x, y, cv=splits)
+    def recall(x: Array) -> Array:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Only one sample")  # of two trials, one is fitted to
+            read = cross_val_predict(linear, x, y, cv=splits)
         return np.asarray(recall_score(y, read, labels=np.arange(conditions), average=None))
 
     rng = np.random.default_rng(0)
-    shuffled = [recall(rng.permutation(y)).mean() for _ in range(SHUFFLES)]
-    return recall(y), float(np.quantile(shuffled, 0.95))
+    # States are shuffled, not conditions: so that each fold has its share of every condition here too.
+    shuffled = [recall(rng.permutation(x)).mean() for _ in range(SHUFFLES)]
+    return recall(x), float(np.quantile(shuffled, 0.95))

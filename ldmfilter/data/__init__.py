@@ -142,7 +142,7 @@ def _recognised(path: Path) -> Format:
 
         names = shorten(sorted(one.name for one in path.iterdir())) or "nothing"
         raise InputError(
-            f"{path}: is a folder that no format knows (it holds {names}); give an NWB file or a session in zarr"
+            f"{path}: is a folder that no format knows (it holds {names}); give a file of it, or a session in zarr"
         )
     raise InputError(f"{path}: is not an NWB file (no HDF5 signature); give an NWB file or a session in zarr")
 

@@ -34,7 +34,7 @@ from ldmfilter.errors import InputError, warn
 _SAME = 1e-6
 # Bins that lie off the grid by less than this share of a bin are on it: time axes in float32 waver by so much.
 _WAVER = 0.05
-# Fewer steps from bin to bin tell nothing of their unit of time.
+# Fewer steps from bin to bin tell nothing of their unit of time, fewer spikes nothing of that of counts.
 _FEW = 10
 # Spikes at most, eight bytes each.
 _MOST = 2**29
@@ -122,6 +122,8 @@ def from_counts(
     left = np.repeat(centres[heads] - size / 2, length) + places(length) * size
     values, missing = whole_counts(table.values, centres, ids, where)
     spikes = values.sum(0, dtype=np.float64)
+    if table.dtype.kind == "f" and spikes.sum() >= _FEW and (step := int(np.gcd.reduce(values, axis=None))) > 1:
+        warn(f"{where}: counts are multiples of {step}, all of them, as rates in Hz are; give numbers of spikes")
     if spikes.sum() > _MOST:
         raise InputError(
             f"{where}: counts: {spikes.sum():,.0f} spikes in all are more than fit into memory; are they counts?"
@@ -190,10 +192,10 @@ def labelled(values: xr.DataArray | npt.ArrayLike, kind: str, where: str) -> tup
         array = np.asarray(values)
         array = array[:, None] if kind == "signal" and array.ndim == 1 else array
         values = xr.DataArray(array, dims=("time", "unit") if array.ndim == 2 else None)
-        # An array (unit, time) has far more units than bins, and a thousand.
-        if array.ndim == 2 and array.shape[1] > max(10 * len(array), 999):
-            found = f"{len(array)} bins of {array.shape[1]} {'units' if kind == 'counts' else 'channels'}"
-            warn(f"{where}: {found}; the array is read as (time, unit): is it turned?")
+    # An array (unit, time) without names has far more units than bins, and a thousand.
+    if values.ndim == 2 and not values.coords and values.shape[1] > max(10 * len(values), 999):
+        found = f"{len(values)} bins of {values.shape[1]} {'units' if kind == 'counts' else 'channels'}"
+        warn(f"{where}: {found}; the array is read as (time, unit): is it turned?")
     unit = next((dim for dim in values.dims if dim != "time"), "") if kind == "signal" else "unit"
     if set(values.dims) != {"time", unit} or not values.size or values.dtype.kind not in "biuf":
         of = f"{kind} of {values.dtype} with dims {dict(values.sizes)}"

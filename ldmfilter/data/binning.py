@@ -22,8 +22,8 @@ Intervals = str | Sequence[Span] | Sequence[tuple[float, float]] | None
 
 # Counts at most, one byte each; a day of 100 units in bins of 1 ms has as many.
 _MOST = 2**33
-# A span of 10 s holds 100 bins of 0.1 s, although 10 / 0.1 may come out a rounding error short; in bins.
-_ROUNDING = 1e-9
+# A span of 10 s holds 100 bins of 0.1 s, although its times may be written a rounding error short; in bins.
+_ROUNDING = 1e-6
 # What takes an object of another package: the module of `ldmfilter.data.formats`, and its function.
 _TAKEN_BY = {
     "pynapple": ("pynapple", "from_pynapple"),
@@ -135,7 +135,7 @@ def bin_spikes(session: Any, bin_size: float, intervals: Intervals = None) -> xr
     segment = np.repeat(np.arange(len(spans), dtype=np.int32), n_bins)
     step = places(n_bins)
     left, right = starts[segment] + step * bin_size, starts[segment] + (step + 1) * bin_size
-    unit_observed, kind = _observed(session, left, right, 1e-6 * bin_size), {}
+    unit_observed, kind = _observed(session, left, right, _ROUNDING * bin_size), {}
     if isinstance(session, SignalSession):
         values, kind = session.means(left, right), {"kind": "signal"}
         unit_observed = unit_observed & ~np.isnan(values)

@@ -53,6 +53,10 @@ _APART = 300
 _FAR = 3
 # Of fewer spikes, or times of a table or series, the unit of time cannot be judged.
 _FEW_SPIKES, _FEW_TIMES = 100, 10
+# Share of spikes that coincide with another of their unit, more than times in ms bring about.
+_TWICE = 0.1
+# s without a spike of any unit, and spikes that are expected in it, above which it may be a pause of the recording.
+_PAUSE, _PAUSE_SPIKES = 30.0, 20.0
 # Median rates, Hz: below the first there is a warning; below the second a long span of spikes is refused.
 _LOWEST_RATE, _LOW_RATE = 0.01, 0.05
 
@@ -146,8 +150,11 @@ class Clock:
     def series(self, name: str, series: xr.DataArray, path: str) -> xr.DataArray | None:
         """Behaviour (time,) or (time, component), times in s, as `in_order` gives it, with a warning of each change."""
         where, hz = f"{path}: {name}", self.reading.hz.get(name)
-        if series.dims[:1] != ("time",) or series.ndim > 2 or "time" not in series.coords:
-            raise InputError(f"{where}: must have dims (time,) or (time, component) and a coordinate time")
+        known = isinstance(series, xr.DataArray) and "time" in series.coords
+        if not known or series.dims[:1] != ("time",) or series.ndim > 2:
+            raise InputError(
+                f"{where}: must be a DataArray with dims (time,) or (time, component) and a coordinate time"
+            )
         found = in_order(series, self.seconds(series["time"], where), where, self.reading.sort_times)
         if found is None or hz is None:
             return found
@@ -226,6 +233,10 @@ def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
     span = float(times.min()), float(times.max())
     if own and "spikes" not in reading.hz:
         _check_spikes_unit(times, session.spike_times_index, span, others, where)
+    if own and (twice := int((np.diff(times) == 0).sum())) > _TWICE * times.size:
+        warn(f"{where}: units: {twice:,} of {times.size:,} spikes are at the time of another; is each there twice?")
+    if own and session.observed is None:
+        _tell_pauses(times, session.spike_times_index, span, where)
     for name, t in others.items():
         doubt = _doubt(t, span)
         if doubt and name == "obs_intervals":
@@ -269,6 +280,24 @@ def _check_spikes_unit(
             f"{where}: units: a median rate of {rate:.3g} Hz over {width:,.6g} s; if spike_times are not "
             "s, give ticks, as spikes=1000 for ms"
         )
+
+
+def _tell_pauses(times: Floats, index: Ints, span: tuple[float, float], where: str) -> None:
+    """Warn of time in which no unit fires, where chance leaves none: it may be that nothing was recorded."""
+    parts = int(min((span[1] - span[0]) / _PAUSE, times.size / _PAUSE_SPIKES))
+    if parts < 3:
+        return
+    edges = np.linspace(*span, parts + 1)
+    trains = np.split(times, index[:-1])
+    empty = np.flatnonzero(sum(np.diff(np.searchsorted(train, edges)) for train in trains) == 0)
+    if not empty.size:
+        return
+    longest = max(np.split(empty, np.flatnonzero(np.diff(empty) > 1) + 1), key=len)
+    seconds = f"{empty.size * edges[1] - empty.size * edges[0]:,.4g} s"
+    warn(
+        f"{where}: units: no unit fires for {seconds} or more, as from {edges[longest[0]]:g} to "
+        f"{edges[longest[-1] + 1]:g} s; where nothing was recorded, leave it out with --span"
+    )
 
 
 def _doubt(times: Floats, span: tuple[float, float]) -> str:

@@ -12,6 +12,7 @@ from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.tables import (
     Array,
+    Floats,
     Span,
     bounds_in,
     bounds_of,
@@ -27,6 +28,8 @@ from ldmfilter.errors import InputError, warn
 
 WHOLE = "session"  # label of the whole session
 _SAME = 1e-3  # s, between the ends of a trial and those of its observation
+# s, and share of the recording: time farther before the first spike, or after the last, was not recorded.
+_QUIET, _QUIET_SHARE = 2.0, 0.005
 
 
 def choose_spans(
@@ -44,7 +47,7 @@ def choose_spans(
         That has the interval tables.
     interval : str, optional
         "TABLE=TAG", the rows of an interval table where `tags` holds the tag or any column of strings equals it;
-        "TABLE" alone for all rows.
+        "TABLE" alone for all rows. Time in them before or after all spikes is left out, with a warning.
     spans : sequence of (float, float)
         Start and stop, s, infinite for an open end; they are cut to the extent of the session.
 
@@ -117,7 +120,26 @@ def _interval_spans(session: Session, interval: str) -> list[Span]:
     if not usable.all():
         lost = f"{(~usable).sum()} of {len(bounds)} rows of interval {interval!r}"
         warn(f"{where}: left out {lost}: no start, no stop or no length")
-    return [Span(start, stop, tag or name) for start, stop in bounds[usable].tolist()]
+    return [Span(start, stop, tag or name) for start, stop in _recorded(session, bounds[usable], interval).tolist()]
+
+
+def _recorded(session: Session, bounds: Floats, interval: str) -> Floats:
+    """The rows (interval, 2) of an interval, s, without the time before or after all spikes, which would be counted as
+    silence; a warning tells of it. Raises InputError where nothing is left."""
+    if session.observed is not None or not session.n_spikes:
+        return bounds
+    spare = max(_QUIET, _QUIET_SHARE * session.duration)
+    early, late = bounds[:, 0] < session.start - spare, bounds[:, 1] > session.stop + spare
+    start, stop = np.where(early, session.start, bounds[:, 0]), np.where(late, session.stop, bounds[:, 1])
+    kept = stop > start
+    where = f"{session.source.path}: interval {interval!r}"
+    lies = f"the recording, whose spikes are at {session.start:g} to {session.stop:g} s"
+    if not kept.any():
+        raise InputError(f"{where} lies outside {lies}; choose another, or write both on one clock")
+    if (early | late).any():
+        lost = np.diff(bounds).sum() - (stop - start)[kept].sum()
+        warn(f"{where}: left out {lost:g} s of {(early | late).sum()} rows, outside {lies}")
+    return np.stack([start, stop], axis=1)[kept]
 
 
 def _parted(session: Session, text: str, mark: str) -> tuple[str, str]:

@@ -184,7 +184,10 @@ class Session:
         """
         mapping = spike_times if isinstance(spike_times, Mapping) else dict(enumerate(spike_times))
         reading = Reading(sort_times=sort_times, ticks=tuple(ticks), drop_nan=drop_nan)
-        trains = [np.asarray(times).ravel() for times in mapping.values()]
+        trains = [np.asarray(times) for times in mapping.values()]
+        if any(not train.ndim for train in trains):
+            raise InputError("memory: spike_times holds single times; give those of each unit as a list of its own")
+        trains = [train.ravel() for train in trains]
         times = np.concatenate([train for train in trains if train.size] or [np.empty(0)])
         index, ids = np.cumsum([len(train) for train in trains], dtype=np.int64), np.asarray(list(mapping))
         return cls.checked(times, index, ids, units, MEMORY, reading, intervals=intervals, behavior=behavior)

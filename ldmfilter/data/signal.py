@@ -204,8 +204,9 @@ def choose_series(found: Mapping[str, str], wanted: str | None, where: str, like
         )
     fits = [path for path in found if path == wanted] or [path for path in found if f"/{path}".endswith(f"/{wanted}")]
     if len(fits) != 1:
-        what = f"no series {wanted!r}" if not fits else f"{len(fits)} series {wanted!r}"
-        raise InputError(f"{where}: has {what}; there is: {listed}")
+        if fits:
+            raise InputError(f"{where}: has {len(fits)} series {wanted!r}: {shorten(fits)}; give the whole path")
+        raise InputError(f"{where}: has no series {wanted!r}; there is: {listed}")
     return fits[0]
 
 

@@ -17,6 +17,7 @@ from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.tables import Floats, bounds_in, inside, tagged, tags_in, time_in
 
 _NO_UNIT = {"n/a", "na", "none", "unknown", "a.u.", "au", "unitless"}
+_TURNS = {"radians": 2 * math.pi, "degrees": 360.0}
 _REST = re.compile("rest|sleep", re.IGNORECASE)  # a tag of time in which the animal does not move
 _PLACE = re.compile("pos|place|location", re.IGNORECASE)  # a path of behaviour that others are derived from
 _PART = 0.25  # share of the time, at least, of a part that is proposed to train on
@@ -94,6 +95,9 @@ def _next(session: Session, given: str) -> list[str]:
         all_of_it = 0.99 * session.duration if interval != "trials" else math.inf  # trials begin anew even so
         by_tag = _by_tag(tables[interval], tags_in(tables[interval])[:_MOST_TAGS])
         long = [tag for tag in by_tag if _PART * seconds < by_tag[tag] < all_of_it]
+        long = list(
+            {tagged(tables[interval], tag).tobytes(): tag for tag in reversed(long)}.values()
+        )  # one for the same rows
         unmeasured = {tag: not _measured(session, tables[interval], tag) for tag in long}
         long.sort(key=lambda tag: (unmeasured[tag], _REST.search(tag) is not None, -by_tag[tag]))
         parts = [f"{interval}={tag}" for tag in long]
@@ -108,12 +112,14 @@ def _next(session: Session, given: str) -> list[str]:
             f"ldmfilter train {path}{forced} --interval {shlex.quote(one)}  # or only this part" for one in parts
         ]
     within = [
-        (not _PLACE.search(path), one.ndim, f" --behavior {shlex.quote(path)}")
+        # Of more columns than are read at once the first; pieces of a whole come after it.
+        (not _PLACE.search(path), one.ndim, path.rpartition("/")[0] in session.behavior, path, one[0].size > 3)
         for path, one in session.behavior.items()
         if math.prod(one.shape[1:]) <= MOST_COLUMNS
         and ((one["time"] >= session.start) & (one["time"] <= session.stop)).any()
     ]
-    behavior = min(within, key=lambda one: one[:2], default=("", "", ""))[2]
+    chosen = min(within, key=lambda one: one[:3], default=None)
+    behavior = f" --behavior {shlex.quote(chosen[3] + '[0]' * chosen[4])}" if chosen else ""
     same = f" --interval {shlex.quote(parts[0])}" if parts and interval != "trials" else ""
     commands.append(f"ldmfilter decode{same} --out latents.zarr{behavior}")
     if "trials" in tables:
@@ -136,8 +142,9 @@ def _odd_angles(session: Session) -> list[str]:
         if not values.size or not told:
             continue
         low, high = float(values.min()), float(values.max())
-        width, turn = high - low, 2 * math.pi
-        looks = "radians" if math.pi < width <= 1.01 * turn else "degrees" if 8 * math.pi < width <= 361 else ""
+        width = high - low
+        some = 0.9 if is_angle else 0.5  # of a turn, as `choose_behavior` has it
+        looks = next((kind for kind, one in _TURNS.items() if some * one < width <= 1.01 * one), "")
         if looks and not unit.startswith(looks[:3]):
             lines.append(
                 f"{session.source.path}: {path}: {low:g} to {high:g} in {unit!r} look like {looks}; taken as these"

@@ -18,6 +18,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Columns = Mapping[str, Any] | pd.DataFrame | xr.Dataset
 
+_ROUNDED = 1.001e-3  # s by which rows that follow one another may overlap, as times are written in ms
+
 
 def concatenate(parts: Sequence[Array]) -> tuple[Floats, Ints]:
     """The parts (item, ...) one after the other as float64, and their cumulative ends (part,)."""
@@ -162,18 +164,23 @@ def bounds_of(spans: Sequence[Span]) -> Floats:
 
 
 def join_overlaps(spans: Sequence[Span], where: str) -> list[Span]:
-    """The spans in order, those that overlap joined into one, with a warning; touching spans stay apart."""
+    """The spans in order, those that overlap joined into one, with a warning; those that touch stay apart, though they
+    overlap by a millisecond in which times were rounded."""
     ordered = sorted(spans)
     joined: list[Span] = []
-    for span, is_new in zip(ordered, _begins_union(bounds_of(ordered), touching=False), strict=True):
-        if is_new:
+    for span in ordered:
+        last = joined[-1] if joined else None
+        if last is None or span.start >= last.stop:
+            joined.append(span)
+        elif last.start < span.start > last.stop - _ROUNDED:
+            joined[-1] = last._replace(stop=span.start)
             joined.append(span)
         else:
-            last = joined[-1]
             labels = dict.fromkeys([*last.label.split("+"), span.label])
             joined[-1] = Span(last.start, max(last.stop, span.stop), "+".join(labels))
     if len(joined) < len(ordered):
-        warn(f"{where}: joined {len(ordered)} overlapping spans into {len(joined)}")
+        apart = "rows that end before the next begins stay apart"
+        warn(f"{where}: joined {len(ordered)} overlapping spans into {len(joined)}; {apart}")
     return joined
 
 
@@ -185,9 +192,10 @@ def union(bounds: Floats) -> Floats:
     """
     bounds = bounds[bounds[:, 1] > bounds[:, 0]]
     bounds = bounds[np.argsort(bounds[:, 0], kind="stable")]
-    first = np.flatnonzero(_begins_union(bounds, touching=True))
-    if not first.size:
+    if not len(bounds):
         return bounds
+    reach = np.maximum.accumulate(bounds[:, 1])[:-1]
+    first = np.append(0, 1 + np.flatnonzero(bounds[1:, 0] > reach))
     return np.stack([bounds[first, 0], np.maximum.reduceat(bounds[:, 1], first)], axis=1)
 
 
@@ -221,13 +229,3 @@ def cut(spans: Sequence[Span], bounds: Floats) -> list[Span]:
     """The parts of spans within intervals (interval, 2), s, both in order and disjoint, with the spans' labels."""
     both, rows, _ = intersect(bounds_of(spans), bounds)
     return [Span(start, stop, spans[row].label) for (start, stop), row in zip(both.tolist(), rows, strict=True)]
-
-
-def _begins_union(bounds: Floats, touching: bool) -> np.ndarray:
-    """(interval,) bool, for intervals in order of their starts: True where none before reaches to this one.
-
-    touching: count intervals that only touch as one
-    """
-    reach = np.maximum.accumulate(bounds[:, 1])[:-1]
-    starts = bounds[1:, 0]
-    return np.concatenate([[True], starts > reach if touching else starts >= reach])[: len(bounds)]

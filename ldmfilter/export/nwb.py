@@ -61,7 +61,7 @@ _PARTS = {
     "cov": "covariance",
     "lower": "lower bound of the interval",
     "upper": "upper bound of the interval",
-    "true": "as it was measured, a mean a bin",
+    "true": "as it was measured, at the middle of the bin",
     "probability": "probability of each class, whose labels the comments hold",
     "read": "the most probable class",
     "fold": "fold of a bin that was read by readouts of other blocks, or -1",

@@ -9,8 +9,8 @@ import xarray as xr
 
 from ldmfilter.data.selection import choose_trials
 from ldmfilter.data.session import Session
-from ldmfilter.data.tables import Floats, Ints
-from ldmfilter.errors import InputError
+from ldmfilter.data.tables import Floats, Ints, bounds_in
+from ldmfilter.errors import InputError, warn
 from ldmfilter.filter.latents import ALIGNED, check_latents
 
 _ROUNDING = 1e-6  # bins: a bin whose edge is the event itself may come out so much later
@@ -70,10 +70,19 @@ def align(
     table, column = choose_trials(session, event, query)
     size = float(latents.attrs["bin_size"])
     steps = window_steps(window, size)
-    bins, segment = _bins(latents, table, table[column].values.astype(np.float64), size, steps)
+    times = table[column].values.astype(np.float64)
+    start, stop = bounds_in(table).T
+    length = stop - start
+    away = (times < start - length) | (times > stop + length)
+    if 2 * away.sum() > np.isfinite(times).sum():
+        warn(
+            f"{session.source.path}: {event}: {away.sum()} of {times.size} events lie far from their own rows, at "
+            f"{np.nanmin(times):g} to {np.nanmax(times):g} s; give times on the session's clock, not from a start"
+        )
+    bins, segment = _bins(latents, table, times, size, steps)
     reached = xr.DataArray(bins >= 0, dims=("trial", "time"))
     if not reached.any():
-        raise InputError(_unreached(latents, session, event, table[column].values, window))
+        raise InputError(_unreached(latents, session, event, times, window))
     part = latents.drop_vars(["segment", "interval"], errors="ignore").rename(time="bin_time")
     at = xr.DataArray(bins.clip(0), dims=("trial", "time"))
     part = part.reset_index("bin_time").reset_coords("bin_time").isel(bin_time=at)
@@ -137,7 +146,8 @@ def _bins(latents: xr.Dataset, table: xr.Dataset, event: Floats, size: float, st
         place = anchor + steps - int(step)
         inside = (place >= low) & (place < high)
         bins[trial, inside] = place[inside]
-        chosen[trial] = segment[own[0]]
+        if inside.any():
+            chosen[trial] = segment[own[0]]
     return bins, chosen
 
 

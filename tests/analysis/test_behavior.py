@@ -85,6 +85,9 @@ def test_names_are_safe_and_apart():
         ("theta", TIME % (2 * np.pi) - np.pi, "rad", 2 * np.pi),
         ("theta", 20 * TIME % 360, "degrees", 360.0),
         ("theta", 20 * TIME, "degrees", None),  # a wheel that was turned three times is no direction
+        ("theta", np.linspace(-21, 12, len(TIME)), "radians", None),  # five turns, not unwound
+        ("eye", 2.4 * np.sin(TIME), "degrees", 360.0),  # a few degrees, and no radians
+        ("heading", TIME / TIME.max(), "a.u.", None),  # parts of a turn, of which nothing tells the unit
         ("theta", TIME % (2 * np.pi), "rad/s", None),
         ("head_direction", TIME % (2 * np.pi), "", 2 * np.pi),
         ("head_direction", 20 * TIME % 360 - 180, "a.u.", 360.0),
@@ -97,6 +100,27 @@ def test_circular_variables_are_recognised(name, values, unit, period):
     chosen = one(name, **{name: (values, unit)})
     assert chosen.period == period
     assert ("taken as circular" in chosen.note) == (period is not None)
+
+
+@pytest.mark.parametrize(
+    ("series", "what"),
+    [(np.ones(3), "is a ndarray"), (xr.DataArray(np.ones(3), dims="t"), r"has dims \('t',\)")],
+)
+def test_behaviour_in_memory_has_times(series, what):
+    with pytest.raises(InputError, match=rf"memory: behavior 'x' {what}; give a DataArray \(time,\) with a coordinate"):
+        as_behavior({"x": series})
+
+
+def test_a_place_of_zeros_is_lost_tracking():
+    place = np.stack([WALK, 2 * WALK], axis=1)
+    place[100:130] = 0
+    place[400] = np.nan
+    for column in choose_behavior(session(place=place), ["place"]):
+        assert column.note == "0 in all of 2 columns taken as tracking lost, 30 samples"
+        assert np.flatnonzero(np.isnan(column.values)).tolist() == [*range(100, 130), 400]
+    corner = np.abs(np.stack([np.sin(TIME), np.sin(TIME)], axis=1))
+    corner[np.abs(corner) < 0.05] = 0  # an animal that walks to it
+    assert not any(one.note for one in choose_behavior(session(place=corner), ["place"]))
 
 
 def test_circular_by_word():

@@ -72,6 +72,29 @@ def test_numbers_stay_numbers_and_no_interval_is_made():
     assert "facing_mean" not in out
 
 
+def test_a_few_numbers_of_a_table_are_classes_whatever_its_name_says():
+    session = in_trials(phase=np.arange(40) % 3, orientation=np.arange(40) % 4 * 45.0, angle=np.arange(40) * 9.0)
+    few = choose_behavior(session, ["trials.phase", "trials.orientation"])
+    assert [one.classes.tolist() for one in few] == [[0, 1, 2], [0, 45, 90, 135]]
+    assert [one.period for one in few] == [None, None]
+    assert choose_behavior(session, "trials.angle")[0].period == 360
+    forced = choose_behavior(session, "trials.orientation", "trials.orientation")[0]
+    assert (forced.period, forced.values.max()) == (360, 135)
+    session.intervals["angle_task"] = session.intervals["trials"].assign(score=("interval", np.arange(40) / 7))
+    assert choose_behavior(session, "angle_task.score")[0].period is None  # the table's name is not the column's
+    for column in (np.arange(40) * 90.0, ["left", "right"] * 20):
+        with pytest.raises(InputError, match=r"trials.way: .* fit no turn of 2 pi or 360"):
+            choose_behavior(in_trials(way=column), "trials.way", "trials.way")
+
+
+def test_a_class_of_two_bins_is_read_without_a_word_of_another_library():
+    latents = world(200)
+    lick = np.zeros(latents.sizes["time"])
+    lick[[500, 1500]] = 1
+    session = Session.from_spikes([[0.5]], behavior={"lick": xr.DataArray(lick, {"time": latents["time"].values})})
+    read(latents, *choose_behavior(session, "lick"))  # a warning is an error here
+
+
 def test_whole_trials_are_held_out():
     """States that tell trials apart but not conditions: read by chance, though bins of a trial are alike."""
     rng = np.random.default_rng(0)

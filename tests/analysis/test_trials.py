@@ -81,6 +81,13 @@ def test_trials_that_training_never_saw_are_read():
     assert set(all_of_them.trials.values()) == {30}
 
 
+@pytest.mark.parametrize("rare", [5, 2])
+def test_a_rare_condition_is_read_without_a_word_of_another_library(rare):
+    found = read_trials(*recording(["a"] * 40 + ["b"] * rare), "trials.start_time")  # a warning is an error here
+    assert found.trials == {"a": 40, "b": rare}
+    assert found.accuracy[BINS // 2 :].min() > 0.95
+
+
 def test_the_section_shows_what_was_read(found):
     from matplotlib.figure import Figure
 

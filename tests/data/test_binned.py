@@ -234,6 +234,48 @@ def test_everything_in_one_npz(tmp_path):
     assert session.units["depth"].values.tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("suffix", ["nc", "zarr", "npz"])
+def test_what_lies_beside_counts_is_read_or_told(tmp_path, suffix):
+    """A place with times of its own is behaviour; what has no place in a session is named."""
+    time, path = 0.1 * np.arange(40) + 0.05, tmp_path / f"s.{suffix}"
+    beside = {
+        "speed": (("time",), np.arange(40.0)),
+        "depth": (("unit",), np.arange(5.0)),
+        "state": (("time",), ["wake"] * 40),
+        "shape": (("unit", "sample"), np.ones((5, 3))),
+        "place": (("time_of_place", "axis"), np.ones((90, 2))),
+    }
+    data = xr.Dataset({"counts": (("time", "unit"), np.ones((40, 5), int)), **beside}, {"time": time})
+    data = data.assign_coords(time_of_place=np.linspace(0, 4, 90))
+    if suffix == "npz":
+        np.savez(path, **{name: one.to_numpy() for name, one in data.variables.items()})
+    elif suffix == "zarr":
+        data.to_zarr(path)
+    else:
+        data.to_netcdf(path, engine="h5netcdf")
+    with pytest.warns(UserWarning, match=r"left out .*state \(time\)") as told:
+        session = read_session(path)
+    (line,) = [str(one.message) for one in told]
+    assert "shape (unit, " in line
+    assert list(session.units) == ["depth"]
+    assert set(session.behavior) == ({"speed"} if suffix == "npz" else {"speed", "place"})
+    assert ("place" in line) == (suffix == "npz")  # an array without names of its dims
+
+
+def test_a_group_that_is_none_of_a_session_is_told(tmp_path):
+    store = zarr.open_group(str(tmp_path / "s.zarr"), mode="w")
+    arrays = {"spike_times": [0.5, 1.5], "spike_times_index": [1, 2], "position/data": [1.0, 2.0]}
+    for name, values in arrays.items():
+        store[name] = np.asarray(values)
+    with pytest.warns(UserWarning, match="left out group position"):
+        assert read_session(tmp_path / "s.zarr").n_spikes == 2
+
+
+def test_rates_are_no_counts():
+    with pytest.warns(UserWarning, match="counts are multiples of 20, all of them, as rates in Hz are"):
+        from_counts(np.array([[0.0, 20.0], [40.0, 0.0], [20.0, 20.0]]), bin_size=0.05)
+
+
 def test_coordinates_along_time_are_behavior(tmp_path):
     time = 0.05 + 0.1 * np.arange(6)
     coords = {"time": time, "unit": list("abc"), "lap": ("time", np.arange(6)), "depth": ("unit", [1, 2, 3])}

@@ -293,6 +293,25 @@ def test_time_axis_of_counts_without_a_unit():
     assert (right.bin_size, right.start, right.stop) == pytest.approx((0.1, 0, 5))
 
 
+# --- what hardly any neuron does
+
+
+def test_a_pause_of_the_recording_is_told():
+    paused = [np.where(train > 30, train + 3600, train) for train in trains()]
+    _, lines = told(Session.from_spikes, paused)
+    (line,) = lines
+    assert "no unit fires for 3,5" in line
+    assert line.endswith("; where nothing was recorded, leave it out with --span")
+    assert not told(Session.from_spikes, trains(stop=300))[1]
+    assert not told(Session.from_spikes, [[0.5, 1000.0, 2000.5]])[1]  # too few to tell
+
+
+def test_spikes_that_are_there_twice_are_told():
+    _, lines = told(Session.from_spikes, [np.repeat(train, 2) for train in trains()])
+    n = sum(map(len, trains()))
+    assert lines == [f"memory: units: {n:,} of {2 * n:,} spikes are at the time of another; is each there twice?"]
+
+
 # --- the extent
 
 
@@ -329,6 +348,15 @@ def test_what_inspect_proposes_first():
     assert one[-1] == "ldmfilter decode --out latents.zarr"  # which takes some of its columns, not all
 
 
+def test_inspect_proposes_behaviour_that_can_be_read():
+    time = np.arange(0, 60, 0.5)
+    four = xr.DataArray(np.ones((120, 4)), {"time": time}, ("time", "component"))
+    behavior = {"m/position/run": four, "m/position/rest": four, "m/position": four}
+    assert summarise(Session.from_spikes(trains(), behavior=behavior))["next"][-1].endswith(
+        "--behavior 'm/position[0]'"
+    )
+
+
 def test_what_inspect_tells():
     trials = {
         "start_time": [0.0, 10.0], "stop_time": [5.0, 20.0], "go": [1.0, np.nan], "rt": [300.0, 200.0],
@@ -341,6 +369,8 @@ def test_what_inspect_tells():
     assert summary["odd"] == ["odd"]
     parts = [f"ldmfilter train memory --interval trials={tag}  # or only this part" for tag in "ba"]
     assert summary["next"][1:3] == parts  # the longest first
+    again = summarise(Session.from_spikes(trains(), intervals={"trials": trials | {"side": ["left", "right"]}}))
+    assert again["next"] == summary["next"]  # once for the same rows
     assert summary["next"][-1] == "ldmfilter decode --align trials.go --window 0:7.5 --out trials.zarr"
     whole = {"start_time": [0.0, 30.0], "stop_time": [30.0, 60.0], "kind": ["wake", "wake"]}
     assert len(summarise(Session.from_spikes(trains(), intervals={"epochs": whole}))["next"]) == 2  # no part
@@ -495,6 +525,23 @@ def test_electrodes_that_lack_a_column(tmp_path, column):
     session, _ = told(read_session, nwb_file(tmp_path / "s.nwb", [], fill, change))
     assert session.n_spikes == sum(map(len, trains()))
     assert session.units["electrode_group"].values[0] == "shank"
+
+
+def test_units_lie_where_their_electrodes_do(tmp_path):
+    def fill(nwb, taken=False):
+        group = nwb.create_electrode_group("shank", "d", "HPC", nwb.create_device("probe"))
+        for place in ("CA1", "DG", "CA1"):
+            nwb.add_electrode(location=place, group=group)
+        if taken:
+            nwb.add_unit_column("location", "of the file itself")
+        for electrodes in ([0], [1], [2, 1, 0], []):
+            own = {"location": "probe"} if taken else {}
+            nwb.add_unit(spike_times=[0.5, 1.5], electrodes=electrodes, **own)
+
+    session = read_session(nwb_file(tmp_path / "s.nwb", [], fill))
+    assert session.units["location"].values.tolist() == ["CA1", "DG", "CA1+DG", ""]
+    session = read_session(nwb_file(tmp_path / "t.nwb", [], lambda nwb: fill(nwb, taken=True)))
+    assert set(session.units["location"].values) == {"probe"}
 
 
 def test_spikes_that_are_all_at_one_time():

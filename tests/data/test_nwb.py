@@ -171,7 +171,7 @@ def test_files_that_are_no_nwb(tmp_path, content, line):
 def test_folder_that_is_no_store(tmp_path):
     (tmp_path / "notes.txt").touch()
     assert line_of(tmp_path) == (
-        "is a folder that no format knows (it holds notes.txt); give an NWB file or a session in zarr"
+        "is a folder that no format knows (it holds notes.txt); give a file of it, or a session in zarr"
     )
 
 

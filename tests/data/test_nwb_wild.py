@@ -230,6 +230,13 @@ def test_invalid_times_alone(nwb, said):
     np.testing.assert_allclose(session.rates, [2 / 9])
 
 
+def test_spikes_outside_obs_intervals_are_told(nwb, said):
+    nwb.add_unit(spike_times=[0.5, 4.5, 9.0], obs_intervals=[[0.0, 5.0]])
+    nwb.add_unit(spike_times=[1.0], obs_intervals=[[0.0, 5.0]])
+    _, lines = said()
+    assert lines == ["units: 1 of 4 spikes lie outside their units' obs_intervals; not used"]
+
+
 def test_many_rows_of_obs_intervals(nwb, said):
     edges = np.arange(20_000.0).reshape(-1, 2)
     for unit in range(20):

@@ -88,7 +88,7 @@ def content(nwb, tmp_path):
     """An NWB file of 20 MB, of which the session is a small part."""
     rng = np.random.default_rng(0)
     for _ in range(5):
-        nwb.add_unit(spike_times=np.sort(rng.uniform(0, 100, 1000)), obs_intervals=[[0.0, 90.0]])
+        nwb.add_unit(spike_times=np.sort(rng.uniform(0, 90, 1000)), obs_intervals=[[0.0, 90.0]])
     nwb.add_epoch(0.0, 50.0, ["run"])
     nwb.add_acquisition(TimeSeries(name="lick", data=np.arange(100.0), unit="V", rate=1.0))
     raw = TimeSeries(name="raw", data=rng.integers(0, 99, (100_000, 100), dtype=np.int16), unit="V", rate=1e3)

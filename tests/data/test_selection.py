@@ -75,11 +75,40 @@ def test_overlaps_are_joined_with_a_warning(session):
     assert spans == [(0, 20, "0:20"), (20, 30, "20:30")]
 
 
+@pytest.mark.parametrize("over", [1e-10, 1e-3])
+def test_trials_that_touch_stay_apart_though_their_times_are_rounded(over):
+    start = 0.3 * np.arange(40)
+    times = {"start_time": start, "stop_time": start + 0.3 + over}
+    session = Session.from_spikes([np.linspace(0, 12, 99)], intervals={"trials": times})
+    spans = bounds_of(choose_spans(session, interval="trials"))
+    np.testing.assert_array_equal(spans[:, 0], start)
+    np.testing.assert_array_equal(spans[:-1, 1], start[1:])
+    assert np.bincount(bin_spikes(session, 0.1, "trials")["segment"]).tolist() == [3] * 40
+
+
 def test_rows_without_a_length_are_left_out_with_a_warning():
     times = {"start_time": [0.0, 2.0, np.nan], "stop_time": [1.0, 2.0, 4.0]}
     session = Session.from_spikes([[0.5]], intervals={"trials": times})
     with pytest.warns(UserWarning, match="left out 2 of 3 rows of interval 'trials': no start"):
         assert choose_spans(session, interval="trials") == [(0, 1, "trials")]
+
+
+def test_time_of_a_table_beyond_the_spikes_is_no_silence():
+    times = {"start_time": [-30.0, -0.5, 40.0, 90.0, 130.0], "stop_time": [-20.0, 10.0, 50.0, 120.0, 140.0]}
+    tables = {"trials": times, "later": {"start_time": [200.0], "stop_time": [300.0]}}
+    session = Session.from_spikes([np.linspace(0, 100, 150)], intervals=tables)
+    with pytest.warns(UserWarning, match="interval 'trials': left out 40 s of 3 rows, outside the recording, whose"):
+        assert choose_spans(session, interval="trials") == [
+            (-0.5, 10, "trials"),
+            (40, 50, "trials"),
+            (90, 100, "trials"),
+        ]
+    assert line_of(choose_spans, session, interval="later") == (
+        "memory: interval 'later' lies outside the recording, whose spikes are at 0 to 100 s; choose another, or write "
+        "both on one clock"
+    )
+    seen = replace(session, observed=Observed.from_units([np.array([[0.0, 140.0]])]))  # so that nothing was missed
+    assert len(choose_spans(seen, interval="trials")) == 5
 
 
 @pytest.mark.parametrize(

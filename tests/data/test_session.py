@@ -78,6 +78,12 @@ def test_unsorted_spikes_are_sorted_with_a_warning():
     ]
 
 
+def test_the_times_of_one_unit_alone_are_no_units():
+    line = "memory: spike_times holds single times; give those of each unit as a list of its own"
+    assert line_of(Session.from_spikes, np.array([0.5, 1.5, 2.5])) == line
+    assert line_of(Session.from_spikes, {7: 0.5, 9: [1.0]}) == line
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_spikes_at_no_time_are_refused(bad):
     trains = {"a": [1.0], "b": [bad, 2.0], "c": [bad]}
@@ -104,7 +110,11 @@ def test_spikes_at_no_time_are_refused(bad):
         ),
         (
             {"behavior": {"x": xr.DataArray([1.0], dims="frame")}},
-            "memory: x: must have dims (time,) or (time, component) and a coordinate time",
+            "memory: x: must be a DataArray with dims (time,) or (time, component) and a coordinate time",
+        ),
+        (
+            {"behavior": {"x": np.ones(3)}},
+            "memory: x: must be a DataArray with dims (time,) or (time, component) and a coordinate time",
         ),
     ],
 )

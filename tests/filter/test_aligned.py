@@ -42,6 +42,15 @@ def ends_of(aligned: xr.Dataset) -> np.ndarray:
     return aligned["filtered_mean"].to_numpy()[:, :, 0]
 
 
+def test_events_that_are_counted_from_the_start_of_their_trial_are_told():
+    start = np.arange(0.0, 30.0, 3.0)
+    session = trials(start_time=start, stop_time=start + 2, cue=np.full(10, 0.5))
+    with pytest.warns(UserWarning, match=r"trials.cue: 9 of 10 events lie far from their own rows, at 0.5 to"):
+        ldmfilter.align(states([(0.0, 300)]), session, "trials.cue", (0, 0.5))
+    before = trials(start_time=start, stop_time=start + 2, cue=start - 1)  # in the pause
+    ldmfilter.align(states([(0.0, 300)]), before, "trials.cue", (0, 0.5))
+
+
 def test_a_bin_before_the_event_ends_before_it():
     """Every bin stands where its end, counted by hand, falls; also where edges meet the event, or nearly."""
     events = np.array([1.0, 1.03, 1.07, 0.999999, 1.3 + 1e-13, 1.6])

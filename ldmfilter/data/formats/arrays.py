@@ -1,9 +1,11 @@
 """Sessions and counts as arrays with names: in the zarr layout of `ldmfilter.data.store`, or as others lay them out.
 
 netCDF, zarr    counts are a variable (time, unit), `counts` where there are several; variables (unit,) are unit
-                columns, those (time,) or (time, x) behaviour, those (interval,) the table "intervals"; where none is
-                (time, unit), or another is named, a variable (time, x) is a signal in their place
-.npz            arrays `counts` (time, unit), `bin_size` or `time` (bin centres, s), `unit`
+                columns, those (time,) or (time, x) behaviour, along any coordinate with "time" in its name, those
+                (interval,) the table "intervals"; where none is (time, unit), or another is named, a variable (time, x)
+                is a signal in their place
+.npz            arrays `counts` (time, unit), `bin_size` or `time` (bin centres, s), `unit`; beside them, as long as
+                `time`, behaviour, or as long as `unit`, unit columns
 .npy            counts (time, unit) alone; the caller gives their bin size
 
 Beside them, as groups or as names with slashes: units/<column>, intervals/<table>/<column>,
@@ -95,8 +97,11 @@ def _from_zarr(path: Path) -> Groups:
     found: Groups = {}
     keys = [""]
     for key in keys:
-        group, dim = root[key] if key else root, _FIRST_DIM[key.partition("/")[0]]
-        keys += [one for name in group.group_keys() if (one := f"{key}/{name}".strip("/")).split("/")[0] in _FIRST_DIM]
+        if (top := key.partition("/")[0]) not in _FIRST_DIM:
+            found[key] = xr.Dataset()  # of others no more than the name
+            continue
+        group, dim = root[key] if key else root, _FIRST_DIM[top]
+        keys += [f"{key}/{name}".strip("/") for name in group.group_keys()]
         variables: dict[str, xr.Variable] = {}
         for name in group.array_keys():
             values, attrs = read_array(root, path, f"{key}/{name}".strip("/"), own)
@@ -158,6 +163,11 @@ def _from_arrays(arrays: dict[str, Array], where: str, wanted: str | None) -> Gr
             if top[key].shape != tuple(counts.sizes[dim] for dim in dims):
                 raise InputError(f"{where}: {key} has shape {top[key].shape}, counts {counts.shape}; save them anew")
             counts = counts.assign_coords({key: (dims, top[key])})
+    beside: dict[str, Any] = {}
+    for key, array in top.items():
+        if array.ndim and key not in (name, "bin_size", *counts.coords):
+            dim = next((dim for dim in counts.dims if counts.sizes[dim] == len(array)), f"{key}_row")
+            beside[key] = [dim, *(f"{key}_{axis}" for axis in range(1, array.ndim))], array
     groups: dict[str, dict[str, Any]] = {}
     for path, array in arrays.items():
         group, slash, key = path.rpartition("/")
@@ -165,7 +175,8 @@ def _from_arrays(arrays: dict[str, Array], where: str, wanted: str | None) -> Gr
             dims = (_FIRST_DIM.get(group.split("/")[0], "row"), f"{key}_item")[: array.ndim]
             groups.setdefault(group, {})[key] = (dims, array)
     try:
-        return {"": counts.to_dataset(), **{group: xr.Dataset(columns) for group, columns in groups.items()}}
+        found = {group: xr.Dataset(columns) for group, columns in groups.items()}
+        return {"": counts.to_dataset().assign(beside), **found}
     except ValueError as error:
         raise InputError(f"{where}: arrays of a group differ in length ({reason_of(error)}); save them anew") from error
 
@@ -239,14 +250,27 @@ def _session(path: Path, groups: Groups, reading: Reading) -> Session:
 
 def _parts(root: xr.Dataset, groups: Groups, known: tuple[Hashable, ...], where: str) -> dict[str, Any]:
     """Unit columns, interval tables and behaviour beside what is `known`."""
-    top = {name: one for name, one in root.variables.items() if name not in known}
-    has_time, root = "time" in root.coords, root.reset_coords()  # coordinates along time are series too
+    top = {str(name): one for name, one in root.variables.items() if name not in known and one.ndim}
+    clocks = {str(name) for name in root.coords if "time" in str(name) and root[name].dims == (name,)}
+    units = [name for name, one in top.items() if one.dims == ("unit",)]
     rows = [name for name, one in top.items() if one.dims[:1] == ("interval",)]
-    found = [("units", "", root[[name for name, one in top.items() if one.dims == ("unit",)]])]
-    found += [("intervals", "intervals", root[rows])] * bool(rows)
-    for name, one in top.items():
-        if has_time and one.dims[:1] == ("time",) and one.ndim <= 2 and one.dtype.kind in "biuf":
-            found.append(("behavior", str(name), root[[name]].assign_coords(time=root["time"])))
+    series = [name for name, one in top.items() if one.dims[0] in clocks and one.ndim <= 2 and one.dtype.kind in "biuf"]
+    left = [
+        f"{name} ({', '.join(map(str, one.dims))})"
+        for name, one in top.items()
+        if name not in {*units, *rows, *series, *root.sizes}
+    ]
+    if left := [*left, *(f"group {group}" for group in groups if group.partition("/")[0] not in _FIRST_DIM)]:
+        warn(
+            f"{where}: left out {shorten(left)}: no columns (unit,), rows (interval,), or numbers along a coordinate "
+            "`time` or another with time in its name"
+        )
+    plain = root.reset_coords()  # coordinates are columns and series too
+    found = [("units", "", plain[units])]
+    found += [("intervals", "intervals", plain[rows])] * bool(rows)
+    for name in series:
+        if name not in clocks:
+            found.append(("behavior", name, xr.Dataset({name: top[name], "time": root.variables[top[name].dims[0]]})))
     found += [(kind, unquote(key), one) for group, one in groups.items() for kind, _, key in [group.partition("/")]]
     parts: dict[str, dict[str, Any]] = {"units": {}, "intervals": {}, "behavior": {}}
     for kind, key, dataset in found:

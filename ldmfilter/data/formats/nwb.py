@@ -52,6 +52,8 @@ _MOST_VALUES = 2**26
 _MOST_IN_ALL = 2**27
 _MOST_OF_SIGNAL = 2**30  # 4 GB of float32
 
+_FEW_OUTSIDE = 0.01  # share of spikes outside the time that was observed, at the edges of trials
+
 # Columns that hold no values of their own.
 _POINTERS = (VectorIndex, DynamicTableRegion, TimeSeriesReferenceVectorData)
 
@@ -134,6 +136,9 @@ def _units(table: DynamicTable, where: str) -> tuple[Floats, Ints, Array, dict[s
         raise InputError(f"{where}: units: no column spike_times; add the units' spike times to the file")
     ids = np.asarray(table.id.data[:])
     columns = _scalar_columns(table, "units", skip=("spike_times", "obs_intervals"))
+    if "electrodes" in table.colnames and "location" not in columns:
+        with leaving_out("units/electrodes"):
+            columns |= _locations(table["electrodes"])
     if len(np.unique(ids)) < len(ids):
         warn(f"units: ids are given twice; numbered 0 to {len(ids) - 1}, the file's own are the column `id`")
         columns["id"], ids = ids, np.arange(len(ids))
@@ -176,15 +181,19 @@ def _restricted(session: Session) -> Session:
     if session.observed is None and not len(lost):
         return session
     edges = np.concatenate([[-np.inf], lost.ravel(), [np.inf]]).reshape(-1, 2)
-    each, empty = [], 0
+    each, empty, outside = [], 0, session.n_spikes
     for unit in range(session.n_units):
-        own = session.whole if session.observed is None else session.observed.of(unit)
+        own, spikes = session.whole if session.observed is None else session.observed.of(unit), session.spikes_of(unit)
         # A unit that fires was observed, though its row is empty.
-        if not len(own) and len(session.spikes_of(unit)):
+        if not len(own) and len(spikes):
             own, empty = session.whole, empty + 1
-        each.append(intersect(union(own), edges)[0] if len(lost) else own)
+        covered = union(own)
+        outside -= np.diff(np.searchsorted(spikes, covered)).sum()
+        each.append(intersect(covered, edges)[0] if len(lost) else own)
     if empty:
         warn(f"units: {empty} units with spikes have no obs_intervals, taken as observed throughout")
+    if outside > _FEW_OUTSIDE * session.n_spikes:
+        warn(f"units: {outside:,} of {session.n_spikes:,} spikes lie outside their units' obs_intervals; not used")
     if len(lost):
         seconds = np.diff(lost).sum()
         warn(f"invalid_times: {len(lost)} stretches, {seconds:g} s in all, taken as not observed for any unit")
@@ -218,6 +227,17 @@ def _scalar_columns(table: DynamicTable, name: str, skip: tuple[str, ...] = ()) 
             if values is not None and values.ndim == 1:
                 columns[key] = values
     return columns
+
+
+def _locations(electrodes: DynamicTableRegion | VectorIndex) -> dict[str, Array]:
+    """The column `location` of units, by the electrodes of each; several places are joined by "+"."""
+    rows, ends = _ragged(electrodes)
+    table = (electrodes.target if isinstance(electrodes, VectorIndex) else electrodes).table
+    places = plain_array(table["location"].data[:]) if "location" in table.colnames else None
+    if places is None:
+        return {}
+    each = ["+".join(np.unique(places[own]).tolist()) for own in np.split(rows, ends[:-1])]
+    return {"location": np.asarray(each, dtype=np.str_)}
 
 
 def _intervals(nwb: NWBFile) -> Iterator[tuple[str, xr.Dataset]]:
