@@ -296,7 +296,7 @@ def _tell_pauses(times: Floats, index: Ints, span: tuple[float, float], where: s
     seconds = f"{empty.size * edges[1] - empty.size * edges[0]:,.4g} s"
     warn(
         f"{where}: units: no unit fires for {seconds} or more, as from {edges[longest[0]]:g} to "
-        f"{edges[longest[-1] + 1]:g} s; where nothing was recorded, leave it out with --span"
+        f"{edges[longest[-1] + 1]:g} s; where nothing was recorded, choose a span without it"
     )
 
 

@@ -24,7 +24,7 @@ LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number op
 #: The rule by which a later one takes the place of what is kept.
 SURELY = (
     "a lead counts beyond its standard error; of the same dynamics beyond two, in one number, where the other is not "
-    "behind by one"
+    "behind by one and by 0.5 %"
 )
 BOTH = "slow and fast"  # the name of a filter of both
 WINDOWS = (32, 16, 8, 4, 3)  # frames in a training window, where the configuration names no time: the most that fit

@@ -47,6 +47,7 @@ SHORT_TRIALS = 20  # windows of the shortest length that a recording needs to be
 # predicts spikes better.
 EARLY = 0.5
 SURE = 2.0  # standard errors by which another of the same dynamics has to lead; others one
+TOLERATED = 0.005  # of a score, by which such a one may be behind in the other: in long recordings errors are less
 
 
 class Kept(NamedTuple):
@@ -76,8 +77,8 @@ class Training:
     until that is not kept. What came earlier is kept unless a lead is beyond its standard error. Of the same dynamics
     the lead has to be beyond `SURE` of them: what was fitted to the bins that judge it leads in them by a little. There
     hidden units of the bin itself (`Fit.hidden_units`) count as much as spikes ahead, which tell less of the present:
-    it has to lead in one and not be behind in the other. A candidate whose windows do not fit into the recording is
-    left out.
+    it has to lead in one and not be behind in the other by a standard error and `TOLERATED`. A candidate whose windows
+    do not fit into the recording is left out.
 
     Args:
         config: the filter's settings.
@@ -405,8 +406,9 @@ def _leads(one: Trained, kept: Trained) -> bool:
         return one.name == kept.name and one.kept_step < kept.kept_step
     if one.dynamics != kept.dynamics:
         return one.lead[0] > one.lead[1]
-    leads = one.lead, one.hidden_lead
-    return any(lead > SURE * error for lead, error in leads) and not any(lead < -error for lead, error in leads)
+    leads = (kept.bits_per_spike, *one.lead), (kept.hidden, *one.hidden_lead)
+    behind = any(lead < -max(error, TOLERATED * value) for value, lead, error in leads)
+    return not behind and any(lead > SURE * error for _, lead, error in leads)
 
 
 def side_by_side(parts: Sequence[tuple[np.ndarray, Judged]]) -> tuple[np.ndarray, Judged]:

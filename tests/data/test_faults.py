@@ -301,7 +301,7 @@ def test_a_pause_of_the_recording_is_told():
     _, lines = told(Session.from_spikes, paused)
     (line,) = lines
     assert "no unit fires for 3,5" in line
-    assert line.endswith("; where nothing was recorded, leave it out with --span")
+    assert line.endswith("; where nothing was recorded, choose a span without it")
     assert not told(Session.from_spikes, trains(stop=300))[1]
     assert not told(Session.from_spikes, [[0.5, 1000.0, 2000.5]])[1]  # too few to tell
 

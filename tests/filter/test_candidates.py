@@ -38,8 +38,8 @@ def better(one: Trained, kept: Trained) -> Trained:
     (ahead, error), (hidden, other_error) = one.lead, one.hidden_lead
     if one.dynamics != kept.dynamics:
         return one if ahead > error else kept
-    by_ahead = ahead > 2 * error and hidden >= -other_error
-    by_hidden = hidden > 2 * other_error and ahead >= -error
+    by_ahead = ahead > 2 * error and hidden >= -max(other_error, 0.005 * kept.hidden)
+    by_hidden = hidden > 2 * other_error and ahead >= -max(error, 0.005 * kept.bits_per_spike)
     return one if by_ahead or by_hidden else kept
 
 
@@ -170,13 +170,16 @@ def test_a_lead_within_its_standard_error_is_none(few, monkeypatch, lead, kept):
         ((0.03, 0.01), (-0.001, 0.002), True),
         ((0.015, 0.01), (0.001, 0.002), False),  # no clear lead in either
         ((0.03, 0.01), (-0.003, 0.002), False),  # behind in the other
+        ((0.03, 0.01), (-0.001, 0.0001), True),  # by less than 0.5 %
         ((-0.005, 0.01), (0.005, 0.002), True),
         ((-0.015, 0.01), (0.005, 0.002), False),
     ],
 )
 def test_refitted_dynamics_have_to_lead_by_two_standard_errors(few, monkeypatch, ahead, hidden, refitted):
+    before = np.array([0.1, 0.2])
     for name, lead in (("spikes_ahead", ahead), ("hidden_units", hidden)):
-        found = iter([blocks_of(0, 0), blocks_of(*lead)])
+        after = before + blocks_of(*lead).blocks
+        found = iter([SpikesAhead(0.3, before), SpikesAhead(after.sum(), after)])
         monkeypatch.setattr(Fit, name, lambda *_, found=found: next(found))
     training = Training(FilterConfig(**TINY | {"dynamics": "fast", "max_steps": 2}), few)
     list(training.run())
