@@ -345,7 +345,7 @@ def test_what_inspect_proposes_first():
     assert "epochs=foraging" in one[1]
     wide = {"emg": xr.DataArray(np.zeros((len(time), 4)), dims=("time", "column"), coords={"time": time})}
     one = summarise(Session.from_spikes(trains(), behavior=wide))["next"]
-    assert one[-1] == "ldmfilter decode --out latents.zarr"  # which takes some of its columns, not all
+    assert one[-1] == "ldmfilter decode --out latents.zarr --behavior 'emg[0]'"  # all are too many
 
 
 def test_inspect_proposes_behaviour_that_can_be_read():
