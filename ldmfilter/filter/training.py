@@ -360,6 +360,7 @@ class Training:
         values |= {
             "trained": [dataclasses.asdict(one) for one in self.trained],
             "past": [dataclasses.asdict(one) for one in self._past],
+            "tries_fewer": self.tries_fewer,
         }
         values["kept"] = {}
         for part, one in self._kept.items():
@@ -379,7 +380,7 @@ class Training:
         """
         trained = values.get("trained", [])  # version 0.1.0 had no candidates, others no hidden units
         self.trained = list(map(read_trained, trained))
-        self.tries_fewer &= all("hidden" in one for one in trained)
+        self.tries_fewer &= bool(values.get("tries_fewer", not trained))
         self._past, self._kept = read_history(values.get("past", [])), {}
         for part, raw in values.get("kept", {}).items():
             bits = raw["bits"] if isinstance(raw["bits"][0], list) else [raw["bits"], [math.nan, [math.nan]]]
