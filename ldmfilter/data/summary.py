@@ -95,9 +95,8 @@ def _next(session: Session, given: str) -> list[str]:
         all_of_it = 0.99 * session.duration if interval != "trials" else math.inf  # trials begin anew even so
         by_tag = _by_tag(tables[interval], tags_in(tables[interval])[:_MOST_TAGS])
         long = [tag for tag in by_tag if _PART * seconds < by_tag[tag] < all_of_it]
-        long = list(
-            {tagged(tables[interval], tag).tobytes(): tag for tag in reversed(long)}.values()
-        )  # one for the same rows
+        # Of tags of the same rows the first.
+        long = [*{tagged(tables[interval], tag).tobytes(): tag for tag in reversed(long)}.values()]
         unmeasured = {tag: not _measured(session, tables[interval], tag) for tag in long}
         long.sort(key=lambda tag: (unmeasured[tag], _REST.search(tag) is not None, -by_tag[tag]))
         parts = [f"{interval}={tag}" for tag in long]
@@ -112,14 +111,14 @@ def _next(session: Session, given: str) -> list[str]:
             f"ldmfilter train {path}{forced} --interval {shlex.quote(one)}  # or only this part" for one in parts
         ]
     within = [
-        # Of more columns than are read at once the first; pieces of a whole come after it.
-        (not _PLACE.search(path), one.ndim, path.rpartition("/")[0] in session.behavior, path, one[0].size > 3)
+        # Pieces of a whole come after it.
+        (not _PLACE.search(path), one.ndim, path.rpartition("/")[0] in session.behavior, path)
         for path, one in session.behavior.items()
         if math.prod(one.shape[1:]) <= MOST_COLUMNS
         and ((one["time"] >= session.start) & (one["time"] <= session.stop)).any()
     ]
     chosen = min(within, key=lambda one: one[:3], default=None)
-    behavior = f" --behavior {shlex.quote(chosen[3] + '[0]' * chosen[4])}" if chosen else ""
+    behavior = f" --behavior {shlex.quote(chosen[3])}" if chosen else ""
     same = f" --interval {shlex.quote(parts[0])}" if parts and interval != "trials" else ""
     commands.append(f"ldmfilter decode{same} --out latents.zarr{behavior}")
     if "trials" in tables:
