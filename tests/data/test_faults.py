@@ -1,9 +1,9 @@
 """Kinds of faults in files: the numbers are right, or one line names the object and the way out."""
 
 import json
+import re
 import runpy
 import sys
-import re
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
