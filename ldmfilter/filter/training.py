@@ -44,7 +44,7 @@ __all__ = ["Record", "Training", "resolve_device"]
 
 SHORT_TRIALS = 20  # windows of the shortest length that a recording needs to be trained on them
 # Of the steps: where held-out z was best before, few blocks may mislead, and the last step is kept unless that one
-# predicts spikes better.
+# leads clearly.
 EARLY = 0.5
 SURE = 2.0  # standard errors by which another of the same dynamics has to lead; others one
 
@@ -135,10 +135,11 @@ class Training:
             for one, (window, warmup) in windows.items()
         ]
         units = min(one.sizes["unit"] for one in self.counts)
-        given, self.config = config, config.sized(units, shared=len(self._fits) == len(CANDIDATES))
+        self.config = config.sized(units, shared=len(self._fits) == len(CANDIDATES))
         self._both = are_shared(self.config, len(self._fits))
-        self._again = 0 if onto else given.restarts
-        self.tries_fewer = not onto and given.latent_dim is None and given.state_dim is None
+        self._again = 0 if onto else config.restarts
+        are_open, all_of_them = config.latent_dim is None and config.state_dim is None, self._config_of(0)
+        self.tries_fewer = not onto and are_open and bool(halves(all_of_them, all_of_them.latents))
         self._check_dimensions(units)
         self.trained: list[Trained] = []
         self._past: list[Record] = []
@@ -239,6 +240,8 @@ class Training:
         if not self.tries_fewer or len(self._kept) != 1 or self._done < self._first:
             return []
         (kept,) = self._kept.values()
+        if math.isnan(kept.ahead.value):  # nothing could choose them
+            return []
         return halves(self._config_of(self._part_of(kept)), kept.dimensions)
 
     @property

@@ -224,6 +224,16 @@ def test_dimensions_that_are_given_stay(few):
     assert [one.name for one in training.trained] == ["fast"]
 
 
+def test_fewer_dimensions_are_tried_only_where_they_can_be_kept(few, monkeypatch):
+    assert Training(FilterConfig(**OPEN), few).tries_fewer
+    assert not Training(FilterConfig(**OPEN), few[:, :6]).tries_fewer  # three, of six units
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: NOT_JUDGED)
+    training = Training(FilterConfig(**OPEN), few)
+    list(training.run())
+    assert {one.name for one in training.trained} == {"fast"}
+    assert training.ended
+
+
 def test_each_unit_is_hidden_once(few, monkeypatch):
     training = Training(FilterConfig(**TINY | {"dynamics": "fast", "max_steps": 2}), few)
     fitted, shown = training._now, []
