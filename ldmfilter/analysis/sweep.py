@@ -13,7 +13,7 @@ The state of a run is read from its folder. Each process that works on a sweep t
 those that have ended and those whose lock another process holds; a run that was left behind goes on from its
 checkpoint.
 
-**The score** is that by which a training keeps one of its candidates (`filter.spikes_ahead`): bits per spike of counts
+**The score** is the one by which a training chooses kinds of states (`filter.spikes_ahead`): bits per spike of counts
 0.5 to 3 s ahead, in blocks of training time that the readout did not see. It compares filters of any dimension,
 entropy or frame, whose z, and log-likelihoods of z, are not the same. Reserved time (`reserve`) takes no part in the
 choice, so that the chosen run can be judged there: beside the score stands the row `score.HIDDEN` of it, as
