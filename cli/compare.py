@@ -28,7 +28,7 @@ def compare(
 
     Do runs agree? The R2 of the best affine map from the states of one run to those of another, on time that no run
     was trained on, beside what chance gives; and the bits per spike of hidden units there, as `ldmfilter score` has
-    them. Without such time it is those of spikes ahead by which each training chose its filter.
+    them. Without such time it is those of spikes ahead, as each training had them.
     """
     from ldmfilter.analysis.decode_session import stopped_early
     from ldmfilter.analysis.score import compare as compare_runs

@@ -192,7 +192,7 @@ def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
             ("the signal", "shares of its variance") if is_signal(training.counts[0]) else ("spikes", "bits per spike")
         )
         without = "".join(f"; {one} left out: no stretch is long enough for its windows" for one in training.left_out)
-        ahead = any(one.bits_per_spike > bits for one in training.trained)
+        ahead = any(one.bits_per_spike > bits or one.hidden > kept.hidden for one in training.trained)
         by_chance = f" ({SURELY})" if ahead else ""
         both = f"{what} predicted ahead / of hidden {'channels' if what == 'the signal' else 'units'}"
         say(f"kept: {kept.label}; {both}, {unit}: {listed(training.trained)}{by_chance}{without}")

@@ -39,8 +39,8 @@ def follow(
     start: int = 0,
 ) -> Iterator[Item]:
     """Pass items through and show how far they are: a bar with a time estimate on a terminal and in a notebook that has
-    ipywidgets, a line for every tenth elsewhere. `done` tells of an item how much of `total`, which may grow, is
-    behind it."""
+    ipywidgets, a line for every tenth elsewhere. `done` tells of an item how much of `total` is behind it; a
+    total that may grow is a function."""
     whole = total if callable(total) else lambda: total
     if quiet:
         yield from items
@@ -50,9 +50,10 @@ def follow(
         from rich.table import Column
 
         # On a narrow terminal the numbers at the end are cut, not how far it is.
+        digits = len(str(whole())) + callable(total)
         columns = [
             BarColumn(bar_width=20, table_column=Column(min_width=5)),
-            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(whole())) + 1)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * digits + 1)),
             TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
             TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
         ]

@@ -1,10 +1,12 @@
 """Texts that objects have in a notebook, and tables on narrow terminals."""
 
 import io
+import sys
 
 import pytest
 from rich.console import Console
 
+from ldmfilter.progress import follow
 from ldmfilter.text import plain, print_table
 
 HEADS = ["bits per spike", ">runs/[/b]", ">smoothed counts, 0.5 s", ">causal PCA, 0.5 s", "lead over the best"]
@@ -48,3 +50,15 @@ def test_texts_are_folded_between_words_and_numbers_are_not():
     for row in ROWS:
         assert any(all(cell in line for cell in row[1:4]) for line in lines)
     assert [line[:20].rstrip() for line in lines[-2:]] == ["hidden units, learnt", "from 500 bins"]
+
+
+def test_a_total_that_grows_is_not_cut_on_a_narrow_terminal(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    seen = [0]
+    steps = (seen.append(step) or step for step in range(0, 1201, 300))
+    list(follow(steps, lambda: 1200 if seen[-1] > 600 else 600, int, lambda _: "fast " * 20, "step"))
+    assert "1200/1200" in terminal.getvalue()

@@ -22,6 +22,8 @@ WIDEST_GAP = 3.0
 MOST_CATEGORIES = 8
 #: Times the usual step: so much farther a series jumps where tracking is lost.
 FAR = 5.0
+#: Share of the values, the smallest, that may be written as 0.
+SMALL = 0.1
 #: Angles that go through this share of a turn have its unit, whatever is written.
 FILLED = 0.9
 TIMES = ("start_time", "stop_time")
@@ -299,13 +301,17 @@ def _find(session: Session, text: str) -> dict[str, xr.DataArray | None]:
 
 def _tracked(series: xr.DataArray) -> xr.DataArray:
     """A series (time, component) without the samples that are 0 in every component where it jumps there and back much
-    farther than it moves otherwise: so tracking that was lost is often written."""
-    values = series.values
+    farther than it moves otherwise: so tracking that was lost is often written. It jumps from anywhere; where all
+    jumps are from the smallest values, small ones are written as 0, as of a joystick or a speed."""
+    values = series.values.astype(float)
     zero = (values == 0).all(1)
-    steps = np.linalg.norm(np.diff(values.astype(float), axis=0), axis=1)
+    steps = np.linalg.norm(np.diff(values, axis=0), axis=1)
     change = zero[1:] != zero[:-1]
     moves, jumps = steps[~change & (steps > 0)], steps[change & np.isfinite(steps)]
     if series.shape[1] < 2 or not moves.size or not jumps.size or jumps.min() <= FAR * np.median(moves):
+        return series
+    sizes = np.linalg.norm(values[~zero], axis=1)
+    if np.nanquantile(sizes, SMALL) >= np.median(jumps):
         return series
     note = f"0 in all of {series.shape[1]} columns taken as tracking lost, {zero.sum()} samples"
     return series.where(~xr.DataArray(zero, dims="time")).assign_attrs(series.attrs, note=note)

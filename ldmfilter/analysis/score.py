@@ -489,7 +489,7 @@ class Comparison:
             column, over all dimensions together, on held-out folds of time; 1 on the diagonal.
         control: (run, run) its 95th percentile where the states of the column are shifted in time.
         predicted: name of the row of `score` that is in `bits_per_spike`; `IN_TRAINING` where no time is held out by
-            all runs, or their counts differ: then that by which training chose (`filter.spikes_ahead`).
+            all runs, or their counts differ: then spikes ahead, as training had them.
         unjudged: why hidden units could not be judged, else "".
         bits_per_spike: (run,) of a signal the share of variance; None where it could not be judged.
         bins: number of bins that were judged.

@@ -13,7 +13,7 @@ The state of a run is read from its folder. Each process that works on a sweep t
 those that have ended and those whose lock another process holds; a run that was left behind goes on from its
 checkpoint.
 
-**The score** is that by which a training keeps one of its candidates (`filter.spikes_ahead`): bits per spike of counts
+**The score** is the one by which a training chooses kinds of states (`filter.spikes_ahead`): bits per spike of counts
 0.5 to 3 s ahead, in blocks of training time that the readout did not see. It compares filters of any dimension,
 entropy or frame, whose z, and log-likelihoods of z, are not the same. Reserved time (`reserve`) takes no part in the
 choice, so that the chosen run can be judged there: beside the score stands the row `score.HIDDEN` of it, as
@@ -40,7 +40,7 @@ import xarray as xr
 from ldmfilter.analysis.combinations import Combination, Draws, Options, SweepRun, best_run, combinations, group
 from ldmfilter.analysis.score import hidden_units
 from ldmfilter.cluster import cancelled, work
-from ldmfilter.config import Config, DataConfig
+from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data import read_session
 from ldmfilter.data.prepare import prepare
 from ldmfilter.data.session import Session
@@ -233,7 +233,7 @@ class Sweep:
         config = self.config.replace(**before.options, seed=before.seed)
         training = Training(config.filter, recording[1])
         try:
-            run = _open_run(before.folder, Config(config.data, training.config), recording)
+            run = _open_run(before.folder, config, training.config, recording)
             run.resume(training)
         except BusyError:
             return
@@ -278,8 +278,9 @@ class Sweep:
         return run
 
 
-def _open_run(folder: Path, config: Config, recording: tuple[Session, xr.DataArray]) -> Run:
-    """The run in a folder, made where there is none. Raises: InputError, as `Sweep.train`."""
+def _open_run(folder: Path, config: Config, sized: FilterConfig, recording: tuple[Session, xr.DataArray]) -> Run:
+    """The run in a folder, made where there is none; one of an older version has `sized` settings. Raises: InputError,
+    as `Sweep.train`."""
     if not folder.exists():
         try:
             return Run.create(folder, config, *recording)
@@ -287,7 +288,7 @@ def _open_run(folder: Path, config: Config, recording: tuple[Session, xr.DataArr
             if not folder.exists():
                 raise
     run = Run.open(folder)  # of an earlier process, or of one that was faster
-    if run.config != config or run.checksum != recording[0].source.checksum:
+    if run.config not in (config, Config(config.data, sized)) or run.checksum != recording[0].source.checksum:
         raise InputError(f"{folder}: is not a run of this sweep; remove it, or sweep anew")
     return run
 

@@ -57,6 +57,7 @@ _FEW_SPIKES, _FEW_TIMES = 100, 10
 _TWICE = 0.1
 # s without a spike of any unit, and spikes that are expected in it, above which it may be a pause of the recording.
 _PAUSE, _PAUSE_SPIKES = 30.0, 20.0
+_PARTS = 6  # of a pause, in which spikes are looked for
 # Median rates, Hz: below the first there is a warning; below the second a long span of spikes is refused.
 _LOWEST_RATE, _LOW_RATE = 0.01, 0.05
 
@@ -284,19 +285,22 @@ def _check_spikes_unit(
 
 def _tell_pauses(times: Floats, index: Ints, span: tuple[float, float], where: str) -> None:
     """Warn of time in which no unit fires, where chance leaves none: it may be that nothing was recorded."""
-    parts = int(min((span[1] - span[0]) / _PAUSE, times.size / _PAUSE_SPIKES))
-    if parts < 3:
+    width = span[1] - span[0]
+    pause = max(_PAUSE, _PAUSE_SPIKES * width / times.size)
+    if width < 3 * pause:
         return
-    edges = np.linspace(*span, parts + 1)
-    trains = np.split(times, index[:-1])
-    empty = np.flatnonzero(sum(np.diff(np.searchsorted(train, edges)) for train in trains) == 0)
-    if not empty.size:
+    edges = np.linspace(*span, round(_PARTS * width / pause) + 1)
+    fired = sum(np.diff(np.searchsorted(train, edges)) for train in np.split(times, index[:-1])) > 0
+    after = np.flatnonzero(np.append(fired, True))  # parts in which a unit fires, and the end
+    before = np.append(0, after[:-1] + 1)
+    long = after - before >= _PARTS
+    if not long.any():
         return
-    longest = max(np.split(empty, np.flatnonzero(np.diff(empty) > 1) + 1), key=len)
-    seconds = f"{empty.size * edges[1] - empty.size * edges[0]:,.4g} s"
+    before, after = edges[before[long]], edges[after[long]]
+    longest = int(np.argmax(after - before))
     warn(
-        f"{where}: units: no unit fires for {seconds} or more, as from {edges[longest[0]]:g} to "
-        f"{edges[longest[-1] + 1]:g} s; where nothing was recorded, choose a span without it"
+        f"{where}: units: no unit fires for {(after - before).sum():,.4g} s or more, as from {before[longest]:g} to "
+        f"{after[longest]:g} s; where nothing was recorded, leave it out (--span, in Python intervals)"
     )
 
 

@@ -28,8 +28,9 @@ from ldmfilter.errors import InputError, warn
 
 WHOLE = "session"  # label of the whole session
 _SAME = 1e-3  # s, between the ends of a trial and those of its observation
-# s, and share of the recording: time farther before the first spike, or after the last, was not recorded.
-_QUIET, _QUIET_SHARE = 2.0, 0.005
+# s, share of the recording, and spikes that are expected: time by so much farther before the first spike, or after the
+# last, was not recorded.
+_QUIET, _QUIET_SHARE, _QUIET_SPIKES = 2.0, 0.005, 20.0
 
 
 def choose_spans(
@@ -128,7 +129,7 @@ def _recorded(session: Session, bounds: Floats, interval: str) -> Floats:
     silence; a warning tells of it. Raises InputError where nothing is left."""
     if session.observed is not None or not session.n_spikes:
         return bounds
-    spare = max(_QUIET, _QUIET_SHARE * session.duration)
+    spare = max(_QUIET, max(_QUIET_SHARE, _QUIET_SPIKES / session.n_spikes) * session.duration)
     early, late = bounds[:, 0] < session.start - spare, bounds[:, 1] > session.stop + spare
     start, stop = np.where(early, session.start, bounds[:, 0]), np.where(late, session.stop, bounds[:, 1])
     kept = stop > start

@@ -12,7 +12,7 @@ import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession
 from ldmfilter.data.selection import observed_table
-from ldmfilter.data.session import Session
+from ldmfilter.data.session import MOST_COLUMNS, Session
 from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.tables import Floats, bounds_in, inside, tagged, tags_in, time_in
 
@@ -95,8 +95,8 @@ def _next(session: Session, given: str) -> list[str]:
         all_of_it = 0.99 * session.duration if interval != "trials" else math.inf  # trials begin anew even so
         by_tag = _by_tag(tables[interval], tags_in(tables[interval])[:_MOST_TAGS])
         long = [tag for tag in by_tag if _PART * seconds < by_tag[tag] < all_of_it]
-        rows = {tagged(tables[interval], tag).tobytes(): tag for tag in reversed(long)}
-        long = list(rows.values())  # one for the same rows
+        # Of tags of the same rows the first.
+        long = [*{tagged(tables[interval], tag).tobytes(): tag for tag in reversed(long)}.values()]
         unmeasured = {tag: not _measured(session, tables[interval], tag) for tag in long}
         long.sort(key=lambda tag: (unmeasured[tag], _REST.search(tag) is not None, -by_tag[tag]))
         parts = [f"{interval}={tag}" for tag in long]
@@ -111,13 +111,14 @@ def _next(session: Session, given: str) -> list[str]:
             f"ldmfilter train {path}{forced} --interval {shlex.quote(one)}  # or only this part" for one in parts
         ]
     within = [
-        # Of more columns than are read at once the first; pieces of a whole come after it.
-        (not _PLACE.search(path), one.ndim, path.rpartition("/")[0] in session.behavior, path, one[0].size > 3)
+        # Pieces of a whole come after it.
+        (not _PLACE.search(path), one.ndim, path.rpartition("/")[0] in session.behavior, path)
         for path, one in session.behavior.items()
-        if ((one["time"] >= session.start) & (one["time"] <= session.stop)).any()
+        if math.prod(one.shape[1:]) <= MOST_COLUMNS
+        and ((one["time"] >= session.start) & (one["time"] <= session.stop)).any()
     ]
     chosen = min(within, key=lambda one: one[:3], default=None)
-    behavior = f" --behavior {shlex.quote(chosen[3] + '[0]' * chosen[4])}" if chosen else ""
+    behavior = f" --behavior {shlex.quote(chosen[3])}" if chosen else ""
     same = f" --interval {shlex.quote(parts[0])}" if parts and interval != "trials" else ""
     commands.append(f"ldmfilter decode{same} --out latents.zarr{behavior}")
     if "trials" in tables:

@@ -71,14 +71,7 @@ def align(
     size = float(latents.attrs["bin_size"])
     steps = window_steps(window, size)
     times = table[column].values.astype(np.float64)
-    start, stop = bounds_in(table).T
-    length = stop - start
-    away = (times < start - length) | (times > stop + length)
-    if 2 * away.sum() > np.isfinite(times).sum():
-        warn(
-            f"{session.source.path}: {event}: {away.sum()} of {times.size} events lie far from their own rows, at "
-            f"{np.nanmin(times):g} to {np.nanmax(times):g} s; give times on the session's clock, not from a start"
-        )
+    _tell_other_clock(times, bounds_in(table), f"{session.source.path}: {event}")
     bins, segment = _bins(latents, table, times, size, steps)
     reached = xr.DataArray(bins >= 0, dims=("trial", "time"))
     if not reached.any():
@@ -112,6 +105,22 @@ def window_steps(window: tuple[float, float], size: float) -> Ints:
     if not steps.size:
         raise InputError(f"window {start:g}:{stop:g} s holds no whole bin of {size:g} s; widen it")
     return steps
+
+
+def _tell_other_clock(times: Floats, bounds: Floats, where: str) -> None:
+    """Warn of events (trial,) that lie far from their own rows (trial, 2) and spread over other time than these, as
+    those that are counted from the start of each; a lick a second after a flash is far from its row too."""
+    start, stop = bounds.T
+    length = stop - start
+    away = (times < start - length) | (times > stop + length)
+    if 2 * away.sum() <= np.isfinite(times).sum():
+        return
+    spread, of_rows = (np.nanmax(one) - np.nanmin(one) for one in (times, start))
+    if not 0.5 * of_rows < spread < 2 * of_rows:
+        warn(
+            f"{where}: {away.sum()} of {times.size} events lie far from their own rows, at {np.nanmin(times):g} to "
+            f"{np.nanmax(times):g} s; give times on the session's clock, not from a start"
+        )
 
 
 def _bins(latents: xr.Dataset, table: xr.Dataset, event: Floats, size: float, steps: Ints) -> tuple[Ints, Ints]:

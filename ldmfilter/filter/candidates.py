@@ -23,8 +23,8 @@ REFIT_FRAMES = 16  # in a trial at least, where dynamics are refitted: of fewer 
 LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number open
 #: The rule by which a later one takes the place of what is kept.
 SURELY = (
-    "a lead counts beyond its standard error; of the same dynamics beyond two, in one number, where the other is not "
-    "behind by one and by 0.5 %"
+    "another of the same dynamics has to lead in one number by two standard errors and not be behind in the other by "
+    "one and by 0.5 %; of other dynamics, in the first by one"
 )
 BOTH = "slow and fast"  # the name of a filter of both
 WINDOWS = (32, 16, 8, 4, 3)  # frames in a training window, where the configuration names no time: the most that fit

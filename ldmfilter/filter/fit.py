@@ -162,7 +162,7 @@ class Fit:
                 judged = recording.judged(HIDDEN_BINS // len(self._recordings))
                 seen, size = ~np.isnan(judged.counts).all(1), self.frame / recording.frame
                 rank = np.argsort(np.argsort(-np.nansum(np.abs(judged.counts), 0), kind="stable"))
-                for quarter in range(min(HIDDEN, recording.n_units - 1)):
+                for quarter in range(min(HIDDEN, recording.n_units) if recording.n_units > 1 else 0):
                     hidden, frames = rank % HIDDEN == quarter, judged.frames.clone()
                     frames[:, torch.from_numpy(hidden)] = math.nan
                     states = filtered_means(network, i, judged._replace(frames=frames), recording.frame)

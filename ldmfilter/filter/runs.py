@@ -1,7 +1,7 @@
 """The run folder: the options, the log, the checkpoint and the model of a training.
 
     run.json                 when and on which sessions, with their units
-    config.toml              every option, resolved
+    config.toml              every option
     log.jsonl                one record an evaluation, for people: nothing reads it back
     checkpoint.safetensors   the whole state of the training
     model.safetensors        the parameters kept so far, with all that decoding needs
@@ -430,7 +430,6 @@ def start_run(
         config = config.replace(bin_size=sessions[0].bin_size)
     counts = [reserve(prepare(session, config.data), config.data.reserve) for session in sessions]
     training = Training(config.filter, counts)
-    config = Config(config.data, training.config)
     return Run.create(folder, config, sessions, counts), training
 
 

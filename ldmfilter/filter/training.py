@@ -44,7 +44,7 @@ __all__ = ["Record", "Training", "resolve_device"]
 
 SHORT_TRIALS = 20  # windows of the shortest length that a recording needs to be trained on them
 # Of the steps: where held-out z was best before, few blocks may mislead, and the last step is kept unless that one
-# predicts spikes better.
+# leads clearly.
 EARLY = 0.5
 SURE = 2.0  # standard errors by which another of the same dynamics has to lead; others one
 TOLERATED = 0.005  # of a score, by which such a one may be behind in the other: in long recordings errors are less
@@ -136,10 +136,11 @@ class Training:
             for one, (window, warmup) in windows.items()
         ]
         units = min(one.sizes["unit"] for one in self.counts)
-        given, self.config = config, config.sized(units, shared=len(self._fits) == len(CANDIDATES))
+        self.config = config.sized(units, shared=len(self._fits) == len(CANDIDATES))
         self._both = are_shared(self.config, len(self._fits))
-        self._again = 0 if onto else given.restarts
-        self.tries_fewer = not onto and given.latent_dim is None and given.state_dim is None
+        self._again = 0 if onto else config.restarts
+        are_open, all_of_them = config.latent_dim is None and config.state_dim is None, self._config_of(0)
+        self.tries_fewer = not onto and are_open and bool(halves(all_of_them, all_of_them.latents))
         self._check_dimensions(units)
         self.trained: list[Trained] = []
         self._past: list[Record] = []
@@ -240,6 +241,8 @@ class Training:
         if not self.tries_fewer or len(self._kept) != 1 or self._done < self._first:
             return []
         (kept,) = self._kept.values()
+        if math.isnan(kept.ahead.value):  # nothing could choose them
+            return []
         return halves(self._config_of(self._part_of(kept)), kept.dimensions)
 
     @property
@@ -361,6 +364,7 @@ class Training:
         values |= {
             "trained": [dataclasses.asdict(one) for one in self.trained],
             "past": [dataclasses.asdict(one) for one in self._past],
+            "tries_fewer": self.tries_fewer,
         }
         values["kept"] = {}
         for part, one in self._kept.items():
@@ -380,7 +384,7 @@ class Training:
         """
         trained = values.get("trained", [])  # version 0.1.0 had no candidates, others no hidden units
         self.trained = list(map(read_trained, trained))
-        self.tries_fewer &= all("hidden" in one for one in trained)
+        self.tries_fewer &= bool(values.get("tries_fewer", not trained))
         self._past, self._kept = read_history(values.get("past", [])), {}
         for part, raw in values.get("kept", {}).items():
             bits = raw["bits"] if isinstance(raw["bits"][0], list) else [raw["bits"], [math.nan, [math.nan]]]

@@ -121,6 +121,9 @@ def test_a_place_of_zeros_is_lost_tracking():
     corner = np.abs(np.stack([np.sin(TIME), np.sin(TIME)], axis=1))
     corner[np.abs(corner) < 0.05] = 0  # an animal that walks to it
     assert not any(one.note for one in choose_behavior(session(place=corner), ["place"]))
+    stick = np.stack([np.sin(TIME / 30), np.sin(TIME / 50)], axis=1)
+    stick[np.linalg.norm(stick, axis=1) < 0.3] = 0  # which tells nothing of what is smaller
+    assert not any(one.note for one in choose_behavior(session(stick=stick), ["stick"]))
 
 
 def test_circular_by_word():

@@ -153,6 +153,14 @@ def test_a_run_left_behind_is_gone_on_with(finished, session, tmp_path, moves, m
     assert model.model_id_ == Run.open(undisturbed.folder).model().model_id_
 
 
+def test_a_run_of_an_older_version_is_gone_on_with(session, tmp_path):
+    """Which wrote the numbers of dimensions into the options of a run that left them open."""
+    sweep = Sweep.create(tmp_path / "sweep", session, CONFIG.replace(max_steps=1), {"entropy": ["logdet"]}, [0])
+    sized = sweep.config.replace(latent_dim=8, state_dim=8, seed=0)
+    Run.create(tmp_path / "sweep" / "000", sized, *sweep.recording())
+    assert list(work(sweep))[-1].state == "done"
+
+
 def test_two_at_once_share_the_runs(session, tmp_path):
     """Neither takes what the other is at; each run is done once."""
     config = CONFIG.replace(max_steps=1)

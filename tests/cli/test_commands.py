@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from ldmfilter.config import Config
 from ldmfilter.data.session import Session
 from ldmfilter.data.simulate import linear_track_session
 from ldmfilter.filter import runs
@@ -245,6 +246,25 @@ def test_stopped_and_resumed_equals_undisturbed(session_file, undisturbed, tmp_p
     resumed = here("train", "--resume", "--run", "run", cwd=tmp_path)
     assert resumed.code == 0, resumed.err
     assert outputs(tmp_path / "run") == undisturbed
+
+
+@pytest.mark.parametrize("records", [1, 3])
+def test_a_run_whose_dimensions_are_open_goes_on_to_fewer(session_file, tmp_path, records):
+    """Stopped in the first training, and in that of half the dimensions; and resumed at the end."""
+    words = ["--dynamics", "fast", "--max-steps", 25, "--hidden", 16, "--window", 2, "--batch-size", 8, "--no-refit"]
+    assert here("train", session_file, "--run", "whole", *words, cwd=tmp_path).code == 0
+    config = Config.read(tmp_path / "whole" / "config.toml")
+    assert config.filter.latent_dim is config.filter.state_dim is None
+    run, training = runs.start_run(tmp_path / "run", [session_file], None, config, False)
+    started = run.train(training)
+    assert [next(started).step for _ in range(records)] == [0, 25, 0][:records]
+    run._write(training)
+    started.close()
+    for _ in range(2):
+        resumed = here("train", "--resume", "--run", "run", cwd=tmp_path)
+        assert resumed.code == 0, resumed.err
+        assert "fast in 4 dimensions" in resumed.err
+        assert outputs(tmp_path / "run") == outputs(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("words", [["decode", "--out", "latents.zarr"], ["check"]])

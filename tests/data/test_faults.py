@@ -1,6 +1,7 @@
 """Kinds of faults in files: the numbers are right, or one line names the object and the way out."""
 
 import json
+import re
 import runpy
 import sys
 import warnings
@@ -300,8 +301,11 @@ def test_a_pause_of_the_recording_is_told():
     paused = [np.where(train > 30, train + 3600, train) for train in trains()]
     _, lines = told(Session.from_spikes, paused)
     (line,) = lines
-    assert "no unit fires for 3,5" in line
-    assert line.endswith("; where nothing was recorded, choose a span without it")
+    assert "no unit fires for 3,600 s or more, as from 30.0" in line
+    assert line.endswith("; where nothing was recorded, leave it out (--span, in Python intervals)")
+    often = [np.where(train % 60 < 20, train, np.nan) for train in trains(stop=300)]
+    _, lines = told(Session.from_spikes, [train[np.isfinite(train)] for train in often])
+    assert re.search(r"no unit fires for 1[4-6]\d s or more, as from", lines[0])  # of 160 s, in four pauses
     assert not told(Session.from_spikes, trains(stop=300))[1]
     assert not told(Session.from_spikes, [[0.5, 1000.0, 2000.5]])[1]  # too few to tell
 
@@ -345,16 +349,15 @@ def test_what_inspect_proposes_first():
     assert "epochs=foraging" in one[1]
     wide = {"emg": xr.DataArray(np.zeros((len(time), 4)), dims=("time", "column"), coords={"time": time})}
     one = summarise(Session.from_spikes(trains(), behavior=wide))["next"]
-    assert one[-1] == "ldmfilter decode --out latents.zarr --behavior 'emg[0]'"  # all are too many
+    assert one[-1] == "ldmfilter decode --out latents.zarr"  # which takes some of its columns, not all
 
 
 def test_inspect_proposes_behaviour_that_can_be_read():
     time = np.arange(0, 60, 0.5)
     four = xr.DataArray(np.ones((120, 4)), {"time": time}, ("time", "component"))
-    behavior = {"m/position/run": four, "m/position/rest": four, "m/position": four}
-    assert summarise(Session.from_spikes(trains(), behavior=behavior))["next"][-1].endswith(
-        "--behavior 'm/position[0]'"
-    )
+    behavior = {"m/position/run": four[:, :2], "m/position": four[:, :2], "m/markers": four}
+    one = summarise(Session.from_spikes(trains(), behavior=behavior))["next"]
+    assert one[-1].endswith("--behavior m/position")
 
 
 def test_what_inspect_tells():

@@ -107,6 +107,9 @@ def test_time_of_a_table_beyond_the_spikes_is_no_silence():
         "memory: interval 'later' lies outside the recording, whose spikes are at 0 to 100 s; choose another, or write "
         "both on one clock"
     )
+    first = {"trials": {"start_time": [0.0], "stop_time": [9.0]}}
+    few = Session.from_spikes([np.linspace(5, 100, 30)], intervals=first)
+    assert choose_spans(few, interval="trials") == [(0, 9, "trials")]  # 5 s without a spike tell nothing here
     seen = replace(session, observed=Observed.from_units([np.array([[0.0, 140.0]])]))  # so that nothing was missed
     assert len(choose_spans(seen, interval="trials")) == 5
 

@@ -47,8 +47,9 @@ def test_events_that_are_counted_from_the_start_of_their_trial_are_told():
     session = trials(start_time=start, stop_time=start + 2, cue=np.full(10, 0.5))
     with pytest.warns(UserWarning, match=r"trials.cue: 9 of 10 events lie far from their own rows, at 0.5 to"):
         ldmfilter.align(states([(0.0, 300)]), session, "trials.cue", (0, 0.5))
-    before = trials(start_time=start, stop_time=start + 2, cue=start - 1)  # in the pause
-    ldmfilter.align(states([(0.0, 300)]), before, "trials.cue", (0, 0.5))
+    for cue, length in ((start - 1, 2), (start + 1, 0.1)):  # in the pause, and a second after a flash
+        others = trials(start_time=start, stop_time=start + length, cue=cue)
+        ldmfilter.align(states([(0.0, 300)]), others, "trials.cue", (0, 0.5))
 
 
 def test_a_bin_before_the_event_ends_before_it():

@@ -227,8 +227,19 @@ def test_dimensions_that_are_given_stay(few):
     assert [one.name for one in training.trained] == ["fast"]
 
 
-def test_each_unit_is_hidden_once(few, monkeypatch):
-    training = Training(FilterConfig(**TINY | {"dynamics": "fast", "max_steps": 2}), few)
+def test_fewer_dimensions_are_tried_only_where_they_can_be_kept(few, monkeypatch):
+    assert Training(FilterConfig(**OPEN), few).tries_fewer
+    assert not Training(FilterConfig(**OPEN), few[:, :6]).tries_fewer  # three, of six units
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: NOT_JUDGED)
+    training = Training(FilterConfig(**OPEN), few)
+    list(training.run())
+    assert {one.name for one in training.trained} == {"fast"}
+    assert training.ended
+
+
+@pytest.mark.parametrize("units", [16, 4, 2])
+def test_each_unit_is_hidden_once(few, monkeypatch, units):
+    training = Training(FilterConfig(**TINY | {"dynamics": "fast", "latent_dim": 2, "max_steps": 2}), few[:, :units])
     fitted, shown = training._now, []
     measured = fit.filtered_means
 
@@ -240,9 +251,9 @@ def test_each_unit_is_hidden_once(few, monkeypatch):
     found = fitted.hidden_units(fitted.finished_state(False))
     assert np.isfinite(found.value)
     hidden = ~np.stack(shown)
-    assert hidden.shape == (4, 16)
+    assert hidden.shape == (min(4, units), units)
     assert (hidden.sum(0) == 1).all()
-    assert (hidden.sum(1) == 4).all()
+    assert (hidden.sum(1) == max(units // 4, 1)).all()
 
 
 def test_resumed_equals_undisturbed(few, undisturbed):
