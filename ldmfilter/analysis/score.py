@@ -45,13 +45,13 @@ from ldmfilter.filter.forecast import check_horizons
 from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.runs import Run
-from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead, folds_of, spikes_ahead
+from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead, folds_of, quarters, spikes_ahead
 from ldmfilter.html import table
 from ldmfilter.progress import Told, teller
 from ldmfilter.text import finite, plain, print_lines, print_table
 
 AHEAD = (0.1, 0.2, 0.5, 1.0, 2.0)  # s
-QUARTERS, GROUPINGS = 4, 2  # groups of units that are hidden in turn; ways to group them
+GROUPINGS = 2  # of the units into quarters that are hidden in turn
 WIDTHS = (SMOOTHING, 0.1, 0.2, 1.0)  # s, of the baselines' averages; the first where none can be judged
 MOST_CHOOSE = 5_000  # bins of each half of training time that judge a width
 FEW, DRAWS = 500, 3  # bins that few-shot readouts learn from; times that they are drawn
@@ -361,16 +361,14 @@ class Judge:
     def _groups(self, states: States, groupings: int = GROUPINGS) -> Iterator[tuple[Array, Array, int]]:
         """For each quarter of the units, in each grouping: states without them, their numbers, and their spikes.
 
-        Units that fire are ranked by their spikes (of a signal, by its absolute values) and dealt to the quarters in
-        turn, so that all quarters have units of all rates, and a unit that is silent has no part. In the second
-        grouping the next four begin one quarter later.
+        Units that fire are dealt to the quarters by their spikes, of a signal by its absolute values; a unit that is
+        silent has no part.
         """
-        size, rank = np.nansum(np.abs(self.bins.counts[self.bins.judged]), 0), np.arange(self.units.size)
-        ranked = self.units[np.argsort(-size[self.units], kind="stable")]
-        for turn in range(groupings if rank.size > 1 else 0):
-            quarter = (rank + turn * (rank // QUARTERS)) % QUARTERS
+        size = np.nansum(np.abs(self.bins.counts[self.bins.judged]), 0)
+        for turn in range(groupings if self.units.size > 1 else 0):
+            quarter = quarters(size[self.units], turn)
             for number in np.unique(quarter):
-                group = np.sort(ranked[quarter == number])
+                group = self.units[quarter == number]
                 yield states(group), group, group.size if self.bins.signal else int(size[group].sum())
 
     def made(self, make: Callable[..., Array], hidden: Array, **options: float) -> Array:

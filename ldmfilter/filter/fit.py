@@ -23,7 +23,7 @@ from ldmfilter.filter.kalman import LinearGaussian, filter_windows
 from ldmfilter.filter.linalg import whitening
 from ldmfilter.filter.matching import Match
 from ldmfilter.filter.network import Network, current_names
-from ldmfilter.filter.spikes_ahead import SpikesAhead, mean_of, spikes_ahead_of_all
+from ldmfilter.filter.spikes_ahead import SpikesAhead, mean_of, quarters, spikes_ahead_of_all
 from ldmfilter.ldm.entropy import ENTROPIES
 from ldmfilter.ldm.objectives import predictive
 from ldmfilter.ranks import ranks
@@ -38,7 +38,6 @@ GRACE = 100  # steps in which a collapse is not an error
 RESTART_SEED = 1_000_003  # between the seeds of restarts
 JUDGED_BINS = 2**16  # bins at most, about, that predicted spikes are judged and their readouts fitted on
 HIDDEN_BINS = 2**15  # the same, of spikes of hidden units
-HIDDEN = 4  # groups of units that are hidden in turn, of all rates each
 
 
 class Fit:
@@ -153,17 +152,16 @@ class Fit:
 
     def hidden_units(self, state: Tensors) -> SpikesAhead:
         """Prediction of each unit's spikes in a bin by causal states of the finished network `state` that were not
-        shown the unit: a quarter of the units is hidden at a time, each in turn (`HIDDEN`); the mean over quarters and
-        sessions."""
+        shown the unit: a quarter of the units is hidden at a time (`quarters`); the mean over quarters and sessions."""
         found = []
         with self._own_torch(advance=False):
             network = self._network_of(state)
             for i, recording in enumerate(self._recordings):
                 judged = recording.judged(HIDDEN_BINS // len(self._recordings))
                 seen, size = ~np.isnan(judged.counts).all(1), self.frame / recording.frame
-                rank = np.argsort(np.argsort(-np.nansum(np.abs(judged.counts), 0), kind="stable"))
-                for quarter in range(min(HIDDEN, recording.n_units) if recording.n_units > 1 else 0):
-                    hidden, frames = rank % HIDDEN == quarter, judged.frames.clone()
+                quarter = quarters(np.nansum(np.abs(judged.counts), 0))
+                for number in np.unique(quarter) if recording.n_units > 1 else ():
+                    hidden, frames = quarter == number, judged.frames.clone()
                     frames[:, torch.from_numpy(hidden)] = math.nan
                     states = filtered_means(network, i, judged._replace(frames=frames), recording.frame)
                     those = states, judged.counts[:, hidden], judged.runs, seen, size, recording.signal

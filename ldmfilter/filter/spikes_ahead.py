@@ -39,6 +39,7 @@ LEAST_RATE = 0.1  # of the mean rate: no prediction is lower
 BLOCK = 5.0  # s, in which bits are summed for their standard error
 MOST_FITTED = 10_000  # bins that a readout is fitted on
 MOST_JUDGED = 2_000  # bins that it is judged on: neighbours differ little in what lies ahead
+QUARTERS = 4  # groups of units that are hidden in turn
 FOLDS = 5  # of the readout, where all bins are judged in turn
 FOLD_BLOCKS, FOLD_BLOCK = 20, 10.0  # blocks of time that are dealt to folds at most, and their least length, s
 
@@ -171,6 +172,14 @@ def folds_of(judge: Array, bin_size: float, folds: int) -> Array:
     blocks = max(2, min(FOLD_BLOCKS, int(judge.sum() * bin_size / FOLD_BLOCK)))
     fold: Array = np.minimum((share * blocks).astype(np.int64), blocks - 1) % folds
     return fold
+
+
+def quarters(size: Floats, turn: int = 0) -> Array:
+    """(unit,) the quarter in which each unit is hidden, by the units' numbers of spikes: ranked and dealt out in turn,
+    so that all quarters have units of all rates. In the next turn of hiding the next four begin one quarter later."""
+    rank = np.argsort(np.argsort(-size, kind="stable"))
+    quarter: Array = (rank + turn * (rank // QUARTERS)) % QUARTERS
+    return quarter
 
 
 def mean_of(found: Sequence[SpikesAhead]) -> SpikesAhead:
