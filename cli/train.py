@@ -163,7 +163,8 @@ def _say_start(run: "Run", training: "Training") -> None:
     step = f", from step {training.step}" if training.step else ""
     each = run.config.filter.max_steps
     of = f" ({training.steps // each} trainings of {each})" if training.steps > each else ""
-    of += ", then perhaps fewer dimensions" if training.tries_fewer and not training.ended else ""
+    later = ["fewer dimensions"] * training.tries_fewer + ["a larger dropout"] * training.tries_dropouts
+    of += f", then perhaps {' and '.join(later)}" if later and not training.ended else ""
     bins = sum(int(one["observed"].sum()) for one in counts)
     several = f" in {len(counts)} sessions" if len(counts) > 1 else ""
     say(
@@ -180,7 +181,7 @@ def _say_start(run: "Run", training: "Training") -> None:
 def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
     """The step that was kept, and a warning of sessions that fit together in more than one way."""
     from ldmfilter.data.counts import is_signal
-    from ldmfilter.filter.candidates import SURELY, listed
+    from ldmfilter.filter.candidates import SURELY, labels
 
     best, kept = training.kept_records, training.kept
     bits = kept.bits_per_spike
@@ -195,7 +196,9 @@ def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
         ahead = any(one.bits_per_spike > bits or one.hidden > kept.hidden for one in training.trained)
         by_chance = f" ({SURELY})" if ahead else ""
         both = f"{what} predicted ahead / of hidden {'channels' if what == 'the signal' else 'units'}"
-        say(f"kept: {kept.label}; {both}, {unit}: {listed(training.trained)}{by_chance}{without}")
+        say(f"kept: {kept.label}{without}; {both}, {unit}{by_chance}:")
+        for label, trained in zip(labels(training.trained), training.trained, strict=True):
+            say(f"  {label}: {trained.told}")
     for one, (part, network) in zip(best, training.parts, strict=True):
         which = f"{part.label}: " if len(best) > 1 else ""
         if one.step == 0:

@@ -43,6 +43,7 @@ def split_windows(
     block: int | None = None,
     frame: int = 1,
     least: int = 0,
+    unseen: Array | None = None,
 ) -> Windows:
     """Divide the observed bins of counts (time, unit) into training windows and held-out blocks.
 
@@ -52,10 +53,13 @@ def split_windows(
         block: bins in a row that each held-out block has, where there is room; without it a window.
         frame: bins in a frame; held-out windows of different phases share no frame.
         least: windows that the observed bins have to be enough for.
+        unseen: (time,) bool, bins that are neither trained on nor held out.
 
     Raises InputError for fewer, or too few bins in a row for a training window and a held-out one.
     """
     segment, usable = _usable(counts)
+    if unseen is not None:
+        usable = usable & ~unseen
     time = np.flatnonzero(usable)
     held, row = usable, block or window
     # The most blocks that each have a row of usable bins and leave one to training.

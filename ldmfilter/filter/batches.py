@@ -67,20 +67,31 @@ class Recording:
         held_out: share of the time that is held out.
         block: bins that a held-out block has at least.
         fabric: moves them to the device.
+        unseen: (time,) bool, bins that its windows leave out, where a training on the others is judged.
 
     Attributes:
         windows: where training and held-out windows start.
         n_units: number of units.
         signal: whether they are channels of a signal.
         frame: bins in a frame.
+        unseen: (time,) bool, or None where training may use all bins.
         scaling: (frame, unit) counts that the mean and covariance of z are learnt from.
         held: (window, time, unit) counts of held-out windows.
     """
 
-    def __init__(self, counts: xr.DataArray, frame: int, window: int, held_out: float, block: int, fabric: Any):
-        self.windows = split_windows(counts, window * frame, held_out, block, frame)
+    def __init__(
+        self,
+        counts: xr.DataArray,
+        frame: int,
+        window: int,
+        held_out: float,
+        block: int,
+        fabric: Any,
+        unseen: np.ndarray | None = None,
+    ):
+        self.windows = split_windows(counts, window * frame, held_out, block, frame, unseen=unseen)
         self.n_units, self.signal = counts.sizes["unit"], is_signal(counts)
-        self.frame, self._fabric = frame, fabric
+        self.frame, self.unseen, self._fabric = frame, unseen, fabric
         self._ends = frame - 1 + frame * np.arange(window)  # last bins of a window's frames
         self._counts, self._segment = counts, np.asarray(counts["segment"])
         self._observed = observed_frames(np.asarray(counts["observed"]), self._segment, frame)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,14 +20,36 @@ from ldmfilter.data.tables import Floats
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
 REFIT_FRAMES = 16  # in a trial at least, where dynamics are refitted: of fewer they learn the time in the trial
+#: Larger ones than the candidate's, tried one after the other in trials too short for refitted dynamics.
+DROPOUTS = (0.35, 0.5)
+HALVES = 2  # of the trials: what was trained on one is judged on the other
 LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number open
 #: The rule by which a later one takes the place of what is kept.
 SURELY = (
     "another of the same dynamics has to lead in one number by two standard errors and not be behind in the other by "
-    "one and by 0.5 %; of other dynamics, in the first by one"
+    "one and by 0.5 %; of other dynamics, in the first by one; a dropout, in halves of the trials"
 )
+ON_HALF = ", half "  # in the name of what was trained on one
 BOTH = "slow and fast"  # the name of a filter of both
 WINDOWS = (32, 16, 8, 4, 3)  # frames in a training window, where the configuration names no time: the most that fit
+
+
+class Variant(NamedTuple):
+    """One training of a candidate.
+
+    Attributes:
+        part: the candidate's position.
+        restart: number of the first weights.
+        dimensions: where they are fewer than the settings say.
+        dropout: where it is not the candidate's own.
+        half: of the trials, that it does not see.
+    """
+
+    part: int
+    restart: int = 0
+    dimensions: int | None = None
+    dropout: float | None = None
+    half: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +66,8 @@ class Candidate:
         dropout: share of units and of hidden activations that is dropped in training.
         refit: whether it is finished with refitted dynamics too, where the settings leave that open.
         shortens: whether frames are shorter in short trials, `1 / FRAMES` of a trial.
+        dropouts: larger ones that are tried.
+        components: whether the encoder's linear map begins with the principal components of the frames.
         restart: number of the first weights that it is trained from.
     """
 
@@ -54,17 +78,28 @@ class Candidate:
     dropout: float
     refit: bool = False
     shortens: bool = False
+    dropouts: tuple[float, ...] = ()
+    components: bool = False
     restart: int = 0
 
     def bins(self, bin_size: float) -> int:
         """Bins in a frame."""
         return frame_bins(self.frame, bin_size)
 
-    def variant(self, restart: int, dimensions: int | None) -> Candidate:
-        """The same from other first weights, or in fewer dimensions."""
-        again = f" {restart + 1}" if restart else ""
-        fewer = f" in {dimensions} dimensions" if dimensions else ""
-        return replace(self, name=f"{self.name}{again}{fewer}", restart=restart)
+    def variant(self, variant: Variant) -> Candidate:
+        """The same from other first weights, in fewer dimensions, with another dropout or on a part of the time."""
+        again = f" {variant.restart + 1}" if variant.restart else ""
+        fewer = f" in {variant.dimensions} dimensions" if variant.dimensions else ""
+        dropout = self.dropout if variant.dropout is None else variant.dropout
+        other = "" if variant.dropout is None else f" with dropout {dropout:g}"
+        half = "" if variant.half is None else f"{ON_HALF}{variant.half + 1}"
+        return replace(
+            self,
+            name=f"{self.name}{again}{fewer}{other}{half}",
+            dropout=dropout,
+            components=self.components and not variant.restart,
+            restart=variant.restart,
+        )
 
     def decay(self, states: int, frame: float) -> Floats:
         """Eigenvalues (state,) of A before training, per frame of this length."""
@@ -87,7 +122,14 @@ def candidates(config: FilterConfig, stretch: float = math.inf) -> list[Candidat
     named = {name: value for name in ("frame", "dropout") if (value := getattr(config, name)) is not None}
     own = [replace(one, frame=min(one.frame, stretch / FRAMES)) if one.shortens else one for one in CANDIDATES]
     own = [replace(one, **named) for one in own if config.dynamics in ("auto", one.name)]
-    return [replace(one, refit=one.refit and stretch >= REFIT_FRAMES * one.frame) for one in own]
+    return [one if stretch >= REFIT_FRAMES * one.frame else _in_short_trials(one, config) for one in own]
+
+
+def _in_short_trials(one: Candidate, config: FilterConfig) -> Candidate:
+    """Of fast states: their dynamics are not refitted, what overfits less is tried, and weights begin where few trials
+    lead."""
+    dropouts = DROPOUTS if one.refit and config.dropout is None else ()
+    return replace(one, refit=False, dropouts=dropouts, components=one.refit)
 
 
 def are_shared(config: FilterConfig, number: int) -> bool:
@@ -136,6 +178,8 @@ class Trained:
             judged, and of both.
         hidden_lead: the same of `hidden`.
         kept_step: the step that was kept; of both the last one of the parts'.
+        dropout: where another than the candidate's own was tried.
+        by_halves: whether it was trained on each half of the trials and judged on the other.
         failure: why its training failed, else "".
     """
 
@@ -147,6 +191,8 @@ class Trained:
     hidden: float = math.nan
     hidden_lead: tuple[float, float] = (math.nan, math.nan)
     kept_step: int = 0
+    dropout: float | None = None
+    by_halves: bool = False
     failure: str = ""
 
     @property
@@ -157,7 +203,8 @@ class Trained:
     @property
     def label(self) -> str:
         """Its name, for a line of text."""
-        return f"{self.name} with refitted dynamics" if self.refit else self.name
+        refitted = " with refitted dynamics" if self.refit else ""
+        return f"{self.name}{refitted}{', by halves' if self.by_halves else ''}"
 
     @property
     def told(self) -> str:

@@ -107,6 +107,17 @@ class Encoder(nn.Module):
         self.input_scale.copy_(scale)
         self.mean_counts.copy_(torch.nan_to_num(counts.nanmean(0)))
 
+    @torch.no_grad()
+    def begin_with_components(self, counts: Float[Tensor, "time unit"]) -> None:
+        """Let the linear map give the principal components of the roots of the counts, each of unit variance: of what
+        few bins show the part that is most surely no noise. After `set_input_scale`."""
+        x = (self.standardised(counts) * self.input_scale).double().cpu()
+        variance, axes = torch.linalg.eigh((x - x.mean(0)).T @ (x - x.mean(0)) / len(x))
+        most = self.linear.out_features
+        scale = variance.clamp_min(1e-6 * float(variance[-1]) + 1e-12).rsqrt()
+        weights = (axes * scale).T.flip(0)[:most] * self.input_scale.cpu()
+        self.linear.weight[: len(weights)] = weights.to(self.linear.weight)
+
     def spike_weights(self) -> Float[Tensor, " unit"]:
         """The evidence of a spike of each unit: in proportion to 1 over the deviation of its Poisson count, so that few
         fast units do not stand for all, and such that the sum over units and their mean counts is 1. Of a unit that

@@ -84,7 +84,10 @@ class Fit:
         with self._random.active(advance=True):
             self._network = self._make_network()
         for i, recording in enumerate(self._recordings):
-            self._network.encoder(i).set_input_scale(recording.scaling.cpu())
+            encoder = self._network.encoder(i)
+            encoder.set_input_scale(recording.scaling.cpu())
+            if candidate.components and len(self._recordings) == 1 and onto is None:
+                encoder.begin_with_components(recording.scaling.cpu())
         self._module, self._optimizer = self._fabric.setup(self._network, self._make_optimizer())
         self._best = self._copy_of_network()
 
@@ -144,10 +147,8 @@ class Fit:
         Training's own bins are judged too: they are seven times as many as those held out, and what overfitted is no
         better in them, because its readout was fitted elsewhere (`tests/benchmarks/candidates.py`).
         """
-        found = []
-        for recording, (states, judged) in zip(self._recordings, each, strict=True):
-            seen, size = ~np.isnan(judged.counts).all(1), self.frame / recording.frame
-            found.append(spikes_ahead_of_all(states, judged.counts, judged.runs, seen, size, recording.signal))
+        recorded = zip(self._recordings, each, strict=True)
+        found = [self._predicted(recording, judged, states) for recording, (states, judged) in recorded]
         return mean_of(found)  # a short one, which cannot be judged, does not decide for the others
 
     def hidden_units(self, state: Tensors) -> SpikesAhead:
@@ -158,15 +159,27 @@ class Fit:
             network = self._network_of(state)
             for i, recording in enumerate(self._recordings):
                 judged = recording.judged(HIDDEN_BINS // len(self._recordings))
-                seen, size = ~np.isnan(judged.counts).all(1), self.frame / recording.frame
                 quarter = quarters(np.nansum(np.abs(judged.counts), 0))
                 for number in np.unique(quarter) if recording.n_units > 1 else ():
                     hidden, frames = quarter == number, judged.frames.clone()
                     frames[:, torch.from_numpy(hidden)] = math.nan
                     states = filtered_means(network, i, judged._replace(frames=frames), recording.frame)
-                    those = states, judged.counts[:, hidden], judged.runs, seen, size, recording.signal
-                    found.append(spikes_ahead_of_all(*those, horizons=[(-1, 1)]))
+                    found.append(self._predicted(recording, judged, states, hidden, [(-1, 1)]))
         return mean_of(found)
+
+    def _predicted(
+        self,
+        recording: Recording,
+        judged: Judged,
+        states: Floats,
+        units: Any = slice(None),
+        horizons: Sequence[tuple[int, int]] | None = None,
+    ) -> SpikesAhead:
+        """Prediction of the units' spikes by states (time, state): in bins that training left out, or else in all."""
+        seen, size = ~np.isnan(judged.counts).all(1), self.frame / recording.frame
+        unseen = None if recording.unseen is None else recording.unseen[judged.bins]
+        counts = judged.counts[:, units]
+        return spikes_ahead_of_all(states, counts, judged.runs, seen, size, recording.signal, horizons, unseen)
 
     def _make_network(self) -> Network:
         signals = [one.signal for one in self._recordings]

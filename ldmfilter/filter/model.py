@@ -259,7 +259,8 @@ class LDMFilter(FilterConfig):
             raise InputError(f"{where}: the model is of an older ldmfilter and takes no further session; train it anew")
         config = self.sized_
         if len(self.parts) == 1 and self.kept_.name:  # formats up to 3 have no name
-            config = dataclasses.replace(config, dynamics=self.kept_.dynamics)
+            dropout = self.kept_.dropout or config.dropout
+            config = dataclasses.replace(config, dynamics=self.kept_.dynamics, dropout=dropout)
         return Training(config, counts, [(part.network_, part.frame_) for part in self.parts])
 
     def _take_added(self, training: Training) -> "LDMFilter":

@@ -152,15 +152,17 @@ def spikes_ahead_of_all(
     bin_size: float,
     signal: bool = False,
     horizons: Sequence[tuple[int, int]] | None = None,
+    unseen: Array | None = None,
 ) -> SpikesAhead:
-    """`spikes_ahead`, where all bins judge in turn: in blocks of time that are dealt to folds, each judged by readouts
-    that were fitted on the others."""
+    """`spikes_ahead`, where the bins `unseen` (time,), of whole trials, judge, by readouts that were fitted on the
+    others; without them all bins in turn, in blocks of time that are dealt to folds."""
+    given = states, counts, segment
+    if unseen is not None:
+        return spikes_ahead(*given, judge & ~unseen, judge & unseen, bin_size, signal, horizons, guard=0.0)
     fold = folds_of(judge, bin_size, FOLDS)
     return mean_of(
         [
-            spikes_ahead(
-                states, counts, segment, judge & (fold != one), judge & (fold == one), bin_size, signal, horizons
-            )
+            spikes_ahead(*given, judge & (fold != one), judge & (fold == one), bin_size, signal, horizons)
             for one in np.unique(fold)
         ]
     )

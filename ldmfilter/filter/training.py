@@ -14,15 +14,19 @@ import xarray as xr
 
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.counts import is_signal
+from ldmfilter.data.frames import first_bins
 from ldmfilter.data.windows import split_windows, typical_stretch
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter.batches import Judged, Recording, check_sessions
 from ldmfilter.filter.candidates import (
     BOTH,
     CANDIDATES,
+    HALVES,
+    ON_HALF,
     WINDOWS,
     Candidate,
     Trained,
+    Variant,
     are_shared,
     candidates,
     halves,
@@ -35,7 +39,7 @@ from ldmfilter.filter.evaluation import Record, read_history
 from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.matching import Match
 from ldmfilter.filter.network import Network, current_names
-from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead
+from ldmfilter.filter.spikes_ahead import FOLD_BLOCKS, NOT_JUDGED, SpikesAhead, mean_of
 from ldmfilter.ranks import ranks
 from ldmfilter.tensors import Tensors, below
 
@@ -80,6 +84,10 @@ class Training:
     it has to lead in one and not be behind in the other by a standard error and `TOLERATED`. A candidate whose windows
     do not fit into the recording is left out.
 
+    In short trials larger dropouts are tried last (`Candidate.dropouts`). What overfits leads in the bins that it was
+    trained on, so here each is trained on either half of the trials and judged on the other; where one leads, by the
+    same rule, the filter is trained with it on all.
+
     Args:
         config: the filter's settings.
         counts: (time, unit), as `bin_spikes` makes them; or several, one a session.
@@ -93,6 +101,7 @@ class Training:
         config: the settings, with numbers for all sizes.
         trained: the candidates that are done, each as often as it was finished.
         tries_fewer: whether a filter of one part is tried in fewer dimensions.
+        tries_dropouts: whether it is tried with larger dropouts.
         left_out: names of the candidates whose windows do not fit into the recording.
 
     Raises:
@@ -130,11 +139,8 @@ class Training:
         windows = self._windows(open_ones)
         self.left_out = [one.name for one in open_ones if one not in windows]
         block = max(one.bins(self._bin_size) * windows[one][0] for one in windows)
-        shared = config.held_out, block, self._fabric
-        self._fits = [
-            (one, warmup, [Recording(counts, one.bins(self._bin_size), window, *shared) for counts in self.counts])
-            for one, (window, warmup) in windows.items()
-        ]
+        self._block, self._windows_of = block, windows
+        self._fits = [(one, self._recordings(one)) for one in windows]
         units = min(one.sizes["unit"] for one in self.counts)
         self.config = config.sized(units, shared=len(self._fits) == len(CANDIDATES))
         self._both = are_shared(self.config, len(self._fits))
@@ -142,10 +148,32 @@ class Training:
         are_open, all_of_them = config.latent_dim is None and config.state_dim is None, self._config_of(0)
         self.tries_fewer = not onto and are_open and bool(halves(all_of_them, all_of_them.latents))
         self._check_dimensions(units)
+        self.tries_dropouts = not onto and len(self._fits) == 1 and self._has_halves()
         self.trained: list[Trained] = []
         self._past: list[Record] = []
         self._kept: dict[str, Kept] = {}  # by part
+        self._halves: list[tuple[SpikesAhead, SpikesAhead]] = []  # spikes ahead and hidden units, for each half in turn
         self._now = self._fit(0)
+
+    def _recordings(self, one: Candidate, half: int | None = None) -> list[Recording]:
+        """The sessions in frames of a candidate, all of their time or without a half of their trials.
+
+        Raises: InputError where windows do not fit into what is left.
+        """
+        shared = one.bins(self._bin_size), self._windows_of[one][0], self.config.held_out, self._block, self._fabric
+        return [Recording(counts, *shared, None if half is None else _half(counts, half)) for counts in self.counts]
+
+    def _has_halves(self) -> bool:
+        """True where larger dropouts are to be tried, and windows fit into both halves of the trials."""
+        one = self._fits[0][0]
+        frame = one.bins(self._bin_size)
+        shared = self._windows_of[one][0] * frame, self.config.held_out, self._block, frame
+        try:
+            for counts, half in itertools.product(self.counts, range(HALVES if one.dropouts else 0)):
+                split_windows(counts, *shared, unseen=_half(counts, half))
+        except InputError:
+            return False
+        return bool(one.dropouts)
 
     def _check_dimensions(self, units: int) -> None:
         """Raises: InputError where z has more dimensions than an encoder can give."""
@@ -187,21 +215,57 @@ class Training:
 
     def _fit(self, number: int) -> Fit:
         """The training of this number, of all in turn."""
-        restart, part = divmod(number, len(self._fits))
-        dimensions = None
-        if (later := number - self._first) >= 0:  # the candidate that is kept, in fewer dimensions or again
-            fewer, (kept,) = self._fewer, self._kept.values()
-            part, restart = self._part_of(kept), max(0, later + 1 - len(fewer))
-            size = kept.dimensions if restart else fewer[later]
-            dimensions = size if size < self._config_of(part).latents else None
-        candidate, warmup, recordings = self._fits[part]
-        config = self._config_of(part)
-        if dimensions:
-            config = dataclasses.replace(config, latent_dim=dimensions, state_dim=dimensions)
-        candidate = candidate.variant(restart, dimensions)
-        frame = candidate.bins(self._bin_size) * self._bin_size
-        onto = self._onto[part][0] if self._onto else None
-        return Fit(config, candidate, recordings, frame, warmup, self._fabric, onto)
+        variant = self._variant(number)
+        begin, recordings = self._fits[variant.part]
+        if variant.half is not None:
+            recordings = self._recordings(begin, variant.half)
+        config = self._config_of(variant.part)
+        if variant.dimensions:
+            config = dataclasses.replace(config, latent_dim=variant.dimensions, state_dim=variant.dimensions)
+        frame = begin.bins(self._bin_size) * self._bin_size
+        onto = self._onto[variant.part][0] if self._onto else None
+        warmup = self._windows_of[begin][1]
+        return Fit(config, begin.variant(variant), recordings, frame, warmup, self._fabric, onto)
+
+    def _variant(self, number: int) -> Variant:
+        """The training of this number: all candidates, then the one that is kept in fewer dimensions, with larger
+        dropouts on halves of the trials, with the best of these on all, and from other first weights."""
+        later = number - self._first
+        if later < 0:
+            restart, part = divmod(number, len(self._fits))
+            return Variant(part, restart)
+        (kept,) = self._kept.values()
+        part, fewer = self._part_of(kept), self._fewer
+        if later < len(fewer):
+            return Variant(part, dimensions=fewer[later])
+        later -= len(fewer)
+        size = kept.dimensions if kept.dimensions < self._config_of(part).latents else None
+        best, tried = self._dropouts
+        if later < tried * HALVES:
+            which, half = divmod(later, HALVES)
+            return Variant(part, 0, size, self._dropout_of(which), half)
+        # The kept one is the training on all with its own dropout.
+        restart = later - tried * HALVES + (best == 0)
+        return Variant(part, restart, size, self._dropout_of(best) if best else None)
+
+    def _dropout_of(self, which: int) -> float:
+        begin = self._fits[0][0]
+        return (begin.dropout, *begin.dropouts)[which]
+
+    @property
+    def _dropouts(self) -> tuple[int, int]:
+        """The best dropout by halves of the trials, as far as they are trained, and how many are tried: until one does
+        not lead. 0 is the candidate's own."""
+        if not self.tries_dropouts or len(self._kept) != 1 or self._named < self._first + len(self._fewer):
+            return 0, 0
+        (kept,) = self._kept.values()
+        if math.isnan(kept.ahead.value):  # nothing could choose them
+            return 0, 0
+        judged = [one for one in self.trained if one.by_halves]
+        for which in range(1, len(judged)):
+            if not _leads(judged[which], judged[which - 1]):
+                return which - 1, which + 1
+        return max(len(judged) - 1, 0), min(len(judged), len(self._fits[0][0].dropouts)) + 1
 
     def _part_of(self, kept: Kept) -> int:
         """The position of its dynamics among the candidates."""
@@ -233,12 +297,14 @@ class Training:
 
     @property
     def _trainings(self) -> int:
-        return self._first + len(self._fewer) + self._again * (not self._both)
+        best, tried = self._dropouts
+        with_it = best > 0 and len(self._halves) == tried * HALVES
+        return self._first + len(self._fewer) + tried * HALVES + with_it + self._again * (not self._both)
 
     @property
     def _fewer(self) -> list[int]:
         """The numbers of dimensions that are tried after all candidates, with the one that is kept."""
-        if not self.tries_fewer or len(self._kept) != 1 or self._done < self._first:
+        if not self.tries_fewer or len(self._kept) != 1 or self._named < self._first:
             return []
         (kept,) = self._kept.values()
         if math.isnan(kept.ahead.value):  # nothing could choose them
@@ -247,7 +313,12 @@ class Training:
 
     @property
     def _done(self) -> int:
-        return len({one.name for one in self.trained} - {BOTH})
+        return self._named + len(self._halves)
+
+    @property
+    def _named(self) -> int:
+        """Trainings done on all of the time."""
+        return len({one.name for one in self.trained if not one.by_halves} - {BOTH})
 
     @property
     def history(self) -> list[Record]:
@@ -319,9 +390,12 @@ class Training:
 
     def _judge(self, failure: TrainingError | None) -> None:
         """Take the candidate that has just ended among those trained, and keep it where it predicts spikes better."""
-        fit = self._now
+        fit, variant = self._now, self._variant(self._done)
         part = fit.candidate.name.split()[0] if self._both else ""
         self._past += fit.history
+        if variant.half is not None:
+            self._judge_half(failure)
+            return
         asked = self.config.refit
         refits = (False, True) if asked is None and fit.candidate.refit and not self._onto else (bool(asked),)
         steps = [fit.kept_step] if fit.kept_step > EARLY * fit.step else [fit.step, fit.kept_step]
@@ -338,12 +412,37 @@ class Training:
             kept = self._kept.get(part)
             before = (kept.ahead, kept.hidden) if kept else (NOT_JUDGED, NOT_JUDGED)
             leads = ahead.lead(before[0]), hidden.lead(before[1])
-            one = Trained(name, fit.frame, refit, ahead.value, leads[0], hidden.value, leads[1], step)
+            values = ahead.value, leads[0], hidden.value, leads[1]
+            one = Trained(name, fit.frame, refit, *values, step, variant.dropout)
             self.trained.append(one)
-            if kept is None or _leads(one, kept.trained):
+            by_halves = kept is not None and kept.trained.dropout != variant.dropout  # they have chosen it
+            if kept is None or by_halves or _leads(one, kept.trained):
                 self._kept[part] = Kept(one, ahead, hidden, state, fit.matches)
                 order = [one[0].name for one in self._fits] if self._both else [""]
                 self._kept = {name: self._kept[name] for name in order if name in self._kept}
+
+    def _judge_half(self, failure: TrainingError | None) -> None:
+        """Judge the training that has just ended on the half of the trials that it did not see; after both halves take
+        its dropout among those tried."""
+        fit, found = self._now, (NOT_JUDGED, NOT_JUDGED)
+        try:
+            if failure is not None:
+                raise failure
+            state = fit.finished_state(bool(self.config.refit), last=fit.kept_step <= EARLY * fit.step)
+            found = fit.spikes_ahead(fit.judged(state)), fit.hidden_units(state)
+        except TrainingError as error:
+            failure = error
+        self._halves.append(found)
+        if len(self._halves) % HALVES:
+            return
+        groups = [self._halves[i : i + HALVES] for i in range(0, len(self._halves), HALVES)]
+        ahead, hidden = map(mean_of, zip(*groups[-1], strict=True))
+        before = list(map(mean_of, zip(*groups[-2], strict=True))) if groups[1:] else [ahead, hidden]
+        leads = ahead.lead(before[0]), hidden.lead(before[1])
+        name, told = fit.candidate.name.split(ON_HALF)[0], str(failure or "")
+        values = ahead.value, leads[0], hidden.value, leads[1]
+        dropout = fit.candidate.dropout
+        self.trained.append(Trained(name, fit.frame, False, *values, fit.kept_step, dropout, True, told))
 
     def _judge_both(self) -> None:
         """Judge both parts by their states side by side; keep one alone where it leads."""
@@ -365,13 +464,15 @@ class Training:
             "trained": [dataclasses.asdict(one) for one in self.trained],
             "past": [dataclasses.asdict(one) for one in self._past],
             "tries_fewer": self.tries_fewer,
+            "tries_dropouts": self.tries_dropouts,
+            "halves": [_written(found) for found in self._halves],
         }
         values["kept"] = {}
         for part, one in self._kept.items():
             tensors |= {f"kept.{part}.{name}": value.contiguous() for name, value in one.network.items()}
             values["kept"][part] = {
                 "trained": dataclasses.asdict(one.trained),
-                "bits": [[found.value, found.blocks.tolist()] for found in (one.ahead, one.hidden)],
+                "bits": _written((one.ahead, one.hidden)),
                 "matches": [[one.rotation.tolist(), one.likeness, one.runner_up] for one in one.matches],
             }
         return tensors, values
@@ -385,10 +486,12 @@ class Training:
         trained = values.get("trained", [])  # version 0.1.0 had no candidates, others no hidden units
         self.trained = list(map(read_trained, trained))
         self.tries_fewer &= bool(values.get("tries_fewer", not trained))
+        self.tries_dropouts &= bool(values.get("tries_dropouts", not trained))
+        self._halves = list(map(_read, values.get("halves", [])))
         self._past, self._kept = read_history(values.get("past", [])), {}
         for part, raw in values.get("kept", {}).items():
             bits = raw["bits"] if isinstance(raw["bits"][0], list) else [raw["bits"], [math.nan, [math.nan]]]
-            ahead, hidden = (SpikesAhead(float(value), np.asarray(blocks, float)) for value, blocks in bits)
+            ahead, hidden = _read(bits)
             self._kept[part] = Kept(
                 read_trained(raw["trained"]),
                 ahead,
@@ -413,6 +516,25 @@ def _leads(one: Trained, kept: Trained) -> bool:
     leads = (kept.bits_per_spike, *one.lead), (kept.hidden, *one.hidden_lead)
     behind = any(lead < -max(error, TOLERATED * value) for value, lead, error in leads)
     return not behind and any(lead > SURE * error for _, lead, error in leads)
+
+
+def _half(counts: xr.DataArray, half: int) -> np.ndarray:
+    """(time,) bool, a half of the trials: at most `FOLD_BLOCKS` blocks of whole trials, dealt out in turn."""
+    _, trial = np.unique(first_bins(np.asarray(counts["segment"])), return_inverse=True)
+    n = trial.max(initial=0) + 1
+    unseen: np.ndarray = trial * min(n, FOLD_BLOCKS) // n % HALVES == half
+    return unseen
+
+
+def _written(found: Sequence[SpikesAhead]) -> list[Any]:
+    """Predictions of spikes as JSON."""
+    return [[one.value, one.blocks.tolist()] for one in found]
+
+
+def _read(raw: Sequence[Any]) -> tuple[SpikesAhead, SpikesAhead]:
+    """Spikes ahead and hidden units, from what `_written` gave."""
+    ahead, hidden = (SpikesAhead(float(value), np.asarray(blocks, float)) for value, blocks in raw)
+    return ahead, hidden
 
 
 def side_by_side(parts: Sequence[tuple[np.ndarray, Judged]]) -> tuple[np.ndarray, Judged]:

@@ -46,7 +46,7 @@ def better(one: Trained, kept: Trained) -> Trained:
 def blocks_of(lead: float, error: float) -> SpikesAhead:
     """Two blocks of bits with this sum and this standard error."""
     blocks = np.array([lead - error, lead + error]) / 2
-    return SpikesAhead(blocks.sum(), blocks)
+    return SpikesAhead(float(blocks.sum()), blocks)
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +237,137 @@ def test_fewer_dimensions_are_tried_only_where_they_can_be_kept(few, monkeypatch
     assert training.ended
 
 
+@pytest.fixture(scope="module")
+def in_trials():
+    """Sixteen units in 40 trials of 0.5 s."""
+    trials = [(float(start), start + 0.5) for start in range(40)]
+    spikes = np.sort(np.random.default_rng(0).uniform(0, 40, (16, 400)))
+    return bin_spikes(Session.from_spikes(list(spikes)), 0.1, trials)
+
+
+def names_of(training: Training) -> list[tuple[str, bool]]:
+    """Its candidates, each once though two steps were judged, and whether halves judged it."""
+    return list(dict.fromkeys((one.name, one.by_halves) for one in training.trained))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "tried"),
+    [
+        ({0.2: 0.3, 0.35: 0.3}, [0.2, 0.35]),
+        ({0.2: 0.3, 0.35: 0.4, 0.5: 0.35}, [0.2, 0.35, 0.5]),
+        ({0.2: 0.3, 0.35: 0.4, 0.5: 0.5}, [0.2, 0.35, 0.5]),
+    ],
+)
+def test_larger_dropouts_are_tried_while_they_lead_by_halves(in_trials, monkeypatch, tmp_path, hidden, tried):
+    """Though on all trials those that are smaller lead; resumed after each record, and read from a file."""
+    sign = {True: 1, False: -1}
+    monkeypatch.setattr(
+        Fit,
+        "hidden_units",
+        lambda fit, _: blocks_of(sign[", half " in fit.candidate.name] * hidden[fit.candidate.dropout], 0.01),
+    )
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0, 0.01))
+    settings = TINY | {"max_steps": 4}
+    training = Training(FilterConfig(**settings), in_trials)
+    records = list(training.run())
+    best = max(tried, key=hidden.__getitem__)  # of two the first
+    halved = [f"fast with dropout {dropout:g}" for dropout in tried]
+    chosen = [f"fast with dropout {best:g}"] * (best > 0.2)
+    assert names_of(training) == [
+        ("fast", False), *((name, True) for name in halved), *((name, False) for name in chosen),
+    ]  # fmt: skip
+    names = ["fast", *(f"{name}, half {half}" for name in halved for half in (1, 2)), *chosen]
+    assert [one.candidate for one in records] == [name for name in names for _ in range(2)]
+    assert training.kept.name == (chosen or ["fast"])[0]
+    assert training.step == training.steps == 4 * len(names)
+    leads = [one.hidden_lead[0] for one in training.trained if one.by_halves]
+    assert leads == pytest.approx([0, *(hidden[two] - hidden[one] for one, two in itertools.pairwise(tried))])
+    LDMFilter(**settings)._take(training).save(tmp_path)
+    assert str((model := load(tmp_path)).kept_) == str(training.kept)
+    assert model._adding(in_trials)._now.candidate.dropout == best
+    again = Training(FilterConfig(**settings), in_trials)
+    for number in range(len(records)):
+        assert str(list(itertools.islice(again.run(), 1))) == str(records[number : number + 1])
+        tensors, values = again.state()
+        again = Training(FilterConfig(**settings), in_trials)
+        again.restore(tensors, json.loads(json.dumps(values)))
+    assert again.ended
+    assert same(again.parts[0][1], training.parts[0][1])
+
+
+def test_restarts_take_the_dropout_that_was_chosen(in_trials, monkeypatch):
+    monkeypatch.setattr(Fit, "hidden_units", lambda fit, _: blocks_of(fit.candidate.dropout, 0.01))
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0, 0.01))
+    training = Training(FilterConfig(**TINY | {"max_steps": 2, "restarts": 1}), in_trials)
+    list(training.run())
+    assert names_of(training)[-2:] == [("fast with dropout 0.5", False), ("fast 2 with dropout 0.5", False)]
+    assert training._now.candidate.dropout == 0.5
+
+
+def test_a_half_is_judged_on_whole_trials_that_its_training_did_not_see(in_trials, monkeypatch):
+    seen = []
+    predicted = fit.spikes_ahead_of_all
+
+    def judged(states, counts, segment, judge, size, signal, horizons, unseen):
+        seen.append(unseen)
+        return predicted(states, counts, segment, judge, size, signal, horizons, unseen)
+
+    monkeypatch.setattr(fit, "spikes_ahead_of_all", judged)
+    training = Training(FilterConfig(**TINY | {"max_steps": 2}), in_trials)
+    learnt = [
+        (one.windows.train_starts[:, None] + np.arange(one.windows.window), one.windows.held_bins)
+        for half in range(2)
+        for one in training._recordings(training._fits[0][0], half)
+    ]
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0, 0.01))
+    list(training.run())
+    masks = [unseen for unseen in seen if unseen is not None]
+    assert len(masks) % 8 == 0  # of each half four quarters of the units
+    first, second = masks[:8:4]
+    assert (first ^ second).all()
+    assert {len(np.unique(one)) for one in first.reshape(40, 5)} == {1}
+    assert first.reshape(40, 5)[:, 0].sum() == 20
+    for unseen, (windows, held) in zip((first, second), learnt, strict=True):
+        assert not unseen[windows].any()
+        assert not unseen[held].any()
+        assert len(held)
+
+
+def test_a_half_that_fails_leaves_the_dropout(in_trials, monkeypatch):
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0, 0.01))
+    failing(monkeypatch, {"fast with dropout 0.35, half 2"}, 2)
+    training = Training(FilterConfig(**TINY | {"max_steps": 2}), in_trials)
+    list(training.run())
+    assert training.ended
+    assert training.kept.name == "fast"
+    assert [one.name for one in training.trained if one.failure] == ["fast with dropout 0.35"]
+    tensors, values = training.state()
+    again = Training(training.config, in_trials)
+    again.restore(tensors, json.loads(json.dumps(values)))
+    assert list(again.run()) == []
+    assert same(again.parts[0][1], training.parts[0][1])
+
+
+def test_larger_dropouts_are_tried_in_short_trials_alone(few, in_trials):
+    assert Training(FilterConfig(**TINY), in_trials).tries_dropouts
+    assert not Training(FilterConfig(**TINY, dropout=0.2), in_trials).tries_dropouts
+    assert not Training(FilterConfig(**TINY, dynamics="fast"), few).tries_dropouts
+    assert not Training(FilterConfig(**TINY), in_trials[:15]).tries_dropouts  # one trial to train on in a half of three
+
+
+def test_in_short_trials_weights_begin_with_principal_components(in_trials):
+    training = Training(FilterConfig(**TINY | {"max_steps": 2, "restarts": 1}), in_trials)
+    encoder, x = training._now._network.encoder(), training._fits[0][1][0].scaling
+    roots = x.sqrt().double().numpy() - x.sqrt().double().numpy().mean(0)
+    _, deviations, axes = np.linalg.svd(roots, full_matrices=False)
+    found = encoder.linear(encoder.standardised(x)).detach().double().numpy()
+    expected = roots @ axes[:2].T / deviations[:2] * np.sqrt(len(roots))
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-4)
+    list(training.run())
+    assert training._now.candidate.restart == 1
+    assert not training._now.candidate.components
+
+
 @pytest.mark.parametrize("units", [16, 4, 2])
 def test_each_unit_is_hidden_once(few, monkeypatch, units):
     training = Training(FilterConfig(**TINY | {"dynamics": "fast", "latent_dim": 2, "max_steps": 2}), few[:, :units])
@@ -415,7 +546,7 @@ def test_windows_fit_into_half_of_the_observed_time():
     session, config = Session.from_spikes(list(spikes)), FilterConfig(**TINY, dynamics="fast")
     windows = []
     for trials in (short, long + short[3:]):
-        (candidate, _, (recording,)) = Training(config, bin_spikes(session, 0.1, trials))._fits[0]
+        (candidate, (recording,)) = Training(config, bin_spikes(session, 0.1, trials))._fits[0]
         windows.append((candidate.frame, recording.windows.window))
     assert windows == [(pytest.approx(0.1), 8)] * 2
 
@@ -428,8 +559,8 @@ def test_frames_of_several_sessions_suit_the_shortest_trials():
     )
     for both in ([short, long], [long, short]):
         training = Training(FilterConfig(**TINY, dynamics="fast"), both)
-        assert [one.bins(0.05) for one, _, _ in training._fits] == [1]
-        assert [one.windows.window for one in training._fits[0][2]] == [8, 8]
+        assert [one.bins(0.05) for one, _ in training._fits] == [1]
+        assert [one.windows.window for one in training._fits[0][1]] == [8, 8]
 
 
 @pytest.mark.parametrize("name", ["slow", "fast"])
