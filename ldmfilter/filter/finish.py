@@ -105,12 +105,12 @@ def filtered_means(network: Network, session: int, judged: Judged, k: int) -> Fl
     runs, observed = judged.runs, judged.observed
     (z, evidence), model = network.observe(judged.frames, session), network.linear_gaussian()
     states, phase = np.empty((len(runs), len(network.gauge))), phases(runs, k)
-    for p in range(min(k, len(runs))):
-        rows = np.flatnonzero(phase == p)
-        starts = torch.from_numpy(np.diff(runs[rows], prepend=-1) != 0)
-        own = None if evidence is None else evidence[rows]
-        filtered = filter(model, z[rows], torch.from_numpy(observed[rows]), starts, evidence=own)
-        states[rows] = filtered.filtered_mean[:, : states.shape[1]].numpy()
+    rows = np.argsort(phase, kind="stable")  # one phase after the other, each of its stretches a segment
+    stretch = phase[rows] * len(runs) + runs[rows]
+    starts = torch.from_numpy(np.diff(stretch, prepend=-1) != 0)
+    own = None if evidence is None else evidence[rows]
+    filtered = filter(model, z[rows], torch.from_numpy(observed[rows]), starts, evidence=own)
+    states[rows] = filtered.filtered_mean[:, : states.shape[1]].numpy()
     return states
 
 
