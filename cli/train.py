@@ -163,8 +163,9 @@ def _say_start(run: "Run", training: "Training") -> None:
     step = f", from step {training.step}" if training.step else ""
     each = run.config.filter.max_steps
     of = f" ({training.steps // each} trainings of {each})" if training.steps > each else ""
-    later = ["fewer dimensions"] * training.tries_fewer + ["a larger dropout"] * training.tries_dropouts
-    of += f", then perhaps {' and '.join(later)}" if later and not training.ended else ""
+    later = ["perhaps fewer dimensions"] * training.tries_fewer
+    later += ["4 or more that choose the dropout"] * training.tries_dropouts
+    of += f", then {', '.join(later)}" if later and not training.ended else ""
     bins = sum(int(one["observed"].sum()) for one in counts)
     several = f" in {len(counts)} sessions" if len(counts) > 1 else ""
     say(
@@ -181,7 +182,7 @@ def _say_start(run: "Run", training: "Training") -> None:
 def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
     """The step that was kept, and a warning of sessions that fit together in more than one way."""
     from ldmfilter.data.counts import is_signal
-    from ldmfilter.filter.candidates import SURELY, labels
+    from ldmfilter.filter.candidates import labels
 
     best, kept = training.kept_records, training.kept
     bits = kept.bits_per_spike
@@ -193,12 +194,15 @@ def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
             ("the signal", "shares of its variance") if is_signal(training.counts[0]) else ("spikes", "bits per spike")
         )
         without = "".join(f"; {one} left out: no stretch is long enough for its windows" for one in training.left_out)
-        ahead = any(one.bits_per_spike > bits or one.hidden > kept.hidden for one in training.trained)
-        by_chance = f" ({SURELY})" if ahead else ""
+        others = [one for one in training.trained if not one.by_halves]
+        ahead = any(one.bits_per_spike > bits or one.hidden > kept.hidden for one in others)
+        by_chance = " (another has to lead clearly: METHOD.md)" if ahead else ""
         both = f"{what} predicted ahead / of hidden {'channels' if what == 'the signal' else 'units'}"
         say(f"kept: {kept.label}{without}; {both}, {unit}{by_chance}:")
         for label, trained in zip(labels(training.trained), training.trained, strict=True):
             say(f"  {label}: {trained.told}")
+        if len(others) < len(training.trained):
+            say("  on trials not seen: of trainings without each half of the trials; others do not compare with them")
     for one, (part, network) in zip(best, training.parts, strict=True):
         which = f"{part.label}: " if len(best) > 1 else ""
         if one.step == 0:

@@ -15,6 +15,7 @@ from ldmfilter.errors import InputError
 HELD_OUT_BLOCKS = 4
 #: Number of reserved blocks: five folds of two blocks each.
 RESERVED_BLOCKS = 10
+HALVES, TRIAL_BLOCKS = 2, 20  # of the trials: what is trained on one half is judged on the other
 RESERVED_BLOCK = 10.0  # s, about the shortest that is worth keeping: several time constants of behaviour
 
 
@@ -131,6 +132,18 @@ def reserve(counts: xr.DataArray, share: float = 0.4) -> xr.DataArray:
     fresh[1:] |= kept[1:] & ~kept[:-1]
     numbers = np.where(segment < 0, -1, np.cumsum(fresh) - 1).astype(segment.dtype)
     return counts.assign_coords(segment=("time", numbers)).isel(time=np.flatnonzero(kept))
+
+
+def half_of(counts: xr.DataArray, half: int) -> Array:
+    """(time,) bool, the bins of a half of the trials, that is of stretches without a gap: at most `TRIAL_BLOCKS` blocks
+    of whole ones are dealt out in turn."""
+    segment, usable = _usable(counts)
+    time = np.flatnonzero(usable)
+    lengths = np.diff(_edges(time, segment))
+    blocks = np.arange(len(lengths)) * min(len(lengths), TRIAL_BLOCKS) // max(len(lengths), 1)
+    inside = np.zeros(len(segment), dtype=bool)
+    inside[time] = np.repeat(blocks % HALVES == half, lengths)
+    return inside
 
 
 def stretches(counts: xr.DataArray | xr.Dataset) -> list[tuple[float, float]]:

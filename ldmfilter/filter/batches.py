@@ -140,16 +140,21 @@ class Recording:
         ones."""
         rows, runs = self._rows(most * self.frame)
         last = phases(runs, self.frame) == self.frame - 1
+        if self.unseen is not None:
+            last &= ~self.unseen[rows]
         ends, runs = rows[last], runs[last]
         held = np.isin(ends, self.windows.held_bins, assume_unique=True)
         return Stretches(self._frames(ends).cpu(), self._observed[ends], np.diff(runs, prepend=-1) != 0, held)
 
     def _rows(self, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """All bins, or, of more than about so many, stretches around held-out ones; and the stretch of each."""
-        bins, held = np.arange(self._segment.size), self.windows.held_bins
+        """All bins, or, of more than about so many, stretches around held-out ones and unseen ones; and the stretch of
+        each."""
+        bins, middle = np.arange(self._segment.size), thin(self.windows.held_bins, 8)
         if bins.size > most:
+            if self.unseen is not None:
+                middle = np.append(middle[::2], thin(np.flatnonzero(self.unseen), 4))
             half = most // 16
-            around = np.unique(thin(held, 8)[:, None] + np.arange(-half, half))
+            around = np.unique(middle[:, None] + np.arange(-half, half))
             bins = around[(around >= 0) & (around < bins.size)]
         new = (np.diff(bins, prepend=-2) != 1) | (np.diff(self._segment[bins], prepend=-1) != 0)
         return bins, np.cumsum(new) - 1

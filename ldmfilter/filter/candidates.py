@@ -20,16 +20,10 @@ from ldmfilter.data.tables import Floats
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
 REFIT_FRAMES = 16  # in a trial at least, where dynamics are refitted: of fewer they learn the time in the trial
-#: Larger ones than the candidate's, tried one after the other in trials too short for refitted dynamics.
+#: Larger ones than that of fast states, tried one after the other in trials too short for refitted dynamics.
 DROPOUTS = (0.35, 0.5)
-HALVES = 2  # of the trials: what was trained on one is judged on the other
 LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number open
-#: The rule by which a later one takes the place of what is kept.
-SURELY = (
-    "another of the same dynamics has to lead in one number by two standard errors and not be behind in the other by "
-    "one and by 0.5 %; of other dynamics, in the first by one; a dropout, in halves of the trials"
-)
-ON_HALF = ", half "  # in the name of what was trained on one
+WITHOUT = " without half "  # of the trials, in the name of a training
 BOTH = "slow and fast"  # the name of a filter of both
 WINDOWS = (32, 16, 8, 4, 3)  # frames in a training window, where the configuration names no time: the most that fit
 
@@ -41,8 +35,8 @@ class Variant(NamedTuple):
         part: the candidate's position.
         restart: number of the first weights.
         dimensions: where they are fewer than the settings say.
-        dropout: where it is not the candidate's own.
-        half: of the trials, that it does not see.
+        dropout: where it is chosen.
+        half: of the trials, that is left out.
     """
 
     part: int
@@ -87,12 +81,12 @@ class Candidate:
         return frame_bins(self.frame, bin_size)
 
     def variant(self, variant: Variant) -> Candidate:
-        """The same from other first weights, in fewer dimensions, with another dropout or on a part of the time."""
+        """The same from other first weights, in fewer dimensions, with a dropout or without a half of the trials."""
         again = f" {variant.restart + 1}" if variant.restart else ""
         fewer = f" in {variant.dimensions} dimensions" if variant.dimensions else ""
         dropout = self.dropout if variant.dropout is None else variant.dropout
         other = "" if variant.dropout is None else f" with dropout {dropout:g}"
-        half = "" if variant.half is None else f"{ON_HALF}{variant.half + 1}"
+        half = "" if variant.half is None else f"{WITHOUT}{variant.half + 1}"
         return replace(
             self,
             name=f"{self.name}{again}{fewer}{other}{half}",
@@ -126,10 +120,10 @@ def candidates(config: FilterConfig, stretch: float = math.inf) -> list[Candidat
 
 
 def _in_short_trials(one: Candidate, config: FilterConfig) -> Candidate:
-    """Of fast states: their dynamics are not refitted, what overfits less is tried, and weights begin where few trials
-    lead."""
-    dropouts = DROPOUTS if one.refit and config.dropout is None else ()
-    return replace(one, refit=False, dropouts=dropouts, components=one.refit)
+    """There dynamics of fast states are not refitted; larger dropouts are tried, and first weights are components."""
+    is_fast = one.refit
+    dropouts = DROPOUTS if is_fast and config.dropout is None else ()
+    return replace(one, refit=False, dropouts=dropouts, components=is_fast)
 
 
 def are_shared(config: FilterConfig, number: int) -> bool:
@@ -143,7 +137,7 @@ def share(config: FilterConfig, part: int) -> FilterConfig:
     return replace(config, latent_dim=latents, state_dim=states)
 
 
-def halves(config: FilterConfig, kept: int) -> list[int]:
+def fewer(config: FilterConfig, kept: int) -> list[int]:
     """Numbers of dimensions to be tried where the best so far has `kept`: halves, down to one that is not kept."""
     sizes, size = [], config.latents
     while size // 2 >= LEAST_DIMENSIONS and size >= kept:
@@ -178,8 +172,9 @@ class Trained:
             judged, and of both.
         hidden_lead: the same of `hidden`.
         kept_step: the step that was kept; of both the last one of the parts'.
-        dropout: where another than the candidate's own was tried.
-        by_halves: whether it was trained on each half of the trials and judged on the other.
+        dropout: where several were tried.
+        by_halves: whether it was trained without each half of the trials in turn and judged on that half: its numbers
+            compare with those of other such rows alone, and its leads are over the one before it.
         failure: why its training failed, else "".
     """
 
@@ -204,7 +199,7 @@ class Trained:
     def label(self) -> str:
         """Its name, for a line of text."""
         refitted = " with refitted dynamics" if self.refit else ""
-        return f"{self.name}{refitted}{', by halves' if self.by_halves else ''}"
+        return f"{self.name}{refitted}{' (on trials not seen)' if self.by_halves else ''}"
 
     @property
     def told(self) -> str:
@@ -224,7 +219,7 @@ def labels(trained: Sequence[Trained]) -> list[str]:
 
 def listed(trained: Sequence[Trained]) -> str:
     """All candidates with their prediction of spikes, for a line of text."""
-    return ", ".join(f"{label} {one.told}" for label, one in zip(labels(trained), trained, strict=True))
+    return ", ".join(f"{label}: {one.told}" for label, one in zip(labels(trained), trained, strict=True))
 
 
 def read_trained(raw: dict[str, Any]) -> Trained:

@@ -33,6 +33,7 @@ class Dropout(nn.Dropout):
 
 RARE = 0.1  # of the mean count: a spike of a unit that fires less does not weigh more
 MOST_SPIKES = 5.0  # of a bin, weighted, in means: beyond that a burst, or an artefact, makes it no surer
+LEAST_VARIANCE = 1e-3  # of the largest, of a component that weights may begin with: the rest would be blown up
 FIRST_SHARE = 0.1  # of the last layer's first weights: z begins nearly as a linear map
 
 
@@ -109,14 +110,14 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def begin_with_components(self, counts: Float[Tensor, "time unit"]) -> None:
-        """Let the linear map give the principal components of the roots of the counts, each of unit variance: of what
-        few bins show the part that is most surely no noise. After `set_input_scale`."""
-        x = (self.standardised(counts) * self.input_scale).double().cpu()
+        """Let the linear map give the principal components of the roots of the counts, or of standardised channels,
+        each of unit variance. Rows for which there is no component stay random. After `set_input_scale`."""
+        scale = torch.ones_like(self.input_scale) if self.signal else self.input_scale
+        x = (self.standardised(counts) * scale).double().cpu()
         variance, axes = torch.linalg.eigh((x - x.mean(0)).T @ (x - x.mean(0)) / len(x))
-        most = self.linear.out_features
-        scale = variance.clamp_min(1e-6 * float(variance[-1]) + 1e-12).rsqrt()
-        weights = (axes * scale).T.flip(0)[:most] * self.input_scale.cpu()
-        self.linear.weight[: len(weights)] = weights.to(self.linear.weight)
+        there = variance > LEAST_VARIANCE * float(variance[-1])
+        components = (axes[:, there] * variance[there].rsqrt()).T.flip(0)[: self.linear.out_features]
+        self.linear.weight[: len(components)] = (components * scale.cpu()).to(self.linear.weight)
 
     def spike_weights(self) -> Float[Tensor, " unit"]:
         """The evidence of a spike of each unit: in proportion to 1 over the deviation of its Poisson count, so that few

@@ -14,22 +14,20 @@ import xarray as xr
 
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.counts import is_signal
-from ldmfilter.data.frames import first_bins
-from ldmfilter.data.windows import split_windows, typical_stretch
+from ldmfilter.data.windows import HALVES, half_of, split_windows, typical_stretch
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter.batches import Judged, Recording, check_sessions
 from ldmfilter.filter.candidates import (
     BOTH,
     CANDIDATES,
-    HALVES,
-    ON_HALF,
     WINDOWS,
+    WITHOUT,
     Candidate,
     Trained,
     Variant,
     are_shared,
     candidates,
-    halves,
+    fewer,
     read_trained,
     share,
     window_frames,
@@ -39,7 +37,7 @@ from ldmfilter.filter.evaluation import Record, read_history
 from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.matching import Match
 from ldmfilter.filter.network import Network, current_names
-from ldmfilter.filter.spikes_ahead import FOLD_BLOCKS, NOT_JUDGED, SpikesAhead, mean_of
+from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead, mean_of
 from ldmfilter.ranks import ranks
 from ldmfilter.tensors import Tensors, below
 
@@ -69,6 +67,15 @@ class Kept(NamedTuple):
         return len(self.network["encoders.0.z_mean"])
 
 
+class Half(NamedTuple):
+    """What a training on the other trials tells of a half of them."""
+
+    ahead: SpikesAhead
+    hidden: SpikesAhead
+    step: int  # that was judged
+    failure: str = ""
+
+
 class Training:
     """One training, with everything it needs to go on after a stop. Processes that `torchrun` started share it: each
     takes its part of every batch, and all come to the result that one alone would.
@@ -84,9 +91,9 @@ class Training:
     it has to lead in one and not be behind in the other by a standard error and `TOLERATED`. A candidate whose windows
     do not fit into the recording is left out.
 
-    In short trials larger dropouts are tried last (`Candidate.dropouts`). What overfits leads in the bins that it was
-    trained on, so here each is trained on either half of the trials and judged on the other; where one leads, by the
-    same rule, the filter is trained with it on all.
+    Where fast states alone are kept in short trials, the dropout is chosen last (`Candidate.dropouts`). What overfits
+    leads in the bins that it was trained on, so here each is trained on either half of the trials and judged on the
+    other; where one leads, by the same rule, the filter is trained with it on all.
 
     Args:
         config: the filter's settings.
@@ -101,7 +108,7 @@ class Training:
         config: the settings, with numbers for all sizes.
         trained: the candidates that are done, each as often as it was finished.
         tries_fewer: whether a filter of one part is tried in fewer dimensions.
-        tries_dropouts: whether it is tried with larger dropouts.
+        tries_dropouts: whether it is tried with larger dropouts, where its candidate has some.
         left_out: names of the candidates whose windows do not fit into the recording.
 
     Raises:
@@ -139,41 +146,42 @@ class Training:
         windows = self._windows(open_ones)
         self.left_out = [one.name for one in open_ones if one not in windows]
         block = max(one.bins(self._bin_size) * windows[one][0] for one in windows)
-        self._block, self._windows_of = block, windows
-        self._fits = [(one, self._recordings(one)) for one in windows]
+        self._block = block
+        self._fits = [(one, warmup, window, self._recordings(one, window)) for one, (window, warmup) in windows.items()]
         units = min(one.sizes["unit"] for one in self.counts)
         self.config = config.sized(units, shared=len(self._fits) == len(CANDIDATES))
         self._both = are_shared(self.config, len(self._fits))
         self._again = 0 if onto else config.restarts
         are_open, all_of_them = config.latent_dim is None and config.state_dim is None, self._config_of(0)
-        self.tries_fewer = not onto and are_open and bool(halves(all_of_them, all_of_them.latents))
+        self.tries_fewer = not onto and are_open and bool(fewer(all_of_them, all_of_them.latents))
         self._check_dimensions(units)
-        self.tries_dropouts = not onto and len(self._fits) == 1 and self._has_halves()
+        self.tries_dropouts = not onto and self._has_halves()
         self.trained: list[Trained] = []
         self._past: list[Record] = []
+        self._done = 0  # trainings
         self._kept: dict[str, Kept] = {}  # by part
-        self._halves: list[tuple[SpikesAhead, SpikesAhead]] = []  # spikes ahead and hidden units, for each half in turn
+        self._halves: list[Half] = []  # of each dropout in turn
         self._now = self._fit(0)
 
-    def _recordings(self, one: Candidate, half: int | None = None) -> list[Recording]:
+    def _recordings(self, one: Candidate, window: int, half: int | None = None) -> list[Recording]:
         """The sessions in frames of a candidate, all of their time or without a half of their trials.
 
         Raises: InputError where windows do not fit into what is left.
         """
-        shared = one.bins(self._bin_size), self._windows_of[one][0], self.config.held_out, self._block, self._fabric
-        return [Recording(counts, *shared, None if half is None else _half(counts, half)) for counts in self.counts]
+        shared = one.bins(self._bin_size), window, self.config.held_out, self._block, self._fabric
+        return [Recording(counts, *shared, None if half is None else half_of(counts, half)) for counts in self.counts]
 
     def _has_halves(self) -> bool:
-        """True where larger dropouts are to be tried, and windows fit into both halves of the trials."""
-        one = self._fits[0][0]
-        frame = one.bins(self._bin_size)
-        shared = self._windows_of[one][0] * frame, self.config.held_out, self._block, frame
+        """True where a candidate has larger dropouts, and its windows fit into both halves of the trials."""
+        with_dropouts = [(one, window) for one, _, window, _ in self._fits if one.dropouts]
         try:
-            for counts, half in itertools.product(self.counts, range(HALVES if one.dropouts else 0)):
-                split_windows(counts, *shared, unseen=_half(counts, half))
+            for (one, window), counts, half in itertools.product(with_dropouts, self.counts, range(HALVES)):
+                frame = one.bins(self._bin_size)
+                shared = self.config.held_out, self._block, frame
+                split_windows(counts, window * frame, *shared, unseen=half_of(counts, half))
         except InputError:
             return False
-        return bool(one.dropouts)
+        return bool(with_dropouts)
 
     def _check_dimensions(self, units: int) -> None:
         """Raises: InputError where z has more dimensions than an encoder can give."""
@@ -215,57 +223,43 @@ class Training:
 
     def _fit(self, number: int) -> Fit:
         """The training of this number, of all in turn."""
-        variant = self._variant(number)
-        begin, recordings = self._fits[variant.part]
+        variant = self._plan[number]
+        begin, warmup, window, recordings = self._fits[variant.part]
         if variant.half is not None:
-            recordings = self._recordings(begin, variant.half)
+            recordings = self._recordings(begin, window, variant.half)
         config = self._config_of(variant.part)
         if variant.dimensions:
             config = dataclasses.replace(config, latent_dim=variant.dimensions, state_dim=variant.dimensions)
         frame = begin.bins(self._bin_size) * self._bin_size
         onto = self._onto[variant.part][0] if self._onto else None
-        warmup = self._windows_of[begin][1]
         return Fit(config, begin.variant(variant), recordings, frame, warmup, self._fabric, onto)
 
-    def _variant(self, number: int) -> Variant:
-        """The training of this number: all candidates, then the one that is kept in fewer dimensions, with larger
-        dropouts on halves of the trials, with the best of these on all, and from other first weights."""
-        later = number - self._first
-        if later < 0:
-            restart, part = divmod(number, len(self._fits))
-            return Variant(part, restart)
-        (kept,) = self._kept.values()
-        part, fewer = self._part_of(kept), self._fewer
-        if later < len(fewer):
-            return Variant(part, dimensions=fewer[later])
-        later -= len(fewer)
-        size = kept.dimensions if kept.dimensions < self._config_of(part).latents else None
-        best, tried = self._dropouts
-        if later < tried * HALVES:
-            which, half = divmod(later, HALVES)
-            return Variant(part, 0, size, self._dropout_of(which), half)
-        # The kept one is the training on all with its own dropout.
-        restart = later - tried * HALVES + (best == 0)
-        return Variant(part, restart, size, self._dropout_of(best) if best else None)
-
-    def _dropout_of(self, which: int) -> float:
-        begin = self._fits[0][0]
-        return (begin.dropout, *begin.dropouts)[which]
-
     @property
-    def _dropouts(self) -> tuple[int, int]:
-        """The best dropout by halves of the trials, as far as they are trained, and how many are tried: until one does
-        not lead. 0 is the candidate's own."""
-        if not self.tries_dropouts or len(self._kept) != 1 or self._named < self._first + len(self._fewer):
-            return 0, 0
+    def _plan(self) -> list[Variant]:
+        """All trainings in turn, as far as they are known: all candidates; then, where one part is kept, that one in
+        fewer dimensions, with each dropout on halves of the trials, with the best of these on all, and from other first
+        weights."""
+        parts = range(len(self._fits))
+        plan = [Variant(part, restart) for restart in range(1 + self._again * self._both) for part in parts]
+        again = range(1, 1 + self._again * (not self._both))
+        if self._done < len(plan) or len(self._kept) != 1:
+            return plan + [Variant(0, restart) for restart in again]
         (kept,) = self._kept.values()
-        if math.isnan(kept.ahead.value):  # nothing could choose them
-            return 0, 0
-        judged = [one for one in self.trained if one.by_halves]
-        for which in range(1, len(judged)):
-            if not _leads(judged[which], judged[which - 1]):
-                return which - 1, which + 1
-        return max(len(judged) - 1, 0), min(len(judged), len(self._fits[0][0].dropouts)) + 1
+        part = self._part_of(kept)
+        can_choose = not math.isnan(kept.ahead.value)
+        if self.tries_fewer and can_choose:
+            plan += [Variant(part, 0, size) for size in fewer(self._config_of(part), kept.dimensions)]
+        size = kept.dimensions if kept.dimensions < self._config_of(part).latents else None
+        begin, dropout = self._fits[part][0], None
+        if begin.dropouts and self.tries_dropouts and can_choose and self._done >= len(plan):
+            judged, tried = [one for one in self.trained if one.by_halves], (begin.dropout, *begin.dropouts)
+            leads = [_leads(*pair) for pair in zip(judged[1:], judged, strict=False)]
+            best = leads.index(False) if False in leads else len(leads)
+            plan += [Variant(part, 0, size, one, half) for one in tried[: best + 2] for half in range(HALVES)]
+            if best and self._done >= len(plan):
+                dropout = tried[best]
+                plan.append(Variant(part, 0, size, dropout))
+        return plan + [Variant(part, restart, size, dropout) for restart in again]
 
     def _part_of(self, kept: Kept) -> int:
         """The position of its dynamics among the candidates."""
@@ -278,7 +272,7 @@ class Training:
     @property
     def steps(self) -> int:
         """Training steps of all candidates together, as far as is known."""
-        return self.config.max_steps * self._trainings
+        return self.config.max_steps * len(self._plan)
 
     @property
     def step(self) -> int:
@@ -288,37 +282,7 @@ class Training:
     @property
     def ended(self) -> bool:
         """True where all candidates are trained."""
-        return self._done == self._trainings
-
-    @property
-    def _first(self) -> int:
-        """The number of trainings of all candidates, in all dimensions; parts of a filter of both are restarted."""
-        return len(self._fits) * (1 + self._again * self._both)
-
-    @property
-    def _trainings(self) -> int:
-        best, tried = self._dropouts
-        with_it = best > 0 and len(self._halves) == tried * HALVES
-        return self._first + len(self._fewer) + tried * HALVES + with_it + self._again * (not self._both)
-
-    @property
-    def _fewer(self) -> list[int]:
-        """The numbers of dimensions that are tried after all candidates, with the one that is kept."""
-        if not self.tries_fewer or len(self._kept) != 1 or self._named < self._first:
-            return []
-        (kept,) = self._kept.values()
-        if math.isnan(kept.ahead.value):  # nothing could choose them
-            return []
-        return halves(self._config_of(self._part_of(kept)), kept.dimensions)
-
-    @property
-    def _done(self) -> int:
-        return self._named + len(self._halves)
-
-    @property
-    def _named(self) -> int:
-        """Trainings done on all of the time."""
-        return len({one.name for one in self.trained if not one.by_halves} - {BOTH})
+        return self._done == len(self._plan)
 
     @property
     def history(self) -> list[Record]:
@@ -362,7 +326,7 @@ class Training:
         Raises:
             TrainingError: every candidate has diverged or collapsed.
         """
-        told = len(self.history)
+        told, first = len(self.history), len(self._fits) * (1 + self._again * self._both)
 
         def untold() -> Iterator[Record]:
             nonlocal told
@@ -379,9 +343,9 @@ class Training:
             except TrainingError as error:
                 failure = error
             self._judge(failure)
-            if self._done >= self._first and len(self._kept) < max(1, len(self._onto)):
+            if self._done >= first and len(self._kept) < max(1, len(self._onto)):
                 raise TrainingError(next(one.failure for one in reversed(self.trained) if one.failure))
-            if self._done == self._first and len(self._kept) > 1:
+            if self._done == first and len(self._kept) > 1:
                 self._judge_both()
             if not self.ended:
                 self._now = self._fit(self._done)
@@ -390,11 +354,12 @@ class Training:
 
     def _judge(self, failure: TrainingError | None) -> None:
         """Take the candidate that has just ended among those trained, and keep it where it predicts spikes better."""
-        fit, variant = self._now, self._variant(self._done)
+        fit, variant = self._now, self._plan[self._done]
         part = fit.candidate.name.split()[0] if self._both else ""
         self._past += fit.history
+        self._done += 1
         if variant.half is not None:
-            self._judge_half(failure)
+            self._judge_half(failure, last=variant.half == HALVES - 1)
             return
         asked = self.config.refit
         refits = (False, True) if asked is None and fit.candidate.refit and not self._onto else (bool(asked),)
@@ -415,34 +380,34 @@ class Training:
             values = ahead.value, leads[0], hidden.value, leads[1]
             one = Trained(name, fit.frame, refit, *values, step, variant.dropout)
             self.trained.append(one)
-            by_halves = kept is not None and kept.trained.dropout != variant.dropout  # they have chosen it
-            if kept is None or by_halves or _leads(one, kept.trained):
+            chosen = kept is not None and kept.trained.dropout != variant.dropout  # by halves
+            if kept is None or chosen or _leads(one, kept.trained):
                 self._kept[part] = Kept(one, ahead, hidden, state, fit.matches)
                 order = [one[0].name for one in self._fits] if self._both else [""]
                 self._kept = {name: self._kept[name] for name in order if name in self._kept}
 
-    def _judge_half(self, failure: TrainingError | None) -> None:
-        """Judge the training that has just ended on the half of the trials that it did not see; after both halves take
-        its dropout among those tried."""
-        fit, found = self._now, (NOT_JUDGED, NOT_JUDGED)
+    def _judge_half(self, failure: TrainingError | None, last: bool) -> None:
+        """Judge the training that has just ended on the half of the trials that it did not see; after the last half
+        take its dropout among those tried."""
+        fit, refit = self._now, bool(self.config.refit)
+        step = fit.kept_step if fit.kept_step > EARLY * fit.step else fit.step
         try:
             if failure is not None:
                 raise failure
-            state = fit.finished_state(bool(self.config.refit), last=fit.kept_step <= EARLY * fit.step)
-            found = fit.spikes_ahead(fit.judged(state)), fit.hidden_units(state)
+            state = fit.finished_state(refit, last=step > fit.kept_step)
+            self._halves.append(Half(fit.spikes_ahead(fit.judged(state)), fit.hidden_units(state), step))
         except TrainingError as error:
-            failure = error
-        self._halves.append(found)
-        if len(self._halves) % HALVES:
+            self._halves.append(Half(NOT_JUDGED, NOT_JUDGED, step, str(error)))
+        if not last:
             return
         groups = [self._halves[i : i + HALVES] for i in range(0, len(self._halves), HALVES)]
-        ahead, hidden = map(mean_of, zip(*groups[-1], strict=True))
-        before = list(map(mean_of, zip(*groups[-2], strict=True))) if groups[1:] else [ahead, hidden]
+        ahead, hidden = _over(groups[-1])
+        before = _over(groups[-2]) if groups[1:] else (NOT_JUDGED, NOT_JUDGED)
         leads = ahead.lead(before[0]), hidden.lead(before[1])
-        name, told = fit.candidate.name.split(ON_HALF)[0], str(failure or "")
-        values = ahead.value, leads[0], hidden.value, leads[1]
-        dropout = fit.candidate.dropout
-        self.trained.append(Trained(name, fit.frame, False, *values, fit.kept_step, dropout, True, told))
+        name, values = fit.candidate.name.split(WITHOUT)[0], (ahead.value, leads[0], hidden.value, leads[1])
+        step = max(one.step for one in groups[-1])
+        told = next((one.failure for one in groups[-1] if one.failure), "")
+        self.trained.append(Trained(name, fit.frame, refit, *values, step, fit.candidate.dropout, True, told))
 
     def _judge_both(self) -> None:
         """Judge both parts by their states side by side; keep one alone where it leads."""
@@ -465,7 +430,8 @@ class Training:
             "past": [dataclasses.asdict(one) for one in self._past],
             "tries_fewer": self.tries_fewer,
             "tries_dropouts": self.tries_dropouts,
-            "halves": [_written(found) for found in self._halves],
+            "done": self._done,
+            "halves": [[_written(one[:2]), *one[2:]] for one in self._halves],
         }
         values["kept"] = {}
         for part, one in self._kept.items():
@@ -487,7 +453,10 @@ class Training:
         self.trained = list(map(read_trained, trained))
         self.tries_fewer &= bool(values.get("tries_fewer", not trained))
         self.tries_dropouts &= bool(values.get("tries_dropouts", not trained))
-        self._halves = list(map(_read, values.get("halves", [])))
+        self._halves = [
+            Half(*_read(found), int(step), str(failure)) for found, step, failure in values.get("halves", [])
+        ]
+        self._done = int(values.get("done", len({one.name for one in self.trained} - {BOTH})))
         self._past, self._kept = read_history(values.get("past", [])), {}
         for part, raw in values.get("kept", {}).items():
             bits = raw["bits"] if isinstance(raw["bits"][0], list) else [raw["bits"], [math.nan, [math.nan]]]
@@ -499,9 +468,9 @@ class Training:
                 current_names(below(f"kept.{part}.", tensors)),
                 [Match(np.asarray(one[0]), float(one[1]), float(one[2])) for one in raw["matches"]],
             )
-        if self._done > self._trainings:
+        if not 0 <= self._done <= len(self._plan):
             raise ValueError(f"it has {self._done} candidates")
-        self._now = self._fit(min(self._done, self._trainings - 1))  # a restart is of the candidate that is kept
+        self._now = self._fit(min(self._done, len(self._plan) - 1))  # a restart is of the candidate that is kept
         last = [one for one in self.trained if one.name != BOTH][-1:]
         if not (self.ended and last[0].failure):  # nothing goes on from where it failed
             self._now.restore(tensors, values)
@@ -509,6 +478,8 @@ class Training:
 
 def _leads(one: Trained, kept: Trained) -> bool:
     """True where one that was judged later takes the place of what is kept."""
+    if one.failure or kept.failure:  # of trainings on halves
+        return not one.failure
     if math.isnan(kept.bits_per_spike):  # held-out z alone chooses between the steps of a training
         return one.name == kept.name and one.kept_step < kept.kept_step
     if one.dynamics != kept.dynamics:
@@ -518,12 +489,11 @@ def _leads(one: Trained, kept: Trained) -> bool:
     return not behind and any(lead > SURE * error for _, lead, error in leads)
 
 
-def _half(counts: xr.DataArray, half: int) -> np.ndarray:
-    """(time,) bool, a half of the trials: at most `FOLD_BLOCKS` blocks of whole trials, dealt out in turn."""
-    _, trial = np.unique(first_bins(np.asarray(counts["segment"])), return_inverse=True)
-    n = trial.max(initial=0) + 1
-    unseen: np.ndarray = trial * min(n, FOLD_BLOCKS) // n % HALVES == half
-    return unseen
+def _over(halves: Sequence[Half]) -> tuple[SpikesAhead, SpikesAhead]:
+    """Spikes ahead and hidden units of both halves; not judged where one of them failed."""
+    if any(one.failure for one in halves):
+        return NOT_JUDGED, NOT_JUDGED
+    return mean_of([one.ahead for one in halves]), mean_of([one.hidden for one in halves])
 
 
 def _written(found: Sequence[SpikesAhead]) -> list[Any]:

@@ -12,6 +12,7 @@ import torch
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.session import Session
+from ldmfilter.data.windows import half_of
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter import fit
 from ldmfilter.filter.candidates import CANDIDATES, Trained, candidates, listed, read_trained, window_frames
@@ -97,7 +98,7 @@ def test_where_the_first_weights_are_kept_the_last_step_is_judged_too(few, monke
     assert first.bits_per_spike != last.bits_per_spike
     assert training.kept == better(first, last)
     assert training.kept_records[0].step == training.kept.kept_step
-    assert listed(training.trained).startswith("slow at step 8 ")
+    assert listed(training.trained).startswith("slow at step 8: ")
 
 
 def test_where_no_spikes_are_judged_held_out_z_chooses_the_step(few, monkeypatch):
@@ -264,7 +265,7 @@ def test_larger_dropouts_are_tried_while_they_lead_by_halves(in_trials, monkeypa
     monkeypatch.setattr(
         Fit,
         "hidden_units",
-        lambda fit, _: blocks_of(sign[", half " in fit.candidate.name] * hidden[fit.candidate.dropout], 0.01),
+        lambda fit, _: blocks_of(sign[" without half " in fit.candidate.name] * hidden[fit.candidate.dropout], 0.01),
     )
     monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0, 0.01))
     settings = TINY | {"max_steps": 4}
@@ -276,12 +277,13 @@ def test_larger_dropouts_are_tried_while_they_lead_by_halves(in_trials, monkeypa
     assert names_of(training) == [
         ("fast", False), *((name, True) for name in halved), *((name, False) for name in chosen),
     ]  # fmt: skip
-    names = ["fast", *(f"{name}, half {half}" for name in halved for half in (1, 2)), *chosen]
+    names = ["fast", *(f"{name} without half {half}" for name in halved for half in (1, 2)), *chosen]
     assert [one.candidate for one in records] == [name for name in names for _ in range(2)]
     assert training.kept.name == (chosen or ["fast"])[0]
     assert training.step == training.steps == 4 * len(names)
-    leads = [one.hidden_lead[0] for one in training.trained if one.by_halves]
-    assert leads == pytest.approx([0, *(hidden[two] - hidden[one] for one, two in itertools.pairwise(tried))])
+    first, *leads = [one.hidden_lead[0] for one in training.trained if one.by_halves]
+    assert math.isnan(first)
+    assert leads == pytest.approx([hidden[two] - hidden[one] for one, two in itertools.pairwise(tried)])
     LDMFilter(**settings)._take(training).save(tmp_path)
     assert str((model := load(tmp_path)).kept_) == str(training.kept)
     assert model._adding(in_trials)._now.candidate.dropout == best
@@ -317,7 +319,7 @@ def test_a_half_is_judged_on_whole_trials_that_its_training_did_not_see(in_trial
     learnt = [
         (one.windows.train_starts[:, None] + np.arange(one.windows.window), one.windows.held_bins)
         for half in range(2)
-        for one in training._recordings(training._fits[0][0], half)
+        for one in training._recordings(training._fits[0][0], training._fits[0][2], half)
     ]
     monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0, 0.01))
     list(training.run())
@@ -333,19 +335,38 @@ def test_a_half_is_judged_on_whole_trials_that_its_training_did_not_see(in_trial
         assert len(held)
 
 
-def test_a_half_that_fails_leaves_the_dropout(in_trials, monkeypatch):
+@pytest.mark.parametrize("half", [1, 2])
+@pytest.mark.parametrize(("fails", "kept"), [(0.2, "fast with dropout 0.35"), (0.35, "fast")])
+def test_a_dropout_fails_with_either_half(in_trials, monkeypatch, fails, kept, half):
     monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0, 0.01))
-    failing(monkeypatch, {"fast with dropout 0.35, half 2"}, 2)
+    failing(monkeypatch, {f"fast with dropout {fails:g} without half {half}"}, 2)
     training = Training(FilterConfig(**TINY | {"max_steps": 2}), in_trials)
     list(training.run())
     assert training.ended
-    assert training.kept.name == "fast"
-    assert [one.name for one in training.trained if one.failure] == ["fast with dropout 0.35"]
+    assert training.kept.name == kept
+    assert [one.name for one in training.trained if one.failure] == [f"fast with dropout {fails:g}"]
     tensors, values = training.state()
     again = Training(training.config, in_trials)
     again.restore(tensors, json.loads(json.dumps(values)))
     assert list(again.run()) == []
     assert same(again.parts[0][1], training.parts[0][1])
+
+
+@pytest.mark.parametrize(("fast", "chosen"), [(0.4, True), (0.2, False)])
+def test_dropouts_are_tried_where_fast_states_alone_are_kept(monkeypatch, fast, chosen):
+    """Of trials most of which are short, though slow states are trained in the longest."""
+    trials = [(3.0 * i, 3.0 * i + (1.7 if i % 5 == 0 else 0.5)) for i in range(100)]
+    spikes = np.sort(np.random.default_rng(0).uniform(0, 300, (24, 3000)))
+    counts = bin_spikes(Session.from_spikes(list(spikes)), 0.1, trials)
+    ahead = {"slow": 0.1, "fast": fast}
+    monkeypatch.setattr(Fit, "hidden_units", lambda *_: blocks_of(0.1, 0.01))
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda fit, _: blocks_of(ahead[fit.candidate.name.split()[0]], 0.01))
+    training = Training(FilterConfig(**TINY | {"latent_dim": 12, "max_steps": 2}), counts)
+    monkeypatch.setattr("ldmfilter.filter.training.side_by_side", lambda one: one[0])  # judged as slow states
+    list(training.run())
+    names = [name for name, _ in names_of(training)]
+    assert names[:3] == ["slow", "fast", "slow and fast"]
+    assert any("dropout" in name for name in names) is chosen
 
 
 def test_larger_dropouts_are_tried_in_short_trials_alone(few, in_trials):
@@ -355,9 +376,42 @@ def test_larger_dropouts_are_tried_in_short_trials_alone(few, in_trials):
     assert not Training(FilterConfig(**TINY), in_trials[:15]).tries_dropouts  # one trial to train on in a half of three
 
 
+def test_a_half_is_of_stretches_without_a_gap(in_trials):
+    """Whether trials are segments or stand between bins that were not observed; and of no gap."""
+    [each, none] = [[half_of(one, half) for half in (0, 1)] for one in (in_trials, in_trials[:0])]
+    assert (each[0] ^ each[1]).all()
+    assert not np.concatenate(none).size
+    gaps = np.tile([False, *[True] * 5, False], 40)
+    spread = in_trials.isel(time=np.clip(np.cumsum(gaps) - 1, 0, None))
+    for segment in (np.where(gaps, 0, -1), np.zeros(280, int)):
+        spaced = spread.assign_coords(observed=("time", gaps), segment=("time", segment))
+        for half in (0, 1):
+            np.testing.assert_array_equal(half_of(spaced, half)[gaps], each[half])
+            assert not half_of(spaced, half)[~gaps].any()
+
+
+def test_what_is_finished_or_judged_of_a_long_recording_without_a_half(in_trials):
+    training = Training(FilterConfig(**TINY | {"max_steps": 2}), in_trials)
+    (recording,) = training._recordings(training._fits[0][0], training._fits[0][2], 0)
+    assert len(recording.stretches(10**6).counts) == (~recording.unseen).sum()
+    judged = recording.judged(64)
+    assert len(judged.bins) < len(in_trials)
+    assert recording.unseen[judged.bins].any()
+    assert not recording.unseen[judged.bins].all()
+
+
+def test_units_that_were_silent_keep_first_weights_of_usual_size(in_trials):
+    """Where fewer units fire than z has dimensions."""
+    silent = in_trials.copy(data=in_trials * (np.arange(16) < 6))
+    training = Training(FilterConfig(**TINY | {"max_steps": 2, "latent_dim": 8}), silent)
+    weights = training._now._network.encoder().linear.weight
+    assert weights[:, 6:].abs().max() < 1
+    assert weights[:6, 6:].abs().max() < 1e-5  # no component has a share of them
+
+
 def test_in_short_trials_weights_begin_with_principal_components(in_trials):
     training = Training(FilterConfig(**TINY | {"max_steps": 2, "restarts": 1}), in_trials)
-    encoder, x = training._now._network.encoder(), training._fits[0][1][0].scaling
+    encoder, x = training._now._network.encoder(), training._fits[0][3][0].scaling
     roots = x.sqrt().double().numpy() - x.sqrt().double().numpy().mean(0)
     _, deviations, axes = np.linalg.svd(roots, full_matrices=False)
     found = encoder.linear(encoder.standardised(x)).detach().double().numpy()
@@ -546,7 +600,7 @@ def test_windows_fit_into_half_of_the_observed_time():
     session, config = Session.from_spikes(list(spikes)), FilterConfig(**TINY, dynamics="fast")
     windows = []
     for trials in (short, long + short[3:]):
-        (candidate, (recording,)) = Training(config, bin_spikes(session, 0.1, trials))._fits[0]
+        candidate, _, _, (recording,) = Training(config, bin_spikes(session, 0.1, trials))._fits[0]
         windows.append((candidate.frame, recording.windows.window))
     assert windows == [(pytest.approx(0.1), 8)] * 2
 
@@ -559,8 +613,8 @@ def test_frames_of_several_sessions_suit_the_shortest_trials():
     )
     for both in ([short, long], [long, short]):
         training = Training(FilterConfig(**TINY, dynamics="fast"), both)
-        assert [one.bins(0.05) for one, _ in training._fits] == [1]
-        assert [one.windows.window for one in training._fits[0][1]] == [8, 8]
+        assert [one.bins(0.05) for one, *_ in training._fits] == [1]
+        assert [one.windows.window for one in training._fits[0][3]] == [8, 8]
 
 
 @pytest.mark.parametrize("name", ["slow", "fast"])

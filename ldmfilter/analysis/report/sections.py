@@ -53,7 +53,7 @@ from ldmfilter.data.counts import is_signal
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import Array
 from ldmfilter.data.windows import stretches
-from ldmfilter.filter.candidates import ON_HALF, labels
+from ldmfilter.filter.candidates import WITHOUT, labels
 from ldmfilter.filter.evaluation import Record
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.runs import Run
@@ -673,7 +673,7 @@ def training(inputs: Inputs) -> Section:
     frames = {one.name: one.frame for one in model.candidates_}  # s, by which nats per frame are divided
 
     def draw(axes: Axes) -> None:
-        names = dict.fromkeys(one.candidate for one in model.history_ if ON_HALF not in one.candidate)
+        names = dict.fromkeys(one.candidate for one in model.history_ if WITHOUT not in one.candidate)
         colours = dict(zip(names, itertools.cycle(COLOURS)))
 
         def line(records: Sequence[Record], style: str, label: str) -> None:
