@@ -352,7 +352,7 @@ def test_a_dropout_fails_with_either_half(in_trials, monkeypatch, fails, kept, h
     assert same(again.parts[0][1], training.parts[0][1])
 
 
-@pytest.mark.parametrize(("fast", "chosen"), [(0.4, True), (0.2, False)])
+@pytest.mark.parametrize(("fast", "chosen"), [(0.4, True), (0.05, False)])
 def test_dropouts_are_tried_where_fast_states_alone_are_kept(monkeypatch, fast, chosen):
     """Of trials most of which are short, though slow states are trained in the longest."""
     trials = [(3.0 * i, 3.0 * i + (1.7 if i % 5 == 0 else 0.5)) for i in range(100)]
