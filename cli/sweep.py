@@ -122,7 +122,8 @@ def sweep(
     """Example: **ldmfilter sweep session.nwb --latent-dim 2 4 8 --entropy knn stopgrad**
 
     Train with every combination of the values and compare how well their states predict spikes ahead, in blocks of
-    training time. The score of hidden units on reserved time, as `ldmfilter score` has it, stands beside it.
+    training time. The score of hidden units on reserved time, as `ldmfilter score` has it, stands beside it; of several
+    dropouts look at that one, as what overfits leads in training time.
     Bins, frames and windows take one value: scores of others cannot be compared. Prints a table, the best first.
     Several seeds are repetitions: their median counts. The same command again, or --resume, does only what is missing.
     The best run is a run like any other: where the sweep lies below runs/, `ldmfilter decode` finds it.
