@@ -62,6 +62,11 @@ class Kept(NamedTuple):
     matches: list[Match]
 
     @property
+    def predicts(self) -> bool:
+        """True where it predicts anything better than its mean: below that, what overfits least would be chosen."""
+        return not math.isnan(self.ahead.value) and max(self.ahead.value, self.hidden.value) > 0
+
+    @property
     def dimensions(self) -> int:
         """Of z."""
         return len(self.network["encoders.0.z_mean"])
@@ -93,7 +98,8 @@ class Training:
 
     Where fast states alone are kept in short trials, the dropout is chosen last (`Candidate.dropouts`). What overfits
     leads in the bins that it was trained on, so here each is trained on either half of the trials and judged on the
-    other; where one leads, by the same rule, the filter is trained with it on all.
+    other; where one leads, by the same rule, the filter is trained with it on all. What predicts nothing better than a
+    mean is left as it is: both parts, in all dimensions, with the candidates' dropout.
 
     Args:
         config: the filter's settings.
@@ -246,7 +252,7 @@ class Training:
             return plan + [Variant(0, restart) for restart in again]
         (kept,) = self._kept.values()
         part = self._part_of(kept)
-        can_choose = not math.isnan(kept.ahead.value)
+        can_choose = kept.predicts
         if self.tries_fewer and can_choose:
             plan += [Variant(part, 0, size) for size in fewer(self._config_of(part), kept.dimensions)]
         size = kept.dimensions if kept.dimensions < self._config_of(part).latents else None
@@ -419,7 +425,7 @@ class Training:
         lead = found.lead(best.ahead)
         frame, step = max(one.frame for one in parts), max(one.kept_step for one in parts)
         self.trained.append(Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, kept_step=step))
-        if lead[0] < 0 and not self._onto:
+        if lead[0] < 0 and best.predicts and not self._onto:
             self._kept = {name: one for name, one in self._kept.items() if one is best}
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:

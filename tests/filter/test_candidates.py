@@ -222,6 +222,26 @@ def test_fewer_dimensions_are_tried_while_they_lead(few, monkeypatch, tmp_path, 
     assert same(again.parts[0][1], training.parts[0][1])
 
 
+@pytest.mark.parametrize(("value", "kept"), [(0.1, ["fast"]), (-0.1, ["slow", "fast"])])
+def test_of_what_predicts_nothing_both_parts_are_kept(few, monkeypatch, value, kept):
+    """Though one leads both."""
+    ahead = {"slow": value - 0.2, "fast": value}
+    monkeypatch.setattr(Fit, "hidden_units", lambda *_: blocks_of(-0.1, 0.01))
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda fit, _: blocks_of(ahead[fit.candidate.name.split()[0]], 0.01))
+    training = Training(FilterConfig(**TINY | {"latent_dim": 12, "max_steps": 2, "refit": False}), few)
+    list(training.run())
+    assert [one.dynamics for one, _ in training.parts] == kept
+
+
+@pytest.mark.parametrize(("value", "tried"), [(0.1, True), (-0.1, False)])
+def test_of_what_predicts_nothing_no_fewer_dimensions_are_tried(few, monkeypatch, value, tried):
+    monkeypatch.setattr(Fit, "hidden_units", lambda *_: blocks_of(value, 0.01))
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(-0.1, 0.01))
+    training = Training(FilterConfig(**OPEN), few)
+    list(training.run())
+    assert any("dimensions" in one.name for one in training.trained) is tried
+
+
 def test_dimensions_that_are_given_stay(few):
     training = Training(FilterConfig(**OPEN | {"latent_dim": 8}), few)
     list(training.run())
@@ -267,7 +287,7 @@ def test_larger_dropouts_are_tried_while_they_lead_by_halves(in_trials, monkeypa
         "hidden_units",
         lambda fit, _: blocks_of(sign[" without half " in fit.candidate.name] * hidden[fit.candidate.dropout], 0.01),
     )
-    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0, 0.01))
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0.1, 0.01))
     settings = TINY | {"max_steps": 4}
     training = Training(FilterConfig(**settings), in_trials)
     records = list(training.run())
@@ -299,7 +319,7 @@ def test_larger_dropouts_are_tried_while_they_lead_by_halves(in_trials, monkeypa
 
 def test_restarts_take_the_dropout_that_was_chosen(in_trials, monkeypatch):
     monkeypatch.setattr(Fit, "hidden_units", lambda fit, _: blocks_of(fit.candidate.dropout, 0.01))
-    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0, 0.01))
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0.1, 0.01))
     training = Training(FilterConfig(**TINY | {"max_steps": 2, "restarts": 1}), in_trials)
     list(training.run())
     assert names_of(training)[-2:] == [("fast with dropout 0.5", False), ("fast 2 with dropout 0.5", False)]
@@ -321,7 +341,7 @@ def test_a_half_is_judged_on_whole_trials_that_its_training_did_not_see(in_trial
         for half in range(2)
         for one in training._recordings(training._fits[0][0], training._fits[0][2], half)
     ]
-    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0, 0.01))
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0.1, 0.01))
     list(training.run())
     masks = [unseen for unseen in seen if unseen is not None]
     assert len(masks) % 8 == 0  # of each half four quarters of the units
@@ -338,7 +358,7 @@ def test_a_half_is_judged_on_whole_trials_that_its_training_did_not_see(in_trial
 @pytest.mark.parametrize("half", [1, 2])
 @pytest.mark.parametrize(("fails", "kept"), [(0.2, "fast with dropout 0.35"), (0.35, "fast")])
 def test_a_dropout_fails_with_either_half(in_trials, monkeypatch, fails, kept, half):
-    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0, 0.01))
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0.1, 0.01))
     failing(monkeypatch, {f"fast with dropout {fails:g} without half {half}"}, 2)
     training = Training(FilterConfig(**TINY | {"max_steps": 2}), in_trials)
     list(training.run())
