@@ -50,6 +50,18 @@ def blocks_of(lead: float, error: float) -> SpikesAhead:
     return SpikesAhead(float(blocks.sum()), blocks)
 
 
+def check_resumed(training: Training, config: FilterConfig, records: list) -> None:
+    """Stopped after each record and resumed, the same training gives the same records and ends with the same network."""
+    again = Training(config, training.counts)
+    for number in range(len(records)):
+        assert str(list(itertools.islice(again.run(), 1))) == str(records[number : number + 1])
+        tensors, values = again.state()
+        again = Training(config, training.counts)
+        again.restore(tensors, json.loads(json.dumps(values)))
+    assert again.ended
+    assert same(again.parts[0][1], training.parts[0][1])
+
+
 @pytest.fixture(scope="module")
 def undisturbed(few, short_trainings) -> tuple[Training, list]:
     training = Training(FilterConfig(**TINY | {"restarts": 1}), few)
@@ -212,14 +224,7 @@ def test_fewer_dimensions_are_tried_while_they_lead(few, monkeypatch, tmp_path, 
     assert model.sized_.latents == model.sized_.states == best
     model.save(tmp_path)
     assert load(tmp_path).decode(few).sizes["state"] == best
-    again = Training(FilterConfig(**OPEN), few)
-    for number in range(len(records)):
-        assert str(list(itertools.islice(again.run(), 1))) == str(records[number : number + 1])
-        tensors, values = again.state()
-        again = Training(FilterConfig(**OPEN), few)
-        again.restore(tensors, json.loads(json.dumps(values)))
-    assert again.ended
-    assert same(again.parts[0][1], training.parts[0][1])
+    check_resumed(training, FilterConfig(**OPEN), records)
 
 
 @pytest.mark.parametrize(("value", "kept"), [(0.1, ["fast"]), (-0.1, ["slow", "fast"])])
@@ -307,14 +312,7 @@ def test_larger_dropouts_are_tried_while_they_lead_by_halves(in_trials, monkeypa
     LDMFilter(**settings)._take(training).save(tmp_path)
     assert str((model := load(tmp_path)).kept_) == str(training.kept)
     assert model._adding(in_trials)._now.candidate.dropout == best
-    again = Training(FilterConfig(**settings), in_trials)
-    for number in range(len(records)):
-        assert str(list(itertools.islice(again.run(), 1))) == str(records[number : number + 1])
-        tensors, values = again.state()
-        again = Training(FilterConfig(**settings), in_trials)
-        again.restore(tensors, json.loads(json.dumps(values)))
-    assert again.ended
-    assert same(again.parts[0][1], training.parts[0][1])
+    check_resumed(training, FilterConfig(**settings), records)
 
 
 def test_restarts_take_the_dropout_that_was_chosen(in_trials, monkeypatch):
