@@ -51,7 +51,7 @@ def blocks_of(lead: float, error: float) -> SpikesAhead:
 
 
 def check_resumed(training: Training, config: FilterConfig, records: list) -> None:
-    """Stopped after each record and resumed, the same training gives the same records and ends with the same network."""
+    """Stopped after each record and resumed, it gives the same records and ends with the same network."""
     again = Training(config, training.counts)
     for number in range(len(records)):
         assert str(list(itertools.islice(again.run(), 1))) == str(records[number : number + 1])
