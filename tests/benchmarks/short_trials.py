@@ -6,11 +6,12 @@ Simulated: 400 trials of 0.3 s, or 200 of 1 s, with one of eight conditions each
 origin towards the condition's direction, with a speed of the trial's own and noise; the log rates of 40 Poisson units
 are linear in it (mean 12 Hz). Images: 300 trials of 0.5 to 2 s, each of one of ten images, to which each of 60 units
 answers with a rate of its own (gamma, shape 0.5, mean 2 Hz), at first for 0.1 s and then with a share of it; the
-next image is unknown, so that little can be predicted. Real: pmd_reach7 where the folder has it. A filter is trained with no option on all
-trials, as the condition is not shown to it. Each cell is the share of trials whose condition a linear discriminant
-reads (10 folds) from the mean of the last quarter of a trial's states. The causal PCA has 16 dimensions; its share is
-the highest of those of four widths of its averages (0.1, 0.2, 0.5 and 1 s), chosen on the same trials, which favours
-it.
+next image is unknown, so that little can be predicted. Real: pmd_reach7 where the folder has it.
+
+A filter is trained with no option on all trials, as the condition is not shown to it. Each cell is the share of trials
+whose condition a linear discriminant reads (10 folds) from the mean of the last quarter of a trial's states. The causal
+PCA has 16 dimensions; its share is the highest of those of four widths of its averages (0.1, 0.2, 0.5 and 1 s), chosen
+on the same trials, which favours it.
 """
 
 import argparse
