@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from pynwb import NWBHDF5IO, NWBFile, TimeSeries
+from pynwb.behavior import BehavioralTimeSeries, SpatialSeries
 from pynwb.ophys import DfOverF, ImageSegmentation, PlaneSegmentation, RoiResponseSeries
 from pynwb.testing.mock.ophys import mock_ImagingPlane
 
@@ -198,6 +199,15 @@ def test_several_series_are_listed(imaged_twice):
     assert read_session(imaged_twice, series="raw").name == f"{PATH}/raw"
 
 
+def test_responses_go_before_other_channels(imaged, tmp_path):
+    path = shutil.copy(imaged, tmp_path)
+    with NWBHDF5IO(str(path), "a") as io:
+        nwb = io.read()
+        nwb.add_acquisition(_made("photon"))
+        io.write(nwb)
+    assert read_session(path).name == f"{PATH}/dff"
+
+
 def test_nwb_without_units_gives_its_only_responses(imaged, tmp_path):
     session = read_session(imaged)
     assert isinstance(session, SignalSession)
@@ -215,6 +225,47 @@ def test_nwb_without_units_gives_its_only_responses(imaged, tmp_path):
     place = read_session(imaged, series="place")
     assert place.n_units == 1
     assert list(place.behavior) == []
+
+
+MANY = RNG.normal(size=(400, 6)).astype(np.float32)
+
+
+def _nwb_of(path, *series, behavior=()):
+    """An NWB file at a path with series in its acquisition, those of `behavior` in a module of behaviour."""
+    nwb = NWBFile("made to measure", "traces", datetime(2020, 1, 1, tzinfo=UTC))
+    for one in series:
+        nwb.add_acquisition(one)
+    if behavior:
+        module = nwb.create_processing_module("behavior", "b")
+        for one in behavior:
+            module.add(one)
+    with NWBHDF5IO(str(path), "w") as io:
+        io.write(nwb)
+    return path
+
+
+def _made(name: str, data=MANY, kind=TimeSeries, **about):
+    return kind(name=name, data=data, **({"rate": 30.0} | about), **({"unit": "a"} if kind is TimeSeries else {}))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the other series are odd on purpose
+def test_nwb_without_units_and_responses_gives_its_only_channels(tmp_path):
+    led = _made("led", kind=SpatialSeries, reference_frame="r")
+    pose = BehavioralTimeSeries(name="tracks", time_series=_made("pose"))
+    others = [_made("place", MANY[:, :3]), _made("speed", MANY[:, 0]), _made("turned", MANY.T), led, pose]
+    others += [_made("raw", rate=30000.0), _made("volts", rate=None, timestamps=np.arange(400) / 20000)]
+    path = _nwb_of(tmp_path / "one.nwb", _made("photon"), *others, behavior=[_made("whiskers")])
+    session = read_session(path)
+    assert (session.name, session.n_units) == ("acquisition/photon", 6)
+    assert "acquisition/place" in session.behavior
+    assert "acquisition/photon" not in session.behavior
+    path = _nwb_of(tmp_path / "none.nwb", _made("place", MANY[:, :3]), behavior=[_made("whiskers")])
+    listed = "processing/behavior/whiskers (400 x 6, 30 Hz, a), acquisition/place (400 x 3, 30 Hz, a)"
+    assert line_of(read_session, path).endswith(f"(--series, in Python series): {listed}")
+    assert read_session(path, series="whiskers").n_units == 6
+    path = _nwb_of(tmp_path / "two.nwb", _made("photon"), _made("other"), behavior=[_made("whiskers")])
+    listed = "acquisition/other (400 x 6, 30 Hz, a), acquisition/photon (400 x 6, 30 Hz, a)"
+    assert line_of(read_session, path).endswith(f"(--series, in Python series): {listed}")
 
 
 def test_invalid_times_are_not_observed(imaged, tmp_path):
