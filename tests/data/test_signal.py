@@ -1,5 +1,6 @@
 """Sessions of a signal: their clock, bins, files and faults."""
 
+import re
 import shutil
 from datetime import UTC, datetime
 
@@ -19,7 +20,7 @@ from ldmfilter.data.frames import apart, sum_frames
 from ldmfilter.data.prepare import prepare
 from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.simulate import calcium_session, linear_track_session
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, InputWarning
 
 PATH = "processing/ophys/DfOverF"
 RNG = np.random.default_rng(0)
@@ -332,6 +333,30 @@ def test_nwb_whose_series_cannot_be_used(imaged, tmp_path, fault, wanted, line):
         with h5py.File(path, "r+") as file:
             fault(file)
     assert line_of(read_session, path, series=wanted) == f"{path}: {line}"
+
+
+def test_frames_whose_unit_of_time_is_in_doubt(tmp_path):
+    ms = _made("photon", rate=None, timestamps=1000 * np.arange(400) / 30)
+    nwb = _nwb_of(tmp_path / "ms.nwb", ms, behavior=[_made("speed", MANY[:, 0])])
+    line = line_of(read_session, nwb)
+    assert line.endswith(
+        "acquisition/photon: frames of 33.3333 s by its times; give --ticks photon=1000 where its times are ms, "
+        "photon=1 where they are s, in Python ticks"
+    )
+    for name in ("photon", "acquisition/photon", "spikes"):
+        assert read_session(nwb, ticks=[f"{name}=1000"]).bin_size == pytest.approx(1 / 30)
+    with pytest.warns(InputWarning) as told:
+        assert read_session(nwb, ticks=["photon=1"]).bin_size == pytest.approx(33.3333, rel=1e-4)
+    lines = [str(one.message).removeprefix(f"{nwb}: ") for one in told]
+    assert lines[0] == "acquisition/photon: frames of 33.3333 s; longer than the 3 s over which a filter is judged"
+    assert re.search(r"processing/behavior/speed: .*the frames 13,3", lines[1])  # there are no spikes
+    line = line_of(read_session, nwb, ticks=["photon=1000", "oton=1000"])
+    assert line.endswith("no oton to give ticks of; it has acquisition/photon, processing/behavior/speed")
+    slow = series(time=np.arange(400) * 60.0)  # s, as it says
+    with pytest.warns(UserWarning, match="frames of 60 s; longer than the 3 s"):
+        assert from_signal(slow.assign_coords(time=("time", slow["time"].values, {"units": "s"}))).bin_size == 60
+    with pytest.warns(UserWarning, match="frames of 5 s; give --ticks dff=1000"):
+        from_signal(series(time=np.arange(400) * 5.0))
 
 
 def test_netcdf_zarr_and_arrays(tmp_path):
