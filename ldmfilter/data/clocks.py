@@ -249,7 +249,8 @@ def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
         doubt = _doubt(t, span, beside)
         if doubt and name == "obs_intervals":
             raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
-        told = f"left out, {doubt}; {_way_out(name)}" if doubt else _apart(t, span, beside)
+        unless = f"train without --interval {name}" if name in intervals else "leave it out"
+        told = f"left out, {doubt}; {_way_out(name)}" if doubt else _apart(t, span, beside, unless)
         if told:
             warn(f"{where}: {name}: {told}")
         if doubt:
@@ -325,14 +326,20 @@ def _doubt(times: Floats, span: tuple[float, float], beside: str) -> str:
     return ""
 
 
-def _apart(times: Floats, span: tuple[float, float], beside: str) -> str:
-    """A line on times that lie far from spikes or frames in a span, or ""."""
+def _apart(times: Floats, span: tuple[float, float], beside: str, unless: str) -> str:
+    """A line on times that lie far from spikes or frames in a span, or "".
+
+    unless: what to do where all are far, and stay so
+    """
     width = span[1] - span[0]
     before, after = span[0] - times, times - span[1]
     far = np.maximum(before, after) > _FAR * width
     around = f"{beside}, {span[0]:g} to {span[1]:g} s"
     if (np.maximum(before, after) > width).all():
-        return f"lies at {times.min():.12g} to {times.max():.12g} s, away from {around}; is its clock another?"
+        return (
+            f"lies at {times.min():.12g} to {times.max():.12g} s, away from {around}; is its clock another? "
+            f"write its times on that of {beside}, or {unless}"
+        )
     if far.any():
         values = shorten((f"{value:.12g}" for value in np.unique(times[far])), most=3)
         return f"{far.sum()} of {times.size} times lie far from {around}: {values} s; ignored"

@@ -329,8 +329,11 @@ def test_stray_stamps_are_told_and_make_no_bins():
     assert session.duration < 60
     assert bin_spikes(session, 0.1).sizes["time"] <= 600
     away = {"x": xr.DataArray(np.arange(50.0), dims="time", coords={"time": 1.7e9 + np.arange(50) * 0.5})}
-    session, lines = told(Session.from_spikes, trains(), behavior=away)
-    assert "is its clock another?" in lines[0]
+    late = {"start_time": 1.7e9 + np.arange(10) * 5.5, "stop_time": 1.7e9 + np.arange(10) * 5.5 + 2}
+    session, lines = told(Session.from_spikes, trains(), behavior=away, intervals={"laps": late})
+    way = "s; is its clock another? write its times on that of the spikes, or "
+    assert [line.partition(way)[2] for line in lines] == ["train without --interval laps", "leave it out"]
+    session, _ = told(Session.from_spikes, trains(), behavior=away)
     assert summarise(session)["next"] == ["ldmfilter train memory", "ldmfilter decode --out latents.zarr"]
 
 
