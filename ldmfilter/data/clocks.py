@@ -58,8 +58,10 @@ _TWICE = 0.1
 # s without a spike of any unit, and spikes that are expected in it, above which it may be a pause of the recording.
 _PAUSE, _PAUSE_SPIKES = 30.0, 20.0
 _PARTS = 6  # of a pause, in which spikes are looked for
-# Median rates, Hz: below the first there is a warning; below the second a long span of spikes is refused.
+# Median rates, Hz: below the first there is a warning, and spikes of more than a day are refused; below the second
+# spikes of a long span beside a short one are refused.
 _LOWEST_RATE, _LOW_RATE = 0.01, 0.05
+_DAY_LONG = 86400.0  # s
 
 
 @dataclass(frozen=True)
@@ -283,6 +285,11 @@ def _check_spikes_unit(
         raise InputError(
             f"{where}: units: spike_times span {width:,.6g} s, {longest} {told[longest]:,.6g} s, at a "
             f"median rate of {rate:.2g} Hz; are they ms? {_way_out('spikes')}"
+        )
+    if rate < _LOWEST_RATE and width > _DAY_LONG:
+        raise InputError(
+            f"{where}: units: a median rate of {rate:.3g} Hz over {width:,.6g} s; are spike_times ms? "
+            f"{_way_out('spikes')}"
         )
     if rate < _LOWEST_RATE:
         warn(
