@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import typer
+import xarray as xr
 from ldmfilter_cli.main import app
 
 from ldmfilter.data.sample import write_sample
@@ -63,6 +65,23 @@ def test_the_python_of_a_page_runs_as_it_stands(page, folder, monkeypatch):
     finally:
         if "client" in names:
             names["client"].close()
+
+
+def test_the_share_read_right_is_that_of_the_trials_that_reach_a_bin(tmp_path, monkeypatch):
+    """Of trials of one, two and three bins; a bin that is not reached or judged is not among them."""
+    said = np.array([["in", "", ""], ["out", "out", ""], ["in", "in", "out"], ["in", "in", "in"]])
+    fold = np.where(said == "", -1, np.array([[0], [1], [2], [-1]]))
+    trial = {"direction": ("trial", ["in", "out", "in", "out"])}
+    variables = {"trials_direction_read": (("trial", "time"), said), "trials_direction_fold": (("trial", "time"), fold)}
+    xr.Dataset(variables, trial).to_zarr(tmp_path / "conditions.zarr")
+    (text,) = [
+        one for one in blocks(ROOT / "docs" / "howto" / "align-to-events.md", "python") if "conditions.zarr" in one
+    ]
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"xr": xr}
+    exec(text, names)
+    assert names["share"].to_numpy().tolist() == [1, 1, 0]
+    assert names["judged"].sum("trial").to_numpy().tolist() == [3, 2, 1]
 
 
 SHELL = [

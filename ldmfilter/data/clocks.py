@@ -58,8 +58,10 @@ _TWICE = 0.1
 # s without a spike of any unit, and spikes that are expected in it, above which it may be a pause of the recording.
 _PAUSE, _PAUSE_SPIKES = 30.0, 20.0
 _PARTS = 6  # of a pause, in which spikes are looked for
-# Median rates, Hz: below the first there is a warning; below the second a long span of spikes is refused.
+# Median rates, Hz: below the first there is a warning, and spikes of more than a day are refused; below the second
+# spikes of a long span beside a short one are refused.
 _LOWEST_RATE, _LOW_RATE = 0.01, 0.05
+_DAY_LONG = 86400.0  # s
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Reading:
     series: path of a signal, or the unique last part of it, to be read in place of spikes
     sort_times: take times that fall back as disorder
     drop_nan: leave out spikes whose times are NaN or infinite
-    ticks: "NAME=HZ", ticks per second of the times of `spikes`, `obs_intervals`, a table or a series
+    ticks: "NAME=HZ", ticks per second of the times of `spikes`, `obs_intervals`, a table or a series; of a series that
+        is read in place of spikes the last part of its path will do
     """
 
     bin_size: float | None = None
@@ -83,6 +86,11 @@ class Reading:
     def hz(self) -> dict[str, float]:
         """Ticks per second of the times of each object for which they were given."""
         return dict(map(parse_ticks, self.ticks))
+
+    def in_place_of_spikes(self, series: str) -> Reading:
+        """The same, with the ticks that the path of a series, or its last part, names as those of `spikes`."""
+        own = {"spikes" if f"/{series}".endswith(f"/{name}") else name: hz for name, hz in self.hz.items()}
+        return replace(self, ticks=tuple(f"{name}={hz!r}" for name, hz in own.items()))
 
 
 #: Without options.
@@ -238,11 +246,13 @@ def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
         warn(f"{where}: units: {twice:,} of {times.size:,} spikes are at the time of another; is each there twice?")
     if own and session.observed is None:
         _tell_pauses(times, session.spike_times_index, span, where)
+    beside = "the spikes" if session.n_spikes else "the frames"
     for name, t in others.items():
-        doubt = _doubt(t, span)
+        doubt = _doubt(t, span, beside)
         if doubt and name == "obs_intervals":
             raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
-        told = f"left out, {doubt}; {_way_out(name)}" if doubt else _apart(t, span)
+        unless = f"train without --interval {name}" if name in intervals else "leave it out"
+        told = f"left out, {doubt}; {_way_out(name)}" if doubt else _apart(t, span, beside, unless)
         if told:
             warn(f"{where}: {name}: {told}")
         if doubt:
@@ -276,6 +286,11 @@ def _check_spikes_unit(
             f"{where}: units: spike_times span {width:,.6g} s, {longest} {told[longest]:,.6g} s, at a "
             f"median rate of {rate:.2g} Hz; are they ms? {_way_out('spikes')}"
         )
+    if rate < _LOWEST_RATE and width > _DAY_LONG:
+        raise InputError(
+            f"{where}: units: a median rate of {rate:.3g} Hz over {width:,.6g} s; are spike_times ms? "
+            f"{_way_out('spikes')}"
+        )
     if rate < _LOWEST_RATE:
         warn(
             f"{where}: units: a median rate of {rate:.3g} Hz over {width:,.6g} s; if spike_times are not "
@@ -304,33 +319,39 @@ def _tell_pauses(times: Floats, index: Ints, span: tuple[float, float], where: s
     )
 
 
-def _doubt(times: Floats, span: tuple[float, float]) -> str:
-    """The reason why times can hardly be seconds beside spikes in a span, or ""."""
+def _doubt(times: Floats, span: tuple[float, float], beside: str) -> str:
+    """The reason why times can hardly be seconds beside spikes or frames in a span, or ""."""
     if times.size < _FEW_TIMES:
         return ""
     width, own = span[1] - span[0], float(np.diff(np.quantile(times, [0.05, 0.95]))[0]) / 0.9
     if own > _APART * width:
-        return f"its times span {own:,.6g} s, the spikes {width:,.6g} s"
+        return f"its times span {own:,.6g} s, {beside} {width:,.6g} s"
     beyond = (times < span[0] - 0.1 * width) | (times > span[1] + 0.1 * width)
     if beyond.mean() > 0.5 and (times == np.floor(times)).all():
         whole = f"its times are whole numbers up to {times.max():,.6g}, as frames and ms are"
-        return f"{whole}, the spikes end at {span[1]:g} s"
+        return f"{whole}, {beside} end at {span[1]:g} s"
     return ""
 
 
-def _apart(times: Floats, span: tuple[float, float]) -> str:
-    """A line on times that lie far from spikes in a span, or ""."""
+def _apart(times: Floats, span: tuple[float, float], beside: str, unless: str) -> str:
+    """A line on times that lie far from spikes or frames in a span, or "".
+
+    unless: what to do where all are far, and stay so
+    """
     width = span[1] - span[0]
     before, after = span[0] - times, times - span[1]
     far = np.maximum(before, after) > _FAR * width
-    around = f"the spikes, {span[0]:g} to {span[1]:g} s"
+    around = f"{beside}, {span[0]:g} to {span[1]:g} s"
     if (np.maximum(before, after) > width).all():
-        return f"lies at {times.min():.12g} to {times.max():.12g} s, away from {around}; is its clock another?"
+        return (
+            f"lies at {times.min():.12g} to {times.max():.12g} s, away from {around}; is its clock another? "
+            f"write its times on that of {beside}, or {unless}"
+        )
     if far.any():
         values = shorten((f"{value:.12g}" for value in np.unique(times[far])), most=3)
         return f"{far.sum()} of {times.size} times lie far from {around}: {values} s; ignored"
     if times.size >= _FEW_SPIKES and _APART * np.ptp(times) < width:
-        return f"spans {np.ptp(times):.6g} s only, the spikes {width:,.6g} s; give ticks where it is in another unit"
+        return f"spans {np.ptp(times):.6g} s only, {beside} {width:,.6g} s; give ticks where it is in another unit"
     return ""
 
 

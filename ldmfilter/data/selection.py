@@ -31,6 +31,8 @@ _SAME = 1e-3  # s, between the ends of a trial and those of its observation
 # s, share of the recording, and spikes that are expected: time by so much farther before the first spike, or after the
 # last, was not recorded.
 _QUIET, _QUIET_SHARE, _QUIET_SPIKES = 2.0, 0.005, 20.0
+# Share of the time over which half of the rows lie: far events of which half lie in less are no times of these rows.
+_CLOSE = 0.5
 
 
 def choose_spans(
@@ -320,10 +322,12 @@ def choose_trials(session: Session, event: str, query: str | None = None) -> tup
     event: "TABLE.COLUMN", any column of times, as "trials.go_cue"
     query: an expression on the table's columns, as "condition == 3 and rewarded"; without it all rows
 
-    Raises InputError as `find_column` and `rows_that_fit`, where no row fits the query, and where none has a time.
+    Raises InputError as `find_column` and `rows_that_fit`, where no row fits the query, where none has a time, and for
+    times that are counted from the start of each row.
     """
     name, column = find_column(session, event, kinds="iuf")
     table, where = session.intervals[name], f"{session.source.path}: {name}"
+    _check_on_clock(table, column, where)
     rows = table.sizes["interval"]
     if query is not None:
         lists = {str(key): column for key, column in table.items() if column.ndim == 2 and column.shape[1] == 1}
@@ -341,3 +345,22 @@ def choose_trials(session: Session, event: str, query: str | None = None) -> tup
             f"{where}: {column} is NaN in all {table.sizes['interval']} rows{which}; align to another column of times"
         )
     return table, column
+
+
+def _check_on_clock(table: xr.Dataset, column: str, where: str) -> None:
+    """Raise InputError for events (row,) that are far from most of their rows and close to one another where these are
+    not, as reaction times are: in all rows they would be the same moment of the session."""
+    bounds, times = bounds_in(table), table[column].values.astype(np.float64)
+    known = np.isfinite(bounds).all(1) & np.isfinite(times)
+    (start, stop), times = bounds[known].T, times[known]
+    length = stop - start
+    away = (times < start - length) | (times > stop + length)
+    if 2 * away.sum() <= times.size:
+        return
+    (low, high), (first, last) = (np.quantile(one, [0.25, 0.75]) for one in (times, start))
+    if high - low < _CLOSE * (last - first):
+        raise InputError(
+            f"{where}: {column} holds no times on the session's clock: {away.sum()} of {times.size} lie far from their "
+            f"own rows, half of them at {low:g} to {high:g} s; where they are counted from each row's start, write "
+            f"a column start_time + {column}, in s, and align to it"
+        )

@@ -248,8 +248,9 @@ class Session:
         """
         where, intervals, behavior = source.path, intervals or {}, behavior or {}
         has_own = times is None and fields.get("observed") is not None
-        known = ["spikes", *["obs_intervals"] * has_own, *intervals, *behavior]
-        if unknown := [name for name in clock.reading.hz if name not in known]:
+        own = str(fields["signal"].name) if "signal" in fields else "spikes"
+        known = [own, *["obs_intervals"] * has_own, *intervals, *behavior]
+        if unknown := [name for name in clock.reading.hz if name not in ("spikes", *known)]:
             raise InputError(f"{where}: no {shorten(unknown)} to give ticks of; it has {shorten(known)}")
         table = make_table(units, "unit", ids, where=f"{where}: units")
         series = {name: clock.series(name, one, where) for name, one in behavior.items()}

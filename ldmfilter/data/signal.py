@@ -9,7 +9,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession, axis, labelled
-from ldmfilter.data.clocks import PLAIN, Reading
+from ldmfilter.data.clocks import PLAIN, Reading, is_time
 from ldmfilter.data.counts import LONG_BIN
 from ldmfilter.data.frames import sums
 from ldmfilter.data.session import MEMORY, Session, Source
@@ -29,6 +29,8 @@ from ldmfilter.errors import InputError, warn
 _GAP = 1.0  # s without a frame, which end a stretch; in a shorter gap frames are missing
 # A bin size that differs from a frame by less than this share is meant to be a frame.
 _SAME = 0.01
+# s: frames that are longer by their times, whose unit is not told, are hardly in seconds.
+_LONG_FRAME = 10.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -131,7 +133,7 @@ def from_signal(
     Raises
     ------
     InputError
-        Other dims, times that do not rise, or values that are infinite or all missing.
+        Other dims, times that do not rise or are hardly seconds, or values that are infinite or all missing.
 
     Examples
     --------
@@ -144,9 +146,9 @@ def from_signal(
     for mark in ("observed", "unit_observed"):
         if mark in table.coords:
             table = table.where(table[mark])
-    clock, time, _ = axis(table, bin_size, source, reading)
     name, values = name or str(table.name or "signal"), table.values.astype(np.float32)
-    where = f"{where}: {name}"
+    where, reading = f"{where}: {name}", reading.in_place_of_spikes(name)
+    clock, time, _ = axis(table, bin_size, source, reading)
     known = np.isfinite(time)
     if not known.all():
         lost = f"{(~known).sum()} of {known.size} frames"
@@ -164,7 +166,9 @@ def from_signal(
     middle = float(np.median(steps))
     size = float(f"{steps[(steps > 0.5 * middle) & (steps < 1.5 * middle)].mean():.10g}")
     if size > LONG_BIN:
-        warn(f"{where}: frames of {size:g} s; give the length of a frame in seconds, of 30 a second 1/30")
+        _check_length(
+            size, name, where, "time" in table.coords, "spikes" in reading.hz or is_time(table.coords.get("time"))
+        )
     rows, centres, stretches, kept = _regular(time, size)
     full = np.full((len(centres), len(ids)), np.nan, dtype=np.float32)
     full[rows] = values[kept]
@@ -185,6 +189,19 @@ def from_signal(
         signal=xr.DataArray(full, dims=("time", "unit"), coords=coords, name=name, attrs=table.attrs),
         **parts,
     )
+
+
+def _check_length(size: float, name: str, where: str, timed: bool, known: bool) -> None:
+    """Warn of long frames of `size` s; raise InputError where times whose unit is not known make them so."""
+    way = "give the length of a frame in seconds, of 30 a second 1/30"
+    if timed:
+        own = name.rpartition("/")[2]
+        way = f"give --ticks {own}=1000 where its times are ms, {own}=1 where they are s, in Python ticks"
+    if timed and known:
+        way = f"longer than the {LONG_BIN:g} s over which a filter is judged"
+    elif timed and size > _LONG_FRAME:
+        raise InputError(f"{where}: frames of {size:g} s by its times; {way}")
+    warn(f"{where}: frames of {size:g} s; {way}")
 
 
 def choose_series(found: Mapping[str, str], wanted: str | None, where: str, likely: Sequence[str]) -> str:

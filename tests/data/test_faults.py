@@ -257,7 +257,14 @@ def test_spikes_in_another_unit_are_refused(tmp_path):
         right = Session.from_spikes(spikes, **parts, ticks=[f"spikes={hz}"])
         np.testing.assert_allclose(right.spikes_of(2), true[2], atol=1e-4)
         assert set(right.behavior) | set(right.intervals) == {"x", "trials"}
-    session, lines = told(Session.from_spikes, [s * 1000 for s in trains(stop=300.0, rate=3)])
+    slow = [s * 1000 for s in trains(stop=300.0, rate=3)]  # more than a day, were these seconds
+    line = refused(Session.from_spikes, slow, behavior={"x": x.assign_coords(time=x["time"] * 1000)})
+    assert re.search(
+        r"a median rate of 0.00\d+ Hz over \d{3},\d+ s; are spike_times ms\? .* as spikes=1000 .* 1 where", line
+    )
+    assert Session.from_spikes(slow, ticks=["spikes=1"]).stop > 86400
+    assert Session.from_spikes(slow, ticks=["spikes=1000"]).stop < 301
+    session, lines = told(Session.from_spikes, [s * 1000 for s in trains(stop=80.0, rate=3)])  # 22 h of rare spikes
     assert "a median rate of 0.00" in lines[0]
     assert session.n_spikes
     path = nwb_file(tmp_path / "s.nwb", [np.round(s * 30_000) for s in true])
@@ -329,8 +336,11 @@ def test_stray_stamps_are_told_and_make_no_bins():
     assert session.duration < 60
     assert bin_spikes(session, 0.1).sizes["time"] <= 600
     away = {"x": xr.DataArray(np.arange(50.0), dims="time", coords={"time": 1.7e9 + np.arange(50) * 0.5})}
-    session, lines = told(Session.from_spikes, trains(), behavior=away)
-    assert "is its clock another?" in lines[0]
+    late = {"start_time": 1.7e9 + np.arange(10) * 5.5, "stop_time": 1.7e9 + np.arange(10) * 5.5 + 2}
+    session, lines = told(Session.from_spikes, trains(), behavior=away, intervals={"laps": late})
+    way = "s; is its clock another? write its times on that of the spikes, or "
+    assert [line.partition(way)[2] for line in lines] == ["train without --interval laps", "leave it out"]
+    session, _ = told(Session.from_spikes, trains(), behavior=away)
     assert summarise(session)["next"] == ["ldmfilter train memory", "ldmfilter decode --out latents.zarr"]
 
 

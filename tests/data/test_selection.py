@@ -8,6 +8,7 @@ import pytest
 from ldmfilter.data import read_session
 from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
 from ldmfilter.data.clocks import check_spikes
+from ldmfilter.data.selection import choose_trials
 from ldmfilter.data.session import Observed, Session
 from ldmfilter.data.tables import bounds_of, intersect, union
 from ldmfilter.errors import InputError
@@ -318,3 +319,16 @@ def test_a_session_observed_in_trials_alone_is_its_trials():
 )
 def test_other_sessions_are_one_span(pieces, table):
     assert [span.label for span in choose_spans(observed_in(pieces, table))] == ["session"]
+
+
+def test_events_of_the_first_rows_alone_are_times_on_the_clock():
+    """As licks, a second after a flash, of an animal that then slept; counted from the rows' starts they are none."""
+    start = np.arange(0.0, 300.0, 3.0)
+    licks = np.where(start < 60, start + 1, np.nan)
+    rows = {"start_time": start, "stop_time": start + 0.1, "lick": licks, "latency": licks - start}
+    session = Session.from_spikes([[0.5]], intervals={"flashes": rows})
+    assert choose_trials(session, "flashes.lick")[1] == "lick"
+    ever = {"start_time": start, "stop_time": np.full(100, 300.0), "last": np.full(100, 299.0)}
+    assert choose_trials(Session.from_spikes([[0.5]], intervals={"ever": ever}), "ever.last")[1] == "last"
+    with pytest.raises(InputError, match=r"flashes: latency holds .*: 20 of 20 lie far .* half of them at 1 to 1 s;"):
+        choose_trials(session, "flashes.latency")

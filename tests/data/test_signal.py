@@ -1,5 +1,6 @@
 """Sessions of a signal: their clock, bins, files and faults."""
 
+import re
 import shutil
 from datetime import UTC, datetime
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from pynwb import NWBHDF5IO, NWBFile, TimeSeries
+from pynwb.behavior import BehavioralTimeSeries, SpatialSeries
 from pynwb.ophys import DfOverF, ImageSegmentation, PlaneSegmentation, RoiResponseSeries
 from pynwb.testing.mock.ophys import mock_ImagingPlane
 
@@ -18,7 +20,7 @@ from ldmfilter.data.frames import apart, sum_frames
 from ldmfilter.data.prepare import prepare
 from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.simulate import calcium_session, linear_track_session
-from ldmfilter.errors import InputError
+from ldmfilter.errors import InputError, InputWarning
 
 PATH = "processing/ophys/DfOverF"
 RNG = np.random.default_rng(0)
@@ -198,6 +200,15 @@ def test_several_series_are_listed(imaged_twice):
     assert read_session(imaged_twice, series="raw").name == f"{PATH}/raw"
 
 
+def test_responses_go_before_other_channels(imaged, tmp_path):
+    path = shutil.copy(imaged, tmp_path)
+    with NWBHDF5IO(str(path), "a") as io:
+        nwb = io.read()
+        nwb.add_acquisition(_made("photon"))
+        io.write(nwb)
+    assert read_session(path).name == f"{PATH}/dff"
+
+
 def test_nwb_without_units_gives_its_only_responses(imaged, tmp_path):
     session = read_session(imaged)
     assert isinstance(session, SignalSession)
@@ -215,6 +226,47 @@ def test_nwb_without_units_gives_its_only_responses(imaged, tmp_path):
     place = read_session(imaged, series="place")
     assert place.n_units == 1
     assert list(place.behavior) == []
+
+
+MANY = RNG.normal(size=(400, 6)).astype(np.float32)
+
+
+def _nwb_of(path, *series, behavior=()):
+    """An NWB file at a path with series in its acquisition, those of `behavior` in a module of behaviour."""
+    nwb = NWBFile("made to measure", "traces", datetime(2020, 1, 1, tzinfo=UTC))
+    for one in series:
+        nwb.add_acquisition(one)
+    if behavior:
+        module = nwb.create_processing_module("behavior", "b")
+        for one in behavior:
+            module.add(one)
+    with NWBHDF5IO(str(path), "w") as io:
+        io.write(nwb)
+    return path
+
+
+def _made(name: str, data=MANY, kind=TimeSeries, **about):
+    return kind(name=name, data=data, **({"rate": 30.0} | about), **({"unit": "a"} if kind is TimeSeries else {}))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the other series are odd on purpose
+def test_nwb_without_units_and_responses_gives_its_only_channels(tmp_path):
+    led = _made("led", kind=SpatialSeries, reference_frame="r")
+    pose = BehavioralTimeSeries(name="tracks", time_series=_made("pose"))
+    others = [_made("place", MANY[:, :3]), _made("speed", MANY[:, 0]), _made("turned", MANY.T), led, pose]
+    others += [_made("raw", rate=30000.0), _made("volts", rate=None, timestamps=np.arange(400) / 20000)]
+    path = _nwb_of(tmp_path / "one.nwb", _made("photon"), *others, behavior=[_made("whiskers")])
+    session = read_session(path)
+    assert (session.name, session.n_units) == ("acquisition/photon", 6)
+    assert "acquisition/place" in session.behavior
+    assert "acquisition/photon" not in session.behavior
+    path = _nwb_of(tmp_path / "none.nwb", _made("place", MANY[:, :3]), behavior=[_made("whiskers")])
+    listed = "processing/behavior/whiskers (400 x 6, 30 Hz, a), acquisition/place (400 x 3, 30 Hz, a)"
+    assert line_of(read_session, path).endswith(f"(--series, in Python series): {listed}")
+    assert read_session(path, series="whiskers").n_units == 6
+    path = _nwb_of(tmp_path / "two.nwb", _made("photon"), _made("other"), behavior=[_made("whiskers")])
+    listed = "acquisition/other (400 x 6, 30 Hz, a), acquisition/photon (400 x 6, 30 Hz, a)"
+    assert line_of(read_session, path).endswith(f"(--series, in Python series): {listed}")
 
 
 def test_invalid_times_are_not_observed(imaged, tmp_path):
@@ -281,6 +333,30 @@ def test_nwb_whose_series_cannot_be_used(imaged, tmp_path, fault, wanted, line):
         with h5py.File(path, "r+") as file:
             fault(file)
     assert line_of(read_session, path, series=wanted) == f"{path}: {line}"
+
+
+def test_frames_whose_unit_of_time_is_in_doubt(tmp_path):
+    ms = _made("photon", rate=None, timestamps=1000 * np.arange(400) / 30)
+    nwb = _nwb_of(tmp_path / "ms.nwb", ms, behavior=[_made("speed", MANY[:, 0])])
+    line = line_of(read_session, nwb)
+    assert line.endswith(
+        "acquisition/photon: frames of 33.3333 s by its times; give --ticks photon=1000 where its times are ms, "
+        "photon=1 where they are s, in Python ticks"
+    )
+    for name in ("photon", "acquisition/photon", "spikes"):
+        assert read_session(nwb, ticks=[f"{name}=1000"]).bin_size == pytest.approx(1 / 30)
+    with pytest.warns(InputWarning) as told:
+        assert read_session(nwb, ticks=["photon=1"]).bin_size == pytest.approx(33.3333, rel=1e-4)
+    lines = [str(one.message).removeprefix(f"{nwb}: ") for one in told]
+    assert lines[0] == "acquisition/photon: frames of 33.3333 s; longer than the 3 s over which a filter is judged"
+    assert re.search(r"processing/behavior/speed: .*the frames 13,3", lines[1])  # there are no spikes
+    line = line_of(read_session, nwb, ticks=["photon=1000", "oton=1000"])
+    assert line.endswith("no oton to give ticks of; it has acquisition/photon, processing/behavior/speed")
+    slow = series(time=np.arange(400) * 60.0)  # s, as it says
+    with pytest.warns(UserWarning, match="frames of 60 s; longer than the 3 s"):
+        assert from_signal(slow.assign_coords(time=("time", slow["time"].values, {"units": "s"}))).bin_size == 60
+    with pytest.warns(UserWarning, match="frames of 5 s; give --ticks dff=1000"):
+        from_signal(series(time=np.arange(400) * 5.0))
 
 
 def test_netcdf_zarr_and_arrays(tmp_path):

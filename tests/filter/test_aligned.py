@@ -42,10 +42,15 @@ def ends_of(aligned: xr.Dataset) -> np.ndarray:
     return aligned["filtered_mean"].to_numpy()[:, :, 0]
 
 
-def test_events_that_are_counted_from_the_start_of_their_trial_are_told():
+def test_events_that_are_no_times_on_the_clock_are_refused_or_told():
     start = np.arange(0.0, 30.0, 3.0)
-    session = trials(start_time=start, stop_time=start + 2, cue=np.full(10, 0.5))
-    with pytest.warns(UserWarning, match=r"trials.cue: 9 of 10 events lie far from their own rows, at 0.5 to"):
+    cue = np.linspace(0.4, 0.5, 10)
+    for rt in (cue, np.append(cue[:-1], 999.0), np.append(cue[:-1], np.nan)):
+        session = trials(start_time=start, stop_time=start + 2, rt=rt)
+        with pytest.raises(InputError, match=r"trials: rt holds no times on the session's clock: .* start_time \+ rt"):
+            ldmfilter.align(states([(0.0, 300)]), session, "trials.rt", (0, 0.5), "id > 8")
+    session = trials(start_time=start, stop_time=start + 2, cue=3 * start)
+    with pytest.warns(UserWarning, match=r"trials.cue: 9 of 10 events lie far from their own rows, at 0 to 81 s"):
         ldmfilter.align(states([(0.0, 300)]), session, "trials.cue", (0, 0.5))
     for cue, length in ((start - 1, 2), (start + 1, 0.1)):  # in the pause, and a second after a flash
         others = trials(start_time=start, stop_time=start + length, cue=cue)

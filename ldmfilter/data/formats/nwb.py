@@ -15,7 +15,14 @@ from hdmf.common import DynamicTable, DynamicTableRegion, EnumData, VectorIndex
 from hdmf.utils import LabelledDict
 from pynwb import NWBFile, TimeSeries
 from pynwb.base import TimeSeriesReferenceVectorData
-from pynwb.behavior import CompassDirection, EyeTracking, Position
+from pynwb.behavior import (
+    BehavioralTimeSeries,
+    CompassDirection,
+    EyeTracking,
+    Position,
+    PupilTracking,
+    SpatialSeries,
+)
 from pynwb.ecephys import ElectricalSeries
 from pynwb.icephys import PatchClampSeries
 from pynwb.image import ImageSeries, IndexSeries
@@ -23,7 +30,7 @@ from pynwb.misc import AnnotationSeries, DecompositionSeries, IntervalSeries, Un
 from pynwb.ogen import OptogeneticSeries
 from pynwb.ophys import RoiResponseSeries
 
-from ldmfilter.data.clocks import PLAIN, Reading, in_order
+from ldmfilter.data.clocks import PLAIN, Reading, in_order, rate_of
 from ldmfilter.data.formats.format import Format, path_checksum
 from ldmfilter.data.formats.nwb_open import UNREADABLE, leaving_out, open_nwb
 from ldmfilter.data.session import Observed, Session, Source
@@ -51,6 +58,10 @@ _FEW_VALUES = 1000  # less is no recording
 _MOST_VALUES = 2**26
 _MOST_IN_ALL = 2**27
 _MOST_OF_SIGNAL = 2**30  # 4 GB of float32
+# Containers and modules of behaviour, no signal of cells: nor is a place of three columns or less, nor a raw voltage.
+_OF_BEHAVIOR = (BehavioralTimeSeries, CompassDirection, EyeTracking, Position, PupilTracking)
+_MOST_OF_PLACE = 3
+_RAW = 1000.0  # Hz
 
 _FEW_OUTSIDE = 0.01  # share of spikes outside the time that was observed, at the edges of trials
 
@@ -67,7 +78,8 @@ def read_nwb(path: Path | str, reading: Reading = PLAIN) -> Session:
     apart from the units is left out; a warning, one line, says what and why.
 
     series: path of a series (time, channel) to be read in place of spikes, or the unique last part of it; in a file
-        without units the only RoiResponseSeries is read without it. Its channels' ids and columns are those of its rois
+        without units the only RoiResponseSeries is read without it, where there is none the only other one that may
+        be a signal of cells. The channels' ids and columns of a RoiResponseSeries are those of its rois
 
     Raises InputError for a file that is truncated, damaged or not NWB, for one that a server does not give in
     pieces, and for units that are missing, without spike times, or with spike times that are NaN.
@@ -121,8 +133,9 @@ def _session(nwb: NWBFile, where: str, reading: Reading) -> Session:
         make: Callable[..., Session] = partial(Session.checked, spikes, index, ids, columns)
         chosen = ""
     else:
-        rois = [path for path, one in series.items() if isinstance(one, RoiResponseSeries)]
-        chosen = choose_series(about, reading.series, where, rois)
+        likely = [path for path, one in series.items() if isinstance(one, RoiResponseSeries)]
+        likely = likely or [path for path, one in series.items() if _may_be_cells(one, path)]
+        chosen = choose_series(about, reading.series, where, likely)
         signal, columns = _signal(series[chosen], chosen, where)
         make = partial(from_signal, signal, name=chosen, units=columns)
     intervals, behavior = dict(_intervals(nwb)), _read_behavior(_contents(nwb), reading.sort_times)
@@ -323,6 +336,16 @@ def _find_series(contents: Iterator[tuple[str, Any]]) -> dict[str, TimeSeries]:
         and len(np.shape(item.data)) in (1, 2)
         and getattr(getattr(item.data, "dtype", None), "kind", "f") in "biuf"
     }
+
+
+def _may_be_cells(series: TimeSeries, path: str) -> bool:
+    """True for (time, channel) of several channels that are neither behaviour, stimulation nor raw voltages."""
+    shape = np.shape(series.data)
+    named = any("behav" in part.lower() for part in path.split("/")[:-1])
+    if named or isinstance(series, (SpatialSeries, *_NOT_BEHAVIOR)) or isinstance(series.parent, _OF_BEHAVIOR):
+        return False
+    rate = series.rate or (0.0 if series.timestamps is None else rate_of(np.asarray(series.timestamps[:_FEW_VALUES])))
+    return len(shape) == 2 and _MOST_OF_PLACE < shape[1] <= shape[0] and not rate >= _RAW
 
 
 def _describe(series: TimeSeries) -> str:
