@@ -73,7 +73,7 @@ class Kept(NamedTuple):
 
 
 class Half(NamedTuple):
-    """What a training on the other trials tells of a half of them."""
+    """Judgement of a half of the trials by a training on the others."""
 
     ahead: SpikesAhead
     hidden: SpikesAhead
@@ -165,6 +165,7 @@ class Training:
         self.trained: list[Trained] = []
         self._past: list[Record] = []
         self._done = 0  # trainings
+        self._can_choose = False  # whether the part that is kept of all candidates predicts anything
         self._kept: dict[str, Kept] = {}  # by part
         self._halves: list[Half] = []  # of each dropout in turn
         self._now = self._fit(0)
@@ -252,12 +253,11 @@ class Training:
             return plan + [Variant(0, restart) for restart in again]
         (kept,) = self._kept.values()
         part = self._part_of(kept)
-        can_choose = kept.predicts
-        if self.tries_fewer and can_choose:
+        if self.tries_fewer and self._can_choose:
             plan += [Variant(part, 0, size) for size in fewer(self._config_of(part), kept.dimensions)]
         size = kept.dimensions if kept.dimensions < self._config_of(part).latents else None
         begin, dropout = self._fits[part][0], None
-        if begin.dropouts and self.tries_dropouts and can_choose and self._done >= len(plan):
+        if begin.dropouts and self.tries_dropouts and self._can_choose and self._done >= len(plan):
             judged, tried = [one for one in self.trained if one.by_halves], (begin.dropout, *begin.dropouts)
             leads = [_leads(*pair) for pair in zip(judged[1:], judged, strict=False)]
             best = leads.index(False) if False in leads else len(leads)
@@ -351,8 +351,10 @@ class Training:
             self._judge(failure)
             if self._done >= first and len(self._kept) < max(1, len(self._onto)):
                 raise TrainingError(next(one.failure for one in reversed(self.trained) if one.failure))
-            if self._done == first and len(self._kept) > 1:
-                self._judge_both()
+            if self._done == first:
+                if len(self._kept) > 1:
+                    self._judge_both()
+                self._can_choose = all(one.predicts for one in self._kept.values())
             if not self.ended:
                 self._now = self._fit(self._done)
             if self._kept:  # before, there is nothing to be kept
@@ -437,6 +439,7 @@ class Training:
             "tries_fewer": self.tries_fewer,
             "tries_dropouts": self.tries_dropouts,
             "done": self._done,
+            "can_choose": self._can_choose,
             "halves": [[_written(one[:2]), *one[2:]] for one in self._halves],
         }
         values["kept"] = {}
@@ -462,6 +465,7 @@ class Training:
         self._halves = [
             Half(*_read(found), int(step), str(failure)) for found, step, failure in values.get("halves", [])
         ]
+        self._can_choose = bool(values.get("can_choose", True))
         self._done = int(values.get("done", len({one.name for one in self.trained} - {BOTH})))
         self._past, self._kept = read_history(values.get("past", [])), {}
         for part, raw in values.get("kept", {}).items():
