@@ -102,6 +102,7 @@ class DataConfig:
             parse_ticks(text)
 
 
+HIDDEN = (128, 128)  # widths of an encoder's hidden layers
 LATENT_DIM = 16  # where there are twice as many units or more
 SHARED_LATENT_DIM = 32  # of slow and fast states together, where there are 48 units or more, and two thirds of fewer
 LEAST_SHARED = 12  # latent dimensions of slow and fast states together: of fewer, one kind has them all
@@ -125,8 +126,8 @@ class FilterConfig:
         MODEL, choices=DYNAMICS,
     )  # fmt: skip
     frame: float | None = option(
-        None, "Length of the counts that the encoder sees at once, s; without it 0.5 (slow) or 0.1 (fast; in trials "
-        "below 0.7 s a seventh of one).",
+        None, "Length of the counts that the encoder sees at once, s; without it 0.5 (slow) or 0.1 (fast, and in "
+        "trials below 1.6 s; below 0.7 s a seventh of one).",
         MODEL, above=0, rare=True,
     )  # fmt: skip
     entropy: str = option("logdet", "Estimator of the entropy that prevents collapse.", TRAINING, choices=ENTROPIES)
@@ -148,13 +149,14 @@ class FilterConfig:
         None, "First part of a window, s, which warms the filter up and carries no loss; without it a quarter.",
         TRAINING, above=0, rare=True,
     )  # fmt: skip
-    hidden: tuple[int, ...] = option(
-        (128, 128), "Widths of the encoder's hidden layers; none makes it linear.",
+    hidden: tuple[int, ...] | None = option(
+        None, "Widths of the encoder's hidden layers; without it 128,128, or in short trials, where these predict no "
+        "better, none, as a linear encoder has.",
         MODEL, metavar="WIDTH,WIDTH", noun="a width", least=1, most=2**16, rare=True,
     )  # fmt: skip
     dropout: float | None = option(
         None, "Share of units and activations dropped in training; without it 0.1 (slow), 0.2 (fast) or, in short "
-        "trials, the best of 0.2, 0.35 and 0.5.",
+        "trials, 0.5 or what predicts better.",
         MODEL, noun="a share", least=0, below=1, rare=True,
     )  # fmt: skip
     weight_decay: float = option(0.01, "Weight decay of the encoder.", TRAINING, least=0, rare=True)
@@ -181,6 +183,11 @@ class FilterConfig:
     def latents(self) -> int:
         """Dimensions of z, of settings with numbers for all sizes."""
         return self.latent_dim or LATENT_DIM
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of the encoder's hidden layers."""
+        return HIDDEN if self.hidden is None else tuple(self.hidden)
 
     @property
     def states(self) -> int:

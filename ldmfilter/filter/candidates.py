@@ -19,9 +19,9 @@ from ldmfilter.data.tables import Floats
 
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
-REFIT_FRAMES = 16  # in a trial at least, where dynamics are refitted: of fewer they learn the time in the trial
-#: Larger ones than that of fast states, tried one after the other in trials too short for refitted dynamics.
-DROPOUTS = (0.35, 0.5)
+SHORT_FRAMES = 16  # of fast states: trials of fewer are short
+#: Of encoders with hidden layers in short trials, tried one after the other.
+DROPOUTS = (0.5, 0.35, 0.2)
 LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number open
 WITHOUT = " without half "  # of the trials, in the name of a training
 BOTH = "slow and fast"  # the name of a filter of both
@@ -35,7 +35,7 @@ class Variant(NamedTuple):
         part: the candidate's position.
         restart: number of the first weights.
         dimensions: where they are fewer than the settings say.
-        dropout: where it is chosen.
+        dropout: of an encoder with hidden layers, where these are tried.
         half: of the trials, that is left out.
     """
 
@@ -59,8 +59,8 @@ class Candidate:
             where they begin.
         dropout: share of units and of hidden activations that is dropped in training.
         refit: whether it is finished with refitted dynamics too, where the settings leave that open.
-        shortens: whether frames are shorter in short trials, `1 / FRAMES` of a trial.
-        dropouts: larger ones that are tried.
+        linear: whether the encoder has no hidden layers.
+        dropouts: of encoders with hidden layers that are tried.
         components: whether the encoder's linear map begins with the principal components of the frames.
         restart: number of the first weights that it is trained from.
     """
@@ -71,7 +71,7 @@ class Candidate:
     dynamics_rate: float
     dropout: float
     refit: bool = False
-    shortens: bool = False
+    linear: bool = False
     dropouts: tuple[float, ...] = ()
     components: bool = False
     restart: int = 0
@@ -81,16 +81,18 @@ class Candidate:
         return frame_bins(self.frame, bin_size)
 
     def variant(self, variant: Variant) -> Candidate:
-        """The same from other first weights, in fewer dimensions, with a dropout or without a half of the trials."""
+        """The same from other first weights, in fewer dimensions, with hidden layers or without half of the trials."""
         again = f" {variant.restart + 1}" if variant.restart else ""
         fewer = f" in {variant.dimensions} dimensions" if variant.dimensions else ""
         dropout = self.dropout if variant.dropout is None else variant.dropout
         other = "" if variant.dropout is None else f" with dropout {dropout:g}"
+        linear = self.linear and variant.dropout is None
         half = "" if variant.half is None else f"{WITHOUT}{variant.half + 1}"
         return replace(
             self,
-            name=f"{self.name}{again}{fewer}{other}{half}",
+            name=f"{self.name}{' linear' * linear}{again}{fewer}{other}{half}",
             dropout=dropout,
+            linear=linear,
             components=self.components and not variant.restart,
             restart=variant.restart,
         )
@@ -107,23 +109,35 @@ class Candidate:
 #: Refitted dynamics predict z and spikes better; of slow states they tell less of place.
 CANDIDATES = (
     Candidate("slow", 0.5, (5.0, 5.0), 1.0, dropout=0.1),
-    Candidate("fast", 0.1, (0.3, 8.0), 10.0, dropout=0.2, refit=True, shortens=True),
+    Candidate("fast", 0.1, (0.3, 8.0), 10.0, dropout=0.2, refit=True),
 )
 
 
-def candidates(config: FilterConfig, stretch: float = math.inf) -> list[Candidate]:
-    """The candidates that a configuration leaves open, for a recording in trials that are `stretch` s long."""
+def candidates(config: FilterConfig, stretch: float = math.inf, units: int = 0) -> list[Candidate]:
+    """The candidates that a configuration leaves open, for a recording in trials that are `stretch` s long, of so many
+    units where it is one session."""
+    fast = CANDIDATES[-1].frame if config.frame is None else config.frame
     named = {name: value for name in ("frame", "dropout") if (value := getattr(config, name)) is not None}
-    own = [replace(one, frame=min(one.frame, stretch / FRAMES)) if one.shortens else one for one in CANDIDATES]
-    own = [replace(one, **named) for one in own if config.dynamics in ("auto", one.name)]
-    return [one if stretch >= REFIT_FRAMES * one.frame else _in_short_trials(one, config) for one in own]
+    own = CANDIDATES
+    if stretch < SHORT_FRAMES * fast:
+        own = tuple(_in_short_trials(one, config, stretch, units) for one in CANDIDATES)
+    return [replace(one, **named) for one in own if config.dynamics in ("auto", one.name)]
 
 
-def _in_short_trials(one: Candidate, config: FilterConfig) -> Candidate:
-    """There dynamics of fast states are not refitted; larger dropouts are tried, and first weights are components."""
-    is_fast = one.refit
-    dropouts = DROPOUTS if is_fast and config.dropout is None else ()
-    return replace(one, refit=False, dropouts=dropouts, components=is_fast)
+def _in_short_trials(one: Candidate, config: FilterConfig, stretch: float, units: int) -> Candidate:
+    """There is little to learn from. Encoders begin as principal components, and are linear where others do not
+    predict better; dynamics are not refitted, as they would learn the time in the trial; frames are short."""
+    linear = config.hidden is None and (config.latent_dim or 1) <= units
+    first, *others = DROPOUTS if config.dropout is None else (config.dropout,)
+    return replace(
+        one,
+        frame=min(CANDIDATES[-1].frame, stretch / FRAMES),
+        dropout=first,
+        refit=False,
+        linear=linear,
+        dropouts=() if config.hidden == () else (first, *others) if linear else tuple(others),
+        components=True,
+    )
 
 
 def are_shared(config: FilterConfig, number: int) -> bool:
@@ -172,7 +186,7 @@ class Trained:
             judged, and of both.
         hidden_lead: the same of `hidden`.
         kept_step: the step that was kept; of both the last one of the parts'.
-        dropout: where several were tried.
+        dropout: of an encoder with hidden layers that was tried in short trials, else None.
         by_halves: whether it was trained without each half of the trials in turn and judged on that half: its numbers
             compare with those of other such rows alone, and its leads are over the one before it.
         failure: why its training failed, else "".

@@ -29,7 +29,7 @@ from ldmfilter.filter.candidates import Trained, listed, read_trained
 from ldmfilter.filter.decode import decode_blocks, follow_blocks
 from ldmfilter.filter.evaluation import Record, read_history
 from ldmfilter.filter.matching import no_moments
-from ldmfilter.filter.network import Network, current_names, names_of_format_2
+from ldmfilter.filter.network import Network, current_names, names_of_format_2, widths_of
 from ldmfilter.filter.rates import Rates
 from ldmfilter.filter.spikes_ahead import spikes_ahead_of_all
 from ldmfilter.filter.training import Training
@@ -715,14 +715,16 @@ class LDMFilter(FilterConfig):
         self.parts_, self.frame_ = list(parts), max(one.frame_ for one in parts)
         networks = nn.ModuleDict({one.kept_.dynamics: one.network_ for one in parts})
         self.network_ = networks  # type: ignore[assignment]  # what computes asks the parts
-        self._set_sizes(sum(one.sized_.latents for one in parts), sum(one.sized_.states for one in parts))
+        sizes = [one.sized_ for one in parts]
+        self._set_sizes(sum(one.latents for one in sizes), sum(one.states for one in sizes), sizes[0].widths)
 
-    def _set_sizes(self, latents: int, states: int) -> None:
-        self.sized_ = FilterConfig(**self.get_params() | {"latent_dim": latents, "state_dim": states})
+    def _set_sizes(self, latents: int, states: int, hidden: tuple[int, ...]) -> None:
+        sizes = {"latent_dim": latents, "state_dim": states, "hidden": hidden}
+        self.sized_ = FilterConfig(**self.get_params() | sizes)
 
     def _set_network(self, tensors: Tensors) -> None:
         """Take a network's parameters, for the sessions that are set."""
-        self._set_sizes(len(tensors["encoders.0.z_mean"]), len(tensors["gauge"]))
+        self._set_sizes(len(tensors["encoders.0.z_mean"]), len(tensors["gauge"]), widths_of(tensors))
         with torch.random.fork_rng(devices=[]):  # a caller's random numbers are not ours to draw
             signals = [one.signal for one in self.sessions_]
             network = Network([len(one.unit_ids) for one in self.sessions_], self.sized_, self.frame_, signals=signals)

@@ -49,7 +49,7 @@ class Network(nn.Module):
         super().__init__()
         self.encoders = nn.ModuleList(
             # With a linear map sessions find other latents each, and are matched worse (docs/why/limits.md).
-            Encoder(n, config.latents, tuple(config.hidden), begin.dropout, signal, linear=len(n_units) == 1)
+            Encoder(n, config.latents, config.widths, begin.dropout, signal, linear=len(n_units) == 1)
             for n, signal in zip(n_units, signals or [False] * len(n_units), strict=True)
         )
         # Training has to start from much noise: from little (decay 0.9, noise 0.5) it ends at 1.6 times the error on a
@@ -171,6 +171,13 @@ def together(
     """Several pieces that `Network.observe` gave, one after the other."""
     evidence = [a for _, a in each if a is not None]
     return torch.cat([z for z, _ in each]), torch.cat(evidence) if evidence else None
+
+
+def widths_of(tensors: Tensors) -> tuple[int, ...]:
+    """Widths of the hidden layers of a network's encoders."""
+    layers = below("encoders.0.layers.", tensors)
+    weights = {int(name.removesuffix(".weight")): len(x) for name, x in layers.items() if name.endswith(".weight")}
+    return tuple(weights[i] for i in sorted(weights))[:-1]
 
 
 def undrawn(evidence: Float[Tensor, " *batch"]) -> Float[Tensor, " *batch"]:

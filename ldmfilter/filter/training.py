@@ -48,8 +48,9 @@ SHORT_TRIALS = 20  # windows of the shortest length that a recording needs to be
 # Of the steps: where held-out z was best before, few blocks may mislead, and the last step is kept unless that one
 # leads clearly.
 EARLY = 0.5
-SURE = 2.0  # standard errors by which another of the same dynamics has to lead; others one
+SURE = 2.0  # standard errors by which another of the same frames has to lead; others one
 TOLERATED = 0.005  # of a score, by which such a one may be behind in the other: in long recordings errors are less
+CLEAR = 0.01  # bits per spike, by which fewer dimensions or hidden layers have to lead in short trials
 
 
 class Kept(NamedTuple):
@@ -90,16 +91,18 @@ class Training:
     (`Fit.spikes_ahead`), of several first weights where `restarts` asks for them; a part that predicts better alone
     than beside the other is the filter. With fewer dimensions the best candidate is kept, and trained again as often
     as `restarts` says. A filter of one part is tried in half of its dimensions, where the settings leave them open,
-    until that is not kept. What came earlier is kept unless a lead is beyond its standard error. Of the same dynamics
-    the lead has to be beyond `SURE` of them: what was fitted to the bins that judge it leads in them by a little. There
-    hidden units of the bin itself (`Fit.hidden_units`) count as much as spikes ahead, which tell less of the present:
-    it has to lead in one and not be behind in the other by a standard error and `TOLERATED`. A candidate whose windows
-    do not fit into the recording is left out.
+    until that is not kept. What came earlier is kept unless a lead is beyond its standard error. In frames of the same
+    length the lead has to be beyond `SURE` of them: what was fitted to the bins that judge it leads in them by a
+    little. There hidden units of the bin itself (`Fit.hidden_units`) count as much as spikes ahead, which tell less of
+    the present: it has to lead in one and not be behind in the other by a standard error and `TOLERATED`. A candidate
+    whose windows do not fit into the recording is left out.
 
-    Where fast states alone are kept in short trials, the dropout is chosen last (`Candidate.dropouts`). What overfits
-    leads in the bins that it was trained on, so here each is trained on either half of the trials and judged on the
-    other; where one leads, by the same rule, the filter is trained with it on all. What predicts nothing better than a
-    mean is left as it is: both parts, in all dimensions, with the candidates' dropout.
+    In short trials fewer dimensions have to lead by `CLEAR`: of few trials a readout overfits more dimensions. Where
+    one part is kept there, the encoder is chosen last: linear, or with hidden layers and less and less dropout
+    (`Candidate.dropouts`). What overfits leads in the bins that it was trained on, so here each is trained on either
+    half of the trials and judged on the other, until one does not lead by `CLEAR`; where another than the first led,
+    the filter is trained with it on all. What predicts nothing better than a mean is left as it is: both parts, in all
+    dimensions, with linear encoders.
 
     Args:
         config: the filter's settings.
@@ -114,7 +117,7 @@ class Training:
         config: the settings, with numbers for all sizes.
         trained: the candidates that are done, each as often as it was finished.
         tries_fewer: whether a filter of one part is tried in fewer dimensions.
-        tries_dropouts: whether it is tried with larger dropouts, where its candidate has some.
+        tries_encoders: whether it is tried with other encoders, where its candidate has dropouts for them.
         left_out: names of the candidates whose windows do not fit into the recording.
 
     Raises:
@@ -145,7 +148,8 @@ class Training:
         self._bin_size = float(self.counts[0].attrs["bin_size"])
         self._fabric = fabric_on(self.device, config.precision)
         self._stretch = min(typical_stretch(one) for one in self.counts)
-        open_ones = candidates(config, self._stretch * self._bin_size)
+        one_session = self.counts[0].sizes["unit"] if len(self.counts) == 1 and not onto else 0
+        open_ones = candidates(config, self._stretch * self._bin_size, one_session)
         if onto:  # the dynamics are there already
             begin = CANDIDATES if len(onto) > 1 else open_ones
             open_ones = [dataclasses.replace(one, frame=frame) for one, (_, frame) in zip(begin, onto, strict=False)]
@@ -161,13 +165,13 @@ class Training:
         are_open, all_of_them = config.latent_dim is None and config.state_dim is None, self._config_of(0)
         self.tries_fewer = not onto and are_open and bool(fewer(all_of_them, all_of_them.latents))
         self._check_dimensions(units)
-        self.tries_dropouts = not onto and self._has_halves()
+        self.tries_encoders = not onto and self._has_halves()
         self.trained: list[Trained] = []
         self._past: list[Record] = []
         self._done = 0  # trainings
         self._can_choose = False  # whether the part that is kept of all candidates predicts anything
         self._kept: dict[str, Kept] = {}  # by part
-        self._halves: list[Half] = []  # of each dropout in turn
+        self._halves: list[Half] = []  # of each encoder in turn
         self._now = self._fit(0)
 
     def _recordings(self, one: Candidate, window: int, half: int | None = None) -> list[Recording]:
@@ -179,7 +183,7 @@ class Training:
         return [Recording(counts, *shared, None if half is None else half_of(counts, half)) for counts in self.counts]
 
     def _has_halves(self) -> bool:
-        """True where a candidate has larger dropouts, and its windows fit into both halves of the trials."""
+        """True where a candidate has encoders to be tried, and its windows fit into both halves of the trials."""
         with_dropouts = [(one, window) for one, _, window, _ in self._fits if one.dropouts]
         try:
             for (one, window), counts, half in itertools.product(with_dropouts, self.counts, range(HALVES)):
@@ -192,7 +196,7 @@ class Training:
 
     def _check_dimensions(self, units: int) -> None:
         """Raises: InputError where z has more dimensions than an encoder can give."""
-        hidden, latents = self.config.hidden, self._config_of(0).latents
+        hidden, latents = self.config.widths, self._config_of(0).latents
         # The rank of a perceptron, to which that of a linear map is added for a session alone.
         most = min(hidden, default=0) + units * (len(self.counts) == 1 or not hidden)
         if latents > most:
@@ -237,14 +241,17 @@ class Training:
         config = self._config_of(variant.part)
         if variant.dimensions:
             config = dataclasses.replace(config, latent_dim=variant.dimensions, state_dim=variant.dimensions)
+        candidate = begin.variant(variant)
+        if candidate.linear:
+            config = dataclasses.replace(config, hidden=())
         frame = begin.bins(self._bin_size) * self._bin_size
         onto = self._onto[variant.part][0] if self._onto else None
-        return Fit(config, begin.variant(variant), recordings, frame, warmup, self._fabric, onto)
+        return Fit(config, candidate, recordings, frame, warmup, self._fabric, onto)
 
     @property
     def _plan(self) -> list[Variant]:
         """All trainings in turn, as far as they are known: all candidates; then, where one part is kept, that one in
-        fewer dimensions, with each dropout on halves of the trials, with the best of these on all, and from other first
+        fewer dimensions, with each encoder on halves of the trials, with the best of these on all, and from other first
         weights."""
         parts = range(len(self._fits))
         plan = [Variant(part, restart) for restart in range(1 + self._again * self._both) for part in parts]
@@ -257,9 +264,9 @@ class Training:
             plan += [Variant(part, 0, size) for size in fewer(self._config_of(part), kept.dimensions)]
         size = kept.dimensions if kept.dimensions < self._config_of(part).latents else None
         begin, dropout = self._fits[part][0], None
-        if begin.dropouts and self.tries_dropouts and self._can_choose and self._done >= len(plan):
-            judged, tried = [one for one in self.trained if one.by_halves], (begin.dropout, *begin.dropouts)
-            leads = [_leads(*pair) for pair in zip(judged[1:], judged, strict=False)]
+        if begin.dropouts and self.tries_encoders and self._can_choose and self._done >= len(plan):
+            judged, tried = [one for one in self.trained if one.by_halves], (None, *begin.dropouts)
+            leads = [_leads(*pair, CLEAR) for pair in zip(judged[1:], judged, strict=False)]
             best = leads.index(False) if False in leads else len(leads)
             plan += [Variant(part, 0, size, one, half) for one in tried[: best + 2] for half in range(HALVES)]
             if best and self._done >= len(plan):
@@ -367,7 +374,7 @@ class Training:
         self._past += fit.history
         self._done += 1
         if variant.half is not None:
-            self._judge_half(failure, last=variant.half == HALVES - 1)
+            self._judge_half(failure, variant)
             return
         asked = self.config.refit
         refits = (False, True) if asked is None and fit.candidate.refit and not self._onto else (bool(asked),)
@@ -389,14 +396,15 @@ class Training:
             one = Trained(name, fit.frame, refit, *values, step, variant.dropout)
             self.trained.append(one)
             chosen = kept is not None and kept.trained.dropout != variant.dropout  # by halves
-            if kept is None or chosen or _leads(one, kept.trained):
+            least = CLEAR if fit.candidate.components and kept and kept.dimensions != fit.config.latents else 0.0
+            if kept is None or chosen or _leads(one, kept.trained, least):
                 self._kept[part] = Kept(one, ahead, hidden, state, fit.matches)
                 order = [one[0].name for one in self._fits] if self._both else [""]
                 self._kept = {name: self._kept[name] for name in order if name in self._kept}
 
-    def _judge_half(self, failure: TrainingError | None, last: bool) -> None:
+    def _judge_half(self, failure: TrainingError | None, variant: Variant) -> None:
         """Judge the training that has just ended on the half of the trials that it did not see; after the last half
-        take its dropout among those tried."""
+        take its encoder among those tried."""
         fit, refit = self._now, bool(self.config.refit)
         step = fit.kept_step if fit.kept_step > EARLY * fit.step else fit.step
         try:
@@ -406,7 +414,7 @@ class Training:
             self._halves.append(Half(fit.spikes_ahead(fit.judged(state)), fit.hidden_units(state), step))
         except TrainingError as error:
             self._halves.append(Half(NOT_JUDGED, NOT_JUDGED, step, str(error)))
-        if not last:
+        if variant.half != HALVES - 1:
             return
         groups = [self._halves[i : i + HALVES] for i in range(0, len(self._halves), HALVES)]
         ahead, hidden = _over(groups[-1])
@@ -415,7 +423,7 @@ class Training:
         name, values = fit.candidate.name.split(WITHOUT)[0], (ahead.value, leads[0], hidden.value, leads[1])
         step = max(one.step for one in groups[-1])
         told = next((one.failure for one in groups[-1] if one.failure), "")
-        self.trained.append(Trained(name, fit.frame, refit, *values, step, fit.candidate.dropout, True, told))
+        self.trained.append(Trained(name, fit.frame, refit, *values, step, variant.dropout, True, told))
 
     def _judge_both(self) -> None:
         """Judge both parts by their states side by side; keep one alone where it leads."""
@@ -423,7 +431,7 @@ class Training:
         each = [fit.judged(kept.network) for fit, kept in zip(fits, self._kept.values(), strict=True)]
         found = fits[0].spikes_ahead([side_by_side(one) for one in zip(*each, strict=True)])
         parts = [one.trained for one in self._kept.values()]
-        best = max(self._kept.values(), key=lambda one: one.trained.bits_per_spike)
+        best = _better(*self._kept.values())
         lead = found.lead(best.ahead)
         frame, step = max(one.frame for one in parts), max(one.kept_step for one in parts)
         self.trained.append(Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, kept_step=step))
@@ -437,7 +445,7 @@ class Training:
             "trained": [dataclasses.asdict(one) for one in self.trained],
             "past": [dataclasses.asdict(one) for one in self._past],
             "tries_fewer": self.tries_fewer,
-            "tries_dropouts": self.tries_dropouts,
+            "tries_encoders": self.tries_encoders,
             "done": self._done,
             "can_choose": self._can_choose,
             "halves": [[_written(one[:2]), *one[2:]] for one in self._halves],
@@ -461,7 +469,8 @@ class Training:
         trained = values.get("trained", [])  # version 0.1.0 had no candidates, others no hidden units
         self.trained = list(map(read_trained, trained))
         self.tries_fewer &= bool(values.get("tries_fewer", not trained))
-        self.tries_dropouts &= bool(values.get("tries_dropouts", not trained))
+        # Dropouts alone were tried once, in the same order of trainings.
+        self.tries_encoders &= bool(values.get("tries_encoders", values.get("tries_dropouts", not trained)))
         self._halves = [
             Half(*_read(found), int(step), str(failure)) for found, step, failure in values.get("halves", [])
         ]
@@ -486,17 +495,26 @@ class Training:
             self._now.restore(tensors, values)
 
 
-def _leads(one: Trained, kept: Trained) -> bool:
-    """True where one that was judged later takes the place of what is kept."""
+def _leads(one: Trained, kept: Trained, least: float = 0.0) -> bool:
+    """True where one that was judged later takes the place of what is kept, by `least` bits per spike or more."""
     if one.failure or kept.failure:  # of trainings on halves
         return not one.failure
     if math.isnan(kept.bits_per_spike):  # held-out z alone chooses between the steps of a training
         return one.name == kept.name and one.kept_step < kept.kept_step
-    if one.dynamics != kept.dynamics:
+    if one.frame != kept.frame:
         return one.lead[0] > one.lead[1]
     leads = (kept.bits_per_spike, *one.lead), (kept.hidden, *one.hidden_lead)
     behind = any(lead < -max(error, TOLERATED * value) for value, lead, error in leads)
-    return not behind and any(lead > SURE * error for _, lead, error in leads)
+    return not behind and any(lead > max(SURE * error, least) for _, lead, error in leads)
+
+
+def _better(slow: Kept, fast: Kept) -> Kept:
+    """The part that would be kept alone."""
+    if slow.trained.frame != fast.trained.frame:
+        return max(slow, fast, key=lambda one: one.trained.bits_per_spike)
+    leads = fast.ahead.lead(slow.ahead), fast.hidden.lead(slow.hidden)
+    one = dataclasses.replace(fast.trained, lead=leads[0], hidden_lead=leads[1])
+    return fast if _leads(one, slow.trained) else slow
 
 
 def _over(halves: Sequence[Half]) -> tuple[SpikesAhead, SpikesAhead]:

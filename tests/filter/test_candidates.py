@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.binning import bin_spikes
@@ -15,7 +16,7 @@ from ldmfilter.data.session import Session
 from ldmfilter.data.windows import half_of
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter import fit
-from ldmfilter.filter.candidates import CANDIDATES, Trained, candidates, listed, read_trained, window_frames
+from ldmfilter.filter.candidates import CANDIDATES, Candidate, Trained, candidates, listed, read_trained, window_frames
 from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.model import LDMFilter, load
 from ldmfilter.filter.online import OnlineFilter
@@ -30,6 +31,8 @@ TINY = {
     "hidden": (16,),
     "batch_size": 16,
 }
+
+FAST = TINY | {"dynamics": "fast", "max_steps": 2}
 
 pytestmark = pytest.mark.usefixtures("short_trainings")
 
@@ -276,58 +279,71 @@ def names_of(training: Training) -> list[tuple[str, bool]]:
     return list(dict.fromkeys((one.name, one.by_halves) for one in training.trained))
 
 
+def key(one: Candidate) -> str | float:
+    """Its encoder: linear, or with hidden layers and a dropout."""
+    return "linear" if one.linear else one.dropout
+
+
 @pytest.mark.parametrize(
-    ("hidden", "tried"),
+    "hidden",
     [
-        ({0.2: 0.3, 0.35: 0.3}, [0.2, 0.35]),
-        ({0.2: 0.3, 0.35: 0.4, 0.5: 0.35}, [0.2, 0.35, 0.5]),
-        ({0.2: 0.3, 0.35: 0.4, 0.5: 0.5}, [0.2, 0.35, 0.5]),
+        {"linear": 0.3, 0.5: 0.3},
+        {"linear": 0.3, 0.5: 0.4, 0.35: 0.35},
+        {"linear": 0.3, 0.5: 0.4, 0.35: 0.5, 0.2: 0.5},
+        {"linear": 0.3, 0.5: 0.4, 0.35: 0.5, 0.2: 0.6},
     ],
 )
-def test_larger_dropouts_are_tried_while_they_lead_by_halves(in_trials, monkeypatch, tmp_path, hidden, tried):
-    """Though on all trials those that are smaller lead; resumed after each record, and read from a file."""
+def test_hidden_layers_are_tried_while_they_lead_by_halves(in_trials, monkeypatch, tmp_path, hidden):
+    """Though on all trials the linear encoder leads; resumed after each record, and read from a file."""
     sign = {True: 1, False: -1}
     monkeypatch.setattr(
         Fit,
         "hidden_units",
-        lambda fit, _: blocks_of(sign[" without half " in fit.candidate.name] * hidden[fit.candidate.dropout], 0.01),
+        lambda fit, _: blocks_of(sign[" without half " in fit.candidate.name] * hidden[key(fit.candidate)], 0.01),
     )
 
     def predicted(fit: Fit, _: object) -> SpikesAhead:
         """Nothing any more by what is chosen."""
-        own = " without half " in fit.candidate.name or fit.candidate.dropout == 0.2
+        own = " without half " in fit.candidate.name or fit.candidate.linear
         return blocks_of(0.1 if own else -0.1, 0.01)
 
     monkeypatch.setattr(Fit, "spikes_ahead", predicted)
-    settings = TINY | {"max_steps": 4}
+    settings = TINY | {"max_steps": 4, "hidden": None, "dynamics": "fast"}
     training = Training(FilterConfig(**settings), in_trials)
     records = list(training.run())
-    best = max(tried, key=hidden.__getitem__)  # of two the first
-    halved = [f"fast with dropout {dropout:g}" for dropout in tried]
-    chosen = [f"fast with dropout {best:g}"] * (best > 0.2)
+    best = max(hidden, key=hidden.__getitem__)  # of two the first
+    halved = ["fast linear" if one == "linear" else f"fast with dropout {one:g}" for one in hidden]
+    first = halved[0]
+    chosen = [f"fast with dropout {best:g}"] if best != "linear" else []
     assert names_of(training) == [
-        ("fast", False), *((name, True) for name in halved), *((name, False) for name in chosen),
+        (first, False), *((name, True) for name in halved), *((name, False) for name in chosen),
     ]  # fmt: skip
-    names = ["fast", *(f"{name} without half {half}" for name in halved for half in (1, 2)), *chosen]
+    names = [first, *(f"{name} without half {half}" for name in halved for half in (1, 2)), *chosen]
     assert [one.candidate for one in records] == [name for name in names for _ in range(2)]
-    assert training.kept.name == (chosen or ["fast"])[0]
+    assert training.kept.name == (chosen or [first])[0]
     assert training.step == training.steps == 4 * len(names)
-    first, *leads = [one.hidden_lead[0] for one in training.trained if one.by_halves]
-    assert math.isnan(first)
-    assert leads == pytest.approx([hidden[two] - hidden[one] for one, two in itertools.pairwise(tried)])
-    LDMFilter(**settings)._take(training).save(tmp_path)
-    assert str((model := load(tmp_path)).kept_) == str(training.kept)
-    assert model._adding(in_trials)._now.candidate.dropout == best
+    none, *leads = [one.hidden_lead[0] for one in training.trained if one.by_halves]
+    assert math.isnan(none)
+    assert leads == pytest.approx([two - one for one, two in itertools.pairwise(hidden.values())])
+    model = LDMFilter(**settings)._take(training)
+    model.save(tmp_path)
+    again = load(tmp_path)
+    assert str(again.kept_) == str(training.kept)
+    assert again.sized_.hidden == model.sized_.hidden == (() if best == "linear" else (128, 128))
+    xr.testing.assert_equal(again.decode(in_trials), model.decode(in_trials))
+    added = again._adding(in_trials)._now
+    assert added.candidate.dropout == (0.5 if best == "linear" else best)
+    assert added.config.widths == model.sized_.hidden
     check_resumed(training, FilterConfig(**settings), records)
 
 
-def test_restarts_take_the_dropout_that_was_chosen(in_trials, monkeypatch):
-    monkeypatch.setattr(Fit, "hidden_units", lambda fit, _: blocks_of(fit.candidate.dropout, 0.01))
+def test_restarts_take_the_encoder_that_was_chosen(in_trials, monkeypatch):
+    monkeypatch.setattr(Fit, "hidden_units", lambda fit, _: blocks_of(-fit.candidate.dropout, 0.01))
     monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0.1, 0.01))
-    training = Training(FilterConfig(**TINY | {"max_steps": 2, "restarts": 1}), in_trials)
+    training = Training(FilterConfig(**FAST | {"restarts": 1}), in_trials)
     list(training.run())
-    assert names_of(training)[-2:] == [("fast with dropout 0.5", False), ("fast 2 with dropout 0.5", False)]
-    assert training._now.candidate.dropout == 0.5
+    assert names_of(training)[-2:] == [("fast with dropout 0.2", False), ("fast 2 with dropout 0.2", False)]
+    assert training._now.candidate.dropout == 0.2
 
 
 def test_a_half_is_judged_on_whole_trials_that_its_training_did_not_see(in_trials, monkeypatch):
@@ -339,7 +355,7 @@ def test_a_half_is_judged_on_whole_trials_that_its_training_did_not_see(in_trial
         return predicted(states, counts, segment, judge, size, signal, horizons, unseen)
 
     monkeypatch.setattr(fit, "spikes_ahead_of_all", judged)
-    training = Training(FilterConfig(**TINY | {"max_steps": 2}), in_trials)
+    training = Training(FilterConfig(**FAST), in_trials)
     learnt = [
         (one.windows.train_starts[:, None] + np.arange(one.windows.window), one.windows.held_bins)
         for half in range(2)
@@ -360,15 +376,15 @@ def test_a_half_is_judged_on_whole_trials_that_its_training_did_not_see(in_trial
 
 
 @pytest.mark.parametrize("half", [1, 2])
-@pytest.mark.parametrize(("fails", "kept"), [(0.2, "fast with dropout 0.35"), (0.35, "fast")])
-def test_a_dropout_fails_with_either_half(in_trials, monkeypatch, fails, kept, half):
+@pytest.mark.parametrize(("fails", "kept"), [("linear", "fast with dropout 0.5"), ("with dropout 0.5", "fast linear")])
+def test_an_encoder_fails_with_either_half(in_trials, monkeypatch, fails, kept, half):
     monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0.1, 0.01))
-    failing(monkeypatch, {f"fast with dropout {fails:g} without half {half}"}, 2)
-    training = Training(FilterConfig(**TINY | {"max_steps": 2}), in_trials)
+    failing(monkeypatch, {f"fast {fails} without half {half}"}, 2)
+    training = Training(FilterConfig(**FAST | {"hidden": None}), in_trials)
     list(training.run())
     assert training.ended
     assert training.kept.name == kept
-    assert [one.name for one in training.trained if one.failure] == [f"fast with dropout {fails:g}"]
+    assert [one.name for one in training.trained if one.failure] == [f"fast {fails}"]
     tensors, values = training.state()
     again = Training(training.config, in_trials)
     again.restore(tensors, json.loads(json.dumps(values)))
@@ -376,28 +392,48 @@ def test_a_dropout_fails_with_either_half(in_trials, monkeypatch, fails, kept, h
     assert same(again.parts[0][1], training.parts[0][1])
 
 
-@pytest.mark.parametrize(("fast", "chosen"), [(0.4, True), (0.05, False)])
-def test_dropouts_are_tried_where_fast_states_alone_are_kept(monkeypatch, fast, chosen):
-    """Of trials most of which are short, though slow states are trained in the longest."""
+@pytest.mark.parametrize(
+    ("fast", "both", "kept"), [(0.4, 0.3, "fast"), (0.21, 0.1, "slow"), (0.25, 0.3, "slow and fast")]
+)
+def test_encoders_are_tried_where_one_part_is_kept(monkeypatch, fast, both, kept):
+    """Of trials most of which are short; there fast states have to lead clearly."""
     trials = [(3.0 * i, 3.0 * i + (1.7 if i % 5 == 0 else 0.5)) for i in range(100)]
     spikes = np.sort(np.random.default_rng(0).uniform(0, 300, (24, 3000)))
     counts = bin_spikes(Session.from_spikes(list(spikes)), 0.1, trials)
-    ahead = {"slow": 0.1, "fast": fast}
+    ahead = {"slow": 0.2, "fast": fast}
     monkeypatch.setattr(Fit, "hidden_units", lambda *_: blocks_of(0.1, 0.01))
-    monkeypatch.setattr(Fit, "spikes_ahead", lambda fit, _: blocks_of(ahead[fit.candidate.name.split()[0]], 0.01))
-    training = Training(FilterConfig(**TINY | {"latent_dim": 12, "max_steps": 2}), counts)
-    monkeypatch.setattr("ldmfilter.filter.training.side_by_side", lambda one: one[0])  # judged as slow states
+
+    def predicted(fit: Fit, each: object) -> SpikesAhead:
+        (states, _), *_ = each
+        dynamics = fit.candidate.name.split()[0]
+        return blocks_of(both if states.shape[1] == 12 else ahead[dynamics], 0.01 + 0.02 * (dynamics == "fast"))
+
+    monkeypatch.setattr(Fit, "spikes_ahead", predicted)
+    training = Training(FilterConfig(**TINY | {"latent_dim": 12, "max_steps": 2, "hidden": None}), counts)
     list(training.run())
     names = [name for name, _ in names_of(training)]
-    assert names[:3] == ["slow", "fast", "slow and fast"]
-    assert any("dropout" in name for name in names) is chosen
+    assert names[:3] == ["slow linear", "fast linear", "slow and fast"]
+    assert training.kept.label == kept if " and " in kept else training.kept.dynamics == kept
+    tried = [f"{kept} linear", f"{kept} with dropout 0.5"] if kept in ahead else []
+    assert [name for name, by_halves in names_of(training) if by_halves] == tried
 
 
-def test_larger_dropouts_are_tried_in_short_trials_alone(few, in_trials):
-    assert Training(FilterConfig(**TINY), in_trials).tries_dropouts
-    assert not Training(FilterConfig(**TINY, dropout=0.2), in_trials).tries_dropouts
-    assert not Training(FilterConfig(**TINY, dynamics="fast"), few).tries_dropouts
-    assert not Training(FilterConfig(**TINY), in_trials[:15]).tries_dropouts  # one trial to train on in a half of three
+def test_what_is_fixed_is_not_tried(few, in_trials):
+    def tried(**given) -> list[tuple[str | float, tuple]]:
+        training = Training(FilterConfig(**FAST | {"hidden": None} | given), in_trials)
+        assert training.tries_encoders is bool(training._fits[0][0].dropouts)
+        return [(key(one), one.dropouts) for one, *_ in training._fits]
+
+    assert tried() == [("linear", (0.5, 0.35, 0.2))]
+    assert tried(dropout=0.1) == [("linear", (0.1,))]
+    assert tried(hidden=(16,)) == [(0.5, (0.35, 0.2))]
+    assert tried(hidden=(16,), dropout=0.1) == [(0.1, ())]
+    assert tried(hidden=()) == [(0.5, ())]
+    assert tried(latent_dim=17) == [(0.5, (0.35, 0.2))]  # of 16 units a linear encoder gives 16
+    shared = Training(FilterConfig(**FAST | {"hidden": None}), [in_trials, in_trials[:, :8]])
+    assert [key(one) for one, *_ in shared._fits] == [0.5]
+    assert not Training(FilterConfig(**FAST), few).tries_encoders
+    assert not Training(FilterConfig(**FAST), in_trials[:15]).tries_encoders  # one trial to train on in half of three
 
 
 def test_a_half_is_of_stretches_without_a_gap(in_trials):
@@ -663,7 +699,10 @@ def test_the_choice_travels_with_the_model(few, tmp_path):
 
 
 def test_settings_of_candidates():
-    assert candidates(FilterConfig()) == list(CANDIDATES)
+    assert candidates(FilterConfig()) == list(CANDIDATES) == candidates(FilterConfig(), stretch=1.6)
+    assert [one.frame for one in candidates(FilterConfig(), stretch=1.4)] == [0.1, 0.1]
+    assert [one.frame for one in candidates(FilterConfig(), stretch=0.35)] == pytest.approx([0.05, 0.05])
+    assert [one.frame for one in candidates(FilterConfig(frame=0.2), stretch=0.35)] == [0.2, 0.2]
     assert [one.frame for one in candidates(FilterConfig(frame=0.2))] == [0.2, 0.2]
     assert [one.bins(0.02) for one in CANDIDATES] == [25, 5]
     slow, fast = (one.decay(3, one.frame) for one in CANDIDATES)
