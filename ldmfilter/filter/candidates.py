@@ -19,13 +19,25 @@ from ldmfilter.data.tables import Floats
 
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
-SHORT_FRAMES = 16  # of fast states: trials of fewer are short
-#: Of encoders with hidden layers in short trials, tried one after the other.
-DROPOUTS = (0.5, 0.35, 0.2)
+FEW_FRAMES = 16  # in a trial; of fewer fast ones trials are short, of fewer slow ones of medium length
+LINEAR_DROPOUT = 0.5
+DROPOUTS = (0.5, 0.35, 0.2)  # of encoders with hidden layers in short trials
 LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number open
 WITHOUT = " without half "  # of the trials, in the name of a training
 BOTH = "slow and fast"  # the name of a filter of both
 WINDOWS = (32, 16, 8, 4, 3)  # frames in a training window, where the configuration names no time: the most that fit
+
+
+class Encoding(NamedTuple):
+    """Settings of an encoder.
+
+    Attributes:
+        linear: whether it has no hidden layers.
+        dropout: share of units and of hidden activations that is dropped in training.
+    """
+
+    linear: bool
+    dropout: float
 
 
 class Variant(NamedTuple):
@@ -35,14 +47,14 @@ class Variant(NamedTuple):
         part: the candidate's position.
         restart: number of the first weights.
         dimensions: where they are fewer than the settings say.
-        dropout: of an encoder with hidden layers, where these are tried.
+        encoding: where several are tried.
         half: of the trials, that is left out.
     """
 
     part: int
     restart: int = 0
     dimensions: int | None = None
-    dropout: float | None = None
+    encoding: Encoding | None = None
     half: int | None = None
 
 
@@ -57,10 +69,9 @@ class Candidate:
             logarithmic scale.
         dynamics_rate: learning rate of the dynamics over that of the encoder. At 1 the time constants stay near
             where they begin.
-        dropout: share of units and of hidden activations that is dropped in training.
+        encoding: of the encoder.
         refit: whether it is finished with refitted dynamics too, where the settings leave that open.
-        linear: whether the encoder has no hidden layers.
-        dropouts: of encoders with hidden layers that are tried.
+        encodings: that are tried, one after the other.
         components: whether the encoder's linear map begins with the principal components of the frames.
         restart: number of the first weights that it is trained from.
     """
@@ -69,10 +80,9 @@ class Candidate:
     frame: float
     time_constants: tuple[float, float]
     dynamics_rate: float
-    dropout: float
+    encoding: Encoding
     refit: bool = False
-    linear: bool = False
-    dropouts: tuple[float, ...] = ()
+    encodings: tuple[Encoding, ...] = ()
     components: bool = False
     restart: int = 0
 
@@ -81,18 +91,17 @@ class Candidate:
         return frame_bins(self.frame, bin_size)
 
     def variant(self, variant: Variant) -> Candidate:
-        """The same from other first weights, in fewer dimensions, with hidden layers or without half of the trials."""
+        """The same from other first weights, in fewer dimensions, with another encoder or without half of trials."""
         again = f" {variant.restart + 1}" if variant.restart else ""
         fewer = f" in {variant.dimensions} dimensions" if variant.dimensions else ""
-        dropout = self.dropout if variant.dropout is None else variant.dropout
-        other = "" if variant.dropout is None else f" with dropout {dropout:g}"
-        linear = self.linear and variant.dropout is None
         half = "" if variant.half is None else f"{WITHOUT}{variant.half + 1}"
+        encoding = variant.encoding or self.encoding
+        linear = " linear" if encoding.linear else ""
+        dropout = f" with dropout {encoding.dropout:g}" if variant.encoding and not encoding.linear else ""
         return replace(
             self,
-            name=f"{self.name}{' linear' * linear}{again}{fewer}{other}{half}",
-            dropout=dropout,
-            linear=linear,
+            name=f"{self.name}{linear}{again}{fewer}{dropout}{half}",
+            encoding=encoding,
             components=self.components and not variant.restart,
             restart=variant.restart,
         )
@@ -107,35 +116,43 @@ class Candidate:
 #: what changes within a second (heading, place in an open box) and tell what comes next. Where one is chosen, the first
 #: is taken where prediction tells no difference.
 #: Refitted dynamics predict z and spikes better; of slow states they tell less of place.
-CANDIDATES = (
-    Candidate("slow", 0.5, (5.0, 5.0), 1.0, dropout=0.1),
-    Candidate("fast", 0.1, (0.3, 8.0), 10.0, dropout=0.2, refit=True),
+CANDIDATES: tuple[Candidate, ...] = (
+    Candidate("slow", 0.5, (5.0, 5.0), 1.0, Encoding(linear=False, dropout=0.1)),
+    Candidate("fast", 0.1, (0.3, 8.0), 10.0, Encoding(linear=False, dropout=0.2), refit=True),
 )
 
 
 def candidates(config: FilterConfig, stretch: float = math.inf, units: int = 0) -> list[Candidate]:
     """The candidates that a configuration leaves open, for a recording in trials that are `stretch` s long, of so many
     units where it is one session."""
-    fast = CANDIDATES[-1].frame if config.frame is None else config.frame
-    named = {name: value for name in ("frame", "dropout") if (value := getattr(config, name)) is not None}
+    slow, fast = (one.frame if config.frame is None else config.frame for one in CANDIDATES)
     own = CANDIDATES
-    if stretch < SHORT_FRAMES * fast:
-        own = tuple(_in_short_trials(one, config, stretch, units) for one in CANDIDATES)
-    return [replace(one, **named) for one in own if config.dynamics in ("auto", one.name)]
+    if config.dropout is not None:
+        own = tuple(replace(one, encoding=Encoding(linear=False, dropout=config.dropout)) for one in own)
+    is_open = config.hidden is None and (config.latent_dim or 1) <= units  # it could be linear
+    if stretch < FEW_FRAMES * fast:
+        own = tuple(_in_short_trials(one, config, stretch, is_open) for one in own)
+    elif stretch < FEW_FRAMES * slow and is_open:
+        linear = Encoding(linear=True, dropout=LINEAR_DROPOUT if config.dropout is None else config.dropout)
+        own = tuple(replace(one, encodings=(linear, one.encoding)) for one in own)
+    if config.frame is not None:
+        own = tuple(replace(one, frame=config.frame) for one in own)
+    return [one for one in own if config.dynamics in ("auto", one.name)]
 
 
-def _in_short_trials(one: Candidate, config: FilterConfig, stretch: float, units: int) -> Candidate:
+def _in_short_trials(one: Candidate, config: FilterConfig, stretch: float, is_open: bool) -> Candidate:
     """There is little to learn from. Encoders begin as principal components, and are linear where others do not
     predict better; dynamics are not refitted, as they would learn the time in the trial; frames are short."""
-    linear = config.hidden is None and (config.latent_dim or 1) <= units
-    first, *others = DROPOUTS if config.dropout is None else (config.dropout,)
+    dropouts = DROPOUTS if config.dropout is None else (config.dropout,)
+    encodings = [Encoding(linear=False, dropout=dropout) for dropout in dropouts]
+    if is_open:
+        encodings.insert(0, Encoding(linear=True, dropout=LINEAR_DROPOUT if config.dropout is None else config.dropout))
     return replace(
         one,
         frame=min(CANDIDATES[-1].frame, stretch / FRAMES),
-        dropout=first,
+        encoding=encodings[0],
+        encodings=tuple(encodings) if encodings[1:] and config.hidden != () else (),
         refit=False,
-        linear=linear,
-        dropouts=() if config.hidden == () else (first, *others) if linear else tuple(others),
         components=True,
     )
 
@@ -186,7 +203,7 @@ class Trained:
             judged, and of both.
         hidden_lead: the same of `hidden`.
         kept_step: the step that was kept; of both the last one of the parts'.
-        dropout: of an encoder with hidden layers that was tried in short trials, else None.
+        dropout: where several encoders were tried.
         by_halves: whether it was trained without each half of the trials in turn and judged on that half: its numbers
             compare with those of other such rows alone, and its leads are over the one before it.
         failure: why its training failed, else "".

@@ -49,7 +49,7 @@ class Network(nn.Module):
         super().__init__()
         self.encoders = nn.ModuleList(
             # With a linear map sessions find other latents each, and are matched worse (docs/why/limits.md).
-            Encoder(n, config.latents, config.widths, begin.dropout, signal, linear=len(n_units) == 1)
+            Encoder(n, config.latents, config.widths, begin.encoding.dropout, signal, linear=len(n_units) == 1)
             for n, signal in zip(n_units, signals or [False] * len(n_units), strict=True)
         )
         # Training has to start from much noise: from little (decay 0.9, noise 0.5) it ends at 1.6 times the error on a

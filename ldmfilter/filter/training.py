@@ -50,7 +50,8 @@ SHORT_TRIALS = 20  # windows of the shortest length that a recording needs to be
 EARLY = 0.5
 SURE = 2.0  # standard errors by which another of the same frames has to lead; others one
 TOLERATED = 0.005  # of a score, by which such a one may be behind in the other: in long recordings errors are less
-CLEAR = 0.01  # bits per spike, by which fewer dimensions or hidden layers have to lead in short trials
+# Bits per spike, by which these have to lead at least: fewer dimensions in short trials, hidden layers in any.
+CLEARLY_FEWER, CLEARLY_HIDDEN = 0.01, 0.005
 
 
 class Kept(NamedTuple):
@@ -97,12 +98,12 @@ class Training:
     the present: it has to lead in one and not be behind in the other by a standard error and `TOLERATED`. A candidate
     whose windows do not fit into the recording is left out.
 
-    In short trials fewer dimensions have to lead by `CLEAR`: of few trials a readout overfits more dimensions. Where
-    one part is kept there, the encoder is chosen last: linear, or with hidden layers and less and less dropout
-    (`Candidate.dropouts`). What overfits leads in the bins that it was trained on, so here each is trained on either
-    half of the trials and judged on the other, until one does not lead by `CLEAR`; where another than the first led,
-    the filter is trained with it on all. What predicts nothing better than a mean is left as it is: both parts, in all
-    dimensions, with linear encoders.
+    In short trials fewer dimensions have to lead by `CLEARLY_FEWER`: of few trials a readout overfits more dimensions.
+    Where one part is kept in short trials or medium ones, the encoder is chosen last: linear, or with hidden layers
+    (`Candidate.encodings`). What overfits leads in the bins that it was trained on, so here each is trained on either
+    half of the trials and judged on the other, until one does not lead by `CLEARLY_HIDDEN`; where another is best than
+    the filter has, that is trained with it on all. What predicts nothing better than a mean is left as it is: both
+    parts, in all dimensions.
 
     Args:
         config: the filter's settings.
@@ -117,7 +118,7 @@ class Training:
         config: the settings, with numbers for all sizes.
         trained: the candidates that are done, each as often as it was finished.
         tries_fewer: whether a filter of one part is tried in fewer dimensions.
-        tries_encoders: whether it is tried with other encoders, where its candidate has dropouts for them.
+        tries_encoders: whether it is tried with other encoders, where its candidate has some.
         left_out: names of the candidates whose windows do not fit into the recording.
 
     Raises:
@@ -184,15 +185,15 @@ class Training:
 
     def _has_halves(self) -> bool:
         """True where a candidate has encoders to be tried, and its windows fit into both halves of the trials."""
-        with_dropouts = [(one, window) for one, _, window, _ in self._fits if one.dropouts]
+        with_encodings = [(one, window) for one, _, window, _ in self._fits if one.encodings]
         try:
-            for (one, window), counts, half in itertools.product(with_dropouts, self.counts, range(HALVES)):
+            for (one, window), counts, half in itertools.product(with_encodings, self.counts, range(HALVES)):
                 frame = one.bins(self._bin_size)
                 shared = self.config.held_out, self._block, frame
                 split_windows(counts, window * frame, *shared, unseen=half_of(counts, half))
         except InputError:
             return False
-        return bool(with_dropouts)
+        return bool(with_encodings)
 
     def _check_dimensions(self, units: int) -> None:
         """Raises: InputError where z has more dimensions than an encoder can give."""
@@ -242,7 +243,7 @@ class Training:
         if variant.dimensions:
             config = dataclasses.replace(config, latent_dim=variant.dimensions, state_dim=variant.dimensions)
         candidate = begin.variant(variant)
-        if candidate.linear:
+        if candidate.encoding.linear:
             config = dataclasses.replace(config, hidden=())
         frame = begin.bins(self._bin_size) * self._bin_size
         onto = self._onto[variant.part][0] if self._onto else None
@@ -263,16 +264,17 @@ class Training:
         if self.tries_fewer and self._can_choose:
             plan += [Variant(part, 0, size) for size in fewer(self._config_of(part), kept.dimensions)]
         size = kept.dimensions if kept.dimensions < self._config_of(part).latents else None
-        begin, dropout = self._fits[part][0], None
-        if begin.dropouts and self.tries_encoders and self._can_choose and self._done >= len(plan):
-            judged, tried = [one for one in self.trained if one.by_halves], (None, *begin.dropouts)
-            leads = [_leads(*pair, CLEAR) for pair in zip(judged[1:], judged, strict=False)]
+        begin, encoding = self._fits[part][0], None
+        tried = begin.encodings
+        if tried and self.tries_encoders and self._can_choose and self._done >= len(plan):
+            judged = [one for one in self.trained if one.by_halves]
+            leads = [_leads(*pair, CLEARLY_HIDDEN) for pair in zip(judged[1:], judged, strict=False)]
             best = leads.index(False) if False in leads else len(leads)
             plan += [Variant(part, 0, size, one, half) for one in tried[: best + 2] for half in range(HALVES)]
-            if best and self._done >= len(plan):
-                dropout = tried[best]
-                plan.append(Variant(part, 0, size, dropout))
-        return plan + [Variant(part, restart, size, dropout) for restart in again]
+            if tried[best] != begin.encoding and self._done >= len(plan):
+                encoding = tried[best]
+                plan.append(Variant(part, 0, size, encoding))
+        return plan + [Variant(part, restart, size, encoding) for restart in again]
 
     def _part_of(self, kept: Kept) -> int:
         """The position of its dynamics among the candidates."""
@@ -374,7 +376,7 @@ class Training:
         self._past += fit.history
         self._done += 1
         if variant.half is not None:
-            self._judge_half(failure, variant)
+            self._judge_half(failure, last=variant.half == HALVES - 1)
             return
         asked = self.config.refit
         refits = (False, True) if asked is None and fit.candidate.refit and not self._onto else (bool(asked),)
@@ -393,16 +395,18 @@ class Training:
             before = (kept.ahead, kept.hidden) if kept else (NOT_JUDGED, NOT_JUDGED)
             leads = ahead.lead(before[0]), hidden.lead(before[1])
             values = ahead.value, leads[0], hidden.value, leads[1]
-            one = Trained(name, fit.frame, refit, *values, step, variant.dropout)
+            dropout = variant.encoding.dropout if variant.encoding else None
+            one = Trained(name, fit.frame, refit, *values, step, dropout)
             self.trained.append(one)
-            chosen = kept is not None and kept.trained.dropout != variant.dropout  # by halves
-            least = CLEAR if fit.candidate.components and kept and kept.dimensions != fit.config.latents else 0.0
+            chosen = dropout is not None and not variant.restart and kept and kept.trained.name != name  # by halves
+            is_fewer = fit.candidate.components and kept and kept.dimensions != fit.config.latents
+            least = CLEARLY_FEWER if is_fewer else 0.0
             if kept is None or chosen or _leads(one, kept.trained, least):
                 self._kept[part] = Kept(one, ahead, hidden, state, fit.matches)
                 order = [one[0].name for one in self._fits] if self._both else [""]
                 self._kept = {name: self._kept[name] for name in order if name in self._kept}
 
-    def _judge_half(self, failure: TrainingError | None, variant: Variant) -> None:
+    def _judge_half(self, failure: TrainingError | None, last: bool) -> None:
         """Judge the training that has just ended on the half of the trials that it did not see; after the last half
         take its encoder among those tried."""
         fit, refit = self._now, bool(self.config.refit)
@@ -414,7 +418,7 @@ class Training:
             self._halves.append(Half(fit.spikes_ahead(fit.judged(state)), fit.hidden_units(state), step))
         except TrainingError as error:
             self._halves.append(Half(NOT_JUDGED, NOT_JUDGED, step, str(error)))
-        if variant.half != HALVES - 1:
+        if not last:
             return
         groups = [self._halves[i : i + HALVES] for i in range(0, len(self._halves), HALVES)]
         ahead, hidden = _over(groups[-1])
@@ -423,7 +427,7 @@ class Training:
         name, values = fit.candidate.name.split(WITHOUT)[0], (ahead.value, leads[0], hidden.value, leads[1])
         step = max(one.step for one in groups[-1])
         told = next((one.failure for one in groups[-1] if one.failure), "")
-        self.trained.append(Trained(name, fit.frame, refit, *values, step, variant.dropout, True, told))
+        self.trained.append(Trained(name, fit.frame, refit, *values, step, fit.candidate.encoding.dropout, True, told))
 
     def _judge_both(self) -> None:
         """Judge both parts by their states side by side; keep one alone where it leads."""

@@ -281,7 +281,7 @@ def names_of(training: Training) -> list[tuple[str, bool]]:
 
 def key(one: Candidate) -> str | float:
     """Its encoder: linear, or with hidden layers and a dropout."""
-    return "linear" if one.linear else one.dropout
+    return "linear" if one.encoding.linear else one.encoding.dropout
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_hidden_layers_are_tried_while_they_lead_by_halves(in_trials, monkeypatc
 
     def predicted(fit: Fit, _: object) -> SpikesAhead:
         """Nothing any more by what is chosen."""
-        own = " without half " in fit.candidate.name or fit.candidate.linear
+        own = " without half " in fit.candidate.name or fit.candidate.encoding.linear
         return blocks_of(0.1 if own else -0.1, 0.01)
 
     monkeypatch.setattr(Fit, "spikes_ahead", predicted)
@@ -332,18 +332,18 @@ def test_hidden_layers_are_tried_while_they_lead_by_halves(in_trials, monkeypatc
     assert again.sized_.hidden == model.sized_.hidden == (() if best == "linear" else (128, 128))
     xr.testing.assert_equal(again.decode(in_trials), model.decode(in_trials))
     added = again._adding(in_trials)._now
-    assert added.candidate.dropout == (0.5 if best == "linear" else best)
+    assert added.candidate.encoding.dropout == (0.5 if best == "linear" else best)
     assert added.config.widths == model.sized_.hidden
     check_resumed(training, FilterConfig(**settings), records)
 
 
 def test_restarts_take_the_encoder_that_was_chosen(in_trials, monkeypatch):
-    monkeypatch.setattr(Fit, "hidden_units", lambda fit, _: blocks_of(-fit.candidate.dropout, 0.01))
+    monkeypatch.setattr(Fit, "hidden_units", lambda fit, _: blocks_of(-fit.candidate.encoding.dropout, 0.01))
     monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0.1, 0.01))
     training = Training(FilterConfig(**FAST | {"restarts": 1}), in_trials)
     list(training.run())
     assert names_of(training)[-2:] == [("fast with dropout 0.2", False), ("fast 2 with dropout 0.2", False)]
-    assert training._now.candidate.dropout == 0.2
+    assert training._now.candidate.encoding.dropout == 0.2
 
 
 def test_a_half_is_judged_on_whole_trials_that_its_training_did_not_see(in_trials, monkeypatch):
@@ -421,15 +421,15 @@ def test_encoders_are_tried_where_one_part_is_kept(monkeypatch, fast, both, kept
 def test_what_is_fixed_is_not_tried(few, in_trials):
     def tried(**given) -> list[tuple[str | float, tuple]]:
         training = Training(FilterConfig(**FAST | {"hidden": None} | given), in_trials)
-        assert training.tries_encoders is bool(training._fits[0][0].dropouts)
-        return [(key(one), one.dropouts) for one, *_ in training._fits]
+        assert training.tries_encoders is bool(training._fits[0][0].encodings)
+        return [(key(one), [dropout for _, dropout in one.encodings]) for one, *_ in training._fits]
 
-    assert tried() == [("linear", (0.5, 0.35, 0.2))]
-    assert tried(dropout=0.1) == [("linear", (0.1,))]
-    assert tried(hidden=(16,)) == [(0.5, (0.35, 0.2))]
-    assert tried(hidden=(16,), dropout=0.1) == [(0.1, ())]
-    assert tried(hidden=()) == [(0.5, ())]
-    assert tried(latent_dim=17) == [(0.5, (0.35, 0.2))]  # of 16 units a linear encoder gives 16
+    assert tried() == [("linear", [0.5, 0.5, 0.35, 0.2])]
+    assert tried(dropout=0.1) == [("linear", [0.1, 0.1])]
+    assert tried(hidden=(16,)) == [(0.5, [0.5, 0.35, 0.2])]
+    assert tried(hidden=(16,), dropout=0.1) == [(0.1, [])]
+    assert tried(hidden=()) == [(0.5, [])]
+    assert tried(latent_dim=17) == [(0.5, [0.5, 0.35, 0.2])]  # of 16 units a linear encoder gives 16
     shared = Training(FilterConfig(**FAST | {"hidden": None}), [in_trials, in_trials[:, :8]])
     assert [key(one) for one, *_ in shared._fits] == [0.5]
     assert not Training(FilterConfig(**FAST), few).tries_encoders
