@@ -41,7 +41,7 @@ MOST_FITTED = 10_000  # bins that a readout is fitted on
 MOST_JUDGED = 2_000  # bins that it is judged on: neighbours differ little in what lies ahead
 QUARTERS = 4  # groups of units that are hidden in turn
 FOLDS = 5  # of the readout, where all bins are judged in turn
-FOLD_BLOCKS, FOLD_BLOCK = 20, 10.0  # blocks of time that are dealt to folds at most, and their least length, s
+FOLD_BLOCKS, FOLD_BLOCK = 20, 10.0  # blocks that are dealt to folds at most, and the least length of one of time, s
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,17 +155,18 @@ def spikes_ahead_of_all(
     unseen: Array | None = None,
 ) -> SpikesAhead:
     """`spikes_ahead`, where the bins `unseen` (time,), of whole trials, judge, by readouts that were fitted on the
-    others; without them all bins in turn, in blocks of time that are dealt to folds."""
+    others; without them all bins in turn, in blocks of time, or of whole trials, that are dealt to folds."""
     given = states, counts, segment
     if unseen is not None:
         return spikes_ahead(*given, judge & ~unseen, judge & unseen, bin_size, signal, horizons, guard=0.0)
-    fold = folds_of(judge, bin_size, FOLDS)
-    return mean_of(
-        [
-            spikes_ahead(*given, judge & (fold != one), judge & (fold == one), bin_size, signal, horizons)
-            for one in np.unique(fold)
-        ]
-    )
+    trial, guard = np.unique(segment, return_inverse=True)[1], GUARD
+    sizes = np.bincount(trial, minlength=1)
+    if len(sizes) >= FOLD_BLOCKS and np.median(sizes[trial]) * bin_size < FOLD_BLOCK:
+        fold, guard = trial * FOLD_BLOCKS // len(sizes) % FOLDS, 0.0
+    else:
+        fold = folds_of(judge, bin_size, FOLDS)
+    each = [(judge & (fold != one), judge & (fold == one)) for one in np.unique(fold)]
+    return mean_of([spikes_ahead(*given, *some, bin_size, signal, horizons, guard=guard) for some in each])
 
 
 def folds_of(judge: Array, bin_size: float, folds: int) -> Array:

@@ -250,6 +250,18 @@ def test_of_what_predicts_nothing_no_fewer_dimensions_are_tried(few, monkeypatch
     assert any("dimensions" in one.name for one in training.trained) is tried
 
 
+@pytest.mark.parametrize(("fewer", "kept"), [(0.109, "fast linear"), (0.111, "fast linear in 4 dimensions")])
+def test_in_short_trials_fewer_dimensions_have_to_lead_by_more(in_trials, monkeypatch, fewer, kept):
+    monkeypatch.setattr(Fit, "hidden_units", lambda *_: blocks_of(0.1, 0.001))
+    monkeypatch.setattr(
+        Fit, "spikes_ahead", lambda fit, _: blocks_of({8: 0.1, 4: fewer, 2: 0.1}[fit.config.latents], 0.001)
+    )
+    settings = OPEN | {"hidden": None, "dropout": None, "dynamics": "fast", "max_steps": 2}
+    training = Training(FilterConfig(**settings), in_trials)
+    list(training.run())
+    assert training.kept.name == kept
+
+
 def test_dimensions_that_are_given_stay(few):
     training = Training(FilterConfig(**OPEN | {"latent_dim": 8}), few)
     list(training.run())
@@ -416,6 +428,22 @@ def test_encoders_are_tried_where_one_part_is_kept(monkeypatch, fast, both, kept
     assert training.kept.label == kept if " and " in kept else training.kept.dynamics == kept
     tried = [f"{kept} linear", f"{kept} with dropout 0.5"] if kept in ahead else []
     assert [name for name, by_halves in names_of(training) if by_halves] == tried
+
+
+@pytest.mark.parametrize(("linear", "kept"), [(0.3, "fast linear"), (0.296, "fast linear"), (0.294, "fast")])
+def test_in_trials_of_medium_length_a_linear_encoder_is_tried(monkeypatch, linear, kept):
+    """Where hidden layers do not lead it by 0.005 bits per spike, the filter is trained with it."""
+    trials = [(4.0 * i, 4.0 * i + 3) for i in range(20)]
+    spikes = np.sort(np.random.default_rng(0).uniform(0, 80, (16, 800)))
+    counts = bin_spikes(Session.from_spikes(list(spikes)), 0.1, trials)
+    value = {"linear": linear, 0.2: 0.3}
+    monkeypatch.setattr(Fit, "hidden_units", lambda fit, _: blocks_of(value[key(fit.candidate)], 0.01))
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0.1, 0.01))
+    training = Training(FilterConfig(**FAST | {"hidden": None, "refit": False}), counts)
+    list(training.run())
+    assert names_of(training)[:3] == [("fast", False), ("fast linear", True), ("fast with dropout 0.2", True)]
+    assert training.kept.name == kept
+    assert training.ended
 
 
 def test_what_is_fixed_is_not_tried(few, in_trials):
@@ -640,9 +668,9 @@ def test_a_session_is_added_as_the_kept_candidate_was_trained():
         return bin_spikes(Session.from_spikes(list(spikes)), 0.02, trials)
 
     model = LDMFilter(**TINY | {"max_steps": 2}).fit(counts(0.4, 0))
-    assert (model.kept_.dynamics, model.frame_) == ("fast", pytest.approx(0.06))
+    assert model.frame_ == pytest.approx(0.06)
     records = list(model._adding(longer := counts(0.9, 1)).run())
-    assert {one.candidate for one in records} == {"fast"}
+    assert {one.candidate for one in records} == {model.kept_.dynamics}
     model.add(longer)
     assert model.frame_ == pytest.approx(0.06)
     states = model.decode(longer, session=1)

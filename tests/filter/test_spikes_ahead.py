@@ -72,9 +72,9 @@ def test_all_bins_are_judged_in_turn(world, monkeypatch):
     fitted = []
     single = module.spikes_ahead
 
-    def watched(states, counts, segment, fit, judge, *more):
+    def watched(states, counts, segment, fit, judge, *more, **given):
         fitted.append((fit, judge))
-        return single(states, counts, segment, fit, judge, *more)
+        return single(states, counts, segment, fit, judge, *more, **given)
 
     monkeypatch.setattr(module, "spikes_ahead", watched)
     segment, every = np.zeros(N, int), np.ones(N, bool)
@@ -89,6 +89,30 @@ def test_all_bins_are_judged_in_turn(world, monkeypatch):
     assert abs(noise.value) < 0.1 * highest
     few = spikes_ahead_of_all(state[:120], counts[:120], segment[:120], every[:120], SIZE)
     assert np.isnan(few.value)  # 12 s: nothing is left to fit
+
+
+@pytest.mark.parametrize(("length", "trials", "whole"), [(90, 100, True), (90, 19, False), (110, 100, False)])
+def test_trials_are_judged_whole(world, monkeypatch, length, trials, whole):
+    """Blocks of them are dealt to the folds, and those next to each other need no time between; not where they are
+    few, or of 10 s or more."""
+    state, _, counts = world
+    fitted = []
+    single = module.spikes_ahead
+
+    def watched(states, counts, segment, fit, judge, *more, guard):
+        fitted.append((judge, guard))
+        return single(states, counts, segment, fit, judge, *more, guard=guard)
+
+    monkeypatch.setattr(module, "spikes_ahead", watched)
+    n = length * trials
+    found = spikes_ahead_of_all(state[:n], counts[:n], np.repeat(np.arange(trials), length), np.ones(n, bool), SIZE)
+    assert found.value > 0
+    assert np.stack([judge for judge, _ in fitted]).sum(0).tolist() == [1] * n
+    assert {guard for _, guard in fitted} == {0.0 if whole else 2.0}
+    if whole:
+        each = np.stack([judge.reshape(trials, length) for judge, _ in fitted])
+        assert (each.all(2) | ~each.any(2)).all()
+        np.testing.assert_array_equal(np.argmax(each[:, :, 0], 0), np.arange(trials) // 5 % 5)
 
 
 def test_the_better_of_two_states_leads_by_more_than_its_standard_error(world):
