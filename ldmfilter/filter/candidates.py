@@ -20,8 +20,7 @@ from ldmfilter.data.tables import Floats
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
 FEW_FRAMES = 16  # in a trial; of fewer fast ones trials are short, of fewer slow ones of medium length
-LINEAR_DROPOUT = 0.5
-DROPOUTS = (0.5, 0.35, 0.2)  # of encoders with hidden layers in short trials
+DROPOUTS = (0.5, 0.35, 0.2)  # in short trials, of encoders with hidden layers; the first of linear ones
 LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number open
 WITHOUT = " without half "  # of the trials, in the name of a training
 BOTH = "slow and fast"  # the name of a filter of both
@@ -133,8 +132,7 @@ def candidates(config: FilterConfig, stretch: float = math.inf, units: int = 0) 
     if stretch < FEW_FRAMES * fast:
         own = tuple(_in_short_trials(one, config, stretch, is_open) for one in own)
     elif stretch < FEW_FRAMES * slow and is_open:
-        linear = Encoding(linear=True, dropout=LINEAR_DROPOUT if config.dropout is None else config.dropout)
-        own = tuple(replace(one, encodings=(linear, one.encoding)) for one in own)
+        own = tuple(replace(one, encodings=(one.encoding._replace(linear=True), one.encoding)) for one in own)
     if config.frame is not None:
         own = tuple(replace(one, frame=config.frame) for one in own)
     return [one for one in own if config.dynamics in ("auto", one.name)]
@@ -146,7 +144,7 @@ def _in_short_trials(one: Candidate, config: FilterConfig, stretch: float, is_op
     dropouts = DROPOUTS if config.dropout is None else (config.dropout,)
     encodings = [Encoding(linear=False, dropout=dropout) for dropout in dropouts]
     if is_open:
-        encodings.insert(0, Encoding(linear=True, dropout=LINEAR_DROPOUT if config.dropout is None else config.dropout))
+        encodings.insert(0, encodings[0]._replace(linear=True))
     return replace(
         one,
         frame=min(CANDIDATES[-1].frame, stretch / FRAMES),

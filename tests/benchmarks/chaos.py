@@ -151,7 +151,7 @@ def main() -> None:
             for label, centred in (("causal", False), ("centred", True)):
                 each = [judged(one, truth, spikes, rates) for one in moving_averages(spikes, dims, centred)]
                 add(name, dims, f"moving average and PCA, {label}", "", *max(each, key=lambda one: one[1]))
-            shapes = [("ldmfilter", (128, 128)), ("ldmfilter, linear encoder", ())][: 1 if dims > 3 else 2]
+            shapes = [("ldmfilter", None), ("ldmfilter, linear encoder", ())][: 1 if dims > 3 else 2]
             for seed, (tool, hidden) in itertools.product(range(given.seeds), shapes):
                 sizes: dict = {"latent_dim": dims, "state_dim": dims, "hidden": hidden}
                 model = ldmfilter.LDMFilter(**sizes, held_out=TEST, seed=seed).fit(train)
