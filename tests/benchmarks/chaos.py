@@ -7,12 +7,10 @@ their standardised activity is the logarithm of their rate, and spikes are Poiss
 out, 20 % are judged. R2 of states is of a linear map, fitted on training trials: from the true ones to the inferred
 (recon), and back (true). R2 of rates is of spikes' rates by a linear map of the states to their logarithm. Beside them
 moving averages of the roots of counts (the best of several widths) with a PCA: causal, and centred. States of more than
-three dimensions are judged once more by the three principal components of those logarithms of rates. With three
-dimensions a filter with a linear encoder (`hidden=()`) is judged too.
+three dimensions are judged once more by the three principal components of those logarithms of rates.
 """
 
 import argparse
-import itertools
 import sys
 from pathlib import Path
 
@@ -151,13 +149,11 @@ def main() -> None:
             for label, centred in (("causal", False), ("centred", True)):
                 each = [judged(one, truth, spikes, rates) for one in moving_averages(spikes, dims, centred)]
                 add(name, dims, f"moving average and PCA, {label}", "", *max(each, key=lambda one: one[1]))
-            shapes = [("ldmfilter", None), ("ldmfilter, linear encoder", ())][: 1 if dims > 3 else 2]
-            for seed, (tool, hidden) in itertools.product(range(given.seeds), shapes):
-                sizes: dict = {"latent_dim": dims, "state_dim": dims, "hidden": hidden}
-                model = ldmfilter.LDMFilter(**sizes, held_out=TEST, seed=seed).fit(train)
+            for seed in range(given.seeds):
+                model = ldmfilter.LDMFilter(latent_dim=dims, state_dim=dims, held_out=TEST, seed=seed).fit(train)
                 latents = model.decode(counts, smooth=True)
                 for label, variable in (("causal", "filtered_mean"), ("smoothed", "smoothed_mean")):
-                    states, ours = latents[variable].to_numpy().reshape(TRIALS, BINS, -1), f"{tool}, {label}"
+                    states, ours = latents[variable].to_numpy().reshape(TRIALS, BINS, -1), f"ldmfilter, {label}"
                     add(name, dims, f"{ours}, {model.kept_.label}", seed, *judged(states, truth, spikes, rates))
                     if dims > 3:
                         few = components(log_rates(states, spikes), 3)
