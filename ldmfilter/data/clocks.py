@@ -323,7 +323,9 @@ def _doubt(times: Floats, span: tuple[float, float], beside: str) -> str:
     """The reason why times can hardly be seconds beside spikes or frames in a span, or ""."""
     if times.size < _FEW_TIMES:
         return ""
-    width, own = span[1] - span[0], float(np.diff(np.quantile(times, [0.05, 0.95]))[0]) / 0.9
+    # Of few times a single stray one is beyond these.
+    low, high = np.quantile(times, 0.05, method="higher"), np.quantile(times, 0.95, method="lower")
+    width, own = span[1] - span[0], float(high - low) / 0.9
     if own > _APART * width:
         return f"its times span {own:,.6g} s, {beside} {width:,.6g} s"
     beyond = (times < span[0] - 0.1 * width) | (times > span[1] + 0.1 * width)

@@ -165,9 +165,14 @@ def from_signal(
         raise InputError(f"{where}: is NaN throughout; choose another series")
     middle = float(np.median(steps))
     size = float(f"{steps[(steps > 0.5 * middle) & (steps < 1.5 * middle)].mean():.10g}")
+    timed, known_unit = "time" in table.coords, "spikes" in reading.hz or is_time(table.coords.get("time"))
     if size > LONG_BIN:
-        _check_length(
-            size, name, where, "time" in table.coords, "spikes" in reading.hz or is_time(table.coords.get("time"))
+        _check_length(size, name, where, timed, known_unit)
+    elif timed and not known_unit and (time == np.floor(time)).all():
+        own = name.rpartition("/")[2]
+        warn(
+            f"{where}: all {len(time)} times are whole numbers, as numbers of frames are; where they are, give --ticks "
+            f"{own}=30 for 30 frames a second, in Python ticks"
         )
     rows, centres, stretches, kept = _regular(time, size)
     full = np.full((len(centres), len(ids)), np.nan, dtype=np.float32)

@@ -7,6 +7,7 @@ Kalman filter of its own. With fewer dimensions one candidate has them all, and 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from ldmfilter.data.tables import Floats
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
 FEW_FRAMES = 16  # in a trial; of fewer fast ones trials are short, of fewer slow ones of medium length
+FEWER_LEAD = 0.01  # in trials: of few trials a readout overfits more dimensions
 DROPOUTS = (0.5, 0.35, 0.2)  # in short trials, of encoders with hidden layers; the first of linear ones
 LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number open
 WITHOUT = " without half "  # of the trials, in the name of a training
@@ -71,6 +73,7 @@ class Candidate:
         encoding: of the encoder.
         refit: whether it is finished with refitted dynamics too, where the settings leave that open.
         encodings: that are tried, one after the other.
+        fewer_lead: bits per spike by which fewer dimensions have to lead at least.
         components: whether the encoder's linear map begins with the principal components of the frames.
         restart: number of the first weights that it is trained from.
     """
@@ -82,6 +85,7 @@ class Candidate:
     encoding: Encoding
     refit: bool = False
     encodings: tuple[Encoding, ...] = ()
+    fewer_lead: float = 0.0
     components: bool = False
     restart: int = 0
 
@@ -131,11 +135,17 @@ def candidates(config: FilterConfig, stretch: float = math.inf, units: int = 0) 
     is_open = config.hidden is None and (config.latent_dim or 1) <= units  # it could be linear
     if stretch < FEW_FRAMES * fast:
         own = tuple(_in_short_trials(one, config, stretch, is_open) for one in own)
-    elif stretch < FEW_FRAMES * slow and is_open:
-        own = tuple(replace(one, encodings=(one.encoding._replace(linear=True), one.encoding)) for one in own)
+    elif stretch < FEW_FRAMES * slow:
+        own = tuple(_in_medium_trials(one, is_open) for one in own)
     if config.frame is not None:
         own = tuple(replace(one, frame=config.frame) for one in own)
     return [one for one in own if config.dynamics in ("auto", one.name)]
+
+
+def _in_medium_trials(one: Candidate, is_open: bool) -> Candidate:
+    """There it begins as in long recordings, and may prove to be linear or of fewer dimensions."""
+    encodings = (one.encoding._replace(linear=True), one.encoding) if is_open else ()
+    return replace(one, encodings=encodings, fewer_lead=FEWER_LEAD)
 
 
 def _in_short_trials(one: Candidate, config: FilterConfig, stretch: float, is_open: bool) -> Candidate:
@@ -151,6 +161,7 @@ def _in_short_trials(one: Candidate, config: FilterConfig, stretch: float, is_op
         encoding=encodings[0],
         encodings=tuple(encodings) if encodings[1:] and config.hidden != () else (),
         refit=False,
+        fewer_lead=FEWER_LEAD,
         components=True,
     )
 
@@ -234,7 +245,7 @@ class Trained:
     def told(self) -> str:
         """Its prediction of spikes ahead, and of hidden units, or that it failed, for a line of text."""
         if self.failure:
-            return "failed"
+            return f"failed, {re.split('[:;]', self.failure)[0]}"
         if math.isnan(self.bits_per_spike):
             return "not judged"
         return f"{self.bits_per_spike:.3f}" + ("" if math.isnan(self.hidden) else f" / {self.hidden:.3f}")

@@ -50,8 +50,7 @@ SHORT_TRIALS = 20  # windows of the shortest length that a recording needs to be
 EARLY = 0.5
 SURE = 2.0  # standard errors by which another of the same frames has to lead; others one
 TOLERATED = 0.005  # of a score, by which such a one may be behind in the other: in long recordings errors are less
-# Bits per spike, by which these have to lead at least: fewer dimensions in short trials, hidden layers in any.
-CLEARLY_FEWER, CLEARLY_HIDDEN = 0.01, 0.005
+HIDDEN_LEAD = 0.005  # bits per spike by which hidden layers have to lead at least
 
 
 class Kept(NamedTuple):
@@ -98,12 +97,11 @@ class Training:
     the present: it has to lead in one and not be behind in the other by a standard error and `TOLERATED`. A candidate
     whose windows do not fit into the recording is left out.
 
-    In short trials fewer dimensions have to lead by `CLEARLY_FEWER`: of few trials a readout overfits more dimensions.
-    Where one part is kept in short trials or medium ones, the encoder is chosen last: linear, or with hidden layers
-    (`Candidate.encodings`). What overfits leads in the bins that it was trained on, so here each is trained on either
-    half of the trials and judged on the other, until one does not lead by `CLEARLY_HIDDEN`; where another is best than
-    the filter has, that is trained with it on all. What predicts nothing better than a mean is left as it is: both
-    parts, in all dimensions.
+    In trials fewer dimensions have to lead by more (`Candidate.fewer_lead`). Where one part is kept there, the encoder
+    is chosen last: linear, or with hidden layers (`Candidate.encodings`). What overfits leads in the bins that it was
+    trained on, so here each is trained on either half of the trials and judged on the other, until one does not lead by
+    `HIDDEN_LEAD`; where another is best than the filter has, that is trained with it on all. What predicts nothing
+    better than a mean is left as it is: both parts, in all dimensions.
 
     Args:
         config: the filter's settings.
@@ -268,7 +266,7 @@ class Training:
         tried = begin.encodings
         if tried and self.tries_encoders and self._can_choose and self._done >= len(plan):
             judged = [one for one in self.trained if one.by_halves]
-            leads = [_leads(*pair, CLEARLY_HIDDEN) for pair in zip(judged[1:], judged, strict=False)]
+            leads = [_leads(*pair, HIDDEN_LEAD) for pair in zip(judged[1:], judged, strict=False)]
             best = leads.index(False) if False in leads else len(leads)
             plan += [Variant(part, 0, size, one, half) for one in tried[: best + 2] for half in range(HALVES)]
             if tried[best] != begin.encoding and self._done >= len(plan):
@@ -399,8 +397,7 @@ class Training:
             one = Trained(name, fit.frame, refit, *values, step, dropout)
             self.trained.append(one)
             chosen = dropout is not None and not variant.restart and kept and kept.trained.name != name  # by halves
-            is_fewer = fit.candidate.components and kept and kept.dimensions != fit.config.latents
-            least = CLEARLY_FEWER if is_fewer else 0.0
+            least = fit.candidate.fewer_lead if kept and kept.dimensions != fit.config.latents else 0.0
             if kept is None or chosen or _leads(one, kept.trained, least):
                 self._kept[part] = Kept(one, ahead, hidden, state, fit.matches)
                 order = [one[0].name for one in self._fits] if self._both else [""]

@@ -335,6 +335,12 @@ def test_stray_stamps_are_told_and_make_no_bins():
     ]
     assert session.duration < 60
     assert bin_spikes(session, 0.1).sizes["time"] <= 600
+    few = {"x": xr.DataArray(np.arange(20.0), dims="time", coords={"time": [*np.arange(19) * 2.5, 4e9]})}
+    _, lines = told(Session.from_spikes, trains(), behavior=few)
+    assert lines == [
+        f"memory: x: 1 of 20 times lie far from the spikes, {session.start:g} to {session.stop:g} s: "
+        "4000000000 s; ignored"
+    ]
     away = {"x": xr.DataArray(np.arange(50.0), dims="time", coords={"time": 1.7e9 + np.arange(50) * 0.5})}
     late = {"start_time": 1.7e9 + np.arange(10) * 5.5, "stop_time": 1.7e9 + np.arange(10) * 5.5 + 2}
     session, lines = told(Session.from_spikes, trains(), behavior=away, intervals={"laps": late})

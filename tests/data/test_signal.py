@@ -15,6 +15,7 @@ from pynwb.testing.mock.ophys import mock_ImagingPlane
 
 from ldmfilter import bin_spikes, from_signal, read_session
 from ldmfilter.config import DataConfig
+from ldmfilter.data.clocks import Reading
 from ldmfilter.data.counts import check_counts
 from ldmfilter.data.frames import apart, sum_frames
 from ldmfilter.data.prepare import prepare
@@ -311,8 +312,7 @@ def _replaced(name: str, change):
         (
             _replaced("timestamps", lambda time: time[:-2]),
             None,
-            f"{PATH}/dff: its data (400, 3) do not fit 398 times of 3 regions of interest; "
-            "write them as (time, channel)",
+            f"{PATH}/dff: its data (400, 3) do not fit 398 times of 3 regions of interest; write a time for each frame",
         ),
         (
             _replaced("data", lambda values: values.T),
@@ -357,6 +357,10 @@ def test_frames_whose_unit_of_time_is_in_doubt(tmp_path):
         assert from_signal(slow.assign_coords(time=("time", slow["time"].values, {"units": "s"}))).bin_size == 60
     with pytest.warns(UserWarning, match="frames of 5 s; give --ticks dff=1000"):
         from_signal(series(time=np.arange(400) * 5.0))
+    numbers = series(time=np.arange(400.0))
+    with pytest.warns(UserWarning, match="all 400 times are whole numbers, .* give --ticks dff=30 for 30 frames"):
+        assert from_signal(numbers).bin_size == 1
+    assert from_signal(numbers, reading=Reading(ticks=("dff=30",))).bin_size == pytest.approx(1 / 30)
 
 
 def test_netcdf_zarr_and_arrays(tmp_path):

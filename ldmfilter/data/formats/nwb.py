@@ -372,7 +372,8 @@ def _signal(series: TimeSeries, name: str, path: str) -> tuple[xr.DataArray, dic
     wanted = (n, len(rows)) if len(shape) == 2 else (n,)
     if shape != wanted or len(rows) > n:
         of = "" if region is None else f" of {len(rows)} regions of interest"
-        raise InputError(f"{where}: its data {shape} do not fit {n} times{of}; write them as (time, channel)")
+        way = "write a time for each frame" if shape[1:] == wanted[1:] else "write them as (time, channel)"
+        raise InputError(f"{where}: its data {shape} do not fit {n} times{of}; {way}")
     values = np.asarray(series.data[:]).reshape(n, -1).astype(np.float32)
     values = _scaled(values, series, name)
     ids, columns = rows, {}
