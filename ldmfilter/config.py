@@ -150,8 +150,8 @@ class FilterConfig:
         TRAINING, above=0, rare=True,
     )  # fmt: skip
     hidden: tuple[int, ...] | None = option(
-        None, "Widths of the encoder's hidden layers; without it 128,128, or in short trials, where these predict no "
-        "better, none, as a linear encoder has.",
+        None, "Widths of the encoder's hidden layers; without it 128,128, or in trials below 8 s of one session none, "
+        "as a linear encoder has, where these do not predict better.",
         MODEL, metavar="WIDTH,WIDTH", noun="a width", least=1, most=2**16, rare=True,
     )  # fmt: skip
     dropout: float | None = option(

@@ -128,7 +128,7 @@ CANDIDATES: tuple[Candidate, ...] = (
 def candidates(config: FilterConfig, stretch: float = math.inf, units: int = 0) -> list[Candidate]:
     """The candidates that a configuration leaves open, for a recording in trials that are `stretch` s long, of so many
     units where it is one session."""
-    slow, fast = (one.frame if config.frame is None else config.frame for one in CANDIDATES)
+    slow, fast = (one.frame for one in CANDIDATES)
     own = CANDIDATES
     if config.dropout is not None:
         own = tuple(replace(one, encoding=Encoding(linear=False, dropout=config.dropout)) for one in own)
@@ -138,7 +138,8 @@ def candidates(config: FilterConfig, stretch: float = math.inf, units: int = 0) 
     elif stretch < FEW_FRAMES * slow:
         own = tuple(_in_medium_trials(one, is_open) for one in own)
     if config.frame is not None:
-        own = tuple(replace(one, frame=config.frame) for one in own)
+        few = stretch < FEW_FRAMES * config.frame
+        own = tuple(replace(one, frame=config.frame, refit=one.refit and not few) for one in own)
     return [one for one in own if config.dynamics in ("auto", one.name)]
 
 
@@ -159,7 +160,7 @@ def _in_short_trials(one: Candidate, config: FilterConfig, stretch: float, is_op
         one,
         frame=min(CANDIDATES[-1].frame, stretch / FRAMES),
         encoding=encodings[0],
-        encodings=tuple(encodings) if encodings[1:] and config.hidden != () else (),
+        encodings=tuple(encodings) if encodings[1:] and config.widths else (),
         refit=False,
         fewer_lead=FEWER_LEAD,
         components=True,

@@ -159,10 +159,11 @@ def spikes_ahead_of_all(
     given = states, counts, segment
     if unseen is not None:
         return spikes_ahead(*given, judge & ~unseen, judge & unseen, bin_size, signal, horizons, guard=0.0)
-    trial, guard = np.unique(segment, return_inverse=True)[1], GUARD
-    sizes = np.bincount(trial, minlength=1)
+    begins = (np.diff(segment, prepend=segment[:1]) != 0) | (judge & ~np.append(False, judge[:-1]))
+    trial = np.unique(np.cumsum(begins)[judge], return_inverse=True)[1]
+    sizes, fold, guard = np.bincount(trial, minlength=1), np.zeros(len(judge), np.int64), GUARD
     if len(sizes) >= FOLD_BLOCKS and np.median(sizes[trial]) * bin_size < FOLD_BLOCK:
-        fold, guard = trial * FOLD_BLOCKS // len(sizes) % FOLDS, 0.0
+        fold[judge], guard = trial * FOLD_BLOCKS // len(sizes) % FOLDS, 0.0
     else:
         fold = folds_of(judge, bin_size, FOLDS)
     each = [(judge & (fold != one), judge & (fold == one)) for one in np.unique(fold)]

@@ -100,7 +100,7 @@ class Training:
     In trials fewer dimensions have to lead by more (`Candidate.fewer_lead`). Where one part is kept there, the encoder
     is chosen last: linear, or with hidden layers (`Candidate.encodings`). What overfits leads in the bins that it was
     trained on, so here each is trained on either half of the trials and judged on the other, until one does not lead by
-    `HIDDEN_LEAD`; where another is best than the filter has, that is trained with it on all. What predicts nothing
+    `HIDDEN_LEAD`; where the best is not that of the filter, this is trained anew with it on all. What predicts nothing
     better than a mean is left as it is: both parts, in all dimensions.
 
     Args:
@@ -150,8 +150,8 @@ class Training:
         one_session = self.counts[0].sizes["unit"] if len(self.counts) == 1 and not onto else 0
         open_ones = candidates(config, self._stretch * self._bin_size, one_session)
         if onto:  # the dynamics are there already
-            begin = CANDIDATES if len(onto) > 1 else open_ones
-            open_ones = [dataclasses.replace(one, frame=frame) for one, (_, frame) in zip(begin, onto, strict=False)]
+            frames = [frame for _, frame in onto]
+            open_ones = [dataclasses.replace(one, frame=x) for one, x in zip(open_ones, frames, strict=False)]
         windows = self._windows(open_ones)
         self.left_out = [one.name for one in open_ones if one not in windows]
         block = max(one.bins(self._bin_size) * windows[one][0] for one in windows)
@@ -200,9 +200,12 @@ class Training:
         most = min(hidden, default=0) + units * (len(self.counts) == 1 or not hidden)
         if latents > most:
             layers = f"and hidden layers of {hidden}" if hidden else "without hidden layers"
+            way = f"choose {most} or fewer, or wider hidden layers"
+            if self._onto:
+                way = "train the first session with hidden layers, as 128,128"
             raise InputError(
                 f"{latents} latent dimensions{' of each part' * self._both} are more than an encoder of {units} units "
-                f"{layers} can fill; choose {most} or fewer, or wider hidden layers"
+                f"{layers} can fill; {way}"
             )
 
     def _windows(self, open_ones: Sequence[Candidate]) -> dict[Candidate, tuple[int, int]]:
@@ -269,7 +272,8 @@ class Training:
             leads = [_leads(*pair, HIDDEN_LEAD) for pair in zip(judged[1:], judged, strict=False)]
             best = leads.index(False) if False in leads else len(leads)
             plan += [Variant(part, 0, size, one, half) for one in tried[: best + 2] for half in range(HALVES)]
-            if tried[best] != begin.encoding and self._done >= len(plan):
+            is_judged = best < len(judged) and not (judged[best].failure or math.isnan(judged[best].bits_per_spike))
+            if is_judged and tried[best] != begin.encoding and self._done >= len(plan):
                 encoding = tried[best]
                 plan.append(Variant(part, 0, size, encoding))
         return plan + [Variant(part, restart, size, encoding) for restart in again]
@@ -470,8 +474,7 @@ class Training:
         trained = values.get("trained", [])  # version 0.1.0 had no candidates, others no hidden units
         self.trained = list(map(read_trained, trained))
         self.tries_fewer &= bool(values.get("tries_fewer", not trained))
-        # Dropouts alone were tried once, in the same order of trainings.
-        self.tries_encoders &= bool(values.get("tries_encoders", values.get("tries_dropouts", not trained)))
+        self.tries_encoders &= bool(values.get("tries_encoders", not trained))
         self._halves = [
             Half(*_read(found), int(step), str(failure)) for found, step, failure in values.get("halves", [])
         ]
@@ -488,6 +491,8 @@ class Training:
                 current_names(below(f"kept.{part}.", tensors)),
                 [Match(np.asarray(one[0]), float(one[1]), float(one[2])) for one in raw["matches"]],
             )
+        if values.get("tries_dropouts"):
+            raise InputError("was made by an older ldmfilter, whose trainings in trials were others; train anew")
         if not 0 <= self._done <= len(self._plan):
             raise ValueError(f"it has {self._done} candidates")
         self._now = self._fit(min(self._done, len(self._plan) - 1))  # a restart is of the candidate that is kept
@@ -497,7 +502,8 @@ class Training:
 
 
 def _leads(one: Trained, kept: Trained, least: float = 0.0) -> bool:
-    """True where one that was judged later takes the place of what is kept, by `least` bits per spike or more."""
+    """True where one that was judged later takes the place of what is kept, by more than `least` bits per spike, or of
+    a signal by more than that share of its variance."""
     if one.failure or kept.failure:  # of trainings on halves
         return not one.failure
     if math.isnan(kept.bits_per_spike):  # held-out z alone chooses between the steps of a training

@@ -432,7 +432,7 @@ def test_encoders_are_tried_where_one_part_is_kept(monkeypatch, fast, both, kept
 
 @pytest.mark.parametrize(("linear", "kept"), [(0.3, "fast linear"), (0.296, "fast linear"), (0.294, "fast")])
 def test_in_trials_of_medium_length_a_linear_encoder_is_tried(monkeypatch, linear, kept):
-    """Where hidden layers do not lead it by 0.005 bits per spike, the filter is trained with it."""
+    """The filter is trained with it unless hidden layers lead by 0.005 bits per spike."""
     trials = [(4.0 * i, 4.0 * i + 3) for i in range(20)]
     spikes = np.sort(np.random.default_rng(0).uniform(0, 80, (16, 800)))
     counts = bin_spikes(Session.from_spikes(list(spikes)), 0.1, trials)
@@ -446,6 +446,37 @@ def test_in_trials_of_medium_length_a_linear_encoder_is_tried(monkeypatch, linea
     assert training.ended
 
 
+@pytest.mark.parametrize("found", [NOT_JUDGED, None])
+def test_encoders_that_could_not_be_judged_change_nothing(monkeypatch, found):
+    """In trials of medium length, where trainings on halves fail or judge nothing."""
+    trials = [(4.0 * i, 4.0 * i + 3) for i in range(20)]
+    spikes = np.sort(np.random.default_rng(0).uniform(0, 80, (16, 800)))
+    counts = bin_spikes(Session.from_spikes(list(spikes)), 0.1, trials)
+
+    def judged(fit: Fit, _: object) -> SpikesAhead:
+        if " without half " not in fit.candidate.name:
+            return blocks_of(0.1, 0.01)
+        if found is None:
+            raise TrainingError("training failed; try another")
+        return found
+
+    monkeypatch.setattr(Fit, "hidden_units", judged)
+    monkeypatch.setattr(Fit, "spikes_ahead", judged)
+    training = Training(FilterConfig(**FAST | {"hidden": None, "refit": False}), counts)
+    list(training.run())
+    assert training.ended
+    assert training.kept.name == "fast"
+    assert sum(one.by_halves for one in training.trained) == 2
+
+
+def test_a_run_of_other_trainings_is_not_taken_up(in_trials):
+    training = Training(FilterConfig(**FAST), in_trials)
+    tensors, values = training.state()
+    values["tries_dropouts"] = True  # of a version between
+    with pytest.raises(InputError, match="made by an older ldmfilter"):
+        Training(FilterConfig(**FAST), in_trials).restore(tensors, values)
+
+
 def test_what_is_fixed_is_not_tried(few, in_trials):
     def tried(**given) -> list[tuple[str | float, tuple]]:
         training = Training(FilterConfig(**FAST | {"hidden": None} | given), in_trials)
@@ -457,6 +488,8 @@ def test_what_is_fixed_is_not_tried(few, in_trials):
     assert tried(hidden=(16,)) == [(0.5, [0.5, 0.35, 0.2])]
     assert tried(hidden=(16,), dropout=0.1) == [(0.1, [])]
     assert tried(hidden=()) == [(0.5, [])]
+    assert tried(hidden=[]) == [(0.5, [])]
+    assert tried(frame=0.1) == tried()
     assert tried(latent_dim=17) == [(0.5, [0.5, 0.35, 0.2])]  # of 16 units a linear encoder gives 16
     shared = Training(FilterConfig(**FAST | {"hidden": None}), [in_trials, in_trials[:, :8]])
     assert [key(one) for one, *_ in shared._fits] == [0.5]

@@ -115,6 +115,20 @@ def test_trials_are_judged_whole(world, monkeypatch, length, trials, whole):
         np.testing.assert_array_equal(np.argmax(each[:, :, 0], 0), np.arange(trials) // 5 % 5)
 
 
+def test_trials_between_bins_that_are_not_judged(world, monkeypatch):
+    """In one segment, or with gaps that are segments of their own."""
+    state, _, counts = world
+    guards = []
+    single = module.spikes_ahead
+    monkeypatch.setattr(
+        module, "spikes_ahead", lambda *given, guard: guards.append(guard) or single(*given, guard=guard)
+    )
+    judge = np.tile(np.arange(120) < 30, N // 120)  # 3 s, then 9 s
+    for segment in (np.zeros(N, int), np.where(judge, np.arange(N) // 120, -1)):
+        spikes_ahead_of_all(state, counts, segment, judge, SIZE)
+    assert set(guards) == {0.0}
+
+
 def test_the_better_of_two_states_leads_by_more_than_its_standard_error(world):
     state, _, counts = world
     better = value(state, counts)
