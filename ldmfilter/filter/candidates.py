@@ -21,7 +21,7 @@ from ldmfilter.data.tables import Floats
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
 FEW_FRAMES = 16  # in a trial; of fewer fast ones trials are short, of fewer slow ones of medium length
-FEWER_LEAD = 0.01  # in trials: of few trials a readout overfits more dimensions
+FEWER_LEAD = 0.01  # bits per spike, in trials: of few trials a readout overfits more dimensions
 DROPOUTS = (0.5, 0.35, 0.2)  # in short trials, of encoders with hidden layers; the first of linear ones
 LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number open
 WITHOUT = " without half "  # of the trials, in the name of a training

@@ -183,15 +183,15 @@ class Training:
 
     def _has_halves(self) -> bool:
         """True where a candidate has encoders to be tried, and its windows fit into both halves of the trials."""
-        with_encodings = [(one, window) for one, _, window, _ in self._fits if one.encodings]
+        each = [(one, window) for one, _, window, _ in self._fits if one.encodings]
         try:
-            for (one, window), counts, half in itertools.product(with_encodings, self.counts, range(HALVES)):
+            for (one, window), counts, half in itertools.product(each, self.counts, range(HALVES)):
                 frame = one.bins(self._bin_size)
                 shared = self.config.held_out, self._block, frame
                 split_windows(counts, window * frame, *shared, unseen=half_of(counts, half))
         except InputError:
             return False
-        return bool(with_encodings)
+        return bool(each)
 
     def _check_dimensions(self, units: int) -> None:
         """Raises: InputError where z has more dimensions than an encoder can give."""
@@ -400,7 +400,7 @@ class Training:
             dropout = variant.encoding.dropout if variant.encoding else None
             one = Trained(name, fit.frame, refit, *values, step, dropout)
             self.trained.append(one)
-            chosen = dropout is not None and not variant.restart and kept and kept.trained.name != name  # by halves
+            chosen = variant.encoding and not variant.restart and kept and kept.trained.name != name  # by halves
             least = fit.candidate.fewer_lead if kept and kept.dimensions != fit.config.latents else 0.0
             if kept is None or chosen or _leads(one, kept.trained, least):
                 self._kept[part] = Kept(one, ahead, hidden, state, fit.matches)
