@@ -189,16 +189,15 @@ def _say_end(run: "Run", training: "Training", added: Path | None) -> None:
     # Predicted spikes decide where they were judged; the information of z in many dimensions is easily overfitted.
     if not (bits > 0 if math.isfinite(bits) else any(one.score > 0 for one in best)):
         say("warning: nothing was found that predicts held-out time; try other bins, units or a longer span")
-    if len(training.trained) > 1 or training.left_out:
+    if len(training.trained) > 1:
         what, unit = (
             ("the signal", "shares of its variance") if is_signal(training.counts[0]) else ("spikes", "bits per spike")
         )
-        without = "".join(f"; {one} left out: no stretch is long enough for its windows" for one in training.left_out)
         others = [one for one in training.trained if not one.by_halves]
         ahead = any(one.bits_per_spike > bits or one.hidden > kept.hidden for one in others)
         by_chance = " (another has to lead clearly: METHOD.md)" if ahead else ""
         both = f"{what} predicted ahead / of hidden {'channels' if what == 'the signal' else 'units'}"
-        say(f"kept: {kept.label}{without}; {both}, {unit}{by_chance}:")
+        say(f"kept: {kept.label}; {both}, {unit}{by_chance}:")
         for label, trained in zip(labels(training.trained), training.trained, strict=True):
             say(f"  {label}: {trained.told}")
         if len(others) < len(training.trained):

@@ -105,7 +105,7 @@ class DataConfig:
 HIDDEN = (128, 128)  # widths of an encoder's hidden layers
 LATENT_DIM = 16  # where there are twice as many units or more
 SHARED_LATENT_DIM = 32  # of slow and fast states together, where there are 48 units or more, and two thirds of fewer
-LEAST_SHARED = 12  # latent dimensions of slow and fast states together: of fewer, one kind has them all
+LEAST_SHARED = 12  # of slow and fast states together: of fewer, one kind has them all
 
 
 @dataclass
@@ -194,12 +194,12 @@ class FilterConfig:
         """Dimensions of the hidden state, of settings with numbers for all sizes."""
         return self.state_dim or self.latents
 
-    def sized(self, units: int, shared: bool = False) -> "FilterConfig":
+    def sized(self, units: int, shared: bool = False, in_trials: bool = False) -> "FilterConfig":
         """A copy in which `latent_dim` and `state_dim` are numbers, for a session of so many units, and for slow and
-        fast states together where they are to share the dimensions."""
-        most = min(SHARED_LATENT_DIM, 2 * units // 3)
-        if not shared or most < LEAST_SHARED:
-            most = min(LATENT_DIM, units // 2)
+        fast states together where they are to share the dimensions: in trials each have as many as one kind alone."""
+        alone = min(LATENT_DIM, units // 2)
+        together = 2 * alone if in_trials else min(SHARED_LATENT_DIM, 2 * units // 3)
+        most = together if shared and (in_trials or together >= LEAST_SHARED) else alone
         latent = self.latent_dim or max(1, min(most, self.state_dim or most))
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(FilterConfig)}
         return FilterConfig(**(values | {"latent_dim": latent, "state_dim": self.state_dim or latent}))

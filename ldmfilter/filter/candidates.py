@@ -14,15 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldmfilter.config import LEAST_SHARED, FilterConfig
+from ldmfilter.config import FilterConfig
 from ldmfilter.data.frames import frame_bins
 from ldmfilter.data.tables import Floats
 
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
-FEW_FRAMES = 16  # in a trial; of fewer fast ones trials are short, of fewer slow ones of medium length
+FEW_FRAMES = (
+    16  # in a stretch; of fewer slow ones it is a trial; of fewer, refitted dynamics would learn the time in it
+)
 FEWER_LEAD = 0.01  # bits per spike, in trials: of few trials a readout overfits more dimensions
-DROPOUTS = (0.5, 0.35, 0.2)  # in short trials, of encoders with hidden layers; the first of linear ones
+PLENTY = 1000  # frames of a unit, in trials
+DROPOUTS = (0.5, 0.35, 0.2)  # of few frames, of encoders with hidden layers; the first of linear ones
 LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number open
 WITHOUT = " without half "  # of the trials, in the name of a training
 BOTH = "slow and fast"  # the name of a filter of both
@@ -125,34 +128,35 @@ CANDIDATES: tuple[Candidate, ...] = (
 )
 
 
-def candidates(config: FilterConfig, stretch: float = math.inf, units: int = 0) -> list[Candidate]:
-    """The candidates that a configuration leaves open, for a recording in trials that are `stretch` s long, of so many
-    units where it is one session."""
-    slow, fast = (one.frame for one in CANDIDATES)
+def candidates(
+    config: FilterConfig, stretch: float = math.inf, units: int = 0, seconds: float = 0.0
+) -> list[Candidate]:
+    """The candidates that a configuration leaves open.
+
+    Args:
+        config: the settings.
+        stretch: the length of a recording's stretches, s.
+        units: their number, of one session; of several 0.
+        seconds: that were observed.
+    """
     own = CANDIDATES
     if config.dropout is not None:
         own = tuple(replace(one, encoding=Encoding(linear=False, dropout=config.dropout)) for one in own)
-    is_open = config.hidden is None and (config.latent_dim or 1) <= units  # it could be linear
-    if stretch < FEW_FRAMES * fast:
-        own = tuple(_in_short_trials(one, config, stretch, is_open) for one in own)
-    elif stretch < FEW_FRAMES * slow:
-        own = tuple(_in_medium_trials(one, is_open) for one in own)
+    if stretch < FEW_FRAMES * own[0].frame:
+        is_open = config.hidden is None and (config.latent_dim or 1) <= units  # it could be linear
+        plenty = units and seconds >= PLENTY * units * CANDIDATES[-1].frame
+        few = config.dropout is None and not plenty
+        own = tuple(_in_trials(one, config, stretch, is_open, few) for one in own)
     if config.frame is not None:
-        few = stretch < FEW_FRAMES * config.frame
-        own = tuple(replace(one, frame=config.frame, refit=one.refit and not few) for one in own)
+        own = tuple(replace(one, frame=config.frame) for one in own)
+    own = tuple(replace(one, refit=one.refit and stretch >= FEW_FRAMES * one.frame) for one in own)
     return [one for one in own if config.dynamics in ("auto", one.name)]
 
 
-def _in_medium_trials(one: Candidate, is_open: bool) -> Candidate:
-    """There it begins as in long recordings, and may prove to be linear or of fewer dimensions."""
-    encodings = (one.encoding._replace(linear=True), one.encoding) if is_open else ()
-    return replace(one, encodings=encodings, fewer_lead=FEWER_LEAD)
-
-
-def _in_short_trials(one: Candidate, config: FilterConfig, stretch: float, is_open: bool) -> Candidate:
-    """There is little to learn from. Encoders begin as principal components, and are linear where others do not
-    predict better; dynamics are not refitted, as they would learn the time in the trial; frames are short."""
-    dropouts = DROPOUTS if config.dropout is None else (config.dropout,)
+def _in_trials(one: Candidate, config: FilterConfig, stretch: float, is_open: bool, few: bool) -> Candidate:
+    """Encoders begin as principal components, and are linear where others do not predict better; frames are short. Of
+    few frames much is dropped."""
+    dropouts = DROPOUTS if few else (one.encoding.dropout,)
     encodings = [Encoding(linear=False, dropout=dropout) for dropout in dropouts]
     if is_open:
         encodings.insert(0, encodings[0]._replace(linear=True))
@@ -161,15 +165,9 @@ def _in_short_trials(one: Candidate, config: FilterConfig, stretch: float, is_op
         frame=min(CANDIDATES[-1].frame, stretch / FRAMES),
         encoding=encodings[0],
         encodings=tuple(encodings) if encodings[1:] and config.widths else (),
-        refit=False,
         fewer_lead=FEWER_LEAD,
         components=True,
     )
-
-
-def are_shared(config: FilterConfig, number: int) -> bool:
-    """True where so many candidates, of a configuration with numbers for all sizes, are parts of one filter."""
-    return number == len(CANDIDATES) and config.latents >= LEAST_SHARED
 
 
 def share(config: FilterConfig, part: int) -> FilterConfig:
@@ -213,7 +211,7 @@ class Trained:
             judged, and of both.
         hidden_lead: the same of `hidden`.
         kept_step: the step that was kept; of both the last one of the parts'.
-        dropout: where several encoders were tried.
+        dropout: of the encoder in training; None from an older version.
         by_halves: whether it was trained without each half of the trials in turn and judged on that half: its numbers
             compare with those of other such rows alone, and its leads are over the one before it.
         failure: why its training failed, else "".

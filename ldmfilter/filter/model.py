@@ -32,7 +32,7 @@ from ldmfilter.filter.matching import no_moments
 from ldmfilter.filter.network import Network, current_names, names_of_format_2, widths_of
 from ldmfilter.filter.rates import Rates
 from ldmfilter.filter.spikes_ahead import spikes_ahead_of_all
-from ldmfilter.filter.training import Training
+from ldmfilter.filter.training import Finished, Training
 from ldmfilter.html import table
 from ldmfilter.progress import follow
 from ldmfilter.tensors import Tensors, below, digest, read_tensors, reading, unit_ids, write_tensors
@@ -259,9 +259,9 @@ class LDMFilter(FilterConfig):
             raise InputError(f"{where}: the model is of an older ldmfilter and takes no further session; train it anew")
         config = self.sized_
         if len(self.parts) == 1 and self.kept_.name:  # formats up to 3 have no name
-            dropout = self.kept_.dropout or config.dropout
-            config = dataclasses.replace(config, dynamics=self.kept_.dynamics, dropout=dropout)
-        return Training(config, counts, [(part.network_, part.frame_) for part in self.parts])
+            config = dataclasses.replace(config, dynamics=self.kept_.dynamics)
+        parts = [Finished(one.network_, one.frame_, one.sized_, one.kept_.dropout) for one in self.parts]
+        return Training(config, counts, parts)
 
     def _take_added(self, training: Training) -> "LDMFilter":
         """Take over the encoder of a further session from a training that `_adding` gave."""

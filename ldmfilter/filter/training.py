@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from ldmfilter.config import FilterConfig
+from ldmfilter.config import LEAST_SHARED, FilterConfig
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.windows import HALVES, half_of, split_windows, typical_stretch
 from ldmfilter.errors import InputError, TrainingError
@@ -20,12 +20,13 @@ from ldmfilter.filter.batches import Judged, Recording, check_sessions
 from ldmfilter.filter.candidates import (
     BOTH,
     CANDIDATES,
+    LEAST_DIMENSIONS,
     WINDOWS,
     WITHOUT,
     Candidate,
+    Encoding,
     Trained,
     Variant,
-    are_shared,
     candidates,
     fewer,
     read_trained,
@@ -50,6 +51,7 @@ SHORT_TRIALS = 20  # windows of the shortest length that a recording needs to be
 EARLY = 0.5
 SURE = 2.0  # standard errors by which another of the same frames has to lead; others one
 TOLERATED = 0.005  # of a score, by which such a one may be behind in the other: in long recordings errors are less
+TELLING = 0.2  # bits per spike that one part alone has to predict in trials to take the place of both
 HIDDEN_LEAD = 0.005  # bits per spike by which hidden layers have to lead at least
 
 
@@ -61,6 +63,7 @@ class Kept(NamedTuple):
     hidden: SpikesAhead
     network: Tensors
     matches: list[Match]
+    number: int  # of its training, of all in turn
 
     @property
     def predicts(self) -> bool:
@@ -71,6 +74,15 @@ class Kept(NamedTuple):
     def dimensions(self) -> int:
         """Of z."""
         return len(self.network["encoders.0.z_mean"])
+
+
+class Finished(NamedTuple):
+    """A part of a finished filter, onto which an encoder is trained for a further session."""
+
+    network: Network
+    frame: float  # s
+    config: FilterConfig  # with its sizes
+    dropout: float | None  # where it is known
 
 
 class Half(NamedTuple):
@@ -86,28 +98,28 @@ class Training:
     """One training, with everything it needs to go on after a stop. Processes that `torchrun` started share it: each
     takes its part of every batch, and all come to the result that one alone would.
 
-    Every candidate that the settings leave open (`candidates.CANDIDATES`) is trained. Where they share the dimensions
-    (`candidates.are_shared`) each is a part of the filter and keeps what predicts spikes best
-    (`Fit.spikes_ahead`), of several first weights where `restarts` asks for them; a part that predicts better alone
-    than beside the other is the filter. With fewer dimensions the best candidate is kept, and trained again as often
-    as `restarts` says. A filter of one part is tried in half of its dimensions, where the settings leave them open,
-    until that is not kept. What came earlier is kept unless a lead is beyond its standard error. In frames of the same
-    length the lead has to be beyond `SURE` of them: what was fitted to the bins that judge it leads in them by a
-    little. There hidden units of the bin itself (`Fit.hidden_units`) count as much as spikes ahead, which tell less of
-    the present: it has to lead in one and not be behind in the other by a standard error and `TOLERATED`. A candidate
-    whose windows do not fit into the recording is left out.
+    Every candidate that the settings leave open (`candidates.CANDIDATES`) is trained. Of `LEAST_SHARED` dimensions or
+    more each has a share, is a part of the filter and keeps what predicts spikes best (`Fit.spikes_ahead`), of several
+    first weights where `restarts` asks for them; a part that predicts better alone than beside the other is the filter.
+    With fewer dimensions the best candidate is kept, and trained again as often as `restarts` says. A filter of one
+    part is tried in half of its dimensions, where the settings leave them open, until that is not kept. What came
+    earlier is kept unless a lead is beyond its standard error. In frames of the same length the lead has to be beyond
+    `SURE` of them: what was fitted to the bins that judge it leads in them by a little. There hidden units of the bin
+    itself (`Fit.hidden_units`) count as much as spikes ahead, which tell less of the present: it has to lead in one and
+    not be behind in the other by a standard error and `TOLERATED`.
 
-    In trials fewer dimensions have to lead by more (`Candidate.fewer_lead`). Where one part is kept there, the encoder
-    is chosen last: linear, or with hidden layers (`Candidate.encodings`). What overfits leads in the bins that it was
-    trained on, so here each is trained on either half of the trials and judged on the other, until one does not lead by
-    `HIDDEN_LEAD`; where the best is not that of the filter, this is trained anew with it on all. What predicts nothing
-    better than a mean is left as it is: both parts, in all dimensions.
+    In trials both parts are kept, unless one alone predicts much (`TELLING`): what stays the same through a trial tells
+    little of spikes, and slow states tell most of it. Each part is tried in fewer dimensions, which have to lead by
+    more there (`Candidate.fewer_lead`), and its encoder is chosen last: linear, or with hidden layers
+    (`Candidate.encodings`). What overfits leads in the bins that it was trained on, so here each is trained on either
+    half of the trials and judged on the other, until one does not lead by `HIDDEN_LEAD`; where the best is not that of
+    the part, this is trained anew with it on all. What predicts nothing better than a mean is left as it is: both
+    parts, in all dimensions.
 
     Args:
         config: the filter's settings.
         counts: (time, unit), as `bin_spikes` makes them; or several, one a session.
-        onto: finished networks, one a part, with the length of their frames, s; all but the encoders of these sessions
-            stays as it is there.
+        onto: the parts of a finished filter; all but the encoders of these sessions stays as it is there.
 
     Attributes:
         counts: of each session.
@@ -115,9 +127,8 @@ class Training:
         history: one record an evaluation, of all candidates in turn.
         config: the settings, with numbers for all sizes.
         trained: the candidates that are done, each as often as it was finished.
-        tries_fewer: whether a filter of one part is tried in fewer dimensions.
-        tries_encoders: whether it is tried with other encoders, where its candidate has some.
-        left_out: names of the candidates whose windows do not fit into the recording.
+        tries_fewer: whether parts are tried in fewer dimensions.
+        tries_encoders: whether they are tried with other encoders, where their candidates have some.
 
     Raises:
         InputError: too few bins for the windows, sessions of different bins, or the same session twice.
@@ -128,7 +139,7 @@ class Training:
         self,
         config: FilterConfig,
         counts: xr.DataArray | Sequence[xr.DataArray],
-        onto: Sequence[tuple[Network, float]] = (),
+        onto: Sequence[Finished] = (),
     ):
         config.validate()
         self.counts = [counts] if isinstance(counts, xr.DataArray) else list(counts)
@@ -148,20 +159,22 @@ class Training:
         self._fabric = fabric_on(self.device, config.precision)
         self._stretch = min(typical_stretch(one) for one in self.counts)
         one_session = self.counts[0].sizes["unit"] if len(self.counts) == 1 and not onto else 0
-        open_ones = candidates(config, self._stretch * self._bin_size, one_session)
+        seconds = sum(int(one["observed"].sum()) for one in self.counts) * self._bin_size
+        open_ones = candidates(config, self._stretch * self._bin_size, one_session, seconds)
         if onto:  # the dynamics are there already
-            frames = [frame for _, frame in onto]
-            open_ones = [dataclasses.replace(one, frame=x) for one, x in zip(open_ones, frames, strict=False)]
+            open_ones = [_onto(one, finished) for one, finished in zip(open_ones, onto, strict=False)]
         windows = self._windows(open_ones)
-        self.left_out = [one.name for one in open_ones if one not in windows]
         block = max(one.bins(self._bin_size) * windows[one][0] for one in windows)
         self._block = block
         self._fits = [(one, warmup, window, self._recordings(one, window)) for one, (window, warmup) in windows.items()]
         units = min(one.sizes["unit"] for one in self.counts)
-        self.config = config.sized(units, shared=len(self._fits) == len(CANDIDATES))
-        self._both = are_shared(self.config, len(self._fits))
-        self._again = 0 if onto else config.restarts
-        are_open, all_of_them = config.latent_dim is None and config.state_dim is None, self._config_of(0)
+        two = len(self._fits) == len(CANDIDATES)
+        self._in_trials = any(one.fewer_lead for one in open_ones)
+        self.config = config.sized(units, two, self._in_trials)
+        are_open = config.latent_dim is None and config.state_dim is None
+        least = 2 * LEAST_DIMENSIONS if self._in_trials and are_open else LEAST_SHARED
+        self._both = len(onto) > 1 or (two and self.config.latents >= least)
+        self._again, all_of_them = 0 if onto else config.restarts, self._config_of(0)
         self.tries_fewer = not onto and are_open and bool(fewer(all_of_them, all_of_them.latents))
         self._check_dimensions(units)
         self.tries_encoders = not onto and self._has_halves()
@@ -195,10 +208,12 @@ class Training:
 
     def _check_dimensions(self, units: int) -> None:
         """Raises: InputError where z has more dimensions than an encoder can give."""
-        hidden, latents = self.config.widths, self._config_of(0).latents
-        # The rank of a perceptron, to which that of a linear map is added for a session alone.
-        most = min(hidden, default=0) + units * (len(self.counts) == 1 or not hidden)
-        if latents > most:
+        for config in map(self._config_of, range(len(self._fits))):
+            hidden, latents = config.widths, config.latents
+            # The rank of a perceptron, to which that of a linear map is added for a session alone.
+            most = min(hidden, default=0) + units * (len(self.counts) == 1 or not hidden)
+            if latents <= most:
+                continue
             layers = f"and hidden layers of {hidden}" if hidden else "without hidden layers"
             way = f"choose {most} or fewer, or wider hidden layers"
             if self._onto:
@@ -209,12 +224,12 @@ class Training:
             )
 
     def _windows(self, open_ones: Sequence[Candidate]) -> dict[Candidate, tuple[int, int]]:
-        """Frames of a window and of its warm-up for each candidate whose windows fit into all recordings: the most
-        that fit into half of the observed time, or else into any of it.
+        """Frames of a window and of its warm-up for each candidate: the most that fit into half of the observed time,
+        or else into any of it.
 
-        Raises: InputError where none does.
+        Raises: InputError where none fits.
         """
-        fitting, problem = {}, None
+        fitting = {}
         for one in open_ones:
             frame = one.bins(self._bin_size)
             windows = window_frames(self.config, frame * self._bin_size)
@@ -230,8 +245,8 @@ class Training:
                 else:
                     fitting[one] = window
                     break
-        if problem is not None and len(fitting) < (len(open_ones) if self._onto else 1):
-            raise InputError(f"{problem}, or fast dynamics") if self.config.dynamics == "slow" else problem
+            else:
+                raise problem
         return fitting
 
     def _fit(self, number: int) -> Fit:
@@ -247,36 +262,49 @@ class Training:
         if candidate.encoding.linear:
             config = dataclasses.replace(config, hidden=())
         frame = begin.bins(self._bin_size) * self._bin_size
-        onto = self._onto[variant.part][0] if self._onto else None
+        onto = self._onto[variant.part].network if self._onto else None
         return Fit(config, candidate, recordings, frame, warmup, self._fabric, onto)
 
     @property
     def _plan(self) -> list[Variant]:
-        """All trainings in turn, as far as they are known: all candidates; then, where one part is kept, that one in
-        fewer dimensions, with each encoder on halves of the trials, with the best of these on all, and from other first
-        weights."""
+        """All trainings in turn, as far as they are known: all candidates; then, where one part is kept, or in trials,
+        each in fewer dimensions, with each encoder on halves of the trials, and with the best of these on all; then
+        where it is one, from other first weights."""
         parts = range(len(self._fits))
         plan = [Variant(part, restart) for restart in range(1 + self._again * self._both) for part in parts]
         again = range(1, 1 + self._again * (not self._both))
-        if self._done < len(plan) or len(self._kept) != 1:
-            return plan + [Variant(0, restart) for restart in again]
-        (kept,) = self._kept.values()
-        part = self._part_of(kept)
-        if self.tries_fewer and self._can_choose:
-            plan += [Variant(part, 0, size) for size in fewer(self._config_of(part), kept.dimensions)]
-        size = kept.dimensions if kept.dimensions < self._config_of(part).latents else None
-        begin, encoding = self._fits[part][0], None
-        tried = begin.encodings
-        if tried and self.tries_encoders and self._can_choose and self._done >= len(plan):
-            judged = [one for one in self.trained if one.by_halves]
-            leads = [_leads(*pair, HIDDEN_LEAD) for pair in zip(judged[1:], judged, strict=False)]
-            best = leads.index(False) if False in leads else len(leads)
-            plan += [Variant(part, 0, size, one, half) for one in tried[: best + 2] for half in range(HALVES)]
-            is_judged = best < len(judged) and not (judged[best].failure or math.isnan(judged[best].bits_per_spike))
-            if is_judged and tried[best] != begin.encoding and self._done >= len(plan):
-                encoding = tried[best]
-                plan.append(Variant(part, 0, size, encoding))
-        return plan + [Variant(part, restart, size, encoding) for restart in again]
+        last = Variant(0)
+        for kept in self._kept.values() if len(self._kept) == 1 or self._in_trials else ():
+            if self._done >= len(plan):
+                last = self._extend(plan, kept)
+        return plan + [last._replace(restart=restart) for restart in again]
+
+    def _extend(self, plan: list[Variant], kept: Kept) -> Variant:
+        """Add the further trainings of a part to the plan; its last one, or what it is without."""
+        last = Variant(self._part_of(kept))
+        if not self._can_choose:
+            return last
+        config, begin = self._config_of(last.part), self._fits[last.part][0]
+        if self.tries_fewer:
+            plan += [last._replace(dimensions=size) for size in fewer(config, kept.dimensions)]
+        if kept.dimensions < config.latents:
+            last = last._replace(dimensions=kept.dimensions)
+        tried = begin.encodings if self.tries_encoders else ()
+        if not tried or self._done < len(plan):
+            return last
+        judged = self._judged_by_halves(begin)
+        leads = [_leads(*pair, HIDDEN_LEAD) for pair in zip(judged[1:], judged, strict=False)]
+        best = leads.index(False) if False in leads else len(leads)
+        plan += [last._replace(encoding=one, half=half) for one in tried[: best + 2] for half in range(HALVES)]
+        is_judged = best < len(judged) and not (judged[best].failure or math.isnan(judged[best].bits_per_spike))
+        if is_judged and tried[best] != begin.encoding and self._done >= len(plan):
+            last = last._replace(encoding=tried[best])
+            plan.append(last)
+        return last
+
+    def _judged_by_halves(self, begin: Candidate) -> list[Trained]:
+        """The encoders of a part that were judged so, in turn."""
+        return [one for one in self.trained if one.by_halves and one.dynamics == begin.name]
 
     def _part_of(self, kept: Kept) -> int:
         """The position of its dynamics among the candidates."""
@@ -284,6 +312,8 @@ class Training:
 
     def _config_of(self, part: int) -> FilterConfig:
         """The settings of a candidate: a part of a filter of both has its share of the dimensions."""
+        if self._onto:
+            return self._onto[part].config
         return share(self.config, part) if self._both else self.config
 
     @property
@@ -321,8 +351,8 @@ class Training:
     @property
     def kept(self) -> Trained:
         """The candidate that is kept so far, or what both parts are together."""
-        both = len(self._kept) > 1 and self.trained[-1].name == BOTH
-        return self.trained[-1] if both else self._standing[0]
+        both = [one for one in self.trained if one.name == BOTH]
+        return both[-1] if both and len(self._kept) > 1 else self._standing[0]
 
     @property
     def kept_records(self) -> list[Record]:
@@ -365,7 +395,10 @@ class Training:
             if self._done == first:
                 if len(self._kept) > 1:
                     self._judge_both()
+                    self._choose_part()
                 self._can_choose = all(one.predicts for one in self._kept.values())
+            elif self.ended and len(self._kept) > 1:
+                self._judge_both()
             if not self.ended:
                 self._now = self._fit(self._done)
             if self._kept:  # before, there is nothing to be kept
@@ -397,13 +430,12 @@ class Training:
             before = (kept.ahead, kept.hidden) if kept else (NOT_JUDGED, NOT_JUDGED)
             leads = ahead.lead(before[0]), hidden.lead(before[1])
             values = ahead.value, leads[0], hidden.value, leads[1]
-            dropout = variant.encoding.dropout if variant.encoding else None
-            one = Trained(name, fit.frame, refit, *values, step, dropout)
+            one = Trained(name, fit.frame, refit, *values, step, fit.candidate.encoding.dropout)
             self.trained.append(one)
             chosen = variant.encoding and not variant.restart and kept and kept.trained.name != name  # by halves
             least = fit.candidate.fewer_lead if kept and kept.dimensions != fit.config.latents else 0.0
             if kept is None or chosen or _leads(one, kept.trained, least):
-                self._kept[part] = Kept(one, ahead, hidden, state, fit.matches)
+                self._kept[part] = Kept(one, ahead, hidden, state, fit.matches, self._done - 1)
                 order = [one[0].name for one in self._fits] if self._both else [""]
                 self._kept = {name: self._kept[name] for name in order if name in self._kept}
 
@@ -421,9 +453,10 @@ class Training:
             self._halves.append(Half(NOT_JUDGED, NOT_JUDGED, step, str(error)))
         if not last:
             return
+        begin = self._fits[self._plan[self._done - 1].part][0]
         groups = [self._halves[i : i + HALVES] for i in range(0, len(self._halves), HALVES)]
         ahead, hidden = _over(groups[-1])
-        before = _over(groups[-2]) if groups[1:] else (NOT_JUDGED, NOT_JUDGED)
+        before = _over(groups[-2]) if self._judged_by_halves(begin) else (NOT_JUDGED, NOT_JUDGED)
         leads = ahead.lead(before[0]), hidden.lead(before[1])
         name, values = fit.candidate.name.split(WITHOUT)[0], (ahead.value, leads[0], hidden.value, leads[1])
         step = max(one.step for one in groups[-1])
@@ -431,16 +464,20 @@ class Training:
         self.trained.append(Trained(name, fit.frame, refit, *values, step, fit.candidate.encoding.dropout, True, told))
 
     def _judge_both(self) -> None:
-        """Judge both parts by their states side by side; keep one alone where it leads."""
-        fits = [self._fit(i) for i in range(len(self._fits))]
+        """Judge both parts by their states side by side."""
+        fits = [self._fit(kept.number) for kept in self._kept.values()]
         each = [fit.judged(kept.network) for fit, kept in zip(fits, self._kept.values(), strict=True)]
         found = fits[0].spikes_ahead([side_by_side(one) for one in zip(*each, strict=True)])
         parts = [one.trained for one in self._kept.values()]
-        best = _better(*self._kept.values())
-        lead = found.lead(best.ahead)
+        lead = found.lead(_better(*self._kept.values()).ahead)
         frame, step = max(one.frame for one in parts), max(one.kept_step for one in parts)
         self.trained.append(Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, kept_step=step))
-        if lead[0] < 0 and best.predicts and not self._onto:
+
+    def _choose_part(self) -> None:
+        """Keep the better part alone where it leads both."""
+        best = _better(*self._kept.values())
+        sure = best.ahead.value > TELLING if self._in_trials else best.predicts
+        if self.trained[-1].lead[0] < 0 and sure and not self._onto:
             self._kept = {name: one for name, one in self._kept.items() if one is best}
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
@@ -462,6 +499,7 @@ class Training:
                 "trained": dataclasses.asdict(one.trained),
                 "bits": _written((one.ahead, one.hidden)),
                 "matches": [[one.rotation.tolist(), one.likeness, one.runner_up] for one in one.matches],
+                "number": one.number,
             }
         return tensors, values
 
@@ -490,8 +528,10 @@ class Training:
                 hidden,
                 current_names(below(f"kept.{part}.", tensors)),
                 [Match(np.asarray(one[0]), float(one[1]), float(one[2])) for one in raw["matches"]],
+                int(raw.get("number", list(values["kept"]).index(part))),
             )
-        if values.get("tries_dropouts"):
+        older = self._in_trials and any("number" not in one for one in values.get("kept", {}).values())
+        if older or values.get("tries_dropouts"):
             raise InputError("was made by an older ldmfilter, whose trainings in trials were others; train anew")
         if not 0 <= self._done <= len(self._plan):
             raise ValueError(f"it has {self._done} candidates")
@@ -499,6 +539,12 @@ class Training:
         last = [one for one in self.trained if one.name != BOTH][-1:]
         if not (self.ended and last[0].failure):  # nothing goes on from where it failed
             self._now.restore(tensors, values)
+
+
+def _onto(one: Candidate, part: Finished) -> Candidate:
+    """A candidate whose frames and encoder are those of a finished part."""
+    dropout = one.encoding.dropout if part.dropout is None else part.dropout
+    return dataclasses.replace(one, frame=part.frame, encoding=Encoding(not part.config.widths, dropout), encodings=())
 
 
 def _leads(one: Trained, kept: Trained, least: float = 0.0) -> bool:

@@ -62,7 +62,7 @@ def check_resumed(training: Training, config: FilterConfig, records: list) -> No
         again = Training(config, training.counts)
         again.restore(tensors, json.loads(json.dumps(values)))
     assert again.ended
-    assert same(again.parts[0][1], training.parts[0][1])
+    assert all(same(one, other) for (_, one), (_, other) in zip(again.parts, training.parts, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -405,14 +405,15 @@ def test_an_encoder_fails_with_either_half(in_trials, monkeypatch, fails, kept, 
 
 
 @pytest.mark.parametrize(
-    ("fast", "both", "kept"), [(0.4, 0.3, "fast"), (0.21, 0.1, "slow"), (0.25, 0.3, "slow and fast")]
+    ("fast", "both", "kept"),
+    [(0.4, 0.3, "fast"), (0.23, 0.1, "slow"), (0.25, 0.3, "slow and fast"), (0.2, 0.1, "slow and fast")],
 )
-def test_encoders_are_tried_where_one_part_is_kept(monkeypatch, fast, both, kept):
-    """Of trials most of which are short; there fast states have to lead clearly."""
+def test_encoders_are_tried_of_each_part_that_is_kept(monkeypatch, fast, both, kept):
+    """Of trials most of which are short; there fast states have to lead clearly, and what predicts little stays."""
     trials = [(3.0 * i, 3.0 * i + (1.7 if i % 5 == 0 else 0.5)) for i in range(100)]
     spikes = np.sort(np.random.default_rng(0).uniform(0, 300, (24, 3000)))
     counts = bin_spikes(Session.from_spikes(list(spikes)), 0.1, trials)
-    ahead = {"slow": 0.2, "fast": fast}
+    ahead = {"slow": 0.2 if fast == 0.2 else 0.21, "fast": fast}
     monkeypatch.setattr(Fit, "hidden_units", lambda *_: blocks_of(0.1, 0.01))
 
     def predicted(fit: Fit, each: object) -> SpikesAhead:
@@ -426,32 +427,68 @@ def test_encoders_are_tried_where_one_part_is_kept(monkeypatch, fast, both, kept
     names = [name for name, _ in names_of(training)]
     assert names[:3] == ["slow linear", "fast linear", "slow and fast"]
     assert training.kept.label == kept if " and " in kept else training.kept.dynamics == kept
-    tried = [f"{kept} linear", f"{kept} with dropout 0.5"] if kept in ahead else []
-    assert [name for name, by_halves in names_of(training) if by_halves] == tried
+    tried = [kept] if kept in ahead else ["slow", "fast"]
+    names = [f"{part}{one}" for part in tried for one in (" linear", " with dropout 0.5")]
+    assert [name for name, by_halves in names_of(training) if by_halves] == names
 
 
-@pytest.mark.parametrize(("linear", "kept"), [(0.3, "fast linear"), (0.296, "fast linear"), (0.294, "fast")])
-def test_in_trials_of_medium_length_a_linear_encoder_is_tried(monkeypatch, linear, kept):
-    """The filter is trained with it unless hidden layers lead by 0.005 bits per spike."""
-    trials = [(4.0 * i, 4.0 * i + 3) for i in range(20)]
-    spikes = np.sort(np.random.default_rng(0).uniform(0, 80, (16, 800)))
-    counts = bin_spikes(Session.from_spikes(list(spikes)), 0.1, trials)
-    value = {"linear": linear, 0.2: 0.3}
-    monkeypatch.setattr(Fit, "hidden_units", lambda fit, _: blocks_of(value[key(fit.candidate)], 0.01))
+@pytest.mark.parametrize(("hidden", "kept"), [(0.294, "fast linear"), (0.304, "fast linear"), (0.306, "fast with")])
+def test_in_trials_hidden_layers_have_to_lead_by_more(in_trials, monkeypatch, hidden, kept):
+    """By 0.005 bits per spike."""
+    value = {"linear": 0.3, 0.5: hidden, 0.35: 0.1}
+    monkeypatch.setattr(Fit, "hidden_units", lambda fit, _: blocks_of(value[key(fit.candidate)], 0.001))
     monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0.1, 0.01))
-    training = Training(FilterConfig(**FAST | {"hidden": None, "refit": False}), counts)
+    training = Training(FilterConfig(**FAST | {"hidden": None}), in_trials)
     list(training.run())
-    assert names_of(training)[:3] == [("fast", False), ("fast linear", True), ("fast with dropout 0.2", True)]
-    assert training.kept.name == kept
-    assert training.ended
+    assert training.kept.name.startswith(kept)
+
+
+def test_in_trials_each_part_has_its_own_dimensions_and_encoder(in_trials, monkeypatch, tmp_path):
+    """Slow states end with hidden layers in four dimensions, fast ones linear in eight; such a filter is saved, takes a
+    further session, and is the same where its training was stopped."""
+    value = {("slow", 8): 0.1, ("slow", 4): 0.2, ("slow", 2): 0.15, ("fast", 8): 0.2, ("fast", 4): 0.1}
+
+    def hidden_units(fit: Fit, _: object) -> SpikesAhead:
+        dynamics = fit.candidate.name.split()[0]
+        led = {"linear": 0, 0.5: 0.02, 0.35: 0.01}[key(fit.candidate)] * (1 if dynamics == "slow" else -1)
+        return blocks_of(value[dynamics, fit.config.latents] + led, 0.001)
+
+    monkeypatch.setattr(Fit, "hidden_units", hidden_units)
+    monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0.1, 0.01))
+    settings = TINY | {"latent_dim": None, "hidden": None, "max_steps": 2}
+    training = Training(FilterConfig(**settings), in_trials)
+    records = list(training.run())
+    four = "slow in 4 dimensions with dropout "
+    halved = [(name, True) for name in ("slow linear in 4 dimensions", f"{four}0.5", f"{four}0.35")]
+    assert names_of(training) == [
+        ("slow linear", False), ("fast linear", False), ("slow and fast", False),
+        ("slow linear in 4 dimensions", False), ("slow linear in 2 dimensions", False), *halved,
+        ("slow in 4 dimensions with dropout 0.5", False), ("fast linear in 4 dimensions", False),
+        ("fast linear", True), ("fast with dropout 0.5", True),
+    ]  # fmt: skip
+    assert (training.trained[-1].name, training.kept.name) == ("slow and fast", "slow and fast")
+    slow, fast = (one.trained for one in training._kept.values())
+    assert [one.name for one in (slow, fast)] == ["slow in 4 dimensions with dropout 0.5", "fast linear"]
+    assert math.isnan(next(one for one in training.trained if one.by_halves and one.dynamics == "fast").lead[0])
+    assert [one.candidate for one in training.kept_records] == [slow.name, fast.name]
+    assert training.step == training.steps == 2 * len({one.candidate for one in records})
+    model = LDMFilter(**settings)._take(training)
+    assert [(one.sized_.latents, one.sized_.hidden) for one in model.parts] == [(4, (128, 128)), (8, ())]
+    model.save(tmp_path)
+    again = load(tmp_path)
+    xr.testing.assert_equal(again.decode(in_trials), model.decode(in_trials))
+    other = in_trials[:, :12].assign_attrs(path="other")
+    adding = again._adding(other)
+    assert [(key(one), adding._config_of(i).latents) for i, (one, *_) in enumerate(adding._fits)] == [
+        (0.5, 4), ("linear", 8),
+    ]  # fmt: skip
+    assert again.add(other).of(1).decode(other).sizes["state"] == 12
+    check_resumed(training, FilterConfig(**settings), records)
 
 
 @pytest.mark.parametrize("found", [NOT_JUDGED, None])
-def test_encoders_that_could_not_be_judged_change_nothing(monkeypatch, found):
-    """In trials of medium length, where trainings on halves fail or judge nothing."""
-    trials = [(4.0 * i, 4.0 * i + 3) for i in range(20)]
-    spikes = np.sort(np.random.default_rng(0).uniform(0, 80, (16, 800)))
-    counts = bin_spikes(Session.from_spikes(list(spikes)), 0.1, trials)
+def test_encoders_that_could_not_be_judged_change_nothing(in_trials, monkeypatch, found):
+    """Where trainings on halves fail or judge nothing."""
 
     def judged(fit: Fit, _: object) -> SpikesAhead:
         if " without half " not in fit.candidate.name:
@@ -462,10 +499,10 @@ def test_encoders_that_could_not_be_judged_change_nothing(monkeypatch, found):
 
     monkeypatch.setattr(Fit, "hidden_units", judged)
     monkeypatch.setattr(Fit, "spikes_ahead", judged)
-    training = Training(FilterConfig(**FAST | {"hidden": None, "refit": False}), counts)
+    training = Training(FilterConfig(**FAST | {"hidden": None}), in_trials)
     list(training.run())
     assert training.ended
-    assert training.kept.name == "fast"
+    assert training.kept.name == "fast linear"
     assert sum(one.by_halves for one in training.trained) == 2
 
 
@@ -669,19 +706,26 @@ def test_where_all_fail_it_is_told(few, monkeypatch):
         list(Training(FilterConfig(**TINY), few).run())
 
 
-def test_a_recording_too_short_for_slow_windows_trains_fast_alone(few):
-    short = few[:30]  # 3 s: windows of four frames of 0.5 s, once to train on and once held out, take 4 s
-    training = Training(FilterConfig(**TINY | {"max_steps": 2}), short)
-    assert training.steps == 2
-    assert training.left_out == ["slow"]
-    assert [r.candidate for r in training.run()] == ["fast", "fast"]
-    assert {one.name for one in training.trained} == {training.kept.name} == {"fast"}
-    with pytest.raises(InputError, match=r"30 observed bins, 30 in a row .* windows of 15 bins .* or fast dynamics"):
-        Training(FilterConfig(**TINY, dynamics="slow"), short)
+def test_the_shortest_recordings(few):
+    """One of a few seconds is seen in frames as short as those of a trial, by both parts."""
+    training = Training(FilterConfig(**TINY | {"max_steps": 2}), few[:30])
+    assert [one.frame for one, *_ in training._fits] == [0.1, 0.1]
+    assert {one.candidate for one in training.run()} == {"slow", "fast"}
     with pytest.raises(InputError, match="0 observed bins, 0 in a row"):
-        Training(FilterConfig(**TINY), short.assign_coords(observed=("time", np.zeros(30, bool))))
-    with pytest.raises(InputError, match="7 observed bins"):
-        Training(FilterConfig(**TINY), few[:7])
+        Training(FilterConfig(**TINY), few[:30].assign_coords(observed=("time", np.zeros(30, bool))))
+    for dynamics in ("slow", "auto"):
+        with pytest.raises(InputError, match="7 observed bins"):
+            Training(FilterConfig(**TINY, dynamics=dynamics), few[:7])
+
+
+@pytest.mark.parametrize(("units", "sizes"), [(1, [1]), (3, [2]), (4, [2, 2]), (12, [6, 6]), (40, [16, 16])])
+def test_in_trials_each_part_has_as_many_dimensions_as_one_alone(units, sizes):
+    spikes = np.sort(np.random.default_rng(0).uniform(0, 40, (units, 400)))
+    counts = bin_spikes(Session.from_spikes(list(spikes)), 0.1, [(float(start), start + 0.5) for start in range(40)])
+    training = Training(FilterConfig(), counts)
+    assert [training._config_of(i).latents for i in range(len(sizes))] == sizes
+    assert training._both == (len(sizes) > 1)
+    assert not Training(FilterConfig(latent_dim=2), counts)._both
 
 
 @pytest.mark.parametrize(("bin_size", "frame"), [(0.1, 0.1), (0.05, 0.05), (0.01, 0.04)])
@@ -763,8 +807,14 @@ def test_the_choice_travels_with_the_model(few, tmp_path):
 
 def test_settings_of_candidates():
     assert candidates(FilterConfig()) == list(CANDIDATES) == candidates(FilterConfig(), stretch=8.0)
-    assert [one.frame for one in candidates(FilterConfig(), stretch=1.6)] == [0.5, 0.1]
-    assert [one.frame for one in candidates(FilterConfig(), stretch=1.4)] == [0.1, 0.1]
+    assert [(one.frame, one.refit) for one in candidates(FilterConfig(), stretch=1.6)] == [(0.1, False), (0.1, True)]
+    assert not any(one.refit for one in candidates(FilterConfig(), stretch=1.5))
+    assert not any(one.refit for one in candidates(FilterConfig(frame=0.5), stretch=7.9))
+    few, plenty = (candidates(FilterConfig(), 3.0, 10, seconds) for seconds in (999.0, 1000.0))
+    assert [[key(one), *(d for _, d in one.encodings)] for one in few] == [["linear", 0.5, 0.5, 0.35, 0.2]] * 2
+    assert [[key(one), *(d for _, d in one.encodings)] for one in plenty] == [
+        ["linear", 0.1, 0.1], ["linear", 0.2, 0.2],
+    ]  # fmt: skip
     assert {one.fewer_lead for one in candidates(FilterConfig(), stretch=7.9)} == {0.01}
     assert [one.frame for one in candidates(FilterConfig(), stretch=0.35)] == pytest.approx([0.05, 0.05])
     assert [one.frame for one in candidates(FilterConfig(frame=0.2), stretch=0.35)] == [0.2, 0.2]
