@@ -38,7 +38,7 @@ def summarise(session: Session, odd: Sequence[str] = (), given: str = "") -> dic
     return {
         **session.source.attrs(),
         **{name: getattr(session, name) for name in ("start", "stop", "duration")},
-        "odd": [*odd, *_odd_angles(session)],
+        "odd": [*odd, *_odd_rows(session), *_odd_angles(session)],
         "bin_size": session.bin_size if isinstance(session, BinnedSession) else None,
         "signal": session.name if isinstance(session, SignalSession) else None,
         "series": [
@@ -92,8 +92,9 @@ def _next(session: Session, given: str) -> list[str]:
     parts = []
     if interval is not None:
         seconds = _seconds(tables[interval])
-        all_of_it = 0.99 * session.duration if interval != "trials" else math.inf  # trials begin anew even so
-        by_tag = _by_tag(tables[interval], tags_in(tables[interval])[:_MOST_TAGS])
+        whole = interval == "trials"  # which begin anew even where they fill the recording
+        all_of_it = math.inf if whole else 0.99 * session.duration
+        by_tag = {} if whole else _by_tag(tables[interval], tags_in(tables[interval])[:_MOST_TAGS])
         long = [tag for tag in by_tag if _PART * seconds < by_tag[tag] < all_of_it]
         # Of tags of the same rows the first.
         long = [*{tagged(tables[interval], tag).tobytes(): tag for tag in reversed(long)}.values()]
@@ -128,6 +129,17 @@ def _next(session: Session, given: str) -> list[str]:
             aligned = f"--align {shlex.quote(f'trials.{event}')} --window 0:{length:.3g}"
             commands.append(f"ldmfilter decode {aligned} --out trials.zarr")
     return commands
+
+
+def _odd_rows(session: Session) -> list[str]:
+    """A line for each interval table with rows that stop before they start."""
+    backwards = {name: int((np.diff(bounds_in(table)) < 0).sum()) for name, table in session.intervals.items()}
+    return [
+        f"{session.source.path}: {name}: {number} of {session.intervals[name].sizes['interval']} rows stop before they "
+        "start; no time is taken from them"
+        for name, number in backwards.items()
+        if number
+    ]
 
 
 def _odd_angles(session: Session) -> list[str]:

@@ -386,11 +386,16 @@ def test_what_inspect_tells():
     assert (table["seconds"], table["seconds_by_tag"]) == (15.0, {"a": 5.0, "b": 10.0})
     summary = summarise(Session.from_spikes(trains(), intervals={"trials": trials}), ["odd"])
     assert summary["odd"] == ["odd"]
-    parts = [f"ldmfilter train memory --interval trials={tag}  # or only this part" for tag in "ba"]
-    assert summary["next"][1:3] == parts  # the longest first
-    again = summarise(Session.from_spikes(trains(), intervals={"trials": trials | {"side": ["left", "right"]}}))
-    assert again["next"] == summary["next"]  # once for the same rows
+    assert summary["next"][1] == "ldmfilter train memory --interval trials  # or only this part"
+    epochs = summarise(Session.from_spikes(trains(), intervals={"epochs": trials}))["next"]
+    parts = [f"ldmfilter train memory --interval epochs={tag}  # or only this part" for tag in "ba"]
+    assert epochs[1:3] == parts  # the longest first
+    again = summarise(Session.from_spikes(trains(), intervals={"epochs": trials | {"side": ["left", "right"]}}))
+    assert again["next"] == epochs  # once for the same rows
     assert summary["next"][-1] == "ldmfilter decode --align trials.go --window 0:7.5 --out trials.zarr"
+    backwards = trials | {"stop_time": [5.0, 9.0]}
+    (line,) = summarise(Session.from_spikes(trains(), intervals={"trials": backwards}))["odd"]
+    assert line == "memory: trials: 1 of 2 rows stop before they start; no time is taken from them"
     whole = {"start_time": [0.0, 30.0], "stop_time": [30.0, 60.0], "kind": ["wake", "wake"]}
     assert len(summarise(Session.from_spikes(trains(), intervals={"epochs": whole}))["next"]) == 2  # no part
     brief = {"start_time": [1.0], "stop_time": [2.0]}

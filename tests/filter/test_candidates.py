@@ -728,6 +728,13 @@ def test_in_trials_each_part_has_as_many_dimensions_as_one_alone(units, sizes):
     assert not Training(FilterConfig(latent_dim=2), counts)._both
 
 
+def test_parts_share_twelve_dimensions_or_more(few):
+    assert Training(FilterConfig(latent_dim=12), few)._both
+    assert not Training(FilterConfig(latent_dim=11), few)._both
+    assert not Training(FilterConfig(latent_dim=12, dynamics="fast"), few)._both
+    assert not Training(FilterConfig(), few)._both  # of 16 units 10
+
+
 @pytest.mark.parametrize(("bin_size", "frame"), [(0.1, 0.1), (0.05, 0.05), (0.01, 0.04)])
 def test_trials_of_0_3_s_train(bin_size, frame):
     """In frames of a seventh of a trial."""

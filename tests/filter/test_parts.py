@@ -15,7 +15,7 @@ from ldmfilter.config import FilterConfig
 from ldmfilter.data.counts import check_counts
 from ldmfilter.errors import InputError
 from ldmfilter.filter.batches import Judged
-from ldmfilter.filter.candidates import BOTH, are_shared, share
+from ldmfilter.filter.candidates import BOTH, share
 from ldmfilter.filter.decode import decode_blocks
 from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.forecast import lag_note
@@ -68,9 +68,6 @@ def test_dimensions_are_shared_out():
     config = FilterConfig(latent_dim=13, state_dim=16)
     parts = [share(config, part) for part in (0, 1)]
     assert [(one.latents, one.states) for one in parts] == [(7, 8), (6, 8)]
-    assert are_shared(config, 2)
-    assert not are_shared(config, 1)
-    assert not are_shared(FilterConfig(latent_dim=11), 2)
 
 
 def test_each_part_keeps_its_own_best(undisturbed):
