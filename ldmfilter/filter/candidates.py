@@ -23,7 +23,6 @@ FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes
 FEW_FRAMES = (
     16  # in a stretch; of fewer slow ones it is a trial; of fewer, refitted dynamics would learn the time in it
 )
-FEWER_LEAD = 0.01  # bits per spike, in trials: of few trials a readout overfits more dimensions
 PLENTY = 1000  # frames of a unit, in trials
 DROPOUTS = (0.5, 0.35, 0.2)  # of few frames, of encoders with hidden layers; the first of linear ones
 LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number open
@@ -76,7 +75,7 @@ class Candidate:
         encoding: of the encoder.
         refit: whether it is finished with refitted dynamics too, where the settings leave that open.
         encodings: that are tried, one after the other.
-        fewer_lead: bits per spike by which fewer dimensions have to lead at least.
+        in_trials: whether the recording is one in trials, of which there is less to learn.
         components: whether the encoder's linear map begins with the principal components of the frames.
         restart: number of the first weights that it is trained from.
     """
@@ -88,7 +87,7 @@ class Candidate:
     encoding: Encoding
     refit: bool = False
     encodings: tuple[Encoding, ...] = ()
-    fewer_lead: float = 0.0
+    in_trials: bool = False
     components: bool = False
     restart: int = 0
 
@@ -165,7 +164,7 @@ def _in_trials(one: Candidate, config: FilterConfig, stretch: float, is_open: bo
         frame=min(CANDIDATES[-1].frame, stretch / FRAMES),
         encoding=encodings[0],
         encodings=tuple(encodings) if encodings[1:] and config.widths else (),
-        fewer_lead=FEWER_LEAD,
+        in_trials=True,
         components=True,
     )
 

@@ -52,6 +52,7 @@ EARLY = 0.5
 SURE = 2.0  # standard errors by which another of the same frames has to lead; others one
 TOLERATED = 0.005  # of a score, by which such a one may be behind in the other: in long recordings errors are less
 TELLING = 0.2  # bits per spike that one part alone has to predict in trials to take the place of both
+FEWER_LEAD = 0.01  # bits per spike, in trials: of few trials a readout overfits more dimensions
 HIDDEN_LEAD = 0.005  # bits per spike by which hidden layers have to lead at least
 
 
@@ -110,7 +111,7 @@ class Training:
 
     In trials both parts are kept, unless one alone predicts much (`TELLING`): what stays the same through a trial tells
     little of spikes, and slow states tell most of it. Each part is tried in fewer dimensions, which have to lead by
-    more there (`Candidate.fewer_lead`), and its encoder is chosen last: linear, or with hidden layers
+    more there (`FEWER_LEAD`), and its encoder is chosen last: linear, or with hidden layers
     (`Candidate.encodings`). What overfits leads in the bins that it was trained on, so here each is trained on either
     half of the trials and judged on the other, until one does not lead by `HIDDEN_LEAD`; where the best is not that of
     the part, this is trained anew with it on all. What predicts nothing better than a mean is left as it is: both
@@ -169,7 +170,7 @@ class Training:
         self._fits = [(one, warmup, window, self._recordings(one, window)) for one, (window, warmup) in windows.items()]
         units = min(one.sizes["unit"] for one in self.counts)
         two = len(self._fits) == len(CANDIDATES)
-        self._in_trials = any(one.fewer_lead for one in open_ones)
+        self._in_trials = open_ones[0].in_trials
         self.config = config.sized(units, two, self._in_trials)
         are_open = config.latent_dim is None and config.state_dim is None
         least = 2 * LEAST_DIMENSIONS if self._in_trials and are_open else LEAST_SHARED
@@ -433,7 +434,8 @@ class Training:
             one = Trained(name, fit.frame, refit, *values, step, fit.candidate.encoding.dropout)
             self.trained.append(one)
             chosen = variant.encoding and not variant.restart and kept and kept.trained.name != name  # by halves
-            least = fit.candidate.fewer_lead if kept and kept.dimensions != fit.config.latents else 0.0
+            smaller = kept is not None and kept.dimensions != fit.config.latents
+            least = FEWER_LEAD if smaller and self._in_trials else 0.0
             if kept is None or chosen or _leads(one, kept.trained, least):
                 self._kept[part] = Kept(one, ahead, hidden, state, fit.matches, self._done - 1)
                 order = [one[0].name for one in self._fits] if self._both else [""]
