@@ -127,7 +127,7 @@ class FilterConfig:
     )  # fmt: skip
     frame: float | None = option(
         None, "Length of the counts that the encoder sees at once, s; without it 0.5 (slow) or 0.1 (fast, and in "
-        "trials below 8 s; below 0.7 s a seventh of one).",
+        "trials below 20 s; below 0.7 s a seventh of one).",
         MODEL, above=0, rare=True,
     )  # fmt: skip
     entropy: str = option("logdet", "Estimator of the entropy that prevents collapse.", TRAINING, choices=ENTROPIES)
@@ -150,13 +150,13 @@ class FilterConfig:
         TRAINING, above=0, rare=True,
     )  # fmt: skip
     hidden: tuple[int, ...] | None = option(
-        None, "Widths of the encoder's hidden layers; without it 128,128, or in trials below 8 s of one session none, "
+        None, "Widths of the encoder's hidden layers; without it 128,128, or in trials below 20 s of one session none, "
         "as a linear encoder has, where these do not predict better.",
         MODEL, metavar="WIDTH,WIDTH", noun="a width", least=1, most=2**16, rare=True,
     )  # fmt: skip
     dropout: float | None = option(
         None, "Share of units and activations dropped in training; without it 0.1 (slow), 0.2 (fast) or, in trials "
-        "below 8 s, 0.5 or what predicts better.",
+        "below 20 s, 0.5 or what predicts better.",
         MODEL, noun="a share", least=0, below=1, rare=True,
     )  # fmt: skip
     weight_decay: float = option(0.01, "Weight decay of the encoder.", TRAINING, least=0, rare=True)

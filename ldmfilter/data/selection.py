@@ -17,16 +17,19 @@ from ldmfilter.data.tables import (
     bounds_in,
     bounds_of,
     cut,
+    inside,
     join_overlaps,
     shorten,
     tagged,
     tags_in,
+    time_in,
     union,
 )
 from ldmfilter.data.untrusted.damage import reason_of
 from ldmfilter.errors import InputError, warn
 
 WHOLE = "session"  # label of the whole session
+_MANY, _STRAY = 100, 0.001  # spikes, and the share of them that rounding may put outside
 _SAME = 1e-3  # s, between the ends of a trial and those of its observation
 # s, share of the recording, and spikes that are expected: time by so much farther before the first spike, or after the
 # last, was not recorded.
@@ -95,8 +98,14 @@ def choose_spans(
 
 
 def observed_table(session: Session) -> str | None:
-    """The interval table whose rows are the time that all units were observed in, with gaps between; else None."""
-    pieces = None if session.observed is None or not session.n_units else session.observed.of_all
+    """The interval table whose rows are the time that all units were observed in, with gaps between; else None.
+
+    Where a session does not tell when it was observed: the table whose rows hold all spikes, though chance would put
+    many between them, as where spikes were cut to trials.
+    """
+    if session.observed is None:
+        return next((name for name, table in session.intervals.items() if _holds_all(session, table)), None)
+    pieces = session.observed.of_all if session.n_units else None
     if pieces is None or len(pieces) < 2:
         return None
     for name, table in session.intervals.items():
@@ -104,6 +113,14 @@ def observed_table(session: Session) -> str | None:
         if rows.shape == pieces.shape and np.abs(rows - pieces).max() < _SAME:
             return name
     return None
+
+
+def _holds_all(session: Session, table: xr.Dataset) -> bool:
+    """True where an interval table holds all spikes, though `_MANY` or more are expected outside its rows."""
+    rows = time_in(table)
+    within = (rows.clip(session.start, session.stop) @ [-1, 1]).sum()
+    expected = session.n_spikes * (1 - within / session.duration) if session.duration else 0.0
+    return bool(expected >= _MANY and not (~inside(rows, session.spike_times)).sum() > _STRAY * expected)
 
 
 def _interval_spans(session: Session, interval: str) -> list[Span]:

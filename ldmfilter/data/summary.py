@@ -124,7 +124,8 @@ def _next(session: Session, given: str) -> list[str]:
     commands.append(f"ldmfilter decode{same} --out latents.zarr{behavior}")
     if "trials" in tables:
         event = next(iter(_events(tables["trials"])), "start_time")
-        length = float(np.nanmedian(np.diff(bounds_in(tables["trials"])))) if tables["trials"].sizes else math.nan
+        until = tables["trials"]["stop_time"].values - tables["trials"][event].values
+        length = float(np.nanmedian(until)) if np.isfinite(until).any() else math.nan
         if length > 0:
             aligned = f"--align {shlex.quote(f'trials.{event}')} --window 0:{length:.3g}"
             commands.append(f"ldmfilter decode {aligned} --out trials.zarr")
@@ -132,12 +133,12 @@ def _next(session: Session, given: str) -> list[str]:
 
 
 def _odd_rows(session: Session) -> list[str]:
-    """A line for each interval table with rows that stop before they start."""
-    backwards = {name: int((np.diff(bounds_in(table)) < 0).sum()) for name, table in session.intervals.items()}
+    """A line for each interval table with rows that stop before they start, or have no start or stop."""
+    odd = {name: int((~(np.diff(bounds_in(table)) >= 0)).sum()) for name, table in session.intervals.items()}
     return [
         f"{session.source.path}: {name}: {number} of {session.intervals[name].sizes['interval']} rows stop before they "
-        "start; no time is taken from them"
-        for name, number in backwards.items()
+        "start, or have no start or stop; no time is taken from them"
+        for name, number in odd.items()
         if number
     ]
 

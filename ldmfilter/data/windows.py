@@ -131,7 +131,8 @@ def reserve(counts: xr.DataArray, share: float = 0.4) -> xr.DataArray:
     fresh = np.diff(segment, prepend=segment[0] - 1) != 0
     fresh[1:] |= kept[1:] & ~kept[:-1]
     numbers = np.where(segment < 0, -1, np.cumsum(fresh) - 1).astype(segment.dtype)
-    return counts.assign_coords(segment=("time", numbers)).isel(time=np.flatnonzero(kept))
+    left = counts.assign_coords(segment=("time", numbers)).isel(time=np.flatnonzero(kept))
+    return left.assign_attrs(stretch=trial_seconds(counts))
 
 
 def half_of(counts: xr.DataArray, half: int) -> Array:
@@ -162,6 +163,11 @@ def typical_stretch(counts: xr.DataArray) -> int:
     time = np.flatnonzero(usable)
     lengths = np.diff(_edges(time, segment))
     return int(np.median(np.repeat(lengths, lengths))) if time.size else 0
+
+
+def trial_seconds(counts: xr.DataArray) -> float:
+    """Length of a typical stretch, s, before time was reserved in it."""
+    return float(counts.attrs.get("stretch", typical_stretch(counts) * float(counts.attrs["bin_size"])))
 
 
 def outside(time: Array, spans: list[tuple[float, float]], guard: float) -> Array:

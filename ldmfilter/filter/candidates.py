@@ -20,11 +20,10 @@ from ldmfilter.data.tables import Floats
 
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
-FEW_FRAMES = (
-    16  # in a stretch; of fewer slow ones it is a trial; of fewer, refitted dynamics would learn the time in it
-)
+TRIAL = 20.0  # s; a recording whose stretches are shorter is one in trials
+FEW_FRAMES = 16  # in a stretch; of fewer, refitted dynamics would learn the time in it
 PLENTY = 1000  # frames of a unit, in trials
-DROPOUTS = (0.5, 0.35, 0.2)  # of few frames, of encoders with hidden layers; the first of linear ones
+DROPOUTS = (0.5, 0.2)  # of few frames, of encoders with hidden layers; the first of linear ones
 LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number open
 WITHOUT = " without half "  # of the trials, in the name of a training
 BOTH = "slow and fast"  # the name of a filter of both
@@ -141,7 +140,7 @@ def candidates(
     own = CANDIDATES
     if config.dropout is not None:
         own = tuple(replace(one, encoding=Encoding(linear=False, dropout=config.dropout)) for one in own)
-    if stretch < FEW_FRAMES * own[0].frame:
+    if stretch < TRIAL:
         is_open = config.hidden is None and (config.latent_dim or 1) <= units  # it could be linear
         plenty = units and seconds >= PLENTY * units * CANDIDATES[-1].frame
         few = config.dropout is None and not plenty

@@ -328,7 +328,7 @@ def _other_units(where: str, ids: list, expected: list) -> str:
     )
     return (
         f"{where}: its {len(ids)} units are not the {len(expected)} that the model was trained on: {what}; "
-        "decode a session with the same units or train on this one"
+        "decode a session with the same units (session.select_units(model.unit_ids_) in Python) or train on this one"
     )
 
 

@@ -14,7 +14,7 @@ import xarray as xr
 
 from ldmfilter.config import LEAST_SHARED, FilterConfig
 from ldmfilter.data.counts import is_signal
-from ldmfilter.data.windows import HALVES, half_of, split_windows, typical_stretch
+from ldmfilter.data.windows import HALVES, half_of, split_windows, trial_seconds, typical_stretch
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter.batches import Judged, Recording, check_sessions
 from ldmfilter.filter.candidates import (
@@ -51,9 +51,9 @@ SHORT_TRIALS = 20  # windows of the shortest length that a recording needs to be
 EARLY = 0.5
 SURE = 2.0  # standard errors by which another of the same frames has to lead; others one
 TOLERATED = 0.005  # of a score, by which such a one may be behind in the other: in long recordings errors are less
-TELLING = 0.2  # bits per spike that one part alone has to predict in trials to take the place of both
-FEWER_LEAD = 0.01  # bits per spike, in trials: of few trials a readout overfits more dimensions
-HIDDEN_LEAD = 0.005  # bits per spike by which hidden layers have to lead at least
+TELLING = 0.4  # bits per spike that one part alone has to predict in trials to take the place of both
+FEWER_LEAD = 0.01  # bits per spike of hidden units, in trials: of few trials a readout overfits more dimensions
+HIDDEN_LEAD = 0.005  # bits per spike by which hidden layers have to lead a linear encoder
 
 
 class Kept(NamedTuple):
@@ -110,12 +110,12 @@ class Training:
     not be behind in the other by a standard error and `TOLERATED`.
 
     In trials both parts are kept, unless one alone predicts much (`TELLING`): what stays the same through a trial tells
-    little of spikes, and slow states tell most of it. Each part is tried in fewer dimensions, which have to lead by
-    more there (`FEWER_LEAD`), and its encoder is chosen last: linear, or with hidden layers
+    little of spikes, and slow states tell most of it. Each part is tried in fewer dimensions, which have to lead in
+    hidden units there, and by more (`FEWER_LEAD`), and its encoder is chosen last: linear, or with hidden layers
     (`Candidate.encodings`). What overfits leads in the bins that it was trained on, so here each is trained on either
-    half of the trials and judged on the other, until one does not lead by `HIDDEN_LEAD`; where the best is not that of
-    the part, this is trained anew with it on all. What predicts nothing better than a mean is left as it is: both
-    parts, in all dimensions.
+    half of the trials and judged on the other, until one does not lead, hidden layers by `HIDDEN_LEAD`; where the best
+    is not that of the part, this is trained anew with it on all. What predicts nothing better than a mean is left as it
+    is: both parts, in all dimensions.
 
     Args:
         config: the filter's settings.
@@ -161,7 +161,7 @@ class Training:
         self._stretch = min(typical_stretch(one) for one in self.counts)
         one_session = self.counts[0].sizes["unit"] if len(self.counts) == 1 and not onto else 0
         seconds = sum(int(one["observed"].sum()) for one in self.counts) * self._bin_size
-        open_ones = candidates(config, self._stretch * self._bin_size, one_session, seconds)
+        open_ones = candidates(config, min(map(trial_seconds, self.counts)), one_session, seconds)
         if onto:  # the dynamics are there already
             open_ones = [_onto(one, finished) for one, finished in zip(open_ones, onto, strict=False)]
         windows = self._windows(open_ones)
@@ -294,7 +294,8 @@ class Training:
         if not tried or self._done < len(plan):
             return last
         judged = self._judged_by_halves(begin)
-        leads = [_leads(*pair, HIDDEN_LEAD) for pair in zip(judged[1:], judged, strict=False)]
+        least = itertools.chain([HIDDEN_LEAD * tried[0].linear], itertools.repeat(0.0))
+        leads = [_leads(*each) for each in zip(judged[1:], judged, least, strict=False)]
         best = leads.index(False) if False in leads else len(leads)
         plan += [last._replace(encoding=one, half=half) for one in tried[: best + 2] for half in range(HALVES)]
         is_judged = best < len(judged) and not (judged[best].failure or math.isnan(judged[best].bits_per_spike))
@@ -435,8 +436,8 @@ class Training:
             self.trained.append(one)
             chosen = variant.encoding and not variant.restart and kept and kept.trained.name != name  # by halves
             smaller = kept is not None and kept.dimensions != fit.config.latents
-            least = FEWER_LEAD if smaller and self._in_trials else 0.0
-            if kept is None or chosen or _leads(one, kept.trained, least):
+            given = (FEWER_LEAD, True) if smaller and self._in_trials else ()
+            if kept is None or chosen or _leads(one, kept.trained, *given):
                 self._kept[part] = Kept(one, ahead, hidden, state, fit.matches, self._done - 1)
                 order = [one[0].name for one in self._fits] if self._both else [""]
                 self._kept = {name: self._kept[name] for name in order if name in self._kept}
@@ -549,9 +550,9 @@ def _onto(one: Candidate, part: Finished) -> Candidate:
     return dataclasses.replace(one, frame=part.frame, encoding=Encoding(not part.config.widths, dropout), encodings=())
 
 
-def _leads(one: Trained, kept: Trained, least: float = 0.0) -> bool:
+def _leads(one: Trained, kept: Trained, least: float = 0.0, present: bool = False) -> bool:
     """True where one that was judged later takes the place of what is kept, by more than `least` bits per spike, or of
-    a signal by more than that share of its variance."""
+    a signal by more than that share of its variance; with `present` hidden units have to lead."""
     if one.failure or kept.failure:  # of trainings on halves
         return not one.failure
     if math.isnan(kept.bits_per_spike):  # held-out z alone chooses between the steps of a training
@@ -560,7 +561,7 @@ def _leads(one: Trained, kept: Trained, least: float = 0.0) -> bool:
         return one.lead[0] > one.lead[1]
     leads = (kept.bits_per_spike, *one.lead), (kept.hidden, *one.hidden_lead)
     behind = any(lead < -max(error, TOLERATED * value) for value, lead, error in leads)
-    return not behind and any(lead > max(SURE * error, least) for _, lead, error in leads)
+    return not behind and any(lead > max(SURE * error, least) for _, lead, error in leads[present:])
 
 
 def _better(slow: Kept, fast: Kept) -> Kept:

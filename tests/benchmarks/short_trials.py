@@ -1,4 +1,4 @@
-"""Short trials: the condition read from the state at a trial's end, and spikes ahead, beside a causal PCA.
+"""Trials: the condition read from the state at a trial's end, and spikes ahead, beside a causal PCA.
 
     python tests/benchmarks/short_trials.py [--seeds 3] [--only NAME ...] [--data FOLDER] [--json FILE]
 
@@ -6,7 +6,9 @@ Simulated: 400 trials of 0.3 s, or 200 of 1 s, with one of eight conditions each
 origin towards the condition's direction, with a speed of the trial's own and noise; the log rates of 40 Poisson units
 are linear in it (mean 12 Hz). Images: 300 trials of 0.5 to 2 s, each of one of ten images, to which each of 60 units
 answers with a rate of its own (gamma, shape 0.5, mean 2 Hz), at first for 0.1 s and then with a share of it; the
-next image is unknown, so that little can be predicted. Real: pmd_reach7 where the folder has it.
+next image is unknown, so that little can be predicted. Gratings: 200 trials of 2 s, each of one of eight directions, to
+which 60 units are tuned, stronger in the first 0.15 s; a gain that all share varies within a second. Real: pmd_reach7
+where the folder has it.
 
 A filter is trained with no option on all trials, as the condition is not shown to it. Each cell is the share of trials
 whose condition a linear discriminant reads (10 folds) from the mean of the last quarter of a trial's states. The causal
@@ -34,8 +36,8 @@ from tests.benchmarks.report import present
 UNITS, CONDITIONS, STEP = 40, 8, 0.01  # s
 BINS = (0.1, 0.05, 0.02, 0.01)  # s
 SIMULATED = {"400 trials of 0.3 s": (400, 0.3), "200 trials of 1 s": (200, 1.0)}
-IMAGES, REAL = "300 images of 0.5 to 2 s", "pmd_reach7"
-NAMES = [*SIMULATED, IMAGES, REAL]
+IMAGES, GRATINGS, REAL = "300 images of 0.5 to 2 s", "200 gratings of 2 s", "pmd_reach7"
+NAMES = [*SIMULATED, IMAGES, GRATINGS, REAL]
 
 
 def simulate(n: int, length: float) -> ldmfilter.Session:
@@ -63,6 +65,24 @@ def images(n: int = 300, units: int = 60, different: int = 10) -> ldmfilter.Sess
     rates = rest + answer[condition][:, None] * course * np.exp(0.15 * rng.normal(size=(n, 1, 1)))
     rates[np.arange(steps.max()) >= steps[:, None]] = 0
     return session_of(rng, rates, start, steps * STEP, condition)
+
+
+def gratings(n: int = 200, units: int = 60, directions: int = 8, length: float = 2.0) -> ldmfilter.Session:
+    """A session of gratings that drift in one direction each."""
+    rng = np.random.default_rng(3)
+    steps, start = round(length / STEP), np.arange(n) * (length + 1)
+    condition = rng.integers(0, directions, n)
+    apart = condition[:, None] * 2 * np.pi / directions - rng.uniform(0, 2 * np.pi, units)
+    tuned = np.exp(rng.uniform(1, 4, units) * (np.cos(apart) - 1))
+    most, rest, lasting = rng.gamma(0.7, 8, units), rng.uniform(0.5, 6, units), rng.uniform(0.2, 0.7, units)
+    since = ((np.arange(steps) + 0.5) * STEP)[:, None] - rng.uniform(0.04, 0.1, units)
+    course = np.where(since > 0, lasting + (1 - lasting) * np.exp(-since / 0.15), 0)
+    stay = np.exp(-STEP)
+    gain = [rng.normal(size=n)]
+    while len(gain) < steps:
+        gain.append(stay * gain[-1] + np.sqrt(1 - stay**2) * rng.normal(size=n))
+    shared = np.exp(0.3 * np.stack(gain, 1)[..., None] * rng.uniform(0.3, 1, units))
+    return session_of(rng, (rest + (most * tuned)[:, None] * course) * shared, start, np.full(n, length), condition)
 
 
 def session_of(
@@ -123,13 +143,13 @@ def main() -> None:
         if name == REAL and not path.exists():
             print(f"{path}: no such file; its rows are left out", file=sys.stderr)
             continue
-        make = {REAL: lambda: ldmfilter.read_session(path), IMAGES: images}
+        make = {REAL: lambda: ldmfilter.read_session(path), IMAGES: images, GRATINGS: gratings}
         session = make[name]() if name in make else simulate(*SIMULATED[name])
         for bin_size in BINS:
             for row in rows_of(name, session, bin_size, given.seeds):
                 rows.append(row)
                 print(*row, file=sys.stderr)
-    present("Conditions read in short trials", ["session", "bin, s", "from", "share read"], rows, given.json)
+    present("Conditions read in trials", ["session", "bin, s", "from", "share read"], rows, given.json)
 
 
 if __name__ == "__main__":

@@ -392,10 +392,11 @@ def test_what_inspect_tells():
     assert epochs[1:3] == parts  # the longest first
     again = summarise(Session.from_spikes(trains(), intervals={"epochs": trials | {"side": ["left", "right"]}}))
     assert again["next"] == epochs  # once for the same rows
-    assert summary["next"][-1] == "ldmfilter decode --align trials.go --window 0:7.5 --out trials.zarr"
-    backwards = trials | {"stop_time": [5.0, 9.0]}
-    (line,) = summarise(Session.from_spikes(trains(), intervals={"trials": backwards}))["odd"]
-    assert line == "memory: trials: 1 of 2 rows stop before they start; no time is taken from them"
+    assert summary["next"][-1] == "ldmfilter decode --align trials.go --window 0:4 --out trials.zarr"
+    for stop in (9.0, np.nan):
+        wrong = trials | {"stop_time": [5.0, stop]}
+        (line,) = summarise(Session.from_spikes(trains(), intervals={"trials": wrong}))["odd"]
+        assert line.startswith("memory: trials: 1 of 2 rows stop before they start, or have no start or stop; no time")
     whole = {"start_time": [0.0, 30.0], "stop_time": [30.0, 60.0], "kind": ["wake", "wake"]}
     assert len(summarise(Session.from_spikes(trains(), intervals={"epochs": whole}))["next"]) == 2  # no part
     brief = {"start_time": [1.0], "stop_time": [2.0]}

@@ -8,7 +8,7 @@ import pytest
 from ldmfilter.data import read_session
 from ldmfilter.data.binning import bin_spikes, choose_spans, choose_units
 from ldmfilter.data.clocks import check_spikes
-from ldmfilter.data.selection import choose_trials
+from ldmfilter.data.selection import choose_trials, observed_table
 from ldmfilter.data.session import Observed, Session
 from ldmfilter.data.tables import bounds_of, intersect, union
 from ldmfilter.errors import InputError
@@ -332,3 +332,17 @@ def test_events_of_the_first_rows_alone_are_times_on_the_clock():
     assert choose_trials(Session.from_spikes([[0.5]], intervals={"ever": ever}), "ever.last")[1] == "last"
     with pytest.raises(InputError, match=r"flashes: latency holds .*: 20 of 20 lie far .* half of them at 1 to 1 s;"):
         choose_trials(session, "flashes.latency")
+
+
+def test_spikes_that_were_cut_to_trials_are_seen_there_alone():
+    """Where the session does not tell when it was observed; a stray spike among thousands changes nothing."""
+    start = np.arange(50) * 4.0
+    rng = np.random.default_rng(0)
+    cut = [np.sort(rng.choice(start, 100) + rng.uniform(0, 1, 100)) for _ in range(5)]
+    trials = {"trials": {"start_time": start, "stop_time": start + 1}}
+    assert {span.label for span in choose_spans(Session.from_spikes(cut, intervals=trials))} == {"trials"}
+    for some in (50, 1):
+        between = np.sort(np.append(cut[0], start[:some] + 2.5))
+        assert observed_table(Session.from_spikes([between, *cut[1:]], intervals=trials)) is None
+    few = [one[:5] for one in cut]
+    assert observed_table(Session.from_spikes(few, intervals=trials)) is None

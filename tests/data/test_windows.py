@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ldmfilter.data.windows import outside, reserve, stretches, typical_stretch
+from ldmfilter.data.windows import outside, reserve, stretches, trial_seconds, typical_stretch
 from ldmfilter.errors import InputError
 
 
@@ -94,6 +94,7 @@ def test_outside_keeps_the_guard_on_both_sides():
 )
 def test_half_of_the_observed_time_lies_in_stretches_as_long_as_the_typical_one(lengths, unobserved, typical):
     assert typical_stretch(make(lengths, unobserved)) == typical
+    assert trial_seconds(make(lengths, unobserved)) == pytest.approx(typical / 10)
     assert typical_stretch(make(lengths, slice(0, 50))) == 0
 
 

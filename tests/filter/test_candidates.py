@@ -13,7 +13,7 @@ import xarray as xr
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.session import Session
-from ldmfilter.data.windows import half_of
+from ldmfilter.data.windows import half_of, reserve
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter import fit
 from ldmfilter.filter.candidates import CANDIDATES, Candidate, Trained, candidates, listed, read_trained, window_frames
@@ -250,12 +250,20 @@ def test_of_what_predicts_nothing_no_fewer_dimensions_are_tried(few, monkeypatch
     assert any("dimensions" in one.name for one in training.trained) is tried
 
 
-@pytest.mark.parametrize(("fewer", "kept"), [(0.109, "fast linear"), (0.111, "fast linear in 4 dimensions")])
-def test_in_trials_fewer_dimensions_have_to_lead_by_more(in_trials, monkeypatch, fewer, kept):
-    monkeypatch.setattr(Fit, "hidden_units", lambda *_: blocks_of(0.1, 0.001))
-    monkeypatch.setattr(
-        Fit, "spikes_ahead", lambda fit, _: blocks_of({8: 0.1, 4: fewer, 2: 0.1}[fit.config.latents], 0.001)
-    )
+@pytest.mark.parametrize(
+    ("ahead", "hidden", "kept"),
+    [
+        (0.1, 0.109, "fast linear"),
+        (0.1, 0.111, "fast linear in 4 dimensions"),
+        (0.15, 0.1, "fast linear"),  # in spikes ahead alone
+        (0.09, 0.15, "fast linear"),  # behind in them
+    ],
+)
+def test_in_trials_fewer_dimensions_have_to_lead_by_more(in_trials, monkeypatch, ahead, hidden, kept):
+    """By 0.01 bits per spike, in hidden units."""
+    for name, value in (("hidden_units", hidden), ("spikes_ahead", ahead)):
+        found = {8: 0.1, 4: value, 2: 0.1}
+        monkeypatch.setattr(Fit, name, lambda fit, _, found=found: blocks_of(found[fit.config.latents], 0.001))
     settings = OPEN | {"hidden": None, "dropout": None, "dynamics": "fast", "max_steps": 2}
     training = Training(FilterConfig(**settings), in_trials)
     list(training.run())
@@ -300,9 +308,8 @@ def key(one: Candidate) -> str | float:
     "hidden",
     [
         {"linear": 0.3, 0.5: 0.3},
-        {"linear": 0.3, 0.5: 0.4, 0.35: 0.35},
-        {"linear": 0.3, 0.5: 0.4, 0.35: 0.5, 0.2: 0.5},
-        {"linear": 0.3, 0.5: 0.4, 0.35: 0.5, 0.2: 0.6},
+        {"linear": 0.3, 0.5: 0.4, 0.2: 0.35},
+        {"linear": 0.3, 0.5: 0.4, 0.2: 0.5},
     ],
 )
 def test_hidden_layers_are_tried_while_they_lead_by_halves(in_trials, monkeypatch, tmp_path, hidden):
@@ -406,14 +413,14 @@ def test_an_encoder_fails_with_either_half(in_trials, monkeypatch, fails, kept, 
 
 @pytest.mark.parametrize(
     ("fast", "both", "kept"),
-    [(0.4, 0.3, "fast"), (0.23, 0.1, "slow"), (0.25, 0.3, "slow and fast"), (0.2, 0.1, "slow and fast")],
+    [(0.6, 0.3, "fast"), (0.43, 0.1, "slow"), (0.45, 0.5, "slow and fast"), (0.4, 0.1, "slow and fast")],
 )
 def test_encoders_are_tried_of_each_part_that_is_kept(monkeypatch, fast, both, kept):
     """Of trials most of which are short; there fast states have to lead clearly, and what predicts little stays."""
     trials = [(3.0 * i, 3.0 * i + (1.7 if i % 5 == 0 else 0.5)) for i in range(100)]
     spikes = np.sort(np.random.default_rng(0).uniform(0, 300, (24, 3000)))
     counts = bin_spikes(Session.from_spikes(list(spikes)), 0.1, trials)
-    ahead = {"slow": 0.2 if fast == 0.2 else 0.21, "fast": fast}
+    ahead = {"slow": min(fast, 0.41), "fast": fast}
     monkeypatch.setattr(Fit, "hidden_units", lambda *_: blocks_of(0.1, 0.01))
 
     def predicted(fit: Fit, each: object) -> SpikesAhead:
@@ -435,7 +442,7 @@ def test_encoders_are_tried_of_each_part_that_is_kept(monkeypatch, fast, both, k
 @pytest.mark.parametrize(("hidden", "kept"), [(0.294, "fast linear"), (0.304, "fast linear"), (0.306, "fast with")])
 def test_in_trials_hidden_layers_have_to_lead_by_more(in_trials, monkeypatch, hidden, kept):
     """By 0.005 bits per spike."""
-    value = {"linear": 0.3, 0.5: hidden, 0.35: 0.1}
+    value = {"linear": 0.3, 0.5: hidden, 0.2: 0.1}
     monkeypatch.setattr(Fit, "hidden_units", lambda fit, _: blocks_of(value[key(fit.candidate)], 0.001))
     monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0.1, 0.01))
     training = Training(FilterConfig(**FAST | {"hidden": None}), in_trials)
@@ -450,7 +457,7 @@ def test_in_trials_each_part_has_its_own_dimensions_and_encoder(in_trials, monke
 
     def hidden_units(fit: Fit, _: object) -> SpikesAhead:
         dynamics = fit.candidate.name.split()[0]
-        led = {"linear": 0, 0.5: 0.02, 0.35: 0.01}[key(fit.candidate)] * (1 if dynamics == "slow" else -1)
+        led = {"linear": 0, 0.5: 0.02, 0.2: 0.01}[key(fit.candidate)] * (1 if dynamics == "slow" else -1)
         return blocks_of(value[dynamics, fit.config.latents] + led, 0.001)
 
     monkeypatch.setattr(Fit, "hidden_units", hidden_units)
@@ -459,7 +466,7 @@ def test_in_trials_each_part_has_its_own_dimensions_and_encoder(in_trials, monke
     training = Training(FilterConfig(**settings), in_trials)
     records = list(training.run())
     four = "slow in 4 dimensions with dropout "
-    halved = [(name, True) for name in ("slow linear in 4 dimensions", f"{four}0.5", f"{four}0.35")]
+    halved = [(name, True) for name in ("slow linear in 4 dimensions", f"{four}0.5", f"{four}0.2")]
     assert names_of(training) == [
         ("slow linear", False), ("fast linear", False), ("slow and fast", False),
         ("slow linear in 4 dimensions", False), ("slow linear in 2 dimensions", False), *halved,
@@ -520,14 +527,14 @@ def test_what_is_fixed_is_not_tried(few, in_trials):
         assert training.tries_encoders is bool(training._fits[0][0].encodings)
         return [(key(one), [dropout for _, dropout in one.encodings]) for one, *_ in training._fits]
 
-    assert tried() == [("linear", [0.5, 0.5, 0.35, 0.2])]
+    assert tried() == [("linear", [0.5, 0.5, 0.2])]
     assert tried(dropout=0.1) == [("linear", [0.1, 0.1])]
-    assert tried(hidden=(16,)) == [(0.5, [0.5, 0.35, 0.2])]
+    assert tried(hidden=(16,)) == [(0.5, [0.5, 0.2])]
     assert tried(hidden=(16,), dropout=0.1) == [(0.1, [])]
     assert tried(hidden=()) == [(0.5, [])]
     assert tried(hidden=[]) == [(0.5, [])]
     assert tried(frame=0.1) == tried()
-    assert tried(latent_dim=17) == [(0.5, [0.5, 0.35, 0.2])]  # of 16 units a linear encoder gives 16
+    assert tried(latent_dim=17) == [(0.5, [0.5, 0.2])]  # of 16 units a linear encoder gives 16
     shared = Training(FilterConfig(**FAST | {"hidden": None}), [in_trials, in_trials[:, :8]])
     assert [key(one) for one, *_ in shared._fits] == [0.5]
     assert not Training(FilterConfig(**FAST), few).tries_encoders
@@ -728,6 +735,13 @@ def test_in_trials_each_part_has_as_many_dimensions_as_one_alone(units, sizes):
     assert not Training(FilterConfig(latent_dim=2), counts)._both
 
 
+def test_reserved_time_makes_no_trials(few):
+    """Of a long recording pieces are left between the blocks, of trials fewer trials."""
+    long = few.isel(time=np.arange(4000) % 700).assign_coords(time=np.arange(4000) / 10)
+    assert not Training(FilterConfig(), reserve(long))._in_trials
+    assert Training(FilterConfig(), long[:150])._in_trials
+
+
 def test_parts_share_twelve_dimensions_or_more(few):
     assert Training(FilterConfig(latent_dim=12), few)._both
     assert not Training(FilterConfig(latent_dim=11), few)._both
@@ -813,16 +827,16 @@ def test_the_choice_travels_with_the_model(few, tmp_path):
 
 
 def test_settings_of_candidates():
-    assert candidates(FilterConfig()) == list(CANDIDATES) == candidates(FilterConfig(), stretch=8.0)
+    assert candidates(FilterConfig()) == list(CANDIDATES) == candidates(FilterConfig(), stretch=20.0)
     assert [(one.frame, one.refit) for one in candidates(FilterConfig(), stretch=1.6)] == [(0.1, False), (0.1, True)]
     assert not any(one.refit for one in candidates(FilterConfig(), stretch=1.5))
     assert not any(one.refit for one in candidates(FilterConfig(frame=0.5), stretch=7.9))
     few, plenty = (candidates(FilterConfig(), 3.0, 10, seconds) for seconds in (999.0, 1000.0))
-    assert [[key(one), *(d for _, d in one.encodings)] for one in few] == [["linear", 0.5, 0.5, 0.35, 0.2]] * 2
+    assert [[key(one), *(d for _, d in one.encodings)] for one in few] == [["linear", 0.5, 0.5, 0.2]] * 2
     assert [[key(one), *(d for _, d in one.encodings)] for one in plenty] == [
         ["linear", 0.1, 0.1], ["linear", 0.2, 0.2],
     ]  # fmt: skip
-    assert all(one.in_trials for one in candidates(FilterConfig(), stretch=7.9))
+    assert all(one.in_trials for one in candidates(FilterConfig(), stretch=19.9))
     assert [one.frame for one in candidates(FilterConfig(), stretch=0.35)] == pytest.approx([0.05, 0.05])
     assert [one.frame for one in candidates(FilterConfig(frame=0.2), stretch=0.35)] == [0.2, 0.2]
     assert [one.frame for one in candidates(FilterConfig(frame=0.2))] == [0.2, 0.2]
