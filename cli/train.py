@@ -164,7 +164,7 @@ def _say_start(run: "Run", training: "Training") -> None:
     each = run.config.filter.max_steps
     of = f" ({training.steps // each} trainings of {each})" if training.steps > each else ""
     later = ["perhaps fewer dimensions"] * training.tries_fewer
-    later += ["perhaps 4 or more that choose the encoder"] * training.tries_encoders
+    later += ["perhaps more that choose the encoder"] * training.tries_encoders
     of += f", then {', '.join(later)}" if later and not training.ended else ""
     bins = sum(int(one["observed"].sum()) for one in counts)
     several = f" in {len(counts)} sessions" if len(counts) > 1 else ""

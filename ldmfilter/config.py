@@ -106,6 +106,7 @@ HIDDEN = (128, 128)  # widths of an encoder's hidden layers
 LATENT_DIM = 16  # where there are twice as many units or more
 SHARED_LATENT_DIM = 32  # of slow and fast states together, where there are 48 units or more, and two thirds of fewer
 LEAST_SHARED = 12  # of slow and fast states together: of fewer, one kind has them all
+LEAST_IN_TRIALS = 4  # the same in trials, where the settings leave their number open
 
 
 @dataclass
@@ -114,7 +115,7 @@ class FilterConfig:
 
     latent_dim: int | None = option(
         None, "Dimensions of the pseudo-observation z, of slow and fast together; without it by the units, at most 32; "
-        "fewer of one kind alone where these predict spikes better.",
+        "fewer of one kind alone, in trials of each, where these predict spikes better.",
         MODEL, least=1, most=1024,
     )  # fmt: skip
     state_dim: int | None = option(
@@ -194,12 +195,17 @@ class FilterConfig:
         """Dimensions of the hidden state, of settings with numbers for all sizes."""
         return self.state_dim or self.latents
 
+    def least_shared(self, in_trials: bool) -> int:
+        """Fewest dimensions that slow and fast states share; of fewer, one kind has them all."""
+        return LEAST_IN_TRIALS if in_trials and self.latent_dim is None and self.state_dim is None else LEAST_SHARED
+
     def sized(self, units: int, shared: bool = False, in_trials: bool = False) -> "FilterConfig":
         """A copy in which `latent_dim` and `state_dim` are numbers, for a session of so many units, and for slow and
-        fast states together where they are to share the dimensions: in trials each have as many as one kind alone."""
-        alone = min(LATENT_DIM, units // 2)
-        together = 2 * alone if in_trials else min(SHARED_LATENT_DIM, 2 * units // 3)
-        most = together if shared and (in_trials or together >= LEAST_SHARED) else alone
+        fast states together where they are to share the dimensions: in trials, where the settings leave them open, each
+        have as many as one kind alone."""
+        alone, least = min(LATENT_DIM, units // 2), self.least_shared(in_trials)
+        together = 2 * alone if least == LEAST_IN_TRIALS else min(SHARED_LATENT_DIM, 2 * units // 3)
+        most = together if shared and together >= least else alone
         latent = self.latent_dim or max(1, min(most, self.state_dim or most))
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(FilterConfig)}
         return FilterConfig(**(values | {"latent_dim": latent, "state_dim": self.state_dim or latent}))

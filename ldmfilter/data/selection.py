@@ -104,7 +104,12 @@ def observed_table(session: Session) -> str | None:
     many between them, as where spikes were cut to trials.
     """
     if session.observed is None:
-        return next((name for name, table in session.intervals.items() if _holds_all(session, table)), None)
+        seconds = {
+            name: np.diff(time_in(table)).sum()
+            for name, table in session.intervals.items()
+            if _holds_all(session, table)
+        }
+        return min(seconds, key=lambda name: seconds[name], default=None)
     pieces = session.observed.of_all if session.n_units else None
     if pieces is None or len(pieces) < 2:
         return None
@@ -117,7 +122,7 @@ def observed_table(session: Session) -> str | None:
 
 def _holds_all(session: Session, table: xr.Dataset) -> bool:
     """True where an interval table holds all spikes, though `_MANY` or more are expected outside its rows."""
-    rows = time_in(table)
+    rows = union(time_in(table) + np.array([-_SAME, _SAME]))
     within = (rows.clip(session.start, session.stop) @ [-1, 1]).sum()
     expected = session.n_spikes * (1 - within / session.duration) if session.duration else 0.0
     return bool(expected >= _MANY and not (~inside(rows, session.spike_times)).sum() > _STRAY * expected)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldmfilter.config import FilterConfig
+from ldmfilter.config import LEAST_SHARED, FilterConfig
 from ldmfilter.data.frames import frame_bins
 from ldmfilter.data.tables import Floats
 
@@ -22,8 +22,8 @@ NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as nois
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
 TRIAL = 20.0  # s; a recording whose stretches are shorter is one in trials
 FEW_FRAMES = 16  # in a stretch; of fewer, refitted dynamics would learn the time in it
-PLENTY = 1000  # frames of a unit, in trials
-DROPOUTS = (0.5, 0.2)  # of few frames, of encoders with hidden layers; the first of linear ones
+PLENTY = 100.0  # s of each unit, in trials
+DROPOUTS = (0.5, 0.2)  # of less, of encoders with hidden layers; the first of linear ones
 LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number open
 WITHOUT = " without half "  # of the trials, in the name of a training
 BOTH = "slow and fast"  # the name of a filter of both
@@ -141,8 +141,11 @@ def candidates(
     if config.dropout is not None:
         own = tuple(replace(one, encoding=Encoding(linear=False, dropout=config.dropout)) for one in own)
     if stretch < TRIAL:
-        is_open = config.hidden is None and (config.latent_dim or 1) <= units  # it could be linear
-        plenty = units and seconds >= PLENTY * units * CANDIDATES[-1].frame
+        most = config.latent_dim or 1
+        if config.dynamics == "auto" and most >= LEAST_SHARED:
+            most = math.ceil(most / len(own))
+        is_open = config.hidden is None and most <= units  # it could be linear
+        plenty = units and seconds >= PLENTY * units
         few = config.dropout is None and not plenty
         own = tuple(_in_trials(one, config, stretch, is_open, few) for one in own)
     if config.frame is not None:
@@ -153,7 +156,7 @@ def candidates(
 
 def _in_trials(one: Candidate, config: FilterConfig, stretch: float, is_open: bool, few: bool) -> Candidate:
     """Encoders begin as principal components, and are linear where others do not predict better; frames are short. Of
-    few frames much is dropped."""
+    `few` seconds much is dropped."""
     dropouts = DROPOUTS if few else (one.encoding.dropout,)
     encodings = [Encoding(linear=False, dropout=dropout) for dropout in dropouts]
     if is_open:

@@ -716,9 +716,10 @@ class LDMFilter(FilterConfig):
         networks = nn.ModuleDict({one.kept_.dynamics: one.network_ for one in parts})
         self.network_ = networks  # type: ignore[assignment]  # what computes asks the parts
         sizes = [one.sized_ for one in parts]
-        self._set_sizes(sum(one.latents for one in sizes), sum(one.states for one in sizes), sizes[0].widths)
+        hidden = sizes[0].widths if len({one.widths for one in sizes}) == 1 else None
+        self._set_sizes(sum(one.latents for one in sizes), sum(one.states for one in sizes), hidden)
 
-    def _set_sizes(self, latents: int, states: int, hidden: tuple[int, ...]) -> None:
+    def _set_sizes(self, latents: int, states: int, hidden: tuple[int, ...] | None) -> None:
         sizes = {"latent_dim": latents, "state_dim": states, "hidden": hidden}
         self.sized_ = FilterConfig(**self.get_params() | sizes)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from ldmfilter.config import LEAST_SHARED, FilterConfig
+from ldmfilter.config import FilterConfig
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.windows import HALVES, half_of, split_windows, trial_seconds, typical_stretch
 from ldmfilter.errors import InputError, TrainingError
@@ -20,7 +20,6 @@ from ldmfilter.filter.batches import Judged, Recording, check_sessions
 from ldmfilter.filter.candidates import (
     BOTH,
     CANDIDATES,
-    LEAST_DIMENSIONS,
     WINDOWS,
     WITHOUT,
     Candidate,
@@ -172,9 +171,8 @@ class Training:
         two = len(self._fits) == len(CANDIDATES)
         self._in_trials = open_ones[0].in_trials
         self.config = config.sized(units, two, self._in_trials)
+        self._both = len(onto) > 1 or (two and self.config.latents >= config.least_shared(self._in_trials))
         are_open = config.latent_dim is None and config.state_dim is None
-        least = 2 * LEAST_DIMENSIONS if self._in_trials and are_open else LEAST_SHARED
-        self._both = len(onto) > 1 or (two and self.config.latents >= least)
         self._again, all_of_them = 0 if onto else config.restarts, self._config_of(0)
         self.tries_fewer = not onto and are_open and bool(fewer(all_of_them, all_of_them.latents))
         self._check_dimensions(units)
@@ -220,8 +218,8 @@ class Training:
             if self._onto:
                 way = "train the first session with hidden layers, as 128,128"
             raise InputError(
-                f"{latents} latent dimensions{' of each part' * self._both} are more than an encoder of {units} units "
-                f"{layers} can fill; {way}"
+                f"{latents} latent dimensions{' of each part' * (self._both and not self._onto)} are more than an "
+                f"encoder of {units} units {layers} can fill; {way}"
             )
 
     def _windows(self, open_ones: Sequence[Candidate]) -> dict[Candidate, tuple[int, int]]:
@@ -474,12 +472,14 @@ class Training:
         parts = [one.trained for one in self._kept.values()]
         lead = found.lead(_better(*self._kept.values()).ahead)
         frame, step = max(one.frame for one in parts), max(one.kept_step for one in parts)
+        self.trained = [one for one in self.trained if one.name != BOTH]
         self.trained.append(Trained(BOTH, frame, all(one.refit for one in parts), found.value, lead, kept_step=step))
 
     def _choose_part(self) -> None:
         """Keep the better part alone where it leads both."""
         best = _better(*self._kept.values())
-        sure = best.ahead.value > TELLING if self._in_trials else best.predicts
+        little = self._in_trials and not is_signal(self.counts[0]) and best.ahead.value <= TELLING
+        sure = best.predicts and not little
         if self.trained[-1].lead[0] < 0 and sure and not self._onto:
             self._kept = {name: one for name, one in self._kept.items() if one is best}
 
@@ -491,6 +491,7 @@ class Training:
             "past": [dataclasses.asdict(one) for one in self._past],
             "tries_fewer": self.tries_fewer,
             "tries_encoders": self.tries_encoders,
+            "in_trials": self._in_trials,
             "done": self._done,
             "can_choose": self._can_choose,
             "halves": [[_written(one[:2]), *one[2:]] for one in self._halves],
@@ -512,6 +513,8 @@ class Training:
         Raises:
             KeyError, TypeError, ValueError, RuntimeError: the state is of another network, or none.
         """
+        if self._in_trials and not values.get("in_trials"):
+            raise InputError("was made by an older ldmfilter, whose trainings in trials were others; train anew")
         trained = values.get("trained", [])  # version 0.1.0 had no candidates, others no hidden units
         self.trained = list(map(read_trained, trained))
         self.tries_fewer &= bool(values.get("tries_fewer", not trained))
@@ -533,9 +536,6 @@ class Training:
                 [Match(np.asarray(one[0]), float(one[1]), float(one[2])) for one in raw["matches"]],
                 int(raw.get("number", list(values["kept"]).index(part))),
             )
-        older = self._in_trials and any("number" not in one for one in values.get("kept", {}).values())
-        if older or values.get("tries_dropouts"):
-            raise InputError("was made by an older ldmfilter, whose trainings in trials were others; train anew")
         if not 0 <= self._done <= len(self._plan):
             raise ValueError(f"it has {self._done} candidates")
         self._now = self._fit(min(self._done, len(self._plan) - 1))  # a restart is of the candidate that is kept

@@ -341,6 +341,10 @@ def test_spikes_that_were_cut_to_trials_are_seen_there_alone():
     cut = [np.sort(rng.choice(start, 100) + rng.uniform(0, 1, 100)) for _ in range(5)]
     trials = {"trials": {"start_time": start, "stop_time": start + 1}}
     assert {span.label for span in choose_spans(Session.from_spikes(cut, intervals=trials))} == {"trials"}
+    blocks = {"start_time": start[::10], "stop_time": start[9::10] + 1}
+    assert observed_table(Session.from_spikes(cut, intervals={"blocks": blocks} | trials)) == "trials"
+    ends = [np.sort(np.append(one, start[:20] + 1)) for one in cut]
+    assert observed_table(Session.from_spikes(ends, intervals=trials)) == "trials"
     for some in (50, 1):
         between = np.sort(np.append(cut[0], start[:some] + 2.5))
         assert observed_table(Session.from_spikes([between, *cut[1:]], intervals=trials)) is None
