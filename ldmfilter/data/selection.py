@@ -125,7 +125,7 @@ def _holds_all(session: Session, table: xr.Dataset) -> bool:
     rows = union(time_in(table) + np.array([-_SAME, _SAME]))
     within = (rows.clip(session.start, session.stop) @ [-1, 1]).sum()
     expected = session.n_spikes * (1 - within / session.duration) if session.duration else 0.0
-    return bool(expected >= _MANY and not (~inside(rows, session.spike_times)).sum() > _STRAY * expected)
+    return bool(expected >= _MANY and (~inside(rows, session.spike_times)).sum() <= _STRAY * expected)
 
 
 def _interval_spans(session: Session, interval: str) -> list[Span]:

@@ -22,8 +22,8 @@ NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as nois
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
 TRIAL = 20.0  # s; a recording whose stretches are shorter is one in trials
 FEW_FRAMES = 16  # in a stretch; of fewer, refitted dynamics would learn the time in it
-PLENTY = 100.0  # s of each unit, in trials
-DROPOUTS = (0.5, 0.2)  # of less, of encoders with hidden layers; the first of linear ones
+PLENTY = 100.0  # s a unit: of a session in trials that is as long, no more is dropped than of long recordings
+DROPOUTS = (0.5, 0.2)  # of shorter ones, of encoders with hidden layers; the first of linear ones
 LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number open
 WITHOUT = " without half "  # of the trials, in the name of a training
 BOTH = "slow and fast"  # the name of a filter of both
@@ -155,8 +155,8 @@ def candidates(
 
 
 def _in_trials(one: Candidate, config: FilterConfig, stretch: float, is_open: bool, few: bool) -> Candidate:
-    """Encoders begin as principal components, and are linear where others do not predict better; frames are short. Of
-    `few` seconds much is dropped."""
+    """Encoders begin as principal components, and are linear where others do not predict better; frames are short.
+    Where there is `few` to learn from, more is dropped."""
     dropouts = DROPOUTS if few else (one.encoding.dropout,)
     encodings = [Encoding(linear=False, dropout=dropout) for dropout in dropouts]
     if is_open:

@@ -292,8 +292,8 @@ class Training:
         if not tried or self._done < len(plan):
             return last
         judged = self._judged_by_halves(begin)
-        least = itertools.chain([HIDDEN_LEAD * tried[0].linear], itertools.repeat(0.0))
-        leads = [_leads(*each) for each in zip(judged[1:], judged, least, strict=False)]
+        pairs = zip(judged[1:], judged, tried, strict=False)
+        leads = [_leads(one, kept, HIDDEN_LEAD if encoding.linear else 0.0) for one, kept, encoding in pairs]
         best = leads.index(False) if False in leads else len(leads)
         plan += [last._replace(encoding=one, half=half) for one in tried[: best + 2] for half in range(HALVES)]
         is_judged = best < len(judged) and not (judged[best].failure or math.isnan(judged[best].bits_per_spike))
