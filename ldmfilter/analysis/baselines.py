@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.signal import lfilter
 from sklearn.decomposition import PCA, FactorAnalysis
 
 from ldmfilter.analysis.judged import Bins, thinned
 from ldmfilter.analysis.statistics import covariance, log_likelihood, normalised
+from ldmfilter.data.frames import averages
 from ldmfilter.data.tables import Array
 from ldmfilter.errors import InputError
 from ldmfilter.filter.linalg import linear_recurrence
@@ -119,9 +119,7 @@ def smoothed_roots(bins: Bins, width: float = SMOOTHING) -> Array:
     of a signal those of its standardised channels. They begin at the mean in each gap-free stretch, and a unit that is
     not observed enters as its mean. A unit without a spike in `bins.fit` is 0: no readout could learn what its spikes
     elsewhere tell, and their traces there are as small as one likes."""
-    forget = math.exp(-bins.size / width)
-    parts = np.split(centred_roots(bins), np.flatnonzero(bins.starts)[1:])
-    return np.concatenate([lfilter([1 - forget], [1, -forget], part, axis=0) for part in parts])
+    return averages(centred_roots(bins), bins.starts, width / bins.size)
 
 
 def centred_roots(bins: Bins) -> Array:

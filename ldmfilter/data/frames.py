@@ -5,9 +5,12 @@ it overlaps with the one before. A recording is filtered as k such series, each 
 seen all spikes up to it, and bins may be of any length.
 """
 
+import math
+
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.signal import lfilter
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -86,6 +89,18 @@ def observed_frames(observed: NDArray[np.bool_], segment: NDArray[np.integer], k
         return observed
     values = np.where(observed, 0, np.nan).astype(np.float32)[:, None]
     return ~np.isnan(sum_frames(values, segment, k)[:, 0])
+
+
+def averages(values: NDArray[np.float64], starts: NDArray[np.bool_], width: float) -> NDArray[np.float64]:
+    """Exponential averages (time, column) of the values of the past, with a time constant of `width` bins; they begin
+    at 0 in each stretch, of which `starts` (time,) marks the first bin.
+
+    >>> averages(np.ones((2, 1)), np.array([True, True]), 1 / np.log(2)).ravel().tolist()
+    [0.5, 0.5]
+    """
+    keep = math.exp(-1 / width)
+    parts = np.split(values, np.flatnonzero(starts[1:]) + 1)
+    return np.concatenate([lfilter([1 - keep], [1, -keep], part, axis=0) for part in parts])
 
 
 def apart(counts: xr.DataArray, k: int) -> xr.DataArray:

@@ -75,7 +75,8 @@ class Candidate:
         refit: whether it is finished with refitted dynamics too, where the settings leave that open.
         encodings: that are tried, one after the other.
         in_trials: whether the recording is one in trials, of which there is less to learn.
-        components: whether the encoder's linear map begins with the principal components of the frames.
+        components: whether the encoder's linear map begins with principal components.
+        average: time constant of the averages of frames whose components these are, s; 0 for the frames themselves.
         restart: number of the first weights that it is trained from.
     """
 
@@ -88,6 +89,7 @@ class Candidate:
     encodings: tuple[Encoding, ...] = ()
     in_trials: bool = False
     components: bool = False
+    average: float = 0.0
     restart: int = 0
 
     def bins(self, bin_size: float) -> int:
@@ -121,7 +123,7 @@ class Candidate:
 #: is taken where prediction tells no difference.
 #: Refitted dynamics predict z and spikes better; of slow states they tell less of place.
 CANDIDATES: tuple[Candidate, ...] = (
-    Candidate("slow", 0.5, (5.0, 5.0), 1.0, Encoding(linear=False, dropout=0.1)),
+    Candidate("slow", 0.5, (5.0, 5.0), 1.0, Encoding(linear=False, dropout=0.1), average=1.0),
     Candidate("fast", 0.1, (0.3, 8.0), 10.0, Encoding(linear=False, dropout=0.2), refit=True),
 )
 

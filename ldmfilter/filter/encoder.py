@@ -109,15 +109,15 @@ class Encoder(nn.Module):
         self.mean_counts.copy_(torch.nan_to_num(counts.nanmean(0)))
 
     @torch.no_grad()
-    def begin_with_components(self, counts: Float[Tensor, "time unit"]) -> None:
-        """Let the linear map give the principal components of the roots of the counts, or of standardised channels,
-        each of unit variance. Rows for which there is no component stay random. After `set_input_scale`."""
+    def begin_with_components(self, standardised: Float[Tensor, "time unit"]) -> None:
+        """Let the linear map give the principal components of inputs, or of averages of them, each of unit variance, of
+        counts those of their roots. Rows for which there is no component stay random. After `set_input_scale`."""
         scale = torch.ones_like(self.input_scale) if self.signal else self.input_scale
-        x = (self.standardised(counts) * scale).double().cpu()
+        x = (standardised * scale).double()
         variance, axes = torch.linalg.eigh((x - x.mean(0)).T @ (x - x.mean(0)) / len(x))
         there = variance > LEAST_VARIANCE * float(variance[-1])
         components = (axes[:, there] * variance[there].rsqrt()).T.flip(0)[: self.linear.out_features]
-        self.linear.weight[: len(components)] = (components * scale.cpu()).to(self.linear.weight)
+        self.linear.weight[: len(components)] = (components * scale).to(self.linear.weight)
 
     def spike_weights(self) -> Float[Tensor, " unit"]:
         """The evidence of a spike of each unit: in proportion to 1 over the deviation of its Poisson count, so that few

@@ -12,11 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ldmfilter.config import FilterConfig
+from ldmfilter.data.frames import averages
 from ldmfilter.data.tables import Floats
 from ldmfilter.errors import TrainingError
 from ldmfilter.filter.batches import Judged, Recording
 from ldmfilter.filter.candidates import Candidate
 from ldmfilter.filter.device import OwnRandomState
+from ldmfilter.filter.encoder import Encoder
 from ldmfilter.filter.evaluation import Record, evaluate, read_history
 from ldmfilter.filter.finish import FINISH_BINS, filtered_means, match_sessions, refit_dynamics, set_canonical
 from ldmfilter.filter.kalman import LinearGaussian, filter_windows
@@ -87,7 +89,7 @@ class Fit:
             encoder = self._network.encoder(i)
             encoder.set_input_scale(recording.scaling.cpu())
             if candidate.components and len(self._recordings) == 1 and onto is None:
-                encoder.begin_with_components(recording.scaling.cpu())
+                encoder.begin_with_components(self._first_inputs(encoder, recording))
         self._module, self._optimizer = self._fabric.setup(self._network, self._make_optimizer())
         self._best = self._copy_of_network()
 
@@ -189,6 +191,15 @@ class Fit:
             network.take(shared, strict=False)
             network.dynamics.requires_grad_(False)
         return network
+
+    def _first_inputs(self, encoder: Encoder, recording: Recording) -> Float[Tensor, "time unit"]:
+        """Standardised frames, or averages of them, of which the components are that the encoder begins with."""
+        if not self.candidate.average:
+            return encoder.standardised(recording.scaling.cpu())
+        frames = recording.stretches(FINISH_BINS)
+        inputs = encoder.standardised(frames.counts).double().numpy()
+        average = averages(inputs, frames.starts, self.candidate.average / self.frame)
+        return torch.from_numpy(average[~frames.held])
 
     def _network_of(self, state: Tensors) -> Network:
         return self._make_network().eval().take(state)

@@ -10,12 +10,11 @@ used alike in both directions) separate sessions do not determine the signs, and
 from __future__ import annotations
 
 import itertools
-import math
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
+from ldmfilter.data.frames import averages
 from ldmfilter.data.tables import Array, Floats
 
 SMOOTHING = 0.5  # s, time constant of the average that takes the noise out of z; turning z turns it alike
@@ -58,10 +57,7 @@ class Match(NamedTuple):
 
 def moments_of(z: Floats, run: Array, bin_size: float) -> Moments:
     """The moments of white z (time, latent); `run` (time,) has another number where something is missing between."""
-    decay = math.exp(-bin_size / SMOOTHING)
-    ends = np.flatnonzero(np.diff(run, append=run[-1] + 1)) + 1
-    from_zero = (np.concatenate([np.zeros((1, z.shape[1])), part]) for part in np.split(z, ends[:-1]))
-    x = np.concatenate([pd.DataFrame(part).ewm(alpha=1 - decay, adjust=False).mean()[1:] for part in from_zero])
+    x = averages(z, np.diff(run, prepend=run[:1] - 1) != 0, SMOOTHING / bin_size)
     x = x - x.mean(0)
     length = np.sqrt((x**2).mean(1))
     typical, n = np.sqrt((length**2).mean()), z.shape[1]

@@ -575,14 +575,25 @@ def test_units_that_were_silent_keep_first_weights_of_usual_size(in_trials):
     assert weights[:6, 6:].abs().max() < 1e-5  # no component has a share of them
 
 
-def test_in_short_trials_weights_begin_with_principal_components(in_trials):
-    training = Training(FilterConfig(**TINY | {"max_steps": 2, "restarts": 1}), in_trials)
-    encoder, x = training._now._network.encoder(), training._fits[0][3][0].scaling
-    roots = x.sqrt().double().numpy() - x.sqrt().double().numpy().mean(0)
-    _, deviations, axes = np.linalg.svd(roots, full_matrices=False)
-    found = encoder.linear(encoder.standardised(x)).detach().double().numpy()
-    expected = roots @ axes[:2].T / deviations[:2] * np.sqrt(len(roots))
-    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-4)
+@pytest.mark.parametrize("dynamics", ["slow", "fast"])
+def test_in_short_trials_weights_begin_with_principal_components(in_trials, dynamics):
+    """Of frames, or of their averages over a second, held-out ones left out."""
+    training = Training(FilterConfig(**TINY | {"max_steps": 2, "restarts": 1, "dynamics": dynamics}), in_trials)
+    fitted, (recording,) = training._now, training._fits[0][3]
+    encoder, x = fitted._network.encoder(), recording.scaling
+    roots = (encoder.standardised(x) * encoder.input_scale).double().numpy()
+    if dynamics == "slow":
+        of = recording.stretches(10**6)
+        inputs = (encoder.standardised(of.counts) * encoder.input_scale).double().numpy()
+        for i in range(len(inputs)):
+            before = 0 if of.starts[i] else inputs[i - 1]
+            inputs[i] = before + (1 - np.exp(-fitted.frame / 1.0)) * (inputs[i] - before)
+        roots = inputs[~of.held]
+    centred = roots - roots.mean(0)
+    _, deviations, axes = np.linalg.svd(centred, full_matrices=False)
+    to_roots = (encoder.linear.weight / encoder.input_scale).detach().double().numpy()
+    expected = centred @ axes[:2].T / deviations[:2] * np.sqrt(len(roots))
+    np.testing.assert_allclose(np.abs(centred @ to_roots.T), np.abs(expected), atol=1e-4)
     list(training.run())
     assert training._now.candidate.restart == 1
     assert not training._now.candidate.components
