@@ -11,7 +11,7 @@ import typer
 from ldmfilter_cli.console import Quiet, command
 from ldmfilter_cli.options import SESSION, AsJson, Format, with_options
 
-from ldmfilter.errors import InputWarning
+from ldmfilter.errors import InputWarning, warn
 from ldmfilter.text import open_console, print_lines, print_table, shown
 
 if TYPE_CHECKING:
@@ -36,11 +36,17 @@ def inspect(
     Show what a session holds: units, duration, intervals, behaviour and signals.
     """
     from ldmfilter.data import read_session
+    from ldmfilter.data.signal import SeveralSeriesError
     from ldmfilter.data.summary import summarise
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        read = read_session(session, format, bin_size, **options)
+        try:
+            read = read_session(session, format, bin_size, **options)
+        except SeveralSeriesError as error:
+            options["series"] = error.paths[0]
+            read = read_session(session, format, bin_size, **options)
+            warn(f"{session}: has no units and several series; {error.paths[0]} is shown, name one with --series")
     odd = [" ".join(str(one.message).split()) for one in caught if one.category is InputWarning]
     summary = summarise(read, odd, _given(format=format, **options))
     if as_json:

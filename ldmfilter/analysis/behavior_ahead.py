@@ -147,7 +147,7 @@ def read_at_lags(model: LDMFilter, counts: xr.DataArray, behavior: Sequence[Beha
     """
     found: Lags = {}
     behavior = [] if all(one.categories for one in behavior) else behavior
-    for lag, latents in _at_lags(model, counts) if behavior else ():
+    for lag, latents in at_lags(model, counts) if behavior else ():
         for bins in bins_of(latents, behavior, min_speed, GUARD):
             if bins.folds > 1 and not bins.variable.categories:
                 found.setdefault(bins.variable.name, []).append({"lag": lag, **_errors(bins)})
@@ -158,7 +158,7 @@ def widths_at_lags(model: LDMFilter, counts: xr.DataArray) -> Lags:
     """The mean `width` of the states' 95 % intervals over observed bins, of standard deviations, at each of `LAGS`, by
     the kind of states ("slow states", "fast states", or "states" alone); for sessions without behaviour."""
     found: Lags = {}
-    for lag, latents in _at_lags(model, counts):
+    for lag, latents in at_lags(model, counts):
         cov = latents["filtered_cov"].values[latents["observed"].values]
         width = 2 * float(ndtri(0.5 + 0.5 * LEVEL)) * np.sqrt(np.diagonal(cov, axis1=1, axis2=2)).mean(0)
         kinds = latents["dynamics"].values if "dynamics" in latents else np.full(width.size, "")
@@ -168,7 +168,7 @@ def widths_at_lags(model: LDMFilter, counts: xr.DataArray) -> Lags:
     return found
 
 
-def _at_lags(model: LDMFilter, counts: xr.DataArray) -> Iterator[tuple[float | None, xr.Dataset]]:
+def at_lags(model: LDMFilter, counts: xr.DataArray) -> Iterator[tuple[float | None, xr.Dataset]]:
     """Filtered states (0), those at each of `LAGS` (s) and smoothed ones (None), each as `filtered_mean` and
     `filtered_cov`."""
     frame = min(part.frame_bins_ for part in model.parts) * model.bin_size_

@@ -262,7 +262,10 @@ def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
 
 
 def _way_out(name: str) -> str:
-    return f"give ticks, as {name}=1000 where they are ms, or as many as there are in a second, 1 where they are s"
+    return (
+        f"give --ticks {name}=1000 where they are ms, or as many as there are in a second, 1 where they are s, in "
+        "Python ticks"
+    )
 
 
 def _check_spikes_unit(
@@ -275,7 +278,7 @@ def _check_spikes_unit(
     if (times == np.floor(times)).all():
         raise InputError(
             f"{where}: units: all {times.size:,} spike_times are whole numbers, as samples and ms are; give "
-            "ticks, as spikes=30000 for samples at 30 kHz, spikes=1000 for ms, spikes=1 for s"
+            "--ticks spikes=30000 for samples at 30 kHz, spikes=1000 for ms, spikes=1 for s, in Python ticks"
         )
     number = np.diff(index, prepend=0)
     rate = float(np.median(number[number > 0])) / width
@@ -294,7 +297,7 @@ def _check_spikes_unit(
     if rate < _LOWEST_RATE:
         warn(
             f"{where}: units: a median rate of {rate:.3g} Hz over {width:,.6g} s; if spike_times are not "
-            "s, give ticks, as spikes=1000 for ms"
+            "s, give --ticks spikes=1000 for ms, in Python ticks"
         )
 
 
@@ -353,7 +356,10 @@ def _apart(times: Floats, span: tuple[float, float], beside: str, unless: str) -
         values = shorten((f"{value:.12g}" for value in np.unique(times[far])), most=3)
         return f"{far.sum()} of {times.size} times lie far from {around}: {values} s; ignored"
     if times.size >= _FEW_SPIKES and _APART * np.ptp(times) < width:
-        return f"spans {np.ptp(times):.6g} s only, {beside} {width:,.6g} s; give ticks where it is in another unit"
+        return (
+            f"spans {np.ptp(times):.6g} s only, {beside} {width:,.6g} s; give --ticks where it is in another unit, in "
+            "Python ticks"
+        )
     return ""
 
 

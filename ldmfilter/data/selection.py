@@ -333,7 +333,9 @@ def find_column(session: Session, text: str, kinds: str = "biufU") -> tuple[str,
     table, column = _parted(session, text, ".")
     columns = [name for name, values in flat_columns(tables[table]).items() if values.dtype.kind in kinds]
     if column not in columns:
-        what = "column" if "U" in kinds else "column of times"
+        what = "column"
+        if "U" not in kinds:
+            what, columns = "column of times", [name for name in columns if not _off_clock(tables[table], name)]
         raise InputError(f"{where}: no {what} {column!r} in interval table {table!r}; it has {shorten(columns)}")
     return table, column
 
@@ -349,7 +351,11 @@ def choose_trials(session: Session, event: str, query: str | None = None) -> tup
     """
     name, column = find_column(session, event, kinds="iuf")
     table, where = session.intervals[name], f"{session.source.path}: {name}"
-    _check_on_clock(table, column, where)
+    if odd := _off_clock(table, column):
+        raise InputError(
+            f"{where}: {column} holds no times on the session's clock: {odd}; where they are counted from each row's "
+            f"start, write a column start_time + {column}, in s, and align to it"
+        )
     rows = table.sizes["interval"]
     if query is not None:
         lists = {str(key): column for key, column in table.items() if column.ndim == 2 and column.shape[1] == 1}
@@ -369,20 +375,17 @@ def choose_trials(session: Session, event: str, query: str | None = None) -> tup
     return table, column
 
 
-def _check_on_clock(table: xr.Dataset, column: str, where: str) -> None:
-    """Raise InputError for events (row,) that are far from most of their rows and close to one another where these are
-    not, as reaction times are: in all rows they would be the same moment of the session."""
+def _off_clock(table: xr.Dataset, column: str) -> str:
+    """What is odd of events (row,) that are far from most of their rows and close to one another where these are not,
+    as reaction times are: in all rows they would be the same moment of the session; of others nothing."""
     bounds, times = bounds_in(table), table[column].values.astype(np.float64)
     known = np.isfinite(bounds).all(1) & np.isfinite(times)
     (start, stop), times = bounds[known].T, times[known]
     length = stop - start
     away = (times < start - length) | (times > stop + length)
     if 2 * away.sum() <= times.size:
-        return
+        return ""
     (low, high), (first, last) = (np.quantile(one, [0.25, 0.75]) for one in (times, start))
-    if high - low < _CLOSE * (last - first):
-        raise InputError(
-            f"{where}: {column} holds no times on the session's clock: {away.sum()} of {times.size} lie far from their "
-            f"own rows, half of them at {low:g} to {high:g} s; where they are counted from each row's start, write "
-            f"a column start_time + {column}, in s, and align to it"
-        )
+    if high - low >= _CLOSE * (last - first):
+        return ""
+    return f"{away.sum()} of {times.size} lie far from their own rows, half of them at {low:g} to {high:g} s"

@@ -209,20 +209,30 @@ def _check_length(size: float, name: str, where: str, timed: bool, known: bool) 
     warn(f"{where}: frames of {size:g} s; {way}")
 
 
+class SeveralSeriesError(InputError):
+    """A file without units that has several series which may be the signal: `paths`."""
+
+    def __init__(self, line: str, paths: Sequence[str]):
+        super().__init__(line)
+        self.paths = list(paths)
+
+
 def choose_series(found: Mapping[str, str], wanted: str | None, where: str, likely: Sequence[str]) -> str:
     """The path of the series that is wanted: the only likely one, or one by its path or the unique last part of it.
 
     found: every series, with a few words on each
-    Raises InputError, which lists them, where there are none or several.
+    Raises InputError, which lists them, where there are none, and SeveralSeriesError.
     """
-    listed = shorten(f"{path} ({found[path]})" for path in ((wanted is None and likely) or found)) or "none"
+    open_to = (wanted is None and likely) or list(found)
+    listed = shorten(f"{path} ({found[path]})" for path in open_to) or "none"
     if wanted is None:
         if len(likely) == 1:
             return likely[0]
         if not found:
             raise InputError(f"{where}: has no units table with rows; sort the spikes and add units to the file")
-        raise InputError(
-            f"{where}: has no units table with rows; name one of its series (--series, in Python series): {listed}"
+        raise SeveralSeriesError(
+            f"{where}: has no units table with rows; name one of its series (--series, in Python series): {listed}",
+            open_to,
         )
     fits = [path for path in found if path == wanted] or [path for path in found if f"/{path}".endswith(f"/{wanted}")]
     if len(fits) != 1:

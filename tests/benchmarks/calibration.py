@@ -9,20 +9,24 @@ score (Winkler) are those of bins that neither the filter, nor the readout, nor 
 width, calibrated on the same blocks; "same coverage" one width that is tuned on the judged bins to cover as many; the
 rank correlation is that of the 95 % intervals' width with the absolute error, of place in two dimensions of both
 lengths, and of trace P_t, where it varies (--evidence). Else its first coordinate is judged, in bins in which the
-animal moves faster than the speed in the name. `--lags`: its error and one width of intervals by states that wait, by
-nearest neighbours (ldmfilter.analysis.behavior_ahead).
+animal moves faster than the speed in the name. `--lags`: the error of place by states that wait, of both coordinates,
+by nearest neighbours in other blocks.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 from scipy.stats import spearmanr
+from sklearn.neighbors import KNeighborsRegressor
 
 import ldmfilter
-from ldmfilter.analysis.behavior import choose_behavior
-from ldmfilter.analysis.behavior_ahead import read_at_lags
+from ldmfilter.analysis.behavior import Behavior, choose_behavior, cross
+from ldmfilter.analysis.behavior_ahead import NEIGHBOURS, at_lags
+from ldmfilter.analysis.blocks import GUARD, bins_of
 from ldmfilter.analysis.readout import LEVELS, Reading
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -38,7 +42,7 @@ READ = [
     "session", "median error", "R2", "shifted R2, 95th percentile", "Bayesian decoder, median error", "its R2",
     "rank of width and error", "rank of trace P_t and error",
 ]  # fmt: skip
-LAGS = ["session", "lag", "median error", "over that without", "width of 95 % intervals"]
+LAGS = ["session", "lag", "median error", "over that without"]
 #: Path, epoch, behaviour, and least speeds, in the behaviour's unit per s.
 SESSIONS = {
     "linear_track": ("linear_track.nwb", "epochs=run", "linear_position", (15.0,)),
@@ -58,6 +62,22 @@ def ranks(reading: Reading) -> tuple[float, float]:
     error, width = (np.linalg.norm(np.array(each), axis=0)[judged] for each in (errors, widths))
     trace = np.trace(of["filtered_cov"].to_numpy()[judged], axis1=1, axis2=2)
     return float(spearmanr(width, error).statistic), float(spearmanr(trace, error).statistic)
+
+
+def place_at_lags(
+    model: ldmfilter.LDMFilter, counts: xr.DataArray, behavior: Sequence[Behavior], min_speed: float
+) -> dict[float | None, float]:
+    """Median length of the error of place by filtered states (0), by those of each lag, s, and by smoothed ones."""
+    found = {}
+    for lag, latents in at_lags(model, counts):
+        each = bins_of(latents, behavior, min_speed, GUARD)
+        rows = np.flatnonzero(np.all([one.judged for one in each], axis=0))
+        states, truth, errors = each[0].states, np.stack([one.truth for one in each], 1), []
+        for train, test in cross(rows, each[0].fold[rows]):
+            neighbours = KNeighborsRegressor(NEIGHBOURS).fit(states[train], truth[train])
+            errors.append(np.linalg.norm(neighbours.predict(states[test]) - truth[test], axis=1))
+        found[lag] = float(np.median(np.concatenate(errors)))
+    return found
 
 
 def main() -> None:
@@ -82,7 +102,7 @@ def main() -> None:
         behavior = choose_behavior(session, [place])
         reports: dict[float, list] = {speed: [] for speed in speeds}
         found: dict[float, list[tuple[float, float]]] = {speed: [] for speed in speeds}
-        lags: dict[float, list[list[dict]]] = {speed: [] for speed in speeds}
+        lags: dict[float, list[dict[float | None, float]]] = {speed: [] for speed in speeds}
         for seed in range(given.seeds):
             model = ldmfilter.LDMFilter(seed=seed, evidence=given.evidence).fit(ldmfilter.reserve(counts, 0.4))
             latents = model.decode(counts)
@@ -91,7 +111,7 @@ def main() -> None:
                 reports[speed].append(reading.reports[0])
                 found[speed].append(ranks(reading))
                 if given.lags:
-                    lags[speed].append(read_at_lags(model, counts, behavior, speed)[reading.reports[0].name])
+                    lags[speed].append(place_at_lags(model, counts, behavior, speed))
                 at = reports[speed][-1].intervals[LEVELS.index(0.95)]
                 print(
                     f"{name}, above {speed:g}, seed {seed}: covers {at.coverage:.3f}, {at.score:.1f}", file=sys.stderr
@@ -110,13 +130,9 @@ def main() -> None:
                         sum(a.score < min(a.constant_score, a.same_coverage_score) for a in at),
                     ]
                 )  # fmt: skip
-            for at_lag in zip(*lags[speed], strict=True):
-                error, ratio, width = np.median(
-                    [(a["median_error"], a["median_error"] / b[0]["median_error"], a["width"])
-                     for a, b in zip(at_lag, lags[speed], strict=True)], 0,
-                )  # fmt: skip
-                lag = at_lag[0]["lag"]
-                waited.append([label, "all" if lag is None else f"{lag:g} s", error, ratio, width])
+            for lag in lags[speed][0] if given.lags else ():
+                error, ratio = np.median([(one[lag], one[lag] / one[0]) for one in lags[speed]], 0)
+                waited.append([label, "all" if lag is None else f"{lag:g} s", error, ratio])
             read.append(
                 [
                     label,

@@ -1,11 +1,13 @@
 """A signal in place of spikes, through the commands."""
 
 import json
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 import xarray as xr
 from ldmfilter_cli.main import app
+from pynwb import NWBHDF5IO, NWBFile, TimeSeries
 from typer.testing import CliRunner
 
 from ldmfilter import bin_spikes, read_session
@@ -40,6 +42,24 @@ def test_inspect(folder):
     about = json.loads(here("inspect", "calcium.zarr", "--json", cwd=folder).out)
     assert about["signal"] == "dff"
     assert about["series"] == [{"path": "dff", "about": "the signal of this store"}]
+
+
+def test_of_several_series_inspect_shows_the_first_and_names_all(tmp_path):
+    nwb = NWBFile("many", "many", datetime(2026, 1, 1, tzinfo=UTC))
+    module = nwb.create_processing_module("ophys", "of cells")
+    for name in ("deconvolved", "dff"):
+        module.add(TimeSeries(name=name, data=np.random.default_rng(0).normal(size=(200, 3)), unit="a.u.", rate=10.0))
+    with NWBHDF5IO(tmp_path / "many.nwb", "w") as io:
+        io.write(nwb)
+    about = json.loads(here("inspect", "many.nwb", "--json", cwd=tmp_path).out)
+    first = "processing/ophys/deconvolved"
+    assert about["signal"] == first
+    assert about["odd"] == [f"many.nwb: has no units and several series; {first} is shown, name one with --series"]
+    assert [one["path"] for one in about["series"] + about["behavior"]] == [first, "processing/ophys/dff"]
+    assert f"many.nwb --series {first}" in about["next"][0]
+    refused = here("train", "many.nwb", cwd=tmp_path)
+    assert refused.code == 3
+    assert "name one of its series" in refused.err
 
 
 def test_series_that_is_not_there(folder):

@@ -260,7 +260,7 @@ def test_spikes_in_another_unit_are_refused(tmp_path):
     slow = [s * 1000 for s in trains(stop=300.0, rate=3)]  # more than a day, were these seconds
     line = refused(Session.from_spikes, slow, behavior={"x": x.assign_coords(time=x["time"] * 1000)})
     assert re.search(
-        r"a median rate of 0.00\d+ Hz over \d{3},\d+ s; are spike_times ms\? .* as spikes=1000 .* 1 where", line
+        r"a median rate of 0.00\d+ Hz over \d{3},\d+ s; are spike_times ms\? .* --ticks spikes=1000 .* 1 where", line
     )
     assert Session.from_spikes(slow, ticks=["spikes=1"]).stop > 86400
     assert Session.from_spikes(slow, ticks=["spikes=1000"]).stop < 301
@@ -281,7 +281,7 @@ def test_behaviour_and_tables_in_another_unit_are_left_out():
     session, lines = told(Session.from_spikes, trains(), behavior={"x": ms, "y": frames}, intervals={"trials": trials})
     assert not session.behavior
     assert not session.intervals
-    assert [f"ticks, as {name}=" in line for name, line in zip(("trials", "x", "y"), lines, strict=True)] == [True] * 3
+    assert [f"--ticks {name}=" in line for name, line in zip(("trials", "x", "y"), lines, strict=True)] == [True] * 3
     session, lines = told(
         Session.from_spikes, trains(), behavior={"x": ms, "y": frames}, intervals={"trials": trials},
         ticks=["x=1000", "y=50", "trials=1000"],
@@ -596,7 +596,7 @@ def test_shared_cases(case, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(sys, "argv", [str(case), str(tmp_path)])
         runpy.run_path(str(case))
     made = {Path(one["path"]).name: one for one in map(json.loads, capsys.readouterr().out.splitlines())}
-    refusals = {"trialised.nwb": "--sort-times", "ms.nwb": "ticks, as spikes=1000"}
+    refusals = {"trialised.nwb": "--sort-times", "ms.nwb": "--ticks spikes=1000"}
     for name, truth in made.items():
         if name in refusals:
             assert refusals[name] in refused(read_session, truth["path"])

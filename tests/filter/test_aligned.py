@@ -49,6 +49,8 @@ def test_events_that_are_no_times_on_the_clock_are_refused_or_told():
         session = trials(start_time=start, stop_time=start + 2, rt=rt)
         with pytest.raises(InputError, match=r"trials: rt holds no times on the session's clock: .* start_time \+ rt"):
             ldmfilter.align(states([(0.0, 300)]), session, "trials.rt", (0, 0.5), "id > 8")
+        with pytest.raises(InputError, match=r"no column of times 'go' in .* it has start_time, stop_time$"):
+            ldmfilter.align(states([(0.0, 300)]), session, "trials.go", (0, 0.5))
     session = trials(start_time=start, stop_time=start + 2, cue=3 * start)
     with pytest.warns(UserWarning, match=r"trials.cue: 9 of 10 events lie far from their own rows, at 0 to 81 s"):
         ldmfilter.align(states([(0.0, 300)]), session, "trials.cue", (0, 0.5))
