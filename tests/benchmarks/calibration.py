@@ -70,7 +70,7 @@ def place_at_lags(
     """Median length of the error of place by filtered states (0), by those of each lag, s, and by smoothed ones."""
     found = {}
     for lag, latents in at_lags(model, counts):
-        each = bins_of(latents, behavior, min_speed, GUARD)
+        each = list(bins_of(latents, behavior, min_speed, GUARD))
         rows = np.flatnonzero(np.all([one.judged for one in each], axis=0))
         states, truth, errors = each[0].states, np.stack([one.truth for one in each], 1), []
         for train, test in cross(rows, each[0].fold[rows]):
