@@ -144,4 +144,6 @@ def _section(
 
 
 def _g(value: float | None) -> str:
-    return "?" if value is None else f"{value:,.6g}"
+    if value is None:
+        return "?"
+    return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.1f}"  # seconds of a clock that began long ago

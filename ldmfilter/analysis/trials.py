@@ -63,20 +63,24 @@ def choose_condition(session: Session, event: str, query: str | None, condition:
     name, _ = find_column(session, event)
     where = f"{session.source.path}: {name}"
     columns = [key for key in flat_columns(table) if key not in TIMES]
+    usable = []
+    for column in columns:
+        classes = classes_of(table[column].values)
+        if classes is not None and classes.size > 1 and 2 * classes.size <= table.sizes["interval"]:
+            usable.append(column)
     if condition is not None:
         _, column = find_column(session, f"{name}.{condition.removeprefix(f'{name}.')}")
         values = as_labels(table[column].values)
         counts = sorted((int((values == one).sum()) for one in classes_of(values, few=False)), reverse=True)
         if len(counts) < 2 or counts[1] < 2:
+            others = [one for one in usable if one != column]
             raise InputError(
-                f"{where}: {column} does not have two values of two trials or more ({shorten(counts) or 'none'} trials "
-                f"a value); choose another of {shorten(columns)}"
+                f"{where}: {column} does not have two values of two trials or more; conditions are in "
+                f"{shorten(others) or 'no other column'}"
             )
         return column
-    for column in columns:
-        classes = classes_of(table[column].values)
-        if classes is not None and classes.size > 1 and 2 * classes.size <= table.sizes["interval"]:
-            return column
+    if usable:
+        return usable[0]
     have = shorten(columns) or "only times"
     raise InputError(
         f"{where}: no column holds conditions, values that recur in several trials, by which trials are shown; it has "

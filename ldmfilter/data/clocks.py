@@ -338,6 +338,11 @@ def _doubt(times: Floats, span: tuple[float, float], beside: str) -> str:
     return ""
 
 
+def far_from(span: tuple[float, float], times: Floats) -> Array:
+    """The times that lie far from spikes or frames in a span, which are told and ignored."""
+    return np.asarray(np.maximum(span[0] - times, times - span[1]) > _FAR * (span[1] - span[0]))
+
+
 def _apart(times: Floats, span: tuple[float, float], beside: str, unless: str) -> str:
     """A line on times that lie far from spikes or frames in a span, or "".
 
@@ -345,7 +350,7 @@ def _apart(times: Floats, span: tuple[float, float], beside: str, unless: str) -
     """
     width = span[1] - span[0]
     before, after = span[0] - times, times - span[1]
-    far = np.maximum(before, after) > _FAR * width
+    far = far_from(span, times)
     around = f"{beside}, {span[0]:g} to {span[1]:g} s"
     if (np.maximum(before, after) > width).all():
         return (

@@ -11,10 +11,11 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession
+from ldmfilter.data.clocks import far_from
 from ldmfilter.data.selection import observed_table
 from ldmfilter.data.session import MOST_COLUMNS, Session
 from ldmfilter.data.signal import SignalSession
-from ldmfilter.data.tables import Floats, bounds_in, inside, tagged, tags_in, time_in
+from ldmfilter.data.tables import ROUNDED, Floats, bounds_in, inside, tagged, tags_in, time_in
 
 _NO_UNIT = {"n/a", "na", "none", "unknown", "a.u.", "au", "unitless"}
 _TURNS = {"radians": 2 * math.pi, "degrees": 360.0}
@@ -38,7 +39,7 @@ def summarise(session: Session, odd: Sequence[str] = (), given: str = "") -> dic
     return {
         **session.source.attrs(),
         **{name: getattr(session, name) for name in ("start", "stop", "duration")},
-        "odd": [*odd, *_odd_rows(session), *_odd_angles(session)],
+        "odd": [*odd, *_odd_rows(session), *_overlaps(session), *_odd_angles(session)],
         "bin_size": session.bin_size if isinstance(session, BinnedSession) else None,
         "signal": session.name if isinstance(session, SignalSession) else None,
         "series": [
@@ -61,7 +62,7 @@ def summarise(session: Session, odd: Sequence[str] = (), given: str = "") -> dic
         "intervals": [
             {
                 "table": name,
-                "rows": table.sizes["interval"],
+                "rows": session.intervals[name].sizes["interval"],
                 **_span(*bounds_in(table).T),
                 "columns": [str(column) for column in table],
                 "tags": (tags := tags_in(table)),
@@ -69,7 +70,7 @@ def summarise(session: Session, odd: Sequence[str] = (), given: str = "") -> dic
                 "seconds": _seconds(table),
                 "seconds_by_tag": _by_tag(table, tags if len(tags) <= _MOST_TAGS else ()),
             }
-            for name, table in session.intervals.items()
+            for name, table in ((name, _near(session, table)) for name, table in session.intervals.items())
         ],
         "behavior": [
             {
@@ -141,6 +142,24 @@ def _odd_rows(session: Session) -> list[str]:
         for name, number in odd.items()
         if number
     ]
+
+
+def _overlaps(session: Session) -> list[str]:
+    """A line where trials overlap; other tables may hold one part within another."""
+    if "trials" not in session.intervals:
+        return []
+    rows = bounds_in(session.intervals["trials"])
+    rows = rows[np.diff(rows)[:, 0] > 0]
+    starts, stops = rows[rows[:, 0].argsort()].T
+    number = int((starts[1:] < np.maximum.accumulate(stops)[:-1] - ROUNDED).sum())
+    where = f"{session.source.path}: trials"
+    return [f"{where}: {number} of {len(rows)} rows begin before an earlier one stops; these are joined"] * (number > 0)
+
+
+def _near(session: Session, table: xr.Dataset) -> xr.Dataset:
+    """The rows of a table without those that start or stop far from the recording, which are told; all if all do."""
+    near = ~far_from((session.start, session.stop), bounds_in(table)).any(1)
+    return table.isel(interval=np.flatnonzero(near)) if near.any() else table
 
 
 def _odd_angles(session: Session) -> list[str]:

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Columns = Mapping[str, Any] | pd.DataFrame | xr.Dataset
 
-_ROUNDED = 1.001e-3  # s by which rows that follow one another may overlap, as times are written in ms
+ROUNDED = 1.001e-3  # s by which rows that follow one another may overlap, as times are written in ms
 
 
 def concatenate(parts: Sequence[Array]) -> tuple[Floats, Ints]:
@@ -172,7 +172,7 @@ def join_overlaps(spans: Sequence[Span], where: str) -> list[Span]:
         last = joined[-1] if joined else None
         if last is None or span.start >= last.stop:
             joined.append(span)
-        elif last.start < span.start > last.stop - _ROUNDED:
+        elif last.start < span.start > last.stop - ROUNDED:
             joined[-1] = last._replace(stop=span.start)
             joined.append(span)
         else:

@@ -72,10 +72,11 @@ def split_windows(
     train_starts = _starts(usable & ~held, segment, window)
     held_starts = _starts(usable & held, segment, window)
     if not train_starts.size or not held_starts.size or time.size < least * window:
+        shorter = " or a shorter window" if window > 3 else ""  # the least that a configuration takes
         longest = int(np.diff(_edges(time, segment)).max(initial=0))
         raise InputError(
             f"{where_of(counts)}: {time.size} observed bins, {longest} in a row at the longest, are too few to train "
-            f"on windows of {window} bins and hold some out; use a longer span, smaller bins or a shorter window"
+            f"on windows of {window} bins and hold some out; use a longer span, smaller bins{shorter}"
         )
     # Neighbouring held-out windows of a phase overlap by half: more would only count the same frames again.
     keep = np.zeros(held_starts.size, dtype=bool)

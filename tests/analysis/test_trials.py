@@ -130,7 +130,7 @@ def test_no_place_in_the_picture_is_empty(found, narrow):
     ("conditions", "asked", "window", "line"),
     [
         (["a", "b"] * 5, "number", None, "number does not have two values of two trials or more"),
-        (["a", *["b"] * 9], "side", None, "side does not have two values of two trials or more (9, 1 trials"),
+        (["a", *["b"] * 9], "side", None, "side does not have two values of two trials or more; conditions are in"),
         (["a", "b"] * 5, "hue", None, "no column 'hue' in interval table 'trials'"),
         (["a", "b"] * 5, None, (5, 6), "no trial reaches the window 5:6 s"),
         ([f"c{i}" for i in range(8)], None, None, "no column holds conditions, values that recur in several trials"),

@@ -397,6 +397,14 @@ def test_what_inspect_tells():
         wrong = trials | {"stop_time": [5.0, stop]}
         (line,) = summarise(Session.from_spikes(trains(), intervals={"trials": wrong}))["odd"]
         assert line.startswith("memory: trials: 1 of 2 rows stop before they start, or have no start or stop; no time")
+    overlapping = trials | {"stop_time": [trials["start_time"][1] + 0.5, 15.0]}
+    (line,) = summarise(Session.from_spikes(trains(), intervals={"trials": overlapping}))["odd"]
+    assert line == "memory: trials: 1 of 2 rows begin before an earlier one stops; these are joined"
+    assert not summarise(Session.from_spikes(trains(), intervals={"epochs": overlapping}))["odd"]
+    stray = {"start_time": [-2e9, 5.0, 20.0], "stop_time": [-2e9 + 1, 10.0, 25.0]}
+    with pytest.warns(UserWarning, match="lie far from the spikes"):
+        (table,) = summarise(Session.from_spikes(trains(), intervals={"stim": stray}))["intervals"]
+    assert [table[key] for key in ("rows", "start", "stop", "seconds")] == [3, 5.0, 25.0, 10.0]
     whole = {"start_time": [0.0, 30.0], "stop_time": [30.0, 60.0], "kind": ["wake", "wake"]}
     assert len(summarise(Session.from_spikes(trains(), intervals={"epochs": whole}))["next"]) == 2  # no part
     brief = {"start_time": [1.0], "stop_time": [2.0]}
