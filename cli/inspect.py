@@ -47,7 +47,8 @@ def inspect(
             options["series"] = error.paths[0]
             read = read_session(session, format, bin_size, **options)
             warn(f"{session}: has no units and several series; {error.paths[0]} is shown, name one with --series")
-    odd = [" ".join(str(one.message).split()) for one in caught if one.category is InputWarning]
+    told = (" ".join(str(one.message).split()) for one in caught if one.category is InputWarning)
+    odd = list(dict.fromkeys(told))  # once, where the file was read twice
     summary = summarise(read, odd, _given(format=format, **options))
     if as_json:
         print(json.dumps(summary, indent=1, allow_nan=False))

@@ -376,8 +376,8 @@ def choose_trials(session: Session, event: str, query: str | None = None) -> tup
 
 
 def _off_clock(table: xr.Dataset, column: str) -> str:
-    """What is odd of events (row,) that are far from most of their rows and close to one another where these are not,
-    as reaction times are: in all rows they would be the same moment of the session; of others nothing."""
+    """A few words on events (row,) that are far from most of their rows and close to one another where these are not,
+    as reaction times are: in all rows they would be the same moment of the session; of others none."""
     bounds, times = bounds_in(table), table[column].values.astype(np.float64)
     known = np.isfinite(bounds).all(1) & np.isfinite(times)
     (start, stop), times = bounds[known].T, times[known]
