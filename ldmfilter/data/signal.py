@@ -223,8 +223,8 @@ def choose_series(found: Mapping[str, str], wanted: str | None, where: str, like
     found: every series, with a few words on each
     Raises InputError, which lists them, where there are none, and SeveralSeriesError.
     """
-    open_to = (wanted is None and likely) or list(found)
-    listed = shorten(f"{path} ({found[path]})" for path in open_to) or "none"
+    offered = (wanted is None and likely) or list(found)
+    listed = shorten(f"{path} ({found[path]})" for path in offered) or "none"
     if wanted is None:
         if len(likely) == 1:
             return likely[0]
@@ -232,7 +232,7 @@ def choose_series(found: Mapping[str, str], wanted: str | None, where: str, like
             raise InputError(f"{where}: has no units table with rows; sort the spikes and add units to the file")
         raise SeveralSeriesError(
             f"{where}: has no units table with rows; name one of its series (--series, in Python series): {listed}",
-            open_to,
+            offered,
         )
     fits = [path for path in found if path == wanted] or [path for path in found if f"/{path}".endswith(f"/{wanted}")]
     if len(fits) != 1:

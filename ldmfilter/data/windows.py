@@ -13,6 +13,7 @@ from ldmfilter.errors import InputError
 
 #: Number of held-out blocks, spread over the recording so that they meet all of the behaviour.
 HELD_OUT_BLOCKS = 4
+LEAST_WINDOW = 3  # frames in a training window
 #: Number of reserved blocks: five folds of two blocks each.
 RESERVED_BLOCKS = 10
 HALVES, TRIAL_BLOCKS = 2, 20  # of the trials: what is trained on one half is judged on the other
@@ -72,7 +73,7 @@ def split_windows(
     train_starts = _starts(usable & ~held, segment, window)
     held_starts = _starts(usable & held, segment, window)
     if not train_starts.size or not held_starts.size or time.size < least * window:
-        shorter = " or a shorter window" if window > 3 else ""  # the least that a configuration takes
+        shorter = " or a shorter window" if window > LEAST_WINDOW else ""
         longest = int(np.diff(_edges(time, segment)).max(initial=0))
         raise InputError(
             f"{where_of(counts)}: {time.size} observed bins, {longest} in a row at the longest, are too few to train "

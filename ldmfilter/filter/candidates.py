@@ -17,6 +17,7 @@ import numpy as np
 from ldmfilter.config import LEAST_SHARED, FilterConfig
 from ldmfilter.data.frames import frame_bins
 from ldmfilter.data.tables import Floats
+from ldmfilter.data.windows import LEAST_WINDOW
 
 NOISE_TIME = 0.9  # s; a frame of this length begins with as much signal as noise
 FRAMES = 7  # in a trial, about, where bins are short enough: with fewer, spikes ahead are predicted worse
@@ -27,7 +28,8 @@ DROPOUTS = (0.5, 0.2)  # of shorter ones, of encoders with hidden layers; the fi
 LEAST_DIMENSIONS = 2  # that are tried, where the settings leave their number open
 WITHOUT = " without half "  # of the trials, in the name of a training
 BOTH = "slow and fast"  # the name of a filter of both
-WINDOWS = (32, 16, 8, 4, 3)  # frames in a training window, where the configuration names no time: the most that fit
+# Frames in a training window, where the configuration names no time: the most that fit.
+WINDOWS = (32, 16, 8, 4, LEAST_WINDOW)
 
 
 class Encoding(NamedTuple):
@@ -190,7 +192,7 @@ def fewer(config: FilterConfig, kept: int) -> list[int]:
 
 def window_frames(config: FilterConfig, frame: float) -> list[tuple[int, int]]:
     """Frames of a training window and of its warm-up, for frames of this length, s, in the order of trying."""
-    windows = WINDOWS if config.window is None else [max(3, round(config.window / frame))]
+    windows = WINDOWS if config.window is None else [max(LEAST_WINDOW, round(config.window / frame))]
     found = []
     for window in windows:
         warmup = window // 4 if config.warmup is None else round(config.warmup / frame)
