@@ -144,10 +144,15 @@ class FilterConfig:
         64, "Windows of each session in a training step.", TRAINING, least=2, most=2**16, rare=True
     )
     window: float | None = option(
-        None, "Length of a training window, s; without it 32 frames.", TRAINING, above=0, rare=True
+        None,
+        "Longest training window, s; without it 32 frames; in trials below 20 s a whole trial at most.",
+        TRAINING,
+        above=0,
+        rare=True,
     )
     warmup: float | None = option(
-        None, "First part of a window, s, which warms the filter up and carries no loss; without it a quarter.",
+        None, "First part of a window, s, which warms the filter up and carries no loss; without it a quarter, in "
+        "trials below 20 s none.",
         TRAINING, above=0, rare=True,
     )  # fmt: skip
     hidden: tuple[int, ...] | None = option(

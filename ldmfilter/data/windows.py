@@ -1,5 +1,6 @@
 """From counts to training windows and held-out blocks of time."""
 
+import itertools
 from dataclasses import dataclass
 from numbers import Real
 
@@ -7,7 +8,6 @@ import numpy as np
 import xarray as xr
 
 from ldmfilter.data.counts import check_counts, where_of
-from ldmfilter.data.frames import first_bins, sums
 from ldmfilter.data.tables import Array
 from ldmfilter.errors import InputError
 
@@ -22,11 +22,13 @@ RESERVED_BLOCK = 10.0  # s, about the shortest that is worth keeping: several ti
 
 @dataclass(frozen=True)
 class Windows:
-    """First bins of training windows. A window never crosses a segment, a gap, or the edge of a held-out block.
+    """Training windows. One never crosses a segment, a gap, or the edge of a held-out block.
 
     Attributes:
-        window: bins in a window.
-        train_starts, held_starts: (start,) int64, of training, and held out, one every half window.
+        window: bins in a window, at most.
+        train_starts, held_starts: (start,) int64, first bins, of training, and held out, one every half window.
+        train_lengths, held_lengths: (start,) int64, bins of each.
+        train_stretches: (start,) int64, the number of the stretch without a gap that each lies in.
         train_bins: (bin,) int64, observed bins outside the held-out blocks: scaling is learnt from these alone.
         held_bins: (bin,) int64, observed bins inside them.
     """
@@ -34,6 +36,9 @@ class Windows:
     window: int
     train_starts: Array
     held_starts: Array
+    train_lengths: Array
+    held_lengths: Array
+    train_stretches: Array
     train_bins: Array
     held_bins: Array
 
@@ -46,6 +51,7 @@ def split_windows(
     frame: int = 1,
     least: int = 0,
     unseen: Array | None = None,
+    shortest: int | None = None,
 ) -> Windows:
     """Divide the observed bins of counts (time, unit) into training windows and held-out blocks.
 
@@ -56,6 +62,8 @@ def split_windows(
         frame: bins in a frame; held-out windows of different phases share no frame.
         least: windows that the observed bins have to be enough for.
         unseen: (time,) bool, bins that are neither trained on nor held out.
+        shortest: bins that a stretch has at least which is a window by itself, one for each phase of frames, where it
+            has no room for `window`. Default: there is none.
 
     Raises InputError for fewer, or too few bins in a row for a training window and a held-out one.
     """
@@ -64,15 +72,17 @@ def split_windows(
         usable = usable & ~unseen
     time = np.flatnonzero(usable)
     held, row = usable, block or window
-    # The most blocks that each have a row of usable bins and leave one to training.
-    for blocks in range(HELD_OUT_BLOCKS if time.size else 0, 0, -1):
-        held = _blocks(time, segment, blocks, max(int(held_out * time.size / blocks), row))
-        of = np.searchsorted(time, _starts(usable & held, segment, row)) * blocks // time.size
-        if np.unique(of).size == blocks and _starts(usable & ~held, segment, row).size:
+    enough = min(row, shortest or row)
+    numbers = range(HELD_OUT_BLOCKS if time.size else 0, 0, -1)
+    # The most blocks that each have a row of usable bins and leave one to training; in trials of whole ones, if any.
+    for whole, blocks in itertools.product((True, False) if shortest else (False,), numbers):
+        held = _blocks(time, segment, blocks, max(int(held_out * time.size / blocks), row), whole)
+        of = np.searchsorted(time, _rows(usable & held, segment, row, enough)[0]) * blocks // time.size
+        if np.unique(of).size == blocks and _rows(usable & ~held, segment, row, row)[0].size:
             break
-    train_starts = _starts(usable & ~held, segment, window)
-    held_starts = _starts(usable & held, segment, window)
-    if not train_starts.size or not held_starts.size or time.size < least * window:
+    train_starts, train_lengths, train_stretches = _rows(usable & ~held, segment, window, shortest or window, frame)
+    held_starts, held_lengths, _ = _rows(usable & held, segment, window, shortest or window, frame)
+    if train_lengths.max(initial=0) < window or not held_starts.size or time.size < least * window:
         shorter = " or a shorter window" if window > LEAST_WINDOW else ""
         longest = int(np.diff(_edges(time, segment)).max(initial=0))
         raise InputError(
@@ -85,7 +95,8 @@ def split_windows(
     for i, start in enumerate(held_starts.tolist()):
         if start >= last + max(window // (2 * frame), 1):
             keep[i], last = True, start
-    return Windows(window, train_starts, held_starts[keep], time[~held[time]], time[held[time]])
+    kept = held_starts[keep], train_lengths, held_lengths[keep], train_stretches
+    return Windows(window, train_starts, *kept, time[~held[time]], time[held[time]])
 
 
 def _usable(counts: xr.DataArray) -> tuple[Array, Array]:
@@ -181,15 +192,18 @@ def outside(time: Array, spans: list[tuple[float, float]], guard: float) -> Arra
     return np.cumsum(near)[:-1] == 0
 
 
-def _blocks(time: Array, segment: Array, blocks: int, length: int) -> Array:
+def _blocks(time: Array, segment: Array, blocks: int, length: int, whole: bool = False) -> Array:
     """(bin,) bool: blocks of about `length` of the usable bins `time`, spread evenly over them, with what is not usable
-    inside a block. An edge moves to the next edge of a trial where trials are shorter than half a block."""
+    inside a block. An edge moves to the next edge of a trial where trials are shorter than half a block, or all have to
+    be `whole`."""
     inside = np.zeros(len(segment), dtype=bool)
     edges = _edges(time, segment)
     for i in range(blocks):
         first = max(int((i + 0.5) * time.size / blocks) - length // 2, 0)
-        first, stop = (_nearest(edges, edge, length // 4) for edge in (first, min(first + length, time.size)))
-        inside[time[first] : time[stop - 1] + 1] = True
+        most = time.size if whole else length // 4
+        first, stop = (_nearest(edges, edge, most) for edge in (first, min(first + length, time.size)))
+        if first < stop:
+            inside[time[first] : time[stop - 1] + 1] = True
     return inside
 
 
@@ -205,8 +219,16 @@ def _nearest(edges: Array, edge: int, most: int) -> int:
     return nearest if abs(nearest - edge) <= most else edge
 
 
-def _starts(usable: Array, segment: Array, window: int) -> Array:
-    """The bins that begin a window of usable bins in one segment."""
-    last = np.arange(window - 1, len(usable))
-    whole = sums(usable[:, None], last - window + 1, last + 1)[:, 0] == window
-    return np.flatnonzero(whole & (first_bins(segment)[last] <= last - window + 1))
+def _rows(usable: Array, segment: Array, window: int, shortest: int, frame: int = 1) -> tuple[Array, Array, Array]:
+    """The bins (start,) that begin a window of usable bins in a row, the bins in each, and the stretch that it lies in.
+
+    A window begins wherever there is room for `window` bins; in a shorter stretch within its first frame, where
+    `shortest` bins follow, and has all whole frames.
+    """
+    time = np.flatnonzero(usable)
+    edges = _edges(time, segment)
+    stretch = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
+    before, left = np.arange(time.size) - edges[stretch], edges[stretch + 1] - np.arange(time.size)
+    lengths = np.minimum(left // frame * frame, window)
+    begins = (left >= window) | ((before < frame) & (lengths >= shortest))
+    return time[begins], lengths[begins], stretch[begins]

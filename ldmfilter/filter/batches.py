@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ldmfilter.data.counts import is_signal, seen_counts
@@ -14,6 +14,7 @@ from ldmfilter.data.frames import observed_frames, phases, sum_frames
 from ldmfilter.data.windows import split_windows
 from ldmfilter.errors import InputError
 from ldmfilter.filter.spikes_ahead import thin
+from ldmfilter.ranks import ranks
 
 EVALUATION_WINDOWS = 256  # held-out windows at most, spread evenly
 SCALING_BINS = 20_000  # bins at most that the mean and covariance of z are learnt from, spread evenly
@@ -57,17 +58,26 @@ class Judged(NamedTuple):
     runs: np.ndarray  # (time,) number of the gap-free stretch
 
 
+class Batch(NamedTuple):
+    """Windows of a session in one training step."""
+
+    counts: Float[Tensor, "batch time unit"]  # this process's share of them
+    seen: Bool[Tensor, "windows time"]  # False beyond the end of a window that is shorter than others; of all windows
+    stretch: Int[Tensor, " windows"]  # number of the stretch that each lies in
+
+
 class Recording:
     """A session's share of a training: its windows, and the frames of counts in them.
 
     Args:
         counts: (time, unit), as `bin_spikes` makes them.
         frame: bins in a frame.
-        window: frames in a window.
+        window: frames in a window, at most.
         held_out: share of the time that is held out.
         block: bins that a held-out block has at least.
         fabric: moves them to the device.
         unseen: (time,) bool, bins that its windows leave out, where a training on the others is judged.
+        shortest: frames that a stretch has at least which is a window by itself. Default: there is none.
 
     Attributes:
         windows: where training and held-out windows start.
@@ -77,6 +87,7 @@ class Recording:
         unseen: (time,) bool, or None where training may use all bins.
         scaling: (frame, unit) counts that the mean and covariance of z are learnt from.
         held: (window, time, unit) counts of held-out windows.
+        held_seen: (window, time) bool, False beyond the end of a window that is shorter than others.
     """
 
     def __init__(
@@ -88,8 +99,10 @@ class Recording:
         block: int,
         fabric: Any,
         unseen: np.ndarray | None = None,
+        shortest: int | None = None,
     ):
-        self.windows = split_windows(counts, window * frame, held_out, block, frame, unseen=unseen)
+        least = None if shortest is None else shortest * frame
+        self.windows = split_windows(counts, window * frame, held_out, block, frame, unseen=unseen, shortest=least)
         self.n_units, self.signal = counts.sizes["unit"], is_signal(counts)
         self.frame, self.unseen, self._fabric = frame, unseen, fabric
         self._ends = frame - 1 + frame * np.arange(window)  # last bins of a window's frames
@@ -100,10 +113,17 @@ class Recording:
         if counts.size <= RESIDENT:
             self._resident = self._moved(self._gather(np.arange(counts.sizes["time"]), frame))
         self.scaling = self._frames(thin(self.windows.train_bins, SCALING_BINS))
-        self.held = self._windows(thin(self.windows.held_starts, EVALUATION_WINDOWS))
+        held = thin(np.arange(len(self.windows.held_starts)), EVALUATION_WINDOWS)
+        self.held_seen = self._seen(self.windows.held_lengths[held])
+        self.held = self._windows(self.windows.held_starts[held], self.held_seen)
 
-    def _windows(self, starts: np.ndarray) -> Float[Tensor, "*batch time unit"]:
-        return self._frames(starts[..., None] + self._ends)
+    def _seen(self, lengths: np.ndarray) -> Bool[Tensor, "*batch time"]:
+        return torch.from_numpy(self._ends < lengths[..., None])
+
+    def _windows(self, starts: np.ndarray, seen: Tensor) -> Float[Tensor, "*batch time unit"]:
+        """The frames of windows, NaN beyond their ends."""
+        frames = self._frames(np.minimum(starts[..., None] + self._ends, self._segment.size - 1))
+        return frames if seen.all() else frames.masked_fill_(~seen.to(frames.device)[..., None], torch.nan)
 
     def _frames(self, bins: np.ndarray) -> Float[Tensor, "*batch unit"]:
         """The frames that end with these bins, NaN where a unit was not observed."""
@@ -127,13 +147,16 @@ class Recording:
         moved: Tensor = self._fabric.to_device(torch.from_numpy(np.ascontiguousarray(values)))
         return moved
 
-    def batches(self, picks: np.ndarray) -> Iterator[Float[Tensor, "batch time unit"]]:
-        """Training windows by their number (step, batch), a batch for each step."""
-        starts = self.windows.train_starts[picks]
-        if self._resident is not None:
-            yield from map(self._windows, starts)
-        else:  # one pass over the recording serves all steps
-            yield from self._windows(starts)
+    def batches(self, picks: np.ndarray) -> Iterator[Batch]:
+        """Training windows by their number (step, windows), a batch for each step."""
+        among, windows = ranks(), self.windows
+        own = picks.reshape(len(picks), among.size, -1)[:, among.rank]
+        starts, own_seen = windows.train_starts[own], self._seen(windows.train_lengths[own])
+        # Of a recording that is not resident, one pass serves all steps.
+        resident = self._resident is not None
+        counts = map(self._windows, starts, own_seen) if resident else self._windows(starts, own_seen)
+        seen, stretch = self._seen(windows.train_lengths[picks]), torch.from_numpy(windows.train_stretches[picks])
+        yield from map(Batch, counts, seen, stretch)
 
     def stretches(self, most: int) -> Stretches:
         """Frames of one phase, which follow one another: all, or, of more than about so many, stretches around held-out

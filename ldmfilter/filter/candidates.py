@@ -190,13 +190,38 @@ def fewer(config: FilterConfig, kept: int) -> list[int]:
     return sizes
 
 
-def window_frames(config: FilterConfig, frame: float) -> list[tuple[int, int]]:
-    """Frames of a training window and of its warm-up, for frames of this length, s, in the order of trying."""
+class Window(NamedTuple):
+    """Frames of a training window.
+
+    Attributes:
+        frames: in all, at most.
+        warmup: of these the first, which carry no loss.
+        shortest: the fewest of a shorter stretch that is a window by itself; None where there is none.
+    """
+
+    frames: int
+    warmup: int
+    shortest: int | None = None
+
+
+def window_frames(config: FilterConfig, frame: float, trial: int | None = None) -> list[Window]:
+    """Training windows of frames of this length, s, in the order of trying; in trials of `trial` frames.
+
+    A window from the middle of a recording begins with a warm-up. In trials a window is a whole trial, where it is not
+    too long, and begins from the prior: there is no warm-up, unless the configuration asks for it.
+    """
     windows = WINDOWS if config.window is None else [max(LEAST_WINDOW, round(config.window / frame))]
+    if trial is not None:
+        longest = max(LEAST_WINDOW, min(windows[0], trial))
+        windows = [longest, *(frames for frames in windows if frames < longest)]
     found = []
-    for window in windows:
-        warmup = window // 4 if config.warmup is None else round(config.warmup / frame)
-        found.append((window, min(max(warmup, 1), window - 2)))
+    for frames in windows:
+        warmup = 0 if trial is not None else max(frames // 4, 1)
+        if config.warmup is not None:
+            warmup = max(round(config.warmup / frame), min(warmup, 1))
+        warmup = min(warmup, frames - 2)
+        shortest = None if trial is None else min(warmup + LEAST_WINDOW, frames)
+        found.append(Window(frames, warmup, shortest))
     return found
 
 

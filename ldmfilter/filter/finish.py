@@ -18,7 +18,6 @@ from ldmfilter.filter.linear_system import fit_linear_system
 from ldmfilter.filter.matching import Match, match, mean_moments, moments_of, rotated
 from ldmfilter.filter.network import Network, together
 
-LEAST_SCALE = 1e-3  # of innovations in training; in finished filters 0.32 (sample session) to 1.00 (noise) was seen
 GAUGE_LAG = 1.0  # s, between the states whose autocorrelation orders the dimensions
 FINISH_BINS = 2**16  # bins at most, about, that moments, dynamics, gauge and scale of the covariances are measured on
 
@@ -138,15 +137,6 @@ def optimism(system: LinearGaussian, bins: int) -> float:
     p = 2 * len(system.A) + 1
     bins = max(bins, p + 1)
     return (bins + p) / (bins - p)
-
-
-def innovation_scale(
-    innovation: Float[Tensor, "*batch latent"], S: Float[Tensor, "latent latent"]
-) -> Float[Tensor, ""]:
-    """The same factor, the mean of e' S^-1 e over bins and latent dimensions, where all bins share one covariance; at
-    least `LEAST_SCALE`, so that a z that has become a constant leaves a covariance, by which it scores low."""
-    e = innovation.flatten(0, -2)
-    return torch.linalg.solve(S, e.mT @ e / len(e)).diagonal().mean().clamp_min(LEAST_SCALE)
 
 
 def canonical_gauge(

@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.frames import averages
 from ldmfilter.data.tables import Floats
 from ldmfilter.errors import TrainingError
-from ldmfilter.filter.batches import Judged, Recording
+from ldmfilter.filter.batches import Batch, Judged, Recording
 from ldmfilter.filter.candidates import Candidate
 from ldmfilter.filter.device import OwnRandomState
 from ldmfilter.filter.encoder import Encoder
 from ldmfilter.filter.evaluation import Record, evaluate, read_history
 from ldmfilter.filter.finish import FINISH_BINS, filtered_means, match_sessions, refit_dynamics, set_canonical
-from ldmfilter.filter.kalman import LinearGaussian, filter_windows
+from ldmfilter.filter.kalman import LinearGaussian, filter_trials, filter_windows
 from ldmfilter.filter.linalg import whitening
 from ldmfilter.filter.matching import Match
 from ldmfilter.filter.network import Network, current_names
@@ -110,8 +110,8 @@ class Fit:
             yield record
         while self.step < self.config.max_steps:
             with self._own_torch(advance=True):
-                for counts in self._batches(min(EVALUATE_EVERY, self.config.max_steps - self.step)):
-                    self._losses.append(self._train_step(counts))
+                for batch in self._batches(min(EVALUATE_EVERY, self.config.max_steps - self.step)):
+                    self._losses.append(self._train_step(batch))
                     self.step += 1
                 record = self._evaluate()
             self._check(record)
@@ -218,49 +218,73 @@ class Fit:
             fused=self.config.precision != "16-mixed",
         )
 
-    def _batches(self, steps: int) -> Iterator[tuple[Tensor, ...]]:
-        """Random training windows (batch, time, unit) of each session, for each step: this process's share of them."""
-        shape, among = (steps, self.config.batch_size), ranks()
+    def _batches(self, steps: int) -> Iterator[tuple[Batch, ...]]:
+        """Random training windows of each session, for each step."""
+        shape = steps, self.config.batch_size
         picks = [torch.randint(len(one.windows.train_starts), shape, generator=self._draws) for one in self._recordings]
-        own = (each.numpy().reshape(steps, among.size, -1)[:, among.rank] for each in picks)
-        yield from zip(*(one.batches(each) for one, each in zip(self._recordings, own, strict=True)), strict=True)
+        recorded = zip(self._recordings, picks, strict=True)
+        yield from zip(*(one.batches(each.numpy()) for one, each in recorded), strict=True)
 
-    def _train_step(self, counts: Sequence[Tensor]) -> Tensor:
+    def _train_step(self, batches: Sequence[Batch]) -> Tensor:
         self._module.train()
         progress = self.step / self.config.max_steps
         rate = min(1.0, (self.step + 1) / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * rate * group["rate"]
         self._optimizer.zero_grad()
-        raw, model = self._module(counts)
+        raw, model = self._module([one.counts for one in batches])
         if ranks().size > 1:  # whitening, filter and entropy see the whole batch, as in one process
             raw = [self._fabric.all_gather(one, sync_grads=True).flatten(0, 1) for one in raw]
-        loss = -torch.stack([self._objective(one, model) for one in raw]).mean()
+        drawn = zip(raw, batches, strict=True)
+        loss = -torch.stack([self._objective(one, batch, model) for one, batch in drawn]).mean()
         self._fabric.backward(loss)
         self._fabric.clip_gradients(self._module, self._optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
         self._optimizer.step()
         return loss.detach()
 
-    def _objective(self, raw: Float[Tensor, "batch time latent"], model: LinearGaussian) -> Float[Tensor, ""]:
-        mean, W = whitening(raw.flatten(0, 1))
+    def _objective(
+        self, raw: Float[Tensor, "windows time latent"], batch: Batch, model: LinearGaussian
+    ) -> Float[Tensor, ""]:
+        mean, W = whitening(raw[self._fabric.to_device(batch.seen)])
         z = (raw - mean) @ W
-        zhat, S, _ = filter_windows(model, z)
-        z, zhat = z[:, self._warmup :], zhat[:, self._warmup :]
+        zhat, S = self._predicted_windows(model, z)
+        weighed = self._weighed(batch.seen)
         entropy, samples, group = ENTROPIES[self.config.entropy], None, None
         if entropy.samples is not None:
-            batch, time, _ = z.shape
-            k = min(entropy.samples, time)
-            chosen = self._fabric.to_device(torch.rand(batch, time, generator=self._draws).argsort(1)[:, :k])
-            window = torch.arange(batch, device=z.device)[:, None]
-            samples, group = z[window, chosen].flatten(0, 1), window.expand(batch, k).flatten()
-        return predictive(z, zhat, S, self.config.entropy, samples, group, entropy.options).value
+            late = weighed[:, self._warmup :]
+            # Of each window some bins at random; those beyond its end come last.
+            chosen = (torch.rand(late.shape, generator=self._draws) + ~late).argsort(1)[:, : entropy.samples]
+            window, place = late.gather(1, chosen).nonzero(as_tuple=True)
+            samples = z[self._fabric.to_device(window), self._fabric.to_device(self._warmup + chosen[window, place])]
+            group = self._fabric.to_device(self._groups(batch)[window])
+        weighed = self._fabric.to_device(weighed)
+        return predictive(z, zhat, S, self.config.entropy, samples, group, entropy.options, weighed).value
+
+    def _weighed(self, seen: Bool[Tensor, "windows time"]) -> Bool[Tensor, "windows time"]:
+        """Bins of windows that carry loss."""
+        return seen & (torch.arange(seen.shape[1]) >= self._warmup)
+
+    def _groups(self, batch: Batch) -> Int[Tensor, " windows"]:
+        """What is compared with others alone: in trials a trial, where the windows are of several; else a window."""
+        if self.candidate.in_trials and bool((batch.stretch != batch.stretch[0]).any()):
+            return batch.stretch
+        return torch.arange(len(batch.stretch))
+
+    def _predicted_windows(
+        self, model: LinearGaussian, z: Float[Tensor, "windows time latent"]
+    ) -> tuple[Tensor, Tensor]:
+        """Predictions, and their covariances: in trials those of each bin, as windows begin from the prior."""
+        zhat, S, _ = (filter_trials if self.candidate.in_trials else filter_windows)(model, z)
+        return zhat, S
 
     @torch.no_grad()
     def _evaluate(self) -> Record:
         self._module.eval()
         scaling, model = self._module([recording.scaling for recording in self._recordings])
-        held, _ = self._module([recording.held for recording in self._recordings])
-        log_likelihood, score, rank = evaluate(self._network, scaling, held, model, self._warmup)
+        raw, _ = self._module([recording.held for recording in self._recordings])
+        recorded = zip(raw, self._recordings, strict=True)
+        held = [(z, self._fabric.to_device(self._weighed(recording.held_seen))) for z, recording in recorded]
+        log_likelihood, score, rank = evaluate(self._network, scaling, held, model, self._predicted_windows)
         loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
         self._losses = []
         kept = self.kept_step

@@ -23,6 +23,7 @@ from ldmfilter.data.tables import Array
 from ldmfilter.filter.linalg import (
     NotPositiveDefiniteError,
     distinct,
+    gains,
     linear_recurrence,
     pick,
     riccati,
@@ -469,3 +470,23 @@ def filter_windows(
     _, S, K = steady_state(model)
     zhat, m = _ConstantGain.apply(model.A, model.C, model.b, K, z)
     return zhat, S, m
+
+
+def filter_trials(
+    model: LinearGaussian, z: Float[Tensor, "batch time latent"]
+) -> tuple[Float[Tensor, "batch time latent"], Float[Tensor, "time latent latent"], Float[Tensor, "batch time state"]]:
+    """Filter windows that begin as a segment does, from the prior: exactly, with the gain of each bin.
+
+    The covariances are those of any trial, so that they are computed once for all. Differentiable once.
+
+    Returns:
+        Predictions zhat_t = C m-_t (t|t-1), their covariances S_t, filtered means (t|t).
+    """
+    A, Q, C, R, b, P0 = model
+    S, K = gains(A, Q, C, R, P0, z.shape[1])
+    zhat, means, predicted = [], [], b.expand(len(z), -1)
+    for now, gain_now in zip(z.unbind(1), K, strict=True):
+        zhat.append(predicted @ C.mT)
+        means.append(predicted + (now - zhat[-1]) @ gain_now.mT)
+        predicted = b + (means[-1] - b) @ A.mT
+    return torch.stack(zhat, 1), S, torch.stack(means, 1)

@@ -191,6 +191,58 @@ def riccati(
     return _Riccati.apply(A, Q, C, R)
 
 
+class _Gains(torch.autograd.Function):
+    """The Riccati recursion from a first covariance; on the host in float64, as `_Riccati`, for the same reason."""
+
+    @staticmethod
+    def forward(ctx: Any, time: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+        A, Q, C, R, P = map(on_host, inputs)
+        each = []
+        for _ in range(time):
+            CP = C @ P
+            S = CP @ C.T + R
+            K = _cho_solve(S, CP).T
+            each.append((P, S, K))
+            P = A @ (P - K @ CP) @ A.T + Q
+            P = 0.5 * (P + P.T)
+        ctx.save_for_backward(*inputs)
+        ctx.each = each
+        return from_host(inputs[0], *(np.stack(values) for values in list(zip(*each, strict=True))[1:]))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        A, _, C, R, _ = map(on_host, ctx.saved_tensors)
+        gA, gQ, gC, gR, V = (np.zeros_like(each) for each in (A, A, C, R, A))  # V: of the next covariance
+        for (P, S, K), gS, gK in zip(reversed(ctx.each), *(on_host(g)[::-1] for g in grads), strict=True):
+            # P_next = A U A' + Q, U = H P H' + K R K' with H = I - K C, whose derivative by K is zero.
+            HP = P - K @ (C @ P)
+            gA, gQ = gA + 2 * V @ A @ HP, gQ + V
+            gU = A.T @ V @ A
+            # K = P C' S^-1, then S = C P C' + R.
+            gKS = _cho_solve(S, gK.T).T
+            gS = gS - K.T @ gKS
+            gS = 0.5 * (gS + gS.T)
+            gC += gKS.T @ P + 2 * gS @ C @ P - 2 * K.T @ gU @ HP
+            gR += gS + K.T @ gU @ K
+            H = np.eye(len(P)) - K @ C
+            V = H.T @ gU @ H + gKS @ C + C.T @ gS @ C
+            V = 0.5 * (V + V.T)
+        return None, *from_host(ctx.saved_tensors[0], gA, gQ, gC, gR, V)
+
+
+def gains(
+    A: Square, Q: Square, C: Float[Tensor, "k n"], R: Float[Tensor, "k k"], P0: Square, time: int
+) -> tuple[Float[Tensor, "time k k"], Float[Tensor, "time n k"]]:
+    """S = C P C' + R and K = P C' S^-1 of `time` bins, P of the first being P0 and then A (P - K C P) A' + Q,
+    differentiable once. Computed on the host in float64.
+
+    Raises:
+        NotPositiveDefiniteError: S is no covariance.
+    """
+    return _Gains.apply(time, A, Q, C, R, P0)
+
+
 def pick(
     table: Float[Tensor, "row m n"], index: Int[Tensor, " time"], x: Float[Tensor, "time n"]
 ) -> Float[Tensor, "time m"]:

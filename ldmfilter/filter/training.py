@@ -14,7 +14,7 @@ import xarray as xr
 
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.counts import is_signal
-from ldmfilter.data.windows import HALVES, half_of, split_windows, trial_seconds, typical_stretch
+from ldmfilter.data.windows import HALVES, Windows, half_of, split_windows, trial_seconds, typical_stretch
 from ldmfilter.errors import InputError, TrainingError
 from ldmfilter.filter.batches import Judged, Recording, check_sessions
 from ldmfilter.filter.candidates import (
@@ -26,6 +26,7 @@ from ldmfilter.filter.candidates import (
     Encoding,
     Trained,
     Variant,
+    Window,
     candidates,
     fewer,
     read_trained,
@@ -164,9 +165,8 @@ class Training:
         if onto:  # the dynamics are there already
             open_ones = [_onto(one, finished) for one, finished in zip(open_ones, onto, strict=False)]
         windows = self._windows(open_ones)
-        block = max(one.bins(self._bin_size) * windows[one][0] for one in windows)
-        self._block = block
-        self._fits = [(one, warmup, window, self._recordings(one, window)) for one, (window, warmup) in windows.items()]
+        self._block = max(one.bins(self._bin_size) * window.frames for one, window in windows.items())
+        self._fits = [(one, window, self._recordings(one, window)) for one, window in windows.items()]
         units = min(one.sizes["unit"] for one in self.counts)
         two = len(self._fits) == len(CANDIDATES)
         self._in_trials = open_ones[0].in_trials
@@ -185,25 +185,33 @@ class Training:
         self._halves: list[Half] = []  # of each encoder in turn
         self._now = self._fit(0)
 
-    def _recordings(self, one: Candidate, window: int, half: int | None = None) -> list[Recording]:
+    def _recordings(self, one: Candidate, window: Window, half: int | None = None) -> list[Recording]:
         """The sessions in frames of a candidate, all of their time or without a half of their trials.
 
         Raises: InputError where windows do not fit into what is left.
         """
-        shared = one.bins(self._bin_size), window, self.config.held_out, self._block, self._fabric
-        return [Recording(counts, *shared, None if half is None else half_of(counts, half)) for counts in self.counts]
+        shared = one.bins(self._bin_size), window.frames, self.config.held_out, self._block, self._fabric
+        unseen = [None if half is None else half_of(counts, half) for counts in self.counts]
+        each = zip(self.counts, unseen, strict=True)
+        return [Recording(counts, *shared, without, window.shortest) for counts, without in each]
 
     def _has_halves(self) -> bool:
         """True where a candidate has encoders to be tried, and its windows fit into both halves of the trials."""
-        each = [(one, window) for one, _, window, _ in self._fits if one.encodings]
+        each = [(one, window) for one, window, _ in self._fits if one.encodings]
         try:
             for (one, window), counts, half in itertools.product(each, self.counts, range(HALVES)):
-                frame = one.bins(self._bin_size)
-                shared = self.config.held_out, self._block, frame
-                split_windows(counts, window * frame, *shared, unseen=half_of(counts, half))
+                self._split(one, window, counts, block=self._block, unseen=half_of(counts, half))
         except InputError:
             return False
         return bool(each)
+
+    def _split(self, one: Candidate, window: Window, counts: xr.DataArray, **given: Any) -> Windows:
+        """Windows of a session, in frames of a candidate. Raises: InputError where they do not fit."""
+        frame = one.bins(self._bin_size)
+        shortest = None if window.shortest is None else window.shortest * frame
+        return split_windows(
+            counts, window.frames * frame, self.config.held_out, frame=frame, shortest=shortest, **given
+        )
 
     def _check_dimensions(self, units: int) -> None:
         """Raises: InputError where z has more dimensions than an encoder can give."""
@@ -222,22 +230,22 @@ class Training:
                 f"encoder of {units} units {layers} can fill; {way}"
             )
 
-    def _windows(self, open_ones: Sequence[Candidate]) -> dict[Candidate, tuple[int, int]]:
-        """Frames of a window and of its warm-up for each candidate: the most that fit into half of the observed time,
-        or else into any of it.
+    def _windows(self, open_ones: Sequence[Candidate]) -> dict[Candidate, Window]:
+        """Windows of each candidate: the longest that fit into half of the observed time, or else into any of it.
 
         Raises: InputError where none fits.
         """
         fitting = {}
         for one in open_ones:
             frame = one.bins(self._bin_size)
-            windows = window_frames(self.config, frame * self._bin_size)
-            for window in sorted(windows, key=lambda sizes: sizes[0] * frame > self._stretch):
-                shortest = self.config.window is None and window[0] == WINDOWS[-1]
+            trial = self._stretch // frame if one.in_trials else None
+            windows = window_frames(self.config, frame * self._bin_size, trial)
+            for window in sorted(windows, key=lambda window: window.frames * frame > self._stretch):
+                shortest = self.config.window is None and window.frames == WINDOWS[-1]
                 least = SHORT_TRIALS if shortest else 0  # a recording of seconds has no short trials
                 try:
                     for counts in self.counts:
-                        split_windows(counts, window[0] * frame, self.config.held_out, frame=frame, least=least)
+                        self._split(one, window, counts, least=least)
                 except InputError as error:
                     if window == windows[-1]:  # a shorter one may be tried before a longer one
                         problem = error
@@ -251,7 +259,7 @@ class Training:
     def _fit(self, number: int) -> Fit:
         """The training of this number, of all in turn."""
         variant = self._plan[number]
-        begin, warmup, window, recordings = self._fits[variant.part]
+        begin, window, recordings = self._fits[variant.part]
         if variant.half is not None:
             recordings = self._recordings(begin, window, variant.half)
         config = self._config_of(variant.part)
@@ -262,7 +270,7 @@ class Training:
             config = dataclasses.replace(config, hidden=())
         frame = begin.bins(self._bin_size) * self._bin_size
         onto = self._onto[variant.part].network if self._onto else None
-        return Fit(config, candidate, recordings, frame, warmup, self._fabric, onto)
+        return Fit(config, candidate, recordings, frame, window.warmup, self._fabric, onto)
 
     @property
     def _plan(self) -> list[Variant]:

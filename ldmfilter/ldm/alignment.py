@@ -17,19 +17,16 @@ def predictive_gaussian(
     Args:
         z: samples.
         zhat: their predictions.
-        S: covariance of the prediction, one that all share or one for each sample.
+        S: covariance of the prediction, one for all, or one for each index of the last dimensions of the batch.
 
     Raises:
         torch.linalg.LinAlgError: S is not positive definite.
     """
     L = torch.linalg.cholesky(S)
     log_norm = L.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 0.5 * z.shape[-1] * math.log(2 * math.pi)
-    if S.ndim > 2:
-        white = torch.linalg.solve_triangular(L, (z - zhat)[..., None], upper=False)[..., 0]
-        return -0.5 * white.square().sum(-1) - log_norm
-    error = (z - zhat).reshape(-1, z.shape[-1])
-    white = torch.linalg.solve_triangular(L, error.mT, upper=False)
-    return (-0.5 * white.square().sum(0) - log_norm).reshape(z.shape[:-1])
+    error = (z - zhat).reshape(-1, *S.shape[:-1]).movedim(0, -1)  # those of one covariance are solved for together
+    white = torch.linalg.solve_triangular(L, error, upper=False)
+    return (-0.5 * white.square().sum(-2) - log_norm[..., None]).movedim(-1, 0).reshape(z.shape[:-1])
 
 
 def generalized_gaussian(

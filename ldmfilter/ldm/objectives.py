@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ldmfilter.ldm.alignment import predictive_gaussian
@@ -26,26 +26,31 @@ def predictive(
     samples: Float[Tensor, "sample latent"] | None = None,
     group: Int[Tensor, " sample"] | None = None,
     options: Mapping[str, int | float] | None = None,
+    seen: Bool[Tensor, "batch time"] | None = None,
 ) -> Objective:
     """Predictive LDM, F = <log N(z_t; zhat_t, S)> + H[z].
 
     Args:
         z: pseudo-observations, the bins that carry loss.
         zhat: their predictions from the bins before, t|t-1.
-        S: covariance of the prediction, one that all share or one for each bin.
+        S: covariance of the prediction, one that all share or one for each bin of a window.
         entropy: a key of `entropy.ENTROPIES`; "stopgrad" is a plug-in for the conditional entropy.
         samples: the pseudo-observations that H is estimated from. Default: all of z.
         group: the window that each of `samples` comes from; those of one window are never compared.
         options: for the entropy's estimator. Default: the estimator's own.
+        seen: the bins that count. Default: all.
 
     Raises:
         KeyError: an unknown entropy.
     """
     estimate = ENTROPIES[entropy].estimate
-    alignment = predictive_gaussian(z.detach() if estimate is None else z, zhat, S).mean()
+    density = predictive_gaussian(z.detach() if estimate is None else z, zhat, S)
+    alignment = (density if seen is None else density[seen]).mean()
     if estimate is None:
         return Objective(alignment, alignment, None)
-    H = estimate(z.flatten(0, 1) if samples is None else samples, group, **(options or {}))
+    if samples is None:
+        samples = z.flatten(0, 1) if seen is None else z[seen]
+    H = estimate(samples, group, **(options or {}))
     return Objective(alignment + H, alignment, H)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ldmfilter.data.windows import outside, reserve, stretches, trial_seconds, typical_stretch
+from ldmfilter.data.windows import outside, reserve, split_windows, stretches, trial_seconds, typical_stretch
 from ldmfilter.errors import InputError
 
 
@@ -104,3 +104,30 @@ def test_a_share_is_from_0_to_below_1():
     for share in (40, 1, -0.1):
         with pytest.raises(InputError, match="it must be a share of the bins, from 0 to below 1"):
             reserve(counts, share)
+
+
+def test_in_trials_a_window_is_a_whole_trial_of_each_phase():
+    """Of five bins two frames of two, of two phases; one too short for them is left out; a long one has windows as long
+    as they may be, anywhere. Held-out blocks are whole trials."""
+    lengths = [9, 4, 3, *[5] * 10]
+    counts = make(lengths)
+    windows = split_windows(counts, 6, 0.2, frame=2, shortest=4)
+    segment, first = counts["segment"].to_numpy(), np.cumsum([0, *lengths])
+    of_length = {9: [(start, 6) for start in range(4)], 4: [(0, 4)], 3: [], 5: [(0, 4), (1, 4)]}
+    held = set(segment[windows.held_bins].tolist())
+    assert held.isdisjoint(segment[windows.train_bins].tolist())
+    assert 2 <= len(held) <= 4
+    found = {number: [] for number in range(13)}
+    for start, size in zip(windows.train_starts.tolist(), windows.train_lengths.tolist(), strict=True):
+        found[segment[start]].append((start - first[segment[start]], size))
+    assert found == {number: [] if number in held else of_length[size] for number, size in enumerate(lengths)}
+    pairs = set(zip(segment[windows.train_starts].tolist(), windows.train_stretches.tolist(), strict=True))
+    assert len(pairs) == len(set(windows.train_stretches.tolist())) == sum(map(bool, found.values()))
+
+
+def test_held_out_trials_are_whole_where_there_are_several():
+    """Of ten trials of 15 s two; of a single one a part."""
+    windows = split_windows(make([150] * 10), 32, 0.2, shortest=3)
+    assert sorted(np.bincount(windows.held_bins // 150, minlength=10)) == [0] * 8 + [150] * 2
+    alone = split_windows(make([150]), 32, 0.2, shortest=3)
+    assert 0 < len(alone.held_bins) < 75

@@ -378,7 +378,7 @@ def test_a_half_is_judged_on_whole_trials_that_its_training_did_not_see(in_trial
     learnt = [
         (one.windows.train_starts[:, None] + np.arange(one.windows.window), one.windows.held_bins)
         for half in range(2)
-        for one in training._recordings(training._fits[0][0], training._fits[0][2], half)
+        for one in training._recordings(*training._fits[0][:2], half)
     ]
     monkeypatch.setattr(Fit, "spikes_ahead", lambda *_: blocks_of(0.1, 0.01))
     list(training.run())
@@ -558,7 +558,7 @@ def test_a_half_is_of_stretches_without_a_gap(in_trials):
 
 def test_what_is_finished_or_judged_of_a_long_recording_without_a_half(in_trials):
     training = Training(FilterConfig(**TINY | {"max_steps": 2}), in_trials)
-    (recording,) = training._recordings(training._fits[0][0], training._fits[0][2], 0)
+    (recording,) = training._recordings(*training._fits[0][:2], 0)
     assert len(recording.stretches(10**6).counts) == (~recording.unseen).sum()
     judged = recording.judged(64)
     assert len(judged.bins) < len(in_trials)
@@ -579,7 +579,7 @@ def test_units_that_were_silent_keep_first_weights_of_usual_size(in_trials):
 def test_in_short_trials_weights_begin_with_principal_components(in_trials, dynamics):
     """Of frames, or of their averages over a second, held-out ones left out."""
     training = Training(FilterConfig(**TINY | {"max_steps": 2, "restarts": 1, "dynamics": dynamics}), in_trials)
-    fitted, (recording,) = training._now, training._fits[0][3]
+    fitted, (recording,) = training._now, training._fits[0][2]
     encoder, x = fitted._network.encoder(), recording.scaling
     roots = (encoder.standardised(x) * encoder.input_scale).double().numpy()
     if dynamics == "slow":
@@ -800,9 +800,9 @@ def test_windows_fit_into_half_of_the_observed_time():
     session, config = Session.from_spikes(list(spikes)), FilterConfig(**TINY, dynamics="fast")
     windows = []
     for trials in (short, long + short[3:]):
-        candidate, _, _, (recording,) = Training(config, bin_spikes(session, 0.1, trials))._fits[0]
+        candidate, _, (recording,) = Training(config, bin_spikes(session, 0.1, trials))._fits[0]
         windows.append((candidate.frame, recording.windows.window))
-    assert windows == [(pytest.approx(0.1), 8)] * 2
+    assert windows == [(pytest.approx(0.1), 10)] * 2
 
 
 def test_frames_of_several_sessions_suit_the_shortest_trials():
@@ -814,7 +814,7 @@ def test_frames_of_several_sessions_suit_the_shortest_trials():
     for both in ([short, long], [long, short]):
         training = Training(FilterConfig(**TINY, dynamics="fast"), both)
         assert [one.bins(0.05) for one, *_ in training._fits] == [1]
-        assert [one.windows.window for one in training._fits[0][3]] == [8, 8]
+        assert [one.windows.window for one in training._fits[0][2]] == [8, 8]
 
 
 @pytest.mark.parametrize("name", ["slow", "fast"])
@@ -857,9 +857,14 @@ def test_settings_of_candidates():
     slow, fast = (one.decay(3, one.frame) for one in CANDIDATES)
     np.testing.assert_allclose(slow, np.exp(-0.5 / 5.0))
     np.testing.assert_allclose(-0.1 / np.log(fast[[0, 2]]), [0.3, 8.0])
-    assert window_frames(FilterConfig(window=2.4, warmup=0.8), 0.1) == [(24, 8)]
-    assert window_frames(FilterConfig(window=0.6, warmup=0.5), 0.5) == [(3, 1)]  # some frames carry a loss
-    assert window_frames(FilterConfig(), 0.5)[0] == (32, 8)
+    assert window_frames(FilterConfig(window=2.4, warmup=0.8), 0.1) == [(24, 8, None)]
+    assert window_frames(FilterConfig(window=0.6, warmup=0.5), 0.5) == [(3, 1, None)]  # some frames carry a loss
+    assert window_frames(FilterConfig(), 0.5)[0] == (32, 8, None)
+    assert window_frames(FilterConfig(), 0.1, 40)[0] == (32, 0, 3)
+    assert window_frames(FilterConfig(), 0.1, 7) == [(7, 0, 3), (4, 0, 3), (3, 0, 3)]
+    assert window_frames(FilterConfig(), 0.1, 1) == [(3, 0, 3)]
+    assert window_frames(FilterConfig(window=2.0, warmup=0.2), 0.1, 7) == [(7, 2, 5)]
+    assert window_frames(FilterConfig(window=0.5, warmup=0.4), 0.1, 7) == [(5, 3, 5)]
 
 
 def test_a_candidate_in_a_file():

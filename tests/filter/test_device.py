@@ -14,7 +14,7 @@ import torch
 
 from ldmfilter import trainer
 from ldmfilter.filter import decode, training
-from ldmfilter.filter.kalman import LinearGaussian, filter_windows
+from ldmfilter.filter.kalman import LinearGaussian, filter_trials, filter_windows
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.ldm.entropy import kde, knn, logdet
 from ldmfilter.paper import fig4
@@ -61,13 +61,14 @@ def test_values_of_every_route(device, kind):
     same(found)
 
 
-def test_values_and_gradients_of_windows(device):
+@pytest.mark.parametrize("filtered", [filter_windows, filter_trials])
+def test_values_and_gradients_of_windows(device, filtered):
     model = make_model(51, 4, 2)
     z = torch.from_numpy(np.stack([observations(s, 33, 2)[0] for s in range(3)]))
     found = []
     for place in ("cpu", device):
         ours, x = leaves(model, z, place)
-        values = filter_windows(ours, x)
+        values = filtered(ours, x)
         total = torch.stack([value.square().mean() for value in values]).sum()
         gradients = torch.autograd.grad(total, [*ours[:5], x])
         found.append([value.detach().cpu() for value in (*values, *gradients)])
@@ -105,7 +106,7 @@ def test_decoding(device, counts, fitted, monkeypatch, smooth):
 @pytest.mark.parametrize("entropy", ["knn", "stopgrad", "logdet", "kde"])
 def test_training(device, counts, monkeypatch, entropy):
     on_the_device(monkeypatch, device)
-    options = SMALL | {"max_steps": 8, "entropy": entropy, "dropout": 0.0, "refit": False}
+    options = SMALL | {"max_steps": 8, "entropy": entropy, "dropout": 0.0, "refit": False, "learning_rate": 0.03}
     counts = counts[:160]
     here, there = (LDMFilter(**options, device=name).fit(counts) for name in ("cpu", "cuda"))
     for one, other in zip(here.history_, there.history_, strict=True):

@@ -11,10 +11,8 @@ from ldmfilter.config import FilterConfig
 from ldmfilter.data.windows import split_windows
 from ldmfilter.filter.batches import Stretches
 from ldmfilter.filter.finish import (
-    LEAST_SCALE,
     canonical_gauge,
     covariance_scale,
-    innovation_scale,
     optimism,
     population_activity,
     refit_dynamics,
@@ -93,17 +91,6 @@ def test_covariances_of_the_wrong_size_are_told_by_how_much():
     right, scale = covariance_scale(filtered(model, z), held), covariance_scale(filtered(large, z), held)
     assert right == pytest.approx(1, abs=0.05)
     assert scale == pytest.approx(right / 4, rel=1e-9)
-
-
-def test_the_size_of_innovations_under_one_covariance():
-    """Windows of any shape; what is as large as S says has 1, and a constant z, without innovations, leaves some S."""
-    rng = np.random.default_rng(1)
-    S = np.array([[2.0, 0.6], [0.6, 0.5]])
-    e = 3.0 * rng.standard_normal((40, 50, 2)) @ np.linalg.cholesky(S).T
-    expected = np.mean([one @ np.linalg.inv(S) @ one / 2 for one in e.reshape(-1, 2)])
-    assert float(innovation_scale(torch.from_numpy(e), torch.from_numpy(S))) == pytest.approx(expected, rel=1e-12)
-    assert expected == pytest.approx(9, rel=0.1)
-    assert float(innovation_scale(torch.zeros(4, 2), torch.eye(2))) == pytest.approx(LEAST_SCALE)
 
 
 def test_refitted_dynamics_are_those_of_the_world(monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ldmfilter.filter import kalman
-from ldmfilter.filter.kalman import LinearGaussian, filter, filter_windows, predict, smooth, steady_state
+from ldmfilter.filter.kalman import LinearGaussian, filter, filter_trials, filter_windows, predict, smooth, steady_state
 from ldmfilter.filter.linalg import (
     NotPositiveDefiniteError,
     linear_recurrence,
@@ -325,6 +325,36 @@ def test_gradients_of_windows(time):
 
     inputs = tuple(value.clone().requires_grad_() for value in (A, Q, C, R, b, z))
     assert torch.autograd.gradcheck(windows, inputs)
+
+
+@pytest.mark.parametrize("time", [1, 2, 40])
+def test_trials_are_filtered_exactly(time):
+    model = make_model(9, 4, 2)
+    z = torch.from_numpy(np.stack([observations(s, time, 2)[0] for s in range(3)]))
+    zhat, S, m = filter_trials(model, z)
+    for i in range(3):
+        expected = filter(model, z[i])
+        torch.testing.assert_close(z[i] - zhat[i], expected.innovation, rtol=0, atol=1e-9)
+        torch.testing.assert_close(S, expected.innovation_cov, rtol=0, atol=1e-9)
+        torch.testing.assert_close(m[i], expected.filtered_mean, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("time", [1, 2, 5])
+def test_gradients_of_trials(time):
+    A, Q, C, R, b, P0 = make_model(12, 3, 2)
+    z = torch.from_numpy(np.stack([observations(s, time, 2)[0] for s in range(2)]))
+
+    def trials(A, Q, C, R, b, P0, z):
+        return filter_trials(LinearGaussian(A, symmetrise(Q), C, symmetrise(R), b, symmetrise(P0)), z)
+
+    inputs = tuple(value.clone().requires_grad_() for value in (A, Q, C, R, b, P0, z))
+    assert torch.autograd.gradcheck(trials, inputs)
+
+
+def test_trials_of_no_covariance_are_refused():
+    model = make_model(9, 4, 2)
+    with pytest.raises(NotPositiveDefiniteError):
+        filter_trials(model._replace(R=-10 * torch.eye(2, dtype=torch.float64)), torch.zeros(1, 3, 2).double())
 
 
 def test_windows_predict_as_the_filter_does_after_warm_up():

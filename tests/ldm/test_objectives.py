@@ -43,6 +43,24 @@ def test_stopgrad_teaches_through_the_prediction_alone(latents):
     assert F.entropy is None
 
 
+def test_each_bin_of_a_window_may_have_its_own_covariance(latents):
+    z, zhat, S = latents
+    each = S * torch.arange(1, 6, dtype=torch.float64)[:, None, None]
+    expected = MultivariateNormal(zhat, each).log_prob(z)
+    torch.testing.assert_close(predictive_gaussian(z, zhat, each), expected)
+
+
+@pytest.mark.parametrize("name", sorted(ENTROPIES))
+def test_bins_that_do_not_count(latents, name):
+    z, zhat, S = latents
+    seen = torch.arange(5) < torch.tensor([5, 3, 4, 1, 2, 5])[:, None]
+    F = predictive(torch.where(seen[..., None], z, torch.nan), zhat, S, name, seen=seen)
+    alone = predictive(z[seen][:, None], zhat[seen][:, None], S, name)
+    torch.testing.assert_close(F.value, alone.value)
+    (gradient,) = torch.autograd.grad(F.value, zhat)
+    assert (gradient.abs().sum(-1) > 0).equal(seen)
+
+
 def test_unknown_entropy(latents):
     with pytest.raises(KeyError):
         predictive(*latents, "none")
