@@ -144,12 +144,9 @@ class FilterConfig:
         64, "Windows of each session in a training step.", TRAINING, least=2, most=2**16, rare=True
     )
     window: float | None = option(
-        None,
-        "Longest training window, s; without it 32 frames; in trials below 20 s a whole trial at most.",
-        TRAINING,
-        above=0,
-        rare=True,
-    )
+        None, "Longest training window, s; without it 32 frames, and in trials below 20 s a whole trial at most.",
+        TRAINING, above=0, rare=True,
+    )  # fmt: skip
     warmup: float | None = option(
         None, "First part of a window, s, which warms the filter up and carries no loss; without it a quarter, in "
         "trials below 20 s none.",

@@ -88,14 +88,14 @@ def evaluate(
         predict: gives the predictions of windows and their covariances.
     """
     errors, entropies, ranks = [], [], []
-    for i, (one, (other, counts)) in enumerate(zip(scaling, held, strict=True)):
+    for i, (one, (other, counted)) in enumerate(zip(scaling, held, strict=True)):
         network.encoder(i).fix_gauge(one)
         z = network.encoder(i).white(other)
         zhat, S, *_ = predict(model, z)
-        at_mean = predictive_gaussian(zhat, zhat, S)[counts]
+        at_mean = predictive_gaussian(zhat, zhat, S)[counted]
         # (log N(zhat; zhat, S), e' S^-1 e) of each bin
-        errors.append((at_mean, 2 * (at_mean - predictive_gaussian(z, zhat, S)[counts])))
-        bins = z[counts]
+        errors.append((at_mean, 2 * (at_mean - predictive_gaussian(z, zhat, S)[counted])))
+        bins = z[counted]
         entropies.append(float(logdet(bins)) - covariance_bias(*bins.shape))
         ranks.append(effective_rank(bins))
     # The covariances as the finished filter will have them, of one size for all sessions. Those of training include
