@@ -144,7 +144,7 @@ class FilterConfig:
         64, "Windows of each session in a training step.", TRAINING, least=2, most=2**16, rare=True
     )
     window: float | None = option(
-        None, "Longest training window, s; without it 32 frames, and in trials below 20 s a whole trial at most.",
+        None, "Longest training window, s; without it 32 frames. A trial that is shorter is a window of its own.",
         TRAINING, above=0, rare=True,
     )  # fmt: skip
     warmup: float | None = option(

@@ -1,6 +1,6 @@
 """From counts to training windows and held-out blocks of time."""
 
-import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Real
 
@@ -14,6 +14,9 @@ from ldmfilter.errors import InputError
 #: Number of held-out blocks, spread over the recording so that they meet all of the behaviour.
 HELD_OUT_BLOCKS = 4
 LEAST_WINDOW = 3  # frames in a training window
+NEAR, FAR = 1.25, 2.5  # factors that whole trials may be off the share that is asked for, at first and at most
+TRIALS_SHARE = 1 / 3  # of the observed time, that trials have to hold
+SHORT_GAP = 0.25  # s; where trials are segments, a gap that is no longer does not end one
 #: Number of reserved blocks: five folds of two blocks each.
 RESERVED_BLOCKS = 10
 HALVES, TRIAL_BLOCKS = 2, 20  # of the trials: what is trained on one half is judged on the other
@@ -27,8 +30,10 @@ class Windows:
     Attributes:
         window: bins in a window, at most.
         train_starts, held_starts: (start,) int64, first bins, of training, and held out, one every half window.
-        train_lengths, held_lengths: (start,) int64, bins of each.
-        train_stretches: (start,) int64, the number of the stretch without a gap that each lies in.
+        train_lengths, held_lengths: (start,) int32, bins of each.
+        train_trials: (start,) int32, the number of the trial that each lies in.
+        train_weights: (start,) how often each is to be drawn: all windows of a trial together as it is long. None where
+            there are no trials, and all are drawn alike.
         train_bins: (bin,) int64, observed bins outside the held-out blocks: scaling is learnt from these alone.
         held_bins: (bin,) int64, observed bins inside them.
     """
@@ -38,7 +43,8 @@ class Windows:
     held_starts: Array
     train_lengths: Array
     held_lengths: Array
-    train_stretches: Array
+    train_trials: Array
+    train_weights: Array | None
     train_bins: Array
     held_bins: Array
 
@@ -62,8 +68,8 @@ def split_windows(
         frame: bins in a frame; held-out windows of different phases share no frame.
         least: windows that the observed bins have to be enough for.
         unseen: (time,) bool, bins that are neither trained on nor held out.
-        shortest: bins that a stretch has at least which is a window by itself, one for each phase of frames, where it
-            has no room for `window`. Default: there is none.
+        shortest: in trials. A trial that is shorter than `window` is a window of its own, one for each phase of frames,
+            if it has so many bins; and held-out blocks are whole trials, where their share can be about right.
 
     Raises InputError for fewer, or too few bins in a row for a training window and a held-out one.
     """
@@ -71,17 +77,10 @@ def split_windows(
     if unseen is not None:
         usable = usable & ~unseen
     time = np.flatnonzero(usable)
-    held, row = usable, block or window
-    enough = min(row, shortest or row)
-    numbers = range(HELD_OUT_BLOCKS if time.size else 0, 0, -1)
-    # The most blocks that each have a row of usable bins and leave one to training; in trials of whole ones, if any.
-    for whole, blocks in itertools.product((True, False) if shortest else (False,), numbers):
-        held = _blocks(time, segment, blocks, max(int(held_out * time.size / blocks), row), whole)
-        of = np.searchsorted(time, _rows(usable & held, segment, row, enough)[0]) * blocks // time.size
-        if np.unique(of).size == blocks and _rows(usable & ~held, segment, row, row)[0].size:
-            break
-    train_starts, train_lengths, train_stretches = _rows(usable & ~held, segment, window, shortest or window, frame)
-    held_starts, held_lengths, _ = _rows(usable & held, segment, window, shortest or window, frame)
+    trials = _trial_edges(counts, time)
+    held = _held_out(usable, segment, trials, held_out, block or window, shortest)
+    train_starts, train_lengths = _window_starts(usable & ~held, segment, window, shortest or window, frame)
+    held_starts, held_lengths = _window_starts(usable & held, segment, window, shortest or window, frame)
     if train_lengths.max(initial=0) < window or not held_starts.size or time.size < least * window:
         shorter = " or a shorter window" if window > LEAST_WINDOW else ""
         longest = int(np.diff(_edges(time, segment)).max(initial=0))
@@ -90,13 +89,21 @@ def split_windows(
             f"on windows of {window} bins and hold some out; use a longer span, smaller bins{shorter}"
         )
     # Neighbouring held-out windows of a phase overlap by half: more would only count the same frames again.
+    train_bins = time[~held[time]]
+    of_train, of_held, of_bins = (
+        np.searchsorted(time[trials[:-1]], bins, "right") - 1 for bins in (train_starts, held_starts, train_bins)
+    )
     keep = np.zeros(held_starts.size, dtype=bool)
-    last = -window
-    for i, start in enumerate(held_starts.tolist()):
-        if start >= last + max(window // (2 * frame), 1):
-            keep[i], last = True, start
-    kept = held_starts[keep], train_lengths, held_lengths[keep], train_stretches
-    return Windows(window, train_starts, *kept, time[~held[time]], time[held[time]])
+    last = -1, -window
+    for i, (number, start) in enumerate(zip(of_held.tolist(), held_starts.tolist(), strict=True)):
+        if number != last[0] or start >= last[1] + max(window // (2 * frame), 1):
+            keep[i], last = True, (number, start)
+    weights = None
+    if shortest:
+        bins, windows = (np.bincount(one, minlength=trials.size) for one in (of_bins, of_train))
+        weights = (bins / windows.clip(1))[of_train]
+    kept = held_starts[keep], train_lengths, held_lengths[keep], of_train.astype(np.int32), weights
+    return Windows(window, train_starts, *kept, train_bins, time[held[time]])
 
 
 def _usable(counts: xr.DataArray) -> tuple[Array, Array]:
@@ -140,7 +147,11 @@ def reserve(counts: xr.DataArray, share: float = 0.4) -> xr.DataArray:
     blocks = min(RESERVED_BLOCKS, int(bins * float(counts.attrs["bin_size"]) / RESERVED_BLOCK + 1e-9))
     if not blocks:
         return counts
-    kept = ~_blocks(time, segment, blocks, int(bins / blocks))
+    trials = _trial_edges(counts, time)
+    reserved = _blocks(time, trials, segment.size, blocks, int(bins / blocks), whole=True)
+    if _off(reserved[time].mean() / share) > NEAR:
+        reserved = _blocks(time, trials, segment.size, blocks, int(bins / blocks))
+    kept = ~reserved
     fresh = np.diff(segment, prepend=segment[0] - 1) != 0
     fresh[1:] |= kept[1:] & ~kept[:-1]
     numbers = np.where(segment < 0, -1, np.cumsum(fresh) - 1).astype(segment.dtype)
@@ -149,11 +160,10 @@ def reserve(counts: xr.DataArray, share: float = 0.4) -> xr.DataArray:
 
 
 def half_of(counts: xr.DataArray, half: int) -> Array:
-    """(time,) bool, the bins of a half of the trials, that is of stretches without a gap: at most `TRIAL_BLOCKS` blocks
-    of whole ones are dealt out in turn."""
+    """(time,) bool, the bins of a half of the trials, which are dealt out in turn, in `TRIAL_BLOCKS` blocks at most."""
     segment, usable = _usable(counts)
     time = np.flatnonzero(usable)
-    lengths = np.diff(_edges(time, segment))
+    lengths = np.diff(_trial_edges(counts, time))
     blocks = np.arange(len(lengths)) * min(len(lengths), TRIAL_BLOCKS) // max(len(lengths), 1)
     inside = np.zeros(len(segment), dtype=bool)
     inside[time] = np.repeat(blocks % HALVES == half, lengths)
@@ -170,17 +180,18 @@ def stretches(counts: xr.DataArray | xr.Dataset) -> list[tuple[float, float]]:
     return list(zip((time[first] - size / 2).tolist(), (time[stop] + size / 2).tolist(), strict=True))
 
 
-def typical_stretch(counts: xr.DataArray) -> int:
-    """Bins of a stretch without a gap: the median over observed bins, half of which lie in stretches that long."""
+def typical_stretch(counts: xr.DataArray, share: float = 0.5) -> int:
+    """Bins of a stretch without a gap: a share of the observed bins lies in stretches that are no longer."""
     segment, usable = _usable(counts)
     time = np.flatnonzero(usable)
     lengths = np.diff(_edges(time, segment))
-    return int(np.median(np.repeat(lengths, lengths))) if time.size else 0
+    return int(np.quantile(np.repeat(lengths, lengths), share, method="higher")) if time.size else 0
 
 
 def trial_seconds(counts: xr.DataArray) -> float:
-    """Length of a typical stretch, s, before time was reserved in it."""
-    return float(counts.attrs.get("stretch", typical_stretch(counts) * float(counts.attrs["bin_size"])))
+    """Length of a typical trial, s, before time was reserved in it: a recording of which a third is in trials has some,
+    however long the rest is."""
+    return float(counts.attrs.get("stretch", typical_stretch(counts, TRIALS_SHARE) * float(counts.attrs["bin_size"])))
 
 
 def outside(time: Array, spans: list[tuple[float, float]], guard: float) -> Array:
@@ -192,18 +203,19 @@ def outside(time: Array, spans: list[tuple[float, float]], guard: float) -> Arra
     return np.cumsum(near)[:-1] == 0
 
 
-def _blocks(time: Array, segment: Array, blocks: int, length: int, whole: bool = False) -> Array:
-    """(bin,) bool: blocks of about `length` of the usable bins `time`, spread evenly over them, with what is not usable
-    inside a block. An edge moves to the next edge of a trial where trials are shorter than half a block, or all have to
-    be `whole`."""
-    inside = np.zeros(len(segment), dtype=bool)
-    edges = _edges(time, segment)
+def _blocks(time: Array, edges: Array, bins: int, blocks: int, length: int, whole: bool = False) -> Array:
+    """(bins,) bool: blocks of about `length` usable bins `time`, spread evenly over them, with what is not usable
+    inside a block. An edge moves to the next of the `edges` of trials where trials are shorter than half a block.
+    With `whole` every edge does, and a block has one trial at least."""
+    inside = np.zeros(bins, dtype=bool)
     for i in range(blocks):
         first = max(int((i + 0.5) * time.size / blocks) - length // 2, 0)
         most = time.size if whole else length // 4
         first, stop = (_nearest(edges, edge, most) for edge in (first, min(first + length, time.size)))
-        if first < stop:
-            inside[time[first] : time[stop - 1] + 1] = True
+        if first >= stop:
+            number = np.searchsorted(edges, int((i + 0.5) * time.size / blocks), "right")
+            first, stop = edges[number - 1], edges[number]
+        inside[time[first] : time[stop - 1] + 1] = True
     return inside
 
 
@@ -213,14 +225,54 @@ def _edges(time: Array, segment: Array) -> Array:
     return np.append(np.flatnonzero(new), time.size)
 
 
+def _trial_edges(counts: xr.DataArray, time: Array) -> Array:
+    """(trial + 1,) int: the same of trials. In one segment each gap ends a trial, in several no short one does."""
+    segment, missing = np.asarray(counts["segment"])[time], np.diff(time, prepend=-1) - 1
+    fresh = np.diff(segment, prepend=-1) != 0
+    short = SHORT_GAP if np.count_nonzero(fresh) > 1 else 0.0
+    return np.append(np.flatnonzero(fresh | (missing * float(counts.attrs["bin_size"]) > short)), time.size)
+
+
 def _nearest(edges: Array, edge: int, most: int) -> int:
     """The one of `edges` that lies nearest, where it is at most `most` away; else `edge`."""
     nearest = int(edges[np.abs(edges - edge).argmin()])
     return nearest if abs(nearest - edge) <= most else edge
 
 
-def _rows(usable: Array, segment: Array, window: int, shortest: int, frame: int = 1) -> tuple[Array, Array, Array]:
-    """The bins (start,) that begin a window of usable bins in a row, the bins in each, and the stretch that it lies in.
+def _held_out(usable: Array, segment: Array, trials: Array, share: float, row: int, shortest: int | None) -> Array:
+    """(bin,) bool: the most blocks that each have `row` usable bins in a row and leave as many to training.
+
+    In trials they are whole trials, where these can make about the share (`NEAR`, or what is nearest within `FAR`).
+    """
+    time = np.flatnonzero(usable)
+
+    def blocks_of(number: int, whole: bool) -> Array:
+        return _blocks(time, trials, usable.size, number, max(int(share * time.size / number), row), whole)
+
+    def fitting(whole: bool) -> Iterator[Array]:
+        for number in range(HELD_OUT_BLOCKS if time.size else 0, 0, -1):
+            held = blocks_of(number, whole)
+            starts, _ = _window_starts(usable & held, segment, row, min(row, shortest or row))
+            if np.unique(np.searchsorted(time, starts) * number // time.size).size != number:
+                continue
+            if _window_starts(usable & ~held, segment, row, row)[0].size:
+                yield held
+
+    whole = list(fitting(whole=True)) if shortest else []
+    off = [_off(held[time].mean() / share) for held in whole]
+    chosen = next((i for i, one in enumerate(off) if one <= NEAR), int(np.argmin(off)) if off else -1)
+    if off and off[chosen] <= FAR:
+        return whole[chosen]
+    return next(fitting(whole=False), blocks_of(1, whole=False) if time.size else usable)
+
+
+def _off(ratio: float) -> float:
+    """The factor by which a ratio is off 1, in either direction."""
+    return max(ratio, 1 / ratio)
+
+
+def _window_starts(usable: Array, segment: Array, window: int, shortest: int, frame: int = 1) -> tuple[Array, Array]:
+    """The bins (start,) that begin a window of usable bins in a row, and the bins in each.
 
     A window begins wherever there is room for `window` bins; in a shorter stretch within its first frame, where
     `shortest` bins follow, and has all whole frames.
@@ -231,4 +283,4 @@ def _rows(usable: Array, segment: Array, window: int, shortest: int, frame: int 
     before, left = np.arange(time.size) - edges[stretch], edges[stretch + 1] - np.arange(time.size)
     lengths = np.minimum(left // frame * frame, window)
     begins = (left >= window) | ((before < frame) & (lengths >= shortest))
-    return time[begins], lengths[begins], stretch[begins]
+    return time[begins], lengths[begins].astype(np.int32)

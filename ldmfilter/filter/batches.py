@@ -62,8 +62,8 @@ class Batch(NamedTuple):
     """Windows of a session in one training step."""
 
     counts: Float[Tensor, "batch time unit"]  # this process's share of them
-    seen: Bool[Tensor, "windows time"]  # False beyond the end of a window that is shorter than others; of all windows
-    stretch: Int[Tensor, " windows"]  # number of the stretch that each lies in
+    inside: Bool[Tensor, "windows time"]  # of all windows; False beyond the end of one that is shorter than others
+    trial: Int[Tensor, " windows"]  # number of the trial that each lies in
 
 
 class Recording:
@@ -87,7 +87,7 @@ class Recording:
         unseen: (time,) bool, or None where training may use all bins.
         scaling: (frame, unit) counts that the mean and covariance of z are learnt from.
         held: (window, time, unit) counts of held-out windows.
-        held_seen: (window, time) bool, False beyond the end of a window that is shorter than others.
+        held_inside: (window, time) bool, False beyond the end of a window that is shorter than others.
     """
 
     def __init__(
@@ -114,16 +114,16 @@ class Recording:
             self._resident = self._moved(self._gather(np.arange(counts.sizes["time"]), frame))
         self.scaling = self._frames(thin(self.windows.train_bins, SCALING_BINS))
         held = thin(np.arange(len(self.windows.held_starts)), EVALUATION_WINDOWS)
-        self.held_seen = self._seen(self.windows.held_lengths[held])
-        self.held = self._windows(self.windows.held_starts[held], self.held_seen)
+        self.held_inside = self._inside(self.windows.held_lengths[held])
+        self.held = self._windows(self.windows.held_starts[held], self.held_inside)
 
-    def _seen(self, lengths: np.ndarray) -> Bool[Tensor, "*batch time"]:
+    def _inside(self, lengths: np.ndarray) -> Bool[Tensor, "*batch time"]:
         return torch.from_numpy(self._ends < lengths[..., None])
 
-    def _windows(self, starts: np.ndarray, seen: Tensor) -> Float[Tensor, "*batch time unit"]:
+    def _windows(self, starts: np.ndarray, inside: Tensor) -> Float[Tensor, "*batch time unit"]:
         """The frames of windows, NaN beyond their ends."""
         frames = self._frames(np.minimum(starts[..., None] + self._ends, self._segment.size - 1))
-        return frames if seen.all() else frames.masked_fill_(~seen.to(frames.device)[..., None], torch.nan)
+        return frames if inside.all() else frames.masked_fill_(~inside.to(frames.device)[..., None], torch.nan)
 
     def _frames(self, bins: np.ndarray) -> Float[Tensor, "*batch unit"]:
         """The frames that end with these bins, NaN where a unit was not observed."""
@@ -147,16 +147,25 @@ class Recording:
         moved: Tensor = self._fabric.to_device(torch.from_numpy(np.ascontiguousarray(values)))
         return moved
 
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> np.ndarray:
+        """Numbers of training windows at random, in trials those of each trial as often as it is long."""
+        weights = self.windows.train_weights
+        if weights is None:
+            return torch.randint(len(self.windows.train_starts), shape, generator=generator).numpy()
+        until = np.cumsum(weights)
+        drawn = until[-1] * torch.rand(shape, generator=generator, dtype=torch.float64).numpy()
+        return np.searchsorted(until[:-1], drawn, "right")
+
     def batches(self, picks: np.ndarray) -> Iterator[Batch]:
         """Training windows by their number (step, windows), a batch for each step."""
         among, windows = ranks(), self.windows
         own = picks.reshape(len(picks), among.size, -1)[:, among.rank]
-        starts, own_seen = windows.train_starts[own], self._seen(windows.train_lengths[own])
+        starts, own_inside = windows.train_starts[own], self._inside(windows.train_lengths[own])
         # Of a recording that is not resident, one pass serves all steps.
         resident = self._resident is not None
-        counts = map(self._windows, starts, own_seen) if resident else self._windows(starts, own_seen)
-        seen, stretch = self._seen(windows.train_lengths[picks]), torch.from_numpy(windows.train_stretches[picks])
-        yield from map(Batch, counts, seen, stretch)
+        counts = map(self._windows, starts, own_inside) if resident else self._windows(starts, own_inside)
+        inside, trial = self._inside(windows.train_lengths[picks]), torch.from_numpy(windows.train_trials[picks])
+        yield from map(Batch, counts, inside, trial)
 
     def stretches(self, most: int) -> Stretches:
         """Frames of one phase, which follow one another: all, or, of more than about so many, stretches around held-out

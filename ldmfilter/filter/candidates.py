@@ -196,7 +196,7 @@ class Window(NamedTuple):
     Attributes:
         frames: in all, at most.
         warmup: of these the first, which carry no loss.
-        shortest: the fewest of a shorter stretch that is a window by itself; None where there is none.
+        shortest: in trials, the fewest of a trial that is shorter than a window, and is one of its own.
     """
 
     frames: int
@@ -207,22 +207,16 @@ class Window(NamedTuple):
 def window_frames(config: FilterConfig, frame: float, trial: int | None = None) -> list[Window]:
     """Training windows of frames of this length, s, in the order of trying; in trials of `trial` frames.
 
-    A window from the middle of a recording begins with a warm-up. In trials a window is a whole trial, where it is not
-    too long, and begins from the prior: there is no warm-up, unless the configuration asks for it.
+    A window from the middle of a recording begins with a warm-up. In trials a window is a whole trial, or a piece of a
+    long one, and begins from the prior: there is no warm-up, unless the configuration asks for it.
     """
-    windows = WINDOWS if config.window is None else [max(LEAST_WINDOW, round(config.window / frame))]
-    if trial is not None:
-        longest = max(LEAST_WINDOW, min(windows[0], trial))
-        windows = [longest, *(frames for frames in windows if frames < longest)]
-    found = []
-    for frames in windows:
-        warmup = 0 if trial is not None else max(frames // 4, 1)
-        if config.warmup is not None:
-            warmup = max(round(config.warmup / frame), min(warmup, 1))
-        warmup = min(warmup, frames - 2)
-        shortest = None if trial is None else min(warmup + LEAST_WINDOW, frames)
-        found.append(Window(frames, warmup, shortest))
-    return found
+    sizes = WINDOWS if config.window is None else [max(LEAST_WINDOW, round(config.window / frame))]
+    asked = None if config.warmup is None else round(config.warmup / frame)
+    if trial is None:
+        return [Window(size, min(max(size // 4 if asked is None else asked, 1), size - 2)) for size in sizes]
+    longest = max(LEAST_WINDOW, min(sizes[0], trial))
+    warmups = {size: min(asked or 0, size - LEAST_WINDOW) for size in (longest, *(s for s in sizes if s < longest))}
+    return [Window(size, warmup, warmup + LEAST_WINDOW) for size, warmup in warmups.items()]
 
 
 @dataclass(frozen=True)

@@ -83,26 +83,26 @@ def evaluate(
     Args:
         network: whose encoders' means and whitening are set.
         scaling: raw pseudo-observations (bin, latent) of training bins, of each session.
-        held: and of held-out windows (window, time, latent), with the bins of them that count (window, time).
+        held: and of held-out windows (window, time, latent), with the bins of them that are weighed (window, time).
         model: the filter's parameters.
         predict: gives the predictions of windows and their covariances.
     """
     errors, entropies, ranks = [], [], []
-    for i, (one, (other, counted)) in enumerate(zip(scaling, held, strict=True)):
+    for i, (one, (other, weighed)) in enumerate(zip(scaling, held, strict=True)):
         network.encoder(i).fix_gauge(one)
         z = network.encoder(i).white(other)
         zhat, S, *_ = predict(model, z)
-        at_mean = predictive_gaussian(zhat, zhat, S)[counted]
+        at_mean = predictive_gaussian(zhat, zhat, S)[weighed]
         # (log N(zhat; zhat, S), e' S^-1 e) of each bin
-        errors.append((at_mean, 2 * (at_mean - predictive_gaussian(z, zhat, S)[counted])))
-        bins = z[counted]
+        errors.append((at_mean, 2 * (at_mean - predictive_gaussian(z, zhat, S)[weighed])))
+        bins = z[weighed]
         entropies.append(float(logdet(bins)) - covariance_bias(*bins.shape))
         ranks.append(effective_rank(bins))
     # The covariances as the finished filter will have them, of one size for all sessions. Those of training include
     # dropout's noise: by them a step scores the less the more is learnt (0.15 to 0.08 nats on the real session, where
     # it is 0.31 to 0.44), and nearly untrained ones are kept.
     d = model.C.shape[0]
-    scale = max(float(torch.cat([squares for _, squares in errors]).mean()) / d, LEAST_SCALE)
+    scale = max(float(torch.cat([squares for _, squares in errors]).mean()) / d, LEAST_SCALE)  # what is NaN stays it
     each = [float((at_mean - 0.5 * squares / scale).mean()) for at_mean, squares in errors]
     log_likelihood = float(np.mean(each)) - 0.5 * d * math.log(scale)
     # A Gaussian without memory, with the mean and covariance of these very bins, scores minus its entropy.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ldmfilter.config import FilterConfig
@@ -221,9 +221,9 @@ class Fit:
     def _batches(self, steps: int) -> Iterator[tuple[Batch, ...]]:
         """Random training windows of each session, for each step."""
         shape = steps, self.config.batch_size
-        picks = [torch.randint(len(one.windows.train_starts), shape, generator=self._draws) for one in self._recordings]
+        picks = [one.draw(shape, self._draws) for one in self._recordings]
         recorded = zip(self._recordings, picks, strict=True)
-        yield from zip(*(one.batches(each.numpy()) for one, each in recorded), strict=True)
+        yield from zip(*(one.batches(each) for one, each in recorded), strict=True)
 
     def _train_step(self, batches: Sequence[Batch]) -> Tensor:
         self._module.train()
@@ -245,30 +245,28 @@ class Fit:
     def _objective(
         self, raw: Float[Tensor, "windows time latent"], batch: Batch, model: LinearGaussian
     ) -> Float[Tensor, ""]:
-        mean, W = whitening(raw[self._fabric.to_device(batch.seen)])
+        whole, warm = bool(batch.inside.all()), slice(self._warmup, None)
+        mean, W = whitening(raw.flatten(0, 1) if whole else raw[self._fabric.to_device(batch.inside)])
         z = (raw - mean) @ W
         zhat, S = self._predicted_windows(model, z)
-        weighed = self._weighed(batch.seen)
+        z, zhat, S = z[:, warm], zhat[:, warm], S[warm] if S.ndim > 2 else S
         entropy, samples, group = ENTROPIES[self.config.entropy], None, None
+        weighed = batch.inside[:, warm]
         if entropy.samples is not None:
-            late = weighed[:, self._warmup :]
             # Of each window some bins at random; those beyond its end come last.
-            chosen = (torch.rand(late.shape, generator=self._draws) + ~late).argsort(1)[:, : entropy.samples]
-            window, place = late.gather(1, chosen).nonzero(as_tuple=True)
-            samples = z[self._fabric.to_device(window), self._fabric.to_device(self._warmup + chosen[window, place])]
+            chosen = (torch.rand(weighed.shape, generator=self._draws) + ~weighed).argsort(1)[:, : entropy.samples]
+            window, place = weighed.gather(1, chosen).nonzero(as_tuple=True)
+            samples = z[self._fabric.to_device(window), self._fabric.to_device(chosen[window, place])]
             group = self._fabric.to_device(self._groups(batch)[window])
-        weighed = self._fabric.to_device(weighed)
-        return predictive(z, zhat, S, self.config.entropy, samples, group, entropy.options, weighed).value
-
-    def _weighed(self, seen: Bool[Tensor, "windows time"]) -> Bool[Tensor, "windows time"]:
-        """Bins of windows that carry loss."""
-        return seen & (torch.arange(seen.shape[1]) >= self._warmup)
+        some = None if whole else self._fabric.to_device(weighed)
+        return predictive(z, zhat, S, self.config.entropy, samples, group, entropy.options, some).value
 
     def _groups(self, batch: Batch) -> Int[Tensor, " windows"]:
-        """What is compared with others alone: in trials a trial, where the windows are of several; else a window."""
-        if self.candidate.in_trials and bool((batch.stretch != batch.stretch[0]).any()):
-            return batch.stretch
-        return torch.arange(len(batch.stretch))
+        """The group of each window, within which entropy compares no bins: in trials its trial, unless all are of one;
+        else the window itself."""
+        if self.candidate.in_trials and bool((batch.trial != batch.trial[0]).any()):
+            return batch.trial
+        return torch.arange(len(batch.trial))
 
     def _predicted_windows(
         self, model: LinearGaussian, z: Float[Tensor, "windows time latent"]
@@ -282,8 +280,10 @@ class Fit:
         self._module.eval()
         scaling, model = self._module([recording.scaling for recording in self._recordings])
         raw, _ = self._module([recording.held for recording in self._recordings])
-        recorded = zip(raw, self._recordings, strict=True)
-        held = [(z, self._fabric.to_device(self._weighed(recording.held_seen))) for z, recording in recorded]
+        inside = [recording.held_inside.clone() for recording in self._recordings]
+        for one in inside:
+            one[:, : self._warmup] = False
+        held = list(zip(raw, map(self._fabric.to_device, inside), strict=True))
         log_likelihood, score, rank = evaluate(self._network, scaling, held, model, self._predicted_windows)
         loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
         self._losses = []

@@ -241,8 +241,8 @@ class Training:
             trial = self._stretch // frame if one.in_trials else None
             windows = window_frames(self.config, frame * self._bin_size, trial)
             for window in sorted(windows, key=lambda window: window.frames * frame > self._stretch):
-                shortest = self.config.window is None and window.frames == WINDOWS[-1]
-                least = SHORT_TRIALS if shortest else 0  # a recording of seconds has no short trials
+                is_last = self.config.window is None and window.frames == WINDOWS[-1]
+                least = SHORT_TRIALS if is_last else 0  # a recording of seconds has no short trials
                 try:
                     for counts in self.counts:
                         self._split(one, window, counts, least=least)

@@ -26,7 +26,7 @@ def predictive(
     samples: Float[Tensor, "sample latent"] | None = None,
     group: Int[Tensor, " sample"] | None = None,
     options: Mapping[str, int | float] | None = None,
-    seen: Bool[Tensor, "batch time"] | None = None,
+    weighed: Bool[Tensor, "batch time"] | None = None,
 ) -> Objective:
     """Predictive LDM, F = <log N(z_t; zhat_t, S)> + H[z].
 
@@ -38,18 +38,18 @@ def predictive(
         samples: the pseudo-observations that H is estimated from. Default: all of z.
         group: the window that each of `samples` comes from; those of one window are never compared.
         options: for the entropy's estimator. Default: the estimator's own.
-        seen: the bins that count. Default: all.
+        weighed: the bins that count. Default: all.
 
     Raises:
         KeyError: an unknown entropy.
     """
     estimate = ENTROPIES[entropy].estimate
     density = predictive_gaussian(z.detach() if estimate is None else z, zhat, S)
-    alignment = (density if seen is None else density[seen]).mean()
+    alignment = (density if weighed is None else density[weighed]).mean()
     if estimate is None:
         return Objective(alignment, alignment, None)
     if samples is None:
-        samples = z.flatten(0, 1) if seen is None else z[seen]
+        samples = z.flatten(0, 1) if weighed is None else z[weighed]
     H = estimate(samples, group, **(options or {}))
     return Objective(alignment + H, alignment, H)
 

@@ -89,12 +89,17 @@ def test_outside_keeps_the_guard_on_both_sides():
 
 
 @pytest.mark.parametrize(
-    ("lengths", "unobserved", "typical"),
-    [([50], slice(0, 0), 50), ([4, 4, 4, 6, 2], slice(0, 0), 4), ([4, 4, 9], slice(0, 0), 9), ([10], slice(3, 4), 6)],
+    ("lengths", "unobserved", "half", "third"),
+    [
+        ([50], slice(0, 0), 50, 50),
+        ([4, 4, 4, 6, 2], slice(0, 0), 4, 4),
+        ([4, 4, 9], slice(0, 0), 9, 4),
+        ([10], slice(3, 4), 6, 6),
+    ],
 )
-def test_half_of_the_observed_time_lies_in_stretches_as_long_as_the_typical_one(lengths, unobserved, typical):
-    assert typical_stretch(make(lengths, unobserved)) == typical
-    assert trial_seconds(make(lengths, unobserved)) == pytest.approx(typical / 10)
+def test_the_typical_stretch_by_shares_of_the_observed_time(lengths, unobserved, half, third):
+    assert typical_stretch(make(lengths, unobserved)) == half
+    assert trial_seconds(make(lengths, unobserved)) == pytest.approx(third / 10)
     assert typical_stretch(make(lengths, slice(0, 50))) == 0
 
 
@@ -121,8 +126,8 @@ def test_in_trials_a_window_is_a_whole_trial_of_each_phase():
     for start, size in zip(windows.train_starts.tolist(), windows.train_lengths.tolist(), strict=True):
         found[segment[start]].append((start - first[segment[start]], size))
     assert found == {number: [] if number in held else of_length[size] for number, size in enumerate(lengths)}
-    pairs = set(zip(segment[windows.train_starts].tolist(), windows.train_stretches.tolist(), strict=True))
-    assert len(pairs) == len(set(windows.train_stretches.tolist())) == sum(map(bool, found.values()))
+    pairs = set(zip(segment[windows.train_starts].tolist(), windows.train_trials.tolist(), strict=True))
+    assert len(pairs) == len(set(windows.train_trials.tolist())) == sum(map(bool, found.values()))
 
 
 def test_held_out_trials_are_whole_where_there_are_several():
@@ -131,3 +136,44 @@ def test_held_out_trials_are_whole_where_there_are_several():
     assert sorted(np.bincount(windows.held_bins // 150, minlength=10)) == [0] * 8 + [150] * 2
     alone = split_windows(make([150]), 32, 0.2, shortest=3)
     assert 0 < len(alone.held_bins) < 75
+
+
+@pytest.mark.parametrize("lengths", [[30] * 3, [30] * 6, [30] * 10, [4, 30, 30, 30, 30, 4, 30], [150, 6, 150, 150]])
+def test_of_few_trials_about_the_share_is_held_out(lengths):
+    windows = split_windows(make(lengths), 30, 0.2, shortest=3)
+    held = np.bincount(np.repeat(np.arange(len(lengths)), lengths)[windows.held_bins], minlength=len(lengths))
+    assert 0.1 < held.sum() / sum(lengths) <= 0.34
+    if min(lengths) == max(lengths):
+        assert set(held.tolist()) == {0, lengths[0]}
+
+
+def test_a_trial_with_a_gap_is_one():
+    """Where trials are segments, and the gap is short; in one segment each gap ends a trial."""
+    counts = make([30] * 20)
+    observed = np.arange(600) % 30 != 15
+    windows = split_windows(counts.assign_coords(observed=("time", observed)), 15, 0.2, shortest=3)
+    segment = counts["segment"].to_numpy()
+    assert set(segment[windows.held_bins]).isdisjoint(segment[windows.train_bins])
+    assert len(set(windows.train_trials.tolist())) == len(set(segment[windows.train_bins].tolist())) == 16
+    assert len(windows.train_starts) == 2 * 16
+    alone = counts.assign_coords(observed=("time", observed), segment=("time", np.zeros(600, int)))
+    assert len(set(split_windows(alone, 15, 0.2, shortest=3).train_trials.tolist())) > 16
+
+
+def test_windows_of_a_trial_are_drawn_as_often_as_it_is_long():
+    counts = make([4] * 20 + [40] * 5)
+    windows = split_windows(counts, 10, 0.2, shortest=3)
+    segment = counts["segment"].to_numpy()
+    weights = np.bincount(segment[windows.train_starts], windows.train_weights, minlength=25)
+    bins = np.bincount(segment[windows.train_bins], minlength=25)
+    np.testing.assert_allclose(weights, bins)
+    assert set(bins.tolist()) == {0, 4, 40}
+    assert split_windows(counts, 10, 0.2).train_weights is None
+
+
+@pytest.mark.parametrize("length", [60, 150])
+def test_trials_are_reserved_whole(length):
+    counts = make([length] * 30)
+    kept = np.bincount(reserve(counts, 0.4)["segment"], minlength=30)
+    assert set(np.unique(kept).tolist()) <= {0, length}
+    assert reserve(counts, 0.4).sizes["time"] == pytest.approx(0.6 * 30 * length, rel=0.15)

@@ -864,7 +864,7 @@ def test_settings_of_candidates():
     assert window_frames(FilterConfig(), 0.1, 7) == [(7, 0, 3), (4, 0, 3), (3, 0, 3)]
     assert window_frames(FilterConfig(), 0.1, 1) == [(3, 0, 3)]
     assert window_frames(FilterConfig(window=2.0, warmup=0.2), 0.1, 7) == [(7, 2, 5)]
-    assert window_frames(FilterConfig(window=0.5, warmup=0.4), 0.1, 7) == [(5, 3, 5)]
+    assert window_frames(FilterConfig(window=0.5, warmup=0.4), 0.1, 7) == [(5, 2, 5)]
 
 
 def test_a_candidate_in_a_file():

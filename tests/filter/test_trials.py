@@ -14,6 +14,7 @@ from ldmfilter.filter import fit
 from ldmfilter.filter.kalman import filter
 from ldmfilter.filter.linalg import whitening
 from ldmfilter.filter.training import Training
+from ldmfilter.ldm.entropy import ENTROPIES
 
 FAST = {
     "latent_dim": 2,
@@ -40,16 +41,16 @@ def test_the_loss_in_trials_is_that_of_the_exact_filter(unequal, dynamics):
     config = FilterConfig(**FAST | {"entropy": "stopgrad", "dynamics": dynamics})
     fitted = Training(config, unequal)._now
     (batch,) = next(fitted._batches(1))
-    assert len(set(batch.seen.sum(1).tolist())) > 3
-    assert set(batch.seen.sum(1).tolist()) <= set(range(3, 15))
-    assert batch.counts.isnan().all(-1).equal(~batch.seen)
+    assert len(set(batch.inside.sum(1).tolist())) > 3
+    assert set(batch.inside.sum(1).tolist()) <= set(range(3, 15))
+    assert batch.counts.isnan().all(-1).equal(~batch.inside)
     with torch.no_grad():
         fitted._network.eval()
         (raw,), model = fitted._network([batch.counts])
         found = float(fitted._objective(raw, batch, model))
-        mean, W = whitening(raw[batch.seen])
+        mean, W = whitening(raw[batch.inside])
         each = []
-        for window, seen in zip((raw - mean) @ W, batch.seen, strict=True):
+        for window, seen in zip((raw - mean) @ W, batch.inside, strict=True):
             alone = filter(model.to(torch.float64), window[seen].double())
             S = MultivariateNormal(torch.zeros(len(W)).double(), alone.innovation_cov)
             each.append(S.log_prob(alone.innovation))
@@ -61,10 +62,10 @@ def test_held_out_trials_are_judged_by_the_exact_filter(unequal):
     fitted = Training(FilterConfig(**FAST), unequal)._now
     record = fitted._evaluate()
     recording, network = fitted._recordings[0], fitted._network
-    assert not recording.held_seen.all()
+    assert not recording.held_inside.all()
     with torch.no_grad():
         z, model = network.encode(recording.held).double(), network.dynamics().to(torch.float64)
-        each = [filter(model, one[seen]) for one, seen in zip(z, recording.held_seen, strict=True)]
+        each = [filter(model, one[seen]) for one, seen in zip(z, recording.held_inside, strict=True)]
     e, S = (torch.cat([getattr(one, name) for one in each]) for name in ("innovation", "innovation_cov"))
     zero = torch.zeros_like(e)
     best = max(float(MultivariateNormal(zero, size * S).log_prob(e).mean()) for size in np.geomspace(0.3, 3, 400))
@@ -91,12 +92,13 @@ def test_in_trials_entropy_compares_trials(unequal, counts, monkeypatch):
     for batch in fitted._batches(2):
         fitted._train_step(batch)
         samples, group = compared.pop()
-        assert len(samples) == len(group)
-        assert set(group.tolist()) == set(batch[0].stretch.tolist())
+        sizes = batch[0].inside.sum(1)
+        assert len(samples) == len(group) == int(sizes.clamp_max(ENTROPIES["knn"].samples).sum())
+        assert set(group.tolist()) == set(batch[0].trial.tolist())
         assert len(set(group.tolist())) < 64
-        of_one = batch[0]._replace(stretch=torch.zeros(64, dtype=torch.int64))
+        of_one = batch[0]._replace(trial=torch.zeros(64, dtype=torch.int64))
         assert len(fitted._groups(of_one).unique()) == 64
     whole = Training(FilterConfig(**FAST), counts)._now
     assert not whole.candidate.in_trials
     (batch,) = next(whole._batches(1))
-    assert len(batch.stretch.unique()) < len(whole._groups(batch).unique()) == 16
+    assert len(batch.trial.unique()) < len(whole._groups(batch).unique()) == 16

@@ -54,7 +54,7 @@ def test_each_bin_of_a_window_may_have_its_own_covariance(latents):
 def test_bins_that_do_not_count(latents, name):
     z, zhat, S = latents
     seen = torch.arange(5) < torch.tensor([5, 3, 4, 1, 2, 5])[:, None]
-    F = predictive(torch.where(seen[..., None], z, torch.nan), zhat, S, name, seen=seen)
+    F = predictive(torch.where(seen[..., None], z, torch.nan), zhat, S, name, weighed=seen)
     alone = predictive(z[seen][:, None], zhat[seen][:, None], S, name)
     torch.testing.assert_close(F.value, alone.value)
     (gradient,) = torch.autograd.grad(F.value, zhat)
