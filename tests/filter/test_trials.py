@@ -5,16 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch.distributions import MultivariateNormal
 
 from ldmfilter.config import FilterConfig
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.session import Session
-from ldmfilter.filter import fit
+from ldmfilter.filter import batches, fit
+from ldmfilter.filter.evaluation import LEAST_SCALE
 from ldmfilter.filter.kalman import filter
-from ldmfilter.filter.linalg import whitening
+from ldmfilter.filter.linalg import gains, whitening
 from ldmfilter.filter.training import Training
 from ldmfilter.ldm.entropy import ENTROPIES
+from ldmfilter.ranks import Ranks
 
 FAST = {
     "latent_dim": 2,
@@ -26,13 +29,17 @@ FAST = {
 }
 
 
-@pytest.fixture(scope="module")
-def unequal():
+def in_trials(bin_size: float) -> xr.DataArray:
     """Trials of 0.3 to 1.4 s, so that few windows are full, and 16 units."""
     rng = np.random.default_rng(0)
     trials = [(2.0 * start, 2.0 * start + 0.1 * length) for start, length in enumerate(rng.integers(3, 15, 40))]
     spikes = np.sort(rng.uniform(0, 80, (16, 800)))
-    return bin_spikes(Session.from_spikes(list(spikes)), 0.1, trials)
+    return bin_spikes(Session.from_spikes(list(spikes)), bin_size, trials)
+
+
+@pytest.fixture(scope="module")
+def unequal() -> xr.DataArray:
+    return in_trials(0.1)
 
 
 @pytest.mark.parametrize("dynamics", ["slow", "fast"])
@@ -78,7 +85,12 @@ def test_a_constant_z_scores_low(unequal):
         for parameter in fitted._network.encoders.parameters():
             parameter.zero_()
     record = fitted._evaluate()
-    assert -20 < record.held_out_log_likelihood < math.inf
+    # Its innovations are none, and their covariance is as small as it may be.
+    model = fitted._network.dynamics()
+    S = gains(*model[:4], model.P0, 12)[0] * LEAST_SCALE
+    best = max(float(-0.5 * torch.logdet(2 * math.pi * one).detach()) for one in S)
+    assert math.isfinite(record.held_out_log_likelihood)
+    assert best - 1 < record.held_out_log_likelihood <= best
     assert record.score < 0.1
 
 
@@ -102,3 +114,42 @@ def test_in_trials_entropy_compares_trials(unequal, counts, monkeypatch):
     assert not whole.candidate.in_trials
     (batch,) = next(whole._batches(1))
     assert len(batch.trial.unique()) < len(whole._groups(batch).unique()) == 16
+
+
+@pytest.mark.parametrize("bin_size", [0.1, 0.03])
+def test_windows_of_processes_and_from_disk(unequal, monkeypatch, bin_size):
+    """Each process has its share of the counts and knows the extent of all; a recording that is read from where it lies
+    gives the same."""
+    counts = unequal if bin_size == 0.1 else in_trials(bin_size)
+    config = FilterConfig(**FAST)
+    (recording,) = Training(config, counts)._now._recordings
+    picks = recording.draw((3, 16), torch.Generator().manual_seed(0))
+    whole = list(recording.batches(picks))
+    assert not all(batch.inside.all() for batch in whole)
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(batches, "ranks", lambda rank=rank: Ranks(rank, 2, 2))
+        shares.append(list(recording.batches(picks)))
+    monkeypatch.setattr(batches, "ranks", Ranks)
+    monkeypatch.setattr(batches, "RESIDENT", 10)
+    monkeypatch.setattr(batches, "STRETCH", 70)
+    (stored,) = Training(config, counts)._now._recordings
+    assert stored._resident is None
+    torch.testing.assert_close(stored.held, recording.held, rtol=0, atol=0, equal_nan=True)
+    assert stored.held_inside.equal(recording.held_inside)
+    for batch, first, second, read in zip(whole, *shares, stored.batches(picks), strict=True):
+        assert all(one.inside.equal(batch.inside) and one.trial.equal(batch.trial) for one in (first, second, read))
+        for one in (torch.cat([first.counts, second.counts]), read.counts):
+            torch.testing.assert_close(one, batch.counts, rtol=0, atol=0, equal_nan=True)
+
+
+def test_held_out_windows_lie_in_held_out_trials(unequal):
+    (recording,) = Training(FilterConfig(**FAST), unequal)._now._recordings
+    windows, segment = recording.windows, unequal["segment"].to_numpy()
+    held = set(segment[windows.held_bins].tolist())
+    judged = set()
+    for start, length in zip(windows.held_starts.tolist(), windows.held_lengths.tolist(), strict=True):
+        assert len(set(segment[start : start + length].tolist())) == 1
+        assert set(range(start, start + length)) <= set(windows.held_bins.tolist())
+        judged.add(int(segment[start]))
+    assert judged == held
