@@ -148,10 +148,9 @@ def reserve(counts: xr.DataArray, share: float = 0.4) -> xr.DataArray:
     if not blocks:
         return counts
     trials = _trial_edges(counts, time)
-    reserved = _blocks(time, trials, segment.size, blocks, int(bins / blocks), whole=True)
-    if _off(reserved[time].mean() / share) > NEAR:
-        reserved = _blocks(time, trials, segment.size, blocks, int(bins / blocks))
-    kept = ~reserved
+    each = (_blocks(time, trials, segment.size, n, int(bins / n), whole=True) for n in range(blocks, 0, -1))
+    whole = next((reserved for reserved in each if _off(reserved[time].mean() / share) < NEAR), None)
+    kept = ~_blocks(time, trials, segment.size, blocks, int(bins / blocks)) if whole is None else ~whole
     fresh = np.diff(segment, prepend=segment[0] - 1) != 0
     fresh[1:] |= kept[1:] & ~kept[:-1]
     numbers = np.where(segment < 0, -1, np.cumsum(fresh) - 1).astype(segment.dtype)
@@ -260,7 +259,7 @@ def _held_out(usable: Array, segment: Array, trials: Array, share: float, row: i
 
     whole = list(fitting(whole=True)) if shortest else []
     off = [_off(held[time].mean() / share) for held in whole]
-    chosen = next((i for i, one in enumerate(off) if one <= NEAR), int(np.argmin(off)) if off else -1)
+    chosen = next((i for i, one in enumerate(off) if one < NEAR), int(np.argmin(off)) if off else -1)
     if off and off[chosen] <= FAR:
         return whole[chosen]
     return next(fitting(whole=False), blocks_of(1, whole=False) if time.size else usable)

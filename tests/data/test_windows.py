@@ -171,9 +171,8 @@ def test_windows_of_a_trial_are_drawn_as_often_as_it_is_long():
     assert split_windows(counts, 10, 0.2).train_weights is None
 
 
-@pytest.mark.parametrize("length", [60, 150])
-def test_trials_are_reserved_whole(length):
-    counts = make([length] * 30)
-    kept = np.bincount(reserve(counts, 0.4)["segment"], minlength=30)
-    assert set(np.unique(kept).tolist()) <= {0, length}
-    assert reserve(counts, 0.4).sizes["time"] == pytest.approx(0.6 * 30 * length, rel=0.15)
+@pytest.mark.parametrize(("length", "trials"), [(60, 30), (150, 30), (150, 12)])
+def test_trials_are_reserved_whole(length, trials):
+    kept = reserve(make([length] * trials), 0.4)
+    assert set(np.bincount(kept["segment"]).tolist()) <= {0, length}
+    assert kept.sizes["time"] == pytest.approx(0.6 * trials * length, rel=0.15)
