@@ -149,7 +149,8 @@ def reserve(counts: xr.DataArray, share: float = 0.4) -> xr.DataArray:
         return counts
     trials = _trial_edges(counts, time)
     each = (_blocks(time, trials, segment.size, n, int(bins / n), whole=True) for n in range(blocks, 0, -1))
-    whole = next((reserved for reserved in each if _off(reserved[time].mean() / share) < NEAR), None)
+    near = (reserved for reserved in each if _off(reserved[time].mean() / share) < NEAR)
+    whole = next(near, None) if trial_seconds(counts) < 2 * RESERVED_BLOCK else None
     kept = ~_blocks(time, trials, segment.size, blocks, int(bins / blocks)) if whole is None else ~whole
     fresh = np.diff(segment, prepend=segment[0] - 1) != 0
     fresh[1:] |= kept[1:] & ~kept[:-1]

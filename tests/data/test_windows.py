@@ -176,3 +176,9 @@ def test_trials_are_reserved_whole(length, trials):
     kept = reserve(make([length] * trials), 0.4)
     assert set(np.bincount(kept["segment"]).tolist()) <= {0, length}
     assert kept.sizes["time"] == pytest.approx(0.6 * trials * length, rel=0.15)
+
+
+def test_long_segments_are_reserved_in_parts():
+    """A block in each part of a recording, though whole segments would make the share."""
+    kept = reserve(make([1500] * 10), 0.4)
+    assert len(set(kept["segment"].to_numpy().tolist())) > 14
