@@ -88,22 +88,31 @@ def split_windows(
             f"{where_of(counts)}: {time.size} observed bins, {longest} in a row at the longest, are too few to train "
             f"on windows of {window} bins and hold some out; use a longer span, smaller bins{shorter}"
         )
-    # Neighbouring held-out windows of a phase overlap by half: more would only count the same frames again.
     train_bins = time[~held[time]]
     of_train, of_held, of_bins = (
         np.searchsorted(time[trials[:-1]], bins, "right") - 1 for bins in (train_starts, held_starts, train_bins)
     )
+    # Neighbouring held-out windows of a phase overlap by half: more would only count the same frames again.
     keep = np.zeros(held_starts.size, dtype=bool)
     last = -1, -window
-    for i, (number, start) in enumerate(zip(of_held.tolist(), held_starts.tolist(), strict=True)):
-        if number != last[0] or start >= last[1] + max(window // (2 * frame), 1):
-            keep[i], last = True, (number, start)
+    for i, (trial, start) in enumerate(zip(of_held.tolist(), held_starts.tolist(), strict=True)):
+        if trial != last[0] or start >= last[1] + max(window // (2 * frame), 1):
+            keep[i], last = True, (trial, start)
     weights = None
     if shortest:
         bins, windows = (np.bincount(one, minlength=trials.size) for one in (of_bins, of_train))
         weights = (bins / windows.clip(1))[of_train]
-    kept = held_starts[keep], train_lengths, held_lengths[keep], of_train.astype(np.int32), weights
-    return Windows(window, train_starts, *kept, train_bins, time[held[time]])
+    return Windows(
+        window=window,
+        train_starts=train_starts,
+        held_starts=held_starts[keep],
+        train_lengths=train_lengths,
+        held_lengths=held_lengths[keep],
+        train_trials=of_train.astype(np.int32),
+        train_weights=weights,
+        train_bins=train_bins,
+        held_bins=time[held[time]],
+    )
 
 
 def _usable(counts: xr.DataArray) -> tuple[Array, Array]:
