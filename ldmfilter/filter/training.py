@@ -45,6 +45,7 @@ from ldmfilter.tensors import Tensors, below
 __all__ = ["Record", "Training", "resolve_device"]
 
 
+IN_TRIALS = 2  # number of the way to train in trials; what was begun in another is not taken up
 SHORT_TRIALS = 20  # windows of the shortest length that a recording needs to be trained on them
 # Of the steps: where held-out z was best before, few blocks may mislead, and the last step is kept unless that one
 # leads clearly.
@@ -499,7 +500,7 @@ class Training:
             "past": [dataclasses.asdict(one) for one in self._past],
             "tries_fewer": self.tries_fewer,
             "tries_encoders": self.tries_encoders,
-            "in_trials": self._in_trials,
+            "in_trials": IN_TRIALS if self._in_trials else 0,
             "done": self._done,
             "can_choose": self._can_choose,
             "halves": [[_written(one[:2]), *one[2:]] for one in self._halves],
@@ -521,7 +522,7 @@ class Training:
         Raises:
             KeyError, TypeError, ValueError, RuntimeError: the state is of another network, or none.
         """
-        if self._in_trials and not values.get("in_trials"):
+        if self._in_trials and values.get("in_trials") != IN_TRIALS:
             raise InputError("was made by an older ldmfilter, whose trainings in trials were others; train anew")
         trained = values.get("trained", [])  # version 0.1.0 had no candidates, others no hidden units
         self.trained = list(map(read_trained, trained))

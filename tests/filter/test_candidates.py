@@ -517,9 +517,11 @@ def test_encoders_that_could_not_be_judged_change_nothing(in_trials, monkeypatch
 def test_a_run_of_other_trainings_is_not_taken_up(in_trials):
     training = Training(FilterConfig(**FAST), in_trials)
     tensors, values = training.state()
-    del values["in_trials"]  # of a version before
-    with pytest.raises(InputError, match="made by an older ldmfilter"):
-        Training(FilterConfig(**FAST), in_trials).restore(tensors, values)
+    Training(FilterConfig(**FAST), in_trials).restore(tensors, values)
+    for before in ({"in_trials": True}, {"in_trials": 0}, {}):  # of versions before
+        older = {name: value for name, value in values.items() if name != "in_trials"} | before
+        with pytest.raises(InputError, match="made by an older ldmfilter"):
+            Training(FilterConfig(**FAST), in_trials).restore(tensors, older)
 
 
 def test_what_is_fixed_is_not_tried(few, in_trials):
