@@ -267,11 +267,12 @@ def _held_out(usable: Array, segment: Array, trials: Array, share: float, row: i
             if _window_starts(usable & ~held, segment, row, row)[0].size:
                 yield held
 
-    whole = list(fitting(whole=True)) if shortest else []
-    off = [_off(held[time].mean() / share) for held in whole]
-    chosen = next((i for i, one in enumerate(off) if one < NEAR), int(np.argmin(off)) if off else -1)
-    if off and off[chosen] <= FAR:
-        return whole[chosen]
+    def off(held: Array) -> float:
+        return _off(held[time].mean() / share)
+
+    whole = [held for held in fitting(whole=True) if off(held) <= FAR] if shortest else []
+    if whole:
+        return next((held for held in whole if off(held) < NEAR), min(whole, key=off))
     return next(fitting(whole=False), blocks_of(1, whole=False) if time.size else usable)
 
 

@@ -77,7 +77,7 @@ class Recording:
         block: bins that a held-out block has at least.
         fabric: moves them to the device.
         unseen: (time,) bool, bins that its windows leave out, where a training on the others is judged.
-        shortest: frames that a stretch has at least which is a window by itself. Default: there is none.
+        shortest: in trials, the fewest frames of a trial that is a window of its own (`split_windows`).
 
     Attributes:
         windows: where training and held-out windows start.
