@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ FAR = 5.0
 SMALL = 0.1
 #: Angles that go through this share of a turn have its unit, whatever is written.
 FILLED = 0.9
+#: One turn, in radians and in degrees.
+TURNS = (2 * math.pi, 360.0)
 TIMES = ("start_time", "stop_time")
 #: Distinct texts of a column that are read as classes at most: more are names, not conditions.
 MOST_CLASSES = 50
@@ -176,15 +178,13 @@ def align(behavior: Behavior, time: Array, bin_size: float) -> tuple[Array, Arra
     widest = max(WIDEST_GAP * bin_size, 1.5 * step)
     right = np.searchsorted(t, time).clip(0, t.size - 1)
     left = (right - (t[right] > time)).clip(0)
-    near = np.where(time - t[left] <= t[right] - time, left, right)
-    inside = (t[left] <= time) & (time <= t[right])
-    usable = np.where(inside, t[right] - t[left] <= widest, np.abs(t[near] - time) <= bin_size)
+    away, apart = time - t[left], t[right] - t[left]  # both samples are the first or the last one beyond it
+    usable = np.where(left == right, np.abs(away) <= bin_size, apart <= widest)
     if behavior.categories:
-        values = v[near]
+        values = v[np.where(away <= t[right] - time, left, right)]
     else:
-        share = np.where(inside, (time - t[left]) / np.maximum(t[right] - t[left], 1e-12), 0.0)
-        between = v[left] + share * behavior.difference(v[right], v[left])
-        values = behavior.wrap(np.where(inside, between, v[near]))
+        share = away / np.maximum(apart, 1e-12)
+        values = behavior.wrap(v[left] + share * behavior.difference(v[right], v[left]))
     # The exclusion reason follows from the samples on both sides, missing ones included.
     after = np.searchsorted(behavior.time, time).clip(0, behavior.time.size - 1)
     both = np.stack([(after - 1).clip(0), after])
@@ -282,10 +282,13 @@ def _find(session: Session, text: str) -> dict[str, xr.DataArray | None]:
         raise InputError(f"{where}: behaviour {text!r} may be {shorten(hits)}; give the whole path")
     if not hits:
         has = f"it has {', '.join(session.behavior)}" if session.behavior else "the session has none"
-        tables = session.intervals.items()
-        columns = ((name, key) for name, table in tables for key in flat_columns(table) if key not in TIMES)
-        hint = next((f"; or a column of {name}, as {name}.{key}" for name, key in columns), "")
-        raise InputError(f"{where}: no behaviour {text!r}; {has}{hint}")
+        hints = (
+            f"; or a column of {name}, as {name}.{key}"
+            for name, table in session.intervals.items()
+            for key in flat_columns(table)
+            if key not in TIMES
+        )
+        raise InputError(f"{where}: no behaviour {text!r}; {has}{next(hints, '')}")
     path, series = hits[0], session.behavior[hits[0]]
     width = 1 if series.ndim == 1 else series.shape[1]
     if column is None and width > MOST_COLUMNS:
@@ -305,16 +308,23 @@ def _tracked(series: xr.DataArray) -> xr.DataArray:
     jumps are from the smallest values, small ones are written as 0, as of a joystick or a speed."""
     values = series.values.astype(float)
     zero = (values == 0).all(1)
-    steps = np.linalg.norm(np.diff(values, axis=0), axis=1)
-    change = zero[1:] != zero[:-1]
-    moves, jumps = steps[~change & (steps > 0)], steps[change & np.isfinite(steps)]
-    if series.shape[1] < 2 or not moves.size or not jumps.size or jumps.min() <= FAR * np.median(moves):
+    jumps, far = _jumps(values, zero)
+    if series.shape[1] < 2 or not jumps.size or jumps.min() <= far:
         return series
     sizes = np.linalg.norm(values[~zero], axis=1)
     if np.nanquantile(sizes, SMALL) >= np.median(jumps):
         return series
     note = f"0 in all of {series.shape[1]} columns taken as tracking lost, {zero.sum()} samples"
     return series.where(~xr.DataArray(zero, dims="time")).assign_attrs(series.attrs, note=note)
+
+
+def _jumps(values: Array, marked: Array) -> tuple[Array, float]:
+    """Lengths (jump,) of the steps of values (sample, component) to a marked sample (sample,) and back, and the length
+    beyond which a step is much longer than the others."""
+    steps = np.linalg.norm(np.diff(values, axis=0), axis=1)
+    change = marked[1:] != marked[:-1]
+    moves = steps[~change & (steps > 0)]
+    return steps[change & np.isfinite(steps)], FAR * float(np.median(moves)) if moves.size else np.inf
 
 
 def _hits(session: Session, name: str) -> list[str]:
@@ -330,22 +340,44 @@ def _of_table(session: Session, name: str, path: str, forced: bool) -> Behavior:
     start, stop = (table[key].values for key in TIMES)
     rows = np.flatnonzero(np.isfinite(start) & np.isfinite(stop) & (stop > start))
     rows = rows[np.argsort(start[rows], kind="stable")]
-    held = as_labels(table[column].values[rows])
-    distinct, text = classes_of(held, few=False), held.dtype.kind == "U"
+    values = as_labels(table[column].values[rows])
+    distinct = classes_of(values, few=False)
     if not distinct.size:
         raise InputError(f"{where}: no row with a length holds a value; choose another column")
-    if text and distinct.size > MOST_CLASSES:
+    if values.dtype.kind == "U" and distinct.size > MOST_CLASSES:
         raise InputError(f"{where}: {distinct.size} distinct texts are more than {MOST_CLASSES}; choose another")
-    if distinct.size == 1:
-        raise InputError(f"{where} is constant ({distinct[0]}); choose another behaviour")
-    classes = None if forced else classes_of(held)
-    period = None if text or classes is not None else _period(column, "", distinct[0], distinct[-1], forced)
+    behavior = Behavior(name, path, "", start[rows], values, np.zeros(rows.size, dtype=bool), stop=stop[rows])
+    return _recognised(where, behavior, column, classes_of(values) is not None, forced)
+
+
+def _recognised(
+    where: str, behavior: Behavior, name: str, few: bool, forced: bool, typed: bool = False, notes: Sequence[str] = ()
+) -> Behavior:
+    """A variable as circular, as classes where it has `few` values, or on a line. `typed` says that the file calls it a
+    direction, `forced` that the user does; the `name` may."""
+    values, unit = behavior.values, behavior.unit
+    distinct = classes_of(values, few=False)
+    low, high = distinct[[0, -1]]
+    asked, text = forced or typed, values.dtype.kind == "U"
+    if low == high:
+        held = " where tracking was not lost" if any(notes) else ""
+        raise InputError(f"{where} is constant ({low if text else f'{low:g}'}){held}; choose another behaviour")
+    period = _period(name, unit, low, high, asked) if not text and (asked or not few) else None
+    notes = [*notes]
+    if typed and period is None:
+        notes.append(f"a direction by its type, but its values, {low:g} to {high:g}, fit no turn; taken as on a line")
     if forced and period is None:
-        raise InputError(f"{where}: {shorten(distinct)} fit no turn of 2 pi or 360; it cannot be taken as circular")
+        what = shorten(distinct) if text else f"values from {low:g} to {high:g}"
+        raise InputError(f"{where}: {what} fit no turn of 2 pi or 360; it cannot be taken as circular")
+    if period is not None:
+        if _ANGLE.fullmatch(unit) and period != _turn(unit):
+            notes.append(f"its values, {low:g} to {high:g}, are no {unit}")
+        notes.append(f"taken as circular, one turn {'2 pi' if period == TURNS[0] else '360'}")
+    classes = distinct if few and period is None else None
     if classes is not None:
-        held = positions(held, classes)
-    lost, note = np.zeros(rows.size, dtype=bool), _circular_note(period)
-    return Behavior(name, path, "", start[rows], held.astype(float), lost, period, classes, stop[rows], note)
+        values = positions(values, classes)
+    note = "; ".join(filter(None, notes))
+    return replace(behavior, values=values.astype(float), period=period, classes=classes, note=note)
 
 
 def as_labels(values: Array) -> Array:
@@ -363,10 +395,6 @@ def classes_of(values: Array, few: bool = True) -> Any:
     distinct = np.unique(values[values != "" if text else np.isfinite(values)])
     many = distinct.size > (MOST_CLASSES if text else MOST_CATEGORIES) or (not text and values.size < 2 * distinct.size)
     return None if few and many else distinct
-
-
-def _circular_note(period: float | None) -> str:
-    return f"taken as circular, one turn {'2 pi' if period < 7 else '360'}" if period else ""
 
 
 def _names(paths: list[str]) -> dict[str, str]:
@@ -401,36 +429,18 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
     # Clocks that step back or stand still are in real files: samples in order, the first of those at one time.
     time, order = np.unique(time, return_index=True)
     time, values = time[np.isfinite(time)], values[order[np.isfinite(time)]]
-    if not np.isfinite(values).any():
+    distinct = classes_of(values, few=False)
+    if not distinct.size:
         raise InputError(f"{where} holds no value that is not NaN; choose another behaviour")
-    distinct = np.unique(values[np.isfinite(values)])
-    categories = distinct.size <= MOST_CATEGORIES and values.size >= 10 * distinct.size
-    sentinel = np.nan if categories else _sentinel(values, distinct)
+    few = distinct.size <= MOST_CATEGORIES and values.size >= 10 * distinct.size
+    sentinel = np.nan if few else _sentinel(values, distinct)
     lost = values == sentinel
     values[lost] = np.nan
     notes = [str(series.attrs.get("note", ""))]
     if lost.any():
         notes.append(f"{sentinel:g} taken as tracking lost, {lost.sum()} samples")
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    if low == high:
-        held = " where tracking was not lost" if any(notes) else ""
-        raise InputError(f"{where} is constant ({low:g}){held}; choose another behaviour")
     typed = bool(series.attrs.get("circular"))  # as NWB's CompassDirection says, whatever the unit
-    period = _period(path, unit, low, high, forced or typed) if forced or typed or not categories else None
-    if typed and period is None:
-        notes.append(f"a direction by its type, but its values, {low:g} to {high:g}, fit no turn; taken as on a line")
-    if period is not None and _ANGLE.fullmatch(unit) and period != _turn(unit):
-        notes.append(f"its values, {low:g} to {high:g}, are no {unit}")
-    if forced and period is None:
-        raise InputError(
-            f"{where}: values from {low:g} to {high:g} without an angle's unit fit no turn of 2 pi or 360; "
-            "it cannot be taken as circular"
-        )
-    classes = distinct if categories and period is None else None
-    if classes is not None:
-        values = positions(values, classes)
-    note = "; ".join(filter(None, [*notes, _circular_note(period)]))
-    return Behavior(name, path, unit, time, values, lost, period, classes, note=note)
+    return _recognised(where, Behavior(name, path, unit, time, values, lost), path, few, forced, typed, notes)
 
 
 def _sentinel(values: Array, distinct: Array) -> float:
@@ -440,39 +450,29 @@ def _sentinel(values: Array, distinct: Array) -> float:
     """
     if distinct.size < 2 or not distinct[0] < 0 <= distinct[1]:
         return np.nan
-    known = values[np.isfinite(values)]  # lost tracking often goes through NaN first
-    at = known == distinct[0]
-    steps = np.abs(np.diff(known))
-    into = at[1:] != at[:-1]
-    jumps, moves = steps[into], steps[~into]
-    moves = moves[moves > 0]
-    if not jumps.size or not moves.size or np.median(jumps) <= FAR * np.median(moves):
-        return np.nan
-    return float(distinct[0])
+    known = values[np.isfinite(values), None]  # lost tracking often goes through NaN first
+    jumps, far = _jumps(known, known[:, 0] == distinct[0])
+    return float(distinct[0]) if jumps.size and np.median(jumps) > far else np.nan
 
 
 def _period(path: str, unit: str, low: float, high: float, forced: bool) -> float | None:
     """Period of a circular variable, or None for one on a line."""
-    starts = {2 * math.pi: (0, -math.pi), 360.0: (0, -180.0)}
     turns = [
         turn
-        for turn, first in starts.items()
-        if any(low >= start - 0.01 * turn and high <= start + turn + 0.01 * turn for start in first)
+        for turn in TURNS
+        if any(low >= start - 0.01 * turn and high <= start + turn + 0.01 * turn for start in (0, -turn / 2))
     ]
     width = high - low
     if _ANGLE.fullmatch(unit):
         own = _turn(unit)
         # Values that fill a turn of the other unit are in that one.
-        filled = [turn for turn in turns if turn != own and width > FILLED * turn]
-        return filled[0] if filled else own if forced or own in turns else None
-    if forced:
-        return turns[0] if turns else None
-    if not unit and _DIRECTION.search(path):
-        # Within half a turn a circle is a line, and nothing tells the unit.
-        return next((turn for turn in turns if width > turn / 2), None)
-    return None
+        filled = (turn for turn in turns if turn != own and width > FILLED * turn)
+        return next(filled, own if forced or own in turns else None)
+    # Within half a turn a circle is a line, and nothing tells the unit.
+    least = 0 if forced else 0.5 if not unit and _DIRECTION.search(path) else np.inf
+    return next((turn for turn in turns if width > least * turn), None)
 
 
 def _turn(unit: str) -> float:
     """One turn in a unit of angles."""
-    return 2 * math.pi if unit.lower().startswith("rad") else 360.0
+    return TURNS[0] if unit.lower().startswith("rad") else TURNS[1]
