@@ -156,9 +156,10 @@ def positions(values: Array, classes: Any, none: float = np.nan) -> Array:
 
 
 def cross(rows: Array, fold: Array) -> Iterator[tuple[Array, Array]]:
-    """For each fold the positions `rows` (row,) that lie in others, and those in it, by the fold (row,) of each."""
-    for number in np.unique(fold):
-        yield rows[fold != number], rows[fold == number]
+    """For each fold the bins `rows` (row,) that lie in others, and those in it, by the fold (bin,) of each bin."""
+    own = fold[rows]
+    for number in np.unique(own):
+        yield rows[own != number], rows[own == number]
 
 
 def align(behavior: Behavior, time: Array, bin_size: float) -> tuple[Array, Array]:

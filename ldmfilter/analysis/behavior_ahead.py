@@ -183,7 +183,7 @@ def at_lags(model: LDMFilter, counts: xr.DataArray) -> Iterator[tuple[float | No
 def _errors(bins: Bins) -> dict[str, float]:
     rows = np.flatnonzero(bins.judged)
     error, fold = np.full(bins.truth.size, np.nan), bins.fold[rows]
-    for train, test in cross(rows, fold):
+    for train, test in cross(rows, bins.fold):
         neighbours = KNeighborsRegressor(n_neighbors=min(NEIGHBOURS, train.size))
         read = fit_bins(bins, neighbours, bins.truth[train], train).predict(bins.states[test])
         error[test] = np.abs(bins.variable.difference(bins.truth[test], read))

@@ -338,8 +338,9 @@ def thirds(of: Mapping[str, Array], hit: Array, width: Array, level: float, bloc
 def score_intervals(
     truth: Array,
     bounds: Bounds,
-    constant: Bounds,
-    same: Callable[[float], Bounds],
+    of_width: Callable[[Array], Bounds],
+    half: Array,
+    error: Array,
     level: float,
     block: Array,
 ) -> IntervalScore:
@@ -347,12 +348,13 @@ def score_intervals(
     (bin,) and the block of time (bin,) of each bin.
 
     Args:
-        constant: bounds of the intervals of constant width from the same calibration.
-        same: maps a coverage to the bounds of intervals of one width that cover that share of these bins.
+        of_width: gives the bounds of intervals that reach so far to both sides.
+        half: (bin,) half the width of the intervals of constant width from the same calibration.
+        error: (bin,) absolute errors, of which the share that is covered tells the width that covers as many.
     """
-    hit = covered(truth, bounds)
+    hit, constant = covered(truth, bounds), of_width(half)
     ours = interval_score(truth, bounds, level)
-    theirs = interval_score(truth, same(float(hit.mean())), level)
+    theirs = interval_score(truth, of_width(np.quantile(error, hit.mean(), method="higher")), level)
     return IntervalScore(
         level=level,
         **block_means(block, coverage=hit, width=bounds[1] - bounds[0], score=ours, advantage=theirs - ours),
@@ -438,7 +440,7 @@ class _Errors:
     def cross(self, rows: Array, among: Array) -> Iterator[tuple[Array, ErrorDistribution]]:
         """Bins of `rows` by fold, with distributions from the errors in `among` at other folds."""
         fold = self.bins.fold
-        for _, held in cross(rows, fold[rows]):
+        for _, held in cross(rows, fold):
             yield from self.at(held, among[fold[among] != fold[held[0]]])
 
     def scores(self, pairs: Iterable[tuple[Array, ErrorDistribution]]) -> Array:
@@ -469,8 +471,8 @@ class VariableReading:
     """Readings of one variable in every bin, with intervals where they are calibrated.
 
     mean (time,): the value; by_readout: the same by each readout, in bins of a fold
-    levels: of intervals, with their positions; bounds (bound, time, level): of these intervals; NaN where not made
-    constant (time, level): half width of intervals of one width from the same calibration
+    bounds (bound, time): by the level of the intervals; NaN where none are made
+    constant (time,): half width of intervals of one width from the same calibration, by level
     pit (time,): probability of less than what happened, by the calibrated distribution
     chosen: the readout with the least error in all judged bins
     chosen_of, local_of: the readout of each fold, and True if its intervals follow the state
@@ -480,11 +482,11 @@ class VariableReading:
     def __init__(self, bins: Bins, readouts: Sequence[Readout], ci: float):
         n = bins.truth.size
         self.bins, self.ci = bins, ci
-        self.levels = {level: i for i, level in enumerate(sorted({*LEVELS, ci}))}
         kept = [one for one in readouts if one.least_bins <= bins.judged.sum()]
         self.candidates = [(readout, i) for readout in kept for i in range(len(readout.candidates(1)))]
         self.mean, self.pit = np.full((2, n), np.nan)
-        self.bounds, self.constant = np.full((2, n, len(self.levels)), np.nan), np.full((n, len(self.levels)), np.nan)
+        self.bounds = {level: np.full((2, n), np.nan) for level in sorted({*LEVELS, ci})}
+        self.constant = {level: np.full(n, np.nan) for level in LEVELS}
         self.by_readout = {readout.name: np.full(n, np.nan) for readout in kept}
         self.chosen_of: list[str] = []
         self.local_of: list[bool] = []
@@ -517,7 +519,7 @@ class VariableReading:
         for g in range(group.max() + 1):
             rows = np.flatnonzero(bins.judged & (group != g))
             outer, together = group == g, []
-            for train, held in cross(rows, inner[rows]):
+            for train, held in cross(rows, inner):
                 if (key := train.tobytes()) not in fits:
                     new = np.flatnonzero((group >= 0) & ~np.isin(inner, inner[train]))
                     fits[key] = np.full((len(result), group.size), np.nan)
@@ -554,8 +556,9 @@ class VariableReading:
         errors = min((_Errors(bins, value, local) for local in (True, False)), key=lambda one: one.cost(others))
         self.local_of.append(errors.local)
         scores = errors.scores(errors.cross(others, others))
-        self._set_bounds(errors, out, others, scores, self.levels)
-        self.constant[out] = [conformal_quantile(np.abs(errors.error[others]), level) for level in self.levels]
+        self._set_bounds(errors, out, others, scores, self.bounds)
+        for level, half in self.constant.items():
+            half[out] = conformal_quantile(np.abs(errors.error[others]), level)
         return scores
 
     def _read_rest(self, values: Array, scores: Array) -> str:
@@ -581,7 +584,7 @@ class VariableReading:
             self.pit[rows] = near.pit(errors.error[rows], scores)
             for level in levels:
                 ends = near.bounds(conformal_quantile(scores, level))
-                self.bounds[:, rows, self.levels[level]] = self._clip(self.mean[rows], *ends, seen)
+                self.bounds[level][:, rows] = self._clip(self.mean[rows], *ends, seen)
 
     def _clip(self, mean: Array, low: Any, high: Any, seen: Array) -> Array:
         """Bounds (bound, bin) from deviations: within the range of the values `seen`, on a circle within one turn."""
@@ -597,31 +600,24 @@ class VariableReading:
             return {}
         rows = self.bins.tested
         seen, mean, block = self.bins.truth[rows], self.mean[rows], self.bins.block[rows]
-        bounds, half = self.bounds[:, rows], self.constant[rows]
         # On a circle the truth is counted from the mean, as the bounds are.
         away = self.bins.variable.difference(seen, mean)
-        truth = mean + away
+        truth, error = mean + away, np.abs(away)
 
-        def of_width(half: Any) -> Array:
+        def of_width(half: Array) -> Array:
             return self._clip(mean, -half, half, seen)
 
-        def same(coverage: float) -> Array:
-            return of_width(np.quantile(np.abs(away), coverage, method="higher"))
-
-        intervals = tuple(
-            score_intervals(truth, bounds[:, :, i], of_width(half[:, i]), same, level, block)
-            for level, i in self.levels.items()
-            if level in LEVELS
-        )
-        at_ci = bounds[:, :, self.levels[self.ci]]
-        width, hit = at_ci[1] - at_ci[0], covered(truth, at_ci)
-        loss = crps(truth, bounds, list(self.levels))
-        distribution = score_distribution(loss, self.pit[rows], width, np.abs(away), block)
-        of = {name: values[rows] for name, values in ordered.items()} | {"predicted width": width, "value": seen}
+        bounds = {level: both[:, rows] for level, both in self.bounds.items()}
+        low, high = bounds[self.ci]
+        of = {name: values[rows] for name, values in ordered.items()} | {"predicted width": high - low, "value": seen}
+        loss = crps(truth, np.stack([*bounds.values()], axis=-1), [*bounds])
         return {
-            "intervals": intervals,
-            "distribution": distribution,
-            "thirds": thirds(of, hit, width, self.ci, block),
+            "intervals": tuple(
+                score_intervals(truth, bounds[level], of_width, half[rows], error, level, block)
+                for level, half in self.constant.items()
+            ),
+            "distribution": score_distribution(loss, self.pit[rows], high - low, error, block),
+            "thirds": thirds(of, covered(truth, bounds[self.ci]), high - low, self.ci, block),
             "value_range": (float(seen.min()), float(seen.max())),
         }
 
@@ -637,9 +633,8 @@ class VariableReading:
             **self.bins.fold_variable(),
         }
         if self.bins.calibrated:
-            bounds = self.bounds[:, :, self.levels[self.ci]].T.astype(np.float32)
             about = about | {"level": self.ci, "of": f"{name}_mean"}
             if one.period is not None:
                 about["long_name"] = "bounds are not wrapped: lower <= mean <= upper"
-            variables[f"{name}_ci"] = (("time", "bound"), bounds, about)
+            variables[f"{name}_ci"] = (("time", "bound"), self.bounds[self.ci].T.astype(np.float32), about)
         return variables

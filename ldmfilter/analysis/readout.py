@@ -49,7 +49,7 @@ from ldmfilter.analysis.intervals import (
     block_means,
 )
 from ldmfilter.data.counts import is_signal
-from ldmfilter.data.frames import frame_bins, sum_frames
+from ldmfilter.data.frames import first_bins, frame_bins, sum_frames
 from ldmfilter.data.tables import Array
 from ldmfilter.errors import InputError
 from ldmfilter.filter.linalg import one_thread
@@ -67,15 +67,20 @@ MOST_COMPARED = 2_000  # bins on which a window is chosen
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """The supervised baseline: a Bayesian decoder of the counts of independent Poisson units.
-
-    r2; median_error: median absolute error, in the behaviour's unit
-    window: s of counts, the decoded bin's the last, chosen inside the fitted blocks (median over the folds)
-    """
+class ReadoutScore:
+    """Accuracy of a readout on the test blocks: r2; median_error: median absolute error in the behaviour's unit."""
 
     r2: float
     median_error: float
+
+
+@dataclass(frozen=True)
+class Decoder(ReadoutScore):
+    """The supervised baseline: a Bayesian decoder of the counts of independent Poisson units.
+
+    window: s of counts, the decoded bin's the last, chosen inside the fitted blocks (median over the folds)
+    """
+
     window: float
 
 
@@ -94,7 +99,7 @@ def decode_counts(bins: Bins, counts: xr.DataArray) -> tuple[Array, float]:
     for train, test in cross(np.arange(rows.size), fold):
         some = thin(train, MOST_COMPARED)
         errors = dict.fromkeys(WINDOWS, 0.0)
-        for inner, held in cross(some, fold[some]) if np.unique(fold[some]).size > 1 else ():
+        for inner, held in cross(some, fold) if np.unique(fold[some]).size > 1 else ():
             for window in WINDOWS:
                 away = variable.difference(decode(window, inner, held), y[held])
                 errors[window] += float((away != 0).sum() if variable.categories else np.abs(away).sum())
@@ -107,17 +112,13 @@ def _trailing_means(counts: xr.DataArray, rows: Array) -> dict[int, Array]:
     """For each window mean counts (bin, unit) of the bins up to this one in its segment; NaN for an unseen unit."""
     values = counts.values.astype(float)
     if "unit_observed" in counts.coords:
-        values = np.where(counts["unit_observed"].values, values, np.nan)
-    segment = counts["segment"].values
+        values[~counts["unit_observed"].values] = np.nan
+    before = (rows - first_bins(counts["segment"].values)[rows])[:, None]  # bins of the segment
     result, total = {}, np.zeros((rows.size, values.shape[1]))
-    number = np.zeros(rows.size)
     for back in range(max(WINDOWS)):
-        at = np.maximum(rows - back, 0)
-        there = (rows >= back) & (segment[at] == segment[rows])
-        total = total + np.where(there[:, None], values[at], 0.0)
-        number += there
+        total = total + np.where(before >= back, values[rows - back], 0.0)
         if back + 1 in WINDOWS:
-            result[back + 1] = total / number[:, None]
+            result[back + 1] = total / (np.minimum(before, back) + 1)
     return result
 
 
@@ -125,10 +126,9 @@ def _edges(variable: Behavior, y: Array) -> Array:
     """Edges of the tuning curves' bins: one bin a category, or `CURVE_BINS` over the range or the period."""
     if variable.categories:
         return np.arange(variable.kinds + 1) - 0.5
-    low, high = float(y.min()), float(y.max())
-    if variable.period is not None:
-        low, high = variable.start, variable.start + variable.period
-    return np.linspace(low, high, CURVE_BINS + 1)
+    if variable.period is None:
+        return np.linspace(y.min(), y.max(), CURVE_BINS + 1)
+    return np.linspace(variable.start, variable.start + variable.period, CURVE_BINS + 1)
 
 
 def _most_probable(counted: Array, y: Array, new: Array, edges: Array, variable: Behavior) -> Array:
@@ -137,8 +137,7 @@ def _most_probable(counted: Array, y: Array, new: Array, edges: Array, variable:
 
     Counts are means a bin over a window: a flat prior has its maximum at the same value as for their sum.
     """
-    place = (np.searchsorted(edges, y, side="right") - 1).clip(0, edges.size - 2)
-    inside = np.eye(edges.size - 1)[place].T
+    inside = np.eye(edges.size - 1)[np.digitize(y, edges[1:-1])].T
     occupancy, summed = inside @ np.isfinite(counted), inside @ np.nan_to_num(counted)  # (place, unit)
     if not variable.categories:
         # Neighbouring values are alike; what was visited seldom borrows from them.
@@ -147,16 +146,7 @@ def _most_probable(counted: Array, y: Array, new: Array, edges: Array, variable:
     visited = occupancy.max(1) > 0.1
     rate = (summed / np.maximum(occupancy, 1e-12))[visited].clip(0.02 / len(y))
     likelihood = np.nan_to_num(new) @ np.log(rate).T - np.isfinite(new) @ rate.T
-    middle = (edges[:-1] + edges[1:]) / 2
-    return middle[visited][likelihood.argmax(1)]
-
-
-@dataclass(frozen=True)
-class ReadoutScore:
-    """Accuracy of a readout on the test blocks: r2; median_error: median absolute error in the behaviour's unit."""
-
-    r2: float
-    median_error: float
+    return ((edges[:-1] + edges[1:]) / 2)[visited][likelihood.argmax(1)]
 
 
 @dataclass(frozen=True)
@@ -376,7 +366,7 @@ def read_classes(bins: Bins, counts: xr.DataArray | None, shifts: int) -> tuple[
     # Bins of no fold are read by what is fitted to all.
     rest, chosen = _read_kinds(bins, rows, new)
     probability[new] = rest[chosen]
-    for train, test in cross(rows, bins.fold[rows]) if bins.folds > 1 else ():
+    for train, test in cross(rows, bins.fold) if bins.folds > 1 else ():
         read, best = _read_kinds(bins, train, test)
         probability[test] = read[best]
         for kind, values in read.items():

@@ -60,12 +60,11 @@ def test_intervals_that_follow_the_spread_beat_constant_ones():
     truth = spread * rng.normal(size=6000)
     half = np.full(6000, np.quantile(np.abs(truth), 0.9))
 
-    def same(coverage):
-        width = np.full(6000, np.quantile(np.abs(truth), coverage))
-        return np.stack([-width, width])
+    def of_width(half):
+        return -half, half
 
-    bounds = np.stack([-1.645 * spread, 1.645 * spread])
-    score = score_intervals(truth, bounds, np.stack([-half, half]), same, 0.9, np.repeat(np.arange(30), 200))
+    bounds, blocks = np.stack([-1.645 * spread, 1.645 * spread]), np.repeat(np.arange(30), 200)
+    score = score_intervals(truth, bounds, of_width, half, np.abs(truth), 0.9, blocks)
     assert score.coverage == pytest.approx(0.9, abs=0.015)
     assert score.constant_coverage == pytest.approx(0.9, abs=0.001)
     assert score.coverage_se == pytest.approx(np.sqrt(0.9 * 0.1 / 6000), rel=0.4)

@@ -73,7 +73,7 @@ def place_at_lags(
         each = list(bins_of(latents, behavior, min_speed, GUARD))
         rows = np.flatnonzero(np.all([one.judged for one in each], axis=0))
         states, truth, errors = each[0].states, np.stack([one.truth for one in each], 1), []
-        for train, test in cross(rows, each[0].fold[rows]):
+        for train, test in cross(rows, each[0].fold):
             neighbours = KNeighborsRegressor(NEIGHBOURS).fit(states[train], truth[train])
             errors.append(np.linalg.norm(neighbours.predict(states[test]) - truth[test], axis=1))
         found[lag] = float(np.median(np.concatenate(errors)))
