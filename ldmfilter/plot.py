@@ -17,7 +17,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from ldmfilter.analysis import plots
-from ldmfilter.analysis.behavior import Behavior, align, as_labels, choose_behavior, classes_of, positions
+from ldmfilter.analysis.behavior import Behavior, align, as_labels, choose_behavior, distinct, positions
 from ldmfilter.analysis.readout import Reading
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
@@ -132,7 +132,7 @@ def state_space(
         label = ", ".join(filter(None, (variable.name, variable.unit)))
     elif all(isinstance(one, str | bool | np.bool_) for one in np.ravel(np.asarray(by, dtype=object))):
         held = as_labels(np.asarray(by).astype(np.str_))
-        classes = classes_of(held, few=False)
+        classes = distinct(held)
         values = positions(held, classes)
     try:
         colour = np.asarray(values, dtype=np.float64)
@@ -205,7 +205,7 @@ def trials(aligned: xr.Dataset, by: str, state: int = 0, ax: Axes | None = None)
     if state not in aligned["state"]:
         raise InputError(f"no state {state!r}; there are {aligned.sizes['state']}, from 0")
     values = as_labels(aligned[by].to_numpy())
-    names = classes_of(values, few=False)
+    names = distinct(values)
     ax = _axes(ax, (6.5, 3.6))
     plots.plot_trials(aligned, state, positions(values, names), [str(name) for name in names], ax)
     ax.legend(title=by, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # beside the curves

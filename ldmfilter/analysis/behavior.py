@@ -342,11 +342,11 @@ def _of_table(session: Session, name: str, path: str, forced: bool) -> Behavior:
     rows = np.flatnonzero(np.isfinite(start) & np.isfinite(stop) & (stop > start))
     rows = rows[np.argsort(start[rows], kind="stable")]
     values = as_labels(table[column].values[rows])
-    distinct = classes_of(values, few=False)
-    if not distinct.size:
+    known = distinct(values)
+    if not known.size:
         raise InputError(f"{where}: no row with a length holds a value; choose another column")
-    if values.dtype.kind == "U" and distinct.size > MOST_CLASSES:
-        raise InputError(f"{where}: {distinct.size} distinct texts are more than {MOST_CLASSES}; choose another")
+    if values.dtype.kind == "U" and known.size > MOST_CLASSES:
+        raise InputError(f"{where}: {known.size} distinct texts are more than {MOST_CLASSES}; choose another")
     behavior = Behavior(name, path, "", start[rows], values, np.zeros(rows.size, dtype=bool), stop=stop[rows])
     return _recognised(where, behavior, column, classes_of(values) is not None, forced)
 
@@ -357,8 +357,8 @@ def _recognised(
     """A variable as circular, as classes where it has `few` values, or on a line. `typed` says that the file calls it a
     direction, `forced` that the user does; the `name` may."""
     values, unit = behavior.values, behavior.unit
-    distinct = classes_of(values, few=False)
-    low, high = distinct[[0, -1]]
+    known = distinct(values)
+    low, high = known[[0, -1]]
     asked, text = forced or typed, values.dtype.kind == "U"
     if low == high:
         held = " where tracking was not lost" if any(notes) else ""
@@ -368,13 +368,13 @@ def _recognised(
     if typed and period is None:
         notes.append(f"a direction by its type, but its values, {low:g} to {high:g}, fit no turn; taken as on a line")
     if forced and period is None:
-        what = shorten(distinct) if text else f"values from {low:g} to {high:g}"
+        what = shorten(known) if text else f"values from {low:g} to {high:g}"
         raise InputError(f"{where}: {what} fit no turn of 2 pi or 360; it cannot be taken as circular")
     if period is not None:
         if _ANGLE.fullmatch(unit) and period != _turn(unit):
             notes.append(f"its values, {low:g} to {high:g}, are no {unit}")
         notes.append(f"taken as circular, one turn {'2 pi' if period == TURNS[0] else '360'}")
-    classes = distinct if few and period is None else None
+    classes = known if few and period is None else None
     if classes is not None:
         values = positions(values, classes)
     note = "; ".join(filter(None, notes))
@@ -386,16 +386,18 @@ def as_labels(values: Array) -> Array:
     return values.astype(np.str_ if values.dtype.kind in "bU" else np.float64)
 
 
-def classes_of(values: Array, few: bool = True) -> Any:
-    """The distinct values (class,) of a column that are known; None where they are no texts, and not few.
-
-    few: ask whether numbers are few and recur
-    """
+def distinct(values: Array) -> Array:
+    """The distinct values (value,) of a column that are known, as texts or else as numbers."""
     values = as_labels(values)
-    text = values.dtype.kind == "U"
-    distinct = np.unique(values[values != "" if text else np.isfinite(values)])
-    many = distinct.size > (MOST_CLASSES if text else MOST_CATEGORIES) or (not text and values.size < 2 * distinct.size)
-    return None if few and many else distinct
+    return np.unique(values[values != "" if values.dtype.kind == "U" else np.isfinite(values)])
+
+
+def classes_of(values: Array) -> Array | None:
+    """The same where they are few and, if they are numbers, recur; else None."""
+    found = distinct(values)
+    text = found.dtype.kind == "U"
+    few = found.size <= (MOST_CLASSES if text else MOST_CATEGORIES) and (text or values.size >= 2 * found.size)
+    return found if few else None
 
 
 def _names(paths: list[str]) -> dict[str, str]:
@@ -430,11 +432,11 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
     # Clocks that step back or stand still are in real files: samples in order, the first of those at one time.
     time, order = np.unique(time, return_index=True)
     time, values = time[np.isfinite(time)], values[order[np.isfinite(time)]]
-    distinct = classes_of(values, few=False)
-    if not distinct.size:
+    known = distinct(values)
+    if not known.size:
         raise InputError(f"{where} holds no value that is not NaN; choose another behaviour")
-    few = distinct.size <= MOST_CATEGORIES and values.size >= 10 * distinct.size
-    sentinel = np.nan if few else _sentinel(values, distinct)
+    few = known.size <= MOST_CATEGORIES and values.size >= 10 * known.size
+    sentinel = np.nan if few else _sentinel(values, known)
     lost = values == sentinel
     values[lost] = np.nan
     notes = [str(series.attrs.get("note", ""))]
@@ -444,16 +446,16 @@ def _make(where: str, name: str, path: str, series: xr.DataArray, forced: bool) 
     return _recognised(where, Behavior(name, path, unit, time, values, lost), path, few, forced, typed, notes)
 
 
-def _sentinel(values: Array, distinct: Array) -> float:
+def _sentinel(values: Array, known: Array) -> float:
     """Value that stands for "tracking lost", -1 as a rule (times the file's conversion), or NaN.
 
     It is the only negative value, recurs exactly, and the series jumps to it much farther than it moves otherwise.
     """
-    if distinct.size < 2 or not distinct[0] < 0 <= distinct[1]:
+    if known.size < 2 or not known[0] < 0 <= known[1]:
         return np.nan
-    known = values[np.isfinite(values), None]  # lost tracking often goes through NaN first
-    jumps, far = _jumps(known, known[:, 0] == distinct[0])
-    return float(distinct[0]) if jumps.size and np.median(jumps) > far else np.nan
+    values = values[np.isfinite(values)]  # lost tracking often goes through NaN first
+    jumps, far = _jumps(values[:, None], values == known[0])
+    return float(known[0]) if jumps.size and np.median(jumps) > far else np.nan
 
 
 def _period(path: str, unit: str, low: float, high: float, forced: bool) -> float | None:

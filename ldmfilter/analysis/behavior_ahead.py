@@ -105,7 +105,7 @@ def read_behavior_ahead(
         for report in reading.reports:
             if not isinstance(report, BehaviorReport):
                 continue
-            at = next((one for one in report.intervals if one.level == LEVEL), None)
+            at = {one.level: one for one in report.intervals}.get(LEVEL)
             score = [getattr(report.read, key, None) for key in ("r2", "median_error")]
             score += [getattr(at, key, None) for key in ("coverage", "width")]
             found.append(BehaviorAhead(report.name, horizon, report.chosen, *score))
@@ -116,7 +116,7 @@ def read_behavior_ahead(
     result = latents.copy()
     for name, parts in pieces.items():
         if len(parts) == latents.sizes["ahead"]:
-            result[name] = xr.concat(parts, latents["ahead"]).transpose("ahead", "time", ...)
+            result[name] = xr.concat(parts, latents["ahead"])
             result[name].attrs = parts[0].attrs | ({"of": name.replace("_ci", "_mean")} if name.endswith("_ci") else {})
     result.attrs["behavior_ahead"] = json.dumps([dataclasses.asdict(one) for one in found])
     return result, tuple(found)
@@ -182,13 +182,14 @@ def at_lags(model: LDMFilter, counts: xr.DataArray) -> Iterator[tuple[float | No
 
 def _errors(bins: Bins) -> dict[str, float]:
     rows = np.flatnonzero(bins.judged)
-    error, fold = np.full(bins.truth.size, np.nan), bins.fold[rows]
+    error, half = np.full((2, bins.truth.size), np.nan)
     for train, test in cross(rows, bins.fold):
         neighbours = KNeighborsRegressor(n_neighbors=min(NEIGHBOURS, train.size))
         read = fit_bins(bins, neighbours, bins.truth[train], train).predict(bins.states[test])
         error[test] = np.abs(bins.variable.difference(bins.truth[test], read))
-    error = error[rows]
-    half = np.array([conformal_quantile(error[fold != number], LEVEL) for number in fold])
+    for train, test in cross(rows, bins.fold):
+        half[test] = conformal_quantile(error[train], LEVEL)
+    error, half = error[rows], half[rows]
     return {
         "median_error": float(np.median(error)),
         "width": float(2 * half.mean()),

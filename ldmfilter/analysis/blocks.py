@@ -92,10 +92,9 @@ def trial_blocks(latents: xr.Dataset, variable: Behavior, truth: Array, where: s
     """
     time, observed, trained = _known(latents)
     row = np.where(observed & np.isfinite(truth), variable.rows(time), -1)
-    trials, first = np.unique(row, return_index=True)
-    trials, first = trials[trials >= 0], first[trials >= 0]
+    trials = np.unique(row[row >= 0])
     unseen = ~np.isin(trials, row[trained])
-    kinds = truth[first] if variable.categories else np.zeros(first.size)
+    kinds = variable.values[trials] if variable.categories else np.zeros(trials.size)
     found, count, least = count_trials(kinds)
     if variable.categories and least < 2:
         raise InputError(
@@ -106,14 +105,13 @@ def trial_blocks(latents: xr.Dataset, variable: Behavior, truth: Array, where: s
     if rare := [variable.label(value) for value in found[count < least]]:
         notes.append(f"left out {shorten(rare)}, of fewer than {least} trials")
     in_kept = np.isin(kinds, kept)
-    enough = all((unseen & (kinds == kind)).sum() >= FOLDS for kind in kept)
-    chosen = in_kept & (unseen | (not enough))
-    if not enough and not unseen.all():
+    held_out = bool(unseen.all()) or all((unseen & (kinds == kind)).sum() >= FOLDS for kind in kept)
+    if not held_out:
         notes.append("training, which sees no behaviour, saw some of the trials; all are judged, as too few are unseen")
-    judged = np.isin(row, trials[chosen])
+    judged = np.isin(row, trials[in_kept & (unseen | (not held_out))])
     reasons = {"unobserved": ~observed, "rare": np.isin(row, trials[~in_kept]), "trained": (row >= 0) & ~judged}
     why = np.select(list(reasons.values()), list(reasons), "")
-    return np.where(judged, row, -1), why, enough or bool(unseen.all()), "; ".join(notes)
+    return np.where(judged, row, -1), why, held_out, "; ".join(notes)
 
 
 def count_reasons(reason: Array) -> dict[str, int]:
@@ -287,19 +285,15 @@ def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float,
     """
     time, segment = latents["time"].values.astype(float), latents["segment"].values
     size, path = float(latents.attrs["bin_size"]), str(latents.attrs.get("source_path") or "behaviour")
-    aligned = []
-    for one in behavior:
-        truth, missing = align(one, time, size)
-        if (missing == "outside").all() or not np.isfinite(truth).any():
+    aligned = [align(one, time, size) for one in behavior]
+    for one, (truth, _) in zip(behavior, aligned, strict=True):
+        if not np.isfinite(truth).any():
             known = one.time[np.isfinite(one.values)]
             raise InputError(
                 f"{path}: {one.path} does not overlap with the decoded bins: it has values from {known[0]:g} to "
                 f"{known[-1]:g} s, they lie from {time[0]:g} to {time[-1]:g} s"
             )
-        aligned.append((truth, missing))
-    slow = np.zeros(time.size, dtype=bool)
-    if min_speed > 0:
-        slow = ~(speed(behavior[0], aligned[0][0], segment, size) >= min_speed)
+    slow = (min_speed > 0) & ~(speed(behavior[0], aligned[0][0], segment, size) >= min_speed)
     for one, (truth, missing) in zip(behavior, aligned, strict=True):
         where = f"{path}: {one.path}"
         cut = time_blocks(latents, guard) if one.stop is None else trial_blocks(latents, one, truth, where)

@@ -11,7 +11,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import recall_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of, positions, thin
+from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of, distinct, positions, thin
 from ldmfilter.analysis.blocks import count_trials
 from ldmfilter.data.selection import choose_trials, find_column, flat_columns
 from ldmfilter.data.session import Session
@@ -62,17 +62,13 @@ def choose_condition(session: Session, event: str, query: str | None, condition:
     table, _ = choose_trials(session, event, query)
     name, _ = find_column(session, event)
     where = f"{session.source.path}: {name}"
-    columns = [key for key in flat_columns(table) if key not in TIMES]
-    usable = []
-    for column in columns:
-        classes = classes_of(table[column].values)
-        if classes is not None and classes.size > 1 and 2 * classes.size <= table.sizes["interval"]:
-            usable.append(column)
+    columns = {key: classes_of(values) for key, values in flat_columns(table).items() if key not in TIMES}
+    most = table.sizes["interval"] // 2
+    usable = [key for key, classes in columns.items() if classes is not None and 1 < classes.size <= most]
     if condition is not None:
         _, column = find_column(session, f"{name}.{condition.removeprefix(f'{name}.')}")
         values = as_labels(table[column].values)
-        counts = sorted((int((values == one).sum()) for one in classes_of(values, few=False)), reverse=True)
-        if len(counts) < 2 or counts[1] < 2:
+        if count_trials(values[np.isin(values, distinct(values))])[2] < 2:
             others = [one for one in usable if one != column]
             raise InputError(
                 f"{where}: {column} does not have two values of two trials or more; conditions are in "
@@ -115,7 +111,7 @@ def read_trials(
     aligned = align(latents, session, event, window, query)
     observed = aligned["observed"].values
     values = as_labels(table[column].values)
-    known = observed.any(1) & np.isin(values, classes_of(values, few=False))
+    known = observed.any(1) & np.isin(values, distinct(values))
     found, count, folds = count_trials(values[known])
     if folds < 2:
         raise InputError(
