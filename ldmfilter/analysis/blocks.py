@@ -256,10 +256,13 @@ class Bins:
 
     def about(self, note: str = "") -> dict[str, Any]:
         """The fields of `Judged`, with one more note."""
-        name, path = self.variable.name, self.variable.path
-        same = {key: getattr(self, key) for key in ("blocks", "folds", "guard", "min_speed", "held_out")}
-        notes = "; ".join(filter(None, (self.variable.note, self.note, note)))
-        return {"name": name, "path": path, "bins": count_reasons(self.reason), "note": notes, **same}
+        seen = (
+            "" if self.held_out or self.note else "training saw all of the time: the readout is not judged on new time"
+        )
+        notes = "; ".join(filter(None, (self.variable.note, self.note, seen, note)))
+        found = {"bins": count_reasons(self.reason), "note": notes}
+        found |= {key: getattr(self, key) for key in ("blocks", "folds", "guard", "min_speed", "held_out")}
+        return found | {key: getattr(self.variable, key) for key in ("name", "path")}
 
     def fold_variable(self) -> dict[str, Any]:
         """The variable `<name>_fold` of the states."""

@@ -136,17 +136,18 @@ def decode_session(
         model, check_counts(counts), options.ci, options.smooth,
         device=options.device, ahead=options.ahead, lag=options.lag,
     )  # fmt: skip
-    blocks = blocks if follow is None else follow(blocks, bins)
+    if follow:
+        blocks = follow(blocks, bins)
     if options.rates:
         blocks = map(fit_rates(run, model, recording).add, blocks)
     marked = (block.assign_attrs(decode_options=options.to_json()) for block in blocks)
-    reports: tuple[AnyReport, ...] = ()
     if not variables and not options.align:
         write_latents(marked, out, overwrite)
-        return reports
+        return ()
     if bins > HUGE:
         say(f"warning: this takes all {bins:,} bins into memory; --span takes fewer")
     latents = xr.concat(list(marked), "time", data_vars="minimal", coords="minimal")
+    reports: tuple[AnyReport, ...] = ()
     if variables:
         for one in variables:
             if one.note:
@@ -154,17 +155,17 @@ def decode_session(
         say(f"behaviour: {', '.join(one.name for one in variables)} ...")
         reading = read_behavior(latents, variables, counts, ci=options.ci, min_speed=options.min_speed)
         latents, reports = reading.latents, reading.reports
+    if options.ahead:
         numbers = [one for one in variables if not one.categories]
-        for one in variables if options.ahead else ():
+        for one in variables:
             if one.categories:
                 say(f"{one.path}: is of classes, which are read now and not ahead")
-        if options.ahead and numbers:
+        if numbers:
             say("behaviour ahead")
             latents, _ = read_behavior_ahead(latents, numbers, options.ci, options.min_speed)
     if options.align:
         latents = align(latents, recording, options.align, options.window, options.filter)
-        reached = int((latents["segment"] >= 0).sum())
-        n = latents.sizes["trial"]
+        n, reached = latents.sizes["trial"], int((latents["segment"] >= 0).sum())
         say(f"{n} trial{'s' if n != 1 else ''} around {options.align}, {reached} in the decoded time")
     write_latents(latents, out, overwrite)
     return reports

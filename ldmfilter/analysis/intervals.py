@@ -326,7 +326,7 @@ def thirds(of: Mapping[str, Array], hit: Array, width: Array, level: float, bloc
             edges[2] = np.median(values[values > edges[0]])
         if not (np.diff(edges)[1:] > 0).all():
             continue
-        number = np.where(np.isfinite(values), np.searchsorted(edges[1:3], values, side="left"), -1)
+        number = np.where(np.isfinite(values), np.searchsorted(edges[1:3], values), -1)
         for i, (low, high) in enumerate(itertools.pairwise(edges.tolist())):
             rows = number == i
             means = block_means(block[rows], coverage=hit[rows], width=width[rows])
@@ -546,8 +546,8 @@ class VariableReading:
         best = self._choose(readings[:, g], others)
         for name, place in best.items():
             self.by_readout[name][out] = readings[place, g, out]
-        chosen = next(iter(best))
-        value = readings[best[chosen], g]
+        chosen, place = next(iter(best.items()))
+        value = readings[place, g]
         self.mean[out] = value[out]
         self.chosen_of.append(chosen)
         if not bins.calibrated:
@@ -624,9 +624,8 @@ class VariableReading:
     def variables(self) -> dict[str, Any]:
         """The variables that are added to the states."""
         one, name = self.bins.variable, self.bins.variable.name
-        about: dict[str, Any] = {"unit": one.unit, "path": one.path, "calibrated": int(self.bins.calibrated)}
-        if one.period is not None:
-            about["period"] = one.period
+        circular = {} if one.period is None else {"period": one.period}
+        about = {"unit": one.unit, "path": one.path, "calibrated": int(self.bins.calibrated)} | circular
         variables = {
             f"{name}_mean": ("time", self.mean.astype(np.float32), {**about, "time_index": "t|t"}),
             f"{name}_true": ("time", self.bins.truth.astype(np.float32), about),
@@ -634,7 +633,7 @@ class VariableReading:
         }
         if self.bins.calibrated:
             about = about | {"level": self.ci, "of": f"{name}_mean"}
-            if one.period is not None:
+            if circular:
                 about["long_name"] = "bounds are not wrapped: lower <= mean <= upper"
             variables[f"{name}_ci"] = (("time", "bound"), self.bounds[self.ci].T.astype(np.float32), about)
         return variables

@@ -204,11 +204,10 @@ class BehaviorReport(Judged):
 
     def row(self) -> tuple[str, str, str]:
         """Accuracy, error and coverage, in words."""
-        of = [i for i in self.intervals if i.level == 0.95]
-        accuracy, error = "", ""
-        if self.read:
-            accuracy, error = f"R2 {self.read.r2:.3f}", f"{self.read.median_error:.3g} {self.unit}, the median"
-        return accuracy, error, "".join(f"{i.coverage:.1%}, {i.width:.3g} {self.unit} wide" for i in of)
+        if not self.read:
+            return "", "", ""
+        held = [f"{i.coverage:.1%}, {i.width:.3g} {self.unit} wide" for i in self.intervals if i.level == 0.95]
+        return f"R2 {self.read.r2:.3f}", f"{self.read.median_error:.3g} {self.unit}, the median", "".join(held)
 
     def show(self, console: Console) -> None:
         """Print the scores of each readout, beside the supervised decoder and chance, and of the intervals."""
@@ -219,9 +218,7 @@ class BehaviorReport(Judged):
             rows.append((f"Bayesian decoder, {decoder.window:g} s", f"{decoder.r2:.3f}", f"{decoder.median_error:.3g}"))
         if self.control:
             rows.append(("shifted behaviour, 95th percentile", f"{self.control.shifted_95:.3f}", ""))
-        if rows:
             print_table(console, ["readout", ">R2", f">median error, {unit}"], rows)
-        if self.control:
             best = f"of the best of the fast readouts (R2 {self.control.r2:.3f})"
             print_lines(console, f"p {self.control.p:.2g} against {self.control.shifts} shifts, {best}")
         if read and decoder and (decoder.r2 < read.r2) != (decoder.median_error > read.median_error):
@@ -337,18 +334,16 @@ class ClassReport(Judged):
             (name, f"{score.balanced_accuracy:.1%}", f"{score.accuracy:.1%}", f"{score.log_loss:.3g}")
             for name, score in self.scores.items()
         ]
-        others = {"a guess": self.chance}
         if self.decoder:
-            others = {f"Bayesian decoder, {self.decoder.window:g} s": self.decoder.balanced_accuracy} | others
+            decoder = f"Bayesian decoder, {self.decoder.window:g} s"
+            rows.append((decoder, f"{self.decoder.balanced_accuracy:.1%}", "", ""))
+        rows.append(("a guess", f"{self.chance:.1%}", "", ""))
         if self.control:
-            others["shifted or shuffled, 95th percentile"] = self.control.shifted_95
-        rows += [(name, f"{accuracy:.1%}", "", "") for name, accuracy in others.items()]
+            rows.append(("shifted or shuffled, 95th percentile", f"{self.control.shifted_95:.1%}", "", ""))
         print_table(console, ["readout", ">balanced accuracy", ">accuracy", ">nats a bin"], rows)
         if self.control:
             print_lines(console, f"p {self.control.p:.2g} against {self.control.shifts} surrogates")
-        if self.recall:
             print_lines(console, "read right: " + ", ".join(f"{name} {one:.0%}" for name, one in self.recall.items()))
-        if self.calibration:
             steps = [
                 (f"{i.probability:.1%}", f"{i.share:.1%} +- {i.share_se:.1%}", f"{i.pairs:,}") for i in self.calibration
             ]
@@ -373,29 +368,27 @@ def read_classes(bins: Bins, counts: xr.DataArray | None, shifts: int) -> tuple[
             by_kind.setdefault(kind, np.full(probability.shape, np.nan))[test] = values
     tested, present = bins.tested, np.unique(bins.truth[rows]).astype(int)
     truth, told, block = bins.truth[tested].astype(int), probability[tested], bins.block[tested]
-    seen = "" if bins.held_out or bins.note else "training saw all of the time: the readout is not judged on new time"
-    judged: dict[str, Any] = {}
+    judged: dict[str, Any] = {"read": None}
     if tested.any():
         if counts is not None:
             decoded, window = decode_counts(bins, counts)
             judged["decoder"] = ClassDecoder(float(balanced_accuracy_score(truth, decoded.round())), window)
-        right = told.argmax(1) == truth
         recall = recall_score(truth, told.argmax(1), labels=present, average=None)
         calibration = _steps(truth, told, block)
         off = [abs(one.share - one.probability) for one in calibration]
         judged |= {
+            "read": _class_score(truth, told),
             "control": _class_control(bins, shifts),
             "recall": {variable.label(value): float(one) for value, one in zip(present, recall, strict=True)},
-            "accuracy_se": block_means(block, right=right)["right_se"],
+            "accuracy_se": block_means(block, right=told.argmax(1) == truth)["right_se"],
             "calibration": calibration,
             "calibration_error": float(np.average(off, weights=[one.pairs for one in calibration])),
         }
     report = ClassReport(
-        **bins.about(seen),
+        **bins.about(),
         classes=[variable.label(value) for value in range(variable.kinds)],
         readouts={kind: _class_score(truth, values[tested]) for kind, values in by_kind.items()},
         chosen=chosen,
-        read=_class_score(truth, told) if tested.any() else None,
         chance=1 / present.size,
         **judged,
     )
@@ -428,6 +421,14 @@ def _tempered(probability: Array, temperature: float) -> Array:
     return raised / raised.sum(1, keepdims=True)
 
 
+def _temperature(probability: Array, y: Array) -> tuple[float, float]:
+    """The least log loss of probabilities (bin, class), and the temperature that they are then raised to."""
+    least = minimize_scalar(
+        lambda power: _log_loss(_tempered(probability, float(np.exp(power))), y), bounds=(-1, 3), method="bounded"
+    )
+    return least.fun, float(np.exp(least.x))
+
+
 def _log_loss(probability: Array, y: Array) -> float:
     return float(-np.log(probability[np.arange(y.size), y.astype(int)]).mean())
 
@@ -439,26 +440,19 @@ def _read_kinds(bins: Bins, rows: Array, new: Array) -> tuple[dict[str, Array], 
     inner, y = bins.fold[some], bins.truth[some]
     if np.unique(inner).size < 2:
         inner = 2 * np.arange(some.size) // some.size
-    best: dict[str, tuple[float, int, float]] = {}
+    read, losses = {}, {}
     for kind, several in classifiers(some.size // 2).items():
         found = []
         for i, classifier in enumerate(several):
             held = np.zeros((some.size, bins.variable.kinds))
             for train, test in cross(np.arange(some.size), inner):
                 held[test] = _predict(bins, classifier, y[train], some[train], some[test])
-
-            def loss(power: float, held: Array = held) -> float:
-                return _log_loss(_tempered(held, float(np.exp(power))), y)
-
-            least = minimize_scalar(loss, bounds=(-1, 3), method="bounded")
-            found.append((least.fun, i, float(np.exp(least.x))))
-        best[kind] = min(found)
-    fitted = classifiers(rows.size)
-    read = {
-        kind: _tempered(_predict(bins, fitted[kind][i], bins.truth[rows], rows, new), temperature)
-        for kind, (_, i, temperature) in best.items()
-    }
-    return read, min(best, key=lambda kind: best[kind][0])
+            loss, temperature = _temperature(held, y)
+            found.append((loss, i, temperature))
+        losses[kind], i, temperature = min(found)
+        classifier = classifiers(rows.size)[kind][i]
+        read[kind] = _tempered(_predict(bins, classifier, bins.truth[rows], rows, new), temperature)
+    return read, min(losses, key=losses.__getitem__)
 
 
 def _class_score(truth: Array, probability: Array) -> ClassScore:
@@ -633,8 +627,10 @@ def read_behavior(
                 reading = VariableReading(bins, readouts, ci)
                 if reading.reader is not None:
                     readers[bins.variable.name] = reading.reader
-                pace = speed(bins.variable, bins.truth, segment, bins.size)
-                ordered = {SPIKES: _spikes(latents, counts), SPEED: pace}
+                ordered = {
+                    SPIKES: _spikes(latents, counts),
+                    SPEED: speed(bins.variable, bins.truth, segment, bins.size),
+                }
                 reports.append(_report(reading, counts, shifts, ordered))
                 variables = reading.variables()
             added |= variables
@@ -656,12 +652,8 @@ def _report(
     reading: VariableReading, counts: xr.DataArray | None, shifts: int, ordered: Mapping[str, Array]
 ) -> BehaviorReport:
     bins, variable, rows = reading.bins, reading.bins.variable, np.flatnonzero(reading.bins.tested)
-    note = ""
-    if not bins.held_out:
-        note = "training saw all of the time: the readout is not judged on new time, and has no intervals"
-    elif not bins.calibrated:
-        few = f"({bins.blocks}, where {LEAST_FOLDS} are needed)"
-        note = f"too few blocks of time that training never saw to calibrate {few}: no intervals"
+    few = f"too few blocks of time that training never saw to calibrate ({bins.blocks}, where {LEAST_FOLDS} are needed)"
+    note = "" if bins.calibrated else f"{few}: no intervals" if bins.held_out else "no intervals"
 
     def scored(values: Array) -> ReadoutScore:
         return ReadoutScore(*score(variable, bins.truth[rows], values[rows]))
