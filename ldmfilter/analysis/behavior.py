@@ -135,8 +135,7 @@ class Behavior:
 
 def score(variable: Behavior, truth: Array, read: Array) -> tuple[float, float]:
     """R2 and median absolute error of values (bin,), along the shorter arc where circular."""
-    away = variable.difference(read, truth)
-    return float(r2(variable, truth, read)), float(np.median(np.abs(away)))
+    return float(r2(variable, truth, read)), float(np.median(np.abs(variable.difference(read, truth))))
 
 
 def r2(variable: Behavior, truth: Array, read: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,8 +117,7 @@ def trial_blocks(latents: xr.Dataset, variable: Behavior, truth: Array, where: s
 
 def count_reasons(reason: Array) -> dict[str, int]:
     """Number of bins by exclusion reason."""
-    names, counts = np.unique(reason, return_counts=True)
-    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+    return dict(Counter(sorted(reason.tolist())))
 
 
 def reason_in_words(name: str) -> str:
@@ -249,10 +249,12 @@ class Bins:
         y = self.truth[rows]
         if self.variable.stop is None:
             steps = np.linspace(0.05 * rows.size, 0.95 * rows.size, number).round().astype(int)
-            return rows, np.column_stack([y, *(np.roll(y, step) for step in steps.tolist())])
-        _, first, trial = np.unique(self.block[rows], return_index=True, return_inverse=True)
-        rng = np.random.default_rng(0)
-        return rows, np.column_stack([y, *(rng.permutation(y[first])[trial] for _ in range(number))])
+            others = [np.roll(y, step) for step in steps]
+        else:
+            _, first, trial = np.unique(self.block[rows], return_index=True, return_inverse=True)
+            rng = np.random.default_rng(0)
+            others = [rng.permutation(y[first])[trial] for _ in range(number)]
+        return rows, np.column_stack([y, *others])
 
     def about(self, note: str = "") -> dict[str, Any]:
         """The fields of `Judged`, with one more note."""

@@ -33,7 +33,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from ldmfilter.analysis.behavior import Behavior, as_behavior, cross, r2, score, speed, thin
 from ldmfilter.analysis.blocks import GUARD, LEAST_FOLDS, Bins, Judged, Surrogates, against_surrogates, bins_of
 from ldmfilter.analysis.intervals import FAST as FAST
-from ldmfilter.analysis.intervals import LEVELS as LEVELS
 from ldmfilter.analysis.intervals import (
     MOST_FITTED,
     NEIGHBOURS,
@@ -188,19 +187,14 @@ class BehaviorReport(Judged):
     thirds: tuple[Third, ...] = ()
     value_range: tuple[float, float] | None = None
 
-    @property
-    def circular(self) -> bool:
-        """True for a variable with a period."""
-        return self.period is not None
-
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON holds them."""
-        return {**asdict(self), "circular": self.circular, "categories": False}
+        return {**asdict(self), "circular": self.period is not None, "categories": False}
 
     @property
     def kind(self) -> str:
         """The kind of the variable, in words that follow its path."""
-        return ", circular" * self.circular
+        return ", circular" if self.period else ""
 
     def row(self) -> tuple[str, str, str]:
         """Accuracy, error and coverage, in words."""
@@ -315,8 +309,8 @@ class ClassReport(Judged):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON holds them; keys as of `BehaviorReport` where both have them."""
-        same: dict[str, Any] = {"unit": "", "period": None, "circular": False, "categories": True, "intervals": []}
-        return {**asdict(self), **same, "calibrated": bool(self.calibration)}
+        same = asdict(self) | {"unit": "", "period": None, "circular": False, "categories": True, "intervals": []}
+        return {**same, "calibrated": bool(self.calibration)}
 
     @property
     def kind(self) -> str:
@@ -358,17 +352,15 @@ def read_classes(bins: Bins, counts: xr.DataArray | None, shifts: int) -> tuple[
     variable, rows, new = bins.variable, np.flatnonzero(bins.judged), np.flatnonzero(~bins.tested)
     probability = np.full((bins.truth.size, variable.kinds), np.nan)
     by_kind: dict[str, Array] = {}
-    # Bins of no fold are read by what is fitted to all.
-    rest, chosen = _read_kinds(bins, rows, new)
-    probability[new] = rest[chosen]
-    for train, test in cross(rows, bins.fold) if bins.folds > 1 else ():
-        read, best = _read_kinds(bins, train, test)
-        probability[test] = read[best]
+    folds = cross(rows, bins.fold) if bins.folds > 1 else ()
+    for train, test in (*folds, (rows, new)):  # bins of no fold are read by what is fitted to all
+        read, chosen = _read_kinds(bins, train, test)
+        probability[test] = read[chosen]
         for kind, values in read.items():
             by_kind.setdefault(kind, np.full(probability.shape, np.nan))[test] = values
     tested, present = bins.tested, np.unique(bins.truth[rows]).astype(int)
     truth, told, block = bins.truth[tested].astype(int), probability[tested], bins.block[tested]
-    judged: dict[str, Any] = {"read": None}
+    judged: dict[str, Any] = {"readouts": {}, "read": None}
     if tested.any():
         if counts is not None:
             decoded, window = decode_counts(bins, counts)
@@ -377,6 +369,7 @@ def read_classes(bins: Bins, counts: xr.DataArray | None, shifts: int) -> tuple[
         calibration = _steps(truth, told, block)
         off = [abs(one.share - one.probability) for one in calibration]
         judged |= {
+            "readouts": {kind: _class_score(truth, values[tested]) for kind, values in by_kind.items()},
             "read": _class_score(truth, told),
             "control": _class_control(bins, shifts),
             "recall": {variable.label(value): float(one) for value, one in zip(present, recall, strict=True)},
@@ -387,7 +380,6 @@ def read_classes(bins: Bins, counts: xr.DataArray | None, shifts: int) -> tuple[
     report = ClassReport(
         **bins.about(),
         classes=[variable.label(value) for value in range(variable.kinds)],
-        readouts={kind: _class_score(truth, values[tested]) for kind, values in by_kind.items()},
         chosen=chosen,
         chance=1 / present.size,
         **judged,

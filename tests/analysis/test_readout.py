@@ -12,9 +12,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from ldmfilter.analysis.behavior import Behavior
 from ldmfilter.analysis.checks import CHECKS
-from ldmfilter.analysis.intervals import Readout
+from ldmfilter.analysis.intervals import LEVELS, Readout
 from ldmfilter.analysis.measures import Measures
-from ldmfilter.analysis.readout import FAST, LEVELS, READOUTS, Reading, read_behavior
+from ldmfilter.analysis.readout import FAST, READOUTS, Reading, read_behavior
 from ldmfilter.errors import InputError
 
 BIN = 0.1

@@ -27,7 +27,8 @@ import ldmfilter
 from ldmfilter.analysis.behavior import Behavior, choose_behavior, cross
 from ldmfilter.analysis.behavior_ahead import NEIGHBOURS, at_lags
 from ldmfilter.analysis.blocks import GUARD, bins_of
-from ldmfilter.analysis.readout import LEVELS, Reading
+from ldmfilter.analysis.intervals import LEVELS
+from ldmfilter.analysis.readout import Reading
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmarks.report import present
