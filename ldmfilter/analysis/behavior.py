@@ -78,10 +78,7 @@ class Behavior:
 
     def label(self, value: float) -> str:
         """A value as text: the name of a class, or a number."""
-        if self.classes is None:
-            return f"{value:g}"
-        name = self.classes[int(value)]
-        return str(name) if self.classes.dtype.kind == "U" else f"{name:g}"
+        return label(value if self.classes is None else self.classes[int(value)])
 
     def rows(self, time: Array) -> Array:
         """The sample (time,) in whose trial each time, s, lies, -1 for none; of a column of a table."""
@@ -131,6 +128,11 @@ class Behavior:
             return targets
         cosine, sine = np.split(targets, 2, axis=1)
         return self.wrap(np.arctan2(sine, cosine) * self.period / (2 * np.pi))
+
+
+def label(value: Any) -> str:
+    """A text or a number as text."""
+    return str(value) if isinstance(value, str) else f"{value:g}"
 
 
 def score(variable: Behavior, truth: Array, read: Array) -> tuple[float, float]:
@@ -361,7 +363,7 @@ def _recognised(
     asked, text = forced or typed, values.dtype.kind == "U"
     if low == high:
         held = " where tracking was not lost" if any(notes) else ""
-        raise InputError(f"{where} is constant ({low if text else f'{low:g}'}){held}; choose another behaviour")
+        raise InputError(f"{where} is constant ({label(low)}){held}; choose another behaviour")
     period = _period(name, unit, low, high, asked) if not text and (asked or not few) else None
     notes = [*notes]
     if typed and period is None:

@@ -55,13 +55,12 @@ def time_blocks(latents: xr.Dataset, guard: float) -> Blocks:
     size = float(latents.attrs["bin_size"])
     time, observed, trained = _known(latents)
     held_out = not trained[observed].all()
-    spans = stretches(latents[["segment"]].isel(time=np.flatnonzero(trained))) if held_out else []
-    free = (~trained | (not held_out)) & outside(time, spans, guard)
-    why = np.where(free, "", np.where(trained, "trained", "guard")).astype("<U12")
-    total = max(float(free.sum()) * size, size)
-    length = float(np.clip(total / (2 * FOLDS), *BLOCK_SECONDS))
-    block, number = np.full(time.size, -1), 0
-    gap = round(guard / size)
+    trained = trained & held_out  # where training saw all, all may judge
+    spans = stretches(latents[["segment"]].isel(time=np.flatnonzero(trained)))
+    free = ~trained & outside(time, spans, guard)
+    why = np.select([free, trained], ["", "trained"], "guard").astype("<U12")
+    length = float(np.clip(free.sum() * size / (2 * FOLDS), *BLOCK_SECONDS))
+    block, gap = np.full(time.size, -1), round(guard / size)
     # Trials that follow each other, or lie closer than a guard, are cut as one stretch: a break keeps nothing apart.
     rows = np.flatnonzero(free)
     ends = np.flatnonzero(np.diff(time[rows]) > max(guard + 0.75 * size, 1.5 * size)) + 1
@@ -71,9 +70,8 @@ def time_blocks(latents: xr.Dataset, guard: float) -> Blocks:
         edges = np.linspace(0, round(at[-1]) + 1 + gap, pieces + 1).round()
         place = np.searchsorted(edges - 0.25, at, side="right") - 1
         inside = at < edges[place + 1] - gap - 0.25
-        block[stretch[inside]] = number + place[inside]
+        block[stretch[inside]] = block.max() + 1 + place[inside]
         why[stretch[~inside]] = "guard"
-        number += pieces
     why[(why == "") & ~observed] = "unobserved"
     return block, why, held_out, ""
 
@@ -110,8 +108,8 @@ def trial_blocks(latents: xr.Dataset, variable: Behavior, truth: Array, where: s
     if not held_out:
         notes.append("training, which sees no behaviour, saw some of the trials; all are judged, as too few are unseen")
     judged = np.isin(row, trials[in_kept & (unseen | (not held_out))])
-    reasons = {"unobserved": ~observed, "rare": np.isin(row, trials[~in_kept]), "trained": (row >= 0) & ~judged}
-    why = np.select(list(reasons.values()), list(reasons), "")
+    seen = (row >= 0) & ~judged
+    why = np.select([~observed, np.isin(row, trials[~in_kept]), seen], ["unobserved", "rare", "trained"], "")
     return np.where(judged, row, -1), why, held_out, "; ".join(notes)
 
 

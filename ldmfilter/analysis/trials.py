@@ -11,7 +11,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import recall_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of, distinct, positions, thin
+from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of, distinct, label, positions, thin
 from ldmfilter.analysis.blocks import count_trials
 from ldmfilter.data.selection import choose_trials, find_column, flat_columns
 from ldmfilter.data.session import Session
@@ -106,9 +106,7 @@ def read_trials(
     """
     column = choose_condition(session, event, query, condition)
     table, at = choose_trials(session, event, query)
-    if window is None:
-        window = (0.0, _length(table, at, float(latents.attrs["bin_size"])))
-    aligned = align(latents, session, event, window, query)
+    aligned = align(latents, session, event, window or (0.0, _length(table, at, latents.attrs["bin_size"])), query)
     observed = aligned["observed"].values
     values = as_labels(table[column].values)
     known = observed.any(1) & np.isin(values, distinct(values))
@@ -118,8 +116,8 @@ def read_trials(
             f"{session.source.path}: {column}: fewer than two conditions have two trials in the window; widen it or "
             "choose another condition"
         )
-    labels = np.array([str(one) if found.dtype.kind == "U" else f"{one:g}" for one in found])
-    kept, names, rare = found[count >= folds], labels[count >= folds].tolist(), labels[count < folds].tolist()
+    kept, rare = found[count >= folds], found[count < folds]
+    names = [*map(label, kept)]
     number = np.where(known, positions(values, kept, -1), -1)
     seen = (aligned["trained"].values & observed).any(1)
     unseen = all(((number == place) & ~seen).sum() >= folds for place in range(kept.size))
@@ -141,7 +139,7 @@ def read_trials(
         recall=recall,
         accuracy=recall.mean(1),
         shuffled=shuffled,
-        note=f"{shorten(rare)} left out, of fewer than {folds} trials" if rare else "",
+        note=f"{shorten(map(label, rare))} left out, of fewer than {folds} trials" if rare.size else "",
     )
 
 
