@@ -115,6 +115,10 @@ class Behavior:
             return values
         return (values - self.start) % self.period + self.start
 
+    def within(self, away: Any) -> Any:
+        """Differences, of a circular variable at most half a turn to either side."""
+        return away if self.period is None else np.clip(away, -self.period / 2, self.period / 2)
+
     def encode(self, values: Array) -> Array:
         """Targets for a regression of values (bin, series): themselves, or cosines, then sines, where circular."""
         if self.period is None:

@@ -99,10 +99,10 @@ def fit_bins(bins: Bins, estimator: Any, y: Array, train: Array) -> Any:
         values = bins.variable.decode(targets)
         return values if bins.variable.period is not None else np.clip(values, y.min(0), y.max(0))
 
-    both = {"func": bins.variable.encode, "inverse_func": decode, "check_inverse": False}
+    targets = TransformedTargetRegressor(estimator, func=bins.variable.encode, inverse_func=decode, check_inverse=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return TransformedTargetRegressor(estimator, **both).fit(bins.states[train], y)
+        return targets.fit(bins.states[train], y)
 
 
 #: A readout, and the number of one of its candidates.
@@ -588,10 +588,9 @@ class VariableReading:
 
     def _clip(self, mean: Array, low: Any, high: Any, seen: Array) -> Array:
         """Bounds (bound, bin) from deviations: within the range of the values `seen`, on a circle within one turn."""
-        ends, period = np.stack([mean + low, mean + high]), self.bins.variable.period
-        if period is not None:
-            return np.clip(ends, mean - period / 2, mean + period / 2)
-        return np.clip(ends, seen.min(), seen.max())
+        variable = self.bins.variable
+        ends = np.stack([mean + variable.within(low), mean + variable.within(high)])
+        return ends if variable.period else np.clip(ends, seen.min(), seen.max())
 
     def scores(self, ordered: Mapping[str, Array]) -> dict[str, Any]:
         """Scores of the intervals and of their distribution in the judged bins: `intervals`, `distribution`,

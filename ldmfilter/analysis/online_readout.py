@@ -121,12 +121,10 @@ class OnlineReadout:
         """
         values, near = self._reader.read(mean[None], cov[None])
         self._last = value, _ = float(values[0]), near
-        limit, period = self.adaptive.limit, self._reader.variable.period
+        limit = self.adaptive.limit
         if limit < 0:
             return value, value, value
-        low, high = (float(bound[0]) for bound in near.bounds(limit))
-        if period is not None:
-            low, high = max(low, -period / 2), min(high, period / 2)
+        low, high = (float(self._reader.variable.within(bound)[0]) for bound in near.bounds(limit))
         return value, value + low, value + high
 
     def observe(self, truth: float) -> None:
