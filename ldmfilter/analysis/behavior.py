@@ -78,7 +78,7 @@ class Behavior:
 
     def label(self, value: float) -> str:
         """A value as text: the name of a class, or a number."""
-        return label(value if self.classes is None else self.classes[int(value)])
+        return text_of(value if self.classes is None else self.classes[int(value)])
 
     def rows(self, time: Array) -> Array:
         """The sample (time,) in whose trial each time, s, lies, -1 for none; of a column of a table."""
@@ -134,8 +134,8 @@ class Behavior:
         return self.wrap(np.arctan2(sine, cosine) * self.period / (2 * np.pi))
 
 
-def label(value: Any) -> str:
-    """A text or a number as text."""
+def text_of(value: Any) -> str:
+    """A class, a text or a number, as text."""
     return str(value) if isinstance(value, str) else f"{value:g}"
 
 
@@ -367,13 +367,13 @@ def _recognised(
     asked, text = forced or typed, values.dtype.kind == "U"
     if low == high:
         held = " where tracking was not lost" if any(notes) else ""
-        raise InputError(f"{where} is constant ({label(low)}){held}; choose another behaviour")
+        raise InputError(f"{where} is constant ({text_of(low)}){held}; choose another behaviour")
     period = _period(name, unit, low, high, asked) if not text and (asked or not few) else None
     notes = [*notes]
     if typed and period is None:
         notes.append(f"a direction by its type, but its values, {low:g} to {high:g}, fit no turn; taken as on a line")
     if forced and period is None:
-        what = shorten(known) if text else f"values from {low:g} to {high:g}"
+        what = shorten(known) if text else f"values from {low:g} to {high:g} without an angle's unit"
         raise InputError(f"{where}: {what} fit no turn of 2 pi or 360; it cannot be taken as circular")
     if period is not None:
         if _ANGLE.fullmatch(unit) and period != _turn(unit):

@@ -11,7 +11,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import recall_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of, distinct, label, positions, thin
+from ldmfilter.analysis.behavior import TIMES, as_labels, classes_of, distinct, positions, text_of, thin
 from ldmfilter.analysis.blocks import count_trials
 from ldmfilter.data.selection import choose_trials, find_column, flat_columns
 from ldmfilter.data.session import Session
@@ -117,7 +117,7 @@ def read_trials(
             "choose another condition"
         )
     kept, rare = found[count >= folds], found[count < folds]
-    names = [*map(label, kept)]
+    names = [*map(text_of, kept)]
     number = np.where(known, positions(values, kept, -1), -1)
     seen = (aligned["trained"].values & observed).any(1)
     unseen = all(((number == place) & ~seen).sum() >= folds for place in range(kept.size))
@@ -139,7 +139,7 @@ def read_trials(
         recall=recall,
         accuracy=recall.mean(1),
         shuffled=shuffled,
-        note=f"{shorten(map(label, rare))} left out, of fewer than {folds} trials" if rare.size else "",
+        note=f"{shorten(map(text_of, rare))} left out, of fewer than {folds} trials" if rare.size else "",
     )
 
 
