@@ -110,14 +110,15 @@ def read_behavior_ahead(
             score += [getattr(at, key, None) for key in ("coverage", "width")]
             found.append(BehaviorAhead(report.name, horizon, report.chosen, *score))
             for end in ("mean", "ci"):
-                if f"{report.name}_{end}" in reading.latents:
-                    values = reading.latents[f"{report.name}_{end}"].drop_vars("ahead", errors="ignore")
+                if (name := f"{report.name}_{end}") in reading.latents:
+                    values = reading.latents[name].drop_vars("ahead", errors="ignore")
                     pieces.setdefault(f"{report.name}_ahead_{end}", []).append(values)
     result = latents.copy()
     for name, parts in pieces.items():
         if len(parts) == latents.sizes["ahead"]:
             result[name] = xr.concat(parts, latents["ahead"])
-            result[name].attrs = parts[0].attrs | ({"of": name.replace("_ci", "_mean")} if name.endswith("_ci") else {})
+            if name.endswith("_ci"):
+                result[name].attrs["of"] = name.replace("_ci", "_mean")
     result.attrs["behavior_ahead"] = json.dumps([dataclasses.asdict(one) for one in found])
     return result, tuple(found)
 
@@ -146,8 +147,7 @@ def read_at_lags(model: LDMFilter, counts: xr.DataArray, behavior: Sequence[Beha
         InputError: as `read_behavior`.
     """
     found: Lags = {}
-    behavior = [] if all(one.categories for one in behavior) else behavior
-    for lag, latents in at_lags(model, counts) if behavior else ():
+    for lag, latents in () if all(one.categories for one in behavior) else at_lags(model, counts):
         for bins in bins_of(latents, behavior, min_speed, GUARD):
             if bins.folds > 1 and not bins.variable.categories:
                 found.setdefault(bins.variable.name, []).append({"lag": lag, **_errors(bins)})
@@ -176,22 +176,21 @@ def at_lags(model: LDMFilter, counts: xr.DataArray) -> Iterator[tuple[float | No
     lags = sorted({n * frame for n in (int(lag / frame + 1e-6) for lag in LAGS) if n and n * frame <= seconds})
     for lag in (0.0, *lags, None):
         latents = model.decode(counts, smooth=lag is None, lag=lag or None)
-        kind = "filtered" if lag == 0 else "smoothed" if lag is None else "lagged"
+        kind = "smoothed" if lag is None else "lagged" if lag else "filtered"
         yield lag, latents.assign({f"filtered_{part}": latents[f"{kind}_{part}"] for part in ("mean", "cov")})
 
 
 def _errors(bins: Bins) -> dict[str, float]:
     rows = np.flatnonzero(bins.judged)
-    error, half = np.full((2, bins.truth.size), np.nan)
+    read, half = np.full((2, bins.truth.size), np.nan)
     for train, test in cross(rows, bins.fold):
         neighbours = KNeighborsRegressor(n_neighbors=min(NEIGHBOURS, train.size))
-        read = fit_bins(bins, neighbours, bins.truth[train], train).predict(bins.states[test])
-        error[test] = np.abs(bins.variable.difference(bins.truth[test], read))
+        read[test] = fit_bins(bins, neighbours, bins.truth[train], train).predict(bins.states[test])
+    error = np.abs(bins.variable.difference(bins.truth, read))
     for train, test in cross(rows, bins.fold):
         half[test] = conformal_quantile(error[train], LEVEL)
-    error, half = error[rows], half[rows]
     return {
-        "median_error": float(np.median(error)),
-        "width": float(2 * half.mean()),
-        "coverage": float((error <= half).mean()),
+        "median_error": float(np.median(error[rows])),
+        "width": float(2 * half[rows].mean()),
+        "coverage": float((error <= half)[rows].mean()),
     }
