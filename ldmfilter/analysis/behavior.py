@@ -398,7 +398,7 @@ def distinct(values: Array) -> Array:
 
 
 def classes_of(values: Array) -> Array | None:
-    """The same where they are few and, if they are numbers, recur; else None."""
+    """The distinct known values where they are few and, if they are numbers, recur; else None."""
     found = distinct(values)
     text = found.dtype.kind == "U"
     few = found.size <= (MOST_CLASSES if text else MOST_CATEGORIES) and (text or values.size >= 2 * found.size)

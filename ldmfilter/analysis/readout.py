@@ -217,7 +217,7 @@ class BehaviorReport(Judged):
             print_lines(console, f"p {self.control.p:.2g} against {self.control.shifts} shifts, {best}")
         if read and decoder and (decoder.r2 < read.r2) != (decoder.median_error > read.median_error):
             print_lines(console, "R2 and median error disagree: R2 counts few large errors most, the median not at all")
-        if self.intervals:
+        if self.value_range and (one := self.distribution):
             levels = [
                 (
                     f"{i.level:.0%}",
@@ -230,14 +230,12 @@ class BehaviorReport(Judged):
             ]
             heads = ["interval", ">covers", f">width, {unit}", ">Winkler score", ">best at one width"]
             print_table(console, heads, levels)
-            print_lines(console, "Winkler score: the width, and more for values outside; the lower the better")
-        if self.value_range:
             low, high = self.value_range
-            print_lines(console, f"{self.name} goes from {low:.3g} to {high:.3g} {self.unit}".rstrip())
-        if one := self.distribution:
             rank = f"{one.width_rank:.2f} +- {one.width_rank_se:.2f}"
             print_lines(
                 console,
+                "Winkler score: the width, and more for values outside; the lower the better",
+                f"{self.name} goes from {low:.3g} to {high:.3g} {self.unit}".rstrip(),
                 f"CRPS {one.crps:.4g} +- {one.crps_se:.2g} {self.unit}".rstrip(),
                 f"rank correlation of width and error {rank} (0: widths tell nothing of the error)",
             )
