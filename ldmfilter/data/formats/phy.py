@@ -14,7 +14,7 @@ from ldmfilter.data.clocks import PLAIN, Reading, from_the_start
 from ldmfilter.data.formats.format import Format, files_checksum
 from ldmfilter.data.session import Session, Source
 from ldmfilter.data.tables import Array, Floats, Ints, plain_columns, shorten
-from ldmfilter.data.untrusted.damage import reason_of
+from ldmfilter.data.untrusted.damage import damage
 from ldmfilter.data.untrusted.npy import read_npy, whole_numbers
 from ldmfilter.errors import InputError, warn
 
@@ -101,29 +101,20 @@ def _cluster_columns(tables: list[Path], ids: Array) -> dict[str, Array]:
             joined = joined.combine_first(table.reindex(ids))[
                 [*joined, *(name for name in table if name not in joined)]
             ]
-    columns: dict[str, Array] = {}
-    for name in joined:
-        values = joined[name]
-        if values.dtype.kind not in "biuf":
-            values = values.map(lambda value: "" if pd.isna(value) else str(value))
-        if name == "group":
-            values = values.replace("", "unsorted")  # as Phy shows a cluster that no one has labelled
-        columns[str(name)] = values.to_numpy()
-    return columns
+    if "group" in joined and joined["group"].dtype.kind not in "biuf":
+        joined["group"] = joined["group"].fillna("unsorted")  # as Phy shows a cluster that no one has labelled
+    return {str(name): joined[name].to_numpy() for name in joined}
 
 
 def _cluster_table(file: Path) -> pd.DataFrame | None:
     """A table by its whole cluster ids; None, with a warning, for one without. Rows that cannot be used are told."""
-    try:
+    with damage(file, "table", "write it again or remove it"):
         text = file.read_bytes().decode("utf-8-sig", errors="replace")
         # The suffix does not tell how columns are parted: Phy 1 writes tabs into .csv, spreadsheets semicolons.
         head = text.lstrip().partition("\n")[0]
         parted_by = max("\t", ";", ",", key=head.count)
         decimal = "," if parted_by == ";" and re.search(r"\d,\d", text) else "."
         table = pd.read_csv(io.StringIO(text), sep=parted_by, decimal=decimal, skipinitialspace=True)
-    except (ValueError, OSError) as error:
-        reason = reason_of(error)
-        raise InputError(f"{file}: cannot be read as a table ({reason}); write it again or remove it") from error
     table = table.rename(columns=lambda name: str(name).strip())
     key = next((name for name in table if str(name).lower() in ("cluster_id", "id")), None)
     if key is None:
@@ -143,9 +134,5 @@ def _cluster_table(file: Path) -> pd.DataFrame | None:
     return table
 
 
-_PHY = Format(
-    recognises=lambda path: (path / "spike_times.npy").exists(),
-    read=read_phy,
-    lies_in="folder",
-)
+_PHY = Format(lambda path: (path / "spike_times.npy").exists(), read_phy, "folder")
 FORMATS = {"phy": _PHY, "kilosort": _PHY}

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from ldmfilter.data.clocks import PLAIN, Reading, from_the_start
-from ldmfilter.data.formats.format import Format, files_checksum, folder_checksum
-from ldmfilter.data.formats.phy import grouped, read_phy
+from ldmfilter.data.formats.format import Format, files_checksum, path_checksum
+from ldmfilter.data.formats.phy import grouped
 from ldmfilter.data.session import Session, Source
 from ldmfilter.data.tables import Array, concatenate, plain_array, plain_columns
-from ldmfilter.data.untrusted.damage import json_object, reason_of
+from ldmfilter.data.untrusted.damage import damage, json_object
 from ldmfilter.data.untrusted.npy import check_text, read_npy, whole_numbers
 from ldmfilter.data.untrusted.zarr_store import (
     check_array,
@@ -34,8 +34,6 @@ from ldmfilter.errors import InputError, UnsafeInputError, warn
 
 if TYPE_CHECKING:
     from spikeinterface.core import BaseSorting, SortingAnalyzer
-
-__all__ = ["FORMATS", "from_sorting", "read_analyzer", "read_phy", "read_sorting"]
 
 # Extensions of an analyzer with one row a unit.
 _METRICS = ("quality_metrics", "template_metrics")
@@ -121,8 +119,7 @@ def _read_folder(folder: Path, root: Path, reading: Reading) -> Session:
         raise InputError(f"{spikes_file}: holds no spikes of SpikeInterface; save the sorting again")
     files = sorted((folder / "properties").glob("*.npy"))
     columns = _readable(read_npy, {file.stem: file for file in files})
-    tables = [root / "extensions" / name / "metrics.csv" for name in _METRICS if folder != root]
-    tables = [file for file in tables if file.is_file()]
+    tables = [file for name in _METRICS if (file := root / "extensions" / name / "metrics.csv").is_file()]
     recording = root / "recording_info" / "recording_attributes.json"
     files += [info, spikes_file, *tables, *[recording] * recording.is_file()]
     return _session(
@@ -138,11 +135,8 @@ def _read_folder(folder: Path, root: Path, reading: Reading) -> Session:
 
 
 def _metrics(file: Path) -> pd.DataFrame:
-    try:
+    with damage(file, "table", "compute the metrics again"):
         return pd.read_csv(file, index_col=0)
-    except (ValueError, OSError) as error:
-        reason = reason_of(error)
-        raise InputError(f"{file}: cannot be read as a table ({reason}); compute the metrics again") from error
 
 
 def _read_store(root: Path, group: str, reading: Reading) -> Session:
@@ -168,14 +162,14 @@ def _read_store(root: Path, group: str, reading: Reading) -> Session:
         described = _json(info) | {"unit_ids": read(folder / "unit_ids").tolist()}
         spikes = (read(folder / "spikes" / "sample_index", True), read(folder / "spikes" / "unit_index", True))
         columns = _readable(read, arrays(folder / "properties"))
-        found = [arrays(root / "extensions" / name / "metrics") for name in _METRICS if group]
+        found = {place: arrays(place) for place in (root / "extensions" / name / "metrics" for name in _METRICS)}
         tables = {
-            f"{one['index'].parent}": pd.DataFrame({key: read(place) for key, place in one.items()}).set_index("index")
-            for one in found
+            f"{place}": pd.DataFrame({key: read(array) for key, array in one.items()}).set_index("index")
+            for place, one in found.items()
             if "index" in one
         }
-        about = _json(recording).get("recording_attributes") if group and recording.is_file() else None
-    source = Source(path=str(root), checksum=folder_checksum(folder))
+        about = _json(recording).get("recording_attributes") if recording.is_file() else None
+    source = Source(path=str(root), checksum=path_checksum(folder))
     return _session(described, info, spikes, columns, tables, about, source, reading)
 
 
@@ -214,9 +208,7 @@ def _session(
     if named is None or named.ndim != 1 or not isinstance(number, int):
         raise InputError(f"{info_file}: does not describe a sorting (unit_ids, num_segments); save it again")
     _check_segments(number, where)
-    frames, units = (
-        whole_numbers(one, f"{where}: {name}") for one, name in zip(spikes, ("sample_index", "unit_index"), strict=True)
-    )
+    frames, units = whole_numbers(spikes[0], f"{where}: sample_index"), whole_numbers(spikes[1], f"{where}: unit_index")
     if len(frames) != len(units) or (units < 0).any() or (units >= len(named)).any():
         raise InputError(f"{where}: spikes do not fit its {len(named)} units; {_AGAIN}")
     for place, table in tables.items():
@@ -226,22 +218,16 @@ def _session(
         columns = columns | {str(key): rows[key].to_numpy() for key in rows} | columns
     kept = from_the_start(frames, f"{where}: sample_index")
     seconds = frames[kept] / rate
-    samples = recording.get("num_samples") if isinstance(recording, dict) else None
-    length = samples[0] if isinstance(samples, list) and len(samples) == 1 else None
     extent = None
-    if isinstance(length, int | float) and length > 0:
-        extent = 0.0, max(length / rate, float(seconds.max(initial=0)))
+    match recording:
+        case {"num_samples": [int() | float() as length]} if length > 0:
+            extent = 0.0, max(length / rate, float(seconds.max(initial=0)))
     return grouped(seconds, units[kept], named, columns, source, reading, extent=extent)
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({type(error).__name__}); copy the folder again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: does not describe a sorting; copy the folder again")
-    return content
+    with damage(path, "JSON file", "copy the folder again"):
+        return {**json.loads(path.read_text(encoding="utf-8"))}
 
 
 _INFO = "spikeinterface_info"
