@@ -145,10 +145,11 @@ class Clock:
         Raises InputError as `seconds` and `make_intervals`.
         """
         where, hz = f"{path}: {name}", self.reading.hz.get(name)
-        found: dict[str, Any] = {}
-        for key, column in columns.items():
-            timed = is_time(column) or key in ("start_time", "stop_time")
-            found[str(key)] = self.seconds(column, f"{where}: {key}") if timed else column
+        timed = {key for key, column in columns.items() if key in ("start_time", "stop_time") or is_time(column)}
+        found = {
+            str(key): self.seconds(column, f"{where}: {key}") if key in timed else column
+            for key, column in columns.items()
+        }
         has_ids = isinstance(columns, xr.Dataset) and "interval" in columns.coords
         table = make_intervals(found, where, plain_array(columns["interval"].values) if has_ids else None)
         if hz is None:
@@ -186,10 +187,10 @@ def relative(times: Any, where: str) -> tuple[Floats, np.datetime64 | None]:
     values = np.asarray(times)
     if values.dtype.kind == "O" and values.size:
         first = values.flat[0]
-        if isinstance(first, np.datetime64 | pd.Timestamp) or hasattr(first, "isoformat"):
-            values = pd.to_datetime(values.ravel(), utc=True).tz_localize(None).to_numpy()
-        elif isinstance(first, np.timedelta64 | pd.Timedelta) or hasattr(first, "total_seconds"):
+        if isinstance(first, np.timedelta64) or hasattr(first, "total_seconds"):
             values = pd.to_timedelta(values.ravel()).to_numpy()
+        elif isinstance(first, np.datetime64) or hasattr(first, "isoformat"):
+            values = pd.to_datetime(values.ravel(), utc=True).tz_localize(None).to_numpy()
     if values.dtype.kind == "m":
         return values / _SECOND, None
     if values.dtype.kind == "M":
@@ -233,31 +234,31 @@ def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
     if times.size < _FEW_SPIKES:
         return session
     intervals, behavior = dict(session.intervals), dict(session.behavior)
-    others = {name: bounds_in(table).T.ravel() for name, table in intervals.items()}
+    others = {name: bounds_in(table) for name, table in intervals.items()}
     others |= {name: series["time"].values for name, series in behavior.items()}
     if own and session.observed is not None:  # of counts it follows from their bins
-        others = {"obs_intervals": session.observed.intervals.ravel(), **others}
-    others = {name: t[np.isfinite(t)] for name, t in others.items() if name not in reading.hz}
-    others = {name: t for name, t in others.items() if t.size}
+        others = {"obs_intervals": session.observed.intervals, **others}
+    others = {name: known for name, t in others.items() if name not in reading.hz and (known := t[np.isfinite(t)]).size}
     span = float(times.min()), float(times.max())
-    if own and "spikes" not in reading.hz:
-        _check_spikes_unit(times, session.spike_times_index, span, others, where)
-    if own and (twice := int((np.diff(times) == 0).sum())) > _TWICE * times.size:
-        warn(f"{where}: units: {twice:,} of {times.size:,} spikes are at the time of another; is each there twice?")
-    if own and session.observed is None:
-        _tell_pauses(times, session.spike_times_index, span, where)
+    if own:
+        if "spikes" not in reading.hz:
+            _check_spikes_unit(times, session.spike_times_index, span, others, where)
+        if (twice := int((np.diff(times) == 0).sum())) > _TWICE * times.size:
+            warn(f"{where}: units: {twice:,} of {times.size:,} spikes are at the time of another; is each there twice?")
+        if session.observed is None:
+            _tell_pauses(times, session.spike_times_index, span, where)
     beside = "the spikes" if session.n_spikes else "the frames"
     for name, t in others.items():
-        doubt = _doubt(t, span, beside)
-        if doubt and name == "obs_intervals":
-            raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
-        unless = f"train without --interval {name}" if name in intervals else "leave it out"
-        told = f"left out, {doubt}; {_way_out(name)}" if doubt else _apart(t, span, beside, unless)
-        if told:
-            warn(f"{where}: {name}: {told}")
-        if doubt:
+        if doubt := _doubt(t, span, beside):
+            if name == "obs_intervals":
+                raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
+            warn(f"{where}: {name}: left out, {doubt}; {_way_out(name)}")
             intervals.pop(name, None)
             behavior.pop(name, None)
+        else:
+            unless = f"train without --interval {name}" if name in intervals else "leave it out"
+            if told := _apart(t, span, beside, unless):
+                warn(f"{where}: {name}: {told}")
     return replace(session, intervals=intervals, behavior=behavior)
 
 
@@ -272,33 +273,28 @@ def _check_spikes_unit(
     times: Floats, index: Ints, span: tuple[float, float], others: Mapping[str, Floats], where: str
 ) -> None:
     """Raise InputError where spike times can hardly be seconds; warn where the rates are low."""
-    width = span[1] - span[0]
+    where, width = f"{where}: units", span[1] - span[0]
     if not width:
-        raise InputError(f"{where}: units: all {times.size:,} spike_times are {span[0]:g}; write them anew")
+        raise InputError(f"{where}: all {times.size:,} spike_times are {span[0]:g}; write them anew")
     if (times == np.floor(times)).all():
         raise InputError(
-            f"{where}: units: all {times.size:,} spike_times are whole numbers, as samples and ms are; give "
+            f"{where}: all {times.size:,} spike_times are whole numbers, as samples and ms are; give "
             "--ticks spikes=30000 for samples at 30 kHz, spikes=1000 for ms, spikes=1 for s, in Python ticks"
         )
     number = np.diff(index, prepend=0)
     rate = float(np.median(number[number > 0])) / width
-    told = {name: float(np.ptp(t)) for name, t in others.items() if t.size >= _FEW_TIMES}
-    longest = max(told, key=lambda name: told[name], default=None)
-    if longest is not None and rate < _LOW_RATE and width > _APART * told[longest]:
+    told = [(float(np.ptp(t)), name) for name, t in others.items() if t.size >= _FEW_TIMES]
+    longest, name = max(told, key=lambda one: one[0], default=(np.inf, ""))
+    if rate < _LOW_RATE and width > _APART * longest:
         raise InputError(
-            f"{where}: units: spike_times span {width:,.6g} s, {longest} {told[longest]:,.6g} s, at a "
-            f"median rate of {rate:.2g} Hz; are they ms? {_way_out('spikes')}"
-        )
-    if rate < _LOWEST_RATE and width > _DAY_LONG:
-        raise InputError(
-            f"{where}: units: a median rate of {rate:.3g} Hz over {width:,.6g} s; are spike_times ms? "
-            f"{_way_out('spikes')}"
+            f"{where}: spike_times span {width:,.6g} s, {name} {longest:,.6g} s, at a median rate of {rate:.2g} Hz; "
+            f"are they ms? {_way_out('spikes')}"
         )
     if rate < _LOWEST_RATE:
-        warn(
-            f"{where}: units: a median rate of {rate:.3g} Hz over {width:,.6g} s; if spike_times are not "
-            "s, give --ticks spikes=1000 for ms, in Python ticks"
-        )
+        line = f"{where}: a median rate of {rate:.3g} Hz over {width:,.6g} s; are spike_times ms? {_way_out('spikes')}"
+        if width > _DAY_LONG:
+            raise InputError(line)
+        warn(line)
 
 
 def _tell_pauses(times: Floats, index: Ints, span: tuple[float, float], where: str) -> None:
@@ -338,9 +334,9 @@ def _doubt(times: Floats, span: tuple[float, float], beside: str) -> str:
     return ""
 
 
-def far_from(span: tuple[float, float], times: Floats) -> Array:
-    """The times that lie far from spikes or frames in a span, which are told and ignored."""
-    return np.asarray(np.maximum(span[0] - times, times - span[1]) > _FAR * (span[1] - span[0]))
+def far_from(span: tuple[float, float], times: Floats, spans: float = _FAR) -> Array:
+    """The times that lie so many spans away from spikes or frames in a span: far ones are told and ignored."""
+    return np.asarray(np.maximum(span[0] - times, times - span[1]) > spans * (span[1] - span[0]))
 
 
 def _apart(times: Floats, span: tuple[float, float], beside: str, unless: str) -> str:
@@ -348,11 +344,9 @@ def _apart(times: Floats, span: tuple[float, float], beside: str, unless: str) -
 
     unless: what to do where all are far, and stay so
     """
-    width = span[1] - span[0]
-    before, after = span[0] - times, times - span[1]
-    far = far_from(span, times)
+    width, far = span[1] - span[0], far_from(span, times)
     around = f"{beside}, {span[0]:g} to {span[1]:g} s"
-    if (np.maximum(before, after) > width).all():
+    if far_from(span, times, 1).all():
         return (
             f"lies at {times.min():.12g} to {times.max():.12g} s, away from {around}; is its clock another? "
             f"write its times on that of {beside}, or {unless}"
@@ -440,17 +434,12 @@ def _invalid(times: Floats, index: Ints) -> tuple[Array, str] | None:
     """Spikes (spike,) that are not valid, and the reason; None where there are none."""
     if times.size < _FEW:
         return None
-    low, high = times.min(), times.max()
     negative = times < 0
-    if low == -1 and (times[negative] == -1).all() and not negative.all():
+    if (times[negative] == -1).all() and negative.any() and not negative.all():
         return negative, "marks of invalid spikes"
-    for value in (low, high):
+    for value in (times.min(), times.max()):
         at = times == value
-        if (
-            low < high
-            and at.sum() >= _REPEATED
-            and np.bincount(_units_of(np.flatnonzero(at), index)).max() >= _REPEATED
-        ):
+        if np.bincount(_units_of(np.flatnonzero(at), index)).max() >= _REPEATED:
             rest = times[~at]
             if rest.size >= _FEW and (np.diff(rest) == 0).mean() < _COINCIDENT:
                 return at, "which units repeat: marks of invalid spikes"
