@@ -133,13 +133,10 @@ def _from_netcdf(path: Path) -> Groups:
         groups: Groups = {}
         for key, group in loaded.items():
             variables = {name: _unpacked(one, name, str(path)) for name, one in group.variables.items()}
-            for name, variable in variables.items():
-                # The values may have another length than the dim that they claim.
-                if np.shape(variable.values) != tuple(group.sizes[dim] for dim in variable.dims):
-                    raise ValueError(f"{name} does not have the length of its dims")
-            groups[key] = group.assign({name: variables[name] for name in group.data_vars}).assign_coords(
-                {name: variables[name] for name in group.coords}
-            )
+            groups[key] = xr.Dataset(variables, attrs=group.attrs).set_coords(list(group.coords))
+            # The values may have another length than the dim that they claim.
+            if groups[key].sizes != group.sizes:
+                raise ValueError("arrays do not have the length of their dims")
         return groups
     except Exception as error:  # three libraries raise errors of many kinds on a damaged file
         line = f"{path}: cannot be read as a netCDF file of counts ({reason_of(error)}); write or copy it again"
@@ -250,37 +247,38 @@ def _session(path: Path, groups: Groups, reading: Reading) -> Session:
 
 def _parts(root: xr.Dataset, groups: Groups, known: tuple[Hashable, ...], where: str) -> dict[str, Any]:
     """Unit columns, interval tables and behaviour beside what is `known`."""
-    top = {str(name): one for name, one in root.variables.items() if name not in known and one.ndim}
     clocks = {str(name) for name in root.coords if "time" in str(name) and root[name].dims == (name,)}
-    units = [name for name, one in top.items() if one.dims == ("unit",)]
-    rows = [name for name, one in top.items() if one.dims[:1] == ("interval",)]
-    series = [name for name, one in top.items() if one.dims[0] in clocks and one.ndim <= 2 and one.dtype.kind in "biuf"]
-    left = [
-        f"{name} ({', '.join(map(str, one.dims))})"
-        for name, one in top.items()
-        if name not in {*units, *rows, *series, *root.sizes}
-    ]
+    parts: dict[str, dict[str, Any]] = {"units": {}, "intervals": {}, "behavior": {}}
+    rows, left = [], []
+    for name, one in root.variables.items():
+        if name in known or not one.ndim:
+            continue
+        key, dim = str(name), one.dims[0]
+        if one.dims == ("unit",):
+            parts["units"][unquote(key)] = one.values
+        elif dim == "interval":
+            rows.append(name)
+        elif dim in clocks and one.ndim <= 2 and one.dtype.kind in "biuf":
+            if key not in clocks:
+                series = xr.Dataset({key: one, "time": root.variables[dim]})
+                parts["behavior"][key] = _series(series, key, f"{where}: behavior/{key}")
+        elif name not in root.sizes:
+            left.append(f"{name} ({', '.join(map(str, one.dims))})")
     if left := [*left, *(f"group {group}" for group in groups if group.partition("/")[0] not in _FIRST_DIM)]:
         warn(
             f"{where}: left out {shorten(left)}: no columns (unit,), rows (interval,), or numbers along a coordinate "
             "`time` or another with time in its name"
         )
-    plain = root.reset_coords()  # coordinates are columns and series too
-    found = [("units", "", plain[units])]
-    found += [("intervals", "intervals", plain[rows])] * bool(rows)
-    for name in series:
-        if name not in clocks:
-            found.append(("behavior", name, xr.Dataset({name: top[name], "time": root.variables[top[name].dims[0]]})))
-    found += [(kind, unquote(key), one) for group, one in groups.items() for kind, _, key in [group.partition("/")]]
-    parts: dict[str, dict[str, Any]] = {"units": {}, "intervals": {}, "behavior": {}}
-    for kind, key, dataset in found:
+    tables = {"intervals/intervals": root.reset_coords()[rows]} if rows else {}  # coordinates are columns too
+    for group, table in {**tables, **groups}.items():
+        kind, _, key = group.partition("/")
         if kind == "units" and not key:
-            columns = {unquote(str(name)): one.values for name, one in dataset.variables.items() if name != "unit"}
-            parts["units"] |= columns
+            columns = table.variables.items()
+            parts["units"] |= {unquote(str(name)): one.values for name, one in columns if name != "unit"}
         elif kind == "intervals" and key:
-            parts["intervals"][key] = dataset.rename({name: unquote(str(name)) for name in dataset.data_vars})
+            parts["intervals"][unquote(key)] = table.rename({name: unquote(str(name)) for name in table.data_vars})
         elif kind == "behavior" and key:
-            parts["behavior"][key] = _series(dataset, key, f"{where}: {kind}/{key}")
+            parts["behavior"][unquote(key)] = _series(table, unquote(key), f"{where}: {kind}/{unquote(key)}")
     return parts
 
 
