@@ -14,7 +14,7 @@ from ldmfilter.data.formats.format import Format, file_checksum, starts_with
 from ldmfilter.data.session import MEMORY, Observed, Session, Source
 from ldmfilter.data.signal import from_signal
 from ldmfilter.data.tables import Array, Floats, concatenate, plain_columns, shorten
-from ldmfilter.data.untrusted.npy import npz_names, read_member, read_npz
+from ldmfilter.data.untrusted.npy import npz_names, read_npz
 from ldmfilter.errors import InputError, warn
 
 if TYPE_CHECKING:
@@ -57,15 +57,15 @@ def read_pynapple(path: Path, reading: Reading = PLAIN) -> Session:
     Raises InputError for a file that is missing, damaged or of another kind, and as `from_pynapple`.
     """
     where, again = str(path), "save it again with pynapple"
-    arrays = read_npz(path, skip=(_METADATA,))
+    arrays = read_npz(path, raw=_METADATA)
+    pickled = arrays.pop(_METADATA, _EMPTY_DICT)  # looked at, not loaded
     kind = str(arrays["type"].ravel()[0]) if "type" in arrays and arrays["type"].size == 1 else "no type"
     if kind not in _ARRAYS:
         raise InputError(f"{where}: holds {kind}, not units; save a TsGroup, or a TsdFrame of counts, with pynapple")
     missing = [name for name in _ARRAYS[kind] if name not in arrays]
     if missing:
         raise InputError(f"{where}: a {kind} without {' and '.join(missing)}; {again}")
-    pickled = read_member(path, f"{_METADATA}.npy")  # looked at, not loaded
-    if pickled is not None and not pickled.endswith(_EMPTY_DICT):
+    if not pickled.endswith(_EMPTY_DICT):
         warn(
             f"{where}: unit columns left out, pynapple pickles them, which may run code; where you trust the file, "
             "use ldmfilter.data.formats.pynapple.from_pynapple"
