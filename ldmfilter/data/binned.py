@@ -86,11 +86,10 @@ def from_counts(
     counts: xr.DataArray | npt.ArrayLike,
     bin_size: float | None = None,
     *,
-    units: Columns | None = None,
-    intervals: Mapping[str, Columns] | None = None,
-    behavior: Mapping[str, xr.DataArray] | None = None,
     source: Source = MEMORY,
     reading: Reading = PLAIN,
+    intervals: Mapping[str, Columns] | None = None,
+    **parts: Any,
 ) -> BinnedSession:
     """A session from counts that were made elsewhere.
 
@@ -99,8 +98,8 @@ def from_counts(
         an interval table of that name.
     bin_size: s, for counts that say it neither in an attribute `bin_size` nor by `time` (bin centres; s, or as its
         attribute `units` says, or dates, of which the first bin's edge is 0 s)
-    units, intervals, behavior: as for `Session.from_spikes`
     reading: what a person says of the times
+    intervals, **parts: as for `Session.assembled`
 
     Raises InputError for other dims, a bin size that is not told or does not fit the time axis, times that do not
     rise, and values that are no counts.
@@ -146,17 +145,16 @@ def from_counts(
     return BinnedSession.assembled(
         clock,
         ids,
-        units,
         source,
-        tables,
-        behavior,
-        times,
+        intervals=tables,
+        times=times,
         spike_times=times,
         spike_times_index=np.cumsum(spikes).astype(np.int64),
         observed=None if always else Observed.from_units(each * (len(ids) // len(each))),
         extent=(float(left[0]), float(left[-1] + size)),
         bin_size=size,
         stretches=_runs(np.ones(len(centres), dtype=bool), first, left, size),
+        **parts,
     )
 
 

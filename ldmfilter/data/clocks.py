@@ -26,6 +26,7 @@ from ldmfilter.data.tables import (
     make_intervals,
     plain_array,
     plain_ids,
+    rows_of,
     shorten,
 )
 from ldmfilter.errors import InputError, warn
@@ -416,7 +417,7 @@ def check_spikes(
             _check_order(times, index, back, ids, where)
         times = times.copy()
         for unit in unsorted:
-            times[index[unit - 1] if unit else 0 : index[unit]].sort()
+            times[rows_of(index, unit)].sort()
         warn(f"{where}: units: sorted the spike_times of {unsorted.size} unsorted units")
     return times, index
 

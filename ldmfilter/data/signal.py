@@ -181,11 +181,11 @@ def from_signal(
     return SignalSession.assembled(
         clock,
         ids,
-        units,
         source,
+        units,
         intervals,
         behavior,
-        centres,
+        times=centres,
         spike_times=np.empty(0),
         spike_times_index=np.zeros(len(ids), dtype=np.int64),
         extent=(float(stretches[0, 0]), float(stretches[-1, 1])),

@@ -28,6 +28,11 @@ def concatenate(parts: Sequence[Array]) -> tuple[Floats, Ints]:
     return np.concatenate([empty, *parts]), ends
 
 
+def rows_of(index: Ints, unit: int) -> slice:
+    """The rows of the unit at a position, by the cumulative ends (unit,)."""
+    return slice(index[unit - 1] if unit else 0, index[unit])
+
+
 def places(lengths: Ints) -> Ints:
     """The place (item,) of each item in its own group, of groups of these lengths (group,) one after the other.
 

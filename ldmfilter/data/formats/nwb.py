@@ -3,7 +3,7 @@
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -65,6 +65,8 @@ _RAW = 1000.0  # Hz
 
 _FEW_OUTSIDE = 0.01  # share of spikes outside the time that was observed, at the edges of trials
 
+Contents = Sequence[tuple[str, Any]]  # paths, and the series and tables that lie there
+
 # Columns that hold no values of their own.
 _POINTERS = (VectorIndex, DynamicTableRegion, TimeSeriesReferenceVectorData)
 
@@ -119,7 +121,8 @@ def _telling(where: str, read: Callable[[], Session]) -> Session:
 
 
 def _session(nwb: NWBFile, where: str, reading: Reading) -> Session:
-    series = _find_series(_contents(nwb))
+    contents = list(_contents(nwb))
+    series = {path: item for path, item in contents if _is_numeric(item)}
     about = {path: _describe(one) for path, one in series.items()}
     source = Source(
         path=where,
@@ -128,17 +131,17 @@ def _session(nwb: NWBFile, where: str, reading: Reading) -> Session:
         session_start_time=nwb.session_start_time.isoformat() if nwb.session_start_time else "",
     )
     parts: dict[str, Any] = {"source": source, "reading": reading, "series": about}
-    if reading.series is None and (units := _units_table(nwb, where)) is not None:
-        spikes, index, ids, columns, parts["observed"] = _units(units, where)
-        make: Callable[..., Session] = partial(Session.checked, spikes, index, ids, columns)
+    if reading.series is None and (units := _units_table(nwb, contents, where)) is not None:
+        spikes, index, ids, parts["units"], parts["observed"] = _units(units, where)
+        make: Callable[..., Session] = partial(Session.checked, spikes, index, ids)
         chosen = ""
     else:
         likely = [path for path, one in series.items() if isinstance(one, RoiResponseSeries)]
         likely = likely or [path for path, one in series.items() if _may_be_cells(one, path)]
         chosen = choose_series(about, reading.series, where, likely)
-        signal, columns = _signal(series[chosen], chosen, where)
-        make = partial(from_signal, signal, name=chosen, units=columns)
-    intervals, behavior = dict(_intervals(nwb)), _read_behavior(_contents(nwb), reading.sort_times)
+        signal, parts["units"] = _signal(series[chosen], chosen, where)
+        make = partial(from_signal, signal, name=chosen)
+    intervals, behavior = dict(_intervals(nwb, contents)), _read_behavior(contents, reading.sort_times)
     behavior.pop(chosen, None)
     return _restricted(make(intervals=intervals, behavior=behavior, **parts))
 
@@ -171,9 +174,9 @@ def _units(table: DynamicTable, where: str) -> tuple[Floats, Ints, Array, dict[s
     return spikes.astype(np.float64, copy=False), index, ids, columns, observed
 
 
-def _units_table(nwb: NWBFile, where: str) -> DynamicTable | None:
+def _units_table(nwb: NWBFile, contents: Contents, where: str) -> DynamicTable | None:
     """The table of units: that of the file, else the only one in its modules, or None; of others a note tells."""
-    others = [(path, item) for path, item in _contents(nwb) if isinstance(item, Units) and len(item.id)]
+    others = [(path, item) for path, item in contents if isinstance(item, Units) and len(item.id)]
     names = shorten(f"{path} ({len(item.id)} units)" for path, item in others)
     if nwb.units is not None and len(nwb.units.id):
         if others:
@@ -253,14 +256,14 @@ def _locations(electrodes: DynamicTableRegion | VectorIndex) -> dict[str, Array]
     return {"location": np.asarray(each, dtype=np.str_)}
 
 
-def _intervals(nwb: NWBFile) -> Iterator[tuple[str, xr.Dataset]]:
+def _intervals(nwb: NWBFile, contents: Contents) -> Iterator[tuple[str, xr.Dataset]]:
     """Every table with a start and a stop a row, and every IntervalSeries, by its path (of /intervals, its name)."""
     # In a file these three are among the intervals; in an NWBFile that is being made they stand beside them.
     own = {name: getattr(nwb, name) for name in ("epochs", "trials", "invalid_times")}
     for name, item in ({key: one for key, one in own.items() if one is not None} | dict(nwb.intervals or {})).items():
         with leaving_out(f"intervals/{name}"):
             yield name, _interval_table(item, name)
-    for path, item in _contents(nwb):
+    for path, item in contents:
         with leaving_out(path):
             if isinstance(item, DynamicTable) and {"start_time", "stop_time"} <= set(item.colnames):
                 yield path, _interval_table(item, path)
@@ -326,16 +329,11 @@ def _walk(item: Any, path: str, is_link: bool = False) -> Iterator[tuple[str, An
         yield from _walk(child, f"{path}/{child.name}", is_link or child.parent is not item)
 
 
-def _find_series(contents: Iterator[tuple[str, Any]]) -> dict[str, TimeSeries]:
-    """The series of numbers (time,) or (time, channel) among a file's contents, by their paths."""
-    return {
-        path: item
-        for path, item in contents
-        if isinstance(item, TimeSeries)
-        and not isinstance(item, _NO_SIGNAL)
-        and len(np.shape(item.data)) in (1, 2)
-        and getattr(getattr(item.data, "dtype", None), "kind", "f") in "biuf"
-    }
+def _is_numeric(item: Any) -> bool:
+    """True for a series of numbers (time,) or (time, channel)."""
+    if not isinstance(item, TimeSeries) or isinstance(item, _NO_SIGNAL) or len(np.shape(item.data)) not in (1, 2):
+        return False
+    return getattr(getattr(item.data, "dtype", None), "kind", "f") in "biuf"
 
 
 def _may_be_cells(series: TimeSeries, path: str) -> bool:
@@ -350,8 +348,8 @@ def _may_be_cells(series: TimeSeries, path: str) -> bool:
 
 def _describe(series: TimeSeries) -> str:
     """Size, rate and unit in a few words."""
-    rate = [f"{series.rate:g} Hz"] if series.rate else []
-    return ", ".join([" x ".join(map(str, np.shape(series.data))), *rate, *filter(None, [str(series.unit or "")])])
+    rate = f"{series.rate:g} Hz" if series.rate else ""
+    return ", ".join(filter(None, [" x ".join(map(str, np.shape(series.data))), rate, series.unit]))
 
 
 def _signal(series: TimeSeries, name: str, path: str) -> tuple[xr.DataArray, dict[str, Array]]:
@@ -374,8 +372,7 @@ def _signal(series: TimeSeries, name: str, path: str) -> tuple[xr.DataArray, dic
         of = "" if region is None else f" of {len(rows)} regions of interest"
         way = "write a time for each frame" if shape[1:] == wanted[1:] else "write them as (time, channel)"
         raise InputError(f"{where}: its data {shape} do not fit {n} times{of}; {way}")
-    values = np.asarray(series.data[:]).reshape(n, -1).astype(np.float32)
-    values = _scaled(values, series, name)
+    values = _scaled(np.asarray(series.data[:]).reshape(n, -1).astype(np.float32), series, name)
     ids, columns = rows, {}
     if region is not None:
         table_ids = np.asarray(region.table.id[:])
@@ -405,7 +402,7 @@ def _scaled(values: Array, series: TimeSeries, name: str) -> Array:
     return values
 
 
-def _read_behavior(contents: Iterator[tuple[str, Any]], sort: bool) -> dict[str, xr.DataArray]:
+def _read_behavior(contents: Contents, sort: bool) -> dict[str, xr.DataArray]:
     """Every series of a file's contents that is behaviour, by its path, as (time,) or (time, component).
 
     A container whose series follow one another, as one for each epoch, gives their whole too.
@@ -428,9 +425,7 @@ def _read_behavior(contents: Iterator[tuple[str, Any]], sort: bool) -> dict[str,
                 continue
             if math.prod(shape) > min(left, _MOST_VALUES):
                 large.append(path)
-                continue
-            values = _behavior(series, path, shape, sort)
-            if values is not None:
+            elif (values := _behavior(series, path, shape, sort)) is not None:
                 left -= values.size
                 found[path] = values
                 if isinstance(series.parent, Position | CompassDirection | EyeTracking):
@@ -484,11 +479,8 @@ def _joined(path: str, pieces: list[xr.DataArray]) -> xr.DataArray | None:
     if len(pieces) < 2 or len(alike) > 1 or not apart:
         return None
     names = shorten(str(piece.name) for piece in pieces)
-    attrs = pieces[0].attrs | {"description": f"{len(pieces)} series, one after the other: {names}"}
-    time = np.concatenate([piece["time"].values for piece in pieces])
-    whole = np.concatenate([piece.values for piece in pieces])
-    name = path.rpartition("/")[2]
-    return xr.DataArray(whole, dims=pieces[0].dims, coords={"time": time}, name=name, attrs=attrs)
+    whole = xr.concat(pieces, "time", combine_attrs="override").rename(path.rpartition("/")[2])
+    return whole.assign_attrs(description=f"{len(pieces)} series, one after the other: {names}")
 
 
 #: Any file in HDF5 that no other format knows; its reader says what it lacks.

@@ -74,7 +74,7 @@ def grouped(
         raise InputError(f"{source.path}: has no units; sort the recording again")
     order = np.argsort(units, kind="stable")  # times rise within a unit where they rise at all
     index = np.cumsum(np.bincount(units, minlength=len(ids)), dtype=np.int64)
-    return Session.checked(seconds[order], index, ids, plain_columns(columns), source, reading, **parts)
+    return Session.checked(seconds[order], index, ids, source, reading, units=plain_columns(columns), **parts)
 
 
 def _sample_rate(path: Path) -> float:

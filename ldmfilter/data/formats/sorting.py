@@ -97,7 +97,7 @@ def from_sorting(sorting: BaseSorting | SortingAnalyzer, segment: int | None = N
     if samples is not None:
         start, stop = spikes.sample_index_to_time(np.asarray([0, samples]), segment_index=segment)
         extent = float(start), float(stop)
-    return Session.checked(*concatenate(trains), ids, plain_columns(columns), extent=extent)
+    return Session.checked(*concatenate(trains), ids, units=plain_columns(columns), extent=extent)
 
 
 def _check_segments(number: int, where: str) -> None:
