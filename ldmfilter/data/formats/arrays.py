@@ -152,30 +152,30 @@ def _from_arrays(arrays: dict[str, Array], where: str, wanted: str | None) -> Gr
         name = choose_series({key: " x ".join(map(str, top[key].shape)) for key in flat}, wanted, where, [])
     if name is None or top[name].ndim != 2:
         raise InputError(f"{where}: holds no array counts (time, unit); it has {shorten(arrays) or 'none'}")
-    counts = xr.DataArray(top[name], dims=("time", "unit"), name="counts" if wanted is None else name)
-    if "bin_size" in top:
-        counts.attrs["bin_size"] = top["bin_size"].item() if top["bin_size"].size == 1 else None
-    for key, dims in {**_AXES, **_MARKS}.items():
-        if key in top:
-            if top[key].shape != tuple(counts.sizes[dim] for dim in dims):
-                raise InputError(f"{where}: {key} has shape {top[key].shape}, counts {counts.shape}; save them anew")
-            counts = counts.assign_coords({key: (dims, top[key])})
-    beside: dict[str, Any] = {}
-    for key, array in top.items():
-        if array.ndim and key not in (name, "bin_size", *counts.coords):
-            dim = next((dim for dim in counts.dims if counts.sizes[dim] == len(array)), f"{key}_row")
-            beside[key] = [dim, *(f"{key}_{axis}" for axis in range(1, array.ndim))], array
-    groups: dict[str, dict[str, Any]] = {}
+    sizes = dict(zip(_MARKS["unit_observed"], top[name].shape, strict=True))
+    known = {name: tuple(sizes), **_AXES, **_MARKS}
+    groups: dict[str, dict[str, Any]] = {"": {}}
     for path, array in arrays.items():
         group, slash, key = path.rpartition("/")
-        if slash and array.ndim in (1, 2):
-            dims = (_FIRST_DIM.get(group.split("/")[0], "row"), f"{key}_item")[: array.ndim]
-            groups.setdefault(group, {})[key] = (dims, array)
+        dims: tuple[str, ...]
+        if slash:
+            dims = (_FIRST_DIM.get(group.split("/")[0], "row"), f"{key}_item")
+        elif key in known:
+            dims = known[key]
+            if array.shape != tuple(sizes[dim] for dim in dims):
+                raise InputError(f"{where}: {key} has shape {array.shape}, counts {top[name].shape}; save them anew")
+        else:
+            dim = next((dim for dim in sizes if array.shape[:1] == (sizes[dim],)), f"{key}_row")
+            dims = (dim, *(f"{key}_{axis}" for axis in range(1, array.ndim)))
+        if key != "bin_size" and 0 < array.ndim <= len(dims):
+            groups.setdefault(group, {})[key] = dims[: array.ndim], array
     try:
         found = {group: xr.Dataset(columns) for group, columns in groups.items()}
-        return {"": counts.to_dataset().assign(beside), **found}
     except ValueError as error:
         raise InputError(f"{where}: arrays of a group differ in length ({reason_of(error)}); save them anew") from error
+    if "bin_size" in top:
+        found[""][name].attrs["bin_size"] = top["bin_size"].item() if top["bin_size"].size == 1 else None
+    return found
 
 
 def _unpacked(variable: xr.Variable, name: Hashable, where: str = "") -> xr.Variable:
@@ -290,23 +290,21 @@ def _series(group: xr.Dataset, key: str, where: str) -> xr.DataArray:
     series, time = values[0], group["time"]
     if time.shape != series.shape[:1]:
         raise InputError(f"{where}: {time.size} times for {len(series)} values; write the series anew")
-    if series.dims[0] != "time":
-        series = series.rename({series.dims[0]: "time"})
-    name = group.attrs.get("name", key.rpartition("/")[2])
-    return series.assign_coords(time=("time", time.values, time.attrs)).rename(name)
+    dims, coords = ("time", "component")[: series.ndim], {"time": ("time", time.values, time.attrs)}
+    return xr.DataArray(series.values, coords, dims, group.attrs.get("name", key.rpartition("/")[2]), series.attrs)
 
 
 def _counts(root: xr.Dataset, where: str, wanted: str | None) -> tuple[xr.DataArray, dict[str, str]]:
     """The counts, or the signal that is wanted in their place; and, of a signal, the sizes of all there are."""
-    tables = {str(name): array for name, array in root.items() if array.ndim == 2 and "time" in array.dims}
-    tables = {name: array for name, array in tables.items() if name not in _MARKS}
+    arrays = {str(name): array for name, array in root.items() if name not in _MARKS}
+    tables = {name: array for name, array in arrays.items() if array.ndim == 2 and "time" in array.dims}
     fitting = [name for name, array in tables.items() if set(array.dims) == {"time", "unit"} and not is_signal(array)]
     root = root.set_coords([name for name in _MARKS if name in root])
     if wanted is not None or (tables and not fitting):
         signals = {name: " x ".join(map(str, array.shape)) for name, array in tables.items()}
         return root[choose_series(signals, wanted, where, list(signals))], signals
-    if "counts" in fitting or len(fitting) == 1:
-        return root["counts" if "counts" in fitting else fitting[0]], {}
+    if len(chosen := [name for name in fitting if name == "counts"] or fitting) == 1:
+        return root[chosen[0]], {}
     found = shorten(f"{key} ({', '.join(map(str, array.dims))})" for key, array in root.items()) or "none"
     raise InputError(f"{where}: needs one variable with dims (time, unit), or one named `counts`; it holds {found}")
 
