@@ -135,12 +135,11 @@ def _next(session: Session, given: str) -> list[str]:
 
 def _odd_rows(session: Session) -> list[str]:
     """A line for each interval table with rows that stop before they start, or have no start or stop."""
-    odd = {name: int((~(np.diff(bounds_in(table)) >= 0)).sum()) for name, table in session.intervals.items()}
     return [
-        f"{session.source.path}: {name}: {number} of {session.intervals[name].sizes['interval']} rows stop before they "
-        "start, or have no start or stop; no time is taken from them"
-        for name, number in odd.items()
-        if number
+        f"{session.source.path}: {name}: {number} of {table.sizes['interval']} rows stop before they start, or have no "
+        "start or stop; no time is taken from them"
+        for name, table in session.intervals.items()
+        if (number := (~(np.diff(bounds_in(table)) >= 0)).sum())
     ]
 
 
