@@ -380,7 +380,7 @@ def test_formats_by_name(phy, sorting, tmp_path):
     )
     save(sorting, tmp_path / "folder")
     assert "folder: holds no spike_times.npy" in line_of(lambda path: read_session(path, "phy"), tmp_path / "folder")
-    assert "phy: holds no folder `sorting`" in line_of(lambda path: read_session(path, "analyzer"), phy)
+    assert "phy: holds no sorting/numpysorting_info.json" in line_of(lambda path: read_session(path, "analyzer"), phy)
     assert "phy: holds no numpysorting_info.json" in line_of(lambda path: read_session(path, "sorting"), phy)
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", b"")

@@ -45,7 +45,7 @@ def read_sorting(path: Path, reading: Reading = PLAIN) -> Session:
 
     Raises InputError as `read_analyzer`.
     """
-    return _read_store(path, "", reading) if is_store(path) else _read_folder(path, path, reading)
+    return (_read_store if is_store(path) else _read_folder)(path, "", reading)
 
 
 def read_analyzer(path: Path, reading: Reading = PLAIN) -> Session:
@@ -57,11 +57,7 @@ def read_analyzer(path: Path, reading: Reading = PLAIN) -> Session:
     Raises InputError for a file that is missing, damaged or pickled, and for several segments, whose clocks are not
     related.
     """
-    if is_store(path):
-        return _read_store(path, "sorting", reading)
-    if not (path / "sorting").is_dir():
-        raise InputError(f"{path}: holds no folder `sorting`; give a SortingAnalyzer that SpikeInterface saved")
-    return _read_folder(path / "sorting", path, reading)
+    return (_read_store if is_store(path) else _read_folder)(path, "sorting", reading)
 
 
 def from_sorting(sorting: BaseSorting | SortingAnalyzer, segment: int | None = None) -> Session:
@@ -108,8 +104,9 @@ def _check_segments(number: int, where: str) -> None:
         )
 
 
-def _read_folder(folder: Path, root: Path, reading: Reading) -> Session:
-    """A sorting's folder: `root`, or a folder within the analyzer `root`."""
+def _read_folder(root: Path, group: str, reading: Reading) -> Session:
+    """A sorting's folder: `root`, or one within the analyzer `root`."""
+    folder = root / group
     info, spikes_file = folder / "numpysorting_info.json", folder / "spikes.npy"
     for file in (info, spikes_file):
         if not file.is_file():
