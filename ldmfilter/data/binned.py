@@ -19,7 +19,6 @@ from ldmfilter.data.tables import (
     Array,
     Columns,
     Floats,
-    Ints,
     Span,
     bounds_of,
     intersect,
@@ -111,11 +110,10 @@ def from_counts(
     where = source.path
     table, ids = labelled(counts, "counts", where)
     clock, size, centres = _bins(table, bin_size, source, reading)
-    segment = _mark(table, "segment", where)
+    segment = _mark(table, "segment", 0, where)
     # A new stretch begins where the time jumps or another segment begins.
     first = np.diff(centres, prepend=-np.inf) > (1 + _WAVER) * size
-    if segment is not None:
-        first |= np.diff(segment, prepend=segment[:1] - 1) != 0
+    first |= np.diff(segment, prepend=segment[:1] - 1) != 0
     heads = np.flatnonzero(first)
     length = np.diff(heads, append=len(centres))
     left = np.repeat(centres[heads] - size / 2, length) + places(length) * size
@@ -127,15 +125,11 @@ def from_counts(
         raise InputError(
             f"{where}: counts: {spikes.sum():,.0f} spikes in all are more than fit into memory; are they counts?"
         )
-    seen = np.ones((len(centres), 1), dtype=bool)
-    for mark in (
-        None if segment is None else segment >= 0,
-        None if missing is None else ~missing,
-        _mark(table, "observed", where),
-        _mark(table, "unit_observed", where),
-    ):
-        if mark is not None:
-            seen = seen & mark.reshape(len(seen), -1).astype(bool)
+    seen = (segment >= 0)[:, None]
+    for name in ("observed", "unit_observed"):
+        seen = seen & _mark(table, name, 1, where).reshape(len(seen), -1).astype(bool)
+    if missing is not None:
+        seen = seen & ~missing
     each = [_runs(column, first, left, size) for column in seen.T]
     always = len(each) == first.sum() == 1 and seen.all()
     tables: dict[str, Any] = dict(intervals or {})
@@ -224,10 +218,10 @@ def axis(table: xr.DataArray, size: float | None, source: Source, reading: Readi
     return clock, clock.seconds(time, where), since
 
 
-def _mark(table: xr.DataArray, name: str, where: str) -> Ints | Array | None:
-    """A coordinate along time (and unit) that marks bins, if there is one."""
+def _mark(table: xr.DataArray, name: str, default: int, where: str) -> Array:
+    """A coordinate along time (and unit) that marks bins; where there is none, a default a bin."""
     if name not in table.coords:
-        return None
+        return np.full(len(table), default)
     mark = table[name].transpose(..., "unit", missing_dims="ignore").values
     if mark.dtype.kind not in "biuf":
         raise InputError(f"{where}: {name} holds {mark.dtype}, where a number a bin is wanted; write it anew")

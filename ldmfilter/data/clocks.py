@@ -445,21 +445,20 @@ def _invalid(times: Floats, index: Ints) -> tuple[Array, str] | None:
             if rest.size >= _FEW and (np.diff(rest) == 0).mean() < _COINCIDENT:
                 return at, "which units repeat: marks of invalid spikes"
     stray = strays(times)
-    return None if stray is None else (stray, "far from all others")
+    return (stray, "far from all others") if stray.any() else None
 
 
-def strays(times: Floats) -> Array | None:
-    """The times (item,) that lie farther from nearly all others than those span, few and rare; None where none do."""
-    if times.size < _FEW:
-        return None
+def strays(times: Floats) -> Array:
+    """The times (item,) that lie farther from nearly all others than those span, few and rare, bool."""
+    none = np.zeros(times.size, dtype=bool)
     some = np.unique(times[:: 1 + times.size // _MANY])
     if some.size < _FEW:
-        return None
+        return none
     edge = max(1, int(0.005 * some.size))
     low, high = some[edge], some[-1 - edge]
     width = high - low
     stray = (times < low - width) | (times > high + width)
-    return stray if stray.any() and stray.sum() <= max(2, _RARE * times.size) else None
+    return stray if stray.sum() <= max(2, _RARE * times.size) else none
 
 
 def _check_order(times: Floats, index: Ints, back: Ints, ids: Array, where: str) -> None:
@@ -508,8 +507,7 @@ def in_order(series: xr.DataArray, time: Floats, where: str, sort: bool) -> xr.D
     if back.size:
         rising = steps[steps > 0]
         large = max(1.0, 10 * float(np.median(rising))) if rising.size else np.inf
-        stray = strays(time)
-        kept = time if stray is None else time[~stray]
+        kept = time[~strays(time)]
         behind = (kept < np.maximum.accumulate(kept)).sum()
         if not sort and steps.min() < -large and behind > max(5, 0.005 * kept.size):
             at = int(np.argmin(steps))
