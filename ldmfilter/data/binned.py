@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from ldmfilter.data.tables import (
     Span,
     bounds_of,
     intersect,
+    is_positive,
     make_intervals,
     places,
     plain_array,
@@ -202,7 +202,7 @@ def axis(table: xr.DataArray, size: float | None, source: Source, reading: Readi
     that is none, and for what has neither size nor times.
     """
     where = source.path
-    if size is not None and not (isinstance(size, Real) and math.isfinite(size) and size > 0):
+    if size is not None and not is_positive(size):
         raise InputError(f"{where}: bin_size is {size!r}; it must be a positive number of seconds")
     if "time" in table.coords:
         hz = reading.hz.get("spikes")

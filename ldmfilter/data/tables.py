@@ -3,8 +3,10 @@
 Spans are labelled, or arrays (span, 2) of start and stop, s.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,11 @@ Ints = npt.NDArray[np.int64]
 Columns = Mapping[str, Any] | pd.DataFrame | xr.Dataset
 
 ROUNDED = 1.001e-3  # s by which rows that follow one another may overlap, as times are written in ms
+
+
+def is_positive(value: Any) -> TypeGuard[float]:
+    """True for a finite number above 0."""
+    return isinstance(value, Real) and 0 < float(value) < math.inf
 
 
 def concatenate(parts: Sequence[Array]) -> tuple[Floats, Ints]:

@@ -181,8 +181,7 @@ def stretches(counts: xr.DataArray | xr.Dataset) -> list[tuple[float, float]]:
     time, segment = np.asarray(counts["time"], dtype=np.float64), np.asarray(counts["segment"])
     size = float(counts.attrs["bin_size"])
     last = (np.diff(time) > 1.5 * size) | (np.diff(segment) != 0)
-    first = np.concatenate([[True], last])[: time.size]
-    stop = np.concatenate([last, [True]])[: time.size]
+    first, stop = np.append(True, last)[: time.size], np.append(last, True)[: time.size]
     return list(zip((time[first] - size / 2).tolist(), (time[stop] + size / 2).tolist(), strict=True))
 
 

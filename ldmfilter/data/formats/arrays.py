@@ -205,11 +205,11 @@ def _unpacked(variable: xr.Variable, name: Hashable, where: str = "") -> xr.Vari
 
 def _session(path: Path, groups: Groups, reading: Reading) -> Session:
     """The session in the groups of a file; an array's dims, or the group that it lies in, say what it is."""
-    where, root = str(path), groups.pop("")
-    for place, dataset in {"": root, **groups}.items():
+    where = str(path)
+    for place, dataset in groups.items():
         for column, variable in dataset.variables.items():
             check_text(variable.values, f"{where}: {place}/{column}")
-    about: dict[str, str] = {}
+    root, about = groups.pop(""), dict[str, str]()
     table = None
     if "spike_times" not in root and root.attrs.get("format") != FORMAT:
         table, about = _counts(root, where, reading.series)

@@ -86,8 +86,8 @@ def read_nwb(path: Path | str, reading: Reading = PLAIN) -> Session:
     Raises InputError for a file that is truncated, damaged or not NWB, for one that a server does not give in
     pieces, and for units that are missing, without spike times, or with spike times that are NaN.
     """
-    remote = open_remote(address) if (address := remote_address(path)) else None
-    where, file = (str(path), Path(path)) if remote is None else (remote.where, remote.file)
+    address = remote_address(path)
+    where, file, checksum = open_remote(address) if address else (str(path), Path(path), "")
 
     def read() -> Session:
         with open_nwb(where, file) as nwb:
@@ -95,7 +95,8 @@ def read_nwb(path: Path | str, reading: Reading = PLAIN) -> Session:
 
     with damage(where, "NWB file", "copy it again", UNREADABLE):
         session = _telling(where, read)
-        checksum = path_checksum(file) if remote is None else remote.checksum  # last: it reads the whole file
+        if not address:
+            checksum = path_checksum(file)  # last: it reads the whole file
     return replace(session, source=replace(session.source, checksum=checksum))
 
 
@@ -159,7 +160,7 @@ def _units(table: DynamicTable, where: str) -> tuple[Floats, Ints, Array, dict[s
         warn(f"units: ids are given twice; numbered 0 to {len(ids) - 1}, the file's own are the column `id`")
         columns["id"], ids = ids, np.arange(len(ids))
     spikes, index = _ragged(table["spike_times"])
-    if spikes.ndim != 1 or spikes.dtype.kind not in "iuf" or index.shape != ids.shape:
+    if spikes.ndim != 1 or spikes.dtype.kind not in "iuf":
         raise InputError(f"{where}: units: spike_times are no list of numbers a unit; write them anew")
     observed = None
     if "obs_intervals" in table.colnames:

@@ -1,7 +1,6 @@
 """Folders of Phy and Kilosort, read as data: SpikeInterface's own reader executes `params.py`."""
 
 import io
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas as pd
 from ldmfilter.data.clocks import PLAIN, Reading, from_the_start
 from ldmfilter.data.formats.format import Format, files_checksum
 from ldmfilter.data.session import Session, Source
-from ldmfilter.data.tables import Array, Floats, Ints, plain_columns, shorten
+from ldmfilter.data.tables import Array, Floats, Ints, is_positive, plain_columns, shorten
 from ldmfilter.data.untrusted.damage import damage
 from ldmfilter.data.untrusted.npy import read_npy, whole_numbers
 from ldmfilter.errors import InputError, warn
@@ -84,7 +83,7 @@ def _sample_rate(path: Path) -> float:
         rate = float(found[-1])
     except (IndexError, ValueError):
         raise InputError(f"{path}: states no sample_rate; write it as sample_rate = 30000.0") from None
-    if not (math.isfinite(rate) and rate > 0):
+    if not is_positive(rate):
         raise InputError(f"{path}: sample_rate is {rate:g}; it must be a positive number of Hz")
     return rate
 

@@ -7,7 +7,6 @@ so that opening a stranger's folder with them may run code.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from ldmfilter.data.clocks import PLAIN, Reading, from_the_start
 from ldmfilter.data.formats.format import Format, files_checksum, path_checksum
 from ldmfilter.data.formats.phy import grouped
 from ldmfilter.data.session import Session, Source
-from ldmfilter.data.tables import Array, concatenate, plain_array, plain_columns
+from ldmfilter.data.tables import Array, concatenate, is_positive, plain_array, plain_columns
 from ldmfilter.data.untrusted.damage import damage, json_object
 from ldmfilter.data.untrusted.npy import check_text, read_npy, whole_numbers
 from ldmfilter.data.untrusted.zarr_store import (
@@ -199,7 +198,7 @@ def _session(
     """
     where = source.path
     rate, ids, number = info.get("sampling_frequency"), info.get("unit_ids"), info.get("num_segments", 1)
-    if not isinstance(rate, int | float) or not (math.isfinite(rate) and rate > 0):
+    if not is_positive(rate):
         raise InputError(f"{info_file}: sampling_frequency is {rate!r}; it must be a positive number of Hz")
     named = plain_array(ids) if isinstance(ids, list) else None
     if named is None or named.ndim != 1 or not isinstance(number, int):
