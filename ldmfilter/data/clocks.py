@@ -175,9 +175,14 @@ class Clock:
 
 def is_time(column: Any) -> bool:
     """True for values in a unit of time, dates or durations."""
-    dtype = getattr(column, "dtype", None)
-    units = str(getattr(column, "attrs", {}).get("units", "")).partition(" since ")[0].strip().lower()
-    return dtype is not None and (dtype.kind in "mM" or (dtype.kind in "iuf" and bool(units) and units in _SECONDS))
+    kind, (unit, _, _) = getattr(getattr(column, "dtype", None), "kind", "O"), _unit_of(column)
+    return kind in "mM" or (kind in "iuf" and unit != "" and unit in _SECONDS)
+
+
+def _unit_of(times: Any) -> tuple[str, str, str]:
+    """The attribute `units` of times: the unit in lower case, " since ", and the text of a date."""
+    unit, since, date = str(getattr(times, "attrs", {}).get("units", "")).partition(" since ")
+    return unit.strip().lower(), since, date
 
 
 def relative(times: Any, where: str) -> tuple[Floats, np.datetime64 | None]:
@@ -200,9 +205,8 @@ def relative(times: Any, where: str) -> tuple[Floats, np.datetime64 | None]:
         return (values - (values if date is None else date)) / _SECOND, date
     if values.dtype.kind not in "uif" and values.size:
         raise InputError(f"{where} holds {values.dtype} values where times are wanted; give seconds as numbers")
-    unit, since, date_text = str(getattr(times, "attrs", {}).get("units", "")).partition(" since ")
-    scale = _SECONDS.get(unit.strip().lower())
-    date = _date(date_text) if since else None
+    unit, since, date_text = _unit_of(times)
+    scale, date = _SECONDS.get(unit), _date(date_text)
     if scale is None or (since and date is None):
         raise InputError(
             f"{where} is in {(unit + since + date_text)!r:.60}, which is no unit of time known here; give seconds"

@@ -263,10 +263,8 @@ class Session:
             raise InputError(f"{where}: no {shorten(unknown)} to give ticks of; it has {shorten(known)}")
         table = make_table(units, "unit", ids, where=f"{where}: units")
         series = {name: clock.series(name, one, where) for name, one in behavior.items()}
-        fields |= {
-            "intervals": {name: clock.table(name, one, where) for name, one in intervals.items()},
-            "behavior": {name: one for name, one in series.items() if one is not None},
-        }
+        fields["intervals"] = {name: clock.table(name, one, where) for name, one in intervals.items()}
+        fields["behavior"] = {name: one for name, one in series.items() if one is not None}
         if clock.zero is not None and not source.session_start_time:
             source = replace(source, session_start_time=f"{np.datetime_as_string(clock.zero, unit='us')}+00:00")
         return settle(cls(units=table, source=source, **fields), clock.reading, times)

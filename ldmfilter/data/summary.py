@@ -12,7 +12,7 @@ import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession
 from ldmfilter.data.clocks import far_from
-from ldmfilter.data.selection import observed_table
+from ldmfilter.data.selection import flat_columns, observed_table
 from ldmfilter.data.session import MOST_COLUMNS, Session
 from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.tables import ROUNDED, Floats, bounds_in, inside, tagged, tags_in, time_in
@@ -200,14 +200,13 @@ def _by_tag(table: xr.Dataset, tags: Sequence[str]) -> dict[str, float]:
 def _events(table: xr.Dataset) -> dict[str, dict[str, Any]]:
     """The columns of event times beside start and stop: their range, s, and how many rows have one."""
     found = {}
-    for name, column in table.items():
-        text = str(name)
-        if text in ("start_time", "stop_time") or column.ndim != 1 or column.dtype.kind != "f":
+    for name, times in flat_columns(table).items():
+        if name in ("start_time", "stop_time") or times.dtype.kind != "f":
             continue
-        some = np.isfinite(column.values)
-        known, (starts, stops) = column.values[some], bounds_in(table)[some].T
-        if text.endswith("_time") or (known.size and ((known >= starts) & (known <= stops)).all()):
-            found[text] = {**_span(known, known), "rows": int(known.size)}
+        some = np.isfinite(times)
+        known, (starts, stops) = times[some], bounds_in(table)[some].T
+        if name.endswith("_time") or (known.size and ((known >= starts) & (known <= stops)).all()):
+            found[name] = {**_span(known, known), "rows": known.size}
     return found
 
 

@@ -115,8 +115,8 @@ def _texts(table: xr.Dataset) -> list[xr.DataArray]:
 
 def plain_columns(columns: Mapping[str, Array]) -> dict[str, Array]:
     """The columns with one number, bool or text a row."""
-    plain = {name: plain_array(values) for name, values in columns.items() if np.ndim(values) == 1}
-    return {name: values for name, values in plain.items() if values is not None}
+    single = {name: values for name, values in columns.items() if np.ndim(values) == 1}
+    return {name: plain for name, values in single.items() if (plain := plain_array(values)) is not None}
 
 
 def plain_array(values: Any) -> Array | None:

@@ -209,7 +209,8 @@ def _session(path: Path, groups: Groups, reading: Reading) -> Session:
     for place, dataset in groups.items():
         for column, variable in dataset.variables.items():
             check_text(variable.values, f"{where}: {place}/{column}")
-    root, about = groups.pop(""), dict[str, str]()
+    root = groups.pop("")
+    about: dict[str, str] = {}
     table = None
     if "spike_times" not in root and root.attrs.get("format") != FORMAT:
         table, about = _counts(root, where, reading.series)

@@ -122,7 +122,7 @@ def _telling(where: str, read: Callable[[], Session]) -> Session:
 
 
 def _session(nwb: NWBFile, where: str, reading: Reading) -> Session:
-    contents = list(_contents(nwb))
+    contents = _contents(nwb)
     series = {path: item for path, item in contents if _is_numeric(item)}
     about = {path: _describe(one) for path, one in series.items()}
     source = Source(
@@ -301,32 +301,28 @@ def _interval_series(series: IntervalSeries, name: str) -> xr.Dataset:
     return make_intervals({"start_time": times[begins], "stop_time": stops, "kind": marks[begins]}, name)
 
 
-def _contents(nwb: NWBFile) -> Iterator[tuple[str, Any]]:
+def _contents(nwb: NWBFile) -> Contents:
     """Series and tables of all modules, of the acquisition and of the analysis, with their paths, each once.
 
     A linked object has the path where it lies, or that of the link if it lies in another file.
     """
-    # States that were exported into the file are not what was recorded.
-    tops = [(f"processing/{name}", module) for name, module in nwb.processing.items() if name != "ldmfilter"]
-    for group in ("acquisition", "analysis"):
-        tops += [(f"{group}/{name}", item) for name, item in getattr(nwb, group).items()]
-    found = [one for top, container in tops for one in _walk(container, top)]
-    met = set()
+    groups = ("processing", "acquisition", "analysis")
+    tops = {f"{group}/{name}": item for group in groups for name, item in getattr(nwb, group).items()}
+    tops.pop("processing/ldmfilter", None)  # states that were exported into the file are not what was recorded
+    found = [one for top, container in tops.items() for one in _walk(container, top)]
+    met: dict[int, tuple[str, Any]] = {}
     for path, item, _ in sorted(found, key=lambda one: one[2]):  # what lies in the file, then what links lead to
-        if id(item) not in met:
-            met.add(id(item))
-            yield path, item
+        met.setdefault(id(item), (path, item))
+    return list(met.values())
 
 
 def _walk(item: Any, path: str, is_link: bool = False) -> Iterator[tuple[str, Any, bool]]:
     if isinstance(item, TimeSeries | DynamicTable):
         yield path, item, is_link
         return
-    children = {id(child): child for child in getattr(item, "children", ())}
-    for held in getattr(item, "fields", {}).values():
-        if isinstance(held, LabelledDict):
-            children |= {id(child): child for child in held.values()}
-    for child in children.values():
+    held = [one for one in getattr(item, "fields", {}).values() if isinstance(one, LabelledDict)]
+    children = [*getattr(item, "children", ()), *itertools.chain.from_iterable(one.values() for one in held)]
+    for child in {id(child): child for child in children}.values():
         yield from _walk(child, f"{path}/{child.name}", is_link or child.parent is not item)
 
 
@@ -435,8 +431,7 @@ def _read_behavior(contents: Contents, sort: bool) -> dict[str, xr.DataArray]:
         warn(f"{len(large)} series left out, too large for behaviour: {shorten(large)}")
     if other:
         warn(f"left out, no (time,) or (time, up to {_MOST_COLUMNS} columns): {shorten(other)}")
-    whole = {path: _joined(path, parts) for path, parts in pieces.items()}
-    return found | {path: one for path, one in whole.items() if one is not None}
+    return found | {path: whole for path, parts in pieces.items() if (whole := _joined(path, parts)) is not None}
 
 
 def _is_transposed(series: TimeSeries, shape: tuple[int, ...]) -> bool:
