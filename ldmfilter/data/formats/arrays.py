@@ -186,20 +186,15 @@ def _unpacked(variable: xr.Variable, name: Hashable, where: str = "") -> xr.Vari
     where: of a file whose fill values somebody has set: there one of 0 is taken as missing in floats; in whole numbers
         a warning tells that it is not
     """
-    attrs = dict(variable.attrs)
-    for key in _MISSING:
-        if key not in attrs or np.size(attrs[key]) != 1 or np.any(attrs[key]):
-            continue
-        if where and variable.dtype.kind == "f":
-            continue
-        value = attrs.pop(key)
-        if where and variable.dtype.kind in "iu":
-            warn(f"{where}: {name}: its {key} {value} is taken as the number, not as missing")
-    if where and variable.dtype.kind == "f" and not any(key in attrs for key in _MISSING):
-        unset = np.abs(variable.values) == variable.dtype.type(_NETCDF_FILL)
-        if unset.any():
-            variable = variable.copy(data=np.where(unset, np.nan, variable.values))
-    variable = xr.Variable(variable.dims, variable.values, attrs)
+    attrs, values = dict(variable.attrs), variable.values
+    if not (where and values.dtype.kind == "f"):
+        for key in [key for key in _MISSING if np.size(attrs.get(key, ())) == 1 and not np.any(attrs[key])]:
+            value = attrs.pop(key)
+            if where and values.dtype.kind in "iu":
+                warn(f"{where}: {name}: its {key} {value} is taken as the number, not as missing")
+    elif not any(key in attrs for key in _MISSING):
+        values = np.where(np.abs(values) == values.dtype.type(_NETCDF_FILL), np.nan, values)
+    variable = xr.Variable(variable.dims, values, attrs)
     return xr.conventions.decode_cf_variable(name, variable, concat_characters=False, decode_times=False).load()
 
 
