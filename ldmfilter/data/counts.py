@@ -61,7 +61,7 @@ def whole_counts(values: Array, time: Floats, unit: Array, where: str) -> tuple[
     if values.dtype.kind not in "buif":
         raise InputError(f"{where}: counts are {values.dtype} values; give whole numbers of 0 or more")
     if values.dtype.kind == "b":
-        return values.astype(np.uint8), None
+        values = values.astype(np.uint8)
     missing = np.isnan(values)
     bad = ~missing & ((values < 0) | (values != np.floor(values)) | (values > _MOST))
     if bad.any():
