@@ -87,8 +87,6 @@ def seen_frames(counts: Floats, segment: NDArray[np.integer], k: int) -> Floats:
 
 def observed_frames(observed: NDArray[np.bool_], segment: NDArray[np.integer], k: int) -> NDArray[np.bool_]:
     """The frames (time,) of which half of the bins or more are observed, by the bin that they end with."""
-    if k == 1:
-        return observed
     values = np.where(observed, 0, np.nan).astype(np.float32)[:, None]
     return ~np.isnan(sum_frames(values, segment, k)[:, 0])
 
