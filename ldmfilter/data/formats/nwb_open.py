@@ -174,13 +174,12 @@ def _walk(group: GroupBuilder, seen: set[int] | None = None) -> Iterator[Any]:
 def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str]) -> None:
     """Take out of the tree what is to be left out, what has no known type, and the links to either."""
     gone: set[int] = set()
-    linked: set[str] = set()
+    for linked in sorted({str(builder.source) for builder in _walk(root)} - {str(root.source)}):
+        if h5py.is_hdf5(linked):
+            with h5py.File(linked, "r") as file:
+                check_scalars(file, linked)
     for builder in _walk(root):
         place = _place(builder)
-        if place[0] != str(root.source) and place[0] not in linked and h5py.is_hdf5(place[0]):
-            linked.add(place[0])
-            with h5py.File(place[0], "r") as file:
-                check_scalars(file, place[0])
         why = _fault(builder, types, left_out)
         if why and _is_essential(place):
             raise InputError(f"{where}: {place[1]}: {why}")
