@@ -141,10 +141,7 @@ class Clock:
         return seconds
 
     def table(self, name: str, columns: Columns, path: str) -> xr.Dataset:
-        """An interval table with times in s: start_time, stop_time, and any in a unit of time, in dates or in ticks.
-
-        Raises InputError as `seconds` and `make_intervals`.
-        """
+        """An interval table with times in s: start_time, stop_time, and any in a unit of time, in dates or in ticks."""
         where, hz = f"{path}: {name}", self.reading.hz.get(name)
         timed = {key for key, column in columns.items() if key in ("start_time", "stop_time") or is_time(column)}
         found = {
@@ -186,10 +183,7 @@ def _unit_of(times: Any) -> tuple[str, str, str]:
 
 
 def relative(times: Any, where: str) -> tuple[Floats, np.datetime64 | None]:
-    """Times in s since a date, and that date, None where they carry none.
-
-    Raises InputError as `Clock.seconds`.
-    """
+    """Times in s since a date, and that date, None where they carry none. Raises InputError as `Clock.seconds`."""
     values = np.asarray(times)
     if values.dtype.kind == "O" and values.size:
         first = values.flat[0]

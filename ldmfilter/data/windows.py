@@ -92,11 +92,11 @@ def split_windows(
         np.searchsorted(time[trials[:-1]], bins, "right") - 1 for bins in (train_starts, held_starts, train_bins)
     )
     # Neighbouring held-out windows of a phase overlap by half: more would only count the same frames again.
-    keep = np.zeros(held_starts.size, dtype=bool)
-    last = -1, -window
-    for i, (trial, start) in enumerate(zip(of_held.tolist(), held_starts.tolist(), strict=True)):
-        if trial != last[0] or start >= last[1] + max(window // (2 * frame), 1):
-            keep[i], last = True, (trial, start)
+    keep = [0]
+    for i in range(1, held_starts.size):
+        far = held_starts[i] >= held_starts[keep[-1]] + max(window // (2 * frame), 1)
+        if far or of_held[i] != of_held[keep[-1]]:
+            keep.append(i)
     weights = None
     if shortest:
         bins, windows = (np.bincount(one, minlength=trials.size) for one in (of_bins, of_train))
