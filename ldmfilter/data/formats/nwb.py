@@ -260,10 +260,11 @@ def _locations(electrodes: DynamicTableRegion | VectorIndex) -> dict[str, Array]
 def _intervals(nwb: NWBFile, contents: Contents) -> Iterator[tuple[str, xr.Dataset]]:
     """Every table with a start and a stop a row, and every IntervalSeries, by its path (of /intervals, its name)."""
     # In a file these three are among the intervals; in an NWBFile that is being made they stand beside them.
-    own = {name: getattr(nwb, name) for name in ("epochs", "trials", "invalid_times")}
-    for name, item in ({key: one for key, one in own.items() if one is not None} | dict(nwb.intervals or {})).items():
+    own = {name: getattr(nwb, name) for name in ("epochs", "trials", "invalid_times")} | dict(nwb.intervals or {})
+    for name, item in own.items():
         with leaving_out(f"intervals/{name}"):
-            yield name, _interval_table(item, name)
+            if item is not None:
+                yield name, _interval_table(item, name)
     for path, item in contents:
         with leaving_out(path):
             if isinstance(item, DynamicTable) and {"start_time", "stop_time"} <= set(item.colnames):
