@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,10 @@ from ldmfilter.data.tables import (
     Array,
     Columns,
     Floats,
-    Ints,
     Span,
     bounds_of,
     intersect,
+    is_positive,
     make_intervals,
     places,
     plain_array,
@@ -86,11 +85,10 @@ def from_counts(
     counts: xr.DataArray | npt.ArrayLike,
     bin_size: float | None = None,
     *,
-    units: Columns | None = None,
-    intervals: Mapping[str, Columns] | None = None,
-    behavior: Mapping[str, xr.DataArray] | None = None,
     source: Source = MEMORY,
     reading: Reading = PLAIN,
+    intervals: Mapping[str, Columns] | None = None,
+    **parts: Any,
 ) -> BinnedSession:
     """A session from counts that were made elsewhere.
 
@@ -99,8 +97,8 @@ def from_counts(
         an interval table of that name.
     bin_size: s, for counts that say it neither in an attribute `bin_size` nor by `time` (bin centres; s, or as its
         attribute `units` says, or dates, of which the first bin's edge is 0 s)
-    units, intervals, behavior: as for `Session.from_spikes`
     reading: what a person says of the times
+    intervals, **parts: as for `Session.assembled`
 
     Raises InputError for other dims, a bin size that is not told or does not fit the time axis, times that do not
     rise, and values that are no counts.
@@ -112,11 +110,10 @@ def from_counts(
     where = source.path
     table, ids = labelled(counts, "counts", where)
     clock, size, centres = _bins(table, bin_size, source, reading)
-    segment = _mark(table, "segment", where)
+    segment = _mark(table, "segment", 0, where)
     # A new stretch begins where the time jumps or another segment begins.
     first = np.diff(centres, prepend=-np.inf) > (1 + _WAVER) * size
-    if segment is not None:
-        first |= np.diff(segment, prepend=segment[:1] - 1) != 0
+    first |= np.diff(segment, prepend=segment[:1] - 1) != 0
     heads = np.flatnonzero(first)
     length = np.diff(heads, append=len(centres))
     left = np.repeat(centres[heads] - size / 2, length) + places(length) * size
@@ -128,15 +125,11 @@ def from_counts(
         raise InputError(
             f"{where}: counts: {spikes.sum():,.0f} spikes in all are more than fit into memory; are they counts?"
         )
-    seen = np.ones((len(centres), 1), dtype=bool)
-    for mark in (
-        None if segment is None else segment >= 0,
-        None if missing is None else ~missing,
-        _mark(table, "observed", where),
-        _mark(table, "unit_observed", where),
-    ):
-        if mark is not None:
-            seen = seen & mark.reshape(len(seen), -1).astype(bool)
+    seen = (segment >= 0)[:, None]
+    for name in ("observed", "unit_observed"):
+        seen = seen & _mark(table, name, 1, where).reshape(len(seen), -1).astype(bool)
+    if missing is not None:
+        seen = seen & ~missing
     each = [_runs(column, first, left, size) for column in seen.T]
     always = len(each) == first.sum() == 1 and seen.all()
     tables: dict[str, Any] = dict(intervals or {})
@@ -146,17 +139,16 @@ def from_counts(
     return BinnedSession.assembled(
         clock,
         ids,
-        units,
         source,
-        tables,
-        behavior,
-        times,
+        intervals=tables,
+        times=times,
         spike_times=times,
         spike_times_index=np.cumsum(spikes).astype(np.int64),
         observed=None if always else Observed.from_units(each * (len(ids) // len(each))),
         extent=(float(left[0]), float(left[-1] + size)),
         bin_size=size,
         stretches=_runs(np.ones(len(centres), dtype=bool), first, left, size),
+        **parts,
     )
 
 
@@ -210,7 +202,7 @@ def axis(table: xr.DataArray, size: float | None, source: Source, reading: Readi
     that is none, and for what has neither size nor times.
     """
     where = source.path
-    if size is not None and not (isinstance(size, Real) and math.isfinite(size) and size > 0):
+    if size is not None and not is_positive(size):
         raise InputError(f"{where}: bin_size is {size!r}; it must be a positive number of seconds")
     if "time" in table.coords:
         hz = reading.hz.get("spikes")
@@ -226,10 +218,10 @@ def axis(table: xr.DataArray, size: float | None, source: Source, reading: Readi
     return clock, clock.seconds(time, where), since
 
 
-def _mark(table: xr.DataArray, name: str, where: str) -> Ints | Array | None:
-    """A coordinate along time (and unit) that marks bins, if there is one."""
+def _mark(table: xr.DataArray, name: str, default: int, where: str) -> Array:
+    """A coordinate along time (and unit) that marks bins; where there is none, a default a bin."""
     if name not in table.coords:
-        return None
+        return np.full(len(table), default)
     mark = table[name].transpose(..., "unit", missing_dims="ignore").values
     if mark.dtype.kind not in "biuf":
         raise InputError(f"{where}: {name} holds {mark.dtype}, where a number a bin is wanted; write it anew")

@@ -1,7 +1,6 @@
 """Recordings in memory -> sessions -> counts (time, unit), with a segment for every gap-free stretch."""
 
 import importlib
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from ldmfilter.data.counts import LONG_BIN, is_signal
 from ldmfilter.data.selection import choose_spans, choose_units
 from ldmfilter.data.session import Session
 from ldmfilter.data.signal import SignalSession, from_signal
-from ldmfilter.data.tables import Array, Floats, Ints, Span, bounds_of, join_overlaps, places, union
+from ldmfilter.data.tables import Array, Floats, Ints, Span, bounds_of, is_positive, join_overlaps, places, union
 from ldmfilter.errors import InputError, warn
 
 __all__ = ["Span", "as_session", "bin_spikes", "choose_spans", "choose_units"]
@@ -120,7 +119,7 @@ def bin_spikes(session: Any, bin_size: float, intervals: Intervals = None) -> xr
     """
     session = as_session(session, bin_size)
     where = session.source.path
-    if not (math.isfinite(bin_size) and bin_size > 0):
+    if not is_positive(bin_size):
         raise InputError(f"{where}: a bin size of {bin_size:g} s cannot be used; give a positive number of seconds")
     spans = _spans(session, intervals)
     if isinstance(session, BinnedSession):  # its counts have edges of their own
@@ -172,7 +171,7 @@ def _spans(session: Session, intervals: Intervals) -> list[Span]:
     if not spans:
         raise InputError(f"{where}: no span to bin; give at least one (start, stop) in seconds")
     for span in spans:
-        if not (span.stop > span.start and math.isfinite(span.start) and math.isfinite(span.stop)):
+        if not is_positive(span.stop - span.start):
             raise InputError(f"{where}: span {span.clock} is empty or infinite; give STOP after START")
     return join_overlaps([span if span.label else span._replace(label=span.clock) for span in spans], where)
 

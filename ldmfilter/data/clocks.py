@@ -26,6 +26,7 @@ from ldmfilter.data.tables import (
     make_intervals,
     plain_array,
     plain_ids,
+    rows_of,
     shorten,
 )
 from ldmfilter.errors import InputError, warn
@@ -140,15 +141,13 @@ class Clock:
         return seconds
 
     def table(self, name: str, columns: Columns, path: str) -> xr.Dataset:
-        """An interval table with times in s: start_time, stop_time, and any in a unit of time, in dates or in ticks.
-
-        Raises InputError as `seconds` and `make_intervals`.
-        """
+        """An interval table with times in s: start_time, stop_time, and any in a unit of time, in dates or in ticks."""
         where, hz = f"{path}: {name}", self.reading.hz.get(name)
-        found: dict[str, Any] = {}
-        for key, column in columns.items():
-            timed = is_time(column) or key in ("start_time", "stop_time")
-            found[str(key)] = self.seconds(column, f"{where}: {key}") if timed else column
+        timed = {key for key, column in columns.items() if key in ("start_time", "stop_time") or is_time(column)}
+        found = {
+            str(key): self.seconds(column, f"{where}: {key}") if key in timed else column
+            for key, column in columns.items()
+        }
         has_ids = isinstance(columns, xr.Dataset) and "interval" in columns.coords
         table = make_intervals(found, where, plain_array(columns["interval"].values) if has_ids else None)
         if hz is None:
@@ -173,23 +172,25 @@ class Clock:
 
 def is_time(column: Any) -> bool:
     """True for values in a unit of time, dates or durations."""
-    dtype = getattr(column, "dtype", None)
-    units = str(getattr(column, "attrs", {}).get("units", "")).partition(" since ")[0].strip().lower()
-    return dtype is not None and (dtype.kind in "mM" or (dtype.kind in "iuf" and bool(units) and units in _SECONDS))
+    kind, (unit, _, _) = getattr(getattr(column, "dtype", None), "kind", "O"), _unit_of(column)
+    return kind in "mM" or (kind in "iuf" and unit != "" and unit in _SECONDS)
+
+
+def _unit_of(times: Any) -> tuple[str, str, str]:
+    """The attribute `units` of times: the unit in lower case, " since ", and the text of a date."""
+    unit, since, date = str(getattr(times, "attrs", {}).get("units", "")).partition(" since ")
+    return unit.strip().lower(), since, date
 
 
 def relative(times: Any, where: str) -> tuple[Floats, np.datetime64 | None]:
-    """Times in s since a date, and that date, None where they carry none.
-
-    Raises InputError as `Clock.seconds`.
-    """
+    """Times in s since a date, and that date, None where they carry none. Raises InputError as `Clock.seconds`."""
     values = np.asarray(times)
     if values.dtype.kind == "O" and values.size:
         first = values.flat[0]
-        if isinstance(first, np.datetime64 | pd.Timestamp) or hasattr(first, "isoformat"):
-            values = pd.to_datetime(values.ravel(), utc=True).tz_localize(None).to_numpy()
-        elif isinstance(first, np.timedelta64 | pd.Timedelta) or hasattr(first, "total_seconds"):
+        if isinstance(first, np.timedelta64) or hasattr(first, "total_seconds"):
             values = pd.to_timedelta(values.ravel()).to_numpy()
+        elif isinstance(first, np.datetime64) or hasattr(first, "isoformat"):
+            values = pd.to_datetime(values.ravel(), utc=True).tz_localize(None).to_numpy()
     if values.dtype.kind == "m":
         return values / _SECOND, None
     if values.dtype.kind == "M":
@@ -198,9 +199,8 @@ def relative(times: Any, where: str) -> tuple[Floats, np.datetime64 | None]:
         return (values - (values if date is None else date)) / _SECOND, date
     if values.dtype.kind not in "uif" and values.size:
         raise InputError(f"{where} holds {values.dtype} values where times are wanted; give seconds as numbers")
-    unit, since, date_text = str(getattr(times, "attrs", {}).get("units", "")).partition(" since ")
-    scale = _SECONDS.get(unit.strip().lower())
-    date = _date(date_text) if since else None
+    unit, since, date_text = _unit_of(times)
+    scale, date = _SECONDS.get(unit), _date(date_text)
     if scale is None or (since and date is None):
         raise InputError(
             f"{where} is in {(unit + since + date_text)!r:.60}, which is no unit of time known here; give seconds"
@@ -233,31 +233,31 @@ def settle(session: S, reading: Reading, times: Floats | None = None) -> S:
     if times.size < _FEW_SPIKES:
         return session
     intervals, behavior = dict(session.intervals), dict(session.behavior)
-    others = {name: bounds_in(table).T.ravel() for name, table in intervals.items()}
+    others = {name: bounds_in(table) for name, table in intervals.items()}
     others |= {name: series["time"].values for name, series in behavior.items()}
     if own and session.observed is not None:  # of counts it follows from their bins
-        others = {"obs_intervals": session.observed.intervals.ravel(), **others}
-    others = {name: t[np.isfinite(t)] for name, t in others.items() if name not in reading.hz}
-    others = {name: t for name, t in others.items() if t.size}
+        others = {"obs_intervals": session.observed.intervals, **others}
+    others = {name: known for name, t in others.items() if name not in reading.hz and (known := t[np.isfinite(t)]).size}
     span = float(times.min()), float(times.max())
-    if own and "spikes" not in reading.hz:
-        _check_spikes_unit(times, session.spike_times_index, span, others, where)
-    if own and (twice := int((np.diff(times) == 0).sum())) > _TWICE * times.size:
-        warn(f"{where}: units: {twice:,} of {times.size:,} spikes are at the time of another; is each there twice?")
-    if own and session.observed is None:
-        _tell_pauses(times, session.spike_times_index, span, where)
+    if own:
+        if "spikes" not in reading.hz:
+            _check_spikes_unit(times, session.spike_times_index, span, others, where)
+        if (twice := int((np.diff(times) == 0).sum())) > _TWICE * times.size:
+            warn(f"{where}: units: {twice:,} of {times.size:,} spikes are at the time of another; is each there twice?")
+        if session.observed is None:
+            _tell_pauses(times, session.spike_times_index, span, where)
     beside = "the spikes" if session.n_spikes else "the frames"
     for name, t in others.items():
-        doubt = _doubt(t, span, beside)
-        if doubt and name == "obs_intervals":
-            raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
-        unless = f"train without --interval {name}" if name in intervals else "leave it out"
-        told = f"left out, {doubt}; {_way_out(name)}" if doubt else _apart(t, span, beside, unless)
-        if told:
-            warn(f"{where}: {name}: {told}")
-        if doubt:
+        if doubt := _doubt(t, span, beside):
+            if name == "obs_intervals":
+                raise InputError(f"{where}: {name}: {doubt}; {_way_out(name)}")
+            warn(f"{where}: {name}: left out, {doubt}; {_way_out(name)}")
             intervals.pop(name, None)
             behavior.pop(name, None)
+        else:
+            unless = f"train without --interval {name}" if name in intervals else "leave it out"
+            if told := _apart(t, span, beside, unless):
+                warn(f"{where}: {name}: {told}")
     return replace(session, intervals=intervals, behavior=behavior)
 
 
@@ -272,33 +272,28 @@ def _check_spikes_unit(
     times: Floats, index: Ints, span: tuple[float, float], others: Mapping[str, Floats], where: str
 ) -> None:
     """Raise InputError where spike times can hardly be seconds; warn where the rates are low."""
-    width = span[1] - span[0]
+    where, width = f"{where}: units", span[1] - span[0]
     if not width:
-        raise InputError(f"{where}: units: all {times.size:,} spike_times are {span[0]:g}; write them anew")
+        raise InputError(f"{where}: all {times.size:,} spike_times are {span[0]:g}; write them anew")
     if (times == np.floor(times)).all():
         raise InputError(
-            f"{where}: units: all {times.size:,} spike_times are whole numbers, as samples and ms are; give "
+            f"{where}: all {times.size:,} spike_times are whole numbers, as samples and ms are; give "
             "--ticks spikes=30000 for samples at 30 kHz, spikes=1000 for ms, spikes=1 for s, in Python ticks"
         )
     number = np.diff(index, prepend=0)
     rate = float(np.median(number[number > 0])) / width
-    told = {name: float(np.ptp(t)) for name, t in others.items() if t.size >= _FEW_TIMES}
-    longest = max(told, key=lambda name: told[name], default=None)
-    if longest is not None and rate < _LOW_RATE and width > _APART * told[longest]:
+    told = [(float(np.ptp(t)), name) for name, t in others.items() if t.size >= _FEW_TIMES]
+    longest, name = max(told, key=lambda one: one[0], default=(np.inf, ""))
+    if rate < _LOW_RATE and width > _APART * longest:
         raise InputError(
-            f"{where}: units: spike_times span {width:,.6g} s, {longest} {told[longest]:,.6g} s, at a "
-            f"median rate of {rate:.2g} Hz; are they ms? {_way_out('spikes')}"
-        )
-    if rate < _LOWEST_RATE and width > _DAY_LONG:
-        raise InputError(
-            f"{where}: units: a median rate of {rate:.3g} Hz over {width:,.6g} s; are spike_times ms? "
-            f"{_way_out('spikes')}"
+            f"{where}: spike_times span {width:,.6g} s, {name} {longest:,.6g} s, at a median rate of {rate:.2g} Hz; "
+            f"are they ms? {_way_out('spikes')}"
         )
     if rate < _LOWEST_RATE:
-        warn(
-            f"{where}: units: a median rate of {rate:.3g} Hz over {width:,.6g} s; if spike_times are not "
-            "s, give --ticks spikes=1000 for ms, in Python ticks"
-        )
+        line = f"{where}: a median rate of {rate:.3g} Hz over {width:,.6g} s; are spike_times ms? {_way_out('spikes')}"
+        if width > _DAY_LONG:
+            raise InputError(line)
+        warn(line)
 
 
 def _tell_pauses(times: Floats, index: Ints, span: tuple[float, float], where: str) -> None:
@@ -338,9 +333,9 @@ def _doubt(times: Floats, span: tuple[float, float], beside: str) -> str:
     return ""
 
 
-def far_from(span: tuple[float, float], times: Floats) -> Array:
-    """The times that lie far from spikes or frames in a span, which are told and ignored."""
-    return np.asarray(np.maximum(span[0] - times, times - span[1]) > _FAR * (span[1] - span[0]))
+def far_from(span: tuple[float, float], times: Floats, spans: float = _FAR) -> Array:
+    """The times that lie so many spans away from spikes or frames in a span: far ones are told and ignored."""
+    return np.asarray(np.maximum(span[0] - times, times - span[1]) > spans * (span[1] - span[0]))
 
 
 def _apart(times: Floats, span: tuple[float, float], beside: str, unless: str) -> str:
@@ -348,11 +343,9 @@ def _apart(times: Floats, span: tuple[float, float], beside: str, unless: str) -
 
     unless: what to do where all are far, and stay so
     """
-    width = span[1] - span[0]
-    before, after = span[0] - times, times - span[1]
-    far = far_from(span, times)
+    width, far = span[1] - span[0], far_from(span, times)
     around = f"{beside}, {span[0]:g} to {span[1]:g} s"
-    if (np.maximum(before, after) > width).all():
+    if far_from(span, times, 1).all():
         return (
             f"lies at {times.min():.12g} to {times.max():.12g} s, away from {around}; is its clock another? "
             f"write its times on that of {beside}, or {unless}"
@@ -422,7 +415,7 @@ def check_spikes(
             _check_order(times, index, back, ids, where)
         times = times.copy()
         for unit in unsorted:
-            times[index[unit - 1] if unit else 0 : index[unit]].sort()
+            times[rows_of(index, unit)].sort()
         warn(f"{where}: units: sorted the spike_times of {unsorted.size} unsorted units")
     return times, index
 
@@ -440,36 +433,30 @@ def _invalid(times: Floats, index: Ints) -> tuple[Array, str] | None:
     """Spikes (spike,) that are not valid, and the reason; None where there are none."""
     if times.size < _FEW:
         return None
-    low, high = times.min(), times.max()
     negative = times < 0
-    if low == -1 and (times[negative] == -1).all() and not negative.all():
+    if (times[negative] == -1).all() and negative.any() and not negative.all():
         return negative, "marks of invalid spikes"
-    for value in (low, high):
+    for value in (times.min(), times.max()):
         at = times == value
-        if (
-            low < high
-            and at.sum() >= _REPEATED
-            and np.bincount(_units_of(np.flatnonzero(at), index)).max() >= _REPEATED
-        ):
+        if np.bincount(_units_of(np.flatnonzero(at), index)).max() >= _REPEATED:
             rest = times[~at]
             if rest.size >= _FEW and (np.diff(rest) == 0).mean() < _COINCIDENT:
                 return at, "which units repeat: marks of invalid spikes"
     stray = strays(times)
-    return None if stray is None else (stray, "far from all others")
+    return (stray, "far from all others") if stray.any() else None
 
 
-def strays(times: Floats) -> Array | None:
-    """The times (item,) that lie farther from nearly all others than those span, few and rare; None where none do."""
-    if times.size < _FEW:
-        return None
+def strays(times: Floats) -> Array:
+    """The times (item,) that lie farther from nearly all others than those span, few and rare, bool."""
+    none = np.zeros(times.size, dtype=bool)
     some = np.unique(times[:: 1 + times.size // _MANY])
     if some.size < _FEW:
-        return None
+        return none
     edge = max(1, int(0.005 * some.size))
     low, high = some[edge], some[-1 - edge]
     width = high - low
     stray = (times < low - width) | (times > high + width)
-    return stray if stray.any() and stray.sum() <= max(2, _RARE * times.size) else None
+    return stray if stray.sum() <= max(2, _RARE * times.size) else none
 
 
 def _check_order(times: Floats, index: Ints, back: Ints, ids: Array, where: str) -> None:
@@ -518,8 +505,7 @@ def in_order(series: xr.DataArray, time: Floats, where: str, sort: bool) -> xr.D
     if back.size:
         rising = steps[steps > 0]
         large = max(1.0, 10 * float(np.median(rising))) if rising.size else np.inf
-        stray = strays(time)
-        kept = time if stray is None else time[~stray]
+        kept = time[~strays(time)]
         behind = (kept < np.maximum.accumulate(kept)).sum()
         if not sort and steps.min() < -large and behind > max(5, 0.005 * kept.size):
             at = int(np.argmin(steps))

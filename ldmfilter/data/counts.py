@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from ldmfilter.data.tables import Array, Floats
+from ldmfilter.data.tables import Array, Floats, is_positive
 from ldmfilter.errors import InputError
 
 LONG_BIN = 3.0  # s, the farthest that spikes are predicted
@@ -28,7 +28,7 @@ def check_counts(counts: xr.DataArray) -> xr.DataArray:
     if counts.dims != ("time", "unit") or "time" not in counts.coords or "unit" not in counts.coords:
         raise InputError(f"counts: dims {counts.dims} without labels; give dims (time, unit) with both coordinates")
     bin_size = counts.attrs.get("bin_size")
-    if not isinstance(bin_size, int | float | np.number) or not bin_size > 0:
+    if not is_positive(bin_size):
         raise InputError("counts: no attribute bin_size (s); bin with ldmfilter.bin_spikes or set it")
     n, time = counts.sizes["time"], counts["time"].to_numpy()
     segment = np.asarray(counts.coords.get("segment", np.zeros(n, np.int32)))
@@ -61,14 +61,13 @@ def whole_counts(values: Array, time: Floats, unit: Array, where: str) -> tuple[
     if values.dtype.kind not in "buif":
         raise InputError(f"{where}: counts are {values.dtype} values; give whole numbers of 0 or more")
     if values.dtype.kind == "b":
-        return values.astype(np.uint8), None
+        values = values.astype(np.uint8)
     missing = np.isnan(values)
     bad = ~missing & ((values < 0) | (values != np.floor(values)) | (values > _MOST))
     if bad.any():
-        row, column = np.argwhere(bad)[0].tolist()
         raise InputError(
-            f"{where}: counts: {values[row, column]} at {time[row]:g} s in unit {unit[column]} is no count "
-            f"({int(bad.sum())} such values); give whole numbers of 0 or more, NaN where a unit was not observed"
+            f"{where}: counts: {values[bad][0]} {_first(bad, time, unit)} is no count ({bad.sum()} such values); give "
+            "whole numbers of 0 or more, NaN where a unit was not observed"
         )
     if values.dtype.kind == "u":
         return values, None
@@ -76,12 +75,17 @@ def whole_counts(values: Array, time: Floats, unit: Array, where: str) -> tuple[
     return whole.astype(np.min_scalar_type(int(whole.max(initial=0)))), missing if missing.any() else None
 
 
+def _first(bad: Array, time: Floats, unit: Array) -> str:
+    """Where the first of the bad values (time, unit) lies."""
+    row, column = np.argwhere(bad)[0]
+    return f"at {time[row]:g} s in unit {unit[column]}"
+
+
 def _finite(values: Array, time: Floats, unit: Array, where: str) -> tuple[Array, Array | None]:
     """Values (time, unit) of a signal as float32, 0 where missing, and where that is (time, unit), or None."""
     values = values.astype(np.float32, copy=False)
-    if np.isinf(values).any():
-        row, column = np.argwhere(np.isinf(values))[0].tolist()
-        raise InputError(f"{where}: the signal is infinite at {time[row]:g} s in unit {unit[column]}; give NaN there")
+    if (bad := np.isinf(values)).any():
+        raise InputError(f"{where}: the signal is infinite {_first(bad, time, unit)}; give NaN there")
     missing = np.isnan(values)
     return np.nan_to_num(values), missing if missing.any() else None
 

@@ -51,6 +51,12 @@ def sums(values: NDArray, first: Ints, stop: Ints) -> NDArray[np.float64]:
     return np.asarray(total[stop] - total[first])
 
 
+def _last(values: NDArray, segment: NDArray[np.integer], k: int) -> NDArray[np.float64]:
+    """Sums (time, column) of the k bins that end with each bin, of those in its own segment."""
+    stop = np.arange(1, len(values) + 1)
+    return sums(values, np.maximum(first_bins(segment), stop - k), stop)
+
+
 def sum_frames(counts: Floats, segment: NDArray[np.integer], k: int) -> Floats:
     """Counts (time, unit) of the k bins that end with each bin, in its own segment.
 
@@ -63,9 +69,7 @@ def sum_frames(counts: Floats, segment: NDArray[np.integer], k: int) -> Floats:
     if k == 1:
         return counts
     seen = ~np.isnan(counts)
-    stop = np.arange(1, len(counts) + 1)
-    first = np.maximum(first_bins(segment), stop - k)
-    n, total = sums(seen, first, stop), sums(np.where(seen, counts, 0), first, stop)
+    n, total = _last(seen, segment, k), _last(np.where(seen, counts, 0), segment, k)
     return np.where(2 * n >= k, total * (k / np.maximum(n, 1)), np.nan).astype(counts.dtype)
 
 
@@ -78,15 +82,11 @@ def seen_frames(counts: Floats, segment: NDArray[np.integer], k: int) -> Floats:
     seen = np.nan_to_num(counts)
     if k == 1:
         return seen
-    stop = np.arange(1, len(counts) + 1)
-    total = sums(seen, np.maximum(first_bins(segment), stop - k), stop).astype(counts.dtype)
-    return np.where(np.isnan(sum_frames(counts, segment, k)), 0, total)
+    return np.where(np.isnan(sum_frames(counts, segment, k)), 0, _last(seen, segment, k).astype(counts.dtype))
 
 
 def observed_frames(observed: NDArray[np.bool_], segment: NDArray[np.integer], k: int) -> NDArray[np.bool_]:
     """The frames (time,) of which half of the bins or more are observed, by the bin that they end with."""
-    if k == 1:
-        return observed
     values = np.where(observed, 0, np.nan).astype(np.float32)[:, None]
     return ~np.isnan(sum_frames(values, segment, k)[:, 0])
 

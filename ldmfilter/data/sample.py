@@ -53,9 +53,9 @@ def _to_nwb(session: Session) -> NWBFile:
     for name, description in _COLUMNS.items():
         nwb.add_unit_column(name, description)
     for unit in range(session.n_units):
-        values = {name: session.units[name].values[unit] for name in _COLUMNS}
+        values = {name: session.units[name].item(unit) for name in _COLUMNS}
         # Compression is a property of the whole column, given with its first row.
-        nwb.add_unit(id=unit, spike_times=session.spikes_of(unit), **{n: v.item() for n, v in values.items()})
+        nwb.add_unit(id=unit, spike_times=session.spikes_of(unit), **values)
     nwb.units["spike_times"].target.set_data_io(
         H5DataIO, {"compression": "gzip", "compression_opts": 9, "shuffle": True}
     )

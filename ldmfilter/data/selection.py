@@ -104,20 +104,14 @@ def observed_table(session: Session) -> str | None:
     many between them, as where spikes were cut to trials.
     """
     if session.observed is None:
-        seconds = {
-            name: np.diff(time_in(table)).sum()
-            for name, table in session.intervals.items()
-            if _holds_all(session, table)
-        }
-        return min(seconds, key=lambda name: seconds[name], default=None)
+        holding = [name for name, table in session.intervals.items() if _holds_all(session, table)]
+        return min(holding, key=lambda name: np.diff(time_in(session.intervals[name])).sum(), default=None)
     pieces = session.observed.of_all if session.n_units else None
     if pieces is None or len(pieces) < 2:
         return None
-    for name, table in session.intervals.items():
-        rows = union(bounds_in(table))
-        if rows.shape == pieces.shape and np.abs(rows - pieces).max() < _SAME:
-            return name
-    return None
+    rows = {name: union(bounds_in(table)) for name, table in session.intervals.items()}
+    same = (name for name, own in rows.items() if own.shape == pieces.shape and np.abs(own - pieces).max() < _SAME)
+    return next(same, None)
 
 
 def _holds_all(session: Session, table: xr.Dataset) -> bool:
@@ -282,20 +276,17 @@ def rows_that_fit(columns: Mapping[str, Array], query: str, where: str) -> Array
     try:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", None) or type(error).__name__
-        raise InputError(
-            f"{where} cannot be parsed ({reason}); write it as \"quality == 'good' and snr > 2\""
-        ) from error
+        reason, way = getattr(error, "msg", type(error).__name__), "write it as \"quality == 'good' and snr > 2\""
+        raise InputError(f"{where} cannot be parsed ({reason}); {way}") from error
     for node in ast.walk(tree):
         if not isinstance(node, _ALLOWED):
             kind = type(node).__name__
             raise InputError(f"{where} may hold names, constants, comparisons and arithmetic only, not {kind}")
-    quoted = {alias: name for name, alias in names.items()}
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    unknown = sorted({quoted.get(name, name) for name in used} - set(columns))
+    unknown = sorted((used - {*names.values()} | {*names}) - {*columns})
     if unknown:
         raise InputError(f"{where}: no column {shorten(unknown)}; it has {shorten(columns)}")
-    frame = frame.assign(**{alias: frame[name] for alias, name in quoted.items()})
+    frame = frame.assign(**{alias: frame[name] for name, alias in names.items()})
     try:
         kept = frame.eval(text, engine="python", local_dict={}, global_dict={})
     except (TypeError, ValueError, NotImplementedError, SyntaxError, KeyError, AttributeError, RecursionError) as error:
@@ -358,9 +349,9 @@ def choose_trials(session: Session, event: str, query: str | None = None) -> tup
         )
     rows = table.sizes["interval"]
     if query is not None:
-        lists = {str(key): column for key, column in table.items() if column.ndim == 2 and column.shape[1] == 1}
-        single = {key: column.values[:, 0] for key, column in lists.items()}  # as tags, where no row has two
-        columns = {"id": table["interval"].values, **flat_columns(table), **single}
+        # Of tags, where no row has two, they are the columns.
+        flat = table.squeeze([dim for dim, size in table.sizes.items() if dim != "interval" and size == 1])
+        columns = {"id": table["interval"].values, **flat_columns(flat)}
         kept = rows_that_fit(columns, query, where)
         if not kept.any():
             raise InputError(

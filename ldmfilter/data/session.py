@@ -14,7 +14,18 @@ import pandas as pd
 import xarray as xr
 
 from ldmfilter.data.clocks import PLAIN, Clock, Reading, check_spikes, settle
-from ldmfilter.data.tables import Array, Columns, Floats, Ints, concatenate, intersect, make_table, shorten, union
+from ldmfilter.data.tables import (
+    Array,
+    Columns,
+    Floats,
+    Ints,
+    concatenate,
+    intersect,
+    make_table,
+    rows_of,
+    shorten,
+    union,
+)
 from ldmfilter.errors import InputError
 from ldmfilter.files import AnyPath
 from ldmfilter.html import table
@@ -66,7 +77,7 @@ class Observed:
 
     def of(self, unit: int) -> Floats:
         """The intervals (interval, 2) of the unit at a position of the table, s."""
-        return self.intervals[self.index[unit - 1] if unit else 0 : self.index[unit]]
+        return self.intervals[rows_of(self.index, unit)]
 
     @property
     def of_all(self) -> Floats | None:
@@ -116,7 +127,7 @@ class Session:
     intervals: dict[str, xr.Dataset] = field(default_factory=dict)
     behavior: dict[str, xr.DataArray] = field(default_factory=dict)
     observed: Observed | None = None
-    source: Source = field(default_factory=Source)
+    source: Source = MEMORY
     extent: tuple[float, float] | None = None
     series: dict[str, str] = field(default_factory=dict)
 
@@ -184,13 +195,12 @@ class Session:
         """
         mapping = spike_times if isinstance(spike_times, Mapping) else dict(enumerate(spike_times))
         reading = Reading(sort_times=sort_times, ticks=tuple(ticks), drop_nan=drop_nan)
-        trains = [np.asarray(times) for times in mapping.values()]
-        if any(not train.ndim for train in trains):
+        if any(not np.ndim(times) for times in mapping.values()):
             raise InputError("memory: spike_times holds single times; give those of each unit as a list of its own")
-        trains = [train.ravel() for train in trains]
+        trains = [np.ravel(times) for times in mapping.values()]
         times = np.concatenate([train for train in trains if train.size] or [np.empty(0)])
         index, ids = np.cumsum([len(train) for train in trains], dtype=np.int64), np.asarray(list(mapping))
-        return cls.checked(times, index, ids, units, MEMORY, reading, intervals=intervals, behavior=behavior)
+        return cls.checked(times, index, ids, reading=reading, units=units, intervals=intervals, behavior=behavior)
 
     @classmethod
     def checked(
@@ -198,13 +208,12 @@ class Session:
         times: Any,
         index: Ints,
         ids: Array,
-        units: Columns | None = None,
         source: Source = MEMORY,
         reading: Reading = PLAIN,
         observed: Observed | None = None,
         **parts: Any,
     ) -> Session:
-        """A session from spike times (spike,), their cumulative ends (unit,), ids (unit,) and unit columns.
+        """A session from spike times (spike,), their cumulative ends (unit,) and ids (unit,).
 
         Times are numbers in s or in the unit of their attribute, durations or dates.
 
@@ -224,15 +233,15 @@ class Session:
             seconds = clock.seconds(observed.intervals, f"{source.path}: obs_intervals")
             observed = replace(observed, intervals=seconds / hz.get("obs_intervals", 1))
         parts |= {"spike_times": spikes, "spike_times_index": index, "observed": observed}
-        return cls.assembled(clock, ids, units, source, **parts)
+        return cls.assembled(clock, ids, source, **parts)
 
     @classmethod
     def assembled(
         cls,
         clock: Clock,
         ids: Array,
-        units: Columns | None,
         source: Source,
+        units: Columns | None = None,
         intervals: Mapping[str, Columns] | None = None,
         behavior: Mapping[str, xr.DataArray] | None = None,
         times: Floats | None = None,
@@ -254,10 +263,8 @@ class Session:
             raise InputError(f"{where}: no {shorten(unknown)} to give ticks of; it has {shorten(known)}")
         table = make_table(units, "unit", ids, where=f"{where}: units")
         series = {name: clock.series(name, one, where) for name, one in behavior.items()}
-        fields |= {
-            "intervals": {name: clock.table(name, one, where) for name, one in intervals.items()},
-            "behavior": {name: one for name, one in series.items() if one is not None},
-        }
+        fields["intervals"] = {name: clock.table(name, one, where) for name, one in intervals.items()}
+        fields["behavior"] = {name: one for name, one in series.items() if one is not None}
         if clock.zero is not None and not source.session_start_time:
             source = replace(source, session_start_time=f"{np.datetime_as_string(clock.zero, unit='us')}+00:00")
         return settle(cls(units=table, source=source, **fields), clock.reading, times)
@@ -351,7 +358,7 @@ class Session:
         >>> ldmfilter.Session.from_spikes({7: [0.1, 0.4], 9: [0.2]}).spikes_of(0)
         array([0.1, 0.4])
         """
-        return self.spike_times[self.spike_times_index[unit - 1] if unit else 0 : self.spike_times_index[unit]]
+        return self.spike_times[rows_of(self.spike_times_index, unit)]
 
     def select_units(self, mask_or_ids: npt.ArrayLike) -> Session:
         """The same session with fewer units.

@@ -174,18 +174,16 @@ def from_signal(
             f"{where}: all {len(time)} times are whole numbers, as numbers of frames are; where they are, give --ticks "
             f"{own}=30 for 30 frames a second, in Python ticks"
         )
-    rows, centres, stretches, kept = _regular(time, size)
-    full = np.full((len(centres), len(ids)), np.nan, dtype=np.float32)
-    full[rows] = values[kept]
+    centres, full, stretches = _regular(time, values, size)
     coords = {"time": ("time", centres, {"units": "s"}), "unit": ids}
     return SignalSession.assembled(
         clock,
         ids,
-        units,
         source,
+        units,
         intervals,
         behavior,
-        centres,
+        times=centres,
         spike_times=np.empty(0),
         spike_times_index=np.zeros(len(ids), dtype=np.int64),
         extent=(float(stretches[0, 0]), float(stretches[-1, 1])),
@@ -242,13 +240,15 @@ def choose_series(found: Mapping[str, str], wanted: str | None, where: str, like
     return fits[0]
 
 
-def _regular(time: Floats, size: float) -> tuple[Array, Floats, Floats, Array]:
-    """The place in a regular clock of each frame that is kept (frame,), the middles of the clock's frames (time,), its
-    stretches (stretch, 2), s, and the frames that are kept: of two in one place the first."""
+def _regular(time: Floats, values: Array, size: float) -> tuple[Floats, Array, Floats]:
+    """The middles of the frames of a regular clock (time,), s, the values in them (time, channel), NaN where no frame
+    is, of two frames in one place those of the first; and the clock's stretches (stretch, 2), s."""
     heads = np.flatnonzero(np.diff(time, prepend=-np.inf) > max(_GAP, 2.5 * size))
     each = np.diff(heads, append=len(time))
     place = np.rint((time - np.repeat(time[heads], each)) / size).astype(np.int64)
     lengths = place[np.append(heads[1:], len(time)) - 1] + 1
     rows, kept = np.unique(place + np.repeat(np.cumsum(lengths) - lengths, each), return_index=True)
+    full = np.full((lengths.sum(), values.shape[1]), np.nan, dtype=np.float32)
+    full[rows] = values[kept]
     stretches = np.stack([time[heads] - size / 2, time[heads] + (lengths - 0.5) * size], axis=1)
-    return rows, np.repeat(time[heads], lengths) + places(lengths) * size, stretches, kept
+    return np.repeat(time[heads], lengths) + places(lengths) * size, full, stretches

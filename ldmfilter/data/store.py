@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -93,13 +94,11 @@ def _put_dataset(group: Any, dataset: xr.Dataset) -> None:
 
 def _put_arrays(group: Any, variables: Mapping[str, xr.Variable]) -> None:
     # No fill value: of zarr's own, 0, xarray would take every zero as missing.
+    create = partial(group.create_array, config={"write_empty_chunks": True}) if ZARR_3 else group.create_dataset
     for name, variable in variables.items():
         values = np.ascontiguousarray(variable.values)
         if values.dtype.kind not in "biufU":
             raise InputError(f"{name}: values of type {values.dtype} cannot be stored; use numbers, bools or strings")
-        if ZARR_3:
-            array = group.create_array(key_of(name), data=values, fill_value=None, config={"write_empty_chunks": True})
-        else:
-            array = group.create_dataset(key_of(name), data=values, fill_value=None)
+        array = create(key_of(name), data=values, fill_value=None)
         plain = {str(key): v.item() if isinstance(v, np.generic) else v for key, v in variable.attrs.items()}
         array.attrs.update({**plain, DIMS: [str(dim) for dim in variable.dims]})

@@ -12,7 +12,7 @@ import xarray as xr
 
 from ldmfilter.data.binned import BinnedSession
 from ldmfilter.data.clocks import far_from
-from ldmfilter.data.selection import observed_table
+from ldmfilter.data.selection import flat_columns, observed_table
 from ldmfilter.data.session import MOST_COLUMNS, Session
 from ldmfilter.data.signal import SignalSession
 from ldmfilter.data.tables import ROUNDED, Floats, bounds_in, inside, tagged, tags_in, time_in
@@ -38,7 +38,9 @@ def summarise(session: Session, odd: Sequence[str] = (), given: str = "") -> dic
     low, median, high = map(_number, np.quantile(rates, [0, 0.5, 1])) if session.n_units else (None,) * 3
     return {
         **session.source.attrs(),
-        **{name: getattr(session, name) for name in ("start", "stop", "duration")},
+        "start": session.start,
+        "stop": session.stop,
+        "duration": session.duration,
         "odd": [*odd, *_odd_rows(session), *_overlaps(session), *_odd_angles(session)],
         "bin_size": session.bin_size if isinstance(session, BinnedSession) else None,
         "signal": session.name if isinstance(session, SignalSession) else None,
@@ -90,19 +92,15 @@ def _next(session: Session, given: str) -> list[str]:
     """Commands to go on with, by the options `given` to read the session."""
     path, tables = shlex.quote(session.source.path), session.intervals
     interval = next((name for name in tables if _seconds(tables[name]) > _PART * session.duration), None)
-    parts = []
-    if interval is not None:
-        seconds = _seconds(tables[interval])
-        whole = interval == "trials"  # which begin anew even where they fill the recording
-        all_of_it = math.inf if whole else 0.99 * session.duration
-        by_tag = {} if whole else _by_tag(tables[interval], tags_in(tables[interval])[:_MOST_TAGS])
-        long = [tag for tag in by_tag if _PART * seconds < by_tag[tag] < all_of_it]
+    parts = ["trials"] * (interval == "trials")  # which begin anew even where they fill the recording
+    if interval is not None and not parts:
+        table, most = tables[interval], 0.99 * session.duration
+        seconds, by_tag = _seconds(table), _by_tag(table, tags_in(table)[:_MOST_TAGS])
+        long = [tag for tag in by_tag if _PART * seconds < by_tag[tag] < most]
         # Of tags of the same rows the first.
-        long = [*{tagged(tables[interval], tag).tobytes(): tag for tag in reversed(long)}.values()]
-        unmeasured = {tag: not _measured(session, tables[interval], tag) for tag in long}
-        long.sort(key=lambda tag: (unmeasured[tag], _REST.search(tag) is not None, -by_tag[tag]))
-        parts = [f"{interval}={tag}" for tag in long]
-        parts = parts or ([interval] if seconds < all_of_it else [])
+        long = [*{tagged(table, tag).tobytes(): tag for tag in reversed(long)}.values()]
+        long.sort(key=lambda tag: (not _measured(session, table, tag), _REST.search(tag) is not None, -by_tag[tag]))
+        parts = [f"{interval}={tag}" for tag in long] or [interval] * (seconds < most)
     forced = given if not isinstance(session, BinnedSession) else f"{given} --bin-size {session.bin_size:g}"
     commands = [f"ldmfilter train {path}{forced}"]
     if (pieces := observed_table(session)) is not None:
@@ -135,12 +133,11 @@ def _next(session: Session, given: str) -> list[str]:
 
 def _odd_rows(session: Session) -> list[str]:
     """A line for each interval table with rows that stop before they start, or have no start or stop."""
-    odd = {name: int((~(np.diff(bounds_in(table)) >= 0)).sum()) for name, table in session.intervals.items()}
     return [
-        f"{session.source.path}: {name}: {number} of {session.intervals[name].sizes['interval']} rows stop before they "
-        "start, or have no start or stop; no time is taken from them"
-        for name, number in odd.items()
-        if number
+        f"{session.source.path}: {name}: {number} of {table.sizes['interval']} rows stop before they start, or have no "
+        "start or stop; no time is taken from them"
+        for name, table in session.intervals.items()
+        if (number := (~(np.diff(bounds_in(table)) >= 0)).sum())
     ]
 
 
@@ -201,14 +198,13 @@ def _by_tag(table: xr.Dataset, tags: Sequence[str]) -> dict[str, float]:
 def _events(table: xr.Dataset) -> dict[str, dict[str, Any]]:
     """The columns of event times beside start and stop: their range, s, and how many rows have one."""
     found = {}
-    for name, column in table.items():
-        text = str(name)
-        if text in ("start_time", "stop_time") or column.ndim != 1 or column.dtype.kind != "f":
+    for name, times in flat_columns(table).items():
+        if name in ("start_time", "stop_time") or times.dtype.kind != "f":
             continue
-        some = np.isfinite(column.values)
-        known, (starts, stops) = column.values[some], bounds_in(table)[some].T
-        if text.endswith("_time") or (known.size and ((known >= starts) & (known <= stops)).all()):
-            found[text] = {**_span(known, known), "rows": int(known.size)}
+        some = np.isfinite(times)
+        known, (starts, stops) = times[some], bounds_in(table)[some].T
+        if name.endswith("_time") or (known.size and ((known >= starts) & (known <= stops)).all()):
+            found[name] = {**_span(known, known), "rows": known.size}
     return found
 
 

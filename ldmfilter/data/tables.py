@@ -3,8 +3,10 @@
 Spans are labelled, or arrays (span, 2) of start and stop, s.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +23,21 @@ Columns = Mapping[str, Any] | pd.DataFrame | xr.Dataset
 ROUNDED = 1.001e-3  # s by which rows that follow one another may overlap, as times are written in ms
 
 
+def is_positive(value: Any) -> TypeGuard[float]:
+    """True for a finite number above 0."""
+    return isinstance(value, Real) and 0 < float(value) < math.inf
+
+
 def concatenate(parts: Sequence[Array]) -> tuple[Floats, Ints]:
     """The parts (item, ...) one after the other as float64, and their cumulative ends (part,)."""
     ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
     empty = np.empty((0, *np.shape(parts[0])[1:])) if len(parts) else np.empty(0)
     return np.concatenate([empty, *parts]), ends
+
+
+def rows_of(index: Ints, unit: int) -> slice:
+    """The rows of the unit at a position, by the cumulative ends (unit,)."""
+    return slice(index[unit - 1] if unit else 0, index[unit])
 
 
 def places(lengths: Ints) -> Ints:
@@ -103,8 +115,8 @@ def _texts(table: xr.Dataset) -> list[xr.DataArray]:
 
 def plain_columns(columns: Mapping[str, Array]) -> dict[str, Array]:
     """The columns with one number, bool or text a row."""
-    plain = {name: plain_array(values) for name, values in columns.items() if np.ndim(values) == 1}
-    return {name: values for name, values in plain.items() if values is not None}
+    single = {name: values for name, values in columns.items() if np.ndim(values) == 1}
+    return {name: plain for name, values in single.items() if (plain := plain_array(values)) is not None}
 
 
 def plain_array(values: Any) -> Array | None:

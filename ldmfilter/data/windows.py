@@ -73,14 +73,14 @@ def split_windows(
 
     Raises InputError for fewer, or too few bins in a row for a training window and a held-out one.
     """
-    segment, usable = _usable(counts)
+    segment, time = _usable(counts)
     if unseen is not None:
-        usable = usable & ~unseen
-    time = np.flatnonzero(usable)
+        time = time[~unseen[time]]
     trials = _trial_edges(counts, time)
-    held = _held_out(usable, segment, trials, held_out, block or window, shortest)
-    train_starts, train_lengths = _window_starts(usable & ~held, segment, window, shortest or window, frame)
-    held_starts, held_lengths = _window_starts(usable & held, segment, window, shortest or window, frame)
+    held = _held_out(time, segment, trials, held_out, block or window, shortest)
+    train_bins, held_bins = time[~held[time]], time[held[time]]
+    train_starts, train_lengths = _window_starts(train_bins, segment, window, shortest or window, frame)
+    held_starts, held_lengths = _window_starts(held_bins, segment, window, shortest or window, frame)
     if train_lengths.max(initial=0) < window or not held_starts.size or time.size < least * window:
         shorter = " or a shorter window" if window > LEAST_WINDOW else ""
         longest = int(np.diff(_edges(time, segment)).max(initial=0))
@@ -88,16 +88,15 @@ def split_windows(
             f"{where_of(counts)}: {time.size} observed bins, {longest} in a row at the longest, are too few to train "
             f"on windows of {window} bins and hold some out; use a longer span, smaller bins{shorter}"
         )
-    train_bins = time[~held[time]]
     of_train, of_held, of_bins = (
         np.searchsorted(time[trials[:-1]], bins, "right") - 1 for bins in (train_starts, held_starts, train_bins)
     )
     # Neighbouring held-out windows of a phase overlap by half: more would only count the same frames again.
-    keep = np.zeros(held_starts.size, dtype=bool)
-    last = -1, -window
-    for i, (trial, start) in enumerate(zip(of_held.tolist(), held_starts.tolist(), strict=True)):
-        if trial != last[0] or start >= last[1] + max(window // (2 * frame), 1):
-            keep[i], last = True, (trial, start)
+    keep = [0]
+    for i in range(1, held_starts.size):
+        far = held_starts[i] >= held_starts[keep[-1]] + max(window // (2 * frame), 1)
+        if far or of_held[i] != of_held[keep[-1]]:
+            keep.append(i)
     weights = None
     if shortest:
         bins, windows = (np.bincount(one, minlength=trials.size) for one in (of_bins, of_train))
@@ -111,14 +110,14 @@ def split_windows(
         train_trials=of_train.astype(np.int32),
         train_weights=weights,
         train_bins=train_bins,
-        held_bins=time[held[time]],
+        held_bins=held_bins,
     )
 
 
 def _usable(counts: xr.DataArray) -> tuple[Array, Array]:
-    """The segment (time,) of each bin, and the bins (time,) that are observed."""
+    """The segment (time,) of each bin, and the bins (bin,) that are observed."""
     segment = np.asarray(counts["segment"])
-    return segment, np.asarray(counts["observed"]) & (segment >= 0)
+    return segment, np.flatnonzero(np.asarray(counts["observed"]) & (segment >= 0))
 
 
 def reserve(counts: xr.DataArray, share: float = 0.4) -> xr.DataArray:
@@ -150,17 +149,16 @@ def reserve(counts: xr.DataArray, share: float = 0.4) -> xr.DataArray:
     if not isinstance(share, Real) or not 0 <= share < 1:
         raise InputError(f"share is {share!r}; it must be a share of the bins, from 0 to below 1, as 0.4")
     counts = check_counts(counts)
-    segment, usable = _usable(counts)
-    time = np.flatnonzero(usable)
+    segment, time = _usable(counts)
     bins = share * time.size
     blocks = min(RESERVED_BLOCKS, int(bins * float(counts.attrs["bin_size"]) / RESERVED_BLOCK + 1e-9))
     if not blocks:
         return counts
     trials = _trial_edges(counts, time)
-    each = (_blocks(time, trials, segment.size, n, int(bins / n), whole=True) for n in range(blocks, 0, -1))
+    short = trial_seconds(counts) < 2 * RESERVED_BLOCK
+    each = (_blocks(time, trials, segment.size, n, int(bins / n), whole=True) for n in range(blocks, 0, -1) if short)
     near = (reserved for reserved in each if _off(reserved[time].mean() / share) < NEAR)
-    whole = next(near, None) if trial_seconds(counts) < 2 * RESERVED_BLOCK else None
-    kept = ~_blocks(time, trials, segment.size, blocks, int(bins / blocks)) if whole is None else ~whole
+    kept = ~next(near, _blocks(time, trials, segment.size, blocks, int(bins / blocks)))
     fresh = np.diff(segment, prepend=segment[0] - 1) != 0
     fresh[1:] |= kept[1:] & ~kept[:-1]
     numbers = np.where(segment < 0, -1, np.cumsum(fresh) - 1).astype(segment.dtype)
@@ -170,8 +168,7 @@ def reserve(counts: xr.DataArray, share: float = 0.4) -> xr.DataArray:
 
 def half_of(counts: xr.DataArray, half: int) -> Array:
     """(time,) bool, the bins of a half of the trials, which are dealt out in turn, in `TRIAL_BLOCKS` blocks at most."""
-    segment, usable = _usable(counts)
-    time = np.flatnonzero(usable)
+    segment, time = _usable(counts)
     lengths = np.diff(_trial_edges(counts, time))
     blocks = np.arange(len(lengths)) * min(len(lengths), TRIAL_BLOCKS) // max(len(lengths), 1)
     inside = np.zeros(len(segment), dtype=bool)
@@ -184,15 +181,13 @@ def stretches(counts: xr.DataArray | xr.Dataset) -> list[tuple[float, float]]:
     time, segment = np.asarray(counts["time"], dtype=np.float64), np.asarray(counts["segment"])
     size = float(counts.attrs["bin_size"])
     last = (np.diff(time) > 1.5 * size) | (np.diff(segment) != 0)
-    first = np.concatenate([[True], last])[: time.size]
-    stop = np.concatenate([last, [True]])[: time.size]
+    first, stop = np.append(True, last)[: time.size], np.append(last, True)[: time.size]
     return list(zip((time[first] - size / 2).tolist(), (time[stop] + size / 2).tolist(), strict=True))
 
 
 def typical_stretch(counts: xr.DataArray, share: float = 0.5) -> int:
     """Bins of a stretch without a gap: a share of the observed bins lies in stretches that are no longer."""
-    segment, usable = _usable(counts)
-    time = np.flatnonzero(usable)
+    segment, time = _usable(counts)
     lengths = np.diff(_edges(time, segment))
     return int(np.quantile(np.repeat(lengths, lengths), share, method="higher")) if time.size else 0
 
@@ -248,23 +243,22 @@ def _nearest(edges: Array, edge: int, most: int) -> int:
     return nearest if abs(nearest - edge) <= most else edge
 
 
-def _held_out(usable: Array, segment: Array, trials: Array, share: float, row: int, shortest: int | None) -> Array:
+def _held_out(time: Array, segment: Array, trials: Array, share: float, row: int, shortest: int | None) -> Array:
     """(bin,) bool: the most blocks that each have `row` usable bins in a row and leave as many to training.
 
     In trials they are whole trials, where these can make about the share (`NEAR`, or what is nearest within `FAR`).
     """
-    time = np.flatnonzero(usable)
 
     def blocks_of(number: int, whole: bool) -> Array:
-        return _blocks(time, trials, usable.size, number, max(int(share * time.size / number), row), whole)
+        return _blocks(time, trials, segment.size, number, max(int(share * time.size / number), row), whole)
 
     def fitting(whole: bool) -> Iterator[Array]:
         for number in range(HELD_OUT_BLOCKS if time.size else 0, 0, -1):
             held = blocks_of(number, whole)
-            starts, _ = _window_starts(usable & held, segment, row, min(row, shortest or row))
+            starts, _ = _window_starts(time[held[time]], segment, row, min(row, shortest or row))
             if np.unique(np.searchsorted(time, starts) * number // time.size).size != number:
                 continue
-            if _window_starts(usable & ~held, segment, row, row)[0].size:
+            if _window_starts(time[~held[time]], segment, row, row)[0].size:
                 yield held
 
     def off(held: Array) -> float:
@@ -273,7 +267,7 @@ def _held_out(usable: Array, segment: Array, trials: Array, share: float, row: i
     whole = [held for held in fitting(whole=True) if off(held) <= FAR] if shortest else []
     if whole:
         return next((held for held in whole if off(held) < NEAR), min(whole, key=off))
-    return next(fitting(whole=False), blocks_of(1, whole=False) if time.size else usable)
+    return next(fitting(whole=False), blocks_of(1, whole=False) if time.size else np.zeros(segment.size, dtype=bool))
 
 
 def _off(ratio: float) -> float:
@@ -281,13 +275,12 @@ def _off(ratio: float) -> float:
     return max(ratio, 1 / ratio)
 
 
-def _window_starts(usable: Array, segment: Array, window: int, shortest: int, frame: int = 1) -> tuple[Array, Array]:
-    """The bins (start,) that begin a window of usable bins in a row, and the bins in each.
+def _window_starts(time: Array, segment: Array, window: int, shortest: int, frame: int = 1) -> tuple[Array, Array]:
+    """The bins (start,) that begin a window of usable bins `time` (bin,) in a row, and the bins in each.
 
     A window begins wherever there is room for `window` bins; in a shorter stretch within its first frame, where
     `shortest` bins follow, and has all whole frames.
     """
-    time = np.flatnonzero(usable)
     edges = _edges(time, segment)
     stretch = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
     before, left = np.arange(time.size) - edges[stretch], edges[stretch + 1] - np.arange(time.size)

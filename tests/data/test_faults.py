@@ -10,6 +10,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 import zarr
@@ -170,6 +171,7 @@ def test_spikes_in_dates_and_in_durations(tmp_path):
     assert session.spike_times.tolist() == [0.0, 1.5, 1.0]
     assert session.behavior["x"]["time"].values.tolist() == [2.5, 3.0]
     assert Session.from_spikes([dates([1.0]) - START]).spike_times.tolist() == [1.0]
+    assert Session.from_spikes([[pd.Timedelta(1, "s"), pd.Timedelta(2, "s")]]).spike_times.tolist() == [1.0, 2.0]
     assert "is in dates, the session's spikes are not" in refused(Session.from_spikes, [[1.0]], behavior=x)
     store = xr.Dataset(
         {"spike_times": ("spike", dates([1.0, 2.5, 2.0]) - START), "spike_times_index": ("unit", [2, 3])}

@@ -213,6 +213,10 @@ def test_queries_cannot_run_code(session, query):
             "memory: units: query 'isolation > 2 and snr > 1': no column isolation; "
             "it has unit, rate, quality, snr, peak rate",
         ),
+        (
+            {"query": "quality == 'a `b` c'"},
+            "memory: units: query \"quality == 'a `b` c'\": no column b; it has unit, rate, quality, snr, peak rate",
+        ),
         ({"query": "snr > 100"}, "memory: units: none of 4 fits the query 'snr > 100'; widen it; snr has 1, 3, 5"),
         (
             {"query": "snr + 1"},

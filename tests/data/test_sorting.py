@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from ldmfilter.data import read_session
-from ldmfilter.data.formats.sorting import from_sorting, read_analyzer, read_phy, read_sorting
+from ldmfilter.data.formats.phy import read_phy
+from ldmfilter.data.formats.sorting import from_sorting, read_analyzer, read_sorting
 from ldmfilter.data.selection import choose_units
 from ldmfilter.errors import InputError
 from tests.bomb import Bomb
@@ -141,7 +142,7 @@ def test_files_that_are_not_needed_are_not_opened(phy, marker):
         (lambda p: np.save(p / "spike_times.npy", np.full(300, "a")), "holds <U1 values, not whole numbers"),
         (lambda p: (p / "spike_times.npy").write_bytes(b"\x93NUMPY\x01"), "spike_times.npy: is a damaged numpy file"),
         (lambda p: (p / "cluster_group.tsv").write_text("cluster_id\tgroup\n2\ta\n2\tb\n"), "cluster_id 2 is given"),
-        (lambda p: (p / "cluster_group.tsv").write_bytes(b""), "cluster_group.tsv: cannot be read as a table"),
+        (lambda p: (p / "cluster_group.tsv").write_bytes(b""), "cluster_group.tsv: is a damaged table"),
         (
             lambda p: [np.save(p / f"spike_{n}.npy", np.empty(0, int)) for n in ("times", "clusters")],
             "has no units; sort",
@@ -321,8 +322,8 @@ def test_malicious_analyzers(analyzers, tmp_path, marker):
     [
         (lambda p: (p / "spikes.npy").unlink(), "holds no spikes.npy; save it again with SpikeInterface"),
         (lambda p: np.save(p / "spikes.npy", np.arange(3)), "spikes.npy: holds no spikes of SpikeInterface"),
-        (lambda p: (p / "numpysorting_info.json").write_text("{"), "numpysorting_info.json: cannot be read"),
-        (lambda p: (p / "numpysorting_info.json").write_text("[]"), "numpysorting_info.json: does not describe a"),
+        (lambda p: (p / "numpysorting_info.json").write_text("{"), "numpysorting_info.json: is a damaged JSON file"),
+        (lambda p: (p / "numpysorting_info.json").write_text("[]"), "numpysorting_info.json: is a damaged JSON file"),
         (
             lambda p: (p / "numpysorting_info.json").write_text('{"sampling_frequency": "x"}'),
             "sampling_frequency is 'x'; it must be a positive number of Hz",
@@ -358,7 +359,7 @@ def test_sorting_folders_that_cannot_be_used(sorting, tmp_path, damage, line):
         ),
         (lambda p: (p / "sorting" / "spikes" / "unit_index" / "0").write_bytes(b"x"), "is a damaged zarr store ("),
         (lambda p: (p / "sorting" / "spikes" / "unit_index" / ".zarray").write_text("{}"), "is a damaged zarr store ("),
-        (lambda p: (p / "sorting" / ".zattrs").write_text("{"), ".zattrs: cannot be read"),
+        (lambda p: (p / "sorting" / ".zattrs").write_text("{"), ".zattrs: is a damaged JSON file"),
         (lambda p: (p / "sorting" / ".zattrs").unlink(), "holds no sorting of SpikeInterface; save it again"),
         (
             lambda p: (p / "zarr.json").write_text("{}"),
@@ -379,7 +380,7 @@ def test_formats_by_name(phy, sorting, tmp_path):
     )
     save(sorting, tmp_path / "folder")
     assert "folder: holds no spike_times.npy" in line_of(lambda path: read_session(path, "phy"), tmp_path / "folder")
-    assert "phy: holds no folder `sorting`" in line_of(lambda path: read_session(path, "analyzer"), phy)
+    assert "phy: holds no sorting/numpysorting_info.json" in line_of(lambda path: read_session(path, "analyzer"), phy)
     assert "phy: holds no numpysorting_info.json" in line_of(lambda path: read_session(path, "sorting"), phy)
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", b"")

@@ -133,13 +133,10 @@ def _from_netcdf(path: Path) -> Groups:
         groups: Groups = {}
         for key, group in loaded.items():
             variables = {name: _unpacked(one, name, str(path)) for name, one in group.variables.items()}
-            for name, variable in variables.items():
-                # The values may have another length than the dim that they claim.
-                if np.shape(variable.values) != tuple(group.sizes[dim] for dim in variable.dims):
-                    raise ValueError(f"{name} does not have the length of its dims")
-            groups[key] = group.assign({name: variables[name] for name in group.data_vars}).assign_coords(
-                {name: variables[name] for name in group.coords}
-            )
+            groups[key] = xr.Dataset(variables, attrs=group.attrs).set_coords(list(group.coords))
+            # The values may have another length than the dim that they claim.
+            if groups[key].sizes != group.sizes:
+                raise ValueError("arrays do not have the length of their dims")
         return groups
     except Exception as error:  # three libraries raise errors of many kinds on a damaged file
         line = f"{path}: cannot be read as a netCDF file of counts ({reason_of(error)}); write or copy it again"
@@ -155,30 +152,30 @@ def _from_arrays(arrays: dict[str, Array], where: str, wanted: str | None) -> Gr
         name = choose_series({key: " x ".join(map(str, top[key].shape)) for key in flat}, wanted, where, [])
     if name is None or top[name].ndim != 2:
         raise InputError(f"{where}: holds no array counts (time, unit); it has {shorten(arrays) or 'none'}")
-    counts = xr.DataArray(top[name], dims=("time", "unit"), name="counts" if wanted is None else name)
-    if "bin_size" in top:
-        counts.attrs["bin_size"] = top["bin_size"].item() if top["bin_size"].size == 1 else None
-    for key, dims in {**_AXES, **_MARKS}.items():
-        if key in top:
-            if top[key].shape != tuple(counts.sizes[dim] for dim in dims):
-                raise InputError(f"{where}: {key} has shape {top[key].shape}, counts {counts.shape}; save them anew")
-            counts = counts.assign_coords({key: (dims, top[key])})
-    beside: dict[str, Any] = {}
-    for key, array in top.items():
-        if array.ndim and key not in (name, "bin_size", *counts.coords):
-            dim = next((dim for dim in counts.dims if counts.sizes[dim] == len(array)), f"{key}_row")
-            beside[key] = [dim, *(f"{key}_{axis}" for axis in range(1, array.ndim))], array
-    groups: dict[str, dict[str, Any]] = {}
+    sizes = dict(zip(_MARKS["unit_observed"], top[name].shape, strict=True))
+    known = {name: tuple(sizes), **_AXES, **_MARKS}
+    groups: dict[str, dict[str, Any]] = {"": {}}
     for path, array in arrays.items():
         group, slash, key = path.rpartition("/")
-        if slash and array.ndim in (1, 2):
-            dims = (_FIRST_DIM.get(group.split("/")[0], "row"), f"{key}_item")[: array.ndim]
-            groups.setdefault(group, {})[key] = (dims, array)
+        dims: tuple[str, ...]
+        if slash:
+            dims = (_FIRST_DIM.get(group.split("/")[0], "row"), f"{key}_item")
+        elif key in known:
+            dims = known[key]
+            if array.shape != tuple(sizes[dim] for dim in dims):
+                raise InputError(f"{where}: {key} has shape {array.shape}, counts {top[name].shape}; save them anew")
+        else:
+            dim = next((dim for dim in sizes if array.shape[:1] == (sizes[dim],)), f"{key}_row")
+            dims = (dim, *(f"{key}_{axis}" for axis in range(1, array.ndim)))
+        if key != "bin_size" and 0 < array.ndim <= len(dims):
+            groups.setdefault(group, {})[key] = dims[: array.ndim], array
     try:
         found = {group: xr.Dataset(columns) for group, columns in groups.items()}
-        return {"": counts.to_dataset().assign(beside), **found}
     except ValueError as error:
         raise InputError(f"{where}: arrays of a group differ in length ({reason_of(error)}); save them anew") from error
+    if "bin_size" in top:
+        found[""][name].attrs["bin_size"] = top["bin_size"].item() if top["bin_size"].size == 1 else None
+    return found
 
 
 def _unpacked(variable: xr.Variable, name: Hashable, where: str = "") -> xr.Variable:
@@ -189,29 +186,25 @@ def _unpacked(variable: xr.Variable, name: Hashable, where: str = "") -> xr.Vari
     where: of a file whose fill values somebody has set: there one of 0 is taken as missing in floats; in whole numbers
         a warning tells that it is not
     """
-    attrs = dict(variable.attrs)
-    for key in _MISSING:
-        if key not in attrs or np.size(attrs[key]) != 1 or np.any(attrs[key]):
-            continue
-        if where and variable.dtype.kind == "f":
-            continue
-        value = attrs.pop(key)
-        if where and variable.dtype.kind in "iu":
-            warn(f"{where}: {name}: its {key} {value} is taken as the number, not as missing")
-    if where and variable.dtype.kind == "f" and not any(key in attrs for key in _MISSING):
-        unset = np.abs(variable.values) == variable.dtype.type(_NETCDF_FILL)
-        if unset.any():
-            variable = variable.copy(data=np.where(unset, np.nan, variable.values))
-    variable = xr.Variable(variable.dims, variable.values, attrs)
+    attrs, values = dict(variable.attrs), variable.values
+    if not (where and values.dtype.kind == "f"):
+        for key in [key for key in _MISSING if np.size(attrs.get(key, ())) == 1 and not np.any(attrs[key])]:
+            value = attrs.pop(key)
+            if where and values.dtype.kind in "iu":
+                warn(f"{where}: {name}: its {key} {value} is taken as the number, not as missing")
+    elif not any(key in attrs for key in _MISSING):
+        values = np.where(np.abs(values) == values.dtype.type(_NETCDF_FILL), np.nan, values)
+    variable = xr.Variable(variable.dims, values, attrs)
     return xr.conventions.decode_cf_variable(name, variable, concat_characters=False, decode_times=False).load()
 
 
 def _session(path: Path, groups: Groups, reading: Reading) -> Session:
     """The session in the groups of a file; an array's dims, or the group that it lies in, say what it is."""
-    where, root = str(path), groups.pop("")
-    for place, dataset in {"": root, **groups}.items():
+    where = str(path)
+    for place, dataset in groups.items():
         for column, variable in dataset.variables.items():
             check_text(variable.values, f"{where}: {place}/{column}")
+    root = groups.pop("")
     about: dict[str, str] = {}
     table = None
     if "spike_times" not in root and root.attrs.get("format") != FORMAT:
@@ -250,37 +243,38 @@ def _session(path: Path, groups: Groups, reading: Reading) -> Session:
 
 def _parts(root: xr.Dataset, groups: Groups, known: tuple[Hashable, ...], where: str) -> dict[str, Any]:
     """Unit columns, interval tables and behaviour beside what is `known`."""
-    top = {str(name): one for name, one in root.variables.items() if name not in known and one.ndim}
     clocks = {str(name) for name in root.coords if "time" in str(name) and root[name].dims == (name,)}
-    units = [name for name, one in top.items() if one.dims == ("unit",)]
-    rows = [name for name, one in top.items() if one.dims[:1] == ("interval",)]
-    series = [name for name, one in top.items() if one.dims[0] in clocks and one.ndim <= 2 and one.dtype.kind in "biuf"]
-    left = [
-        f"{name} ({', '.join(map(str, one.dims))})"
-        for name, one in top.items()
-        if name not in {*units, *rows, *series, *root.sizes}
-    ]
+    parts: dict[str, dict[str, Any]] = {"units": {}, "intervals": {}, "behavior": {}}
+    rows, left = [], []
+    for name, one in root.variables.items():
+        if name in known or not one.ndim:
+            continue
+        key, dim = str(name), one.dims[0]
+        if one.dims == ("unit",):
+            parts["units"][unquote(key)] = one.values
+        elif dim == "interval":
+            rows.append(name)
+        elif dim in clocks and one.ndim <= 2 and one.dtype.kind in "biuf":
+            if key not in clocks:
+                series = xr.Dataset({key: one, "time": root.variables[dim]})
+                parts["behavior"][key] = _series(series, key, f"{where}: behavior/{key}")
+        elif name not in root.sizes:
+            left.append(f"{name} ({', '.join(map(str, one.dims))})")
     if left := [*left, *(f"group {group}" for group in groups if group.partition("/")[0] not in _FIRST_DIM)]:
         warn(
             f"{where}: left out {shorten(left)}: no columns (unit,), rows (interval,), or numbers along a coordinate "
             "`time` or another with time in its name"
         )
-    plain = root.reset_coords()  # coordinates are columns and series too
-    found = [("units", "", plain[units])]
-    found += [("intervals", "intervals", plain[rows])] * bool(rows)
-    for name in series:
-        if name not in clocks:
-            found.append(("behavior", name, xr.Dataset({name: top[name], "time": root.variables[top[name].dims[0]]})))
-    found += [(kind, unquote(key), one) for group, one in groups.items() for kind, _, key in [group.partition("/")]]
-    parts: dict[str, dict[str, Any]] = {"units": {}, "intervals": {}, "behavior": {}}
-    for kind, key, dataset in found:
+    tables = {"intervals/intervals": root.reset_coords()[rows]} if rows else {}  # coordinates are columns too
+    for group, table in {**tables, **groups}.items():
+        kind, _, key = group.partition("/")
         if kind == "units" and not key:
-            columns = {unquote(str(name)): one.values for name, one in dataset.variables.items() if name != "unit"}
-            parts["units"] |= columns
+            columns = table.variables.items()
+            parts["units"] |= {unquote(str(name)): one.values for name, one in columns if name != "unit"}
         elif kind == "intervals" and key:
-            parts["intervals"][key] = dataset.rename({name: unquote(str(name)) for name in dataset.data_vars})
+            parts["intervals"][unquote(key)] = table.rename({name: unquote(str(name)) for name in table.data_vars})
         elif kind == "behavior" and key:
-            parts["behavior"][key] = _series(dataset, key, f"{where}: {kind}/{key}")
+            parts["behavior"][unquote(key)] = _series(table, unquote(key), f"{where}: {kind}/{unquote(key)}")
     return parts
 
 
@@ -292,23 +286,21 @@ def _series(group: xr.Dataset, key: str, where: str) -> xr.DataArray:
     series, time = values[0], group["time"]
     if time.shape != series.shape[:1]:
         raise InputError(f"{where}: {time.size} times for {len(series)} values; write the series anew")
-    if series.dims[0] != "time":
-        series = series.rename({series.dims[0]: "time"})
-    name = group.attrs.get("name", key.rpartition("/")[2])
-    return series.assign_coords(time=("time", time.values, time.attrs)).rename(name)
+    dims, coords = ("time", "component")[: series.ndim], {"time": ("time", time.values, time.attrs)}
+    return xr.DataArray(series.values, coords, dims, group.attrs.get("name", key.rpartition("/")[2]), series.attrs)
 
 
 def _counts(root: xr.Dataset, where: str, wanted: str | None) -> tuple[xr.DataArray, dict[str, str]]:
     """The counts, or the signal that is wanted in their place; and, of a signal, the sizes of all there are."""
-    tables = {str(name): array for name, array in root.items() if array.ndim == 2 and "time" in array.dims}
-    tables = {name: array for name, array in tables.items() if name not in _MARKS}
+    arrays = {str(name): array for name, array in root.items() if name not in _MARKS}
+    tables = {name: array for name, array in arrays.items() if array.ndim == 2 and "time" in array.dims}
     fitting = [name for name, array in tables.items() if set(array.dims) == {"time", "unit"} and not is_signal(array)]
     root = root.set_coords([name for name in _MARKS if name in root])
     if wanted is not None or (tables and not fitting):
         signals = {name: " x ".join(map(str, array.shape)) for name, array in tables.items()}
         return root[choose_series(signals, wanted, where, list(signals))], signals
-    if "counts" in fitting or len(fitting) == 1:
-        return root["counts" if "counts" in fitting else fitting[0]], {}
+    if len(chosen := [name for name in fitting if name == "counts"] or fitting) == 1:
+        return root[chosen[0]], {}
     found = shorten(f"{key} ({', '.join(map(str, array.dims))})" for key, array in root.items()) or "none"
     raise InputError(f"{where}: needs one variable with dims (time, unit), or one named `counts`; it holds {found}")
 

@@ -38,8 +38,14 @@ def starts_with(path: Path, *signatures: bytes) -> bool:
 
 
 def path_checksum(path: Path) -> str:
-    """The checksum of a file, or of a folder."""
-    return folder_checksum(path) if path.is_dir() else file_checksum(path)
+    """The checksum of a file, or of all files of a folder: their names, in order, and their contents."""
+    if not path.is_dir():
+        return file_checksum(path)
+    digest = hashlib.sha256()
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    for name in sorted(files):
+        digest.update(name.encode() + b"\0" + files[name].read_bytes())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def file_checksum(path: Path) -> str:
@@ -53,13 +59,4 @@ def files_checksum(paths: Iterable[Path], root: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return f"sha256:{digest.hexdigest()}"
-
-
-def folder_checksum(root: Path) -> str:
-    """The checksum of all files of a folder: their names, in order, and their contents."""
-    digest = hashlib.sha256()
-    files = {file.relative_to(root).as_posix(): file for file in root.rglob("*") if file.is_file()}
-    for name in sorted(files):
-        digest.update(name.encode() + b"\0" + files[name].read_bytes())
     return f"sha256:{digest.hexdigest()}"

@@ -3,7 +3,7 @@
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -65,6 +65,8 @@ _RAW = 1000.0  # Hz
 
 _FEW_OUTSIDE = 0.01  # share of spikes outside the time that was observed, at the edges of trials
 
+Contents = Sequence[tuple[str, Any]]  # paths, and the series and tables that lie there
+
 # Columns that hold no values of their own.
 _POINTERS = (VectorIndex, DynamicTableRegion, TimeSeriesReferenceVectorData)
 
@@ -84,8 +86,8 @@ def read_nwb(path: Path | str, reading: Reading = PLAIN) -> Session:
     Raises InputError for a file that is truncated, damaged or not NWB, for one that a server does not give in
     pieces, and for units that are missing, without spike times, or with spike times that are NaN.
     """
-    remote = open_remote(address) if (address := remote_address(path)) else None
-    where, file = (str(path), Path(path)) if remote is None else (remote.where, remote.file)
+    address = remote_address(path)
+    where, file, checksum = open_remote(address) if address else (str(path), Path(path), "")
 
     def read() -> Session:
         with open_nwb(where, file) as nwb:
@@ -93,7 +95,8 @@ def read_nwb(path: Path | str, reading: Reading = PLAIN) -> Session:
 
     with damage(where, "NWB file", "copy it again", UNREADABLE):
         session = _telling(where, read)
-        checksum = path_checksum(file) if remote is None else remote.checksum  # last: it reads the whole file
+        if not address:
+            checksum = path_checksum(file)  # last: it reads the whole file
     return replace(session, source=replace(session.source, checksum=checksum))
 
 
@@ -119,7 +122,8 @@ def _telling(where: str, read: Callable[[], Session]) -> Session:
 
 
 def _session(nwb: NWBFile, where: str, reading: Reading) -> Session:
-    series = _find_series(_contents(nwb))
+    contents = _contents(nwb)
+    series = {path: item for path, item in contents if _is_numeric(item)}
     about = {path: _describe(one) for path, one in series.items()}
     source = Source(
         path=where,
@@ -128,17 +132,17 @@ def _session(nwb: NWBFile, where: str, reading: Reading) -> Session:
         session_start_time=nwb.session_start_time.isoformat() if nwb.session_start_time else "",
     )
     parts: dict[str, Any] = {"source": source, "reading": reading, "series": about}
-    if reading.series is None and (units := _units_table(nwb, where)) is not None:
-        spikes, index, ids, columns, parts["observed"] = _units(units, where)
-        make: Callable[..., Session] = partial(Session.checked, spikes, index, ids, columns)
+    if reading.series is None and (units := _units_table(nwb, contents, where)) is not None:
+        spikes, index, ids, parts["units"], parts["observed"] = _units(units, where)
+        make: Callable[..., Session] = partial(Session.checked, spikes, index, ids)
         chosen = ""
     else:
         likely = [path for path, one in series.items() if isinstance(one, RoiResponseSeries)]
         likely = likely or [path for path, one in series.items() if _may_be_cells(one, path)]
         chosen = choose_series(about, reading.series, where, likely)
-        signal, columns = _signal(series[chosen], chosen, where)
-        make = partial(from_signal, signal, name=chosen, units=columns)
-    intervals, behavior = dict(_intervals(nwb)), _read_behavior(_contents(nwb), reading.sort_times)
+        signal, parts["units"] = _signal(series[chosen], chosen, where)
+        make = partial(from_signal, signal, name=chosen)
+    intervals, behavior = dict(_intervals(nwb, contents)), _read_behavior(contents, reading.sort_times)
     behavior.pop(chosen, None)
     return _restricted(make(intervals=intervals, behavior=behavior, **parts))
 
@@ -156,7 +160,7 @@ def _units(table: DynamicTable, where: str) -> tuple[Floats, Ints, Array, dict[s
         warn(f"units: ids are given twice; numbered 0 to {len(ids) - 1}, the file's own are the column `id`")
         columns["id"], ids = ids, np.arange(len(ids))
     spikes, index = _ragged(table["spike_times"])
-    if spikes.ndim != 1 or spikes.dtype.kind not in "iuf" or index.shape != ids.shape:
+    if spikes.ndim != 1 or spikes.dtype.kind not in "iuf":
         raise InputError(f"{where}: units: spike_times are no list of numbers a unit; write them anew")
     observed = None
     if "obs_intervals" in table.colnames:
@@ -171,9 +175,9 @@ def _units(table: DynamicTable, where: str) -> tuple[Floats, Ints, Array, dict[s
     return spikes.astype(np.float64, copy=False), index, ids, columns, observed
 
 
-def _units_table(nwb: NWBFile, where: str) -> DynamicTable | None:
+def _units_table(nwb: NWBFile, contents: Contents, where: str) -> DynamicTable | None:
     """The table of units: that of the file, else the only one in its modules, or None; of others a note tells."""
-    others = [(path, item) for path, item in _contents(nwb) if isinstance(item, Units) and len(item.id)]
+    others = [(path, item) for path, item in contents if isinstance(item, Units) and len(item.id)]
     names = shorten(f"{path} ({len(item.id)} units)" for path, item in others)
     if nwb.units is not None and len(nwb.units.id):
         if others:
@@ -253,14 +257,15 @@ def _locations(electrodes: DynamicTableRegion | VectorIndex) -> dict[str, Array]
     return {"location": np.asarray(each, dtype=np.str_)}
 
 
-def _intervals(nwb: NWBFile) -> Iterator[tuple[str, xr.Dataset]]:
+def _intervals(nwb: NWBFile, contents: Contents) -> Iterator[tuple[str, xr.Dataset]]:
     """Every table with a start and a stop a row, and every IntervalSeries, by its path (of /intervals, its name)."""
     # In a file these three are among the intervals; in an NWBFile that is being made they stand beside them.
-    own = {name: getattr(nwb, name) for name in ("epochs", "trials", "invalid_times")}
-    for name, item in ({key: one for key, one in own.items() if one is not None} | dict(nwb.intervals or {})).items():
+    own = {name: getattr(nwb, name) for name in ("epochs", "trials", "invalid_times")} | dict(nwb.intervals or {})
+    for name, item in own.items():
         with leaving_out(f"intervals/{name}"):
-            yield name, _interval_table(item, name)
-    for path, item in _contents(nwb):
+            if item is not None:
+                yield name, _interval_table(item, name)
+    for path, item in contents:
         with leaving_out(path):
             if isinstance(item, DynamicTable) and {"start_time", "stop_time"} <= set(item.colnames):
                 yield path, _interval_table(item, path)
@@ -297,45 +302,36 @@ def _interval_series(series: IntervalSeries, name: str) -> xr.Dataset:
     return make_intervals({"start_time": times[begins], "stop_time": stops, "kind": marks[begins]}, name)
 
 
-def _contents(nwb: NWBFile) -> Iterator[tuple[str, Any]]:
+def _contents(nwb: NWBFile) -> Contents:
     """Series and tables of all modules, of the acquisition and of the analysis, with their paths, each once.
 
     A linked object has the path where it lies, or that of the link if it lies in another file.
     """
-    # States that were exported into the file are not what was recorded.
-    tops = [(f"processing/{name}", module) for name, module in nwb.processing.items() if name != "ldmfilter"]
-    for group in ("acquisition", "analysis"):
-        tops += [(f"{group}/{name}", item) for name, item in getattr(nwb, group).items()]
-    found = [one for top, container in tops for one in _walk(container, top)]
-    met = set()
+    groups = ("processing", "acquisition", "analysis")
+    tops = {f"{group}/{name}": item for group in groups for name, item in getattr(nwb, group).items()}
+    tops.pop("processing/ldmfilter", None)  # states that were exported into the file are not what was recorded
+    found = [one for top, container in tops.items() for one in _walk(container, top)]
+    met: dict[int, tuple[str, Any]] = {}
     for path, item, _ in sorted(found, key=lambda one: one[2]):  # what lies in the file, then what links lead to
-        if id(item) not in met:
-            met.add(id(item))
-            yield path, item
+        met.setdefault(id(item), (path, item))
+    return list(met.values())
 
 
 def _walk(item: Any, path: str, is_link: bool = False) -> Iterator[tuple[str, Any, bool]]:
     if isinstance(item, TimeSeries | DynamicTable):
         yield path, item, is_link
         return
-    children = {id(child): child for child in getattr(item, "children", ())}
-    for held in getattr(item, "fields", {}).values():
-        if isinstance(held, LabelledDict):
-            children |= {id(child): child for child in held.values()}
-    for child in children.values():
+    held = [one for one in getattr(item, "fields", {}).values() if isinstance(one, LabelledDict)]
+    children = [*getattr(item, "children", ()), *itertools.chain.from_iterable(one.values() for one in held)]
+    for child in {id(child): child for child in children}.values():
         yield from _walk(child, f"{path}/{child.name}", is_link or child.parent is not item)
 
 
-def _find_series(contents: Iterator[tuple[str, Any]]) -> dict[str, TimeSeries]:
-    """The series of numbers (time,) or (time, channel) among a file's contents, by their paths."""
-    return {
-        path: item
-        for path, item in contents
-        if isinstance(item, TimeSeries)
-        and not isinstance(item, _NO_SIGNAL)
-        and len(np.shape(item.data)) in (1, 2)
-        and getattr(getattr(item.data, "dtype", None), "kind", "f") in "biuf"
-    }
+def _is_numeric(item: Any) -> bool:
+    """True for a series of numbers (time,) or (time, channel)."""
+    if not isinstance(item, TimeSeries) or isinstance(item, _NO_SIGNAL) or len(np.shape(item.data)) not in (1, 2):
+        return False
+    return getattr(getattr(item.data, "dtype", None), "kind", "f") in "biuf"
 
 
 def _may_be_cells(series: TimeSeries, path: str) -> bool:
@@ -350,8 +346,8 @@ def _may_be_cells(series: TimeSeries, path: str) -> bool:
 
 def _describe(series: TimeSeries) -> str:
     """Size, rate and unit in a few words."""
-    rate = [f"{series.rate:g} Hz"] if series.rate else []
-    return ", ".join([" x ".join(map(str, np.shape(series.data))), *rate, *filter(None, [str(series.unit or "")])])
+    rate = f"{series.rate:g} Hz" if series.rate else ""
+    return ", ".join(filter(None, [" x ".join(map(str, np.shape(series.data))), rate, series.unit]))
 
 
 def _signal(series: TimeSeries, name: str, path: str) -> tuple[xr.DataArray, dict[str, Array]]:
@@ -374,8 +370,7 @@ def _signal(series: TimeSeries, name: str, path: str) -> tuple[xr.DataArray, dic
         of = "" if region is None else f" of {len(rows)} regions of interest"
         way = "write a time for each frame" if shape[1:] == wanted[1:] else "write them as (time, channel)"
         raise InputError(f"{where}: its data {shape} do not fit {n} times{of}; {way}")
-    values = np.asarray(series.data[:]).reshape(n, -1).astype(np.float32)
-    values = _scaled(values, series, name)
+    values = _scaled(np.asarray(series.data[:]).reshape(n, -1).astype(np.float32), series, name)
     ids, columns = rows, {}
     if region is not None:
         table_ids = np.asarray(region.table.id[:])
@@ -405,7 +400,7 @@ def _scaled(values: Array, series: TimeSeries, name: str) -> Array:
     return values
 
 
-def _read_behavior(contents: Iterator[tuple[str, Any]], sort: bool) -> dict[str, xr.DataArray]:
+def _read_behavior(contents: Contents, sort: bool) -> dict[str, xr.DataArray]:
     """Every series of a file's contents that is behaviour, by its path, as (time,) or (time, component).
 
     A container whose series follow one another, as one for each epoch, gives their whole too.
@@ -428,9 +423,7 @@ def _read_behavior(contents: Iterator[tuple[str, Any]], sort: bool) -> dict[str,
                 continue
             if math.prod(shape) > min(left, _MOST_VALUES):
                 large.append(path)
-                continue
-            values = _behavior(series, path, shape, sort)
-            if values is not None:
+            elif (values := _behavior(series, path, shape, sort)) is not None:
                 left -= values.size
                 found[path] = values
                 if isinstance(series.parent, Position | CompassDirection | EyeTracking):
@@ -439,8 +432,7 @@ def _read_behavior(contents: Iterator[tuple[str, Any]], sort: bool) -> dict[str,
         warn(f"{len(large)} series left out, too large for behaviour: {shorten(large)}")
     if other:
         warn(f"left out, no (time,) or (time, up to {_MOST_COLUMNS} columns): {shorten(other)}")
-    whole = {path: _joined(path, parts) for path, parts in pieces.items()}
-    return found | {path: one for path, one in whole.items() if one is not None}
+    return found | {path: whole for path, parts in pieces.items() if (whole := _joined(path, parts)) is not None}
 
 
 def _is_transposed(series: TimeSeries, shape: tuple[int, ...]) -> bool:
@@ -484,11 +476,8 @@ def _joined(path: str, pieces: list[xr.DataArray]) -> xr.DataArray | None:
     if len(pieces) < 2 or len(alike) > 1 or not apart:
         return None
     names = shorten(str(piece.name) for piece in pieces)
-    attrs = pieces[0].attrs | {"description": f"{len(pieces)} series, one after the other: {names}"}
-    time = np.concatenate([piece["time"].values for piece in pieces])
-    whole = np.concatenate([piece.values for piece in pieces])
-    name = path.rpartition("/")[2]
-    return xr.DataArray(whole, dims=pieces[0].dims, coords={"time": time}, name=name, attrs=attrs)
+    whole = xr.concat(pieces, "time", combine_attrs="override").rename(path.rpartition("/")[2])
+    return whole.assign_attrs(description=f"{len(pieces)} series, one after the other: {names}")
 
 
 #: Any file in HDF5 that no other format knows; its reader says what it lacks.

@@ -101,19 +101,18 @@ def open_nwb(where: str, file: Any) -> Iterator[NWBFile]:
             except Exception as error:  # hdmf raises errors of many kinds on a schema that is not followed
                 # The object that could not be built, and the first line of why.
                 builder = error.args[0] if isinstance(error, ConstructError) else None
-                place = ("", "/") if builder is None else _place(builder)
+                place = ("", "root") if builder is None else _place(builder)
                 cause: BaseException = error
                 while cause.__cause__ is not None:
                     cause = cause.__cause__
                 reason = reason_of(cause)
                 if _is_essential(place) or place in left_out or len(left_out) >= _MOST_BROKEN:
-                    line = f"{where}: does not follow the NWB schema ({_shown(place)}: {reason})"
+                    line = f"{where}: does not follow the NWB schema ({place[1]}: {reason})"
                     raise InputError(f"{line}; check it with nwbinspector") from error
                 left_out[place] = f"left out, does not follow the NWB schema ({reason})"
                 attempt.close()
         for reason in dict.fromkeys(left_out.values()):
-            places = [_shown(place) for place, why in left_out.items() if why == reason]
-            warn(f"{shorten(places)}: {reason}")
+            warn(f"{shorten(place[1] for place, why in left_out.items() if why == reason)}: {reason}")
         yield nwb
 
 
@@ -175,16 +174,15 @@ def _walk(group: GroupBuilder, seen: set[int] | None = None) -> Iterator[Any]:
 def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str]) -> None:
     """Take out of the tree what is to be left out, what has no known type, and the links to either."""
     gone: set[int] = set()
-    linked: set[str] = set()
+    for linked in sorted({str(builder.source) for builder in _walk(root)} - {str(root.source)}):
+        if h5py.is_hdf5(linked):
+            with h5py.File(linked, "r") as file:
+                check_scalars(file, linked)
     for builder in _walk(root):
         place = _place(builder)
-        if place[0] != str(root.source) and place[0] not in linked and h5py.is_hdf5(place[0]):
-            linked.add(place[0])
-            with h5py.File(place[0], "r") as file:
-                check_scalars(file, place[0])
         why = _fault(builder, types, left_out)
         if why and _is_essential(place):
-            raise InputError(f"{where}: {_shown(place)}: {why}")
+            raise InputError(f"{where}: {place[1]}: {why}")
         if why:
             left_out.setdefault(place, f"left out, {why}")
         if place in left_out:
@@ -201,13 +199,13 @@ def _prune(where: str, root: GroupBuilder, types: Any, left_out: dict[Place, str
 
 def _fault(builder: Any, types: Any, left_out: dict[Place, str]) -> str:
     """The reason for which an object cannot be read, and what to do, or ""."""
-    data, (file, path) = getattr(builder, "data", None), _place(builder)
+    data, place = getattr(builder, "data", None), _place(builder)
     if is_foreign(getattr(data, "dataset", data)):
         return "its values lie in another file, refused; write them into this one"
     if table := _leads_to(builder, left_out):
-        return f"it leads to {_shown(table)}, which is left out"
+        return f"it leads to {table[1]}, which is left out"
     # What lies below an object that is left out needs no line of its own.
-    if any(file == place[0] and f"{path}/".startswith(f"{place[1]}/") for place in left_out):
+    if any(place[0] == file and f"{place[1]}/".startswith(f"{path}/") for file, path in left_out):
         return ""
     return _unknown(builder, types)
 
@@ -243,16 +241,9 @@ def _unknown(builder: Any, types: Any) -> str:
 
 
 def _place(builder: Any) -> Place:
-    location = builder.location
-    path = builder.name if builder.name == "root" and not location else f"{location or ''}/{builder.name}"
-    return str(builder.source), "/" + path.strip("/")
+    return str(builder.source), f"{builder.location or ''}/{builder.name}".strip("/")
 
 
 def _is_essential(place: Place) -> bool:
     """True for an object that every session needs: the root, the units, their spike times."""
-    path = place[1]
-    return path in ("/", "/root", "/units") or path.startswith("/units/spike_times")
-
-
-def _shown(place: Place) -> str:
-    return place[1].strip("/") or "root"
+    return place[1] in ("root", "units") or place[1].startswith("units/spike_times")

@@ -1,7 +1,6 @@
 """Folders of Phy and Kilosort, read as data: SpikeInterface's own reader executes `params.py`."""
 
 import io
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +12,8 @@ import pandas as pd
 from ldmfilter.data.clocks import PLAIN, Reading, from_the_start
 from ldmfilter.data.formats.format import Format, files_checksum
 from ldmfilter.data.session import Session, Source
-from ldmfilter.data.tables import Array, Floats, Ints, plain_columns, shorten
-from ldmfilter.data.untrusted.damage import reason_of
+from ldmfilter.data.tables import Array, Floats, Ints, is_positive, plain_columns, shorten
+from ldmfilter.data.untrusted.damage import damage
 from ldmfilter.data.untrusted.npy import read_npy, whole_numbers
 from ldmfilter.errors import InputError, warn
 
@@ -74,7 +73,7 @@ def grouped(
         raise InputError(f"{source.path}: has no units; sort the recording again")
     order = np.argsort(units, kind="stable")  # times rise within a unit where they rise at all
     index = np.cumsum(np.bincount(units, minlength=len(ids)), dtype=np.int64)
-    return Session.checked(seconds[order], index, ids, plain_columns(columns), source, reading, **parts)
+    return Session.checked(seconds[order], index, ids, source, reading, units=plain_columns(columns), **parts)
 
 
 def _sample_rate(path: Path) -> float:
@@ -84,7 +83,7 @@ def _sample_rate(path: Path) -> float:
         rate = float(found[-1])
     except (IndexError, ValueError):
         raise InputError(f"{path}: states no sample_rate; write it as sample_rate = 30000.0") from None
-    if not (math.isfinite(rate) and rate > 0):
+    if not is_positive(rate):
         raise InputError(f"{path}: sample_rate is {rate:g}; it must be a positive number of Hz")
     return rate
 
@@ -101,29 +100,20 @@ def _cluster_columns(tables: list[Path], ids: Array) -> dict[str, Array]:
             joined = joined.combine_first(table.reindex(ids))[
                 [*joined, *(name for name in table if name not in joined)]
             ]
-    columns: dict[str, Array] = {}
-    for name in joined:
-        values = joined[name]
-        if values.dtype.kind not in "biuf":
-            values = values.map(lambda value: "" if pd.isna(value) else str(value))
-        if name == "group":
-            values = values.replace("", "unsorted")  # as Phy shows a cluster that no one has labelled
-        columns[str(name)] = values.to_numpy()
-    return columns
+    if "group" in joined and joined["group"].dtype.kind not in "biuf":
+        joined["group"] = joined["group"].fillna("unsorted")  # as Phy shows a cluster that no one has labelled
+    return {str(name): joined[name].to_numpy() for name in joined}
 
 
 def _cluster_table(file: Path) -> pd.DataFrame | None:
     """A table by its whole cluster ids; None, with a warning, for one without. Rows that cannot be used are told."""
-    try:
+    with damage(file, "table", "write it again or remove it"):
         text = file.read_bytes().decode("utf-8-sig", errors="replace")
         # The suffix does not tell how columns are parted: Phy 1 writes tabs into .csv, spreadsheets semicolons.
         head = text.lstrip().partition("\n")[0]
         parted_by = max("\t", ";", ",", key=head.count)
         decimal = "," if parted_by == ";" and re.search(r"\d,\d", text) else "."
         table = pd.read_csv(io.StringIO(text), sep=parted_by, decimal=decimal, skipinitialspace=True)
-    except (ValueError, OSError) as error:
-        reason = reason_of(error)
-        raise InputError(f"{file}: cannot be read as a table ({reason}); write it again or remove it") from error
     table = table.rename(columns=lambda name: str(name).strip())
     key = next((name for name in table if str(name).lower() in ("cluster_id", "id")), None)
     if key is None:
@@ -143,9 +133,5 @@ def _cluster_table(file: Path) -> pd.DataFrame | None:
     return table
 
 
-_PHY = Format(
-    recognises=lambda path: (path / "spike_times.npy").exists(),
-    read=read_phy,
-    lies_in="folder",
-)
+_PHY = Format(lambda path: (path / "spike_times.npy").exists(), read_phy, "folder")
 FORMATS = {"phy": _PHY, "kilosort": _PHY}

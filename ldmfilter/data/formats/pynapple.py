@@ -11,10 +11,10 @@ import xarray as xr
 from ldmfilter.data.binned import from_counts
 from ldmfilter.data.clocks import PLAIN, Reading
 from ldmfilter.data.formats.format import Format, file_checksum, starts_with
-from ldmfilter.data.session import Observed, Session, Source
+from ldmfilter.data.session import MEMORY, Observed, Session, Source
 from ldmfilter.data.signal import from_signal
 from ldmfilter.data.tables import Array, Floats, concatenate, plain_columns, shorten
-from ldmfilter.data.untrusted.npy import npz_names, read_member, read_npz
+from ldmfilter.data.untrusted.npy import npz_names, read_npz
 from ldmfilter.errors import InputError, warn
 
 if TYPE_CHECKING:
@@ -41,10 +41,11 @@ def from_pynapple(group: TsGroup | TsdFrame) -> Session:
     item: Any = group
     columns = {str(name): np.asarray(item.metadata[name]) for name in item.metadata.columns if name != "rate"}
     bounds = np.stack([np.asarray(item.time_support.start), np.asarray(item.time_support.end)], axis=1)
+    parts = _parts(plain_columns(columns), bounds, MEMORY, PLAIN)
     if kind == "TsdFrame":
-        return _of_counts(item.times(), item.values, np.asarray(item.columns), columns, bounds, Source())
+        return _of_counts(item.times(), item.values, np.asarray(item.columns), parts)
     ids = np.asarray(list(item.keys()))
-    return _of_trains([item[unit].times() for unit in ids.tolist()], ids, columns, bounds, Source())
+    return _of_trains([item[unit].times() for unit in ids.tolist()], ids, bounds, parts)
 
 
 def read_pynapple(path: Path, reading: Reading = PLAIN) -> Session:
@@ -56,15 +57,15 @@ def read_pynapple(path: Path, reading: Reading = PLAIN) -> Session:
     Raises InputError for a file that is missing, damaged or of another kind, and as `from_pynapple`.
     """
     where, again = str(path), "save it again with pynapple"
-    arrays = read_npz(path, skip=(_METADATA,))
+    arrays = read_npz(path, raw=_METADATA)
+    pickled = arrays.pop(_METADATA, _EMPTY_DICT)  # looked at, not loaded
     kind = str(arrays["type"].ravel()[0]) if "type" in arrays and arrays["type"].size == 1 else "no type"
     if kind not in _ARRAYS:
         raise InputError(f"{where}: holds {kind}, not units; save a TsGroup, or a TsdFrame of counts, with pynapple")
     missing = [name for name in _ARRAYS[kind] if name not in arrays]
     if missing:
         raise InputError(f"{where}: a {kind} without {' and '.join(missing)}; {again}")
-    pickled = read_member(path, f"{_METADATA}.npy")  # looked at, not loaded
-    if pickled is not None and not pickled.endswith(_EMPTY_DICT):
+    if not pickled.endswith(_EMPTY_DICT):
         warn(
             f"{where}: unit columns left out, pynapple pickles them, which may run code; where you trust the file, "
             "use ldmfilter.data.formats.pynapple.from_pynapple"
@@ -80,7 +81,7 @@ def read_pynapple(path: Path, reading: Reading = PLAIN) -> Session:
         raise InputError(f"{where}: start and end of its time support differ in length; {again}")
     bounds, source = np.stack([start, end], axis=1), Source(path=where, checksum=file_checksum(path))
     if kind == "TsdFrame":
-        return _of_counts(times, arrays["d"], arrays["columns"], {}, bounds, source, reading)
+        return _of_counts(times, arrays["d"], arrays["columns"], _parts({}, bounds, source, reading))
     owner = numbers("index", "numbers of units")
     ids = numbers("keys", "numbers of units") if "keys" in arrays else np.unique(owner)
     if owner.shape != times.shape or not np.isin(owner, ids).all():
@@ -91,45 +92,29 @@ def read_pynapple(path: Path, reading: Reading = PLAIN) -> Session:
     lost = sorted(set(arrays) - _OWN - set(columns))
     if lost:
         warn(f"{where}: left out {shorten(lost)}, no column of numbers or text a unit")
-    return _of_trains([times[owner == unit] for unit in ids], ids, columns, bounds, source, reading)
+    return _of_trains([times[owner == unit] for unit in ids], ids, bounds, _parts(columns, bounds, source, reading))
 
 
-def _of_trains(
-    trains: list[Floats],
-    ids: Array,
-    columns: dict[str, Array],
-    bounds: Floats,
-    source: Source,
-    reading: Reading = PLAIN,
-) -> Session:
+def _parts(columns: dict[str, Array], bounds: Floats, source: Source, reading: Reading) -> dict[str, Any]:
+    """What the sessions of spikes and of counts have in common."""
+    support = {SUPPORT: {"start_time": bounds[:, 0], "stop_time": bounds[:, 1]}}
+    return {"units": columns, "intervals": support, "source": source, "reading": reading}
+
+
+def _of_trains(trains: list[Floats], ids: Array, bounds: Floats, parts: dict[str, Any]) -> Session:
     if not len(ids):
-        raise InputError(f"{source.path}: has no units; save a TsGroup that has some")
-    observed = Observed.from_units([bounds] * len(ids))
-    parts: dict[str, Any] = {"intervals": _support(bounds), "observed": observed}
-    return Session.checked(*concatenate(trains), ids, plain_columns(columns), source, reading, **parts)
+        raise InputError(f"{parts['source'].path}: has no units; save a TsGroup that has some")
+    return Session.checked(*concatenate(trains), ids, observed=Observed.from_units([bounds] * len(ids)), **parts)
 
 
-def _support(bounds: Floats) -> dict[str, Any]:
-    return {SUPPORT: {"start_time": bounds[:, 0], "stop_time": bounds[:, 1]}}
-
-
-def _of_counts(
-    times: Floats,
-    counts: Array,
-    ids: Array,
-    columns: dict[str, Array],
-    bounds: Floats,
-    source: Source,
-    reading: Reading = PLAIN,
-) -> Session:
+def _of_counts(times: Floats, counts: Array, ids: Array, parts: dict[str, Any]) -> Session:
     if counts.shape != (len(times), len(ids)):
         shapes = f"shape {counts.shape} for {len(times)} times and {len(ids)} columns"
-        raise InputError(f"{source.path}: counts have {shapes}")
+        raise InputError(f"{parts['source'].path}: counts have {shapes}")
     table = xr.DataArray(counts, dims=("time", "unit"), coords={"time": times, "unit": ids})
-    parts: dict[str, Any] = {"units": plain_columns(columns), "intervals": _support(bounds), "source": source}
     if counts.dtype.kind == "f" and (counts[np.isfinite(counts)] % 1).any():  # no counts: a signal
-        return from_signal(table, name="frames", reading=reading, **parts)
-    return from_counts(table, reading=reading, **parts)
+        return from_signal(table, name="frames", **parts)
+    return from_counts(table, **parts)
 
 
 def _recognises(path: Path) -> bool:

@@ -7,7 +7,6 @@ so that opening a stranger's folder with them may run code.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from ldmfilter.data.clocks import PLAIN, Reading, from_the_start
-from ldmfilter.data.formats.format import Format, files_checksum, folder_checksum
-from ldmfilter.data.formats.phy import grouped, read_phy
+from ldmfilter.data.formats.format import Format, files_checksum, path_checksum
+from ldmfilter.data.formats.phy import grouped
 from ldmfilter.data.session import Session, Source
-from ldmfilter.data.tables import Array, concatenate, plain_array, plain_columns
-from ldmfilter.data.untrusted.damage import json_object, reason_of
+from ldmfilter.data.tables import Array, concatenate, is_positive, plain_array, plain_columns
+from ldmfilter.data.untrusted.damage import damage, json_object
 from ldmfilter.data.untrusted.npy import check_text, read_npy, whole_numbers
 from ldmfilter.data.untrusted.zarr_store import (
     check_array,
@@ -35,8 +34,6 @@ from ldmfilter.errors import InputError, UnsafeInputError, warn
 if TYPE_CHECKING:
     from spikeinterface.core import BaseSorting, SortingAnalyzer
 
-__all__ = ["FORMATS", "from_sorting", "read_analyzer", "read_phy", "read_sorting"]
-
 # Extensions of an analyzer with one row a unit.
 _METRICS = ("quality_metrics", "template_metrics")
 _AGAIN = "save it again with SpikeInterface"
@@ -47,7 +44,7 @@ def read_sorting(path: Path, reading: Reading = PLAIN) -> Session:
 
     Raises InputError as `read_analyzer`.
     """
-    return _read_store(path, "", reading) if is_store(path) else _read_folder(path, path, reading)
+    return (_read_store if is_store(path) else _read_folder)(path, "", reading)
 
 
 def read_analyzer(path: Path, reading: Reading = PLAIN) -> Session:
@@ -59,11 +56,7 @@ def read_analyzer(path: Path, reading: Reading = PLAIN) -> Session:
     Raises InputError for a file that is missing, damaged or pickled, and for several segments, whose clocks are not
     related.
     """
-    if is_store(path):
-        return _read_store(path, "sorting", reading)
-    if not (path / "sorting").is_dir():
-        raise InputError(f"{path}: holds no folder `sorting`; give a SortingAnalyzer that SpikeInterface saved")
-    return _read_folder(path / "sorting", path, reading)
+    return (_read_store if is_store(path) else _read_folder)(path, "sorting", reading)
 
 
 def from_sorting(sorting: BaseSorting | SortingAnalyzer, segment: int | None = None) -> Session:
@@ -99,7 +92,7 @@ def from_sorting(sorting: BaseSorting | SortingAnalyzer, segment: int | None = N
     if samples is not None:
         start, stop = spikes.sample_index_to_time(np.asarray([0, samples]), segment_index=segment)
         extent = float(start), float(stop)
-    return Session.checked(*concatenate(trains), ids, plain_columns(columns), extent=extent)
+    return Session.checked(*concatenate(trains), ids, units=plain_columns(columns), extent=extent)
 
 
 def _check_segments(number: int, where: str) -> None:
@@ -110,8 +103,9 @@ def _check_segments(number: int, where: str) -> None:
         )
 
 
-def _read_folder(folder: Path, root: Path, reading: Reading) -> Session:
-    """A sorting's folder: `root`, or a folder within the analyzer `root`."""
+def _read_folder(root: Path, group: str, reading: Reading) -> Session:
+    """A sorting's folder: `root`, or one within the analyzer `root`."""
+    folder = root / group
     info, spikes_file = folder / "numpysorting_info.json", folder / "spikes.npy"
     for file in (info, spikes_file):
         if not file.is_file():
@@ -121,8 +115,7 @@ def _read_folder(folder: Path, root: Path, reading: Reading) -> Session:
         raise InputError(f"{spikes_file}: holds no spikes of SpikeInterface; save the sorting again")
     files = sorted((folder / "properties").glob("*.npy"))
     columns = _readable(read_npy, {file.stem: file for file in files})
-    tables = [root / "extensions" / name / "metrics.csv" for name in _METRICS if folder != root]
-    tables = [file for file in tables if file.is_file()]
+    tables = [file for name in _METRICS if (file := root / "extensions" / name / "metrics.csv").is_file()]
     recording = root / "recording_info" / "recording_attributes.json"
     files += [info, spikes_file, *tables, *[recording] * recording.is_file()]
     return _session(
@@ -138,11 +131,8 @@ def _read_folder(folder: Path, root: Path, reading: Reading) -> Session:
 
 
 def _metrics(file: Path) -> pd.DataFrame:
-    try:
+    with damage(file, "table", "compute the metrics again"):
         return pd.read_csv(file, index_col=0)
-    except (ValueError, OSError) as error:
-        reason = reason_of(error)
-        raise InputError(f"{file}: cannot be read as a table ({reason}); compute the metrics again") from error
 
 
 def _read_store(root: Path, group: str, reading: Reading) -> Session:
@@ -168,14 +158,14 @@ def _read_store(root: Path, group: str, reading: Reading) -> Session:
         described = _json(info) | {"unit_ids": read(folder / "unit_ids").tolist()}
         spikes = (read(folder / "spikes" / "sample_index", True), read(folder / "spikes" / "unit_index", True))
         columns = _readable(read, arrays(folder / "properties"))
-        found = [arrays(root / "extensions" / name / "metrics") for name in _METRICS if group]
+        found = {place: arrays(place) for place in (root / "extensions" / name / "metrics" for name in _METRICS)}
         tables = {
-            f"{one['index'].parent}": pd.DataFrame({key: read(place) for key, place in one.items()}).set_index("index")
-            for one in found
+            f"{place}": pd.DataFrame({key: read(array) for key, array in one.items()}).set_index("index")
+            for place, one in found.items()
             if "index" in one
         }
-        about = _json(recording).get("recording_attributes") if group and recording.is_file() else None
-    source = Source(path=str(root), checksum=folder_checksum(folder))
+        about = _json(recording).get("recording_attributes") if recording.is_file() else None
+    source = Source(path=str(root), checksum=path_checksum(folder))
     return _session(described, info, spikes, columns, tables, about, source, reading)
 
 
@@ -208,15 +198,13 @@ def _session(
     """
     where = source.path
     rate, ids, number = info.get("sampling_frequency"), info.get("unit_ids"), info.get("num_segments", 1)
-    if not isinstance(rate, int | float) or not (math.isfinite(rate) and rate > 0):
+    if not is_positive(rate):
         raise InputError(f"{info_file}: sampling_frequency is {rate!r}; it must be a positive number of Hz")
     named = plain_array(ids) if isinstance(ids, list) else None
     if named is None or named.ndim != 1 or not isinstance(number, int):
         raise InputError(f"{info_file}: does not describe a sorting (unit_ids, num_segments); save it again")
     _check_segments(number, where)
-    frames, units = (
-        whole_numbers(one, f"{where}: {name}") for one, name in zip(spikes, ("sample_index", "unit_index"), strict=True)
-    )
+    frames, units = whole_numbers(spikes[0], f"{where}: sample_index"), whole_numbers(spikes[1], f"{where}: unit_index")
     if len(frames) != len(units) or (units < 0).any() or (units >= len(named)).any():
         raise InputError(f"{where}: spikes do not fit its {len(named)} units; {_AGAIN}")
     for place, table in tables.items():
@@ -226,22 +214,16 @@ def _session(
         columns = columns | {str(key): rows[key].to_numpy() for key in rows} | columns
     kept = from_the_start(frames, f"{where}: sample_index")
     seconds = frames[kept] / rate
-    samples = recording.get("num_samples") if isinstance(recording, dict) else None
-    length = samples[0] if isinstance(samples, list) and len(samples) == 1 else None
     extent = None
-    if isinstance(length, int | float) and length > 0:
-        extent = 0.0, max(length / rate, float(seconds.max(initial=0)))
+    match recording:
+        case {"num_samples": [int() | float() as length]} if length > 0:
+            extent = 0.0, max(length / rate, float(seconds.max(initial=0)))
     return grouped(seconds, units[kept], named, columns, source, reading, extent=extent)
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({type(error).__name__}); copy the folder again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: does not describe a sorting; copy the folder again")
-    return content
+    with damage(path, "JSON file", "copy the folder again"):
+        return {**json.loads(path.read_text(encoding="utf-8"))}
 
 
 _INFO = "spikeinterface_info"

@@ -2,9 +2,10 @@
 
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -20,16 +21,19 @@ def read_npy(path: Path) -> Array:
         return check_text(npy_format.read_array(file, allow_pickle=False), f"{path}")
 
 
-def read_npz(path: Path, skip: Iterable[str] = ()) -> dict[str, Array]:
-    """The arrays of a .npz file by their names, those in `skip` left out. Raises InputError as `read_npy`."""
-    arrays = {}
+def read_npz(path: Path, raw: str | None = None) -> dict[str, Any]:
+    """The arrays of a .npz file by their names, of the one named `raw` its bytes. Raises InputError as `read_npy`."""
+    arrays: dict[str, Any] = {}
     with _refusals(f"{path}"), zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
             name = member.removesuffix(".npy")
-            if name == member or name in skip:
+            if name == member:
                 continue
             with _refusals(f"{path}: {name}"), archive.open(member) as file:
-                arrays[name] = check_text(npy_format.read_array(file, allow_pickle=False), f"{path}: {name}")
+                if name == raw:
+                    arrays[name] = file.read()
+                else:
+                    arrays[name] = check_text(npy_format.read_array(file, allow_pickle=False), f"{path}: {name}")
     return arrays
 
 
@@ -37,12 +41,6 @@ def npz_names(path: Path) -> set[str]:
     """The names of the arrays of a .npz file. Raises InputError where it is damaged."""
     with damage(path, ".npz file"), zipfile.ZipFile(path) as archive:
         return {name.removesuffix(".npy") for name in archive.namelist()}
-
-
-def read_member(path: Path, name: str) -> bytes | None:
-    """The bytes of one member of a .npz file, or None where there is none. Raises InputError where it is damaged."""
-    with _refusals(f"{path}: {name}"), zipfile.ZipFile(path) as archive:
-        return archive.read(name) if name in archive.namelist() else None
 
 
 def check_text(values: Array, where: str) -> Array:

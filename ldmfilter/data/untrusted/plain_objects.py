@@ -31,12 +31,14 @@ class _Name(NamedTuple):
     name: str
 
 
-class _Type:
-    """The type of an array's items, of which only that of objects is known."""
+#: The type of an array's items, of which only that of objects is known.
+_OBJECTS = _Name("numpy", "object")
 
-    def __init__(self, code: Any):
-        if not (isinstance(code, str) and code.strip("|") in ("O", "O8", "O4")):
-            raise ValueError(f"an array of type {code!r:.40}, not of objects")
+
+def _type(code: Any, *_: Any) -> _Name:
+    if not (isinstance(code, str) and code.strip("|") in ("O", "O8", "O4")):
+        raise ValueError(f"an array of type {code!r:.40}, not of objects")
+    return _OBJECTS
 
 
 class _Array:
@@ -47,7 +49,7 @@ class _Array:
 
     def fill(self, state: Any) -> None:
         _, shape, dtype, _, items = state  # the items are in C order
-        if not isinstance(dtype, _Type) or not isinstance(items, list) or math.prod(shape) != len(items):
+        if dtype != _OBJECTS or not isinstance(items, list) or math.prod(shape) != len(items):
             raise ValueError("an array whose items do not fit its shape")
         flat = np.empty(len(items), dtype=object)
         flat[:] = items
@@ -64,7 +66,7 @@ def read_objects(program: bytes) -> Any:
     """
     try:
         made = _made(program)
-        if isinstance(made, _Name | _Type):
+        if isinstance(made, _Name):
             raise ValueError("something that is no value")
     except (ValueError, TypeError, LookupError) as error:
         raise ValueError(f"objects are refused, they might run code ({error})") from error
@@ -75,7 +77,7 @@ def read_objects(program: bytes) -> Any:
 _CALLS: dict[_Name, Callable[..., Any]] = {
     _Name("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
     _Name("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
-    _Name("numpy", "dtype"): lambda code, *_: _Type(code),
+    _Name("numpy", "dtype"): _type,
     _Name("_codecs", "encode"): lambda text, *_: str(text).encode("latin1"),  # how Python 2 spells bytes
     _Name("hdmf_zarr.utils", "ZarrReference"): lambda: {},  # a dict by another name
 }
@@ -143,7 +145,7 @@ def _made(program: bytes) -> Any:
                 state = stack.pop()
                 if isinstance(stack[-1], _Array):
                     stack[-1].fill(state)
-                elif not isinstance(stack[-1], _Type):
+                elif stack[-1] != _OBJECTS:
                     raise ValueError("objects with a state of their own")
             case unknown:
                 raise ValueError(f"the instruction {unknown}")

@@ -3,7 +3,6 @@
 import io
 import os
 import re
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,6 @@ from ldmfilter.errors import InputError
 from ldmfilter.files import AnyPath
 
 _TIMEOUT = (10.0, 60.0)  # s: to connect, and between two pieces of an answer
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file on a server.
-
-    where: its address without a user's name and password, for messages and outputs
-    file: reads, seeks and tells as a binary file does
-    checksum: "etag:..." and the size as the server gives them, so that nothing is downloaded to compare files;
-        "" where it gives no ETag
-    """
-
-    where: str
-    file: Any
-    checksum: str
 
 
 def remote_address(path: AnyPath) -> str | None:
@@ -59,8 +43,12 @@ def is_nwb_in_zarr(path: AnyPath) -> bool:
     return "nwb_version" in attributes or ".specloc" in attributes
 
 
-def open_remote(url: str) -> RemoteFile:
+def open_remote(url: str) -> tuple[str, Any, str]:
     """Open an HDF5 file on a server that serves ranges of bytes.
+
+    Returns its address without a user's name and password, for messages and outputs; the file, which reads, seeks and
+    tells as a binary file does; and its checksum: "etag:..." and the size as the server gives them, so that nothing is
+    downloaded to compare files, or "" where it gives no ETag.
 
     Raises InputError where there is no such file, no answer or no access, where the server does not serve ranges,
     and for a file that is not HDF5.
@@ -96,7 +84,7 @@ def open_remote(url: str) -> RemoteFile:
     checksum = f"etag:{etag}, {size} bytes" if etag else ""
     file = remfile.File(url, _size=size)
     file.session.get = partial(file.session.get, timeout=_TIMEOUT)  # remfile itself waits for ever
-    return RemoteFile(where, _Pieces(where, file, size), checksum)
+    return where, _Pieces(where, file, size), checksum
 
 
 class _Pieces(io.RawIOBase):
