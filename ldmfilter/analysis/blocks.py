@@ -296,7 +296,9 @@ def bins_of(latents: xr.Dataset, behavior: Sequence[Behavior], min_speed: float,
                 f"{path}: {one.path} does not overlap with the decoded bins: it has values from {known[0]:g} to "
                 f"{known[-1]:g} s, they lie from {time[0]:g} to {time[-1]:g} s"
             )
-    slow = (min_speed > 0) & ~(speed(behavior[0], aligned[0][0], segment, size) >= min_speed)
+    slow = np.zeros(time.size, dtype=bool)
+    if min_speed > 0:
+        slow = ~(speed(behavior[0], aligned[0][0], segment, size) >= min_speed)
     for one, (truth, missing) in zip(behavior, aligned, strict=True):
         where = f"{path}: {one.path}"
         cut = time_blocks(latents, guard) if one.stop is None else trial_blocks(latents, one, truth, where)

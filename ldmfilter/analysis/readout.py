@@ -212,7 +212,9 @@ class BehaviorReport(Judged):
             rows.append((f"Bayesian decoder, {decoder.window:g} s", f"{decoder.r2:.3f}", f"{decoder.median_error:.3g}"))
         if self.control:
             rows.append(("shifted behaviour, 95th percentile", f"{self.control.shifted_95:.3f}", ""))
+        if rows:
             print_table(console, ["readout", ">R2", f">median error, {unit}"], rows)
+        if self.control:
             best = f"of the best of the fast readouts (R2 {self.control.r2:.3f})"
             print_lines(console, f"p {self.control.p:.2g} against {self.control.shifts} shifts, {best}")
         if read and decoder and (decoder.r2 < read.r2) != (decoder.median_error > read.median_error):

@@ -120,7 +120,7 @@ def bin_spikes(session: Any, bin_size: float, intervals: Intervals = None) -> xr
     session = as_session(session, bin_size)
     where = session.source.path
     if not is_positive(bin_size):
-        raise InputError(f"{where}: a bin size of {bin_size:g} s cannot be used; give a positive number of seconds")
+        raise InputError(f"{where}: a bin size of {bin_size!r:.20} s cannot be used; give a positive number of seconds")
     spans = _spans(session, intervals)
     if isinstance(session, BinnedSession):  # its counts have edges of their own
         bin_size, spans = session.on_grid(bin_size, spans)

@@ -76,7 +76,7 @@ def whole_counts(values: Array, time: Floats, unit: Array, where: str) -> tuple[
 
 
 def _first(bad: Array, time: Floats, unit: Array) -> str:
-    """Where the first of the bad values (time, unit) lies."""
+    """The place of the first of the bad values (time, unit), in words."""
     row, column = np.argwhere(bad)[0]
     return f"at {time[row]:g} s in unit {unit[column]}"
 

@@ -3,7 +3,7 @@
 Spans are labelled, or arrays (span, 2) of start and stop, s.
 """
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple, TypeGuard
@@ -25,7 +25,7 @@ ROUNDED = 1.001e-3  # s by which rows that follow one another may overlap, as ti
 
 def is_positive(value: Any) -> TypeGuard[float]:
     """True for a finite number above 0."""
-    return isinstance(value, Real) and 0 < float(value) < math.inf
+    return isinstance(value, Real) and bool(0 < value <= sys.float_info.max)  # type: ignore[operator]
 
 
 def concatenate(parts: Sequence[Array]) -> tuple[Floats, Ints]:

@@ -158,7 +158,8 @@ def reserve(counts: xr.DataArray, share: float = 0.4) -> xr.DataArray:
     short = trial_seconds(counts) < 2 * RESERVED_BLOCK
     each = (_blocks(time, trials, segment.size, n, int(bins / n), whole=True) for n in range(blocks, 0, -1) if short)
     near = (reserved for reserved in each if _off(reserved[time].mean() / share) < NEAR)
-    kept = ~next(near, _blocks(time, trials, segment.size, blocks, int(bins / blocks)))
+    whole = next(near, None)
+    kept = ~(_blocks(time, trials, segment.size, blocks, int(bins / blocks)) if whole is None else whole)
     fresh = np.diff(segment, prepend=segment[0] - 1) != 0
     fresh[1:] |= kept[1:] & ~kept[:-1]
     numbers = np.where(segment < 0, -1, np.cumsum(fresh) - 1).astype(segment.dtype)

@@ -129,6 +129,8 @@ def test_units_observed_alike_have_no_mask_of_their_own():
         (-0.1, "memory: a bin size of -0.1 s cannot be used; give a positive number of seconds"),
         (math.nan, "memory: a bin size of nan s cannot be used; give a positive number of seconds"),
         (math.inf, "memory: a bin size of inf s cannot be used; give a positive number of seconds"),
+        ("0.1", "memory: a bin size of '0.1' s cannot be used; give a positive number of seconds"),
+        (10**400, "memory: a bin size of 10000000000000000000 s cannot be used; give a positive number of seconds"),
         (60, "memory: a bin size of 60 s is longer than the session (9 s); give less"),
     ],
 )

@@ -347,7 +347,7 @@ def _may_be_cells(series: TimeSeries, path: str) -> bool:
 def _describe(series: TimeSeries) -> str:
     """Size, rate and unit in a few words."""
     rate = f"{series.rate:g} Hz" if series.rate else ""
-    return ", ".join(filter(None, [" x ".join(map(str, np.shape(series.data))), rate, series.unit]))
+    return ", ".join(filter(None, [" x ".join(map(str, np.shape(series.data))), rate, str(series.unit or "")]))
 
 
 def _signal(series: TimeSeries, name: str, path: str) -> tuple[xr.DataArray, dict[str, Array]]:

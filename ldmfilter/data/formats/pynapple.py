@@ -96,7 +96,7 @@ def read_pynapple(path: Path, reading: Reading = PLAIN) -> Session:
 
 
 def _parts(columns: dict[str, Array], bounds: Floats, source: Source, reading: Reading) -> dict[str, Any]:
-    """What the sessions of spikes and of counts have in common."""
+    """The arguments that sessions of spikes and of counts share."""
     support = {SUPPORT: {"start_time": bounds[:, 0], "stop_time": bounds[:, 1]}}
     return {"units": columns, "intervals": support, "source": source, "reading": reading}
 

@@ -223,7 +223,10 @@ def _session(
 
 def _json(path: Path) -> dict[str, Any]:
     with damage(path, "JSON file", "copy the folder again"):
-        return {**json.loads(path.read_text(encoding="utf-8"))}
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: does not describe a sorting; copy the folder again")
+        return content
 
 
 _INFO = "spikeinterface_info"
