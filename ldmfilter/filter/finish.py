@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from ldmfilter.filter.matching import Match, match, mean_moments, moments_of, ro
 from ldmfilter.filter.network import Network, together
 
 GAUGE_LAG = 1.0  # s, between the states whose autocorrelation orders the dimensions
+SLOW_SHARE = 0.25  # of the variance of states, that slow ones keep beside fast ones
 FINISH_BINS = 2**16  # bins at most, about, that moments, dynamics, gauge and scale of the covariances are measured on
 
 
@@ -77,13 +79,40 @@ def refit_dynamics(network: Network, sessions: Sequence[Stretches]) -> None:
 
 
 @torch.no_grad()
-def set_canonical(network: Network, sessions: Sequence[Stretches], bin_size: float) -> None:
-    """Set the network's gauge and the size of its covariances, as measured on all sessions."""
+def split_dynamics(network: Network) -> None:
+    """Leave a quarter of what slow states are to themselves, and give the rest to states that change twice as fast and
+    are not handed out: z_t = C (h_t + u_t) + v_t, h with A and the covariance `SLOW_SHARE` X, u with A^2 and the rest
+    of X.
+
+    In training slow states take up all in z that lasts, as there is nothing beside them. Beside fast states they can
+    leave to those what changes soon, and average for longer. Z has the covariance that it has in training, and is
+    predicted as well (docs/why/how-it-works.md).
+    """
+    A, Q, C, R, b, P0 = copy.deepcopy(network.dynamics).double()()
+    share, rest = SLOW_SHARE, 1 - SLOW_SHARE
+    network.set_system(
+        LinearGaussian(
+            A=torch.block_diag(A, A @ A),
+            Q=torch.block_diag(share * Q, rest * symmetrise(Q + A @ Q @ A.mT)),
+            C=torch.cat([C, C], 1),
+            R=R,
+            b=torch.cat([b, b]),
+            P0=torch.block_diag(share * P0, rest * P0),
+        )
+    )
+
+
+@torch.no_grad()
+def set_canonical(network: Network, sessions: Sequence[Stretches], bin_size: float, fitted: bool = False) -> None:
+    """Set the network's gauge and the size of its covariances, as measured on all sessions. With `fitted` its dynamics
+    were fitted to these."""
+    network.gauge.copy_(torch.eye(len(network.gauge)))
+    network.covariance_scale.fill_(1.0)
     observed, starts, held = (np.concatenate(parts) for parts in list(zip(*sessions, strict=True))[1:])
     filtered = _filtered(network, sessions)
     activity = np.concatenate([population_activity(one.counts.nan_to_num().sqrt()) for one in sessions])
     scale, n = covariance_scale(filtered, held), len(network.gauge)
-    if network.system is not None:
+    if fitted and network.system is not None:
         scale *= optimism(network.system, int(observed.sum()))
     mean, cov = filtered.filtered_mean[:, :n].numpy(), scale * filtered.filtered_cov.mean(0)[:n, :n].numpy()
     lag = max(1, round(GAUGE_LAG / bin_size))

@@ -15,12 +15,19 @@ from ldmfilter.config import FilterConfig
 from ldmfilter.data.frames import averages
 from ldmfilter.data.tables import Floats
 from ldmfilter.errors import TrainingError
-from ldmfilter.filter.batches import Batch, Judged, Recording
+from ldmfilter.filter.batches import Batch, Judged, Recording, Stretches
 from ldmfilter.filter.candidates import Candidate
 from ldmfilter.filter.device import OwnRandomState
 from ldmfilter.filter.encoder import Encoder
 from ldmfilter.filter.evaluation import Record, evaluate, read_history
-from ldmfilter.filter.finish import FINISH_BINS, filtered_means, match_sessions, refit_dynamics, set_canonical
+from ldmfilter.filter.finish import (
+    FINISH_BINS,
+    filtered_means,
+    match_sessions,
+    refit_dynamics,
+    set_canonical,
+    split_dynamics,
+)
 from ldmfilter.filter.kalman import LinearGaussian, filter_trials, filter_windows
 from ldmfilter.filter.linalg import whitening
 from ldmfilter.filter.matching import Match
@@ -123,14 +130,27 @@ class Fit:
         refitted. Sessions are rotated into one state space: that of the first, or of the network trained onto."""
         with self._own_torch(advance=False):
             network = self._network_of(self._copy_of_network() if last else self._best)
-            stretches = [one.stretches(FINISH_BINS // len(self._recordings)) for one in self._recordings]
+            stretches = self._stretches
             self.matches = match_sessions(network, stretches, self.frame, self._onto is not None)
             if self._onto is None:
                 if refit and self.step >= self.config.max_steps:
                     refit_dynamics(network, stretches)
                 network.evidence_share.fill_(self.config.evidence)
-                set_canonical(network, stretches, self.frame)
+                set_canonical(network, stretches, self.frame, refit)
         return network.state_dict()
+
+    def split(self, state: Tensors) -> Tensors:
+        """The finished network `state` of slow states as it is used beside fast ones (`finish.split_dynamics`)."""
+        with self._own_torch(advance=False):
+            network = self._network_of(state)
+            split_dynamics(network)
+            set_canonical(network, self._stretches, self.frame)
+        return network.state_dict()
+
+    @property
+    def _stretches(self) -> list[Stretches]:
+        """What moments, dynamics, gauge and the size of covariances are measured on, of each session."""
+        return [one.stretches(FINISH_BINS // len(self._recordings)) for one in self._recordings]
 
     def judged(self, state: Tensors) -> list[tuple[Floats, Judged]]:
         """Causal states (time, state) of the finished network `state`, of each session, in bins that training may use;

@@ -405,6 +405,7 @@ class Training:
                 if len(self._kept) > 1:
                     self._judge_both()
                     self._choose_part()
+                    self._split_slow()
                 self._can_choose = all(one.predicts for one in self._kept.values())
             elif self.ended and len(self._kept) > 1:
                 self._judge_both()
@@ -491,6 +492,13 @@ class Training:
         sure = best.predicts and not little
         if self.trained[-1].lead[0] < 0 and sure and not self._onto:
             self._kept = {name: one for name, one in self._kept.items() if one is best}
+
+    def _split_slow(self) -> None:
+        """Where both parts are kept, leave to fast states what they can tell (`finish.split_dynamics`). In trials there
+        is no time to average for longer, and refitted dynamics have states for what changes soon."""
+        name, kept = next(iter(self._kept.items()))
+        if len(self._kept) > 1 and not (kept.trained.refit or self._in_trials or self._onto):
+            self._kept[name] = kept._replace(network=self._fit(kept.number).split(kept.network))
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Everything that a later `restore` needs to go on to the same result: tensors, and JSON values."""

@@ -476,6 +476,7 @@ def test_in_trials_each_part_has_its_own_dimensions_and_encoder(in_trials, monke
     assert (training.trained[-1].name, training.kept.name) == ("slow and fast", "slow and fast")
     slow, fast = (one.trained for one in training._kept.values())
     assert [one.name for one in (slow, fast)] == ["slow in 4 dimensions with dropout 0.5", "fast linear"]
+    assert not any("system_A" in network for _, network in training.parts)  # nor are slow states split in trials
     assert math.isnan(next(one for one in training.trained if one.by_halves and one.dynamics == "fast").lead[0])
     assert [one.candidate for one in training.kept_records] == [slow.name, fast.name]
     assert training.step == training.steps == 2 * len({one.candidate for one in records})

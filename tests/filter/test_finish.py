@@ -16,9 +16,10 @@ from ldmfilter.filter.finish import (
     optimism,
     population_activity,
     refit_dynamics,
+    split_dynamics,
 )
 from ldmfilter.filter.kalman import LinearGaussian, filter
-from ldmfilter.filter.linalg import one_thread
+from ldmfilter.filter.linalg import one_thread, stationary_covariance
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.network import Network
 from ldmfilter.filter.online import OnlineFilter
@@ -120,6 +121,29 @@ def test_refitted_dynamics_are_those_of_the_world(monkeypatch):
     assert float(found.C[:, 2:].abs().max()) < 1e-9 < abs(float(torch.linalg.det(found.C[:, :2])))
     assert all(one.is_contiguous() for one in found)  # or rounding differs where it is read from a file
     again = Network([3], FilterConfig(latent_dim=2, state_dim=2), 0.1).take(network.state_dict())
+    assert all(torch.equal(*pair) for pair in zip(again.linear_gaussian(), network.linear_gaussian(), strict=True))
+
+
+def test_split_dynamics_leave_the_covariance_of_z_and_change_slow_states_less():
+    """A quarter of the states' variance stays slow, the rest changes twice as fast, and both are stationary."""
+    network = Network([3], FilterConfig(latent_dim=2, state_dim=3), 0.5)
+    with torch.no_grad():
+        for one in network.dynamics.parameters():
+            one += 0.3 * torch.randn_like(one)
+        before = network.linear_gaussian()
+        split_dynamics(network)
+    A, Q, C, R, b, P0 = network.system
+    np.testing.assert_allclose(C @ P0 @ C.mT + R, before.C @ before.P0 @ before.C.mT + before.R, atol=1e-12)
+    np.testing.assert_allclose(P0, stationary_covariance(A, Q), atol=1e-9)
+    np.testing.assert_allclose(P0[:3, :3], 0.25 * before.P0, atol=1e-12)
+    assert not b.any()
+    memory = torch.linalg.matrix_power(before.A, 3)
+    lagged = before.C @ (0.25 * memory + 0.75 * memory @ memory) @ before.P0 @ before.C.mT
+    np.testing.assert_allclose(C @ torch.linalg.matrix_power(A, 3) @ P0 @ C.mT, lagged, atol=1e-12)
+    z = torch.randn(400, 2, dtype=torch.float64)
+    changes = [filtered(one, z).filtered_mean[:, :3].diff(dim=0).square().mean() for one in (before, network.system)]
+    assert changes[1] < 0.3 * changes[0]
+    again = Network([3], FilterConfig(latent_dim=2, state_dim=3), 0.5).take(network.state_dict())
     assert all(torch.equal(*pair) for pair in zip(again.linear_gaussian(), network.linear_gaussian(), strict=True))
 
 

@@ -132,6 +132,28 @@ def test_a_part_that_failed_first_comes_from_other_first_weights(few, monkeypatc
     assert training.kept.name == BOTH
 
 
+def test_slow_states_beside_fast_ones_are_split(few, undisturbed, model):
+    """As many are handed out as there were, with covariances of the split filter."""
+    (_, slow), (_, fast) = undisturbed[0].parts
+    assert len(slow["system_A"]) == 2 * len(slow["gauge"]) == 14
+    assert "system_A" not in fast
+    latents, own = model.decode(few), model.parts[0].network_.linear_gaussian()
+    assert (own.C.shape, own.A.shape) == ((7, 14), (14, 14))
+    observed = latents["innovation"][latents["observed"]][:, :7].to_numpy()
+    sizes = np.einsum("ti,ij,tj->t", observed, np.linalg.inv(latents["innovation_cov"][0, :7, :7]), observed)
+    assert 0.5 < np.nanmean(sizes) / 7 < 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_split"), [({}, True), ({"refit": True}, False), ({"dynamics": "slow"}, False)]
+)
+def test_slow_states_alone_and_refitted_ones_are_not_split(few, settings, is_split):
+    training = Training(FilterConfig(**SHARED | {"restarts": 0, "max_steps": 2, "refit": False} | settings), few)
+    list(training.run())
+    C = training.parts[0][1].get("system_C", torch.eye(2))
+    assert torch.equal(*C.tensor_split(2, dim=1)) == is_split
+
+
 def test_states_lie_side_by_side(model, few):
     latents = model.decode(few, smooth=True, ahead=0.5, lag=0.7)
     slow, fast = (part.decode(few, smooth=True, ahead=[0.5], lag=0.7) for part in model.parts)
