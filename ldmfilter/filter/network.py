@@ -21,8 +21,9 @@ class Network(nn.Module):
     """An encoder for each session and the dynamics that all share, with what is not learnt but measured: `gauge`
     brings the states to canonical coordinates, `covariance_scale` the covariances to the size of held-out innovations,
     `evidence_share` lets the noise follow the spikes (`observe`), and the moments of z (`matching.Moments`) bring
-    further sessions into the same state space. Where the dynamics were fitted anew after training, `system` has them
-    (`finish.refit_dynamics`), and only the first of its states are handed out, as many as `gauge` has.
+    further sessions into the same state space. Where the dynamics were fitted anew after training, or split, `system`
+    has them (`finish.refit_dynamics`, `finish.split_dynamics`), and only the first of its states are handed out, as
+    many as `gauge` has.
 
     Args:
         n_units: number of units of each session.
@@ -121,7 +122,7 @@ class Network(nn.Module):
 
     @property
     def system(self) -> LinearGaussian | None:
-        """The dynamics that were fitted anew, float64; None where those of training are used."""
+        """The dynamics that were fitted anew, or split, float64; None where those of training are used."""
         values = [getattr(self, f"{_SYSTEM}{name}", None) for name in LinearGaussian._fields]
         return None if values[0] is None else LinearGaussian._make(values)
 

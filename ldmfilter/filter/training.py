@@ -110,6 +110,9 @@ class Training:
     itself (`Fit.hidden_units`) count as much as spikes ahead, which tell less of the present: it has to lead in one and
     not be behind in the other by a standard error and `TOLERATED`.
 
+    Where both parts are kept, slow states are split once training has ended (`finish.split_dynamics`), but for those in
+    trials and refitted ones.
+
     In trials both parts are kept, unless one alone predicts much (`TELLING`): what stays the same through a trial tells
     little of spikes, and slow states tell most of it. Each part is tried in fewer dimensions, which have to lead in
     hidden units there, and by more (`FEWER_LEAD`), and its encoder is chosen last: linear, or with hidden layers

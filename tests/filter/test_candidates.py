@@ -437,6 +437,7 @@ def test_encoders_are_tried_of_each_part_that_is_kept(monkeypatch, fast, both, k
     tried = [kept] if kept in ahead else ["slow", "fast"]
     names = [f"{part}{one}" for part in tried for one in (" linear", " with dropout 0.5")]
     assert [name for name, by_halves in names_of(training) if by_halves] == names
+    assert not any("system_A" in network for _, network in training.parts)  # slow states are not split in trials
 
 
 @pytest.mark.parametrize(("hidden", "kept"), [(0.294, "fast linear"), (0.304, "fast linear"), (0.306, "fast with")])
@@ -476,7 +477,6 @@ def test_in_trials_each_part_has_its_own_dimensions_and_encoder(in_trials, monke
     assert (training.trained[-1].name, training.kept.name) == ("slow and fast", "slow and fast")
     slow, fast = (one.trained for one in training._kept.values())
     assert [one.name for one in (slow, fast)] == ["slow in 4 dimensions with dropout 0.5", "fast linear"]
-    assert not any("system_A" in network for _, network in training.parts)  # nor are slow states split in trials
     assert math.isnan(next(one for one in training.trained if one.by_halves and one.dynamics == "fast").lead[0])
     assert [one.candidate for one in training.kept_records] == [slow.name, fast.name]
     assert training.step == training.steps == 2 * len({one.candidate for one in records})

@@ -17,6 +17,7 @@ from ldmfilter.errors import InputError
 from ldmfilter.filter.batches import Judged
 from ldmfilter.filter.candidates import BOTH, share
 from ldmfilter.filter.decode import decode_blocks
+from ldmfilter.filter.finish import _filtered, covariance_scale
 from ldmfilter.filter.fit import Fit
 from ldmfilter.filter.forecast import lag_note
 from ldmfilter.filter.model import LDMFilter, load
@@ -134,14 +135,21 @@ def test_a_part_that_failed_first_comes_from_other_first_weights(few, monkeypatc
 
 def test_slow_states_beside_fast_ones_are_split(few, undisturbed, model):
     """As many are handed out as there were, with covariances of the split filter."""
-    (_, slow), (_, fast) = undisturbed[0].parts
+    training, *_ = undisturbed
+    (_, slow), (_, fast) = training.parts
     assert len(slow["system_A"]) == 2 * len(slow["gauge"]) == 14
     assert "system_A" not in fast
     latents, own = model.decode(few), model.parts[0].network_.linear_gaussian()
     assert (own.C.shape, own.A.shape) == ((7, 14), (14, 14))
-    observed = latents["innovation"][latents["observed"]][:, :7].to_numpy()
-    sizes = np.einsum("ti,ij,tj->t", observed, np.linalg.inv(latents["innovation_cov"][0, :7, :7]), observed)
-    assert 0.5 < np.nanmean(sizes) / 7 < 2
+    mean, cov = (latents[f"filtered_{name}"].to_numpy()[:, :7] for name in ("mean", "cov"))
+    marginal = np.cov(mean[np.isfinite(mean).all(1)].T) + np.nanmean(cov[:, :, :7], 0)
+    np.testing.assert_allclose(marginal, np.eye(7), atol=0.1)
+    fit = training._fit(training._kept["slow"].number)
+    network = fit._network_of(slow | {"covariance_scale": torch.ones(())})
+    with torch.no_grad():
+        filtered = _filtered(network, fit._stretches)
+    size = covariance_scale(filtered, np.concatenate([one.held for one in fit._stretches]))
+    assert float(slow["covariance_scale"]) == pytest.approx(size, rel=1e-5)
 
 
 @pytest.mark.parametrize(
