@@ -149,7 +149,7 @@ class Fit:
 
     @property
     def _stretches(self) -> list[Stretches]:
-        """What moments, dynamics, gauge and the size of covariances are measured on, of each session."""
+        """The frames of each session that moments, dynamics, gauge and the size of covariances are measured on."""
         return [one.stretches(FINISH_BINS // len(self._recordings)) for one in self._recordings]
 
     def judged(self, state: Tensors) -> list[tuple[Floats, Judged]]:

@@ -497,7 +497,7 @@ class Training:
             self._kept = {name: one for name, one in self._kept.items() if one is best}
 
     def _split_slow(self) -> None:
-        """Where both parts are kept, leave to fast states what they can tell (`finish.split_dynamics`). In trials there
+        """Leave to fast states, where both parts are kept, what they can tell (`finish.split_dynamics`). In trials there
         is no time to average for longer, and refitted dynamics have states for what changes soon."""
         name, kept = next(iter(self._kept.items()))
         if len(self._kept) > 1 and not (kept.trained.refit or self._in_trials or self._onto):
