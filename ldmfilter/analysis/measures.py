@@ -155,7 +155,7 @@ class Measures:
         bins, seconds: judged.
         bin_size: s.
         duration: the time that was observed, s, in all stretches together.
-        can_refit: whether the dynamics were left as training made them (`--refit` fits them again).
+        can_refit: whether the dynamics were not refitted (`--refit` does so, in place of a split).
         log_likelihood: mean over judged bins.
         behavior: reports on what was read from the states, where any was.
     """

@@ -156,7 +156,7 @@ class _Phase:
 
     Args:
         dynamics: of the filter.
-        states: that are handed out; those of refitted dynamics have more behind them.
+        states: that are handed out; those of refitted and of split dynamics have more behind them.
         smoothing, frames, forecast: what is asked for besides; `frames` are those of the lag, None without one.
     """
 

@@ -229,7 +229,7 @@ class OnlineFilter:
         -------
         dict
             mean (bin, state) and cov (bin, state, state) of the last k bins, and those of the lag before, of all states
-            that refitted dynamics have; recent (phase, unit), the counts of the last k bins, -1 (of a
+            that refitted or split dynamics have; recent (phase, unit), the counts of the last k bins, -1 (of a
             signal the largest float32) where there is none; bins; model_id. For `np.savez(path, **state)`, or for JSON
             with each array's `tolist`.
 

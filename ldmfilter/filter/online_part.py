@@ -129,7 +129,7 @@ class OnlinePart:
 
     def _given_later(self, bin: int) -> tuple[Array, Array]:
         """Mean and covariance of a bin given itself and the later ones of its phase."""
-        n = self._states  # refitted dynamics have more, which are not handed out
+        n = self._states  # refitted and split dynamics have more, which are not handed out
         if bin + self._k >= self.bins:
             now = self._at(bin)
             return now.mean[:n].copy(), now.cov[:n, :n].copy()

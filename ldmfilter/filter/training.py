@@ -111,7 +111,7 @@ class Training:
     not be behind in the other by a standard error and `TOLERATED`.
 
     Where both parts are kept, slow states are split once training has ended (`finish.split_dynamics`), but for those in
-    trials and refitted ones.
+    trials and refitted ones. The choice and its numbers are of the states before that.
 
     In trials both parts are kept, unless one alone predicts much (`TELLING`): what stays the same through a trial tells
     little of spikes, and slow states tell most of it. Each part is tried in fewer dimensions, which have to lead in
@@ -497,8 +497,8 @@ class Training:
             self._kept = {name: one for name, one in self._kept.items() if one is best}
 
     def _split_slow(self) -> None:
-        """Leave to fast states, where both parts are kept, what they can tell (`finish.split_dynamics`). In trials there
-        is no time to average for longer, and refitted dynamics have states for what changes soon."""
+        """Split slow states that are kept beside fast ones (`finish.split_dynamics`). In trials there is no time to
+        average for longer, and refitted dynamics have states for fast changes."""
         name, kept = next(iter(self._kept.items()))
         if len(self._kept) > 1 and not (kept.trained.refit or self._in_trials or self._onto):
             self._kept[name] = kept._replace(network=self._fit(kept.number).split(kept.network))

@@ -19,7 +19,7 @@ from ldmfilter.filter.finish import (
     split_dynamics,
 )
 from ldmfilter.filter.kalman import LinearGaussian, filter
-from ldmfilter.filter.linalg import one_thread, stationary_covariance
+from ldmfilter.filter.linalg import one_thread
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.network import Network
 from ldmfilter.filter.online import OnlineFilter
@@ -134,12 +134,14 @@ def test_split_dynamics_change_slow_states_less_and_z_as_fast_as_before():
     A, Q, C, R, b, P0 = network.system
     np.testing.assert_allclose(C @ P0 @ C.mT + R, before.C @ before.P0 @ before.C.mT + before.R, atol=1e-12)
     np.testing.assert_allclose(C @ A @ P0 @ C.mT, before.C @ before.A @ before.P0 @ before.C.mT, atol=1e-4)
-    np.testing.assert_allclose(P0, stationary_covariance(A, Q), atol=1e-6)
+    memory = (2 * before.A + torch.eye(3)) / 4 + before.A @ before.A / 4
+    np.testing.assert_allclose(C @ A @ P0 @ C.mT, before.C @ memory @ before.P0 @ before.C.mT, atol=1e-12)
+    np.testing.assert_allclose(Q, P0 - A @ P0 @ A.mT, atol=1e-12)
     np.testing.assert_allclose(P0[:3, :3], 0.75 * before.P0, atol=1e-12)
     assert float(torch.linalg.eigvalsh(Q).min()) > 0
     assert not b.any()
-    memory = 3 * 0.02 / -np.log(np.abs(np.linalg.eigvals(A.numpy())))
-    np.testing.assert_allclose(np.sort(memory), np.repeat([7.5, 22.5], 3), rtol=0.05)  # of states of 5 s, times 3
+    constants = 3 * 0.02 / -np.log(np.abs(np.linalg.eigvals(A.numpy())))
+    np.testing.assert_allclose(np.sort(constants), np.repeat([7.5, 22.5], 3), rtol=0.05)  # of states of 5 s, times 3
     z = torch.randn(400, 2, dtype=torch.float64)
     changes = [filtered(one, z).filtered_mean[100:, :3].diff(dim=0).square().mean() for one in (before, network.system)]
     assert changes[1] < 0.5 * changes[0]

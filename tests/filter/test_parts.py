@@ -293,6 +293,7 @@ def test_a_part_that_leads_is_kept_alone(few, monkeypatch, tmp_path, lead, kept)
     assert training.trained[-1].lead == pytest.approx(lead)
     assert [one.name for one, _ in training.parts] == kept
     assert training.kept.name == (BOTH if len(kept) > 1 else "fast")
+    assert ("system_A" in training.parts[0][1]) == (len(kept) > 1)  # a part that is kept alone is not split
     again = Training(training.config, few)
     tensors, values = training.state()
     again.restore(tensors, json.loads(json.dumps(values)))
