@@ -26,7 +26,7 @@ from ldmfilter.analysis.statistics import covariance, log_likelihood, normalised
 from ldmfilter.data.frames import averages
 from ldmfilter.data.tables import Array
 from ldmfilter.errors import InputError
-from ldmfilter.filter.linalg import linear_recurrence
+from ldmfilter.filter import recursions
 from ldmfilter.filter.linear_system import fit_linear_system
 from ldmfilter.filter.spikes_ahead import standardised
 
@@ -100,10 +100,9 @@ def smoothing_errors(z: Array, starts: Array, gain: Array | float) -> Array:
     or one for each dimension (latent,).
     """
     # e_t = z_t - z_{t-1} + (1 - gain) e_{t-1}
-    difference = np.where(starts[:, None], 0, np.diff(z, axis=0, prepend=z[:1]))
-    forget = torch.diag(torch.from_numpy(1 - np.broadcast_to(np.asarray(gain, dtype=np.float64), z.shape[1])))
-    index = torch.from_numpy(np.where(starts, -1, 0))
-    return linear_recurrence(forget[None], index, torch.from_numpy(difference)).numpy()
+    error = np.where(starts[:, None], 0, np.diff(z, axis=0, prepend=z[:1]))
+    recursions.decaying_sums(error, np.full(z.shape[1], 1.0) - gain, starts)
+    return error
 
 
 def fit_local_level(z: Array, starts: Array, fit: Array) -> Array:

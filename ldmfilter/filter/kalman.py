@@ -3,13 +3,11 @@ z_t = C h_t + v_t, w ~ N(0, Q), v ~ N(0, R)).
 
 Three time indices have names of their own: predicted t|t-1, filtered t|t, smoothed t|T.
 
-Parallel in time (Sarkka & Garcia-Fernandez 2021, *Temporal parallelization of Bayesian smoothers*), in two passes.
-The covariances depend on the pattern of segment starts, missing bins and evidence alone: `_trace` computes each
-distinct one once, and in steady state it is solved for. Given these, the means are a linear recurrence, which is an
-associative scan (`linalg.linear_recurrence`).
+Loops over bins are compiled (`recursions`): the covariances, of which each distinct one is computed once, and then
+the means. Training has recursions of its own, with gradients.
 """
 
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,13 +17,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ldmfilter.data.tables import Array
+from ldmfilter.filter import recursions
 from ldmfilter.filter.linalg import (
+    JitterWarning,
     NotPositiveDefiniteError,
-    distinct,
     gains,
-    linear_recurrence,
-    pick,
+    on_host,
     riccati,
     safe_cholesky,
     stationary_covariance,
@@ -49,13 +46,6 @@ class LinearGaussian(NamedTuple):
     def to(self, *args: Any, **kwargs: Any) -> "LinearGaussian":
         """The same parameters in another dtype or on another device, as `torch.Tensor.to`."""
         return LinearGaussian._make(value.to(*args, **kwargs) for value in self)
-
-
-# Covariances that differ by less, relative to their largest entry, are taken for the same. The equations' map is a
-# contraction (near the steady state by the closed loop F = (I - K C) A, on both sides), so that what is taken for the
-# same here differs by no more than sup_k |F^k|^2 times as much in any later bin.
-SAME = 1e-12
-SLICE = 2048  # covariances at a time, which stay in the processor's cache
 
 
 class Covariances(NamedTuple):
@@ -132,19 +122,12 @@ def gain(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Innovation covariance S = C P- C' + R / evidence, gain K = P- C' S^-1, and filtered covariance P- - K S K', which
     needs float64."""
-    S, L, W = _whitened(model, predicted_cov, evidence)
-    return S, torch.linalg.solve_triangular(L.mT, W, upper=True).mT, symmetrise(predicted_cov - W.mT @ W)
-
-
-def _whitened(
-    model: LinearGaussian, predicted_cov: Float[Tensor, "*batch state state"], evidence: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The innovation covariance S, L of S = L L', and W = L^-1 C P-, of which W' W = K S K'."""
     R = model.R if evidence is None else model.R / evidence[..., None, None]
     CP = model.C @ predicted_cov
     S = symmetrise(CP @ model.C.mT + R)
     L = safe_cholesky(S)
-    return S, L, torch.linalg.solve_triangular(L, CP, upper=False)
+    W = torch.linalg.solve_triangular(L, CP, upper=False)  # W' W = K S K'
+    return S, torch.linalg.solve_triangular(L.mT, W, upper=True).mT, symmetrise(predicted_cov - W.mT @ W)
 
 
 def filter(  # the field's name for it
@@ -172,24 +155,23 @@ def filter(  # the field's name for it
     Raises:
         NotPositiveDefiniteError: an innovation covariance is not positive definite.
     """
-    if starts is not None and bool(starts[0]):
-        ahead = None
+    goes_on = ahead is not None and (starts is None or not bool(starts[0]))
     starts = _starts(starts, len(z))
+    starts[0] = not goes_on
     observed = torch.ones(len(z), dtype=torch.bool) if observed is None else observed.cpu()
-    tables, row = _filter_covariances(model, observed, starts, None if ahead is None else ahead[1], evidence)
-
-    # Around b: x_t = F_t x_{t-1} + K_t (z_t - C b), F_t = (I - K_t C) A, and F_t = A in a missing bin.
-    A, C, b = model.A, model.C, model.b
-    K, missing = tables.gain.to(z), ~observed.to(z.device)[:, None]
-    u = pick(K, row, (z - b @ C.mT).masked_fill_(missing, 0))
-    first = torch.zeros_like(b) if ahead is None else ahead[0] - b
-    u[0] = u[0] + first - K[row[0]] @ (C @ first)
-    x = linear_recurrence(A - K @ (C @ A), row.masked_fill(starts, -1), u)
-    from_b = torch.nn.functional.pad(x[:-1] @ A.mT, (0, 0, 1, 0)).masked_fill_(starts.to(z.device)[:, None], 0)
-    from_b[0] = first
-    predicted = b + from_b
-    innovation = (z - predicted @ C.mT).masked_fill_(missing, torch.nan)
-    return Filtered(predicted, b + x, innovation, tables, row)
+    exact = model.to("cpu", torch.float64)
+    mean, cov = (exact.b, exact.P0) if ahead is None else (value.to(exact.b) for value in ahead)
+    tables, row = _filter_covariances(exact, observed, starts, cov, evidence)
+    means = recursions.filter_means(
+        *_arrays(exact.A, exact.C, exact.b, tables.gain),
+        row.numpy(),
+        *_arrays(mean),
+        observed.numpy(),
+        starts.numpy(),
+        z.detach().cpu().contiguous().numpy(),
+    )
+    predicted, filtered, innovation = (torch.from_numpy(value).to(z.device) for value in means)
+    return Filtered(predicted, filtered, innovation, tables, row)
 
 
 def smooth(model: LinearGaussian, filtered: Filtered, starts: Flags | None = None) -> Smoothed:
@@ -203,14 +185,16 @@ def smooth(model: LinearGaussian, filtered: Filtered, starts: Flags | None = Non
         filtered: result of `filter`.
         starts: as given to `filter`; nothing flows back over the start of a segment.
     """
-    mean, row, P = filtered.filtered_mean, filtered.row, filtered.covariances.filtered
-    last, ahead, G = _backwards(model, P, starts, len(row))
-    table, kept = _smoother_covariances(P, ahead, G, row, last)
-    # d_t = m_t|T - m_t, backwards: d_t = G_t (d_{t+1} + m_{t+1} - m-_{t+1}).
-    G = G.to(mean)
-    u = pick(G, row, (mean - filtered.predicted_mean).roll(-1, 0)).masked_fill_(last.to(mean.device)[:, None], 0)
-    d = linear_recurrence(G, row.masked_fill(last, -1).flip(0), u.flip(0)).flip(0)
-    return Smoothed(mean + d, table, kept)
+    last, (P, ahead, G), changes = _backwards(model, filtered, starts)
+    row = filtered.row.numpy()
+    common = int(np.bincount(row).argmax())
+    try:
+        noise = torch.from_numpy(P[common] - G[common] @ ahead[common] @ G[common].T)
+        limit = stationary_covariance(torch.from_numpy(G[common]), noise).numpy()
+    except NotPositiveDefiniteError:
+        limit = np.full_like(P[common], np.nan)
+    table, kept = recursions.smoother_covariances(P, ahead, G, row, last, limit, common)
+    return _smoothed(filtered, recursions.smoother_means(G, row, last, changes), table, kept)
 
 
 def smooth_lagged(model: LinearGaussian, filtered: Filtered, starts: Flags, frames: int) -> Smoothed:
@@ -219,31 +203,39 @@ def smooth_lagged(model: LinearGaussian, filtered: Filtered, starts: Flags, fram
     That of `smooth`, begun `frames` bins after each one in place of at the segment's end (Anderson & Moore 1979,
     *Optimal Filtering*, chapter 7). The other arguments are those of `smooth`.
     """
-    mean, row, P = filtered.filtered_mean, filtered.row, filtered.covariances.filtered
-    last, predicted, G = _backwards(model, P, starts, len(row))
-    there, gains = last.to(mean.device)[:, None], G.to(mean)
-    update = (mean - filtered.predicted_mean).roll(-1, 0)
-    # d_t = m_t|t+n - m_t; each round takes one bin more: d_t = G_t (d_{t+1} + m_{t+1} - m-_{t+1}).
-    d, table, node = torch.zeros_like(mean), P, row
-    for _ in range(frames):
-        d = pick(gains, row, d.roll(-1, 0) + update).masked_fill_(there, 0)
-        size = len(table)
-        pairs, node = (row * (size + 1) + node.roll(-1).masked_fill(last, size)).unique(return_inverse=True)
-        own, later = pairs // (size + 1), pairs % (size + 1)
-        change = torch.cat([table, torch.zeros_like(table[:1])])[later] - predicted[own]
-        change = (G[own] @ change @ G[own].mT).masked_fill((later == size)[:, None, None], 0)
-        table = symmetrise(P[own] + change)
-    return Smoothed(mean + d, table, node)
+    last, tables, changes = _backwards(model, filtered, starts)
+    return _smoothed(filtered, *recursions.lagged(*tables, filtered.row.numpy(), last, changes, frames))
 
 
 def _backwards(
-    model: LinearGaussian, P: Float[Tensor, "row state state"], starts: Tensor | None, time: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Flags of the last bins of segments; and of filtered covariances those predicted for the next bin, with the
-    smoother's gains G_t, in float64 on the CPU."""
-    A, Q = model.A.double().cpu(), model.Q.double().cpu()
-    ahead = symmetrise(A @ P @ A.mT + Q)
-    return _starts(starts, time).roll(-1), ahead, torch.cholesky_solve(A @ P, safe_cholesky(ahead)).mT
+    model: LinearGaussian, filtered: Filtered, starts: Tensor | None
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """Flags of the last bins of segments; the filtered covariances, those predicted for the next bin and the smoother's
+    gains G_t; and what each bin changed in the mean that was predicted for it."""
+    change = filtered.filtered_mean - filtered.predicted_mean
+    A, Q, P, changes = _arrays(model.A, model.Q, filtered.covariances.filtered, change)
+    ahead, G, power = recursions.smoother_gains(A, Q, P)
+    _tell_repairs(power)
+    last = _starts(starts, len(filtered.row)).roll(-1).numpy()
+    return last, (P, ahead, G), changes
+
+
+def _smoothed(filtered: Filtered, change: np.ndarray, table: np.ndarray, row: np.ndarray) -> Smoothed:
+    mean = filtered.filtered_mean + torch.from_numpy(change).to(filtered.filtered_mean)
+    return Smoothed(mean, torch.from_numpy(table), torch.from_numpy(row))
+
+
+def _arrays(*values: Tensor) -> tuple[np.ndarray, ...]:
+    """For a compiled loop: float64, on the host, each row after the other."""
+    return tuple(np.ascontiguousarray(on_host(value)) for value in values)
+
+
+def _tell_repairs(power: int) -> None:
+    """Of the power of jitter that a compiled loop returns. Raises: NotPositiveDefiniteError. Warns: JitterWarning."""
+    if power > 4:
+        raise NotPositiveDefiniteError("a covariance is not positive definite")
+    if power:
+        warnings.warn(f"covariances repaired with a jitter of 10^{power} machine epsilons", JitterWarning, stacklevel=4)
 
 
 def _starts(starts: Tensor | None, time: int) -> Tensor:
@@ -254,143 +246,19 @@ def _starts(starts: Tensor | None, time: int) -> Tensor:
 
 
 def _filter_covariances(
-    model: LinearGaussian,
-    observed: Flags,
-    starts: Flags,
-    first: Float[Tensor, "state state"] | None,
-    evidence: Float[Tensor, " time"] | None,
+    model: LinearGaussian, observed: Flags, starts: Flags, first: Tensor, evidence: Float[Tensor, " time"] | None
 ) -> tuple[Covariances, Rows]:
     """The distinct covariances of a pattern of starts, missing bins and evidence, and which bin has which."""
-    exact = model.to("cpu", torch.float64)
-    A, Q, C, *_ = exact
-    # The symbol of a bin: 0 where it is missing, else 1 + the place of its evidence among the values that occur.
-    values, symbol = torch.ones(1, dtype=torch.float64), observed.long()
-    if evidence is not None and bool(observed.any()):
-        values, place = evidence.double().cpu()[observed].unique(return_inverse=True)
-        symbol[observed] = 1 + place
-    values = torch.cat([torch.ones_like(values[:1]), values])
-
-    def step(cov: Tensor, symbol: Tensor) -> Tensor:
-        W = _whitened(exact, cov, values[symbol])[2].masked_fill_(symbol[:, None, None] == 0, 0)
-        return symmetrise(A @ (cov - W.mT @ W) @ A.mT + Q)
-
+    level = observed.double() if evidence is None else evidence.double().cpu().masked_fill(~observed, 0)
     try:
-        steady, _, K = steady_state(exact)
-        F = A - A @ K @ C
+        limit = steady_state(model)[0]
     except NotPositiveDefiniteError:
-        steady, F = exact.P0, None
-    node = starts.long()  # the steady state, or at starts the prior
-    came_from = symbol.roll(1)
-    irregular = (values[came_from] != 1) | (came_from == 0) | starts.roll(1) | torch.tensor(F is None)
-    known = torch.stack([steady, exact.P0, exact.P0 if first is None else first.double().cpu()])
-    if first is not None:
-        node[0] = 2
-    covs, node = _trace(step, known, node, came_from, irregular & ~starts, starts, F)
-    codes = len(values) * node + symbol  # too many for a table where each bin has evidence of its own
-    pairs, row = distinct(codes) if len(values) == 2 else codes.unique(return_inverse=True)
-    tables = []
-    for some in pairs.split(SLICE):
-        predicted, here = covs[some // len(values)], some % len(values)
-        S, K, updated = gain(exact, predicted, values[here])
-        missing = (here == 0)[:, None, None]
-        tables.append((predicted, torch.where(missing, predicted, updated), S, K.masked_fill_(missing, 0)))
-    return Covariances(*map(torch.cat, zip(*tables, strict=True))), row
-
-
-def _smoother_covariances(P: Tensor, ahead: Tensor, G: Tensor, row: Rows, last: Flags) -> tuple[Tensor, Rows]:
-    """The distinct smoothed covariances, and which bin has which: the recursion runs backwards."""
-
-    def step(cov: Tensor, r: Tensor) -> Tensor:
-        return symmetrise(P[r] + G[r] @ (cov - ahead[r]) @ G[r].mT)
-
-    common = int(row.bincount().argmax())
-    try:
-        noise = P[common] - G[common] @ ahead[common] @ G[common].mT
-        steady, F = stationary_covariance(G[common], noise), G[common]
-    except NotPositiveDefiniteError:
-        steady, F = P[common], None
-    row, last = row.flip(0), last.flip(0)
-    irregular = (row != common) | last.roll(1) | torch.tensor(F is None)
-    node = torch.where(last, 1 + row, 0)
-    covs, node = _trace(step, torch.cat([steady[None], P]), node, row, irregular & ~last, last, F)
-    return covs, node.flip(0)
-
-
-def _trace(
-    step: Callable[[Tensor, Tensor], Tensor],
-    known: Float[Tensor, "known state state"],
-    node: Rows,
-    symbol: Rows,
-    irregular: Flags,
-    anew: Flags,
-    contraction: Tensor | None,
-) -> tuple[Float[Tensor, "node state state"], Rows]:
-    """Covariances of a recursion cov_t = step(cov_{t-1}, symbol_t), all stretches at once and each distinct one once.
-
-    Where a guess of all covariances does not follow from that of the bin before, it is corrected bin by bin until the
-    correction agrees with the guess: soon, as the recursion forgets. All corrections advance together, a bin a round;
-    equal ones share their computation. The result follows from bin to bin within `SAME`, whatever the guess was.
-
-    Args:
-        step: (covariances, symbols) -> covariances of the next bin.
-        known: the covariances that the guess is made of.
-        node: the guess, as rows of `known`; at bins that start anew, their value.
-        symbol: what happens on the way into each bin.
-        irregular: the guess does not follow from that of the bin before.
-        anew: bins that do not depend on the bin before.
-        contraction: how errors die out in the guess, e_t = F e_{t-1} F'; None where they do not.
-
-    Returns:
-        The distinct covariances and each bin's row among them.
-    """
-    bins, broken = _corrections(irregular.numpy(), anew.numpy(), contraction)
-    rows, symbols = node.numpy().copy(), symbol.numpy()
-    n_symbols = int(symbols.max()) + 1
-    ends = np.append(anew.numpy(), True)
-    store, size = known, len(known)
-    current, parent = known, rows[bins - 1]
-    while len(bins):
-        pasts, past = np.unique(parent * n_symbols + symbols[bins], return_inverse=True)
-        new = step(current[torch.from_numpy(pasts // n_symbols)], torch.from_numpy(pasts % n_symbols))
-        broken[bins] = False
-        on = broken[bins + 1]
-        asked = np.flatnonzero(~on)  # whether the guess may stand from here
-        pairs, pair = np.unique(past[asked] * size + rows[bins[asked]], return_inverse=True)
-        before, after = store[torch.from_numpy(pairs % size)], new[torch.from_numpy(pairs // size)]
-        agrees = (after - before).abs().amax((-2, -1)) <= SAME * before.abs().amax((-2, -1))
-        on[asked] = ~agrees.numpy()[pair]
-        rows[bins[on]] = size + past[on]
-        if size + len(new) > len(store):
-            store = torch.cat([store, store.new_empty(max(len(store), len(new)), *store.shape[1:])])
-        store[size : size + len(new)] = new
-        size += len(new)
-        on &= ~ends[bins + 1]
-        bins, parent, current = bins[on] + 1, past[on], new
-    used, node = distinct(torch.from_numpy(rows))
-    return store[used], node
-
-
-def _corrections(irregular: Array, anew: Array, contraction: Tensor | None) -> tuple[Array, Array]:
-    """Bins where corrections start, and the bins (time + 1,) that have to be corrected."""
-    time = len(irregular)
-    broken, stride = np.append(irregular, False), time
-    if contraction is not None:
-        # Bins, a power of 2, after which errors that die out as F^t are below `SAME`.
-        memory, M = 1, contraction
-        while memory < time and float(M.square().sum()) > SAME:
-            memory, M = 2 * memory, M @ M
-        # Irregular stretches that are hardly apart are one, which is corrected from several bins at once.
-        broken, stride = _joined(broken, memory // 8) & ~np.append(anew, True), 2 * memory
-    first = np.maximum.accumulate(np.where(broken[:-1] & ~np.roll(broken[:-1], 1), np.arange(time), -1))
-    return np.flatnonzero(broken[:-1] & ((np.arange(time) - first) % stride == 0)), broken
-
-
-def _joined(flags: Array, most: int) -> Array:
-    """The flags, set also between two that are set and at most so many apart."""
-    at, never = np.arange(len(flags)), 2 * len(flags) + most
-    before = np.maximum.accumulate(np.where(flags, at, -never))
-    after = np.minimum.accumulate(np.where(flags, at, never)[::-1])[::-1]
-    return after - before <= most
+        limit = torch.full_like(model.P0, torch.nan)
+    *tables, row, power = recursions.filter_covariances(
+        *_arrays(model.A, model.Q, model.C, model.R, first, model.P0, limit, level), starts.numpy()
+    )
+    _tell_repairs(power)
+    return Covariances(*map(torch.from_numpy, tables)), torch.from_numpy(row)
 
 
 def steady_state(model: LinearGaussian) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.linalg.blas import dtrsm
 from scipy.linalg.lapack import dgesv, dpotrf
@@ -241,84 +241,6 @@ def gains(
         NotPositiveDefiniteError: S is no covariance.
     """
     return _Gains.apply(time, A, Q, C, R, P0)
-
-
-def pick(
-    table: Float[Tensor, "row m n"], index: Int[Tensor, " time"], x: Float[Tensor, "time n"]
-) -> Float[Tensor, "time m"]:
-    """table[index_t] x_t, by one product where the index has its most frequent value. `index` is on the CPU."""
-    common = int(index.bincount().argmax())
-    rest = (index != common).nonzero()[:, 0]
-    y = x @ table[common].mT
-    at = rest.to(x.device)
-    y[at] = (table[index[rest].to(x.device)] @ x[at, :, None])[..., 0]
-    return y
-
-
-def distinct(codes: Int[Tensor, " time"]) -> tuple[Int[Tensor, " distinct"], Int[Tensor, " time"]]:
-    """The distinct codes, sorted, and each code's place among them: `torch.unique` without sorting them all."""
-    used = torch.zeros(int(codes.max()) + 1, dtype=torch.bool)
-    used[codes] = True
-    return used.nonzero()[:, 0], (used.cumsum(0) - 1)[codes]
-
-
-def linear_recurrence(
-    F: Float[Tensor, "row n n"], index: Int[Tensor, " time"], u: Float[Tensor, "time n"]
-) -> Float[Tensor, "time n"]:
-    """x_t = F[index_t] x_{t-1} + u_t as an associative scan.
-
-    Where the index is -1 nothing comes over from the bin before, not even NaN: x_t = u_t. The first bin is one.
-    Bins with the most frequent index share one product, so that few others cost little. `index` is on the CPU.
-
-    Blocks of about sqrt(time) bins, all blocks at once: where each ends if it starts from 0; then, by the same
-    scan over blocks, where each truly starts; then the blocks again from there.
-    """
-    time, n = u.shape
-    length = max(16, int((time / 2) ** 0.5))
-    number = -(-time // length)
-    whole, pad = time // length, number * length - time
-    counts = (index + 1).bincount(minlength=2)
-    common = int(counts[1:].argmax())  # bins that start anew (-1) are exceptions, never the rule
-    blocks = u.new_zeros(length, number, n)
-    blocks[:, :whole] = u[: whole * length].view(whole, length, n).transpose(0, 1)
-    blocks[: length - pad, number - 1] = u[(number - 1) * length :]
-    index = torch.nn.functional.pad(index, (0, pad), value=common).reshape(number, length)
-    index[0, 0] = -1
-    # The bins whose F is not the common one, grouped by their place in the block.
-    place, block = (index.mT != common).nonzero().to(u.device).unbind(1)
-    other = index.mT[index.mT != common].to(u.device)
-    groups = place.bincount(minlength=length).tolist()
-    exceptions = list(zip(block.split(groups), other.split(groups), strict=True))
-    usual = F[common].mT.contiguous()
-
-    def sweep(x: Tensor, out: Tensor | None = None) -> Tensor:
-        for j, (rows, kinds) in enumerate(exceptions):
-            before, x = x, torch.addmm(blocks[j], x, usual)
-            if len(rows):
-                moved = (F[kinds.clamp_min(0)] @ before[rows, :, None])[..., 0]
-                x[rows] = blocks[j, rows] + moved.masked_fill(kinds[:, None] < 0, 0)
-            if out is not None:
-                out[j] = x
-        return x
-
-    start = torch.zeros_like(blocks[0])
-    if number > 1:
-        ends = sweep(start)
-        # What a block does to its start: nothing where it starts anew, else the product of its F.
-        anew = (index < 0).any(1)
-        mixed = ((index != common).any(1) & ~anew).nonzero()[:, 0]
-        columns = index[mixed].mT.to(F.device)
-        products = F[columns[0]]
-        for column in columns[1:]:
-            products = F[column] @ products
-        over = torch.cat([torch.linalg.matrix_power(F[common], length)[None], products])
-        kind = torch.zeros(number, dtype=torch.long)
-        kind[mixed] = torch.arange(1, 1 + len(mixed))
-        carried = linear_recurrence(over, kind.masked_fill(anew, -1), ends)
-        start[1:] = carried[:-1]
-    out = torch.empty_like(blocks)
-    sweep(start, out)
-    return out.transpose(0, 1).reshape(number * length, n)[:time]
 
 
 class _InverseSqrt(torch.autograd.Function):

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ldmfilter.filter import kalman
 from ldmfilter.filter.kalman import LinearGaussian, filter, filter_trials, filter_windows, predict, smooth, steady_state
 from ldmfilter.filter.linalg import (
     NotPositiveDefiniteError,
-    linear_recurrence,
     one_thread,
     stationary_covariance,
     symmetrise,
@@ -158,23 +156,6 @@ def pattern(kind: str, time: int) -> tuple[torch.Tensor | None, torch.Tensor | N
     )
 
 
-@pytest.mark.parametrize("every", [1, 2, 3, 10, 20, 45, 0])
-def test_linear_recurrence_is_the_loop(every):
-    """Also where every block of the scan starts anew, and where no bin has a product at all."""
-    g = torch.Generator().manual_seed(every)
-    F = 0.6 * torch.randn(3, 2, 2, generator=g, dtype=torch.float64)
-    u = torch.randn(700, 2, generator=g, dtype=torch.float64)
-    index = torch.randint(3, (700,), generator=g)
-    index[0] = -1
-    if every:
-        index[::every] = -1
-    x, expected = torch.zeros(2, dtype=torch.float64), []
-    for t, kind in enumerate(index.tolist()):
-        x = u[t] if kind < 0 else F[kind] @ x + u[t]
-        expected.append(x)
-    torch.testing.assert_close(linear_recurrence(F, index, u), torch.stack(expected), rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize("length", [1, 3, 10, 20, 45])
 def test_many_short_segments_are_each_alone(length):
     model = make_model(31, 3, 2, radius=0.99)
@@ -237,27 +218,17 @@ def test_the_switch_to_the_steady_state_is_bounded(radius):
         assert error.max() < 1e-10
 
 
-def test_the_rounds_do_not_grow_with_the_recording(monkeypatch):
+def test_covariances_do_not_grow_with_the_recording():
+    """Where gaps are alike their covariances are shared; without a limit they are those of the bins that differ."""
     model = make_model(41, 3, 1, radius=0.9)
-    rounds = []
-
-    def counted(step, *args):
-        def one(cov, symbol):
-            rounds.append(len(cov))
-            return step(cov, symbol)
-
-        return trace(one, *args)
-
-    trace = kalman._trace
-    monkeypatch.setattr(kalman, "_trace", counted)
-    counts = []
-    for time in (2_000, 50_000):
-        rng = np.random.default_rng(0)
-        for observed in (np.ones(time, bool), rng.random(time) > 0.005, rng.random(time) > 0.3):
-            rounds.clear()
-            filter(model, torch.zeros(time, 1, dtype=torch.float64), torch.from_numpy(observed))
-            counts.append(len(rounds))
-    assert max(counts[3:]) <= 1.5 * max(counts[:3]) < 1_000
+    for gap in (0, 1, 7):
+        counts = []
+        for time in (4_000, 40_000):
+            observed = torch.arange(time) % 1_000 >= gap
+            counts.append(len(filter(model, torch.zeros(time, 1, dtype=torch.float64), observed).covariances.predicted))
+        assert counts[0] == counts[1] < 500
+    nothing = filter(model, torch.zeros(40_000, 1, dtype=torch.float64), torch.zeros(40_000, dtype=torch.bool))
+    assert len(nothing.covariances.predicted) < 1_000
 
 
 def test_many_segments_share_their_covariances():
