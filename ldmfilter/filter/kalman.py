@@ -215,7 +215,7 @@ def _backwards(
     change = filtered.filtered_mean - filtered.predicted_mean
     A, Q, P, changes = _arrays(model.A, model.Q, filtered.covariances.filtered, change)
     ahead, G, power = recursions.smoother_gains(A, Q, P)
-    _tell_repairs(power)
+    tell_repairs(power)
     last = _starts(starts, len(filtered.row)).roll(-1).numpy()
     return last, (P, ahead, G), changes
 
@@ -230,7 +230,7 @@ def _arrays(*values: Tensor) -> tuple[np.ndarray, ...]:
     return tuple(np.ascontiguousarray(on_host(value)) for value in values)
 
 
-def _tell_repairs(power: int) -> None:
+def tell_repairs(power: int) -> None:
     """Of the power of jitter that a compiled loop returns. Raises: NotPositiveDefiniteError. Warns: JitterWarning."""
     if power > 4:
         raise NotPositiveDefiniteError("a covariance is not positive definite")
@@ -257,7 +257,7 @@ def _filter_covariances(
     *tables, row, power = recursions.filter_covariances(
         *_arrays(model.A, model.Q, model.C, model.R, first, model.P0, limit, level), starts.numpy()
     )
-    _tell_repairs(power)
+    tell_repairs(power)
     return Covariances(*map(torch.from_numpy, tables)), torch.from_numpy(row)
 
 

@@ -18,10 +18,10 @@ from scipy.special import ndtr
 from torch import Tensor, nn
 
 from ldmfilter.errors import InputError
+from ldmfilter.filter import recursions
 from ldmfilter.filter.encoder import MOST_SPIKES
 from ldmfilter.filter.forecast import Forecast, check_horizons
-from ldmfilter.filter.kalman import gain, steady_state
-from ldmfilter.filter.linalg import NotPositiveDefiniteError
+from ldmfilter.filter.kalman import steady_state, tell_repairs
 
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-#: Largest difference of the predicted covariance from its limit, relative to the limit's largest entry, at which
-#: the limit takes over. What it leaves in the states is of the same order.
-STEADY = 1e-12
 MOST_HORIZONS = 100  # whose powers of the dynamics are remembered
 MOST = float(np.finfo(np.float32).max)  # a larger count would be infinite to the encoder
 
@@ -57,16 +54,16 @@ class OnlinePart:
         self._encode = _Encoder(model.network_)
         with torch.no_grad():
             self._dynamics = dynamics = model.network_.linear_gaussian()
-            P, _, K = steady_state(dynamics)
-            self._limit, self._limit_gain, self._limit_filtered = map(_array, (P, K, gain(dynamics, P)[2]))
+            limit = _array(steady_state(dynamics)[0])
         self._A, self._Q, self._C, self._R, self._b, self._P0 = map(_array, dynamics)
+        self._limit_gain, self._limit_filtered, _ = recursions.updated(limit, self._C, self._R, 1.0)
+        self._limit = recursions.predicted(self._A, self._Q, self._limit_filtered)
         self._states = model.sized_.states
         self._k = model.frame_bins_
         self._frame = self._k * model.bin_size_
         self.lag_bins = lag_bins
         self._forecasts: dict[float, Forecast] = {}
         self._limit_lagged: Array | None = None
-        self._near = STEADY * float(np.abs(self._limit).max())
         self.reset()
 
     def reset(self) -> None:
@@ -74,7 +71,9 @@ class OnlinePart:
         # The last bins of each phase, with a lag several: bin t in place t modulo their number.
         self._last = [_State(self._b, self._P0)] * (self._k + self.lag_bins)
         self._recent = np.full((self._k, self._units), np.nan)  # bin t in row t modulo k
-        self._innovation: tuple[Array, Array, Array] | None = None  # of the last bin, its predicted covariance, noise
+        self._innovation: tuple[Array, Array, float] | None = (
+            None  # and of that bin: P, evidence
+        )
         self.bins = 0
 
     def step(self, counts: Array | None) -> tuple[Array, Array] | None:
@@ -89,9 +88,9 @@ class OnlinePart:
             self._innovation, now = None, _State(mean, P)
         else:
             z, evidence = seen
-            e, R = z - self._C @ mean, self._R if evidence is None else self._R / evidence
-            K, cov, steady = self._updated(P, R)
-            self._innovation, now = (e, P, R), _State(mean + K @ e, cov, steady)
+            e = z - self._C @ mean
+            K, cov, steady = self._updated(P, evidence)
+            self._innovation, now = (e, P, evidence), _State(mean + K @ e, cov, steady)
         self._last[self.bins % len(self._last)] = now
         self.bins += 1
         return self._given_later(self.bins - 1 - self.lag_bins) if self.bins > self.lag_bins else None
@@ -101,8 +100,8 @@ class OnlinePart:
         """L^-1 e (latent,) of the last bin, as `OnlineFilter.innovation`."""
         if self._innovation is None:
             return np.full(len(self._C), np.nan)
-        e, P, R = self._innovation
-        S = self._C @ P @ self._C.T + R
+        e, P, evidence = self._innovation
+        S = self._C @ P @ self._C.T + self._R / evidence
         return np.asarray(np.linalg.solve(np.linalg.cholesky(S), e), dtype=np.float64)
 
     def flush(self) -> list[tuple[Array, Array]]:
@@ -167,20 +166,15 @@ class OnlinePart:
             return self._P0
         if before.steady:
             return self._limit
-        P = self._A @ before.cov @ self._A.T + self._Q
-        return 0.5 * (P + P.T)
+        return recursions.predicted(self._A, self._Q, before.cov)
 
-    def _updated(self, P: Array, R: Array) -> tuple[Array, Array, bool]:
-        """Gain and filtered covariance from the predicted one and the noise, and whether they are the limits."""
-        if R is self._R and (P is self._limit or np.abs(P - self._limit).max() <= self._near):
+    def _updated(self, P: Array, evidence: float) -> tuple[Array, Array, bool]:
+        """Gain and filtered covariance from the predicted one and the evidence, and whether they are the limits."""
+        if evidence == 1 and (P is self._limit or recursions.near(P, self._limit, recursions.SAME)):
             return self._limit_gain, self._limit_filtered, True
-        CP = self._C @ P
-        _, K_transposed, failed = dposv(CP @ self._C.T + R, CP)
-        if failed:
-            raise NotPositiveDefiniteError("the innovation covariance is not positive definite")
-        K = K_transposed.T
-        P = P - K @ CP
-        return K, 0.5 * (P + P.T), False
+        K, cov, power = recursions.updated(P, self._C, self._R, evidence)
+        tell_repairs(power)
+        return K, cov, False
 
     def state(self) -> dict[str, Any]:
         """The state that `restore` goes on from: mean, cov and recent, as `OnlineFilter.state` describes them."""
@@ -237,13 +231,13 @@ class _Encoder:
         self._x = np.empty_like(self._input_mean)
         self._silence = self._white(np.zeros(len(self._x)), np.zeros(len(self._x), bool)) if self._share else None
 
-    def __call__(self, counts: Array, spikes: Array) -> tuple[Array, float | None] | None:
+    def __call__(self, counts: Array, spikes: Array) -> tuple[Array, float] | None:
         missing = np.isnan(counts)
         if missing.any() and missing.all():
             return None
         z = self._white(counts, missing)
         if self._silence is None:
-            return z, None
+            return z, 1.0
         drawn, evidence = self._evidence(counts, self._mean_counts), self._evidence(spikes, 0.0)
         return self._silence + (z - self._silence) * (0.5 + 0.5 / drawn), evidence
 

@@ -33,7 +33,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @compiled
-def _near(P: Array, other: Array, share: float) -> bool:
+def near(P: Array, other: Array, share: float) -> bool:
     """No entry differs by more than this share of the other's largest; False where the other is NaN."""
     largest = 0.0
     for i in range(len(P)):
@@ -183,6 +183,24 @@ def _update(P: Array, C: Array, Ct: Array, R: Array, level: float, filtered: Arr
 
 
 @compiled
+def predicted(A: Array, Q: Array, P: Array) -> Array:
+    """Covariance A P A' + Q of the next bin."""
+    AP, out = np.empty_like(P), np.empty_like(P)
+    _product(A, P, AP)
+    _product(AP, _transposed(A), out)
+    _sum(out, 1.0, Q)
+    return out
+
+
+@compiled
+def updated(P: Array, C: Array, R: Array, level: float) -> tuple[Array, Array, int]:
+    """Gain and filtered covariance from a predicted one, with the noise R / level; the power of `_repaired`."""
+    gain, filtered, S = np.empty((len(P), len(R))), np.empty_like(P), np.empty_like(R)
+    power = _update(P, C, _transposed(C), R, level, filtered, S, gain)
+    return gain, filtered, power
+
+
+@compiled
 def filter_covariances(
     A: Array, Q: Array, C: Array, R: Array, first: Array, prior: Array, limit: Array, level: Array, starts: Flags
 ) -> tuple[Array, Array, Array, Array, Rows, int]:
@@ -224,12 +242,12 @@ def filter_covariances(
         else:
             _copy(prior if starts[t] else first, P)
         at = -1
-        if level[t] == 1 and _near(P, limit, SAME):
+        if level[t] == 1 and near(P, limit, SAME):
             _copy(limit, P)
             at = limit_row
             if at < 0:
                 limit_row = rows
-        elif before >= 0 and level[t] == level[t - 1] and _near(P, predicted[before], STILL):
+        elif before >= 0 and level[t] == level[t - 1] and near(P, predicted[before], STILL):
             at = before
         if at < 0:
             at, rows = rows, rows + 1
@@ -347,12 +365,12 @@ def smoother_covariances(
             _copy(P[r], X)
         else:
             _back(P[r], ahead[r], G[r], smoothed[later], X)
-            if r == common and _near(X, limit, SAME):
+            if r == common and near(X, limit, SAME):
                 _copy(limit, X)
                 at = limit_row
                 if at < 0:
                     limit_row = rows
-            elif r == row[t + 1] and _near(X, smoothed[later], STILL):
+            elif r == row[t + 1] and near(X, smoothed[later], STILL):
                 at = later
         if at < 0:
             at, rows = rows, rows + 1
