@@ -246,7 +246,8 @@ class Fit:
         yield from zip(*(one.batches(each) for one, each in recorded), strict=True)
 
     def _train_step(self, batches: Sequence[Batch]) -> Tensor:
-        self._module.train()
+        if not self._module.training:
+            self._module.train()
         progress = self.step / self.config.max_steps
         rate = min(1.0, (self.step + 1) / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in self._optimizer.param_groups:

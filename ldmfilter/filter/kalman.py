@@ -7,7 +7,6 @@ Loops over bins are compiled (`recursions`): the covariances, of which each dist
 the means. Training has recursions of its own, with gradients.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +18,6 @@ from torch.autograd.function import once_differentiable
 
 from ldmfilter.filter import recursions
 from ldmfilter.filter.linalg import (
-    JitterWarning,
     NotPositiveDefiniteError,
     gains,
     on_host,
@@ -27,6 +25,7 @@ from ldmfilter.filter.linalg import (
     safe_cholesky,
     stationary_covariance,
     symmetrise,
+    tell_repairs,
 )
 
 Flags = Bool[Tensor, " time"]
@@ -230,14 +229,6 @@ def _arrays(*values: Tensor) -> tuple[np.ndarray, ...]:
     return tuple(np.ascontiguousarray(on_host(value)) for value in values)
 
 
-def tell_repairs(power: int) -> None:
-    """Of the power of jitter that a compiled loop returns. Raises: NotPositiveDefiniteError. Warns: JitterWarning."""
-    if power > 4:
-        raise NotPositiveDefiniteError("a covariance is not positive definite")
-    if power:
-        warnings.warn(f"covariances repaired with a jitter of 10^{power} machine epsilons", JitterWarning, stacklevel=4)
-
-
 def _starts(starts: Tensor | None, time: int) -> Tensor:
     """Flags of first bins of segments, on the CPU; the first bin is always one."""
     starts = torch.zeros(time, dtype=torch.bool) if starts is None else starts.cpu().clone()
@@ -340,6 +331,40 @@ def filter_windows(
     return zhat, S, m
 
 
+class _Trials(torch.autograd.Function):
+    """The filter with the gain of each bin, from b on; the derivatives written out, as in `_ConstantGain`."""
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, C: Tensor, b: Tensor, K: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        zhat, means, predicted, ahead = torch.empty_like(z), [], [], b.expand(len(z), -1)
+        for t in range(z.shape[1]):
+            predicted.append(ahead)
+            zhat[:, t] = ahead @ C.mT
+            means.append(torch.addmm(ahead, z[:, t] - zhat[:, t], K[t].mT))
+            ahead = torch.addmm(b, means[t] - b, A.mT)
+        found = torch.stack(means, 1)
+        ctx.save_for_backward(A, C, b, K, z - zhat, torch.stack(predicted, 1), found)
+        return zhat, found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_zhat: Tensor, g_m: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        A, C, b, K, error, predicted, means = ctx.saved_tensors
+        g_zhat, g_m, ahead = g_zhat.clone(), g_m.clone(), torch.zeros_like(means)  # ahead: of the next prediction
+        g_z, g_p = torch.empty_like(error), torch.zeros_like(means[:, 0])
+        for t in range(means.shape[1] - 1, -1, -1):
+            ahead[:, t] = g_p
+            g_m[:, t].addmm_(g_p, A)
+            g_z[:, t] = g_m[:, t] @ K[t]
+            g_zhat[:, t] -= g_z[:, t]
+            g_p = torch.addmm(g_m[:, t], g_zhat[:, t], C)
+        g_A = ahead.flatten(0, 1).mT @ (means - b).flatten(0, 1)
+        g_C = g_zhat.flatten(0, 1).mT @ predicted.flatten(0, 1)
+        g_K = torch.einsum("btn,btk->tnk", g_m, error)
+        later = ahead.sum((0, 1))
+        return g_A, g_C, g_p.sum(0) + later - later @ A, g_K, g_z
+
+
 def filter_trials(
     model: LinearGaussian, z: Float[Tensor, "batch time latent"]
 ) -> tuple[Float[Tensor, "batch time latent"], Float[Tensor, "time latent latent"], Float[Tensor, "batch time state"]]:
@@ -352,9 +377,5 @@ def filter_trials(
     """
     A, Q, C, R, b, P0 = model
     S, K = gains(A, Q, C, R, P0, z.shape[1])
-    zhat, means, predicted = [], [], b.expand(len(z), -1)
-    for now, gain_now in zip(z.unbind(1), K, strict=True):
-        zhat.append(predicted @ C.mT)
-        means.append(predicted + (now - zhat[-1]) @ gain_now.mT)
-        predicted = b + (means[-1] - b) @ A.mT
-    return torch.stack(zhat, 1), S, torch.stack(means, 1)
+    zhat, means = _Trials.apply(A, C, b, K, z)
+    return zhat, S, means

@@ -1,9 +1,11 @@
 """Small symmetric matrices, kept positive definite; factorised, never inverted."""
 
+import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +17,10 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ldmfilter.filter import recursions
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Square = Float[Tensor, "n n"]
 
 
@@ -42,6 +48,18 @@ def one_thread(every_library: bool = False) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+def on_cores(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """The results of work by numpy, scipy and scikit-learn, one item a core at a time, each on one thread, so that they
+    are the same on any number of cores. `OMP_NUM_THREADS` limits the cores."""
+    limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    cores = min(int(limit) if limit.isdigit() else os.cpu_count() or 1, len(items))
+    if cores < 2:
+        return [work(item) for item in items]
+    # OpenMP's number of threads is one of each thread.
+    with ThreadPoolExecutor(cores, initializer=threadpool_limits, initargs=(1, "openmp")) as pool:
+        return list(pool.map(work, items))
 
 
 def symmetrise(P: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
@@ -78,6 +96,20 @@ def safe_cholesky(P: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]
             )
             return L
     raise NotPositiveDefiniteError(f"{int((info != 0).sum())} covariance(s) are not positive definite")
+
+
+def tell_repairs(power: int) -> None:
+    """Tell what a loop of `recursions` returns, the power of jitter that it took.
+
+    Raises:
+        NotPositiveDefiniteError: none was enough.
+    Warns:
+        JitterWarning: with the power.
+    """
+    if power > 4:
+        raise NotPositiveDefiniteError("a covariance is not positive definite")
+    if power:
+        warnings.warn(f"covariances repaired with a jitter of 10^{power} machine epsilons", JitterWarning, stacklevel=4)
 
 
 def stationary_covariance(A: Square, Q: Square) -> Square:
@@ -196,39 +228,38 @@ class _Gains(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, time: int, *inputs: Tensor) -> tuple[Tensor, ...]:
-        A, Q, C, R, P = map(on_host, inputs)
-        each = []
-        for _ in range(time):
-            CP = C @ P
-            S = CP @ C.T + R
-            K = _cho_solve(S, CP).T
-            each.append((P, S, K))
-            P = A @ (P - K @ CP) @ A.T + Q
-            P = 0.5 * (P + P.T)
+        A, Q, C, R, P0 = (np.ascontiguousarray(on_host(value)) for value in inputs)
+        never, starts = np.full_like(P0, np.nan), np.arange(time) == 0
+        P, _, S, K, row, power = recursions.filter_covariances(A, Q, C, R, P0, P0, never, np.ones(time), starts)
+        tell_repairs(power)
         ctx.save_for_backward(*inputs)
-        ctx.each = each
-        return from_host(inputs[0], *(np.stack(values) for values in list(zip(*each, strict=True))[1:]))
+        ctx.each = P[row], S[row], K[row]
+        return from_host(inputs[0], S[row], K[row])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        A, _, C, R, _ = map(on_host, ctx.saved_tensors)
-        gA, gQ, gC, gR, V = (np.zeros_like(each) for each in (A, A, C, R, A))  # V: of the next covariance
-        for (P, S, K), gS, gK in zip(reversed(ctx.each), *(on_host(g)[::-1] for g in grads), strict=True):
-            # P_next = A U A' + Q, U = H P H' + K R K' with H = I - K C, whose derivative by K is zero.
-            HP = P - K @ (C @ P)
-            gA, gQ = gA + 2 * V @ A @ HP, gQ + V
-            gU = A.T @ V @ A
-            # K = P C' S^-1, then S = C P C' + R.
-            gKS = _cho_solve(S, gK.T).T
-            gS = gS - K.T @ gKS
-            gS = 0.5 * (gS + gS.T)
-            gC += gKS.T @ P + 2 * gS @ C @ P - 2 * K.T @ gU @ HP
-            gR += gS + K.T @ gU @ K
-            H = np.eye(len(P)) - K @ C
-            V = H.T @ gU @ H + gKS @ C + C.T @ gS @ C
+        (A, _, C, _, _), (P, S, K), (gS, gK) = map(on_host, ctx.saved_tensors), ctx.each, map(on_host, grads)
+        K_t = K.swapaxes(1, 2)
+        # P_next = A U A' + Q, U = H P H' + K R K' with H = I - K C, whose derivative by K is zero.
+        H = np.eye(len(A)) - K @ C
+        F, HP = A @ H, H @ P
+        # K = P C' S^-1, then S = C P C' + R.
+        gKS_t = np.linalg.solve(S, gK.swapaxes(1, 2))
+        gKS = gKS_t.swapaxes(1, 2)
+        gS = gS - K_t @ gKS
+        gS = 0.5 * (gS + gS.swapaxes(1, 2))
+        direct = gKS @ C + C.T @ gS @ C
+        V, ahead = np.zeros_like(A), np.empty_like(P)  # of each covariance, of the next one of each bin
+        for t in range(len(P) - 1, -1, -1):
+            ahead[t] = V
+            V = F[t].T @ V @ F[t] + direct[t]
             V = 0.5 * (V + V.T)
-        return None, *from_host(ctx.saved_tensors[0], gA, gQ, gC, gR, V)
+        gU = A.T @ ahead @ A
+        gC = gKS_t @ P + 2 * gS @ C @ P - 2 * K_t @ gU @ HP
+        gR = gS + K_t @ gU @ K
+        summed = ((2 * ahead @ A @ HP).sum(0), ahead.sum(0), gC.sum(0), gR.sum(0), V)
+        return None, *from_host(ctx.saved_tensors[0], *summed)
 
 
 def gains(

@@ -21,7 +21,8 @@ from ldmfilter.errors import InputError
 from ldmfilter.filter import recursions
 from ldmfilter.filter.encoder import MOST_SPIKES
 from ldmfilter.filter.forecast import Forecast, check_horizons
-from ldmfilter.filter.kalman import steady_state, tell_repairs
+from ldmfilter.filter.kalman import steady_state
+from ldmfilter.filter.linalg import tell_repairs
 
 if TYPE_CHECKING:
     from ldmfilter.filter.model import LDMFilter
@@ -71,9 +72,7 @@ class OnlinePart:
         # The last bins of each phase, with a lag several: bin t in place t modulo their number.
         self._last = [_State(self._b, self._P0)] * (self._k + self.lag_bins)
         self._recent = np.full((self._k, self._units), np.nan)  # bin t in row t modulo k
-        self._innovation: tuple[Array, Array, float] | None = (
-            None  # and of that bin: P, evidence
-        )
+        self._innovation: tuple[Array, Array, float] | None = None  # and of that bin: P, evidence
         self.bins = 0
 
     def step(self, counts: Array | None) -> tuple[Array, Array] | None:

@@ -24,7 +24,7 @@ import numpy as np
 
 from ldmfilter.data.frames import first_bins, sums
 from ldmfilter.data.tables import Array, Floats
-from ldmfilter.filter.linalg import one_thread
+from ldmfilter.filter.linalg import on_cores, one_thread
 
 #: (start, length), s after the bin: what is nearer is told by fast states alone, what is farther by none.
 HORIZONS = ((0.5, 0.5), (1.0, 1.0), (2.0, 1.0))
@@ -167,7 +167,11 @@ def spikes_ahead_of_all(
     else:
         fold = folds_of(judge, bin_size, FOLDS)
     each = [(judge & (fold != one), judge & (fold == one)) for one in np.unique(fold)]
-    return mean_of([spikes_ahead(*given, *some, bin_size, signal, horizons, guard=guard) for some in each])
+
+    def judged(some: tuple[Array, Array]) -> SpikesAhead:
+        return spikes_ahead(*given, *some, bin_size, signal, horizons, guard=guard)
+
+    return mean_of(on_cores(judged, each))
 
 
 def folds_of(judge: Array, bin_size: float, folds: int) -> Array:
