@@ -336,7 +336,7 @@ def unit_importance(model: LDMFilter, bins: Bins, seed: int) -> Units:
     all, or of all but one."""
     n = bins.counts.shape[1]
     most = 50_000 if model.network_.evidence_share else 400_000  # covariances of their own take longer
-    piece = bins.piece(max(min(2_000, most // max(n, 1)), 250), seed)
+    piece = bins.piece(max(min(2_000, most // n), 250), seed)
     counts, judged = torch.from_numpy(piece.counts), torch.from_numpy(piece.judged)
 
     hidden = (counts.masked_fill(torch.arange(n) == unit, torch.nan) for unit in range(-1, n))  # first none is hidden

@@ -113,8 +113,13 @@ def plot_behavior(latents: xr.Dataset, name: str, axes: Axes, period: float | No
     """Behaviour decoded from the states, with its interval, over what was measured.
 
     The states have `<name>_mean`, `<name>_true` (time,) and, where intervals were calibrated, `<name>_ci` (time,
-    bound), as `read_behavior` gives them. Lines are not drawn across the end of a period, in the behaviour's unit.
+    bound), as `read_behavior` gives them; classes are drawn by `_plot_classes`. Lines are not drawn across the end of a
+    period, in the behaviour's unit.
     """
+    finish(axes, "time, s")
+    if f"{name}_class" in latents:
+        _plot_classes(latents, name, axes)
+        return
     time = latents["time"].values
     true, mean = latents[f"{name}_true"].values, latents[f"{name}_mean"].values
     if period is not None:
@@ -132,7 +137,6 @@ def plot_behavior(latents: xr.Dataset, name: str, axes: Axes, period: float | No
             _band(axes, time, np.where(lower < upper, lower, np.nan), upper, COLOURS[0], None if turn else label)
     axes.plot(time, mean, color=COLOURS[0], linewidth=1.3, label="decoded")
     axes.plot(time, true, color=ink(), linewidth=1.0, linestyle=(0, (3, 1.5)), label="measured")
-    finish(axes, "time, s")
 
 
 def class_positions(latents: xr.Dataset, name: str) -> Array:
@@ -142,7 +146,7 @@ def class_positions(latents: xr.Dataset, name: str) -> Array:
     return positions(true, labels)
 
 
-def plot_classes(latents: xr.Dataset, name: str, axes: Axes) -> None:
+def _plot_classes(latents: xr.Dataset, name: str, axes: Axes) -> None:
     """Probabilities of classes read from the states, `<name>_probability` (time, `<name>_class`), a row for each class,
     whose height is the probability; over it a line while the class was measured, by `<name>_true` (time,)."""
     time, labels = latents["time"].values, latents[f"{name}_class"].values.tolist()
@@ -155,7 +159,6 @@ def plot_classes(latents: xr.Dataset, name: str, axes: Axes) -> None:
         axes.plot(time, line, color=ink(), linewidth=1.2, label=None if row else "measured")
     axes.set_yticks(range(len(labels)), [x if isinstance(x, str) else f"{x:g}" for x in labels], parse_math=False)
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    finish(axes, "time, s")
 
 
 def plot_trials(aligned: xr.Dataset, state: int, condition: Array, names: Sequence[str], axes: Axes) -> None:
@@ -188,11 +191,12 @@ def plot_reports(reports: Sequence[Mapping[str, Any]], axes: Axes) -> None:
     else:
         rows, keys = "intervals", ("level", "coverage", "coverage_se")
         labels = "level of the interval", "share inside"
-    style: dict[str, Any] = {"fmt": "o-", "markersize": 4.5, "linewidth": 1.3}
     for one, colour in zip(reports, COLOURS, strict=False):
         nominal, observed, error = np.array([[row[key] for key in keys] for row in one[rows]]).T
         axes.plot([nominal.min(), 1], [nominal.min(), 1], **reference(), zorder=1)
-        axes.errorbar(nominal, observed, 2 * error, color=colour, label=one["name"], **style)
+        axes.errorbar(
+            nominal, observed, 2 * error, fmt="o-", markersize=4.5, linewidth=1.3, color=colour, label=one["name"]
+        )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:.0%}")
     finish(axes, *labels)

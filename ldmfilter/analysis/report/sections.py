@@ -37,7 +37,6 @@ from ldmfilter.analysis.plots import (
     leading_states,
     legend,
     plot_behavior,
-    plot_classes,
     plot_raster,
     plot_rates,
     plot_reports,
@@ -139,7 +138,7 @@ class Inputs:
 
         def activity(start: float) -> float:
             inside = value[(self.time >= start) & (self.time < start + seconds) & np.isfinite(value)]
-            return float(np.std(inside) if self.names else np.sum(inside)) if inside.size else -1.0
+            return float((np.std if self.names else np.sum)(inside)) if inside.size else -1.0
 
         starts = [
             first  # half a length apart
@@ -280,21 +279,19 @@ def states(inputs: Inputs) -> Section:
     return {name: picture.numbers for name, picture in pictures.items()}, pictures
 
 
-def _end(start: float, stop: float, narrow: bool) -> float:
-    """The end of what is shown of a stretch, s."""
-    return start + PHONE * (stop - start) if narrow and stop - start > SHORT else stop
+def _shown(start: float, stop: float) -> dict[str, Any]:
+    """What is shown of a stretch on a wide page and on a narrow one, s."""
+    narrow_stop = start + PHONE * (stop - start) if stop - start > SHORT else stop
+    return {"start": start, "stop": stop, "narrow_stop": narrow_stop}
 
 
 def _states(inputs: Inputs) -> Picture:
-    start, stop = inputs.around(inputs.busiest(RASTER_SHOWN), STATES_SHOWN)
-    shown = inputs.latents.sel(time=slice(start, stop))
+    span = inputs.around(inputs.busiest(RASTER_SHOWN), STATES_SHOWN)
+    shown = inputs.latents.sel(time=slice(*span))
     unseen = ~shown["trained"].values
     marked, evidence = bool(unseen.any() and not unseen.all()), inputs.model.evidence > 0
     leading = leading_states(shown, 4)
-    numbers = {
-        "start": start,
-        "stop": stop,
-        "narrow_stop": _end(start, stop, narrow=True),
+    numbers = _shown(*span) | {
         "shown": leading,
         "level": float(inputs.latents["ci"].attrs["level"]),
         "of": inputs.model.sized_.states,
@@ -303,7 +300,7 @@ def _states(inputs: Inputs) -> Picture:
     }
 
     def draw(figure: Figure, narrow: bool) -> None:
-        part = shown.sel(time=slice(_end(start, stop, narrow)))
+        part = shown.sel(time=slice(numbers["narrow_stop" if narrow else "stop"]))
         time = part["time"].values
         if evidence:
             axes, *below = figure.subplots(3, 1, sharex=True, height_ratios=[4, 0.8, 0.8])
@@ -312,8 +309,10 @@ def _states(inputs: Inputs) -> Picture:
             axes = figure.add_subplot()
         plot_states(part.sel(state=leading), axes, number=4)
         if marked:
-            foot: Any = {"where": ~part["trained"].values, "transform": axes.get_xaxis_transform(), "step": "mid"}
-            axes.fill_between(time, 0, 0.012, color=COLOURS[1], linewidth=0, **foot)
+            axes.fill_between(
+                time, 0, 0.012, ~part["trained"].values,
+                step="mid", transform=axes.get_xaxis_transform(), color=COLOURS[1], linewidth=0,
+            )  # fmt: skip
         axes.set(xlim=(time[0], time[-1]), ylabel="state", xlabel="" if evidence else axes.get_xlabel())
 
     more = 1.7 * evidence
@@ -358,8 +357,8 @@ def _space(inputs: Inputs) -> Picture:
         colours = LinearSegmentedColormap.from_list("page", [colour for _, colour in first["colorscale"]])
         axes: Any = figure.add_subplot(projection="3d")
         x, y, z, value = np.column_stack([points, values])[::2][np.isfinite(values[::2])].T
-        limits = {"vmin": first["low"], "vmax": first["high"]}
-        axes.scatter(x, y, z, c=value, s=7, cmap=colours, linewidths=0, alpha=0.85, **limits)
+        shades = {"cmap": colours, "vmin": first["low"], "vmax": first["high"]}
+        axes.scatter(x, y, z, c=value, s=7, linewidths=0, alpha=0.85, **shades)
         for label, axis in zip(labels, (axes.xaxis, axes.yaxis, axes.zaxis), strict=True):
             axis.set_ticklabels([])
             axis.set_label_text(label)
@@ -387,10 +386,9 @@ def _apart(inputs: Inputs, mean: Array, observed: Array) -> Array | None:
     first = [one for one in inputs.reports if _series(one) == _series(inputs.reports[0])]
     if not first or mean.shape[1] <= 3:
         return None
-    columns = [flat(inputs.measured(one["name"])[observed], one.get("period")) for one in first]
-    values = np.concatenate(columns, 1)
+    values = np.hstack([flat(inputs.measured(one["name"])[observed], one.get("period")) for one in first])
     seen = np.isfinite(values).all(1) & inputs.latents["trained"].values[observed]
-    return directions(mean[seen], values[seen], 3) if seen.any() else None
+    return directions(mean[seen], values[seen], 3)
 
 
 def _series(report: Mapping[str, Any]) -> str:
@@ -409,22 +407,18 @@ def _colouring(about: Mapping[str, Any], values: Array) -> dict[str, Any]:
     def label(value: float) -> str:
         return names[int(value)] if names else plain_number(value) + unit
 
-    if about.get("circular"):
-        stops = CIRCLE
-        if period := about["period"]:  # the colours go round once, whatever part of a turn was seen
-            low = 0.0 if low > -2e-3 * period else -period / 2
-            high = low + period
-    ends = {"low_label": label(low), "high_label": label(high)}
+    if period := about.get("period"):  # the colours go round once, whatever part of a turn was seen
+        stops, low = CIRCLE, 0.0 if low > -2e-3 * period else -period / 2
+        high = low + period
+    found = {"label": about["name"], "low_label": label(low), "high_label": label(high)}
     if 2 <= len(classes) <= (len(COLOURS) if names else 4):
         stops = COLOURS[: len(classes)]
         named = [{"label": label(one), "colour": colour} for one, colour in zip(classes, stops, strict=True)]
         values = np.where(np.isfinite(values), np.searchsorted(classes, values), np.nan)
         low, high = 0.0, float(len(classes) - 1)
-    return {
-        "label": about["name"],
+    return found | {
         "low": low,
         "high": high,
-        **ends,
         "values": [float(f"{value:.5g}") for value in values.tolist()],
         "colorscale": list(zip(np.linspace(0, 1, len(stops)).tolist(), stops, strict=True)),
         "gradient": f"linear-gradient(90deg, {', '.join(stops)})",
@@ -441,10 +435,7 @@ def _raster(inputs: Inputs) -> Picture:
         for key in {f"{name}_mean", f"{name}_ci", f"{name}_probability"} & set(shown):
             shown[key] = shown[key].where(shown[f"{name}_fold"] >= 0)
     behaviors = inputs.reports[:3]
-    numbers = {
-        "start": start,
-        "stop": stop,
-        "narrow_stop": _end(start, stop, narrow=True),
+    numbers = _shown(start, stop) | {
         "spikes": sum(map(len, trains)),
         "units": len(order),
         "unseen": not shown["trained"].any(),
@@ -453,7 +444,7 @@ def _raster(inputs: Inputs) -> Picture:
     }
 
     def draw(figure: Figure, narrow: bool) -> None:
-        end = _end(start, stop, narrow)
+        end = numbers["narrow_stop" if narrow else "stop"]
         part = shown.sel(time=slice(end))
         heights = [2.6, *[1.0] * len(behaviors)]
         grid = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
@@ -466,10 +457,7 @@ def _raster(inputs: Inputs) -> Picture:
                 high = known.quantile(0.99, "time").reindex(unit=part["unit"])
                 plot_rates((part["rate"] / high).isel(unit=order), grid[0])
         for one, axes in zip(behaviors, grid[1:], strict=True):
-            if one["categories"]:
-                plot_classes(part, one["name"], axes)
-            else:
-                plot_behavior(part, one["name"], axes, one["period"])
+            plot_behavior(part, one["name"], axes, one["period"])
             axes.set_ylabel(clean("\n".join(filter(None, (one["name"], one["unit"])))), parse_math=False)
         for axes in grid[:-1]:
             axes.set_xlabel("")
@@ -488,14 +476,14 @@ def trials(inputs: Inputs) -> Section:
     if found is None:
         return {"trials": None, "trials_note": inputs.trials_note}, {}
     best = int(np.nanargmax(found.accuracy)) if np.isfinite(found.accuracy).any() else 0
-    hidden = ("aligned", "number")  # of which there are pictures
-    data = {key: value for key, value in vars(found).items() if key not in hidden}
+    data = {**vars(found), "best_recall": found.recall[best]}
+    del data["aligned"], data["number"]  # of which there are pictures
     shown = _most_apart(found, 4)
     names = [clean(name) for name in found.names]
     drawn = names[: len(COLOURS)]
 
     def draw(figure: Figure, narrow: bool) -> None:
-        grid = figure.subplots(len(shown), 1, sharex=True) if narrow else figure.subplots(-(-len(shown) // 2), 2)
+        grid = figure.subplots(len(shown), 1, sharex=True) if narrow else figure.subplots(math.ceil(len(shown) / 2), 2)
         for state, axes in itertools.zip_longest(shown, np.ravel(grid)):
             if state is None:  # the grid has an even number of places
                 axes.remove()
@@ -507,8 +495,7 @@ def trials(inputs: Inputs) -> Section:
         axes, time = figure.add_subplot(), found.time
         for name, recall, colour in zip(drawn, found.recall.T, COLOURS, strict=False):
             axes.plot(time, recall, color=colour, linewidth=0.8, alpha=0.7, label=name)
-        shuffled: dict[str, Any] = {"alpha": 0.1, "linewidth": 0, "label": "shuffled, 95 %"}
-        axes.fill_between(time, 0, found.shuffled, color=ink(), **shuffled)
+        axes.fill_between(time, 0, found.shuffled, color=ink(), alpha=0.1, linewidth=0, label="shuffled, 95 %")
         axes.plot(time, found.accuracy, color=ink(), linewidth=1.8, label="mean of the conditions")
         axes.yaxis.set_major_formatter("{x:.0%}")
         axes.set_ylim(0, 1.03)
@@ -517,10 +504,9 @@ def trials(inputs: Inputs) -> Section:
         finish(axes, "time, s", "trials read right")
         _legend(figure, narrow)
 
-    high = 2.3 * -(-len(shown) // 2) + 0.5
+    high = 2.3 * math.ceil(len(shown) / 2) + 0.5
     about = {"shown": shown, "singles": SINGLE_TRIALS, "undrawn": len(names) - len(drawn)}
     numbers = {"best_time": found.time[best], "best": found.accuracy[best], "shuffled": found.shuffled[best]}
-    data["best_recall"] = found.recall[best]
     return {"trials": data, "trials_note": ""}, {
         "trials": Picture(draw, about, (high, 1.8 * len(shown) + 0.8)),
         "conditions": Picture(draw_read, numbers, (3.4, 3.6)),
@@ -612,7 +598,7 @@ def _spectrum(measures: Measures) -> Picture:
 
 def _memory(measures: Measures) -> Picture:
     seconds = measures.memory.time_constant
-    seconds = np.sort(seconds[np.isfinite(seconds)])[::-1]
+    seconds = seconds[np.isfinite(seconds)]
     names = [str(i + 1) for i in range(len(seconds))]
     return one_plot(lambda axes: _bars(axes, names, seconds, "time constant, s", "slowest first"))
 
