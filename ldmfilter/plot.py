@@ -146,16 +146,15 @@ def state_space(
     known = np.isfinite(colour)
     mean, labels = latents["filtered_mean"].to_numpy(), ["axis 1", "axis 2"]
     if dims == "by":
-        seen = known & latents["trained"].to_numpy() if "trained" in latents else known
-        axes = plots.directions(mean[seen], plots.flat(colour, period)[seen], 2)
-        if axes is None:
+        seen = latents["trained"].to_numpy() if "trained" in latents else known
+        plane = plots.turned(mean, plots.flat(colour, period), seen, 2)
+        if plane is None:
             raise InputError("by has fewer than three values, or states or bins are too few; give two dims")
-        mean = (mean - mean.mean(0)) @ axes
     else:
         if np.shape(dims) != (2,) or not np.isin(dims, latents["state"]).all():
             raise InputError(f"dims is {dims!r}; give two of the {latents.sizes['state']} states, from 0, or 'by'")
-        mean, labels = mean[:, list(dims)], [f"h{one}" for one in dims]
-    points = ax.scatter(mean[known, 0], mean[known, 1], c=colour[known], s=4, linewidths=0, alpha=0.8, **scale)
+        plane, labels = mean[:, list(dims)], [f"h{one}" for one in dims]
+    points = ax.scatter(plane[known, 0], plane[known, 1], c=colour[known], s=4, linewidths=0, alpha=0.8, **scale)
     ax.set(xticks=[], yticks=[])
     plots.finish(ax, labels[0], labels[1])
     bar = ax.figure.colorbar(points, ax=ax, shrink=0.7, label=label)

@@ -27,7 +27,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 #: Around a circle, visible on white and on black.
 CIRCLE = ("#d1495b", "#e08a2c", "#a9a52a", "#3a9d6b", "#2b8fb8", "#5b68c4", "#a557a5", "#d1495b")
 BAND = 0.25  # opacity of an interval
-GROUPS = 24  # of near values of behaviour at most, which `directions` tells apart
+GROUPS = 24  # of near values of behaviour at most, which `turned` tells apart
 SINGLE_TRIALS = 12  # of a condition that are drawn, at most
 
 
@@ -60,17 +60,19 @@ def flat(values: Array, period: float | None) -> Array:
     return np.column_stack([np.cos(turn), np.sin(turn)] if period else [values / (np.nanstd(values) or 1.0)])
 
 
-def directions(mean: Array, values: Array, number: int) -> Array | None:
-    """Axes (state, number) along which filtered means (bin, state) differ most between values (bin, column): a linear
-    discriminant of the values, or of `GROUPS` groups of near ones, found by k-means. None where values or states are
-    too few, or bins to know how states vary within a group."""
-    kinds, groups = np.unique(values, axis=0, return_inverse=True)
-    within = len(mean) - min(len(kinds), GROUPS)
+def turned(mean: Array, values: Array, seen: Array, number: int) -> Array | None:
+    """Filtered means (bin, state) along the axes (bin, number) on which they differ most between values (bin, column),
+    in the bins `seen` (bin,) that have a value: a linear discriminant of the values, or of `GROUPS` groups of near
+    ones, found by k-means. None where values or states are too few, or bins to know how states vary within a group."""
+    seen = seen & np.isfinite(values).all(1)
+    kinds, groups = np.unique(values[seen], axis=0, return_inverse=True)
+    within = len(groups) - min(len(kinds), GROUPS)
     if min(len(kinds) - 1, mean.shape[1]) < number or within < mean.shape[1]:
         return None
     if len(kinds) > GROUPS:
-        groups = KMeans(GROUPS, n_init=1, random_state=0).fit_predict(values)
-    return LinearDiscriminantAnalysis().fit(mean, groups).scalings_[:, :number]
+        groups = KMeans(GROUPS, n_init=1, random_state=0).fit_predict(values[seen])
+    axes = LinearDiscriminantAnalysis().fit(mean[seen], groups).scalings_[:, :number]
+    return np.asarray((mean - mean.mean(0)) @ axes)
 
 
 def plot_raster(spike_times: Sequence[Array], axes: Axes, start: float, stop: float) -> None:

@@ -286,7 +286,7 @@ def test_the_turning_picture_shows_values_of_behaviour_apart():
     latents = xr.Dataset({"trained": ("time", bins < 2000)})
     about = {"name": "angle", "path": "tracking/angle", "period": 2 * np.pi}
     inputs = SimpleNamespace(reports=[about], measured={"angle": angle}.get, latents=latents)
-    shown = mean[2000:] @ _apart(inputs, mean, bins)[:, :2]
+    shown = _apart(inputs, mean, bins)[2000:, :2]
     assert LinearRegression().fit(shown, circle[2000:]).score(shown, circle[2000:]) > 0.9
     assert _apart(inputs, mean[:, :3], bins) is None
     assert _apart(SimpleNamespace(reports=[]), mean, bins) is None

@@ -30,7 +30,6 @@ from ldmfilter.analysis.plots import (
     COLOURS,
     SINGLE_TRIALS,
     class_positions,
-    directions,
     finish,
     flat,
     ink,
@@ -44,6 +43,7 @@ from ldmfilter.analysis.plots import (
     plot_states,
     plot_trials,
     reference,
+    turned,
 )
 from ldmfilter.analysis.report.page import HALF, Picture, Section, one_plot, pair, plain_number
 from ldmfilter.analysis.trials import Trials
@@ -338,15 +338,14 @@ def _space(inputs: Inputs) -> Picture:
     """The still picture of the state space, and the points and colours that the page's script turns."""
     observed = np.flatnonzero(inputs.latents["observed"].values)
     mean = inputs.latents["filtered_mean"].values[observed].astype(float)
-    axes_by, shown = _apart(inputs, mean, observed), mean
-    if axes_by is not None:
-        shown = (mean - mean.mean(0)) @ axes_by
+    apart = _apart(inputs, mean, observed)
+    shown = mean if apart is None else apart
     # The slowest come first. As all states have the same variance, principal components would be no better a choice.
     shown = np.pad(shown, ((0, 0), (0, max(3 - shown.shape[1], 0))))[:, :3]  # one or two states lie in a plane
     drawn = thin(np.arange(len(observed)), POINTS)
     at = observed[drawn]
     points = shown[drawn] / max(float(np.abs(shown).max()), np.finfo(float).tiny)
-    labels = [f"h{number}" if axes_by is None else f"axis {number + 1}" for number in range(3)]
+    labels = [f"h{number}" if apart is None else f"axis {number + 1}" for number in range(3)]
     time = inputs.time[at]
     choices = [_colouring(one, inputs.measured(one["name"])[at]) for one in inputs.reports]
     choices.append(_colouring({"name": "time", "unit": "s"}, time))
@@ -369,7 +368,7 @@ def _space(inputs: Inputs) -> Picture:
 
     numbers = {
         "shown": min(3, mean.shape[1]),
-        "apart": None if axes_by is None else _series(inputs.reports[0]).split("/")[-1],
+        "apart": None if apart is None else _series(inputs.reports[0]).split("/")[-1],
         "points": len(drawn),
         "bins": len(observed),
         "unmeasured": not np.isfinite(values).all(),
@@ -381,14 +380,13 @@ def _space(inputs: Inputs) -> Picture:
 
 
 def _apart(inputs: Inputs, mean: Array, observed: Array) -> Array | None:
-    """Axes (state, 3) along which the first behaviour, all columns of its series, differs most in filtered means
-    (bin, state), found where training was; None where there are none, or no more than three states."""
+    """Filtered means (bin, state) along three axes (bin, 3) on which the first behaviour, all columns of its series,
+    differs most, found where training was; None where there are none, or no more than three states."""
     first = [one for one in inputs.reports if _series(one) == _series(inputs.reports[0])]
     if not first or mean.shape[1] <= 3:
         return None
     values = np.hstack([flat(inputs.measured(one["name"])[observed], one.get("period")) for one in first])
-    seen = np.isfinite(values).all(1) & inputs.latents["trained"].values[observed]
-    return directions(mean[seen], values[seen], 3)
+    return turned(mean, values, inputs.latents["trained"].values[observed], 3)
 
 
 def _series(report: Mapping[str, Any]) -> str:
