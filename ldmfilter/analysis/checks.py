@@ -182,11 +182,9 @@ class Check:
         """The check's finding on a filter of these parts."""
         found = {part: self.judge(one) for part, one in measures.items()}
         best = self.of == "best"
-
-        def rank(part: str) -> tuple[bool, bool, float]:
-            return found[part].ok, not found[part].doubtful, found[part].value if best else 0.0
-
-        part = max(found, key=rank) if best else min(found, key=rank)
+        part = (max if best else min)(
+            found, key=lambda name: (found[name].ok, not found[name].doubtful, best and found[name].value)
+        )
         if not part or self.of == "whole":
             return found[part]
         return dataclasses.replace(found[part], part=part, verdict=f"{part} states: {found[part].verdict}")

@@ -236,7 +236,7 @@ def behavior(inputs: Inputs) -> Section:
             share, error = (np.array(one["distribution"][key]) for key in ("pit", "pit_se"))
             edges = np.linspace(0, 1, len(share) + 1)
             axes.axhline(1 / len(share), **reference(), zorder=1)
-            axes.stairs(share, edges, color=colour, linewidth=1.3, label=clean(one["name"]))
+            axes.stairs(share, edges, color=colour, linewidth=1.3, label=one["name"])
             axes.errorbar((edges[:-1] + edges[1:]) / 2, share, 2 * error, color=colour, fmt="none")
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
         axes.set_ylim(0, None)
@@ -456,7 +456,7 @@ def _raster(inputs: Inputs) -> Picture:
                 plot_rates((part["rate"] / high).isel(unit=order), grid[0])
         for one, axes in zip(behaviors, grid[1:], strict=True):
             plot_behavior(part, one["name"], axes, one["period"])
-            axes.set_ylabel(clean("\n".join(filter(None, (one["name"], one["unit"])))), parse_math=False)
+            axes.set_ylabel("\n".join(filter(None, (one["name"], one["unit"]))), parse_math=False)
         for axes in grid[:-1]:
             axes.set_xlabel("")
             axes.tick_params(axis="x", length=0)
