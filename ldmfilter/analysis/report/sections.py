@@ -399,7 +399,7 @@ def _colouring(about: Mapping[str, Any], values: Array) -> dict[str, Any]:
     values is shown as classes, by their rank."""
     classes = np.unique(values[np.isfinite(values)]).tolist()
     low, high = (classes[0], classes[-1]) if classes else (0.0, 1.0)
-    names, stops, named = about.get("classes") if classes else None, _SCALE, None
+    names, stops, shown = about.get("classes") if classes else None, _SCALE, []
     unit = f" {about['unit']}" if about["unit"] else ""
 
     def label(value: float) -> str:
@@ -410,8 +410,7 @@ def _colouring(about: Mapping[str, Any], values: Array) -> dict[str, Any]:
         high = low + period
     found = {"label": about["name"], "low_label": label(low), "high_label": label(high)}
     if 2 <= len(classes) <= (len(COLOURS) if names else 4):
-        stops = COLOURS[: len(classes)]
-        named = [{"label": label(one), "colour": colour} for one, colour in zip(classes, stops, strict=True)]
+        stops, shown = COLOURS[: len(classes)], list(map(label, classes))
         values = np.where(np.isfinite(values), np.searchsorted(classes, values), np.nan)
         low, high = 0.0, float(len(classes) - 1)
     return found | {
@@ -419,8 +418,7 @@ def _colouring(about: Mapping[str, Any], values: Array) -> dict[str, Any]:
         "high": high,
         "values": [float(f"{value:.5g}") for value in values.tolist()],
         "colorscale": list(zip(np.linspace(0, 1, len(stops)).tolist(), stops, strict=True)),
-        "gradient": f"linear-gradient(90deg, {', '.join(stops)})",
-        "classes": named,
+        "classes": shown,
     }
 
 
