@@ -101,7 +101,7 @@ def smoothing_errors(z: Array, starts: Array, gain: Array | float) -> Array:
     """
     # e_t = z_t - z_{t-1} + (1 - gain) e_{t-1}
     difference = np.where(starts[:, None], 0, np.diff(z, axis=0, prepend=z[:1]))
-    forget = torch.diag(torch.from_numpy(1 - np.broadcast_to(np.asarray(gain, dtype=np.float64), z.shape[1])))
+    forget = torch.from_numpy(np.diag(1.0 - np.broadcast_to(gain, z.shape[1])))
     index = torch.from_numpy(np.where(starts, -1, 0))
     return linear_recurrence(forget[None], index, torch.from_numpy(difference)).numpy()
 

@@ -348,11 +348,12 @@ def unit_importance(model: LDMFilter, bins: Bins, seed: int) -> Units:
     S = filtered.covariances.innovation[filtered.row[:bins_of_one][judged]]
     scores = statistics.log_likelihood(error, S.numpy()).mean(1)
     loss = (scores[0] - scores[1:]) / bins.size
+    costs = loss.clip(0)
     return Units(
         model.unit_ids_,
         counts.nanmean(0).nan_to_num().double().numpy() / (np.nan if model.signal_ else bins.size),
         loss,
-        loss.clip(0) / max(float(loss.clip(0).sum()), 1e-300),
+        costs / max(float(costs.sum()), 1e-300),
         saliency(model, counts[judged]),
     )
 

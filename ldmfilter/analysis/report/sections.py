@@ -84,7 +84,7 @@ class Inputs:
             was read, as `read_behavior` adds them.
         diagnosis: as `check` gives it.
         reports: `to_dict()` of the reports of `read_behavior`, one for each behaviour.
-        options: of the command that makes this report, as words.
+        options: of the command that makes this report.
         trials, trials_note: states in trials and how well their conditions are read, or why there are none.
         lags: behaviour read at each lag, as `read_at_lags` gives it, plain types; without behaviour `widths_at_lags`.
     """
@@ -96,7 +96,7 @@ class Inputs:
     latents: xr.Dataset
     diagnosis: Diagnosis
     reports: Sequence[Mapping[str, Any]] = ()
-    options: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     trials: Trials | None = None
     trials_note: str = ""
     lags: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -623,7 +623,7 @@ def _drift(measures: Measures) -> Picture:
 
 def _units(measures: Measures) -> Picture:
     loss = measures.units.loss
-    order = np.argsort(-np.where(np.isfinite(loss), loss, -np.inf), kind="stable")
+    order = np.argsort(-loss, kind="stable")
     shown = order[:UNITS_SHOWN]
     names = [clean(str(measures.units.unit[i])) for i in shown]
     numbers = {
@@ -687,28 +687,41 @@ def made(inputs: Inputs) -> Section:
     given = [one.session for one in run.sessions if not one.added]
     which = ["--session", run.session_path] if len(run.sessions) > 1 else []
     commands = [
-        ["ldmfilter", "train", *given, *_changed(run.config), "--run", folder],
-        ["ldmfilter", "report", folder, *which, "--out", "report.html", *inputs.options],
+        ["ldmfilter", "train", *given, *_words(_changed(run.config)), "--run", folder],
+        ["ldmfilter", "report", folder, *which, "--out", "report.html", *_words(inputs.options)],
     ]
     settings = {"settings": run.config.to_dict(), "versions": versions, "commands": list(map(shlex.join, commands))}
     return {"made": settings}, {}
 
 
-def _changed(config: Config) -> list[str]:
-    """Every option that is not the default, as words of a command."""
+def _changed(config: Config) -> dict[str, Any]:
+    """Every option that is not the default, as the command line takes it."""
     plain = Config(DataConfig(), FilterConfig(state_dim=config.filter.latent_dim)).to_dict()
-    words = []
+    changed = {}
     for part, options in config.to_dict().items():
         for name, value in options.items():
-            flag = f"--{name.replace('_', '-')}"
             if value == plain[part].get(name):
                 continue
             if name == "spans":
-                words += [word for start, stop in value for word in ("--span", f"{start!r}:{stop!r}")]
-            elif isinstance(value, bool):
-                words.append(flag if value else f"--no-{flag[2:]}")
-            else:
-                words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+                name, value = "span", [f"{start!r}:{stop!r}" for start, stop in value]
+            changed[name] = ",".join(map(str, value)) if name == "hidden" else value
+    return changed
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    """Options as words of a command: each of several values has the flag before it, one without a value has none.
+
+    >>> _words({"align": None, "behavior": ["place", "speed"], "min_rate": 0.5, "refit": False})
+    ['--behavior', 'place', '--behavior', 'speed', '--min-rate', '0.5', '--no-refit']
+    """
+    words = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            several = value if isinstance(value, list | tuple) else [value]
+            words += [word for one in several if one not in (None, "") for word in (f"--{flag}", str(one))]
     return words
 
 
