@@ -293,10 +293,10 @@ def forecasts(
     evidence = np.ones(len(z)) if evidence is None else evidence
     filtered = bins.filter(system, torch.from_numpy(z), torch.from_numpy(evidence))
     C, R = system.C.numpy(), system.R.numpy() / evidence[:, None, None]
-    frames = [int(horizon / bins.size + 1e-6) for horizon in HORIZONS]
-    asked = [(n * bins.size or horizon, n) for horizon, n in zip(HORIZONS, frames, strict=True)]
+    asked = [(int(horizon / bins.size + 1e-6), horizon) for horizon in HORIZONS]  # in frames, and in s
     rows = []
-    for seconds, n in asked if any(frames) else [(bins.size, 1)]:
+    for n, horizon in asked if asked[-1][0] else [(1, bins.size)]:
+        seconds = n * bins.size or horizon
         later = n + np.flatnonzero(bins.judged[n:] & (bins.segment[n:] == bins.segment[: bins.judged.size - n]))
         if n == 0 or later.size == 0:
             rows.append(Ahead(seconds))
