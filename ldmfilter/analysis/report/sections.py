@@ -47,7 +47,7 @@ from ldmfilter.analysis.plots import (
 )
 from ldmfilter.analysis.report.page import HALF, Picture, Section, one_plot, pair, plain_number
 from ldmfilter.analysis.trials import Trials
-from ldmfilter.config import Config, DataConfig, FilterConfig
+from ldmfilter.config import Config
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import Array
@@ -696,7 +696,7 @@ def made(inputs: Inputs) -> Section:
 
 def _changed(config: Config) -> dict[str, Any]:
     """Every option that is not the default, as the command line takes it."""
-    plain = Config(DataConfig(), FilterConfig(state_dim=config.filter.latent_dim)).to_dict()
+    plain = Config().replace(state_dim=config.filter.latent_dim).to_dict()
     changed = {}
     for part, options in config.to_dict().items():
         for name, value in options.items():
