@@ -133,9 +133,7 @@ def sweep(
     if dask is not None and jobs > 1:
         raise typer.BadParameter("the workers of the cluster are the processes", param_hint="--jobs")
     sessions = sessions or []
-    session = None
     if resume is not None:
-        session = next(iter(sessions), None)
         make = _resumed(resume, sessions)
     else:
         make = _asked(sessions, folder, Config.read(config) if config else Config(), options, trials)
@@ -145,11 +143,11 @@ def sweep(
         try:
             sweeps.append(made())
             if not quiet:
-                _introduce(sweeps[-1], session)
+                _introduce(sweeps[-1])
         except InputError as error:
             failures.append(error)
     if sweeps:
-        failures += _follow(sweeps, jobs, dask, session, quiet)
+        failures += _follow(sweeps, jobs, dask, quiet)
     if len(make) == 1 and failures:
         raise failures[0]
     give_up(failures + _print(sweeps, len(make) > 1, as_json, quiet))
@@ -162,7 +160,7 @@ def _resumed(resume: Path, sessions: list[Path]) -> "list[Callable[[], Sweep]]":
     below = sorted(path.parent for path in resume.glob("*/sweep.json")) or [resume]
     if sessions and len(sessions) + len(below) > 2:
         raise typer.BadParameter("where a session lies now can be told of one sweep only", param_hint="SESSION")
-    return [partial(Sweep.open, path) for path in below]
+    return [partial(Sweep.open, path, next(iter(sessions), None)) for path in below]
 
 
 def _asked(
@@ -193,8 +191,8 @@ def _asked(
     ]
 
 
-def _introduce(sweep: "Sweep", session: Path | None) -> None:
-    if note := sweep.recording(session)[1].attrs["units_left_out"]:
+def _introduce(sweep: "Sweep") -> None:
+    if note := sweep.recording()[1].attrs["units_left_out"]:
         say(note)
     seeds = f", {len(sweep.seeds)} seeds each" if len(sweep.seeds) > 1 else ""
     number = sweep.n_runs // len(sweep.seeds)
@@ -206,7 +204,7 @@ def _introduce(sweep: "Sweep", session: Path | None) -> None:
         say(f"{possible - len(sweep.combinations)} of {possible} left out: fewer states than latent dimensions")
 
 
-def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, session: Path | None, quiet: bool) -> list[Exception]:
+def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, quiet: bool) -> list[Exception]:
     """Do what is missing and show the progress. Returns why a sweep could not go on."""
     from ldmfilter.analysis.sweep import run_sweeps
     from ldmfilter.cluster import workers
@@ -235,11 +233,11 @@ def _follow(sweeps: "list[Sweep]", jobs: int, dask: str | None, session: Path | 
 
     failures: list[Exception] = []
     # All sweep folders of a command are beside each other.
-    reads = [absolute(session or one.session_path) for one in sweeps]
+    reads = [absolute(one.session) for one in sweeps]
     try:
         with (
             workers(dask if left else None, jobs, reads, sweeps[0].folder, left) as executor,
-            closing(run_sweeps(sweeps, session, executor)) as moves,
+            closing(run_sweeps(sweeps, executor)) as moves,
         ):
             for move in follow(moves, steps, done, text, "step", quiet or not terminal, done()):
                 if isinstance(move[1], Exception):

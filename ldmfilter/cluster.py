@@ -150,9 +150,9 @@ def _perform(function: Callable[..., Any], values: tuple, versions: dict[str, st
         except (InputError, TrainingError) as error:
             result = type(error)(str(error))
         except Exception as error:
-            result = RuntimeError(f"{type(error).__name__}: {' '.join(str(error).split())}")
-        warned = [" ".join(str(one.message).split()) for one in noted]
-    return result, tuple(dict.fromkeys(warned))
+            result = RuntimeError(f"{type(error).__name__}: {_short(error)}")
+        warned = dict.fromkeys(_short(one.message) for one in noted)
+    return result, tuple(warned)
 
 
 # Processes of this machine.
@@ -289,5 +289,5 @@ def _check_versions(wanted: dict[str, str]) -> None:
             )
 
 
-def _short(error: BaseException, most: int) -> str:
+def _short(error: object, most: int | None = None) -> str:
     return " ".join(str(error).split())[:most]

@@ -115,21 +115,16 @@ def state_space(
         if len(by) > 1:
             raise InputError(f"by is {len(by)} behaviours; draw one at a time")
         by = by[0]
+    elif isinstance(by, str):
+        if session is None:
+            raise InputError(f"{by!r} is behaviour of a session; give the session too, or a value for each bin")
+        by = choose_behavior(session, by)[0]
     classes, label, values = None, "", by
-    cmap: Any
-    limits: tuple[float | None, float | None]
     if by is None:
         label, values = "time, s", latents["time"]
-    elif isinstance(by, str | Behavior):
-        if isinstance(by, Behavior):
-            variable = by
-        elif session is None:
-            raise InputError(f"{by!r} is behaviour of a session; give the session too, or a value for each bin")
-        else:
-            variable = choose_behavior(session, by)[0]
-        values, _ = align(variable, latents["time"].to_numpy(), float(latents.attrs["bin_size"]))
-        period, classes = variable.period, variable.classes
-        label = ", ".join(filter(None, (variable.name, variable.unit)))
+    elif isinstance(by, Behavior):
+        values, _ = align(by, latents["time"].to_numpy(), float(latents.attrs["bin_size"]))
+        period, classes, label = by.period, by.classes, _label(by.name, by.unit)
     elif all(isinstance(one, str | bool | np.bool_) for one in np.ravel(np.asarray(by, dtype=object))):
         held = as_labels(np.asarray(by).astype(np.str_))
         classes = distinct(held)
@@ -140,27 +135,26 @@ def state_space(
         raise InputError("by holds no numbers and no texts; give a value for each bin") from None
     if colour.shape != (latents.sizes["time"],):
         raise InputError(f"{colour.shape} values for {latents.sizes['time']} bins; give one for each bin")
-    cmap, limits = "viridis", (None, None)
+    scale: dict[str, Any] = {"cmap": "viridis"}
     if period:
         low = 0.0 if np.nanmin(colour) > -1e-3 * period else -period / 2
-        cmap, limits = LinearSegmentedColormap.from_list("circle", plots.CIRCLE), (low, low + period)
+        circle = LinearSegmentedColormap.from_list("circle", plots.CIRCLE)
+        scale = {"cmap": circle, "vmin": low, "vmax": low + period}
     elif classes is not None:
-        several = [plots.COLOURS[one % len(plots.COLOURS)] for one in range(len(classes))]
-        cmap, limits = ListedColormap(several), (-0.5, len(classes) - 0.5)
+        several = ListedColormap(np.resize(plots.COLOURS, len(classes)).tolist())
+        scale = {"cmap": several, "vmin": -0.5, "vmax": len(classes) - 0.5}
     known = np.isfinite(colour)
     mean, labels = latents["filtered_mean"].to_numpy(), ["axis 1", "axis 2"]
     if dims == "by":
-        seen = known & latents["trained"].to_numpy() if "trained" in latents else known
-        axes = plots.directions(mean[seen], plots.flat(colour, period)[seen], 2)
-        if axes is None:
+        seen = latents["trained"].to_numpy() if "trained" in latents else known
+        plane = plots.turned(mean, plots.flat(colour, period), seen, 2)
+        if plane is None:
             raise InputError("by has fewer than three values, or states or bins are too few; give two dims")
-        mean = (mean - mean.mean(0)) @ axes
     else:
         if np.shape(dims) != (2,) or not np.isin(dims, latents["state"]).all():
             raise InputError(f"dims is {dims!r}; give two of the {latents.sizes['state']} states, from 0, or 'by'")
-        mean, labels = mean[:, list(dims)], [f"h{one}" for one in dims]
-    points = ax.scatter(mean[known, 0], mean[known, 1], c=colour[known], s=4, cmap=cmap, linewidths=0, alpha=0.8)
-    points.set_clim(*limits)
+        plane, labels = mean[:, list(dims)], [f"h{one}" for one in dims]
+    points = ax.scatter(plane[known, 0], plane[known, 1], c=colour[known], s=4, linewidths=0, alpha=0.8, **scale)
     ax.set(xticks=[], yticks=[])
     plots.finish(ax, labels[0], labels[1])
     bar = ax.figure.colorbar(points, ax=ax, shrink=0.7, label=label)
@@ -240,14 +234,10 @@ def behavior(latents: xr.Dataset | Reading, name: str, ax: Axes | None = None) -
     >>> ax.get_ylabel()
     'linear_position, cm'
     """
-    latents = latents.latents if isinstance(latents, Reading) else latents
-    report = _report(latents, name)
+    latents, report = _report(latents, name)
     ax = _axes(ax, (8, 3))
-    if report["categories"]:
-        plots.plot_classes(latents, name, ax)
-    else:
-        plots.plot_behavior(latents, name, ax, report["period"])
-    ax.set_ylabel(", ".join(filter(None, (name, report["unit"]))))
+    plots.plot_behavior(latents, name, ax, report["period"])
+    ax.set_ylabel(_label(name, report["unit"]))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
     return ax
 
@@ -281,7 +271,7 @@ def calibration(latents: xr.Dataset | Reading, name: str, ax: Axes | None = None
     >>> ax.get_xlabel()
     'level of the interval'
     """
-    report = _report(latents.latents if isinstance(latents, Reading) else latents, name)
+    report = _report(latents, name)[1]
     if not report["calibration" if report["categories"] else "intervals"]:
         raise InputError(f"{name}: not calibrated; reserve more time from training")
     ax = _axes(ax, (4.5, 4))
@@ -333,10 +323,15 @@ def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     return plt.subplots(figsize=size, layout="constrained")[1]
 
 
-def _report(latents: xr.Dataset, name: str) -> dict[str, Any]:
-    """The report on a behaviour, as `read_behavior` leaves it."""
+def _label(name: str, unit: str) -> str:
+    return f"{name}, {unit}" if unit else name
+
+
+def _report(latents: xr.Dataset | Reading, name: str) -> tuple[xr.Dataset, dict[str, Any]]:
+    """The states, and the report on a behaviour that `read_behavior` leaves with them."""
+    latents = latents.latents if isinstance(latents, Reading) else latents
     reports: dict[str, dict[str, Any]] = {one["name"]: one for one in json.loads(latents.attrs.get("behavior", "[]"))}
     if name not in reports:
         has = f"it has {', '.join(reports)}" if reports else "none was read"
         raise InputError(f"the states come without the behaviour {name!r}; {has}")
-    return reports[name]
+    return latents, reports[name]

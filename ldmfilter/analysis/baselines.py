@@ -67,14 +67,14 @@ def log_likelihoods(
     (time,), which are some of `bins.fit`. Where the filter is told the evidence (time,) of the bin, so are they: the
     covariance of their errors has a size of its own in each third of the bins by it.
     """
-    third = np.zeros(len(z), int)
+    thirds: list[Array] = []
     if evidence is not None:
         third = np.digitize(evidence, np.quantile(evidence[bins.fit], [1 / 3, 2 / 3]))
+        thirds = [third == number for number in np.unique(third[bins.fit])]
 
     def judged(error: Array, cov: Array) -> Array:
         size = np.ones(len(error))
-        for number in np.unique(third[bins.fit]) if evidence is not None else ():
-            rows = third == number
+        for rows in thirds:
             size[rows] = (normalised(error[rows & bins.fit], cov) ** 2).mean()
         return log_likelihood(error, size[:, None, None] * cov)
 

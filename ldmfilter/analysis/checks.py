@@ -36,7 +36,8 @@ SPIKES_AHEAD, LEAD_OVER_PCA = "spikes ahead", "lead over a causal PCA"
 PREDICTIVE_INFORMATION, COUPLING = "predictive information", "coupling of the units"
 HIDDEN_UNITS = "spikes of hidden units"
 
-DRIFT_LEVEL = 0.01
+DRIFT_LEVEL = 0.01  # p-value above which a drift may be one of chance
+CHANCE = "chance may explain it"
 Bound = float | Callable[[Measures], float]
 REFIT = "--refit, which takes seconds and may tell less of slow behaviour, or "
 
@@ -124,14 +125,12 @@ def in_python(remedy: str) -> str:
 
 
 class Number(NamedTuple):
-    """A number that a check judges, with its 95 % interval, or the p-value of its being 0: above `DRIFT_LEVEL` nothing
-    is wrong. `missing`: why the number cannot be judged, as where it is NaN: it is then doubtful, and raises no
-    finding."""
+    """A number that a check judges, with its 95 % interval. `excuse`: why it raises no finding, but a doubt, where it
+    lies beyond a bound or is NaN."""
 
     value: float
     interval: tuple[float, float] | None = None
-    p: float = 0.0
-    missing: str = ""
+    excuse: str = ""
 
 
 class Limit(NamedTuple):
@@ -150,8 +149,8 @@ class Limit(NamedTuple):
 class Check:
     """A row of the table.
 
-    Texts are templates (`str.format`) of `value`, `low`, `high`, `p`, the measures `m`, and `refit`, which is `REFIT`
-    where dynamics have not been refitted. A remedy says what it costs.
+    Texts are templates (`str.format`) of `value`, `low`, `high`, the measures `m`, and `refit`, which is `REFIT` where
+    dynamics have not been refitted. A remedy says what it costs.
 
     Attributes:
         name, unit: of the number; the unit is empty for a ratio.
@@ -183,11 +182,9 @@ class Check:
         """The check's finding on a filter of these parts."""
         found = {part: self.judge(one) for part, one in measures.items()}
         best = self.of == "best"
-
-        def rank(part: str) -> tuple[bool, bool, float]:
-            return found[part].ok, not found[part].doubtful, found[part].value if best else 0.0
-
-        part = max(found, key=rank) if best else min(found, key=rank)
+        part = (max if best else min)(
+            found, key=lambda name: (found[name].ok, not found[name].doubtful, best and found[name].value)
+        )
         if not part or self.of == "whole":
             return found[part]
         return dataclasses.replace(found[part], part=part, verdict=f"{part} states: {found[part].verdict}")
@@ -195,26 +192,26 @@ class Check:
     def judge(self, measures: Measures) -> Finding:
         """The check's finding."""
         number = self.number(measures)
-        value, interval, p, missing = number if isinstance(number, Number) else Number(float(number))
+        value, interval, excuse = number if isinstance(number, Number) else Number(float(number))
         low, high = (limit and limit.of(measures) for limit in (self.low, self.high))
-        least, most = -math.inf if low is None else low, math.inf if high is None else high
-        first, last = (value, value) if interval is None or self.strict else interval
-        # Written so that NaN lies beyond every bound.
-        under, over = not (last > least if self.strict else last >= least), not first <= most
-        broken = self.low if self.low and under else self.high if self.high and over else None
-        if p > DRIFT_LEVEL or missing:
-            broken = None
-        ok, verdict, remedy = (False, broken.verdict, broken.remedy) if broken else (True, missing or self.fine, "")
-        doubtful = ok and (bool(missing) or not least <= value <= most)
-        beyond = self.low if value < least else self.high
-        if doubtful and not missing and beyond:
-            verdict = f"{beyond.verdict}; chance may explain it"
+
+        def beyond(first: float, last: float) -> Limit | None:
+            """The limit beyond which all from first to last lies; NaN lies beyond every one."""
+            if low is not None and not (last > low if self.strict else last >= low):
+                return self.low
+            return None if high is None or first <= high else self.high
+
+        off = beyond(value, value)
+        broken = None if excuse else beyond(*interval) if interval and not self.strict else off
+        verdict, remedy = (broken.verdict, broken.remedy) if broken else (self.fine, "")
+        if off and not broken:
+            verdict = excuse if math.isnan(value) else f"{off.verdict}; {excuse or CHANCE}"
         refit = REFIT if measures.can_refit else ""
         reason, verdict, remedy = (
-            re.sub(r"(?<=\d)%", " %", text.format(value=value, low=low, high=high, p=p, m=measures, refit=refit))
+            re.sub(r"(?<=\d)%", " %", text.format(value=value, low=low, high=high, m=measures, refit=refit))
             for text in (self.reason, verdict, remedy)
         )
-        threshold = low, high
+        ok, doubtful, threshold = broken is None, bool(off and not broken), (low, high)
         return Finding(
             self.name, self.question, value, self.unit, interval, threshold, reason, ok, verdict, remedy, doubtful
         )
@@ -224,8 +221,8 @@ def _lead(m: Measures, baseline: str) -> Number:
     return next(Number(one.lead, one.interval) for one in m.baselines if one.name == baseline)
 
 
-def _unjudged(value: float) -> str:
-    return "" if math.isfinite(value) else "it could not be judged: too few bins in a row"
+def _in_a_row(value: float, interval: tuple[float, float] | None = None) -> Number:
+    return Number(value, interval, "" if math.isfinite(value) else "it could not be judged: too few bins in a row")
 
 
 def _coupling_limit(m: Measures) -> float:
@@ -235,20 +232,12 @@ def _coupling_limit(m: Measures) -> float:
 
 def _coupling(m: Measures) -> Number:
     # In short recordings and short trials it misses what the states tell of hidden units.
-    shared = m.spikes.hidden > 0
-    unshown = "a linear regression does not show that units predict each other; see spikes of hidden units"
-    return Number(m.sharing.coupling, missing=unshown if shared and m.sharing.coupling <= _coupling_limit(m) else "")
-
-
-def _coverage_ahead(m: Measures) -> Number:
-    worst = m.worst_ahead
-    missing = "" if worst.bins else "it could not be judged: no stretch is longer than a frame"
-    return Number(worst.coverage, worst.coverage_interval, missing=missing)
+    return Number(m.sharing.coupling, excuse="see spikes of hidden units" if m.spikes.hidden > 0 else "")
 
 
 def _coverage_in_thirds(m: Measures) -> Number:
     if not m.thirds:
-        return Number(math.nan, missing="it could not be judged: no intervals were calibrated")
+        return Number(math.nan, excuse="it could not be judged: no intervals were calibrated")
     third, _ = m.thirds[0]
     low, high = (third.coverage + sign * 2 * third.coverage_se for sign in (-1, 1))
     return Number(third.coverage, (max(low, 0.0), min(high, 1.0)))
@@ -285,26 +274,31 @@ def _lead_check(
 
 
 def _drift_check(name: str, question: str, key: str, unit: str, at: Bound, reason: str, what: str) -> Check:
+    def change(m: Measures) -> Number:
+        value, p = m.drift.changes[key]
+        return Number(value, excuse=CHANCE if p > DRIFT_LEVEL else "")
+
+    over = f"over the session (p = {{m.drift.changes[{key}][1]:.2g}})"
     wrong = (
-        f"{what} drifts over the session (p = {{p:.2g}})",
+        f"{what} drifts {over}",
         "choose a shorter --span, which leaves less to train on, or stable --units; conditions in blocks drift too",
     )
     high = Limit(at, *wrong)
     return Check(
         name,
         question,
-        lambda m: Number(m.drift.changes[key][0], p=m.drift.changes[key][1]),
+        change,
         unit=unit,
         low=Limit(lambda m: -high.of(m), *wrong),
         high=high,
         reason=f"{reason}; and not by chance, p <= {DRIFT_LEVEL:g}",
-        fine=f"{what} does not drift over the session (p = {{p:.2g}})",
+        fine=f"{what} does not drift {over}",
     )
 
 
 CHECKS = (
     Check(
-        SPIKES_AHEAD, USEFUL, lambda m: Number(m.spikes.states, missing=_unjudged(m.spikes.states)),
+        SPIKES_AHEAD, USEFUL, lambda m: _in_a_row(m.spikes.states),
         unit="bits per spike",
         low=Limit(
             0.0,
@@ -316,7 +310,7 @@ CHECKS = (
         fine="the states predict spikes to come better than mean rates",
     ),
     Check(
-        LEAD_OVER_PCA, USEFUL, lambda m: Number(m.spikes.lead, m.spikes.interval, missing=_unjudged(m.spikes.states)),
+        LEAD_OVER_PCA, USEFUL, lambda m: _in_a_row(m.spikes.lead, m.spikes.interval),
         unit="bits per spike",
         low=Limit(
             0.0,
@@ -356,8 +350,7 @@ CHECKS = (
         fine="units predict each other beyond their own rhythms",
     ),
     Check(
-        HIDDEN_UNITS, USEFUL,
-        lambda m: Number(m.spikes.hidden, m.spikes.hidden_interval, missing=_unjudged(m.spikes.hidden)),
+        HIDDEN_UNITS, USEFUL, lambda m: _in_a_row(m.spikes.hidden, m.spikes.hidden_interval),
         unit="bits per spike",
         low=Limit(
             0.0,
@@ -435,7 +428,7 @@ CHECKS = (
         fine="{value:.1%} of bins lie outside the region that should hold 95 %",
     ),
     Check(
-        "forecast coverage", HONEST, _coverage_ahead,
+        "forecast coverage", HONEST, lambda m: _in_a_row(m.worst_ahead.coverage, m.worst_ahead.coverage_interval),
         low=Limit(
             0.9,
             "95 % intervals of forecasts hold {value:.1%} {m.worst_ahead.seconds:g} s ahead: too few",

@@ -293,10 +293,10 @@ def forecasts(
     evidence = np.ones(len(z)) if evidence is None else evidence
     filtered = bins.filter(system, torch.from_numpy(z), torch.from_numpy(evidence))
     C, R = system.C.numpy(), system.R.numpy() / evidence[:, None, None]
-    frames = [int(horizon / bins.size + 1e-6) for horizon in HORIZONS]
-    asked = [(n * bins.size or horizon, n) for horizon, n in zip(HORIZONS, frames, strict=True)]
+    asked = [(int(horizon / bins.size + 1e-6), horizon) for horizon in HORIZONS]  # in frames, and in s
     rows = []
-    for seconds, n in asked if any(frames) else [(bins.size, 1)]:
+    for n, horizon in asked if asked[-1][0] else [(1, bins.size)]:
+        seconds = n * bins.size or horizon
         later = n + np.flatnonzero(bins.judged[n:] & (bins.segment[n:] == bins.segment[: bins.judged.size - n]))
         if n == 0 or later.size == 0:
             rows.append(Ahead(seconds))
@@ -336,7 +336,7 @@ def unit_importance(model: LDMFilter, bins: Bins, seed: int) -> Units:
     all, or of all but one."""
     n = bins.counts.shape[1]
     most = 50_000 if model.network_.evidence_share else 400_000  # covariances of their own take longer
-    piece = bins.piece(max(min(2_000, most // max(n, 1)), 250), seed)
+    piece = bins.piece(max(min(2_000, most // n), 250), seed)
     counts, judged = torch.from_numpy(piece.counts), torch.from_numpy(piece.judged)
 
     hidden = (counts.masked_fill(torch.arange(n) == unit, torch.nan) for unit in range(-1, n))  # first none is hidden
@@ -348,11 +348,12 @@ def unit_importance(model: LDMFilter, bins: Bins, seed: int) -> Units:
     S = filtered.covariances.innovation[filtered.row[:bins_of_one][judged]]
     scores = statistics.log_likelihood(error, S.numpy()).mean(1)
     loss = (scores[0] - scores[1:]) / bins.size
+    costs = loss.clip(0)
     return Units(
         model.unit_ids_,
         counts.nanmean(0).nan_to_num().double().numpy() / (np.nan if model.signal_ else bins.size),
         loss,
-        loss.clip(0) / max(float(loss.clip(0).sum()), 1e-300),
+        costs / max(float(costs.sum()), 1e-300),
         saliency(model, counts[judged]),
     )
 

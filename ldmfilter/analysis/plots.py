@@ -27,7 +27,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 #: Around a circle, visible on white and on black.
 CIRCLE = ("#d1495b", "#e08a2c", "#a9a52a", "#3a9d6b", "#2b8fb8", "#5b68c4", "#a557a5", "#d1495b")
 BAND = 0.25  # opacity of an interval
-GROUPS = 24  # of near values of behaviour at most, which `directions` tells apart
+GROUPS = 24  # of near values of behaviour at most, which `turned` tells apart
 SINGLE_TRIALS = 12  # of a condition that are drawn, at most
 
 
@@ -60,17 +60,19 @@ def flat(values: Array, period: float | None) -> Array:
     return np.column_stack([np.cos(turn), np.sin(turn)] if period else [values / (np.nanstd(values) or 1.0)])
 
 
-def directions(mean: Array, values: Array, number: int) -> Array | None:
-    """Axes (state, number) along which filtered means (bin, state) differ most between values (bin, column): a linear
-    discriminant of the values, or of `GROUPS` groups of near ones, found by k-means. None where values or states are
-    too few, or bins to know how states vary within a group."""
-    kinds, groups = np.unique(values, axis=0, return_inverse=True)
-    within = len(mean) - min(len(kinds), GROUPS)
+def turned(mean: Array, values: Array, seen: Array, number: int) -> Array | None:
+    """Filtered means (bin, state) along the axes (bin, number) on which they differ most between values (bin, column),
+    in the bins `seen` (bin,) that have a value: a linear discriminant of the values, or of `GROUPS` groups of near
+    ones, found by k-means. None where values or states are too few, or bins to know how states vary within a group."""
+    seen = seen & np.isfinite(values).all(1)
+    kinds, groups = np.unique(values[seen], axis=0, return_inverse=True)
+    within = len(groups) - min(len(kinds), GROUPS)
     if min(len(kinds) - 1, mean.shape[1]) < number or within < mean.shape[1]:
         return None
     if len(kinds) > GROUPS:
-        groups = KMeans(GROUPS, n_init=1, random_state=0).fit_predict(values)
-    return LinearDiscriminantAnalysis().fit(mean, groups).scalings_[:, :number]
+        groups = KMeans(GROUPS, n_init=1, random_state=0).fit_predict(values[seen])
+    axes = LinearDiscriminantAnalysis().fit(mean[seen], groups).scalings_[:, :number]
+    return np.asarray((mean - mean.mean(0)) @ axes)
 
 
 def plot_raster(spike_times: Sequence[Array], axes: Axes, start: float, stop: float) -> None:
@@ -113,8 +115,13 @@ def plot_behavior(latents: xr.Dataset, name: str, axes: Axes, period: float | No
     """Behaviour decoded from the states, with its interval, over what was measured.
 
     The states have `<name>_mean`, `<name>_true` (time,) and, where intervals were calibrated, `<name>_ci` (time,
-    bound), as `read_behavior` gives them. Lines are not drawn across the end of a period, in the behaviour's unit.
+    bound), as `read_behavior` gives them; classes are drawn by `_plot_classes`. Lines are not drawn across the end of a
+    period, in the behaviour's unit.
     """
+    finish(axes, "time, s")
+    if f"{name}_class" in latents:
+        _plot_classes(latents, name, axes)
+        return
     time = latents["time"].values
     true, mean = latents[f"{name}_true"].values, latents[f"{name}_mean"].values
     if period is not None:
@@ -132,7 +139,6 @@ def plot_behavior(latents: xr.Dataset, name: str, axes: Axes, period: float | No
             _band(axes, time, np.where(lower < upper, lower, np.nan), upper, COLOURS[0], None if turn else label)
     axes.plot(time, mean, color=COLOURS[0], linewidth=1.3, label="decoded")
     axes.plot(time, true, color=ink(), linewidth=1.0, linestyle=(0, (3, 1.5)), label="measured")
-    finish(axes, "time, s")
 
 
 def class_positions(latents: xr.Dataset, name: str) -> Array:
@@ -142,7 +148,7 @@ def class_positions(latents: xr.Dataset, name: str) -> Array:
     return positions(true, labels)
 
 
-def plot_classes(latents: xr.Dataset, name: str, axes: Axes) -> None:
+def _plot_classes(latents: xr.Dataset, name: str, axes: Axes) -> None:
     """Probabilities of classes read from the states, `<name>_probability` (time, `<name>_class`), a row for each class,
     whose height is the probability; over it a line while the class was measured, by `<name>_true` (time,)."""
     time, labels = latents["time"].values, latents[f"{name}_class"].values.tolist()
@@ -155,7 +161,6 @@ def plot_classes(latents: xr.Dataset, name: str, axes: Axes) -> None:
         axes.plot(time, line, color=ink(), linewidth=1.2, label=None if row else "measured")
     axes.set_yticks(range(len(labels)), [x if isinstance(x, str) else f"{x:g}" for x in labels], parse_math=False)
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    finish(axes, "time, s")
 
 
 def plot_trials(aligned: xr.Dataset, state: int, condition: Array, names: Sequence[str], axes: Axes) -> None:
@@ -188,11 +193,12 @@ def plot_reports(reports: Sequence[Mapping[str, Any]], axes: Axes) -> None:
     else:
         rows, keys = "intervals", ("level", "coverage", "coverage_se")
         labels = "level of the interval", "share inside"
-    style: dict[str, Any] = {"fmt": "o-", "markersize": 4.5, "linewidth": 1.3}
     for one, colour in zip(reports, COLOURS, strict=False):
         nominal, observed, error = np.array([[row[key] for key in keys] for row in one[rows]]).T
         axes.plot([nominal.min(), 1], [nominal.min(), 1], **reference(), zorder=1)
-        axes.errorbar(nominal, observed, 2 * error, color=colour, label=one["name"], **style)
+        axes.errorbar(
+            nominal, observed, 2 * error, fmt="o-", markersize=4.5, linewidth=1.3, color=colour, label=one["name"]
+        )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:.0%}")
     finish(axes, *labels)

@@ -380,17 +380,17 @@ class Judge:
     def width(self) -> float:
         """The one of `WIDTHS`, s, with which a causal PCA is best on training time, in the mean over the counts `AHEAD`
         and those of hidden units, each half of the time judged by what was fitted on the other."""
-        bins, values = self.bins, np.full((2, len(WIDTHS), len(AHEAD) + 1), np.nan)
+        bins, values = self.bins, []
         half = folds_of(bins.fit, bins.size, 2)
         for number in range(2):
             judged = thinned(bins.fit & (half == number), MOST_CHOOSE, bins.size, 0)
             judge = Judge(dataclasses.replace(bins, fit=bins.fit & (half != number), judged=judged), AHEAD)
-            for row, width in zip(values[number], WIDTHS, strict=True):
+            for width in WIDTHS:
                 states = partial(judge.made, causal_pca, width=width)
-                ahead = judge._ahead(states(NONE))
-                row[: len(ahead) + 1] = [one.value for one in (*ahead.values(), judge.hidden(states, 1))]
-        judged = np.isfinite(values).all(1)
-        return WIDTHS[int(np.where(judged[:, None], values, 0).sum((0, 2)).argmax())]
+                found = [*judge._ahead(states(NONE)).values(), judge.hidden(states, 1)]
+                values.append([one.value for one in found])
+        scores = np.reshape(values, (2, len(WIDTHS), -1))
+        return WIDTHS[int(np.where(np.isfinite(scores).all(1, keepdims=True), scores, 0).sum((0, 2)).argmax())]
 
     def reason(self, row: str) -> str:
         """The reason why a row could not be judged."""

@@ -28,7 +28,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Container, Generator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import replace
@@ -74,14 +74,15 @@ class Sweep:
         grid: the values of each swept option.
         seeds: each combination is trained with each.
         trials: combinations that are drawn from the grid; None for all.
-        session_path: the session.
+        session_path: where the session lay.
+        session: where it lies now.
         checksum: of that session.
         combinations: all that the grid allows; those with fewer states than latent dimensions are left out.
         ended, share: number of runs that are done or have failed, and of all training the share that is done, when
             `runs` was last called.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any]):
+    def __init__(self, folder: Path, about: dict[str, Any], session: AnyPath | None = None):
         self.folder = folder
         self.config = Config.from_dict(about["config"], str(folder / _SWEEP))
         self.grid: dict[str, tuple] = {name: tuple(map(_frozen, values)) for name, values in about["grid"].items()}
@@ -90,6 +91,7 @@ class Sweep:
         if not all(type(count) is int for count in (*self.seeds, 0 if self.trials is None else self.trials)):
             raise TypeError("seeds and trials must be whole numbers")
         self.session_path = str(about["session"])
+        self.session = session or self.session_path
         self.checksum = str(about["checksum"])
         self.identity = str(about["identity"])
         self.combinations = combinations(self.config, self.grid)
@@ -162,8 +164,8 @@ class Sweep:
         return found
 
     @classmethod
-    def open(cls, folder: AnyPath) -> Sweep:
-        """Open a sweep folder.
+    def open(cls, folder: AnyPath, session: AnyPath | None = None) -> Sweep:
+        """Open a sweep folder; `session` is where the session lies now, None for where it lay.
 
         Raises:
             InputError: it is not one, or is damaged or of a newer version.
@@ -178,7 +180,7 @@ class Sweep:
                 newer = f"{by} newer than this package reads ({SWEEP_FORMAT}); update ldmfilter"
                 older = " is not read any more; sweep anew. Its runs are run folders like any other"
                 raise InputError(f"{path}: sweep format {made}{newer if made > SWEEP_FORMAT else older}")
-            return cls(path.parent, about)
+            return cls(path.parent, about, session)
 
     @property
     def n_runs(self) -> int:
@@ -191,14 +193,12 @@ class Sweep:
         self.runs()
         return self.n_runs - self.ended
 
-    def recording(self, path: AnyPath | None = None) -> tuple[Session, xr.DataArray]:
-        """The session, and its counts (time, unit) that every run trains on, without the reserved time.
-
-        It is read where it lies now, `path`, or where it lay. Raises: InputError, where it cannot be read, or has
-        changed.
+    def recording(self) -> tuple[Session, xr.DataArray]:
+        """The session, and its counts (time, unit) that every run trains on, without the reserved time. Raises:
+        InputError, where it cannot be read, or has changed.
         """
         for _ in range(2):  # what was read before may have been another file at the same path
-            recording = _record(os.fspath(path or self.session_path), self.config.data)
+            recording = _record(os.fspath(self.session), self.config.data)
             if recording[0].source.checksum == self.checksum:
                 return recording
             _record.cache_clear()
@@ -217,14 +217,14 @@ class Sweep:
         """The combinations so far, the best first, those without a score last."""
         return group(self.runs())
 
-    def train(self, number: int, session: AnyPath | None = None) -> Generator[None, None, None]:
+    def train(self, number: int) -> Generator[None, None, None]:
         """Train one run, or go on with it from its checkpoint. It can be stopped at each yield: when the run begins, at
         each evaluation, and at its end. There is none where the run has ended, or another process trains it.
 
         Raises:
             InputError: as `recording`, the folder holds another run, or the disk is full.
         """
-        recording = self.recording(session)
+        recording = self.recording()
         while self._draws is not None and number >= len(self._plan()):
             self._draws.draw([(run.options, run.score) for run in self.runs() if run.ended and run.score is not None])
         before = self.runs()[number]
@@ -349,13 +349,12 @@ def _frozen(value: Any) -> Any:
 Moves = Generator[tuple[Sweep, SweepRun | InputError | TrainingError], None, None]
 
 
-def run_sweeps(sweeps: Sequence[Sweep], session: AnyPath | None = None, executor: Executor | None = None) -> Moves:
+def run_sweeps(sweeps: Sequence[Sweep], executor: Executor | None = None) -> Moves:
     """Do what is missing in sweeps: every run that has not ended, in order, from its last checkpoint. It may be stopped
     at any moment. An error ends its sweep, not the others.
 
     Args:
         sweeps: one of each session.
-        session: where the session of a single sweep lies now; None for where it lay.
         executor: from `ldmfilter.cluster.workers`, its workers do runs of all sweeps, and another goes on with the run
             of a Dask worker that dies; None does them here.
 
@@ -365,7 +364,7 @@ def run_sweeps(sweeps: Sequence[Sweep], session: AnyPath | None = None, executor
     """
     runs = [(sweep, number) for sweep in sweeps if sweep.n_left for number in range(sweep.n_runs)]
     failed: dict[Sweep, InputError | TrainingError] = {}
-    moves = _run_here(runs, session) if executor is None else _run_on(executor, runs, session)
+    moves = _run_here(runs, failed) if executor is None else _run_on(executor, runs)
     with closing(moves):
         for sweep, move in moves:
             if isinstance(move, Exception):
@@ -379,25 +378,20 @@ def run_sweeps(sweeps: Sequence[Sweep], session: AnyPath | None = None, executor
             yield sweep, error
 
 
-def _run_here(runs: list[tuple[Sweep, int]], session: AnyPath | None) -> Moves:
-    failed = []
+def _run_here(runs: list[tuple[Sweep, int]], failed: Container[Sweep]) -> Moves:
     for sweep, number in runs:
         if sweep in failed:
             continue
         try:
-            with closing(sweep.train(number, session)) as steps:
+            with closing(sweep.train(number)) as steps:
                 for _ in steps:
                     yield sweep, _progress(sweep, number)
         except (InputError, TrainingError) as error:
-            failed.append(sweep)
             yield sweep, error
 
 
-def _run_on(executor: Executor, runs: list[tuple[Sweep, int]], session: AnyPath | None) -> Moves:
-    tasks = [
-        (os.path.abspath(sweep.folder), sweep.identity, number, absolute(session or sweep.session_path))
-        for sweep, number in runs
-    ]
+def _run_on(executor: Executor, runs: list[tuple[Sweep, int]]) -> Moves:
+    tasks = [(os.path.abspath(sweep.folder), sweep.identity, number, absolute(sweep.session)) for sweep, number in runs]
     with closing(work(executor, _train_one, tasks, _LOOK)) as ends:
         for end in ends:
             if end is None:
@@ -416,11 +410,11 @@ def _run_on(executor: Executor, runs: list[tuple[Sweep, int]], session: AnyPath 
 
 def _train_one(folder: str, identity: str, number: int, session: str) -> bool:
     """Train a run of a sweep, on a worker. Returns True where it has ended here."""
-    sweep = Sweep.open(folder)
+    sweep = Sweep.open(folder, session)
     if sweep.identity != identity:
         raise InputError(f"{folder}: is another sweep on the worker; let all see the same files under the same paths")
     trained = False
-    with one_thread(), closing(sweep.train(number, session)) as steps:
+    with one_thread(), closing(sweep.train(number)) as steps:
         for _ in steps:
             trained = True
             if cancelled():

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 
 from ldmfilter.analysis.plots import (
     class_positions,
-    directions,
     leading_states,
     plot_behavior,
     plot_raster,
     plot_rates,
     plot_reports,
     plot_states,
+    turned,
 )
 from ldmfilter.analysis.report.sections import SECTIONS
 from ldmfilter.filter.training import Record
@@ -208,6 +208,8 @@ def test_ink_follows_the_style(axes):
 @pytest.mark.parametrize("bins", [10, 30])
 def test_of_few_bins_no_axes_are_told(bins):
     """No more bins than values, or within groups of values fewer than states."""
-    rng = np.random.default_rng(0)
-    assert directions(rng.normal(size=(bins, 16)), rng.normal(size=(bins, 1)), 3) is None
-    assert directions(rng.normal(size=(41, 16)), rng.normal(size=(41, 1)), 3).shape == (16, 3)
+    rng, seen = np.random.default_rng(0), np.arange(50) < bins
+    mean, values = rng.normal(size=(50, 16)), rng.normal(size=(50, 1))
+    assert turned(mean, values, seen, 3) is None
+    values[41:] = np.nan
+    assert turned(mean, values, ~np.isnan(values[:, 0]), 3).shape == (50, 3)

@@ -16,7 +16,8 @@ from sklearn.linear_model import LinearRegression
 
 from ldmfilter.analysis.report import Report
 from ldmfilter.analysis.report.page import Picture, environment, short, write_section
-from ldmfilter.analysis.report.sections import SECTIONS, Inputs, _apart, _evidence
+from ldmfilter.analysis.report.sections import SECTIONS, Inputs, _apart, _changed, _evidence, _words
+from ldmfilter.config import Config, DataConfig, FilterConfig
 from ldmfilter.data.binning import bin_spikes
 from ldmfilter.data.session import Session
 from ldmfilter.errors import InputError
@@ -286,7 +287,7 @@ def test_the_turning_picture_shows_values_of_behaviour_apart():
     latents = xr.Dataset({"trained": ("time", bins < 2000)})
     about = {"name": "angle", "path": "tracking/angle", "period": 2 * np.pi}
     inputs = SimpleNamespace(reports=[about], measured={"angle": angle}.get, latents=latents)
-    shown = mean[2000:] @ _apart(inputs, mean, bins)[:, :2]
+    shown = _apart(inputs, mean, bins)[2000:, :2]
     assert LinearRegression().fit(shown, circle[2000:]).score(shown, circle[2000:]) > 0.9
     assert _apart(inputs, mean[:, :3], bins) is None
     assert _apart(SimpleNamespace(reports=[]), mean, bins) is None
@@ -384,6 +385,14 @@ def test_commands_make_the_run_again(report):
     import shlex
 
     assert PLACE in shlex.split(show)
+
+
+def test_options_of_several_values_are_words_that_the_command_line_reads():
+    """Ticks and spans have a flag each, widths of layers stand in one word."""
+    data = DataConfig(spans=((0.0, 1.5), (2.0, math.inf)), ticks=("spikes=1000", "lfp=30000"))
+    config = Config(data, FilterConfig(latent_dim=4, state_dim=4, hidden=(8, 8), refit=False))
+    spans, ticks = "--span 0.0:1.5 --span 2.0:inf", "--ticks spikes=1000 --ticks lfp=30000"
+    assert " ".join(_words(_changed(config))) == f"{spans} {ticks} --latent-dim 4 --hidden 8,8 --no-refit"
 
 
 @pytest.mark.parametrize(

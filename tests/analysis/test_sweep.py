@@ -24,9 +24,9 @@ GRID: dict[str, list] = {"latent_dim": [3, 2]}
 SEEDS = [0, 5]
 
 
-def work(sweep, session=None):
+def work(sweep):
     """What happens to one sweep; its error is raised."""
-    with contextlib.closing(run_sweeps([sweep], session)) as moves:
+    with contextlib.closing(run_sweeps([sweep])) as moves:
         for _, move in moves:
             if isinstance(move, Exception):
                 raise move
@@ -295,7 +295,7 @@ def test_a_session_that_has_changed(session, tmp_path):
     sweep = Sweep.create(tmp_path / "sweep", session, CONFIG, GRID, SEEDS)
     other = linear_track_session(seed=4, n_units=16, duration=120.0, rest=20.0).to_zarr(tmp_path / "other.zarr")
     with pytest.raises(InputError, match=r"other.zarr: is not the session that .*sweep sweeps over"):
-        next(work(Sweep.open(sweep.folder), other))
+        next(work(Sweep.open(sweep.folder, other)))
 
 
 def test_damaged_files_of_a_sweep(finished, tmp_path):

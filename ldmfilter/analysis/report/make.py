@@ -197,16 +197,15 @@ def report(
             note = f"Trials are not shown: {str(error).removeprefix(f'{recording.source.path}: ')}."
     diagnosis = diagnose(model, counts, progress=lambda what: say(f"diagnoses: {what}"), behavior=read)
     reports = finite([one.to_dict() for one in read])
-    given = {
+    options = {
         "behavior": behavior,
         "circular": circular,
-        "min-speed": [f"{min_speed:g}"] if min_speed else [],
-        "align": [align],
-        "window": ["{:g}:{:g}".format(*window)] if window else [],
-        "filter": [query],
-        "condition": [condition],
+        "min_speed": f"{min_speed:g}" if min_speed else None,
+        "align": align,
+        "window": "{:g}:{:g}".format(*window) if window else None,
+        "filter": query,
+        "condition": condition,
     }
-    options = [word for name, values in given.items() for one in values if one for word in (f"--{name}", one)]
     inputs = Inputs(run, recording, counts, model, latents, diagnosis, reports, options, trials, note, lags)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     content: dict[str, Any] = {"format": "ldmfilter-report", "format_version": FORMAT, "created": created}

@@ -96,7 +96,7 @@ class Picture:
             figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         _, box, inside = re.split(r'<svg[^>]*(viewBox="[^"]+")[^>]*>', buffer.getvalue())
         inside = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", inside, flags=re.S)
-        inside = re.sub(r"<[^>]+>", lambda match: _themed(match.group(0), name), inside)
+        inside = re.sub(r"<[^>]+>", lambda match: _themed(match[0], name), inside)
         head = Markup('<svg xmlns="http://www.w3.org/2000/svg" {} role="img" aria-label="{}">')
         return head.format(Markup(box), label) + Markup(inside.strip())
 
@@ -121,9 +121,9 @@ def _themed(element: str, name: str) -> str:
     element = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", element)
     if element.startswith("<image"):
         return element  # the rest of it is pixels
-    element = re.sub(r"#[0-9a-f]{6}\b", lambda match: _THEME.get(match.group(0), match.group(0)), element)
+    element = re.sub(r"#[0-9a-f]{6}\b", lambda match: _THEME.get(match[0], match[0]), element)
     element = re.sub(r"(font: [^;\"]*?px) [^;\"]+", r"\1 var(--sans)", element)
-    return re.sub(r"-?\d+\.\d{3,}", lambda match: f"{float(match.group(0)):.2f}".rstrip("0").rstrip("."), element)
+    return re.sub(r"-?\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), element)
 
 
 def environment() -> Environment:

@@ -59,16 +59,16 @@
       scale.append(element);
       return element;
     };
-    if (choice.classes) {
-      for (const one of choice.classes) {
-        const word = add("span", "");
-        const dot = document.createElement("b");
-        dot.style.background = one.colour;
-        word.append(dot, `${choice.label} ${one.label}`);
-      }
-    } else {
+    const colours = choice.colorscale.map(([, colour]) => colour);
+    for (const [number, name] of choice.classes.entries()) {
+      const word = add("span", "");
+      const dot = document.createElement("b");
+      dot.style.background = colours[number];
+      word.append(dot, `${choice.label} ${name}`);
+    }
+    if (!choice.classes.length) {
       add("span", `${choice.label} ${choice.low_label}`);
-      add("i", "", { background: choice.gradient });
+      add("i", "", { background: `linear-gradient(90deg, ${colours.join(", ")})` });
       add("span", choice.high_label);
     }
   };

@@ -30,14 +30,12 @@ from ldmfilter.analysis.plots import (
     COLOURS,
     SINGLE_TRIALS,
     class_positions,
-    directions,
     finish,
     flat,
     ink,
     leading_states,
     legend,
     plot_behavior,
-    plot_classes,
     plot_raster,
     plot_rates,
     plot_reports,
@@ -45,10 +43,11 @@ from ldmfilter.analysis.plots import (
     plot_states,
     plot_trials,
     reference,
+    turned,
 )
 from ldmfilter.analysis.report.page import HALF, Picture, Section, one_plot, pair, plain_number
 from ldmfilter.analysis.trials import Trials
-from ldmfilter.config import Config, DataConfig, FilterConfig
+from ldmfilter.config import Config
 from ldmfilter.data.counts import is_signal
 from ldmfilter.data.session import Session
 from ldmfilter.data.tables import Array
@@ -85,7 +84,7 @@ class Inputs:
             was read, as `read_behavior` adds them.
         diagnosis: as `check` gives it.
         reports: `to_dict()` of the reports of `read_behavior`, one for each behaviour.
-        options: of the command that makes this report, as words.
+        options: of the command that makes this report.
         trials, trials_note: states in trials and how well their conditions are read, or why there are none.
         lags: behaviour read at each lag, as `read_at_lags` gives it, plain types; without behaviour `widths_at_lags`.
     """
@@ -97,7 +96,7 @@ class Inputs:
     latents: xr.Dataset
     diagnosis: Diagnosis
     reports: Sequence[Mapping[str, Any]] = ()
-    options: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     trials: Trials | None = None
     trials_note: str = ""
     lags: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -139,7 +138,7 @@ class Inputs:
 
         def activity(start: float) -> float:
             inside = value[(self.time >= start) & (self.time < start + seconds) & np.isfinite(value)]
-            return float(np.std(inside) if self.names else np.sum(inside)) if inside.size else -1.0
+            return float((np.std if self.names else np.sum)(inside)) if inside.size else -1.0
 
         starts = [
             first  # half a length apart
@@ -237,7 +236,7 @@ def behavior(inputs: Inputs) -> Section:
             share, error = (np.array(one["distribution"][key]) for key in ("pit", "pit_se"))
             edges = np.linspace(0, 1, len(share) + 1)
             axes.axhline(1 / len(share), **reference(), zorder=1)
-            axes.stairs(share, edges, color=colour, linewidth=1.3, label=clean(one["name"]))
+            axes.stairs(share, edges, color=colour, linewidth=1.3, label=one["name"])
             axes.errorbar((edges[:-1] + edges[1:]) / 2, share, 2 * error, color=colour, fmt="none")
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
         axes.set_ylim(0, None)
@@ -280,21 +279,19 @@ def states(inputs: Inputs) -> Section:
     return {name: picture.numbers for name, picture in pictures.items()}, pictures
 
 
-def _end(start: float, stop: float, narrow: bool) -> float:
-    """The end of what is shown of a stretch, s."""
-    return start + PHONE * (stop - start) if narrow and stop - start > SHORT else stop
+def _shown(start: float, stop: float) -> dict[str, Any]:
+    """What is shown of a stretch on a wide page and on a narrow one, s."""
+    narrow_stop = start + PHONE * (stop - start) if stop - start > SHORT else stop
+    return {"start": start, "stop": stop, "narrow_stop": narrow_stop}
 
 
 def _states(inputs: Inputs) -> Picture:
-    start, stop = inputs.around(inputs.busiest(RASTER_SHOWN), STATES_SHOWN)
-    shown = inputs.latents.sel(time=slice(start, stop))
+    span = inputs.around(inputs.busiest(RASTER_SHOWN), STATES_SHOWN)
+    shown = inputs.latents.sel(time=slice(*span))
     unseen = ~shown["trained"].values
     marked, evidence = bool(unseen.any() and not unseen.all()), inputs.model.evidence > 0
     leading = leading_states(shown, 4)
-    numbers = {
-        "start": start,
-        "stop": stop,
-        "narrow_stop": _end(start, stop, narrow=True),
+    numbers = _shown(*span) | {
         "shown": leading,
         "level": float(inputs.latents["ci"].attrs["level"]),
         "of": inputs.model.sized_.states,
@@ -303,7 +300,7 @@ def _states(inputs: Inputs) -> Picture:
     }
 
     def draw(figure: Figure, narrow: bool) -> None:
-        part = shown.sel(time=slice(_end(start, stop, narrow)))
+        part = shown.sel(time=slice(numbers["narrow_stop" if narrow else "stop"]))
         time = part["time"].values
         if evidence:
             axes, *below = figure.subplots(3, 1, sharex=True, height_ratios=[4, 0.8, 0.8])
@@ -312,8 +309,10 @@ def _states(inputs: Inputs) -> Picture:
             axes = figure.add_subplot()
         plot_states(part.sel(state=leading), axes, number=4)
         if marked:
-            foot: Any = {"where": ~part["trained"].values, "transform": axes.get_xaxis_transform(), "step": "mid"}
-            axes.fill_between(time, 0, 0.012, color=COLOURS[1], linewidth=0, **foot)
+            axes.fill_between(
+                time, 0, 0.012, ~part["trained"].values,
+                step="mid", transform=axes.get_xaxis_transform(), color=COLOURS[1], linewidth=0,
+            )  # fmt: skip
         axes.set(xlim=(time[0], time[-1]), ylabel="state", xlabel="" if evidence else axes.get_xlabel())
 
     more = 1.7 * evidence
@@ -339,15 +338,14 @@ def _space(inputs: Inputs) -> Picture:
     """The still picture of the state space, and the points and colours that the page's script turns."""
     observed = np.flatnonzero(inputs.latents["observed"].values)
     mean = inputs.latents["filtered_mean"].values[observed].astype(float)
-    axes_by, shown = _apart(inputs, mean, observed), mean
-    if axes_by is not None:
-        shown = (mean - mean.mean(0)) @ axes_by
+    apart = _apart(inputs, mean, observed)
+    shown = mean if apart is None else apart
     # The slowest come first. As all states have the same variance, principal components would be no better a choice.
     shown = np.pad(shown, ((0, 0), (0, max(3 - shown.shape[1], 0))))[:, :3]  # one or two states lie in a plane
     drawn = thin(np.arange(len(observed)), POINTS)
     at = observed[drawn]
     points = shown[drawn] / max(float(np.abs(shown).max()), np.finfo(float).tiny)
-    labels = [f"h{number}" if axes_by is None else f"axis {number + 1}" for number in range(3)]
+    labels = [f"h{number}" if apart is None else f"axis {number + 1}" for number in range(3)]
     time = inputs.time[at]
     choices = [_colouring(one, inputs.measured(one["name"])[at]) for one in inputs.reports]
     choices.append(_colouring({"name": "time", "unit": "s"}, time))
@@ -358,8 +356,8 @@ def _space(inputs: Inputs) -> Picture:
         colours = LinearSegmentedColormap.from_list("page", [colour for _, colour in first["colorscale"]])
         axes: Any = figure.add_subplot(projection="3d")
         x, y, z, value = np.column_stack([points, values])[::2][np.isfinite(values[::2])].T
-        limits = {"vmin": first["low"], "vmax": first["high"]}
-        axes.scatter(x, y, z, c=value, s=7, cmap=colours, linewidths=0, alpha=0.85, **limits)
+        shades = {"cmap": colours, "vmin": first["low"], "vmax": first["high"]}
+        axes.scatter(x, y, z, c=value, s=7, linewidths=0, alpha=0.85, **shades)
         for label, axis in zip(labels, (axes.xaxis, axes.yaxis, axes.zaxis), strict=True):
             axis.set_ticklabels([])
             axis.set_label_text(label)
@@ -370,7 +368,7 @@ def _space(inputs: Inputs) -> Picture:
 
     numbers = {
         "shown": min(3, mean.shape[1]),
-        "apart": None if axes_by is None else _series(inputs.reports[0]).split("/")[-1],
+        "apart": None if apart is None else _series(inputs.reports[0]).split("/")[-1],
         "points": len(drawn),
         "bins": len(observed),
         "unmeasured": not np.isfinite(values).all(),
@@ -382,15 +380,13 @@ def _space(inputs: Inputs) -> Picture:
 
 
 def _apart(inputs: Inputs, mean: Array, observed: Array) -> Array | None:
-    """Axes (state, 3) along which the first behaviour, all columns of its series, differs most in filtered means
-    (bin, state), found where training was; None where there are none, or no more than three states."""
+    """Filtered means (bin, state) along three axes (bin, 3) on which the first behaviour, all columns of its series,
+    differs most, found where training was; None where there are none, or no more than three states."""
     first = [one for one in inputs.reports if _series(one) == _series(inputs.reports[0])]
     if not first or mean.shape[1] <= 3:
         return None
-    columns = [flat(inputs.measured(one["name"])[observed], one.get("period")) for one in first]
-    values = np.concatenate(columns, 1)
-    seen = np.isfinite(values).all(1) & inputs.latents["trained"].values[observed]
-    return directions(mean[seen], values[seen], 3) if seen.any() else None
+    values = np.hstack([flat(inputs.measured(one["name"])[observed], one.get("period")) for one in first])
+    return turned(mean, values, inputs.latents["trained"].values[observed], 3)
 
 
 def _series(report: Mapping[str, Any]) -> str:
@@ -403,32 +399,26 @@ def _colouring(about: Mapping[str, Any], values: Array) -> dict[str, Any]:
     values is shown as classes, by their rank."""
     classes = np.unique(values[np.isfinite(values)]).tolist()
     low, high = (classes[0], classes[-1]) if classes else (0.0, 1.0)
-    names, stops, named = about.get("classes") if classes else None, _SCALE, None
+    names, stops, shown = about.get("classes") if classes else None, _SCALE, []
     unit = f" {about['unit']}" if about["unit"] else ""
 
     def label(value: float) -> str:
         return names[int(value)] if names else plain_number(value) + unit
 
-    if about.get("circular"):
-        stops = CIRCLE
-        if period := about["period"]:  # the colours go round once, whatever part of a turn was seen
-            low = 0.0 if low > -2e-3 * period else -period / 2
-            high = low + period
-    ends = {"low_label": label(low), "high_label": label(high)}
+    if period := about.get("period"):  # the colours go round once, whatever part of a turn was seen
+        stops, low = CIRCLE, 0.0 if low > -2e-3 * period else -period / 2
+        high = low + period
+    found = {"label": about["name"], "low_label": label(low), "high_label": label(high)}
     if 2 <= len(classes) <= (len(COLOURS) if names else 4):
-        stops = COLOURS[: len(classes)]
-        named = [{"label": label(one), "colour": colour} for one, colour in zip(classes, stops, strict=True)]
+        stops, shown = COLOURS[: len(classes)], list(map(label, classes))
         values = np.where(np.isfinite(values), np.searchsorted(classes, values), np.nan)
         low, high = 0.0, float(len(classes) - 1)
-    return {
-        "label": about["name"],
+    return found | {
         "low": low,
         "high": high,
-        **ends,
         "values": [float(f"{value:.5g}") for value in values.tolist()],
         "colorscale": list(zip(np.linspace(0, 1, len(stops)).tolist(), stops, strict=True)),
-        "gradient": f"linear-gradient(90deg, {', '.join(stops)})",
-        "classes": named,
+        "classes": shown,
     }
 
 
@@ -441,10 +431,7 @@ def _raster(inputs: Inputs) -> Picture:
         for key in {f"{name}_mean", f"{name}_ci", f"{name}_probability"} & set(shown):
             shown[key] = shown[key].where(shown[f"{name}_fold"] >= 0)
     behaviors = inputs.reports[:3]
-    numbers = {
-        "start": start,
-        "stop": stop,
-        "narrow_stop": _end(start, stop, narrow=True),
+    numbers = _shown(start, stop) | {
         "spikes": sum(map(len, trains)),
         "units": len(order),
         "unseen": not shown["trained"].any(),
@@ -453,7 +440,7 @@ def _raster(inputs: Inputs) -> Picture:
     }
 
     def draw(figure: Figure, narrow: bool) -> None:
-        end = _end(start, stop, narrow)
+        end = numbers["narrow_stop" if narrow else "stop"]
         part = shown.sel(time=slice(end))
         heights = [2.6, *[1.0] * len(behaviors)]
         grid = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
@@ -466,11 +453,8 @@ def _raster(inputs: Inputs) -> Picture:
                 high = known.quantile(0.99, "time").reindex(unit=part["unit"])
                 plot_rates((part["rate"] / high).isel(unit=order), grid[0])
         for one, axes in zip(behaviors, grid[1:], strict=True):
-            if one["categories"]:
-                plot_classes(part, one["name"], axes)
-            else:
-                plot_behavior(part, one["name"], axes, one["period"])
-            axes.set_ylabel(clean("\n".join(filter(None, (one["name"], one["unit"])))), parse_math=False)
+            plot_behavior(part, one["name"], axes, one["period"])
+            axes.set_ylabel("\n".join(filter(None, (one["name"], one["unit"]))), parse_math=False)
         for axes in grid[:-1]:
             axes.set_xlabel("")
             axes.tick_params(axis="x", length=0)
@@ -488,14 +472,14 @@ def trials(inputs: Inputs) -> Section:
     if found is None:
         return {"trials": None, "trials_note": inputs.trials_note}, {}
     best = int(np.nanargmax(found.accuracy)) if np.isfinite(found.accuracy).any() else 0
-    hidden = ("aligned", "number")  # of which there are pictures
-    data = {key: value for key, value in vars(found).items() if key not in hidden}
+    data = {**vars(found), "best_recall": found.recall[best]}
+    del data["aligned"], data["number"]  # of which there are pictures
     shown = _most_apart(found, 4)
     names = [clean(name) for name in found.names]
     drawn = names[: len(COLOURS)]
 
     def draw(figure: Figure, narrow: bool) -> None:
-        grid = figure.subplots(len(shown), 1, sharex=True) if narrow else figure.subplots(-(-len(shown) // 2), 2)
+        grid = figure.subplots(len(shown), 1, sharex=True) if narrow else figure.subplots(math.ceil(len(shown) / 2), 2)
         for state, axes in itertools.zip_longest(shown, np.ravel(grid)):
             if state is None:  # the grid has an even number of places
                 axes.remove()
@@ -507,8 +491,7 @@ def trials(inputs: Inputs) -> Section:
         axes, time = figure.add_subplot(), found.time
         for name, recall, colour in zip(drawn, found.recall.T, COLOURS, strict=False):
             axes.plot(time, recall, color=colour, linewidth=0.8, alpha=0.7, label=name)
-        shuffled: dict[str, Any] = {"alpha": 0.1, "linewidth": 0, "label": "shuffled, 95 %"}
-        axes.fill_between(time, 0, found.shuffled, color=ink(), **shuffled)
+        axes.fill_between(time, 0, found.shuffled, color=ink(), alpha=0.1, linewidth=0, label="shuffled, 95 %")
         axes.plot(time, found.accuracy, color=ink(), linewidth=1.8, label="mean of the conditions")
         axes.yaxis.set_major_formatter("{x:.0%}")
         axes.set_ylim(0, 1.03)
@@ -517,10 +500,9 @@ def trials(inputs: Inputs) -> Section:
         finish(axes, "time, s", "trials read right")
         _legend(figure, narrow)
 
-    high = 2.3 * -(-len(shown) // 2) + 0.5
+    high = 2.3 * math.ceil(len(shown) / 2) + 0.5
     about = {"shown": shown, "singles": SINGLE_TRIALS, "undrawn": len(names) - len(drawn)}
     numbers = {"best_time": found.time[best], "best": found.accuracy[best], "shuffled": found.shuffled[best]}
-    data["best_recall"] = found.recall[best]
     return {"trials": data, "trials_note": ""}, {
         "trials": Picture(draw, about, (high, 1.8 * len(shown) + 0.8)),
         "conditions": Picture(draw_read, numbers, (3.4, 3.6)),
@@ -612,7 +594,7 @@ def _spectrum(measures: Measures) -> Picture:
 
 def _memory(measures: Measures) -> Picture:
     seconds = measures.memory.time_constant
-    seconds = np.sort(seconds[np.isfinite(seconds)])[::-1]
+    seconds = seconds[np.isfinite(seconds)]
     names = [str(i + 1) for i in range(len(seconds))]
     return one_plot(lambda axes: _bars(axes, names, seconds, "time constant, s", "slowest first"))
 
@@ -641,7 +623,7 @@ def _drift(measures: Measures) -> Picture:
 
 def _units(measures: Measures) -> Picture:
     loss = measures.units.loss
-    order = np.argsort(-np.where(np.isfinite(loss), loss, -np.inf), kind="stable")
+    order = np.argsort(-loss, kind="stable")
     shown = order[:UNITS_SHOWN]
     names = [clean(str(measures.units.unit[i])) for i in shown]
     numbers = {
@@ -705,28 +687,41 @@ def made(inputs: Inputs) -> Section:
     given = [one.session for one in run.sessions if not one.added]
     which = ["--session", run.session_path] if len(run.sessions) > 1 else []
     commands = [
-        ["ldmfilter", "train", *given, *_changed(run.config), "--run", folder],
-        ["ldmfilter", "report", folder, *which, "--out", "report.html", *inputs.options],
+        ["ldmfilter", "train", *given, *_words(_changed(run.config)), "--run", folder],
+        ["ldmfilter", "report", folder, *which, "--out", "report.html", *_words(inputs.options)],
     ]
     settings = {"settings": run.config.to_dict(), "versions": versions, "commands": list(map(shlex.join, commands))}
     return {"made": settings}, {}
 
 
-def _changed(config: Config) -> list[str]:
-    """Every option that is not the default, as words of a command."""
-    plain = Config(DataConfig(), FilterConfig(state_dim=config.filter.latent_dim)).to_dict()
-    words = []
+def _changed(config: Config) -> dict[str, Any]:
+    """Every option that is not the default, as the command line takes it."""
+    plain = Config().replace(state_dim=config.filter.latent_dim).to_dict()
+    changed = {}
     for part, options in config.to_dict().items():
         for name, value in options.items():
-            flag = f"--{name.replace('_', '-')}"
             if value == plain[part].get(name):
                 continue
             if name == "spans":
-                words += [word for start, stop in value for word in ("--span", f"{start!r}:{stop!r}")]
-            elif isinstance(value, bool):
-                words.append(flag if value else f"--no-{flag[2:]}")
-            else:
-                words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+                name, value = "span", [f"{start!r}:{stop!r}" for start, stop in value]
+            changed[name] = ",".join(map(str, value)) if name == "hidden" else value
+    return changed
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    """Options as words of a command: each of several values has the flag before it, one without a value has none.
+
+    >>> _words({"align": None, "behavior": ["place", "speed"], "min_rate": 0.5, "refit": False})
+    ['--behavior', 'place', '--behavior', 'speed', '--min-rate', '0.5', '--no-refit']
+    """
+    words = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            several = value if isinstance(value, list | tuple) else [value]
+            words += [word for one in several if one not in (None, "") for word in (f"--{flag}", str(one))]
     return words
 
 
