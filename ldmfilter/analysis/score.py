@@ -42,7 +42,7 @@ from ldmfilter.errors import InputError
 from ldmfilter.files import AnyPath
 from ldmfilter.filter.decode import sound
 from ldmfilter.filter.forecast import check_horizons
-from ldmfilter.filter.linalg import one_thread
+from ldmfilter.filter.linalg import on_cores, one_thread
 from ldmfilter.filter.model import LDMFilter
 from ldmfilter.filter.runs import Run
 from ldmfilter.filter.spikes_ahead import NOT_JUDGED, SpikesAhead, folds_of, quarters, spikes_ahead
@@ -349,10 +349,10 @@ class Judge:
 
     def _ahead(self, states: Array) -> dict[str, SpikesAhead]:
         """The score of the counts at each horizon; one shorter than a bin is none."""
-        return {
-            name: self._predicted(states, self.units, steps) if steps else NOT_JUDGED
-            for name, steps in self.ahead.items()
-        }
+        found = on_cores(
+            lambda steps: self._predicted(states, self.units, steps) if steps else NOT_JUDGED, list(self.ahead.values())
+        )
+        return dict(zip(self.ahead, found, strict=True))
 
     def hidden(self, states: States, groupings: int = GROUPINGS) -> SpikesAhead:
         """The score of the bin's spikes of units that are hidden, a quarter of them at a time."""
@@ -412,8 +412,10 @@ class Judge:
         self, groups: Iterable[tuple[Array, Array, int]], draws: Sequence[Array | None] = (None,)
     ) -> SpikesAhead:
         """The score of all groups' spikes together, where readouts learn from each of the draws (time,) of bins."""
-        found = [(weight, self._predicted(seen, units, few=few)) for seen, units, weight in groups for few in draws]
-        known = [(weight, one.blocks) for weight, one in found if not math.isnan(one.value)]
+        asked = [(*group, few) for group in groups for few in draws]
+        found = on_cores(lambda one: self._predicted(one[0], one[1], few=one[3]), asked)
+        weighed = zip((one[2] for one in asked), found, strict=True)
+        known = [(weight, one.blocks) for weight, one in weighed if not math.isnan(one.value)]
         if not known:
             return NOT_JUDGED
         weights, blocks = zip(*known, strict=True)
