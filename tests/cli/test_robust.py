@@ -105,8 +105,7 @@ def test_a_run_is_trained_by_one_process(session_file, trained, worker, tmp_path
     asked = [*QUICK, "--max-steps", "1000000"]
     process = Forked("train", session_file, "--run", "run", *asked, cwd=tmp_path)
     try:
-        checkpoint = tmp_path / "run" / "checkpoint.safetensors"
-        while not checkpoint.exists() and process.running:
+        while not (tmp_path / "run" / "model.safetensors").exists() and process.running:
             time.sleep(0.02)
         code, out, err = worker.run(["train", "--resume", "--run", "run", "--quiet"], tmp_path)
         assert (code, out) == (3, "")
